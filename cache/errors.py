@@ -1,0 +1,15 @@
+"""The base of every error that Obverse raises on purpose.
+
+The message of an `ObverseError` is one sentence that says what is wrong and what to do about it;
+the command line and the explorer show it as it is, without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class ObverseError(Exception):
+    """Something the user can put right; the message says how."""
+
+
+class StorageError(ObverseError):
+    """A file or folder cannot be read or written."""

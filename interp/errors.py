@@ -1,0 +1,23 @@
+"""Errors of the instruments. Each message is one sentence: what is wrong, and what to do."""
+
+from __future__ import annotations
+
+from cache.errors import ObverseError, StorageError
+
+__all__ = ["MetricError", "ModelError", "ObverseError", "PromptError", "SiteError", "StorageError"]
+
+
+class ModelError(ObverseError):
+    """A model cannot be found, loaded or trusted."""
+
+
+class PromptError(ObverseError):
+    """Prompts, answers or spans do not fit each other or the model."""
+
+
+class SiteError(ObverseError):
+    """A site does not exist in this model, or cannot be patched exactly there."""
+
+
+class MetricError(ObverseError):
+    """A metric is unknown, or cannot be computed from these prompts."""
