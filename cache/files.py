@@ -1,0 +1,142 @@
+"""Files that are either wholly there or not there at all.
+
+A file is written beside its final place, flushed to the disk, and only then renamed over the old
+one; whoever reads it, after a crash too, finds the old content or the new, never a part. What the
+operating system refuses (a full disk, a missing permission) becomes a `StorageError` of one
+sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from cache.errors import StorageError
+
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "atomic_path",
+    "make_folder",
+    "read_bytes",
+    "remove",
+    "remove_temporaries",
+    "sha256",
+    "storage_errors",
+    "write_atomic",
+]
+
+TEMPORARY_PREFIX = ".partial-"
+
+_ADVICE = {
+    errno.ENOSPC: "there is no space left on the disk; free some, or choose a folder elsewhere",
+    errno.EDQUOT: "the disk quota is used up; free some space, or choose a folder elsewhere",
+    errno.EROFS: "the file system is read-only; choose a folder that can be written",
+    errno.EACCES: "permission is denied; choose a folder of yours, or change its permissions",
+    errno.EPERM: "the operation is not permitted; choose a folder of yours",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
+    errno.EISDIR: "it is a folder, not a file; choose another path",
+    errno.EEXIST: "a file of that name is in the way; choose another path",
+    errno.ENOENT: "it does not exist; check the path",
+    errno.EIO: "the disk reports an input/output error; check the disk, or choose another one",
+    errno.EFBIG: "the file would be larger than this system allows; raise the limit",
+    errno.EMFILE: "too many files are open; raise the limit on open files",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> None:
+    """Write `data` (text as UTF-8) to `path`, all of it or nothing.
+
+    Raises:
+        StorageError: the disk is full, the folder missing or read-only, and the like; the old
+            file, if there was one, is unchanged.
+    """
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """A path in the same folder to write to; it becomes `path` when the block ends well.
+
+    For libraries that want a path of their own. On any exception the partial file is removed and
+    the old one stays.
+
+    Raises:
+        StorageError: an OSError from the block or from here.
+    """
+    target = Path(path)
+    # The random part keeps two processes apart; the suffix stays, since libraries look at it.
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{target.name}")
+    with storage_errors(target, "written"):
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        _flush(target.parent)
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The content of a file, or a StorageError that says why it cannot be read."""
+    with storage_errors(Path(path), "read"):
+        return Path(path).read_bytes()
+
+
+def make_folder(path: Path | str) -> None:
+    """Make a folder and the ones above it; a StorageError says what is in the way."""
+    with storage_errors(Path(path), "made"):
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+
+def remove(path: Path | str) -> None:
+    """Remove a file, which need not exist."""
+    with storage_errors(Path(path), "removed"):
+        Path(path).unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path | str) -> None:
+    """Remove what killed writers left in `folder`. The caller must be its only writer."""
+    for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
+        remove(leftover)
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a file's content, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with storage_errors(Path(path), "read"), open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path, verb: str) -> Iterator[None]:
+    """Turn an OSError of the block into a StorageError: "'<path>' cannot be <verb>: …"."""
+    try:
+        yield
+    except OSError as error:
+        reason = _ADVICE.get(error.errno or 0) or f"{error.strerror or error}; check the path"
+        raise StorageError(f"'{path}' cannot be {verb}: {reason}.") from error
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; the rename is atomic there all the same.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
