@@ -1,0 +1,52 @@
+"""Instruments: what can be read from, or changed in, a language model.
+
+Importing this package does no work: the names below are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp.forward import capture as capture
+    from interp.forward import record as record
+    from interp.forward import resume as resume
+    from interp.lens import logit_lens as logit_lens
+    from interp.metrics import METRICS as METRICS
+    from interp.metrics import answer_logprob as answer_logprob
+    from interp.metrics import logit_diff as logit_diff
+    from interp.model import Model as Model
+    from interp.model import load_model as load_model
+    from interp.patching import normalised as normalised
+    from interp.patching import sweep as sweep
+    from interp.prompts import PromptPairs as PromptPairs
+    from interp.sites import Site as Site
+
+_HOMES = {
+    "METRICS": "interp.metrics",
+    "Model": "interp.model",
+    "PromptPairs": "interp.prompts",
+    "Site": "interp.sites",
+    "answer_logprob": "interp.metrics",
+    "capture": "interp.forward",
+    "load_model": "interp.model",
+    "logit_diff": "interp.metrics",
+    "logit_lens": "interp.lens",
+    "normalised": "interp.patching",
+    "record": "interp.forward",
+    "resume": "interp.forward",
+    "sweep": "interp.patching",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'interp' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

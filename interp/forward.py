@@ -1,0 +1,288 @@
+"""The two hooked forward passes that everything else is made of.
+
+`record` runs whole prompts once and keeps activations together with what each block was called
+with; `resume` goes on from any block with other rows in the residual stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp import sites as site_names
+from interp.batching import batches, rows_that_fit
+from interp.errors import ModelError, PromptError
+from interp.model import Model
+from interp.sites import Site
+from interp.tokens import Prompts, TokenBatch, tokenise
+
+Hook = Callable[[Tensor], Tensor | None]
+"""Gets an activation; returns its replacement, or None (it may have edited it in place)."""
+
+# Relative disagreement of two orders of summation; a skipped norm or soft cap is off by 0.1 or more.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+_VERIFIED = "_obverse_resume_verified"
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """The arguments after the residual stream that Hugging Face passes to one block."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def at(self, rows: Int[Tensor, " row"], batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments for a batch made of these rows of the recorded one."""
+
+        def gather(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.ndim > 1 and len(value) == batch > 1:
+                return value.index_select(0, rows)
+            if isinstance(value, tuple):
+                return tuple(gather(item) for item in value)
+            return value
+
+        return (
+            tuple(gather(value) for value in self.args),
+            {name: gather(value) for name, value in self.kwargs.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One forward pass over a batch of prompts.
+
+    Attributes:
+        calls: what each block was called with.
+        batch: how many rows were run.
+        activations: by site, [example, position, …]; copies, safe to change.
+    """
+
+    calls: tuple[BlockCall, ...]
+    batch: int
+    activations: Mapping[Site, Tensor]
+
+    def __getitem__(self, site: Site) -> Tensor:
+        return self.activations[site]
+
+
+def capture(
+    model: Model,
+    prompts: Prompts | str | TokenBatch,
+    sites: str | Site | Iterable[str | Site],
+    *,
+    positions: Literal["all", "last"] = "all",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Tensor]:
+    """Run the prompts and keep activations.
+
+    Args:
+        model: the model.
+        prompts: texts, or token ids [example, position].
+        sites: "resid_post" for every layer, "resid_post.3" for one, or `Site`s.
+        positions: "last" keeps only each prompt's last token.
+        progress: called with (prompts done, prompts in all).
+
+    Returns:
+        {"resid_post.3": [example, position, d_model], "z.0": [example, position, head, d_head],
+        "pattern.0": [example, head, destination, source], …}; with positions="last" the position
+        axis is gone. Shorter prompts are padded on the right: what stands beyond a prompt's
+        length is meaningless. A site with a head ("z.3.h5") has no head axis.
+
+    Raises:
+        SiteError: the model has no such site, layer or head.
+        PromptError: a prompt is empty or too long.
+    """
+    batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
+    wanted = list(dict.fromkeys(_sites(model, sites)))
+    if positions == "last" and any(site.name == "pattern" for site in wanted):
+        raise PromptError("Attention patterns have two position axes; capture them with 'all'.")
+    whole = {Site(site.name, site.layer) for site in wanted}
+    width = batch.ids.shape[1]
+    pieces: dict[str, list[Tensor]] = {str(site): [] for site in wanted}
+
+    def run(start: int, stop: int) -> Mapping[Site, Tensor]:
+        return record(model, batch.ids[start:stop], whole).activations
+
+    size = rows_that_fit(recording_memory(model, width, len(whole)), model.device)
+    for start, stop, activations in batches(len(batch), size, run):
+        for site in wanted:
+            value = activations[Site(site.name, site.layer)]
+            if site.head is not None:
+                value = value.select(1 if site.name == "pattern" else 2, site.head)
+            if positions == "last":
+                last = (batch.lengths[start:stop] - 1).to(value.device)
+                value = value[torch.arange(stop - start, device=value.device), last]
+            pieces[str(site)].append(value.contiguous())
+        if progress:
+            progress(stop, len(batch))
+    return {name: torch.cat(parts) for name, parts in pieces.items()}
+
+
+def record(model: Model, ids: Int[Tensor, "example position"], sites: Iterable[Site]) -> Recording:
+    """Run `ids` once and keep what `resume` needs, and the activations at `sites`.
+
+    No gradients are recorded. The first call on a model checks, on its own numbers, that resuming
+    and reading out reproduce the model's logits, and refuses the model otherwise.
+
+    Raises:
+        ModelError: this architecture cannot be resumed exactly.
+        SiteError: the model has no such site.
+    """
+    kept: dict[Site, Tensor] = {}
+    calls: dict[int, BlockCall] = {}
+    ids = ids.to(model.device)
+    batch = len(ids)
+
+    def keep(site: Site) -> Hook:
+        def hook(value: Tensor) -> None:
+            kept[site] = value.detach().clone()
+
+        return hook
+
+    def remember(layer: int) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls[layer] = _block_call(model, args, kwargs, batch)
+
+        return hook
+
+    # The first run of a model keeps two sites more, for the check.
+    checks = [] if getattr(model, _VERIFIED, False) else [Site("resid_pre", 0)]
+    wanted = {site_names.check(model, site) for site in (*sites, *checks)}
+    with model.lock, contextlib.ExitStack() as stack:
+        stack.enter_context(
+            hooked([(site_names.hook_point(model, site), keep(site)) for site in wanted])
+        )
+        for layer, block in enumerate(model.bridge.blocks):
+            handle = block.register_forward_pre_hook(remember(layer), with_kwargs=True)
+            stack.callback(handle.remove)
+        with torch.no_grad():
+            logits = model.bridge(ids, use_cache=False, return_type="logits")
+    missing = [site for site in wanted if site not in kept]
+    if missing:
+        raise ModelError(
+            f"{model.name} never computes '{missing[0]}' where TransformerLens could see it; "
+            "choose another site."
+        )
+    recording = Recording(tuple(calls[layer] for layer in range(model.n_layers)), batch, kept)
+    if checks:
+        _verify(model, recording, logits)
+        setattr(model, _VERIFIED, True)
+    return recording
+
+
+def resume(
+    model: Model,
+    recording: Recording,
+    hidden: Float[Tensor, "row position d_model"],
+    rows: Int[Tensor, " row"],
+    *,
+    start: int,
+    stop: int | None = None,
+) -> Float[Tensor, "row position d_model"]:
+    """Run blocks `start` to `stop` (all that are left) from a given residual stream.
+
+    Args:
+        model: the model; hooks that the caller has placed fire.
+        recording: a run of the prompts that the rows were made from.
+        hidden: the residual stream into block `start`.
+        rows: for each row of `hidden` the recorded example it belongs to.
+    """
+    with model.lock, torch.no_grad():
+        for layer in range(start, model.n_layers if stop is None else stop):
+            args, kwargs = recording.calls[layer].at(rows, recording.batch)
+            output = model.bridge.blocks[layer](hidden, *args, **kwargs)
+            hidden = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def readout(model: Model, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocabulary"]:
+    """Logits, in float32, of final residual streams: norm, unembedding, soft cap or scale."""
+    with model.lock, torch.no_grad():
+        # Norm components expect [batch, position, d_model].
+        flat = hidden.reshape(1, -1, hidden.shape[-1])
+        logits = model.bridge.unembed(model.bridge.ln_final(flat))
+        logits = model.bridge.adapter.apply_output_logits_transform(logits)
+    return logits.float().reshape(*hidden.shape[:-1], -1)
+
+
+@contextlib.contextmanager
+def hooked(hooks: Sequence[tuple[Any, Hook]]) -> Iterator[None]:
+    """Place hooks on hook points, and take away these and no others, whatever happens."""
+    placed: list[tuple[Any, Any]] = []
+
+    def adapt(fn: Hook) -> Callable[..., Tensor | None]:
+        return lambda value, hook: fn(value)
+
+    try:
+        for point, fn in hooks:
+            placed.append((point, point.add_hook(adapt(fn))))
+        yield
+    finally:
+        for point, handle in placed:
+            handle.hook.remove()
+            point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
+
+
+def recording_memory(model: Model, length: int, n_sites: int) -> int:
+    """Bytes that `record` takes for one prompt of `length` tokens (estimate)."""
+    kept = n_sites * length * model.d_model * model.dtype.itemsize
+    logits = length * model.d_vocab * model.dtype.itemsize
+    return model.memory_per_row(length) + kept + logits
+
+
+def _sites(model: Model, sites: str | Site | Iterable[str | Site]) -> Iterator[Site]:
+    for site in [sites] if isinstance(sites, str | Site) else sites:
+        for one in site_names.expand(model, site) if isinstance(site, str) else [site]:
+            yield site_names.check(model, one)
+
+
+def _block_call(
+    model: Model, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int
+) -> BlockCall:
+    if not args:
+        raise ModelError(
+            f"{model.name} passes the residual stream to its blocks by name, which cannot be "
+            "resumed; choose a decoder-only architecture such as GPT-2 or Llama."
+        )
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return tuple(clean(item) for item in value)
+        if not isinstance(value, Tensor):
+            # Caches hold the keys of this very run; everything else here is a plain setting.
+            return value if isinstance(value, bool | int | float | str | None) else None
+        if value.ndim > 1 and len(value) not in (1, batch):
+            raise ModelError(
+                f"{model.name} passes its blocks a tensor of shape {tuple(value.shape)} that "
+                "cannot be divided among examples; its architecture cannot be resumed exactly."
+            )
+        # Right-padded prompts share one causal mask; one row of it serves any batch.
+        shared = value.ndim > 1 and len(value) > 1 and bool((value == value[:1]).all())
+        return (value[:1] if shared else value).clone()
+
+    kwargs = {name: clean(value) for name, value in kwargs.items()}
+    if "use_cache" in kwargs:
+        kwargs["use_cache"] = False
+    return BlockCall(tuple(clean(value) for value in args[1:]), kwargs)
+
+
+def _verify(model: Model, recording: Recording, logits: Tensor) -> None:
+    device = model.device
+    stream = recording[Site("resid_pre", 0)][:1]
+    final = resume(
+        model, recording, stream, torch.zeros(1, dtype=torch.long, device=device), start=0
+    )
+    ours, theirs = readout(model, final), logits[:1].float()
+    error = float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))
+    if not error <= _TOLERANCE[model.dtype]:
+        raise ModelError(
+            f"Resuming {model.name} block by block does not reproduce its own logits (relative "
+            f"error {error:.2g}); its architecture computes something between the blocks, so no "
+            "patch on it would be exact."
+        )

@@ -1,0 +1,134 @@
+"""What is read from the logits: one number for each example.
+
+A metric names the sequences it needs (the prompt alone, or with the answer or the foil forced
+after it) and turns the logits at the read positions into a score; scores are added with weights.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import MetricError
+
+if TYPE_CHECKING:
+    from interp.prompts import PromptPairs, Read
+
+Logits = Float[Tensor, "row read vocabulary"]
+Targets = Int[Tensor, "row read"]
+Score = Callable[[Logits, Targets], Float[Tensor, " row"]]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One score of a metric.
+
+    Attributes:
+        read: the sequence it is read from.
+        targets: whose tokens are looked for; they stand at the read positions.
+        score: from float32 logits [row, read, vocabulary] and targets [row, read] to [row].
+        weight: what the score is multiplied with in the sum.
+    """
+
+    read: Read
+    targets: Read
+    score: Score
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number for each example, as a weighted sum of scores."""
+
+    name: str
+    unit: str
+    terms: tuple[Term, ...]
+    meaning: str
+
+    def targets(self, pairs: PromptPairs, term: Term) -> Targets:
+        """The tokens that `term` looks for [example, read]."""
+        if term.read == "prompt" and term.targets in ("answer", "foil"):
+            return pairs.first_tokens(term.targets)[:, None]
+        return pairs.reading("clean", term.read).targets
+
+
+def target_logit(logits: Logits, targets: Targets) -> Float[Tensor, " row"]:
+    """The logit of the target at the first read position."""
+    return logits[:, 0].gather(1, targets[:, :1]).squeeze(1)
+
+
+def target_logprob(logits: Logits, targets: Targets) -> Float[Tensor, " row"]:
+    """Sum over the reads of log p(target), in nats; reads with target -1 do not count."""
+    present = targets >= 0
+    chosen = logits.gather(2, targets.clamp(min=0)[..., None]).squeeze(2)
+    return ((chosen - logits.logsumexp(dim=2)) * present).sum(1)
+
+
+def target_probability(logits: Logits, targets: Targets) -> Float[Tensor, " row"]:
+    """p(all targets) under the model: the product over the reads."""
+    return target_logprob(logits, targets).exp()
+
+
+def target_rank(logits: Logits, targets: Targets) -> Float[Tensor, " row"]:
+    """How many tokens have a strictly larger logit than the target at the first read."""
+    return (logits[:, 0] > target_logit(logits, targets)[:, None]).sum(1).to(torch.float32)
+
+
+logit_diff = Metric(
+    "logit_diff",
+    "logits",
+    (Term("prompt", "answer", target_logit), Term("prompt", "foil", target_logit, -1.0)),
+    "logit of the answer's first token minus that of the foil's, after the prompt",
+)
+first_token_logprob = Metric(
+    "first_token_logprob",
+    "nats",
+    (Term("prompt", "answer", target_logprob),),
+    "log-probability of the answer's first token",
+)
+answer_logprob = Metric(
+    "answer_logprob",
+    "nats",
+    (Term("answer", "answer", target_logprob),),
+    "log-probability of the whole answer",
+)
+logprob_diff = Metric(
+    "logprob_diff",
+    "nats",
+    (Term("answer", "answer", target_logprob), Term("foil", "foil", target_logprob, -1.0)),
+    "log-probability of the whole answer minus that of the whole foil",
+)
+probability = Metric(
+    "probability",
+    "probability",
+    (Term("answer", "answer", target_probability),),
+    "probability of the whole answer",
+)
+rank = Metric(
+    "rank",
+    "rank",
+    (Term("prompt", "answer", target_rank),),
+    "rank of the answer's first token among all tokens, 0 for the likeliest",
+)
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (logit_diff, first_token_logprob, answer_logprob, logprob_diff, probability, rank)
+}
+
+
+def get_metric(metric: Metric | str) -> Metric:
+    """The metric itself, or the one with this name."""
+    if isinstance(metric, Metric):
+        return metric
+    if metric in METRICS:
+        return METRICS[metric]
+    near = difflib.get_close_matches(str(metric), METRICS, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise MetricError(f"Unknown metric '{metric}'; known are {', '.join(METRICS)}.{hint}")

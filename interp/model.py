@@ -1,0 +1,333 @@
+"""A language model that instruments can be pointed at."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from interp import sources
+from interp.errors import ModelError, PromptError
+from interp.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Model:
+    """A TransformerLens bridge, and what it lacks: an identity, a lock, and safe tokenising.
+
+    The weights are frozen and the model is in eval mode. Hook points are shared state, so
+    everything that places hooks holds `lock` (re-entrant) while it does.
+
+    Attributes:
+        bridge: the TransformerBridge, with Hugging Face's own numerics (nothing folded).
+        source: what the model was loaded from, as the user wrote it.
+        path: the local folder, or None for a hub id or a model in memory.
+        tokenizer: the Hugging Face tokenizer.
+    """
+
+    def __init__(
+        self, bridge: TransformerBridge, *, source: str, path: Path | None, tokenizer: Any
+    ) -> None:
+        self.bridge = bridge
+        self.source = source
+        self.path = path
+        self.tokenizer = tokenizer
+        self.lock = threading.RLock()
+        bridge.eval()
+        for parameter in bridge.original_model.parameters():
+            parameter.requires_grad_(False)
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.name!r}, {self.n_layers} layers, {self.n_heads} heads, "
+            f"d_model {self.d_model}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+    @property
+    def name(self) -> str:
+        """A short name for labels and file names: the last part of the source."""
+        return Path(self.source).name or self.source
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.bridge.cfg.n_layers)
+
+    @property
+    def n_heads(self) -> int:
+        return int(self.bridge.cfg.n_heads)
+
+    @property
+    def n_key_value_heads(self) -> int:
+        """Heads of keys and values: fewer than `n_heads` with grouped-query attention."""
+        return int(self.bridge.cfg.n_key_value_heads or self.bridge.cfg.n_heads)
+
+    @property
+    def d_model(self) -> int:
+        return int(self.bridge.cfg.d_model)
+
+    @property
+    def d_vocab(self) -> int:
+        return int(self.bridge.cfg.d_vocab)
+
+    @property
+    def n_ctx(self) -> int:
+        """The longest sequence the model takes, in tokens."""
+        return int(self.bridge.cfg.n_ctx)
+
+    @property
+    def parallel_blocks(self) -> bool:
+        """Whether attention and MLP read the same stream (GPT-NeoX, GPT-J)."""
+        return bool(self.bridge.cfg.parallel_attn_mlp)
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self._parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return next(self._parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self._parameters()).dtype
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that name the weights and configuration (see `fingerprint`)."""
+        return fingerprint(self.bridge.original_model)
+
+    @property
+    def prepends_bos(self) -> bool:
+        """Whether prompts given as text start with the BOS token (TransformerLens' default)."""
+        return bool(self.bridge.cfg.default_prepend_bos) and self.tokenizer.bos_token_id is not None
+
+    def token_ids(self, text: str, *, bos: bool | None = None) -> list[int]:
+        """The token ids of `text`, after BOS where the model's prompts start with it."""
+        return self.token_offsets(text, bos=bos)[0]
+
+    def token_offsets(
+        self, text: str, *, bos: bool | None = None
+    ) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """Token ids and the characters (start, end) of each; BOS stands at (0, 0).
+
+        The offsets are None for tokenizers that cannot tell them (the slow, Python ones).
+        """
+        fast = bool(getattr(self.tokenizer, "is_fast", False))
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=fast, truncation=False
+        )
+        ids = [int(i) for i in encoded["input_ids"]]
+        offsets = [(int(a), int(b)) for a, b in encoded["offset_mapping"]] if fast else None
+        if self.prepends_bos if bos is None else bos:
+            if self.tokenizer.bos_token_id is None:
+                raise PromptError(f"{self.name} has no BOS token; call with bos=False.")
+            ids = [int(self.tokenizer.bos_token_id), *ids]
+            offsets = None if offsets is None else [(0, 0), *offsets]
+        return ids, offsets
+
+    def token_strings(self, ids: list[int]) -> list[str]:
+        """Each token as text, with its leading space where it has one."""
+        return [_visible_token(self.tokenizer, i) for i in ids]
+
+    def memory_per_row(self, length: int) -> int:
+        """Bytes that one sequence of `length` tokens takes at the peak of one block (estimate).
+
+        Residual streams, one layer's attention scores (three copies: scores, softmax, hook) and
+        the MLP's inner activations (up, gate, product).
+        """
+        cfg = self.bridge.cfg
+        width = 8 * self.d_model + 3 * int(cfg.d_mlp or 4 * self.d_model)
+        scores = 3 * self.n_heads * length
+        return length * (width + scores) * self.dtype.itemsize
+
+    def _parameters(self) -> Iterator[torch.nn.Parameter]:
+        return self.bridge.original_model.parameters()  # type: ignore[no-any-return]
+
+
+def load_model(
+    source: str | Path | Any,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = torch.float32,
+    revision: str | None = None,
+    tokenizer: Any = None,
+) -> Model:
+    """Load a model to work on.
+
+    Args:
+        source: the name of a bundled organism ("reversal-curse"), a local Hugging Face folder, a
+            hub id ("gpt2"), a Hugging Face model in memory (give its `tokenizer` too), a
+            TransformerBridge, or a Model (returned as it is).
+        device: "cpu", "cuda", "mps"; the GPU where there is one if left out.
+        dtype: "float32" (default, whatever the checkpoint holds), "float16" or "bfloat16".
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ModelError: the model is unknown, incomplete, damaged, or has non-finite weights.
+    """
+    if isinstance(source, Model):
+        return source
+    chosen = _device(device)
+    precision = _dtype(dtype)
+    if not isinstance(source, str | Path):
+        return _from_memory(source, tokenizer, chosen)
+    target, folder = sources.locate(source)
+    with _quiet():
+        hf_model, hf_tokenizer = _load_hugging_face(
+            str(source), target, folder, precision, revision
+        )
+        bridge = _bridge(hf_model, hf_tokenizer, target, chosen, precision)
+    return _checked(Model(bridge, source=str(source), path=folder, tokenizer=hf_tokenizer))
+
+
+def _load_hugging_face(
+    source: str, target: str, folder: Path | None, dtype: torch.dtype, revision: str | None
+) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"revision": revision, "trust_remote_code": False, "local_files_only": bool(folder)}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(target, **where)
+        hf_model, info = AutoModelForCausalLM.from_pretrained(
+            target,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **where,
+        )
+    except Exception as error:  # Hugging Face raises a dozen unrelated types here
+        if folder is None:
+            raise sources.unknown_model(source, _first_sentence(error)) from error
+        raise ModelError(
+            f"The model in '{folder}' cannot be loaded: {_first_sentence(error)}"
+        ) from error
+    missing = sorted(info.get("missing_keys", ()))
+    if missing:
+        raise ModelError(
+            f"'{target}' lacks {len(missing)} weights ('{missing[0]}' first), which would be filled "
+            "at random; save the whole model again."
+        )
+    return hf_model, tokenizer
+
+
+def _from_memory(source: Any, tokenizer: Any, device: torch.device) -> Model:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel
+
+    if isinstance(source, TransformerBridge):
+        bridge = source
+        tokenizer = tokenizer if tokenizer is not None else source.tokenizer
+    elif isinstance(source, PreTrainedModel):
+        if tokenizer is None:
+            raise ModelError("A Hugging Face model in memory needs its tokenizer: tokenizer=….")
+        # Hooks see scores and patterns only in eager attention.
+        source.set_attn_implementation("eager")
+        name = source.config.name_or_path or type(source).__name__
+        with _quiet():
+            bridge = _bridge(source, tokenizer, name, device, source.dtype)
+    else:
+        raise ModelError(
+            f"A {type(source).__name__} is not a model; give a name, a folder, a Hugging Face "
+            "model or a TransformerBridge."
+        )
+    if tokenizer is None:
+        raise ModelError("The bridge has no tokenizer; give one: tokenizer=….")
+    name = str(bridge.cfg.model_name or type(bridge.original_model).__name__)
+    return _checked(Model(bridge, source=name, path=None, tokenizer=tokenizer))
+
+
+def _bridge(
+    hf_model: Any, tokenizer: Any, name: str, device: torch.device, dtype: torch.dtype
+) -> TransformerBridge:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    try:
+        return TransformerBridge.boot_transformers(
+            name, hf_model=hf_model.to(device), tokenizer=tokenizer, device=device, dtype=dtype
+        )
+    except Exception as error:
+        architecture = type(hf_model).__name__
+        raise ModelError(
+            f"TransformerLens cannot wrap '{name}' ({architecture}): {_first_sentence(error)}"
+        ) from error
+
+
+def _checked(model: Model) -> Model:
+    if model.bridge.cfg.layer_norm_folding:
+        raise ModelError(
+            f"{model.name} was put in compatibility mode, which changes its weights; load it raw."
+        )
+    for name, tensor in model.bridge.original_model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            plain = name.replace("_original_component.", "")
+            raise ModelError(
+                f"{model.name} has non-finite weights in '{plain}'; no measurement on it would "
+                "mean anything, so load an intact checkpoint."
+            )
+    return model
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"There is no device '{device}' here; use 'cpu'.") from error
+    return chosen
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
+        return dtype
+    if dtype not in _DTYPES:
+        raise ModelError(f"Unknown dtype '{dtype}'; choose one of {', '.join(_DTYPES)}.")
+    return _DTYPES[dtype]  # type: ignore[index]
+
+
+def _visible_token(tokenizer: Any, token_id: int) -> str:
+    # Decoding one id alone drops the word-start mark of SentencePiece ("▁is" → "is").
+    text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
+    raw = tokenizer.convert_ids_to_tokens(token_id)
+    starts_word = isinstance(raw, str) and raw.startswith("▁") and not text.startswith(" ")
+    return f" {text}" if starts_word else text
+
+
+def _first_sentence(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "…"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Hugging Face's progress bars and advice off the screen while loading."""
+    from transformers.utils import logging as hf_logging
+
+    verbosity = hf_logging.get_verbosity()
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    level = logging.getLogger().level
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        logging.getLogger().setLevel(level)
+        if bars:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,229 @@
+"""Pairs of prompts that differ in one thing, with the answers that tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp import alignment
+from interp.alignment import Alignment, Range
+from interp.errors import PromptError
+from interp.model import Model
+from interp.tokens import Prompts, TokenBatch, check_length, pad, tokenise
+
+Run = Literal["clean", "corrupt"]
+Read = Literal["prompt", "answer", "foil"]
+Answers = Sequence[str] | Int[Tensor, "example token"] | Int[Tensor, " example"]
+Spans = Mapping[str, Sequence[str | tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Sequences to run, and where to read which token in them.
+
+    Attributes:
+        ids: token ids [example, position], right-padded: the prompt, then the continuation that
+            is forced (all but its last token).
+        positions: where the logits are read [example, read]; the last prompt token comes first.
+        targets: the token that is looked for at each [example, read]; -1 where there is none.
+    """
+
+    ids: Int[Tensor, "example position"]
+    positions: Int[Tensor, "example read"]
+    targets: Int[Tensor, "example read"]
+
+
+class PromptPairs:
+    """Clean and corrupted prompts, aligned position by position.
+
+    Args:
+        model: the model whose tokenizer reads the prompts.
+        clean: prompts that the model answers rightly, as text or token ids [example, position].
+        corrupt: the same prompts with one thing changed.
+        answers: what should follow each clean prompt, taken as written (" Paris", with its
+            space), or token ids [example] or [example, token].
+        foils: what should follow each corrupted prompt; needed by metrics of a difference.
+        spans: named parts of the prompts, {"subject": [("Tom Cruise", "Brad Pitt"), …]}: for each
+            example the words in the clean and in the corrupted prompt, or one text for both.
+            Needed where a pair's two prompts have different lengths.
+
+    Attributes:
+        alignment: the position axis that all pairs share.
+        answer_ids, foil_ids: token ids of each answer and foil.
+
+    Raises:
+        PromptError: lists of different lengths, an answer without tokens or merging with its
+            prompt, prompts of unequal length without spans, a span that is not in its prompt.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        clean: Prompts,
+        corrupt: Prompts,
+        answers: Answers,
+        foils: Answers | None = None,
+        spans: Spans | None = None,
+    ) -> None:
+        self.clean = tokenise(model, clean, what="clean prompts")
+        self.corrupt = tokenise(model, corrupt, what="corrupted prompts")
+        if len(self.clean) != len(self.corrupt):
+            raise PromptError(
+                f"There are {len(self.clean)} clean and {len(self.corrupt)} corrupted prompts; "
+                "give one of each for every pair."
+            )
+        self.answer_ids = _continuations(model, self.clean, answers, "answers")
+        self.foil_ids = None if foils is None else _continuations(model, self.clean, foils, "foils")
+        self.answers = tuple("".join(model.token_strings(list(ids))) for ids in self.answer_ids)
+        self.foils = (
+            None
+            if self.foil_ids is None
+            else tuple("".join(model.token_strings(list(ids))) for ids in self.foil_ids)
+        )
+        self.alignment = _align(self.clean, self.corrupt, spans)
+        self._check_lengths(model)
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __repr__(self) -> str:
+        return f"PromptPairs({len(self)} pairs, {len(self.alignment)} positions)"
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """The labels of the position axis, such as "subject -1"."""
+        return self.alignment.labels
+
+    def prompts(self, run: Run) -> TokenBatch:
+        return self.clean if run == "clean" else self.corrupt
+
+    def reading(self, run: Run, read: Read) -> Reading:
+        """The sequences of one run, with the answer or the foil forced where `read` says so."""
+        prompts = self.prompts(run)
+        if read == "prompt":
+            continuations: tuple[tuple[int, ...], ...] = ((),) * len(self)
+        else:
+            continuations = self.answer_ids if read == "answer" else self._foil_ids()
+        rows = [
+            [*prompts.row(i), *continuation[:-1]] for i, continuation in enumerate(continuations)
+        ]
+        width = max(1, max(len(c) for c in continuations))
+        targets = torch.full((len(self), width), -1)
+        for number, continuation in enumerate(continuations):
+            targets[number, : len(continuation)] = torch.tensor(continuation, dtype=torch.long)
+        # Reads beyond a short answer repeat its last position and are left out by target -1.
+        steps = torch.minimum(
+            torch.arange(width)[None, :],
+            torch.tensor([max(1, len(c)) - 1 for c in continuations])[:, None],
+        )
+        positions = (prompts.lengths - 1)[:, None] + steps
+        return Reading(pad(rows, prompts.texts).ids, positions, targets)
+
+    def first_tokens(self, read: Literal["answer", "foil"]) -> Int[Tensor, " example"]:
+        """The first token of each answer or foil [example]."""
+        ids = self.answer_ids if read == "answer" else self._foil_ids()
+        return torch.tensor([continuation[0] for continuation in ids])
+
+    def _foil_ids(self) -> tuple[tuple[int, ...], ...]:
+        if self.foil_ids is None:
+            raise PromptError("This metric compares with a foil; give PromptPairs its foils=….")
+        return self.foil_ids
+
+    def _check_lengths(self, model: Model) -> None:
+        longest = max(len(ids) for group in (self.answer_ids, self.foil_ids or ()) for ids in group)
+        length = int(max(self.clean.lengths.max(), self.corrupt.lengths.max())) + longest - 1
+        check_length(model, length, "prompts with their answers")
+
+
+def _continuations(
+    model: Model, prompts: TokenBatch, given: Answers, what: str
+) -> tuple[tuple[int, ...], ...]:
+    if len(given) != len(prompts):
+        raise PromptError(
+            f"There are {len(given)} {what} for {len(prompts)} prompts; give one for each."
+        )
+    if isinstance(given, Tensor):
+        rows = given[:, None] if given.ndim == 1 else given
+        if rows.ndim != 2 or rows.shape[1] == 0 or rows.is_floating_point():
+            raise PromptError(f"Token ids of {what} must be integers of shape [example, token].")
+        if int(rows.min()) < 0 or int(rows.max()) >= model.d_vocab:
+            raise PromptError(f"The {what} hold token ids outside of {model.name}'s vocabulary.")
+        return tuple(tuple(int(i) for i in row) for row in rows)
+    return tuple(
+        continuation_ids(model, text, prompts.row(i), answer)
+        for i, (text, answer) in enumerate(zip(prompts.texts, given, strict=True))
+    )
+
+
+def continuation_ids(
+    model: Model, prompt: str, prompt_ids: list[int], answer: str
+) -> tuple[int, ...]:
+    """The tokens that `answer` adds when it is written right after `prompt`.
+
+    Tokenised together with the prompt, because many tokenizers treat the start of a text
+    differently from the middle.
+
+    Raises:
+        PromptError: the answer has no tokens, or melts into the prompt's last one.
+    """
+    whole = model.token_ids(prompt + answer)
+    if whole[: len(prompt_ids)] != prompt_ids:
+        raise PromptError(
+            f"The answer '{answer}' merges with the end of '{prompt}' into other tokens; start "
+            "the answer with a space."
+        )
+    ids = tuple(whole[len(prompt_ids) :])
+    if not ids:
+        raise PromptError(f"The answer '{answer}' has no tokens; give an answer of visible text.")
+    return ids
+
+
+def _align(clean: TokenBatch, corrupt: TokenBatch, spans: Spans | None) -> Alignment:
+    if spans is None:
+        unequal = np.nonzero((clean.lengths != corrupt.lengths).numpy())[0]
+        if len(unequal):
+            i = int(unequal[0])
+            raise PromptError(
+                f"Pair {i} has prompts of {int(clean.lengths[i])} and {int(corrupt.lengths[i])} "
+                "tokens; name spans=… so that they can be aligned."
+            )
+        return alignment.by_index(clean.lengths.tolist())
+    for name, texts in spans.items():
+        if name in ("start", "end") or name.endswith("+"):
+            raise PromptError(f"The span name '{name}' is taken; choose another.")
+        if len(texts) != len(clean):
+            raise PromptError(
+                f"The span '{name}' is given for {len(texts)} of {len(clean)} pairs; give it for all."
+            )
+    found = [
+        [
+            {
+                name: _find(
+                    batch, i, texts[i] if isinstance(texts[i], str) else texts[i][run], name
+                )
+                for name, texts in spans.items()
+            }
+            for i in range(len(batch))
+        ]
+        for run, batch in enumerate((clean, corrupt))
+    ]
+    return alignment.by_spans(clean.lengths.tolist(), corrupt.lengths.tolist(), found[0], found[1])
+
+
+def _find(batch: TokenBatch, example: int, words: str | tuple[str, str], name: str) -> Range:
+    text, offsets = batch.texts[example], batch.offsets[example]
+    if offsets is None:
+        raise PromptError(
+            "Spans are found by their characters, which token ids and slow tokenizers do not give; "
+            "pass the prompts as text to a model with a fast tokenizer."
+        )
+    start = text.find(str(words)) if words else -1
+    if start < 0:
+        raise PromptError(f"The span '{name}' ('{words}') is not in the prompt '{text}'.")
+    return alignment.token_range(offsets, start, start + len(words))
