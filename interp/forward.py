@@ -25,9 +25,9 @@ from interp.tokens import Prompts, TokenBatch, tokenise
 Hook = Callable[[Tensor], Tensor | None]
 """Gets an activation; returns its replacement, or None (it may have edited it in place)."""
 
-# Relative disagreement of two orders of summation; a skipped norm or soft cap is off by 0.1 or more.
+# Relative disagreement of two orders of summation; a skipped norm or soft cap is off by 0.1 or
+# more.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
-_VERIFIED = "_obverse_resume_verified"
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def record(model: Model, ids: Int[Tensor, "example position"], sites: Iterable[S
 
         return hook
 
-    # The first run of a model keeps two sites more, for the check.
-    checks = [] if getattr(model, _VERIFIED, False) else [Site("resid_pre", 0)]
+    # The first run of a model keeps one site more, for the check.
+    checks = [] if model.resume_verified else [Site("resid_pre", 0)]
     wanted = {site_names.check(model, site) for site in (*sites, *checks)}
     with model.lock, contextlib.ExitStack() as stack:
         stack.enter_context(
@@ -172,7 +172,7 @@ def record(model: Model, ids: Int[Tensor, "example position"], sites: Iterable[S
     recording = Recording(tuple(calls[layer] for layer in range(model.n_layers)), batch, kept)
     if checks:
         _verify(model, recording, logits)
-        setattr(model, _VERIFIED, True)
+        model.resume_verified = True
     return recording
 
 
@@ -206,7 +206,7 @@ def readout(model: Model, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor,
     with model.lock, torch.no_grad():
         # Norm components expect [batch, position, d_model].
         flat = hidden.reshape(1, -1, hidden.shape[-1])
-        logits = model.bridge.unembed(model.bridge.ln_final(flat))
+        logits: Tensor = model.bridge.unembed(model.bridge.ln_final(flat))
         logits = model.bridge.adapter.apply_output_logits_transform(logits)
     return logits.float().reshape(*hidden.shape[:-1], -1)
 

@@ -34,6 +34,7 @@ class Model:
         source: what the model was loaded from, as the user wrote it.
         path: the local folder, or None for a hub id or a model in memory.
         tokenizer: the Hugging Face tokenizer.
+        resume_verified: whether resuming from a block has been seen to reproduce the logits.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Model:
         self.path = path
         self.tokenizer = tokenizer
         self.lock = threading.RLock()
+        self.resume_verified = False
         bridge.eval()
         for parameter in bridge.original_model.parameters():
             parameter.requires_grad_(False)
@@ -152,7 +154,7 @@ class Model:
         return length * (width + scores) * self.dtype.itemsize
 
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
-        return self.bridge.original_model.parameters()  # type: ignore[no-any-return]
+        return self.bridge.original_model.parameters()
 
 
 def load_model(
@@ -216,8 +218,8 @@ def _load_hugging_face(
     missing = sorted(info.get("missing_keys", ()))
     if missing:
         raise ModelError(
-            f"'{target}' lacks {len(missing)} weights ('{missing[0]}' first), which would be filled "
-            "at random; save the whole model again."
+            f"'{target}' lacks {len(missing)} weights ('{missing[0]}' first), which would be "
+            "filled at random; save the whole model again."
         )
     return hf_model, tokenizer
 

@@ -199,7 +199,7 @@ def _align(clean: TokenBatch, corrupt: TokenBatch, spans: Spans | None) -> Align
             raise PromptError(f"The span name '{name}' is taken; choose another.")
         if len(texts) != len(clean):
             raise PromptError(
-                f"The span '{name}' is given for {len(texts)} of {len(clean)} pairs; give it for all."
+                f"The span '{name}' is given for {len(texts)} of {len(clean)} pairs; give all."
             )
     found = [
         [

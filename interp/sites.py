@@ -105,7 +105,7 @@ def site_kind(name: str) -> SiteKind:
 
 
 def heads_at(model: Model, name: str) -> int:
-    """How many heads the activation `name` has; keys and values have fewer in grouped-query attention."""
+    """Heads at the site `name`: fewer for keys and values in grouped-query attention."""
     return model.n_key_value_heads if name in ("k", "v") else model.n_heads
 
 
@@ -121,7 +121,8 @@ def check(model: Model, site: Site) -> Site:
     """Return `site` if the model has it; otherwise a SiteError says what the model does have."""
     if not 0 <= site.layer < model.n_layers:
         raise SiteError(
-            f"Layer {site.layer} is out of range: {model.name} has layers 0 to {model.n_layers - 1}."
+            f"Layer {site.layer} is out of range: {model.name} has layers 0 to "
+            f"{model.n_layers - 1}."
         )
     if site.head is not None:
         heads = heads_at(model, site.name)

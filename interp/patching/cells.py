@@ -1,0 +1,176 @@
+"""Which interventions a sweep makes: one cell replaces one activation of one example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.alignment import Alignment
+from interp.errors import SiteError
+from interp.model import Model
+from interp.sites import heads_at, site_kind
+
+By = Literal["position", "span", "head"]
+Indices = npt.NDArray[np.int64]
+
+# In this order the axes stand in the result, whatever the order in which they were asked for.
+_AXES: tuple[By, ...] = ("position", "span", "head")
+# Patterns have two position axes, so a cell there would be a source–destination pair.
+_SWEPT = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "v", "z")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """All interventions of a sweep at one layer; the same are made at every layer.
+
+    Attributes:
+        axes: the axes of the result besides example and layer, in order.
+        shape: the size of each axis.
+        groups: for each index of the position axis the slots of the alignment replaced together.
+        heads: the heads, or None where whole activations are replaced.
+        example, group, head: index of each cell [cell]; head is -1 where there are none.
+    """
+
+    axes: tuple[By, ...]
+    shape: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
+    heads: tuple[int, ...] | None
+    example: Indices
+    group: Indices
+    head: Indices
+
+    def __len__(self) -> int:
+        return len(self.example)
+
+    def flat_index(self) -> Indices:
+        """Where each cell stands in the flattened [example, *shape] result."""
+        position_axis = next((a for a in self.axes if a != "head"), None)
+        index = self.example.copy()
+        for axis, size in zip(self.axes, self.shape, strict=True):
+            index = index * size + (self.group if axis == position_axis else self.head)
+        return index
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Entries to copy from the source's activations into rows of a batch, one by one.
+
+    Attributes:
+        row, destination: where in the batch [entry].
+        example, origin: where in the source's recording [entry].
+        head: which head [entry], or None for whole activations.
+    """
+
+    row: Int[Tensor, " entry"]
+    destination: Int[Tensor, " entry"]
+    example: Int[Tensor, " entry"]
+    origin: Int[Tensor, " entry"]
+    head: Int[Tensor, " entry"] | None
+
+    def write(self, target: Tensor, source: Tensor, first_row: int) -> None:
+        """Copy into `target` [row, position, …] in place; its rows count from `first_row`."""
+        if self.head is None:
+            target[self.row + first_row, self.destination] = source[self.example, self.origin]
+        else:
+            target[self.row + first_row, self.destination, self.head] = source[
+                self.example, self.origin, self.head
+            ]
+
+
+def check_by(site: str, by: By | Sequence[By] | None) -> tuple[By, ...]:
+    """The axes of a sweep, in the order in which they stand in its result."""
+    kind = site_kind(site)
+    if site not in _SWEPT:
+        raise SiteError(
+            f"The site '{site}' can be captured but not swept; sweep one of {', '.join(_SWEPT)}."
+        )
+    chosen: tuple[str, ...] = (
+        (("head",) if kind.per_head else ("position",))
+        if by is None
+        else ((by,) if isinstance(by, str) else tuple(by))
+    )
+    unknown = [axis for axis in chosen if axis not in _AXES]
+    if unknown or not chosen or {"position", "span"} <= set(chosen):
+        raise SiteError(
+            f"A sweep cannot run by {by!r}; choose 'position', 'span', 'head' or ('head', "
+            "'position')."
+        )
+    if "head" in chosen and not kind.per_head:
+        raise SiteError(f"The site '{site}' has no heads; sweep it by 'position' or 'span'.")
+    return tuple(axis for axis in _AXES if axis in chosen)
+
+
+def lay_out(
+    model: Model, alignment: Alignment, site: str, axes: tuple[By, ...], n_examples: int
+) -> Cells:
+    """All cells of a sweep; those whose example has no token at the place are left out."""
+    groups: tuple[tuple[int, ...], ...]
+    if "position" in axes:
+        groups = tuple((slot,) for slot in range(len(alignment)))
+    elif "span" in axes:
+        names = list(dict.fromkeys(alignment.spans))
+        groups = tuple(
+            tuple(s for s, span in enumerate(alignment.spans) if span == name) for name in names
+        )
+    else:
+        groups = (tuple(range(len(alignment))),)
+    heads = tuple(range(heads_at(model, site))) if "head" in axes else None
+    example, group, head = np.meshgrid(
+        np.arange(n_examples),
+        np.arange(len(groups)),
+        np.arange(len(heads)) if heads else np.array([-1]),
+        indexing="ij",
+    )
+    present = np.stack([(alignment.clean[:, list(g)] >= 0).any(axis=1) for g in groups], axis=1)
+    keep = present[example, group].ravel()
+    sizes = {"position": len(groups), "span": len(groups), "head": len(heads or ())}
+    return Cells(
+        axes,
+        tuple(sizes[axis] for axis in axes),
+        groups,
+        heads,
+        example.ravel()[keep],
+        group.ravel()[keep],
+        head.ravel()[keep],
+    )
+
+
+def edit_for(
+    cells: Cells,
+    chosen: Indices,
+    destination: Indices,
+    origin: Indices,
+    offset: int,
+    device: torch.device,
+) -> Edit:
+    """The entries of the cells `chosen`, one row of a batch for each.
+
+    Args:
+        destination: token index of each slot in the prompt that is changed [example, slot].
+        origin: the same in the prompt that the values come from.
+        offset: the first example of the recording; the others count from it.
+    """
+    slots = [np.asarray(cells.groups[g]) for g in cells.group[chosen]]
+    row = np.repeat(np.arange(len(chosen)), [len(s) for s in slots])
+    slot = np.concatenate(slots)
+    example = cells.example[chosen][row]
+    present = destination[example, slot] >= 0
+    row, slot, example = row[present], slot[present], example[present]
+
+    def tensor(values: Indices) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+    return Edit(
+        tensor(row),
+        tensor(destination[example, slot]),
+        tensor(example - offset),
+        tensor(origin[example, slot]),
+        None if cells.heads is None else tensor(cells.head[chosen][row]),
+    )

@@ -1,0 +1,282 @@
+"""Exact activation patching (Vig et al. 2020; Meng et al. 2022), many cells in one pass.
+
+The prompts are run once each. Then the stack of blocks is walked once with a batch that grows:
+cells patched at layer l join it just before block l, in the state that the unpatched run had
+there, so that nothing below a patch is computed again. The unembedding is applied only where the
+metric reads. The numbers are those of one full forward pass for each cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp import sites as site_names
+from interp.batching import batches, rows_that_fit
+from interp.errors import SiteError
+from interp.forward import Recording, hooked, readout, record, recording_memory, resume
+from interp.metrics import Metric, Term, get_metric
+from interp.model import Model
+from interp.patching.cells import By, Cells, Edit, check_by, edit_for, lay_out
+from interp.patching.results import label
+from interp.prompts import PromptPairs, Reading, Run
+from interp.sites import Site
+
+Direction = Literal["denoising", "noising"]
+Progress = Callable[[int, int], None]
+Scores = npt.NDArray[np.float32]
+
+# (the run that is changed, the run that the values come from)
+_RUNS: dict[str, tuple[Run, Run]] = {
+    "denoising": ("corrupt", "clean"),
+    "noising": ("clean", "corrupt"),
+}
+
+
+def sweep(
+    model: Model,
+    pairs: PromptPairs,
+    site: str,
+    metric: Metric | str = "logit_diff",
+    *,
+    by: By | Sequence[By] | None = None,
+    direction: Direction = "denoising",
+    layers: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Replace one activation at a time and read the metric.
+
+    Args:
+        model: the model.
+        pairs: clean and corrupted prompts with answers.
+        site: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "v", "z".
+        metric: what to read, or its name.
+        by: one cell for each "position" (the default of sites without heads), "span", "head" (all
+            positions together; the default of sites with heads), or ("head", "position").
+        direction: "denoising" puts clean activations into the corrupted run, "noising" corrupted
+            ones into the clean run.
+        layers: the layers to patch; all if left out.
+        batch_size: rows in one pass; from a memory estimate if left out. The result does not
+            depend on it beyond rounding.
+        progress: called with (cells done, cells in all).
+
+    Returns:
+        patched(example, layer, position | span | head): the raw metric after each patch, NaN where
+        an example has no token; clean(example) and corrupt(example): the metric of the unpatched
+        runs. Coordinates name tokens, prompts and answers. Where two prompts of a pair are of
+        unequal length, tokens without a counterpart are never replaced; nor are those of a
+        continuation that the metric forces after the prompt.
+
+    Raises:
+        SiteError: unknown or missing site, layer out of range, no heads there.
+        MetricError, PromptError: the metric does not exist, or needs foils that are not given.
+    """
+    axes = check_by(site, by)
+    chosen = _layers(model, site, layers)
+    metric = get_metric(metric)
+    if direction not in _RUNS:
+        raise SiteError(f"Unknown direction '{direction}'; choose 'denoising' or 'noising'.")
+    cells = lay_out(model, pairs.alignment, site, axes, len(pairs))
+    total = len(cells) * len(chosen) * len(metric.terms)
+    patched = np.zeros((len(cells), len(chosen)), dtype=np.float32)
+    unpatched: dict[Run, Scores] = {
+        "clean": np.zeros(len(pairs), np.float32),
+        "corrupt": np.zeros(len(pairs), np.float32),
+    }
+    for number, term in enumerate(metric.terms):
+        base, source = (pairs.reading(run, term.read) for run in _RUNS[direction])
+        targets = metric.targets(pairs, term)
+        plan = _Plan(
+            model, pairs, site, chosen, cells, term, targets, direction, batch_size, base, source
+        )
+        before = number * len(cells) * len(chosen)
+        scores, unpatched_scores = _run(plan, _from(progress, before, total))
+        patched += term.weight * scores
+        for run, value in unpatched_scores.items():
+            unpatched[run] += term.weight * value
+    grid = np.full((len(pairs) * int(np.prod(cells.shape)), len(chosen)), np.nan, dtype=np.float32)
+    grid[cells.flat_index()] = patched
+    grid = np.moveaxis(grid.reshape(len(pairs), *cells.shape, len(chosen)), -1, 1)
+    return label(model, pairs, site, metric, direction, axes, chosen, grid, unpatched)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that one term of the metric needs."""
+
+    model: Model
+    pairs: PromptPairs
+    site: str
+    layers: tuple[int, ...]
+    cells: Cells
+    term: Term
+    targets: Int[Tensor, "example read"]
+    direction: Direction
+    batch_size: int | None
+    base: Reading
+    source: Reading
+
+    @property
+    def length(self) -> int:
+        return max(self.base.ids.shape[1], self.source.ids.shape[1])
+
+    def slots(self, run: Run) -> npt.NDArray[np.int64]:
+        return self.pairs.alignment.clean if run == "clean" else self.pairs.alignment.corrupt
+
+    def entry(self, layer: int) -> tuple[Site, int]:
+        """In which state cells of `layer` join the batch, and before which block."""
+        if self.site == "resid_post":
+            return Site("resid_post", layer), layer + 1
+        return Site("resid_pre", layer), layer
+
+
+def _run(plan: _Plan, progress: Callable[[int], None]) -> tuple[Scores, dict[Run, Scores]]:
+    """Patched scores [cell, layer] and unpatched ones [example] of one term."""
+    model, pairs = plan.model, plan.pairs
+    last = Site("resid_post", model.n_layers - 1)
+    patched = np.zeros((len(plan.cells), len(plan.layers)), dtype=np.float32)
+    unpatched: dict[Run, list[Scores]] = {"clean": [], "corrupt": []}
+    base_sites = {plan.entry(layer)[0] for layer in plan.layers}
+    source_sites = {Site(plan.site, layer) for layer in plan.layers}
+
+    def record_both(start: int, stop: int) -> tuple[Recording, Recording]:
+        return (
+            record(model, plan.base.ids[start:stop], base_sites | {last}),
+            record(model, plan.source.ids[start:stop], source_sites | {last}),
+        )
+
+    per_pair = 2 * recording_memory(model, plan.length, len(plan.layers) + 1)
+    size = rows_that_fit(per_pair, model.device)
+    for start, stop, recordings in batches(len(pairs), size, record_both):
+        for run, reading, recording in zip(
+            _RUNS[plan.direction], (plan.base, plan.source), recordings, strict=True
+        ):
+            scores = _score(plan, recording[last], reading, np.arange(start, stop))
+            unpatched[run].append(scores)
+        cells = plan.cells
+        mine = np.nonzero((cells.example >= start) & (cells.example < stop))[0]
+        for first, beyond, scores in _patch(plan, recordings, mine, start):
+            patched[mine[first:beyond]] = scores
+            progress((int(mine[0]) + beyond) * len(plan.layers))
+    return patched, {run: np.concatenate(parts) for run, parts in unpatched.items()}
+
+
+def _patch(
+    plan: _Plan,
+    recordings: tuple[Recording, Recording],
+    mine: npt.NDArray[np.int64],
+    offset: int,
+) -> Iterator[tuple[int, int, Scores]]:
+    """Scores [cell, layer] of the cells `mine`, batch by batch, which start at example `offset`."""
+    model = plan.model
+    base_run, source_run = _RUNS[plan.direction]
+
+    def work(first: int, beyond: int) -> Scores:
+        chosen = mine[first:beyond]
+        edit = edit_for(
+            plan.cells, chosen, plan.slots(base_run), plan.slots(source_run), offset, model.device
+        )
+        examples = plan.cells.example[chosen]
+        hidden = _walk(plan, recordings, edit, examples - offset)
+        scores = _score(plan, hidden, plan.base, np.tile(examples, len(plan.layers)))
+        return scores.reshape(len(plan.layers), -1).T
+
+    rows = plan.batch_size or rows_that_fit(model.memory_per_row(plan.length), model.device)
+    return batches(len(mine), max(1, rows // len(plan.layers)), work)
+
+
+def _walk(
+    plan: _Plan,
+    recordings: tuple[Recording, Recording],
+    edit: Edit,
+    examples: npt.NDArray[np.int64],
+) -> Float[Tensor, "row position d_model"]:
+    """Final residual streams of all cells: the first layer's rows, then the second's, …"""
+    model, (base, source) = plan.model, recordings
+    example = torch.from_numpy(examples).to(model.device)
+    joining = {plan.entry(layer)[1]: layer for layer in plan.layers}
+    hidden: Tensor | None = None
+    n_joined = 0
+    for block in range(min(joining), model.n_layers + 1):
+        hooks = []
+        if block in joining:
+            layer = joining[block]
+            values = source[Site(plan.site, layer)]
+            new = base[plan.entry(layer)[0]].index_select(0, example)
+            if plan.site in ("resid_pre", "resid_post"):
+                edit.write(new, values, 0)
+            else:
+                first_row = 0 if hidden is None else len(hidden)
+                point = site_names.hook_point(model, Site(plan.site, layer))
+                hooks = [(point, _replace(plan.site, edit, values, first_row))]
+            hidden = new if hidden is None else torch.cat([hidden, new])
+            n_joined += 1
+        if block < model.n_layers and hidden is not None:
+            with model.lock, hooked(hooks):
+                hidden = resume(
+                    model, base, hidden, example.repeat(n_joined), start=block, stop=block + 1
+                )
+    assert hidden is not None  # check_by and _layers leave at least one layer
+    return hidden
+
+
+def _replace(
+    site: str, edit: Edit, values: Tensor, first_row: int
+) -> Callable[[Tensor], Tensor | None]:
+    def hook(value: Tensor) -> Tensor | None:
+        if site == "resid_mid":
+            # The hook sits on the MLP's branch, after the skip connection has kept a reference to
+            # the same tensor: only an edit in place reaches both.
+            edit.write(value, values, first_row)
+            return None
+        value = value.clone()
+        edit.write(value, values, first_row)
+        return value
+
+    return hook
+
+
+def _score(
+    plan: _Plan,
+    hidden: Float[Tensor, "row position d_model"],
+    reading: Reading,
+    examples: npt.NDArray[np.int64],
+) -> Scores:
+    """The term's score of each row; `examples` are the pairs that the rows belong to."""
+    model, targets = plan.model, plan.targets
+    example = torch.from_numpy(examples)
+    # A score of the prompt reads its last token, which is the first read.
+    n_reads = targets.shape[1]
+    positions = reading.positions[example][:, :n_reads].to(model.device)
+    read = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+    wanted = targets[example].to(model.device)
+
+    def work(start: int, stop: int) -> Scores:
+        logits = readout(model, read[start:stop])
+        scores = plan.term.score(logits, wanted[start:stop])
+        return np.asarray(scores.float().cpu().numpy(), dtype=np.float32)
+
+    size = rows_that_fit(3 * n_reads * model.d_vocab * 4, model.device)
+    return np.concatenate([scores for _, _, scores in batches(len(read), size, work)])
+
+
+def _from(progress: Progress | None, before: int, total: int) -> Callable[[int], None]:
+    return lambda done: progress(before + done, total) if progress else None
+
+
+def _layers(model: Model, site: str, layers: Sequence[int] | None) -> tuple[int, ...]:
+    chosen = tuple(range(model.n_layers)) if layers is None else tuple(sorted(set(layers)))
+    if not chosen:
+        raise SiteError("There are no layers to patch; name at least one, or leave `layers` out.")
+    for layer in chosen:
+        site_names.check(model, Site(site, layer))
+    return chosen
