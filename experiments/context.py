@@ -1,0 +1,196 @@
+"""What the runner gives a study: seeds, the model, and results that outlive an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from cache.files import sha256
+from experiments.manifest import Kind, Manifest
+from experiments.provenance import Provenance
+from experiments.reporter import Progress, Reporter
+from experiments.storage import decode_dataset, decode_table, encode_dataset, encode_table
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import xarray as xr
+
+    from interp.model import Model
+
+__all__ = ["Context"]
+
+T = TypeVar("T")
+
+
+class Context:
+    """The surroundings of one run, handed to `Study.run`.
+
+    A result is computed once: it is stored with its checksum, and a later start of the same run
+    reads it instead. What the study gets is in both cases the value as read from the disk, so that
+    a run that was interrupted and one that was not see the same numbers. A name serves for one
+    result.
+
+    Attributes:
+        directory: the run directory.
+        seed: the run's seed; take random numbers from `rng` rather.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        seed: int,
+        load_model: Callable[[], Model],
+        revision: str | None,
+        provenance: Provenance,
+        manifest: Manifest,
+        reporter: Reporter,
+    ) -> None:
+        self.directory = directory
+        self.seed = seed
+        self._load_model = load_model
+        self._revision = revision
+        self._provenance = provenance
+        self._manifest = manifest
+        self._reporter = reporter
+        self._model: Model | None = None
+        self._used: set[str] = set()
+
+    @property
+    def provenance(self) -> Provenance:
+        """What is known so far about where the numbers come from."""
+        return self._provenance
+
+    def model(self) -> Model:
+        """The model that the settings name, loaded when first asked for.
+
+        Raises:
+            ModelError: it cannot be loaded.
+            RunError: earlier results of this run are of another model.
+        """
+        if self._model is None:
+            model = self._load_model()
+            self._note(self._provenance.with_model(model, self._revision))
+            self._model = model
+        return self._model
+
+    def input_file(self, setting: str, path: Path | str) -> Path:
+        """Note that the study reads `path`, given as `setting` ("facts"); returns the path.
+
+        Raises:
+            RunError: earlier results of this run were made from another content.
+            StorageError: it cannot be read.
+        """
+        self._note(self._provenance.with_input(setting, sha256(path)))
+        return Path(path)
+
+    def seed_for(self, name: str) -> int:
+        """A seed (63 bits) that depends on the run's seed and `name` alone."""
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    def rng(self, name: str) -> np.random.Generator:
+        """A random generator for the stage `name`, whatever ran or was drawn before it."""
+        import numpy as np
+
+        return np.random.default_rng(self.seed_for(name))
+
+    def note(self, message: str) -> None:
+        """Tell the user something in a line."""
+        self._reporter.note(message)
+
+    def table(self, name: str, compute: Callable[[Progress], pd.DataFrame]) -> pd.DataFrame:
+        """The table `name` (results/<name>.parquet), computed where it is not stored yet.
+
+        Raises:
+            StorageError: it cannot be written or read.
+        """
+        self._claim(name)
+        if not self._stored(name, "table"):
+            with self._reporter.stage(name) as progress:
+                self._manifest.store(name, "table", encode_table(compute(progress)))
+        return decode_table(self._manifest.read(name, "table"), name)
+
+    def dataset(self, name: str, compute: Callable[[Progress], xr.Dataset]) -> xr.Dataset:
+        """The labelled arrays `name` (results/<name>.nc), computed where not stored yet.
+
+        Raises:
+            StorageError: they cannot be written or read.
+        """
+        self._claim(name)
+        if not self._stored(name, "dataset"):
+            with self._reporter.stage(name) as progress:
+                self._manifest.store(name, "dataset", encode_dataset(compute(progress)))
+        return decode_dataset(self._manifest.read(name, "dataset"), name)
+
+    def chunks(
+        self,
+        name: str,
+        items: Sequence[T],
+        compute_chunk: Callable[[Sequence[T]], pd.DataFrame],
+        chunk_size: int,
+    ) -> pd.DataFrame:
+        """The table `name` made of one table per `chunk_size` items, in their order.
+
+        A run that is stopped goes on after the last finished chunk. `items` must follow from the
+        settings and the seed alone, and a chunk from its items alone.
+        """
+        import pandas as pd
+
+        if chunk_size < 1:
+            raise ValueError("chunk_size must be at least 1")
+        self._claim(name)
+        if not self._stored(name, "table"):
+            total = math.ceil(len(items) / chunk_size)
+            with self._reporter.stage(name) as progress:
+                parts = self._manifest.chunks(name, len(items), chunk_size)
+                progress(min(len(parts) * chunk_size, len(items)), len(items))
+                # No items: one empty chunk still tells the columns.
+                for index in range(len(parts), max(total, 1)):
+                    chunk = items[index * chunk_size : (index + 1) * chunk_size]
+                    parts.append(encode_table(compute_chunk(chunk)))
+                    self._manifest.add_chunk(name, parts[-1])
+                    progress(min((index + 1) * chunk_size, len(items)), len(items))
+                whole = pd.concat([decode_table(p, name) for p in parts], ignore_index=True)
+                self._manifest.store(name, "table", encode_table(whole))
+            self._manifest.drop_chunks(name)
+        return decode_table(self._manifest.read(name, "table"), name)
+
+    def document(self, name: str, text: str) -> Path:
+        """Write a document ("report.html") into the run directory; returns its path."""
+        self._claim(name)
+        # A token can hold what UTF-8 cannot; a report with a mark in its place beats none.
+        self._manifest.store(name, "document", text.encode("utf-8", "replace"))
+        return self._manifest.path(name)
+
+    def forget_unused(self) -> list[str]:
+        """Drop the stored results that this start of the study did not ask for."""
+        stored = [*self._manifest.names(), *self._manifest.names("document")]
+        unused = [name for name in stored if name not in self._used]
+        for name in unused:
+            self._manifest.forget(name)
+        return unused
+
+    def _stored(self, name: str, kind: Kind) -> bool:
+        if name not in self._manifest.names(kind):
+            return False
+        damage = self._manifest.damage(name)
+        if damage is not None:
+            self._reporter.warn(f"'{self._manifest.path(name)}' {damage}; it is computed anew.")
+            return False
+        self._reporter.kept(name)
+        return True
+
+    def _claim(self, name: str) -> None:
+        if name in self._used:
+            raise ValueError(f"the result name {name!r} is used twice in this study")
+        self._used.add(name)
+
+    def _note(self, provenance: Provenance) -> None:
+        if provenance != self._provenance:
+            provenance.save(self.directory)
+            self._provenance = provenance

@@ -1,0 +1,101 @@
+"""Where things lie in a run directory, and what makes two runs the same run.
+
+config.json      study, preset, seed, dtype, and every setting of the study
+provenance.json  versions, model fingerprint, device, inputs, when it started and finished
+stages.json      the finished results with their SHA-256
+results/         tables (.parquet) and labelled arrays (.nc)
+report.html      and other documents of the study
+verdicts.json    written last
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from cache.files import read_bytes, write_atomic
+from experiments.errors import RunError
+from experiments.study import Study, StudyConfig
+
+__all__ = [
+    "CONFIG",
+    "LOCK",
+    "PROVENANCE",
+    "RESULTS",
+    "STAGES",
+    "VERDICTS",
+    "check_name",
+    "differences",
+    "identity",
+    "read_json",
+    "run_name",
+    "write_json",
+]
+
+CONFIG = "config.json"
+PROVENANCE = "provenance.json"
+STAGES = "stages.json"
+VERDICTS = "verdicts.json"
+RESULTS = "results"
+LOCK = ".lock"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")
+
+
+def identity(
+    study: Study[Any], config: StudyConfig, *, preset: str, seed: int, dtype: str
+) -> dict[str, Any]:
+    """The content of config.json: everything that the numbers depend on, as JSON holds it."""
+    settings = {"study": study.name, "preset": preset, "seed": seed, "dtype": dtype}
+    settings |= dataclasses.asdict(config)
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=_path, allow_nan=False))
+    return plain
+
+
+def run_name(settings: dict[str, Any]) -> str:
+    """The name of a run's directory: the same for the same settings, and only for these."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    model = re.sub(r"[^\w.]+", "-", Path(str(settings.get("model") or "")).name).strip("-.")
+    parts = [model[:60], settings["preset"], str(settings["seed"]), digest[:8]]
+    return "-".join(part for part in parts if part)
+
+
+def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """What two settings differ in, for a message: "seed 0, not 1"; empty where they are equal."""
+    keys = [key for key in {**wanted, **stored} if stored.get(key) != wanted.get(key)]
+    return ", ".join(f"{key} {stored.get(key)!r}, not {wanted.get(key)!r}" for key in keys)
+
+
+def check_name(name: str) -> str:
+    """`name` if it can name a result: letters, digits, - and _."""
+    if not _NAME.match(name):
+        raise ValueError(f"{name!r} cannot name a result: use letters, digits, '-' and '_'")
+    return name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises StorageError or RunError where it cannot be read."""
+    try:
+        value = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise RunError(
+            f"'{path}' is damaged; remove the run directory and run it again."
+        ) from error
+    if not isinstance(value, dict):
+        raise RunError(f"'{path}' is not of a run; choose another directory.")
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that people can read."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _path(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a setting of type {type(value).__name__} cannot be stored in {CONFIG}")

@@ -1,0 +1,271 @@
+"""Run a study in a directory of its own, so that it can be stopped and goes on later.
+
+The same settings lead to the same directory. Whatever was stored there is used again; what would
+mix two runs, or touch files that are not the runner's, is refused before anything is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cache.files import TEMPORARY_PREFIX, make_folder, remove, remove_temporaries, sha256
+from experiments.context import Context
+from experiments.errors import ObverseError, RunError, StorageError
+from experiments.layout import (
+    CONFIG,
+    LOCK,
+    PROVENANCE,
+    RESULTS,
+    VERDICTS,
+    differences,
+    identity,
+    read_json,
+    run_name,
+    write_json,
+)
+from experiments.lock import locked
+from experiments.manifest import Manifest
+from experiments.provenance import Provenance
+from experiments.records import RunRecord
+from experiments.reporter import QuietReporter, Reporter
+from experiments.study import Study, StudyConfig, Verdict
+
+if TYPE_CHECKING:
+    from interp.model import Model
+
+__all__ = ["run_study"]
+
+ConfigT = TypeVar("ConfigT", bound=StudyConfig)
+
+
+def run_study(
+    study: Study[ConfigT],
+    config: ConfigT,
+    *,
+    preset: str = "custom",
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str | None = None,
+    model: Model | None = None,
+    out: Path | None = None,
+    root: Path = Path("runs"),
+    fresh: bool = False,
+    reporter: Reporter | None = None,
+) -> RunRecord:
+    """Run a study to its end, or go on with it where it stopped.
+
+    Args:
+        config: settings, as from `study.configure(preset)`.
+        preset: what to call these settings.
+        dtype: of the model's weights, as for `interp.load_model`.
+        device: likewise; it does not tell runs apart.
+        model: use this one, which is loaded already, instead of `config.model`.
+        out: the run directory; if left out, one in `root` named after study, model, preset, seed
+            and a hash of all settings.
+        fresh: remove what the runner stored in that directory, and start over.
+        reporter: told of the progress.
+
+    Returns:
+        The record of the finished run. One that was finished before is not computed again.
+
+    Raises:
+        RunError: the directory holds something else, is in use, or its results come from another
+            model or other input files.
+        StorageError: it cannot be written.
+        ObverseError: whatever the study refuses.
+    """
+    if seed < 0:
+        raise RunError(f"The seed is {seed}; choose 0 or a positive number.")
+    if model is not None:
+        config = _with_model(config, model)
+    settings = identity(study, config, preset=preset, seed=seed, dtype=dtype)
+    directory = out if out is not None else root / study.name / run_name(settings)
+    reporter = reporter or QuietReporter()
+    loader = _Loader(config, model, device, dtype)
+
+    _check_directory(directory, settings, fresh)
+    if not fresh:
+        finished = _finished(directory, loader)
+        if finished is not None:
+            reporter.note(f"'{directory}' was finished {_date(finished)}; nothing to compute.")
+            return finished
+    make_folder(directory)
+    with locked(directory / LOCK):
+        # Once more: somebody else may have begun a run here meanwhile.
+        _check_directory(directory, settings, fresh)
+        _clean(directory, fresh)
+        manifest = Manifest(directory)
+        provenance = _begin(directory, settings, manifest, reporter)
+        context = Context(
+            directory,
+            seed=seed,
+            load_model=lambda: loader.load(reporter),
+            revision=loader.revision,
+            provenance=provenance,
+            manifest=manifest,
+            reporter=reporter,
+        )
+        verdicts = _checked(study.run(config, context))
+        context.forget_unused()
+        write_json(directory / VERDICTS, [verdict.to_dict() for verdict in verdicts])
+        context.provenance.finish().save(directory)
+    return RunRecord.open(directory)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loader:
+    """How to come by the model of a run."""
+
+    config: StudyConfig
+    model: Model | None
+    device: str | None
+    dtype: str
+
+    @property
+    def source(self) -> Any:
+        return getattr(self.config, "model", None)
+
+    @property
+    def revision(self) -> str | None:
+        return getattr(self.config, "revision", None)
+
+    def load(self, reporter: Reporter) -> Model:
+        if self.model is not None:
+            return self.model
+        from interp import load_model
+
+        reporter.note(f"Loading {self.source} …")
+        return load_model(self.source, device=self.device, dtype=self.dtype, revision=self.revision)
+
+
+def _with_model(config: ConfigT, model: Model) -> ConfigT:
+    names = {field.name for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, model=model.source) if "model" in names else config
+
+
+def _check_directory(directory: Path, settings: dict[str, Any], fresh: bool) -> None:
+    """Refuse a directory that holds anything but this run."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise StorageError(f"'{directory}' is a file; choose a folder as --out.")
+    if not (directory / CONFIG).exists():
+        own = (LOCK, TEMPORARY_PREFIX)
+        others = sorted(p.name for p in _entries(directory) if not p.name.startswith(own))
+        if others:
+            raise RunError(
+                f"'{directory}' holds other files ('{others[0]}') and no run; choose an empty or "
+                "new folder as --out."
+            )
+        return
+    stored = read_json(directory / CONFIG)
+    if "study" not in stored:
+        raise RunError(
+            f"'{directory}' holds a config.json that is not of a run; choose another --out."
+        )
+    if stored["study"] != settings["study"]:
+        raise RunError(
+            f"'{directory}' holds a run of the study '{stored['study']}', not "
+            f"'{settings['study']}'; choose another --out."
+        )
+    different = differences(stored, settings)
+    if different and not fresh:
+        raise RunError(
+            f"'{directory}' holds a run with other settings ({different}); choose another --out, "
+            "or replace that run with --fresh."
+        )
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError as error:
+        raise StorageError(
+            f"'{directory}' cannot be read ({error.strerror}); choose another --out."
+        ) from error
+
+
+def _finished(directory: Path, loader: _Loader) -> RunRecord | None:
+    """The record of a finished and undamaged run, if that is what the directory holds.
+
+    Raises RunError where its model or its input files were changed after it started.
+    """
+    try:
+        record = RunRecord.open(directory)
+    except ObverseError:
+        return None
+    if not record.finished or record.damage():
+        return None
+    provenance = record.provenance
+    for setting, digest in provenance.inputs.items():
+        path = record.config.get(setting)
+        if isinstance(path, str) and Path(path).is_file() and sha256(path) != digest:
+            provenance.with_input(setting, sha256(path))
+    if provenance.model is not None and _may_have_changed(loader, provenance):
+        provenance.with_model(loader.load(QuietReporter()), loader.revision)
+    return record
+
+
+def _may_have_changed(loader: _Loader, provenance: Provenance) -> bool:
+    """Whether the model must be loaded to tell: files in its folder are newer than the run."""
+    if loader.model is not None:
+        return True
+    folder = Path(str(loader.source)).expanduser()
+    if not folder.is_dir():
+        return False
+    started = datetime.fromisoformat(provenance.started).timestamp()
+    files = (*folder.glob("*.safetensors"), *folder.glob("config.json"))
+    return any(path.stat().st_mtime >= started for path in files)
+
+
+def _clean(directory: Path, fresh: bool) -> None:
+    """Remove what killed writers left, and with `fresh` everything that the runner wrote."""
+    remove_temporaries(directory)
+    remove_temporaries(directory / RESULTS)
+    if not fresh:
+        return
+    # The settings go last: until then the directory is still known as a run.
+    remove(directory / VERDICTS)
+    Manifest(directory).clear()
+    remove(directory / PROVENANCE)
+    remove(directory / CONFIG)
+
+
+def _begin(
+    directory: Path, settings: dict[str, Any], manifest: Manifest, reporter: Reporter
+) -> Provenance:
+    """Write settings and provenance, or go on with those that are there."""
+    begun = bool(manifest.names())
+    # Verdicts of results that are about to be computed anew are not verdicts any more.
+    remove(directory / VERDICTS)
+    try:
+        provenance, changes = Provenance.load(directory).resume()
+    except ObverseError:
+        if begun:
+            raise
+        provenance, changes = Provenance.begin(), []
+    if not (directory / CONFIG).exists():
+        write_json(directory / CONFIG, settings)
+    provenance.save(directory)
+    for change in changes if begun else []:
+        reporter.warn(f"{change}; stored results are kept, --fresh computes all anew.")
+    return provenance
+
+
+def _checked(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    names = [verdict.id for verdict in verdicts]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two verdicts have the same id: {', '.join(names)}")
+    return list(verdicts)
+
+
+def _date(record: RunRecord) -> str:
+    with contextlib.suppress(ValueError):
+        when = datetime.fromisoformat(str(record.provenance.finished)).astimezone()
+        return f"on {when:%Y-%m-%d at %H:%M}"
+    return "before"
