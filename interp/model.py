@@ -154,7 +154,8 @@ class Model:
         return length * (width + scores) * self.dtype.itemsize
 
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
-        return self.bridge.original_model.parameters()
+        parameters: Iterator[torch.nn.Parameter] = self.bridge.original_model.parameters()
+        return parameters
 
 
 def load_model(
@@ -297,7 +298,7 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
         return dtype
     if dtype not in _DTYPES:
         raise ModelError(f"Unknown dtype '{dtype}'; choose one of {', '.join(_DTYPES)}.")
-    return _DTYPES[dtype]  # type: ignore[index]
+    return _DTYPES[dtype]
 
 
 def _visible_token(tokenizer: Any, token_id: int) -> str:
