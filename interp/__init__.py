@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interp.answers import score_answers as score_answers
     from interp.forward import capture as capture
     from interp.forward import record as record
     from interp.forward import resume as resume
@@ -36,6 +37,7 @@ _HOMES = {
     "normalised": "interp.patching",
     "record": "interp.forward",
     "resume": "interp.forward",
+    "score_answers": "interp.answers",
     "sweep": "interp.patching",
 }
 

@@ -161,6 +161,9 @@ def record(model: Model, ids: Int[Tensor, "example position"], sites: Iterable[S
         for layer, block in enumerate(model.bridge.blocks):
             handle = block.register_forward_pre_hook(remember(layer), with_kwargs=True)
             stack.callback(handle.remove)
+        if not checks:
+            # Nobody reads these logits, and unembedding every position is up to a third of the work.
+            stack.callback(model.bridge.ln_final.register_forward_pre_hook(_stop).remove)
         with torch.no_grad():
             logits = model.bridge(ids, use_cache=False, return_type="logits")
     missing = [site for site in wanted if site not in kept]
@@ -270,6 +273,13 @@ def _block_call(
     if "use_cache" in kwargs:
         kwargs["use_cache"] = False
     return BlockCall(tuple(clean(value) for value in args[1:]), kwargs)
+
+
+def _stop(_module: Any, args: tuple[Any, ...]) -> None:
+    from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
+    # The bridge's forward catches this and puts its own state in order.
+    raise StopAtLayerException(args[0])
 
 
 def _verify(model: Model, recording: Recording, logits: Tensor) -> None:

@@ -110,20 +110,7 @@ class PromptPairs:
             continuations: tuple[tuple[int, ...], ...] = ((),) * len(self)
         else:
             continuations = self.answer_ids if read == "answer" else self._foil_ids()
-        rows = [
-            [*prompts.row(i), *continuation[:-1]] for i, continuation in enumerate(continuations)
-        ]
-        width = max(1, max(len(c) for c in continuations))
-        targets = torch.full((len(self), width), -1)
-        for number, continuation in enumerate(continuations):
-            targets[number, : len(continuation)] = torch.tensor(continuation, dtype=torch.long)
-        # Reads beyond a short answer repeat its last position and are left out by target -1.
-        steps = torch.minimum(
-            torch.arange(width)[None, :],
-            torch.tensor([max(1, len(c)) - 1 for c in continuations])[:, None],
-        )
-        positions = (prompts.lengths - 1)[:, None] + steps
-        return Reading(pad(rows, prompts.texts).ids, positions, targets)
+        return forced(prompts, continuations)
 
     def first_tokens(self, read: Literal["answer", "foil"]) -> Int[Tensor, " example"]:
         """The first token of each answer or foil [example]."""
@@ -139,6 +126,19 @@ class PromptPairs:
         longest = max(len(ids) for group in (self.answer_ids, self.foil_ids or ()) for ids in group)
         length = int(max(self.clean.lengths.max(), self.corrupt.lengths.max())) + longest - 1
         check_length(model, length, "prompts with their answers")
+
+
+def forced(prompts: TokenBatch, continuations: Sequence[tuple[int, ...]]) -> Reading:
+    """Each prompt with its continuation after it, to be read token by token."""
+    rows = [[*prompts.row(i), *continuation[:-1]] for i, continuation in enumerate(continuations)]
+    width = max(1, max(len(c) for c in continuations))
+    targets = torch.full((len(rows), width), -1)
+    for number, continuation in enumerate(continuations):
+        targets[number, : len(continuation)] = torch.tensor(continuation, dtype=torch.long)
+    # Reads beyond a short answer repeat its last position and are left out by target -1.
+    last = torch.tensor([max(1, len(c)) - 1 for c in continuations])
+    steps = torch.minimum(torch.arange(width)[None, :], last[:, None])
+    return Reading(pad(rows, prompts.texts).ids, (prompts.lengths - 1)[:, None] + steps, targets)
 
 
 def _continuations(

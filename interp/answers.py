@@ -1,0 +1,95 @@
+"""How well a model knows given answers: each is forced after its prompt and scored whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+import numpy as np
+import xarray as xr
+
+from interp.batching import batches, rows_that_fit
+from interp.errors import PromptError
+from interp.forward import readout, record, recording_memory
+from interp.metrics import target_logprob
+from interp.model import Model
+from interp.prompts import continuation_ids, forced
+from interp.sites import Site
+from interp.tokens import check_length, tokenise
+
+
+def score_answers(
+    model: Model,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
+    """Score one answer for each prompt.
+
+    Args:
+        model: the model.
+        prompts: texts.
+        answers: what might follow each, as written (" Mary Lee Pfeiffer", with its space).
+        progress: called with (prompts done, prompts in all).
+
+    Returns:
+        (example): logprob of the whole answer and first_logprob of its first token, in nats;
+        n_tokens of the answer; rank of its first token (0 is the likeliest); correct, whether
+        greedy decoding gives the whole answer.
+
+    Raises:
+        PromptError: lists of different lengths, an empty prompt or answer, too long together.
+    """
+    batch = tokenise(model, prompts)
+    if len(answers) != len(batch):
+        raise PromptError(f"There are {len(answers)} answers for {len(batch)} prompts.")
+    ids = [
+        continuation_ids(model, text, batch.row(i), answer)
+        for i, (text, answer) in enumerate(zip(batch.texts, answers, strict=True))
+    ]
+    reading = forced(batch, ids)
+    check_length(model, reading.ids.shape[1], "prompts with their answers")
+    last = Site("resid_post", model.n_layers - 1)
+    out = {
+        name: np.zeros(len(batch), dtype)
+        for name, dtype in (
+            ("logprob", np.float32),
+            ("first_logprob", np.float32),
+            ("rank", np.int64),
+            ("correct", np.bool_),
+        )
+    }
+
+    def work(start: int, stop: int) -> None:
+        hidden = record(model, reading.ids[start:stop], [last])[last]
+        positions = reading.positions[start:stop].to(hidden.device)
+        targets = reading.targets[start:stop].to(hidden.device)
+        logits = readout(
+            model, hidden.gather(1, positions[..., None].expand(-1, -1, model.d_model))
+        )
+        best = (logits.argmax(-1) == targets) | (targets < 0)
+        first = logits[:, 0].gather(1, targets[:, :1])
+        out["logprob"][start:stop] = target_logprob(logits, targets).cpu()
+        out["first_logprob"][start:stop] = target_logprob(logits[:, :1], targets[:, :1]).cpu()
+        out["rank"][start:stop] = (logits[:, 0] > first).sum(1).cpu()
+        out["correct"][start:stop] = best.all(1).cpu()
+
+    width = reading.ids.shape[1]
+    reads = 3 * 4 * reading.positions.shape[1] * model.d_vocab
+    size = rows_that_fit(recording_memory(model, width, 1) + reads, model.device)
+    for _, stop, _ in batches(len(batch), size, work):
+        if progress:
+            progress(stop, len(batch))
+    variables = {name: ("example", values) for name, values in out.items()}
+    variables["n_tokens"] = ("example", np.array([len(i) for i in ids]))
+    return xr.Dataset(
+        variables,
+        coords={"prompt": ("example", list(prompts)), "answer": ("example", list(answers))},
+        attrs={
+            "instrument": "answer scores",
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "obverse_version": version("obverse"),
+        },
+    )
