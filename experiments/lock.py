@@ -40,8 +40,10 @@ def locked(path: Path) -> Iterator[None]:
                 ) from error
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
     finally:
-        with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, 0)
         os.close(descriptor)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import io
+
+import h5netcdf
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from experiments.errors import RunError
+from experiments.storage import decode_dataset, decode_table, encode_dataset, encode_table
+
+
+def text(*items: str) -> np.ndarray:
+    return np.array([*items, None], dtype=object)[:-1]
+
+
+@pytest.fixture
+def dataset() -> xr.Dataset:
+    return xr.Dataset(
+        {
+            "patched": (("example", "layer"), np.array([[1, np.nan], [2, 3]], dtype="float32")),
+            "correct": ("example", np.array([True, False])),
+            "rank": ("example", np.array([3, -1])),
+            "top": (("example", "layer"), text("a", "", "\n", "<b>").reshape(2, 2)),
+        },
+        coords={"token": ("example", text(" Tom", "é")), "layer": [0, 1]},
+    )
+
+
+def test_values_types_and_coordinates_come_back(dataset: xr.Dataset) -> None:
+    back = decode_dataset(encode_dataset(dataset), "x")
+    xr.testing.assert_identical(back, dataset)
+    assert {n: v.dtype for n, v in back.variables.items()} == {
+        n: v.dtype for n, v in dataset.variables.items()
+    }
+    assert set(back.coords) == {"token", "layer"}
+
+
+def test_other_programs_can_read_the_file(dataset: xr.Dataset) -> None:
+    """h5netcdf alone, without this package's decoding, finds the plain values."""
+    with h5netcdf.File(io.BytesIO(encode_dataset(dataset)), "r", decode_vlen_strings=True) as file:
+        assert list(file["token"][:]) == [" Tom", "é"]
+        assert file["patched"].dimensions == ("example", "layer")
+        np.testing.assert_array_equal(file["rank"][:], [3, -1])
+
+
+@pytest.mark.parametrize("token", ["\0", "a\0", "\0\0b", '"', "\\0", "\ufffd", "\u202e"])
+def test_awkward_tokens_come_back(token: str) -> None:
+    made = xr.Dataset({"top": ("k", text(token, ""))}, coords={"token": ("k", text("", token))})
+    back = decode_dataset(encode_dataset(made), "x")
+    assert list(back.top.values) == [token, ""]
+    assert list(back.token.values) == ["", token]
+
+
+def test_text_along_a_dimension_of_its_own_name_selects() -> None:
+    made = xr.Dataset({"v": ("token", [1.0, 2.0])}, coords={"token": text("a\0b", "b")})
+    back = decode_dataset(encode_dataset(made), "x")
+    assert float(back.v.sel(token="a\0b")) == 1.0
+
+
+def test_no_text_at_all_stays_text() -> None:
+    back = decode_dataset(encode_dataset(xr.Dataset({"t": ("k", text())})), "x")
+    assert back.t.dtype == object
+    assert back.t.shape == (0,)
+
+
+def test_fixed_width_text_keeps_its_content() -> None:
+    back = decode_dataset(encode_dataset(xr.Dataset({"t": ("k", np.array(["a", "bcd"]))})), "x")
+    assert list(back.t.values) == ["a", "bcd"]
+
+
+def test_attributes_of_every_json_type() -> None:
+    attributes = {
+        "site": "z",
+        "by": None,
+        "axes": ("head", "position"),
+        "exact": True,
+        "steps": np.int64(5),
+        "rate": 0.25,
+        "settings": {"k": [1]},
+        "empty": "",
+        "nul": "a\0b",
+        "none": [],
+    }
+    back = decode_dataset(encode_dataset(xr.Dataset(attrs=attributes)), "x")
+    assert back.attrs == {**attributes, "axes": ["head", "position"]}
+    assert type(back.attrs["steps"]) is int
+    assert back.attrs["exact"] is True
+
+
+def test_units_of_time_stay_plain_numbers() -> None:
+    made = xr.Dataset({"wall": ("k", [1.5, 2.5], {"units": "seconds"})})
+    back = decode_dataset(encode_dataset(made), "x")
+    assert back.wall.dtype == np.float64
+    assert back.wall.attrs == {"units": "seconds"}
+
+
+def test_equal_datasets_are_equal_bytes(dataset: xr.Dataset) -> None:
+    assert encode_dataset(dataset) == encode_dataset(dataset.copy(deep=True))
+    again = decode_dataset(encode_dataset(dataset), "x")
+    assert encode_dataset(again) == encode_dataset(dataset)
+
+
+@pytest.mark.parametrize(
+    "values", [np.array(["a", None], dtype=object), np.array(["2020-01-01"], dtype="M8[ns]")]
+)
+def test_what_would_not_come_back_is_refused(values: np.ndarray) -> None:
+    with pytest.raises(TypeError, match="'t'"):
+        encode_dataset(xr.Dataset({"t": ("k", values)}))
+
+
+def test_tables_come_back_with_types_and_empty_strings() -> None:
+    table = pd.DataFrame(
+        {"fact": [0, 1], "subject": ["Tom", ""], "correct": [True, False], "x": [0.1, np.nan]}
+    )
+    back = decode_table(encode_table(table), "x")
+    pd.testing.assert_frame_equal(back, table)
+    assert encode_table(back) == encode_table(table)
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1 nonsense", b"\x89HDF\r\n\x1a\n nonsense"])
+def test_nonsense_is_one_sentence(data: bytes) -> None:
+    with pytest.raises(RunError, match="'facts' is not a Parquet table"):
+        decode_table(data, "facts")
+    with pytest.raises(RunError, match="'lens' is not a netCDF file"):
+        decode_dataset(data, "lens")
