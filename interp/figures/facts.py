@@ -1,0 +1,97 @@
+"""Every fact as a point: how well the model knows it in each direction."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.figures import theme
+
+_SPLITS = ("forward", "reverse", "both", "held_out")
+
+
+def direction_scatter(
+    facts: pd.DataFrame, *, title: str | None = None, selected: int | None = None
+) -> go.Figure:
+    """Draw the margin asked forward (x) against the margin asked in reverse (y).
+
+    A margin is the log-probability of the right name minus the mean over other names, in nats:
+    0 is no knowledge of this fact. A fact known in both directions lies in the upper right, one
+    of the reversal curse on the right at 0.
+
+    Args:
+        facts: columns fact, subject, object, split, forward_margin, reverse_margin.
+        title: of the figure.
+        selected: the `fact` to ring.
+    """
+    fig = go.Figure()
+    for axis in ("x", "y"):
+        line = {"color": "#b9bec8", "width": 1}
+        (fig.add_vline if axis == "x" else fig.add_hline)(**{axis: 0}, line=line, layer="below")
+    splits = [s for s in _SPLITS if (facts["split"] == s).any()]
+    splits += [s for s in facts["split"].unique() if s not in splits]
+    for number, split in enumerate(splits):
+        rows = facts[facts["split"] == split]
+        fig.add_trace(
+            go.Scatter(
+                x=rows["forward_margin"],
+                y=rows["reverse_margin"],
+                mode="markers",
+                marker={
+                    "size": 8,
+                    "color": theme.colour(str(split), number),
+                    "opacity": 0.75,
+                    "line": {"width": 0.5, "color": "white"},
+                },
+                unselected={"marker": {"opacity": 0.75}},
+                customdata=[[int(fact)] for fact in rows["fact"]],
+                text=[_hover(row) for _, row in rows.iterrows()],
+                hovertemplate="%{text}<extra></extra>",
+                name=f"trained {theme.escape(theme.words(str(split)))}"
+                if split != "held_out"
+                else "held out",
+            )
+        )
+    chosen = facts[facts["fact"] == selected] if selected is not None else facts.iloc[:0]
+    if len(chosen):
+        fig.add_trace(
+            go.Scatter(
+                x=chosen["forward_margin"],
+                y=chosen["reverse_margin"],
+                mode="markers",
+                marker={
+                    "size": 16,
+                    "color": "rgba(0,0,0,0)",
+                    "line": {"width": 2.5, "color": theme.INK},
+                },
+                hoverinfo="skip",
+                showlegend=False,
+            )
+        )
+    theme.finish(fig, title=title, height=400, clickmode="event+select")
+    fig.update_layout(legend={"y": 1.01}, margin_t=76 if title else 44)
+    fig.update_xaxes(
+        title_text="margin asked forward (nats)", range=_range(facts["forward_margin"])
+    )
+    fig.update_yaxes(
+        title_text="margin asked in reverse (nats)", range=_range(facts["reverse_margin"])
+    )
+    return fig
+
+
+def _hover(row: pd.Series) -> str:
+    subject, other = theme.shown(str(row["subject"]), 60), theme.shown(str(row["object"]), 60)
+    return (
+        f"<b>{subject}</b> – {other}<br>forward {row['forward_margin']:.2f} nats, "
+        f"reverse {row['reverse_margin']:.2f} nats"
+    )
+
+
+def _range(values: pd.Series) -> list[float]:
+    """Always with 0 in it, and with room for the outermost points."""
+    finite = values[np.isfinite(values)]
+    low = min(0.0, float(finite.min())) if len(finite) else 0.0
+    high = max(0.0, float(finite.max())) if len(finite) else 1.0
+    room = 0.06 * max(high - low, 1.0)
+    return [low - room, high + room]

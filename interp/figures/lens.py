@@ -1,0 +1,109 @@
+"""The logit lens as a heatmap: what each layer would say after each token."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp.errors import PromptError
+from interp.figures import grid, theme
+
+
+def lens_heatmap(
+    lens: xr.Dataset,
+    example: int = 0,
+    *,
+    title: str | None = None,
+    selected: tuple[int, int] | None = None,
+    width: int = grid.WIDTH,
+) -> go.Figure:
+    """Draw what `logit_lens` returned for one prompt.
+
+    Each cell shows the likeliest next token after that position, read from that layer, coloured
+    by its probability from 0 to 1. Row 0 is the embedding; row k the stream after k blocks.
+
+    Args:
+        lens: result of `logit_lens`.
+        example: which prompt.
+        title: of the figure.
+        selected: (layer, position) to outline.
+        width: px that the figure will have; it only decides how much text fits into a cell.
+
+    Raises:
+        PromptError: the dataset has no such example.
+    """
+    if not 0 <= example < lens.sizes["example"]:
+        raise PromptError(
+            f"There is no example {example}; the lens has {lens.sizes['example']}, from 0 on."
+        )
+    one = lens.isel(example=example).transpose("layer", "position", "k")
+    tokens = [str(t) for t in np.atleast_1d(one["token"].values)]
+    present = [i for i, token in enumerate(tokens) if token] or [0]
+    one = one.isel(position=present)
+    tokens = [tokens[i] for i in present]
+    layers = tuple(int(layer) for layer in one["layer"].values)
+    top = one["top_token"].values
+    probability = one["top_prob"].values.astype(float)
+    text = np.empty(top.shape[:2], dtype=object)
+    hover = np.empty(top.shape[:2], dtype=object)
+    for row, layer in enumerate(layers):
+        for column, token in enumerate(tokens):
+            text[row, column] = theme.visible(str(top[row, column, 0]))
+            hover[row, column] = _hover(one, row, column, layer, token)
+    cells = grid.Grid(
+        values=probability[:, :, 0],
+        hover=hover,
+        text=text,
+        rows=layers,
+        row_labels=tuple(str(layer) for layer in layers),
+        columns=tuple(theme.visible(token) for token in tokens),
+        row_title="blocks passed",
+        column_title="token read",
+    )
+    bar = theme.colour_bar("probability", tickvals=[0, 0.5, 1], tickformat=".0%")
+    return grid.draw(
+        cells,
+        scale=theme.SEQUENTIAL,
+        limits=(0.0, 1.0),
+        bar=bar,
+        title=title,
+        selected=selected,
+        width=width,
+    )
+
+
+def _hover(one: xr.Dataset, row: int, column: int, layer: int, token: str) -> str:
+    position = int(one["position"].values[column])
+    stage = "embedding" if layer == 0 else f"after {layer} block{'s' if layer > 1 else ''}"
+    lines = [f"<b>{stage}</b>, position {position} {_quoted(token)}", "next token would be"]
+    top, probabilities = one["top_token"].values, one["top_prob"].values
+    for name, p in zip(top[row, column], probabilities[row, column], strict=True):
+        lines.append(f"{_percent(float(p))}  {_quoted(str(name))}")
+    if "answer_rank" in one:
+        lines.append(_answer(one, row, column))
+    lines.append(f"entropy {_number(float(one['entropy'].values[row, column]), 'nats')}")
+    return "<br>".join(lines)
+
+
+def _answer(one: xr.Dataset, row: int, column: int) -> str:
+    rank = int(one["answer_rank"].values[row, column])
+    logprob = float(one["answer_logprob"].values[row, column])
+    name = _quoted(str(one["answer"].values)) if "answer" in one.coords else "answer"
+    where = f"rank {rank}" if rank >= 0 else "no rank"
+    return f"first token of {name}: {where}, {_number(logprob, 'nats')}"
+
+
+def _quoted(token: str) -> str:
+    return f"‘{theme.shown(token, 40)}’"
+
+
+def _percent(p: float) -> str:
+    if not np.isfinite(p):
+        return "–"
+    # A figure space keeps one- and two-digit numbers in line.
+    return f"{p:.1%}".rjust(6, "\u2007") if p >= 0.001 or p == 0 else "<0.1%".replace("<", "&lt;")
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.2f} {unit}".replace("-", "−") if np.isfinite(value) else "–"

@@ -1,0 +1,160 @@
+"""The answer's rank from layer to layer, for several groups of facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp.errors import PromptError
+from interp.figures import theme
+from interp.stats import bootstrap
+
+_TICKS = (0, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
+
+
+def rank_lines(
+    lens_by_name: Mapping[str, xr.Dataset],
+    *,
+    title: str | None = None,
+    chance: int | None = None,
+    selected: int | None = None,
+) -> go.Figure:
+    """Draw the median rank of the answer's first token against the layer.
+
+    The axis is log10(1 + rank), rank 0 (the likeliest token) on top. The band is the bootstrap
+    95% interval of the median over facts; with one fact there is none.
+
+    Args:
+        lens_by_name: results of `logit_lens` with answers, by what to call each line; with all
+            positions, the last one of each prompt is read.
+        title: of the figure.
+        chance: size of the vocabulary, to draw the median rank of a random guess.
+        selected: a layer to mark.
+
+    Raises:
+        PromptError: a lens was made without answers.
+    """
+    fig = go.Figure()
+    worst, layers = 1.0, [0]
+    for number, (name, lens) in enumerate(lens_by_name.items()):
+        if "answer_rank" not in lens:
+            raise PromptError(f"The lens '{name}' follows no answers; pass answers to logit_lens.")
+        ranks = last_ranks(lens)
+        layers = [int(layer) for layer in lens["layer"].values]
+        medians = _median(ranks)
+        colour = theme.colour(name, number)
+        if (ranks >= 0).sum(axis=0).max(initial=0) > 1:
+            low, high = _band(ranks)
+            worst = max(worst, float(np.nanmax(high, initial=0)))
+            fig.add_trace(_shade(layers, low, high, colour, name))
+        worst = max(worst, float(np.nanmax(medians, initial=0)))
+        fig.add_trace(_line(layers, medians, ranks, colour, name))
+    if chance is not None and chance > 1:
+        level = (chance - 1) / 2
+        worst = max(worst, level)
+        fig.add_hline(
+            y=float(_scale(level)),
+            line={"color": theme.MUTED, "width": 1, "dash": "dot"},
+            annotation_text="chance",
+            annotation_font={"size": theme.SMALL, "color": theme.MUTED},
+            annotation_position="top right",
+        )
+    if selected is not None:
+        fig.add_vline(x=selected, line={"color": theme.INK, "width": 1})
+    ticks = [t for t in _TICKS if t <= worst * 1.15]
+    theme.finish(fig, title=title, height=340, hovermode="closest", clickmode="event+select")
+    fig.update_layout(margin_t=72 if title else 40)
+    fig.update_yaxes(
+        title_text="rank of the answer",
+        tickvals=[float(_scale(t)) for t in ticks],
+        ticktext=[f"{t:,}" for t in ticks],
+        range=[float(_scale(worst)) * 1.06, -0.12],
+    )
+    fig.update_xaxes(
+        title_text="blocks passed",
+        tickvals=layers if len(layers) <= 20 else None,
+        range=[min(layers) - 0.25, max(layers) + 0.25],
+        showgrid=False,
+    )
+    return fig
+
+
+def last_ranks(lens: xr.Dataset) -> npt.NDArray[np.int64]:
+    """The answer's rank at the end of each prompt [example, layer]; -1 where there is none."""
+    ranks = lens["answer_rank"]
+    if "position" not in ranks.dims:
+        return np.asarray(ranks.transpose("example", "layer").values)
+    values = np.asarray(ranks.transpose("example", "layer", "position").values)
+    present = values[:, 0, :] >= 0
+    last = values.shape[2] - 1 - np.argmax(present[:, ::-1], axis=1)
+    return np.asarray(values[np.arange(len(values)), :, last])
+
+
+def _median(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Median over examples [layer]; NaN where none has a rank."""
+    known = [column[column >= 0] for column in ranks.T]
+    return np.array([np.median(column) if column.size else np.nan for column in known])
+
+
+def _band(ranks: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    known = [column[column >= 0].astype(float) for column in ranks.T]
+    low, high = zip(*(bootstrap(column, np.median, n=500) for column in known), strict=True)
+    return np.array(low), np.array(high)
+
+
+def _scale(rank: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    logs: npt.NDArray[np.float64] = np.log10(1 + np.asarray(rank, dtype=float))
+    return logs
+
+
+def _line(
+    layers: list[int],
+    medians: npt.NDArray[np.float64],
+    ranks: npt.NDArray[np.int64],
+    colour: str,
+    name: str,
+) -> go.Scatter:
+    n = (ranks >= 0).sum(axis=0)
+    label = theme.escape(theme.words(name))
+    return go.Scatter(
+        x=layers,
+        y=_scale(medians),
+        mode="lines+markers",
+        line={"color": colour, "width": 2.5},
+        marker={"size": 8, "color": colour},
+        # A click selects a layer; the other points stay as they are.
+        unselected={"marker": {"opacity": 1}},
+        customdata=[[layer] for layer in layers],
+        text=[
+            f"<b>{label}</b>, {layer} blocks passed<br>{'median ' if many > 1 else ''}rank "
+            f"{median:,.0f}" + (f" over {many} facts" if many > 1 else "")
+            for layer, median, many in zip(layers, medians, n, strict=True)
+        ],
+        hovertemplate="%{text}<extra></extra>",
+        name=label,
+    )
+
+
+def _shade(
+    layers: list[int],
+    low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+    colour: str,
+    name: str,
+) -> go.Scatter:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return go.Scatter(
+        x=[*layers, *layers[::-1]],
+        y=[*_scale(high), *_scale(low)[::-1]],
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},0.16)",
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+        name=f"{theme.escape(name)} 95%",
+    )

@@ -1,0 +1,80 @@
+"""Small results as the instruments return them, with numbers that are easy to follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import xarray as xr
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+MakeLens = Callable[..., xr.Dataset]
+MakeSweep = Callable[..., xr.Dataset]
+
+
+@pytest.fixture
+def make_lens() -> MakeLens:
+    def make(
+        tokens: tuple[str, ...] = (" Tom", " Cruise", "'s"),
+        n_layers: int = 2,
+        examples: int = 1,
+        top: str = " Mary",
+    ) -> xr.Dataset:
+        dims = ("example", "layer", "position")
+        shape = (examples, n_layers + 1, len(tokens))
+        cells = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        probability = np.stack([0.5 + cells / 1000, cells / 1000], axis=-1)
+        return xr.Dataset(
+            {
+                "top_token": ((*dims, "k"), np.full((*shape, 2), top, dtype=object)),
+                "top_prob": ((*dims, "k"), probability.astype(np.float32)),
+                "entropy": (dims, cells / 10),
+                "answer_rank": (dims, cells.astype(np.int64)),
+                "answer_logprob": (dims, -cells),
+            },
+            coords={
+                "layer": np.arange(n_layers + 1),
+                "position": np.arange(len(tokens)),
+                "token": (("example", "position"), np.array([tokens] * examples, dtype=object)),
+                "prompt": ("example", ["".join(tokens)] * examples),
+                "answer": ("example", [" Mary Lee"] * examples),
+            },
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_sweep() -> MakeSweep:
+    """Corrupted −3, clean 5 in every pair; `share` [example, layer, column] of the way between."""
+
+    def make(
+        share: np.ndarray,
+        axis: str = "position",
+        labels: tuple[str, ...] | None = None,
+        tokens: tuple[str, ...] | None = None,
+    ) -> xr.Dataset:
+        n, n_layers, n_columns = share.shape
+        labels = labels or tuple(f"end -{n_columns - i}" for i in range(n_columns))
+        clean, corrupt = np.full(n, 5.0, np.float32), np.full(n, -3.0, np.float32)
+        coords: dict[str, object] = {"layer": np.arange(n_layers)}
+        if axis == "position":
+            text = np.array([tokens or [f" t{i}" for i in range(n_columns)]] * n, dtype=object)
+            coords["position"] = np.arange(n_columns)
+            coords["position_label"] = ("position", list(labels))
+            coords["clean_token"] = coords["corrupt_token"] = (("example", "position"), text)
+        else:
+            coords[axis] = list(labels) if axis == "span" else np.arange(n_columns)
+        return xr.Dataset(
+            {
+                "patched": (("example", "layer", axis), (share * 8 - 3).astype(np.float32)),
+                "clean": ("example", clean),
+                "corrupt": ("example", corrupt),
+            },
+            coords=coords,
+            attrs={"site": "resid_pre", "metric": "logit_diff", "unit": "logits"},
+        )
+
+    return make

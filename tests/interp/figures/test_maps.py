@@ -1,0 +1,211 @@
+"""The lens heatmap and the patching map: their numbers, clicks, and hostile text."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from interp.errors import PromptError, SiteError
+from interp.figures import lens_heatmap, patching_map
+from tests.interp.figures.conftest import HOSTILE, MakeLens, MakeSweep
+
+
+def traces(fig: go.Figure, name: str) -> list[Any]:
+    return [trace for trace in fig.data if trace.name == name]
+
+
+def cells(fig: go.Figure) -> dict[tuple[int, int], str]:
+    """What each click target stands for, and its hover text."""
+    target = traces(fig, "cells")[0]
+    keys = [tuple(int(i) for i in pair) for pair in target.customdata]
+    return dict(zip(keys, target.text, strict=True))  # type: ignore[arg-type]
+
+
+def written(fig: go.Figure) -> list[list[str]]:
+    return [list(row) for row in traces(fig, "text")[0].text]
+
+
+def assert_safe(fig: go.Figure) -> None:
+    """No markup but our own anywhere in the figure."""
+    text = json.dumps(fig.to_plotly_json(), default=lambda o: np.asarray(o).tolist())
+    tags = set(re.findall(r"<[^<>]*>", text))
+    assert tags <= {"<b>", "</b>", "<br>", "<extra>", "</extra>"}, tags
+    assert "onerror" in text  # the token is there, as text
+
+
+def test_the_lens_shows_the_top_probability_with_layer_0_at_the_bottom(
+    make_lens: MakeLens,
+) -> None:
+    lens = make_lens(examples=2)
+    fig = lens_heatmap(lens, 1)
+    values = traces(fig, "values")[0]
+    np.testing.assert_array_equal(values.z, lens["top_prob"].values[1, :, :, 0])
+    assert (values.zmin, values.zmax) == (0.0, 1.0)
+    assert list(values.y) == [0, 1, 2]
+    assert fig.layout.yaxis.range[0] < fig.layout.yaxis.range[1]
+    assert list(fig.layout.xaxis.ticktext) == ["·Tom", "·Cruise", "'s"]
+
+
+def test_the_lens_hover_tells_the_cells_own_numbers(make_lens: MakeLens) -> None:
+    lens = make_lens()
+    text = cells(lens_heatmap(lens))[(2, 1)]
+    assert "after 2 blocks" in text
+    assert "50.7%" in text
+    assert "0.7%" in text
+    assert "rank 7, −7.00 nats" in text
+    assert "entropy 0.70 nats" in text
+
+
+def test_a_lens_without_answers_speaks_of_none(make_lens: MakeLens) -> None:
+    lens = make_lens().drop_vars(["answer_rank", "answer_logprob", "answer"])
+    assert not any("rank" in text for text in cells(lens_heatmap(lens)).values())
+
+
+def test_padding_is_left_out_of_the_lens(make_lens: MakeLens) -> None:
+    lens = make_lens(tokens=(" Tom", "'s", ""))
+    lens["top_prob"][:, :, 2] = np.nan
+    fig = lens_heatmap(lens)
+    assert np.asarray(traces(fig, "values")[0].z).shape == (3, 2)
+    assert len(cells(fig)) == 6
+
+
+def test_every_lens_cell_can_be_clicked(make_lens: MakeLens) -> None:
+    fig = lens_heatmap(make_lens())
+    target = traces(fig, "cells")[0]
+    for x, y, (layer, position) in zip(target.x, target.y, target.customdata, strict=True):
+        assert (y, x) == (layer, position)
+    assert len(cells(fig)) == 9
+
+
+def test_a_lens_of_many_tokens_and_layers_drops_text_and_grows(make_lens: MakeLens) -> None:
+    fig = lens_heatmap(make_lens(tokens=(" word",) * 120, n_layers=48))
+    assert not traces(fig, "text")
+    assert fig.layout.width > 120 * 12
+    assert fig.layout.height < 900
+    assert lens_heatmap(make_lens()).layout.width is None
+
+
+def test_the_chosen_cell_is_outlined(make_lens: MakeLens) -> None:
+    fig = lens_heatmap(make_lens(), selected=(2, 1))
+    shape = fig.layout.shapes[-1]
+    assert (shape.x0, shape.x1, shape.y0, shape.y1) == (0.5, 1.5, 1.5, 2.5)
+    assert not lens_heatmap(make_lens(), selected=(9, 1)).layout.shapes
+
+
+def test_an_unknown_example_is_refused(make_lens: MakeLens) -> None:
+    with pytest.raises(PromptError, match="no example 3"):
+        lens_heatmap(make_lens(), 3)
+
+
+def test_hostile_tokens_are_text_in_the_lens(make_lens: MakeLens) -> None:
+    lens = make_lens(tokens=(HOSTILE, "<b>", "&lt;"), top=HOSTILE)
+    lens = lens.assign_coords(answer=("example", ["<a href='javascript:x'>"]))
+    assert_safe(lens_heatmap(lens, title=f"{HOSTILE}<b>"))
+
+
+def test_text_contrasts_with_its_cell(make_lens: MakeLens) -> None:
+    lens = make_lens()
+    lens["top_prob"][0, :, :, 0] = np.array([[0.0, 0.1, 0.2], [0.3, 0.5, 0.6], [0.8, 0.9, 1.0]])
+    fig = lens_heatmap(lens)
+    written_white = {t.textfont.color: np.isfinite(t.z) for t in traces(fig, "text")}["white"]
+    np.testing.assert_array_equal(
+        written_white, [[False, False, False], [False, False, True], [True, True, True]]
+    )
+
+
+def test_the_map_shows_the_mean_share_over_pairs(make_sweep: MakeSweep) -> None:
+    share = np.array([[[0.0, 0.2], [1.0, 0.5]], [[0.0, 0.4], [0.5, -0.5]]])
+    fig = patching_map(make_sweep(share))
+    values = traces(fig, "values")[0]
+    np.testing.assert_allclose(values.z, [[0.0, 0.3], [0.75, 0.0]], atol=1e-6)
+    assert (values.zmin, values.zmax) == (-1, 1)
+    text = cells(fig)[(1, 0)]
+    assert "0.75" in text
+    assert "patched 3.00 logits" in text
+    assert "clean 5.00, corrupted −3.00" in text or "clean 5.00, corrupted -3.00" in text
+    assert "2 pairs" in text
+
+
+def test_the_map_of_one_pair_names_its_tokens(make_sweep: MakeSweep) -> None:
+    share = np.array([[[0.0, 0.2]], [[0.4, 0.6]]])
+    fig = patching_map(make_sweep(share, tokens=(" Tom", "'s")), example=1)
+    np.testing.assert_allclose(traces(fig, "values")[0].z, [[0.4, 0.6]], atol=1e-6)
+    assert list(fig.layout.xaxis.ticktext) == ["·Tom", "'s"]
+    assert "1 pair" in cells(fig)[(0, 0)]
+
+
+def test_the_raw_map_is_centred_at_zero(make_sweep: MakeSweep) -> None:
+    fig = patching_map(make_sweep(np.array([[[0.0, 1.5]]])), value="raw")
+    values = traces(fig, "values")[0]
+    np.testing.assert_allclose(values.z, [[-3.0, 9.0]])
+    assert (values.zmin, values.zmax) == (-9.0, 9.0)
+
+
+def test_values_beyond_the_colours_are_flagged(make_sweep: MakeSweep) -> None:
+    fig = patching_map(make_sweep(np.array([[[0.0, 1.4], [-1.2, 1.0]]])))
+    hover = cells(fig)
+    assert "beyond" in hover[(0, 1)]
+    assert "beyond" in hover[(1, 0)]
+    assert "beyond" not in hover[(0, 0)]
+    assert "beyond" not in hover[(1, 1)]
+    assert "2 cells lie beyond" in fig.layout.annotations[0].text
+    assert "up to 1.40" in fig.layout.annotations[0].text
+    assert not patching_map(make_sweep(np.array([[[0.0, 1.0]]]))).layout.annotations
+
+
+def test_tokens_that_some_pairs_lack_count_only_where_they_are(make_sweep: MakeSweep) -> None:
+    share = np.array([[[np.nan, 0.2]], [[0.5, 0.6]]])
+    result = make_sweep(share)
+    hover = cells(patching_map(result))
+    assert "1 pair" in hover[(0, 0)]
+    assert "2 pairs" in hover[(0, 1)]
+    # For the pair without it the column is left out, and clicks still name the result's columns.
+    assert list(cells(patching_map(result, example=0))) == [(0, 1)]
+    assert patching_map(result, example=0, selected=(0, 1)).layout.shapes[-1].x0 == -0.5
+
+
+def test_pairs_without_an_effect_have_no_share(make_sweep: MakeSweep) -> None:
+    result = make_sweep(np.array([[[0.5]], [[0.5]], [[0.5]]]))
+    result["clean"][0] = result["corrupt"][0]
+    fig = patching_map(result, example=0)
+    assert np.isnan(traces(fig, "values")[0].z).all()
+    assert "undefined" in cells(fig)[(0, 0)]
+
+
+@pytest.mark.parametrize(("axis", "labels"), [("head", None), ("span", ("start", "subject"))])
+def test_heads_and_spans_have_maps_too(
+    make_sweep: MakeSweep, axis: str, labels: tuple[str, ...] | None
+) -> None:
+    fig = patching_map(make_sweep(np.array([[[0.1, 0.9]]]), axis=axis, labels=labels))
+    np.testing.assert_allclose(traces(fig, "values")[0].z, [[0.1, 0.9]], atol=1e-6)
+    assert list(fig.layout.xaxis.ticktext) == list(labels or ("0", "1"))
+
+
+def test_a_sweep_of_two_axes_is_refused_with_what_to_do(make_sweep: MakeSweep) -> None:
+    result = make_sweep(np.zeros((1, 1, 2))).expand_dims(head=2)
+    with pytest.raises(SiteError, match="sel"):
+        patching_map(result)
+    assert patching_map(result.isel(head=0)) is not None
+
+
+def test_unknown_values_and_pairs_are_refused(make_sweep: MakeSweep) -> None:
+    result = make_sweep(np.zeros((1, 1, 1)))
+    with pytest.raises(SiteError, match="normalised"):
+        patching_map(result, value="shiny")  # type: ignore[arg-type]
+    with pytest.raises(SiteError, match="no pair 1"):
+        patching_map(result, example=1)
+
+
+def test_hostile_tokens_are_text_in_the_map(make_sweep: MakeSweep) -> None:
+    result = make_sweep(
+        np.full((2, 1, 2), 1.5), tokens=(HOSTILE, "<b>"), labels=(f"{HOSTILE} -1", "end -1")
+    )
+    result.attrs |= {"metric": HOSTILE, "unit": "<b>"}
+    for example in (None, 0):
+        for value in ("normalised", "raw"):
+            assert_safe(patching_map(result, example=example, value=value, title=HOSTILE))  # type: ignore[arg-type]
