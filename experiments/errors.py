@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from cache.errors import ObverseError, StorageError
 
-__all__ = ["ObverseError", "RunError", "StorageError", "StudyError"]
+__all__ = ["FactsError", "ObverseError", "RunError", "StorageError", "StudyError"]
 
 
 class StudyError(ObverseError):
     """A study, a preset or a setting of it does not exist."""
+
+
+class FactsError(ObverseError):
+    """A file of facts or templates cannot be used."""
 
 
 class RunError(ObverseError):

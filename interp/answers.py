@@ -1,4 +1,4 @@
-"""How well a model knows given answers: each is forced after its prompt and scored whole."""
+"""What a model answers, and how well it knows answers that are given."""
 
 from __future__ import annotations
 
@@ -93,3 +93,33 @@ def score_answers(
             "obverse_version": version("obverse"),
         },
     )
+
+
+def complete(model: Model, prompts: Sequence[str], n_tokens: Sequence[int] | int) -> list[str]:
+    """Greedy continuations: for each prompt the `n_tokens` likeliest next tokens, as text.
+
+    Raises:
+        PromptError: an empty prompt, or one that leaves no room for the continuation.
+    """
+    batch = tokenise(model, prompts)
+    wanted = [n_tokens] * len(batch) if isinstance(n_tokens, int) else list(n_tokens)
+    longest = max(wanted)
+    check_length(model, int(batch.lengths.max()) + longest, "prompts with their continuations")
+    ids = torch.cat([batch.ids, torch.zeros(len(batch), longest, dtype=torch.long)], dim=1)
+    last = Site("resid_post", model.n_layers - 1)
+
+    def work(start: int, stop: int) -> None:
+        rows = torch.arange(start, stop)
+        for step in range(longest):
+            ends = batch.lengths[start:stop] + step
+            hidden = record(model, ids[start:stop, : int(ends.max())], [last])[last]
+            at = (torch.arange(stop - start), ends - 1)
+            ids[rows, ends] = readout(model, hidden[at]).argmax(-1).cpu()
+
+    size = rows_that_fit(recording_memory(model, ids.shape[1], 1), model.device)
+    for _ in batches(len(batch), size, work):
+        pass
+    return [
+        "".join(model.token_strings(ids[i, n : n + wanted[i]].tolist()))
+        for i, n in enumerate(batch.lengths.tolist())
+    ]

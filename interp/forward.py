@@ -162,7 +162,7 @@ def record(model: Model, ids: Int[Tensor, "example position"], sites: Iterable[S
             handle = block.register_forward_pre_hook(remember(layer), with_kwargs=True)
             stack.callback(handle.remove)
         if not checks:
-            # Nobody reads these logits, and unembedding every position is up to a third of the work.
+            # Nobody reads these logits, and unembedding every position can be a third of the work.
             stack.callback(model.bridge.ln_final.register_forward_pre_hook(_stop).remove)
         with torch.no_grad():
             logits = model.bridge(ids, use_cache=False, return_type="logits")

@@ -13,10 +13,12 @@ from scipy import stats as scipy_stats
 Values = npt.NDArray[np.float64] | Sequence[float]
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval for a proportion (Wilson 1927); (0, 1) where nothing was observed.
 
     Unlike the normal approximation it stays inside [0, 1] and does not shrink to a point at 0 of n.
+    `successes` need not be whole: where each of n examples was tried several times, pass n times
+    the success rate, since tries of one example are not independent.
     """
     if n < 0 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} trials is not possible")
@@ -123,3 +125,24 @@ def holm(p_values: Values) -> npt.NDArray[np.float64]:
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(scaled, 1.0)
     return corrected
+
+
+def specificity(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """How much each diagonal entry exceeds what its row and its column explain [n].
+
+    With scores[i, j] = log p(answer j | question i), the row's mean tells how likely names are
+    after this question and the column's how likely this name is after any question; what is left
+    on the diagonal is knowledge of the pair. Means are over off-diagonal entries; NaN entries
+    (names that are not wrong answers) are left out. In expectation zero where scores are a sum of
+    row and column effects.
+
+    Raises:
+        ValueError: not square, or too few entries to take means of.
+    """
+    n = len(scores)
+    if scores.shape != (n, n) or n < 3:
+        raise ValueError("specificity needs a square matrix of at least 3 pairs")
+    others = np.where(np.eye(n, dtype=bool), np.nan, scores)
+    row, column = np.nanmean(others, axis=1), np.nanmean(others, axis=0)
+    excess: npt.NDArray[np.float64] = np.diagonal(scores) - row - column + np.nanmean(others)
+    return excess

@@ -1,0 +1,1 @@
+"""One file for each hypothesis of the study: from measurements to a verdict."""

@@ -1,0 +1,139 @@
+"""H2: the reverse fact is absent, not suppressed.
+
+If some layer held the answer and a later one pushed it down, the lens would show the right name
+above other names in the middle of the stack. Absence is a claim of its own: it is tested by
+equivalence (two one-sided tests) at every layer, not by a test that found nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from scipy import stats as scipy_stats
+
+from experiments.study import Outcome, Verdict
+from interp.stats import Equivalence, holm, specificity, tost
+
+CLAIM = "The reverse fact is absent, not suppressed."
+LEAST_FACTS = 10
+MARGIN = 0.5
+"""Nats of preference over other names that count as none."""
+
+
+def preferences(
+    names: xr.Dataset, members: npt.NDArray[np.int64], right: list[set[int]]
+) -> npt.NDArray[np.float64]:
+    """How much each layer prefers the right name, first token, to others [layer, member] in nats.
+
+    Row- and column-centred log-probabilities (see `specificity`).
+
+    Args:
+        names: logprob(example, layer, name), as `lens_names` gives it.
+        members: facts that are both an example and a name, of one split.
+        right: for each fact the facts whose answer is right for it too.
+    """
+    column = {int(fact): i for i, fact in enumerate(names["name"].values)}
+    columns = [column[int(fact)] for fact in members]
+    block = names["logprob"].values[members][:, :, columns].transpose(1, 0, 2).astype(np.float64)
+    tokens = names["first_token"].values[columns]
+    same_token = tokens[:, None] == tokens[None, :]
+    same_answer = np.array([[int(j) in right[int(i)] for j in members] for i in members])
+    # Not a wrong answer, so no comparison; the diagonal itself stays.
+    not_other = (same_token | same_answer) & ~np.eye(len(members), dtype=bool)
+    block[:, not_other] = np.nan
+    return np.stack([specificity(layer) for layer in block])
+
+
+def judge(
+    reverse: npt.NDArray[np.float64],
+    forward: npt.NDArray[np.float64],
+    both: npt.NDArray[np.float64] | None,
+) -> Verdict:
+    """Decide H2 from preferences [layer, fact] over facts that the model knows forward.
+
+    Args:
+        reverse: of the reverse answer.
+        forward: of the forward answer of the same facts, the control.
+        both: of the reverse answer of facts learned in both directions, a second control.
+    """
+    compared = np.isfinite(reverse).all(axis=0) & np.isfinite(forward).all(axis=0)
+    reverse, forward = reverse[:, compared], forward[:, compared]
+    n = reverse.shape[1]
+    if n < LEAST_FACTS:
+        return _undecided(n)
+    layers = [tost(values, MARGIN) for values in reverse]
+    p_values = holm([_two_sided(values) for values in reverse])
+    control = tost(forward[-1], MARGIN)
+    worst = int(np.argmax([max(abs(layer.low), abs(layer.high)) for layer in layers]))
+    outcome = _outcome(layers, p_values, control)
+    found = layers[worst]
+    statement = {
+        "supported": f"At every layer the lens prefers the right name by less than {MARGIN} nats",
+        "rejected": "The lens tells the right name from others in some layer",
+        "undecided": f"The lens cannot exclude a preference of {MARGIN} nats at every layer",
+    }[outcome]
+    interval = f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}] nats"
+    where = f"after block {worst}" if worst else "in the embedding"
+    statement += f": the largest preference is {interval}, {where}."
+    return Verdict(
+        id="H2",
+        claim=CLAIM,
+        outcome=outcome,
+        statement=statement,
+        estimate=found.mean,
+        low=found.low,
+        high=found.high,
+        unit="nats",
+        n=n,
+        control=_control(control, both),
+    )
+
+
+def _outcome(
+    layers: list[Equivalence], p_values: npt.NDArray[np.float64], control: Equivalence
+) -> Outcome:
+    if control.low <= MARGIN:
+        # The same lens does not find what the model demonstrably knows, so it can show no absence.
+        return "undecided"
+    if all(layer.equivalent for layer in layers):
+        return "supported"
+    return "rejected" if bool((p_values < 0.05).any()) else "undecided"
+
+
+def _two_sided(values: npt.NDArray[np.float64]) -> float:
+    if np.ptp(values) == 0:
+        return 1.0 if values[0] == 0 else 0.0
+    return float(scipy_stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def _control(forward: Equivalence, both: npt.NDArray[np.float64] | None) -> str:
+    text = (
+        f"The same lens prefers the right forward answer by {forward.mean:.1f} "
+        f"[{forward.low:.1f}, {forward.high:.1f}] nats at the last layer"
+    )
+    if both is not None and both.shape[1] >= LEAST_FACTS:
+        found = tost(both[-1], MARGIN)
+        text += (
+            f", and the right reverse answer of pairs learned both ways by {found.mean:.1f} "
+            f"[{found.low:.1f}, {found.high:.1f}]"
+        )
+    return text + "."
+
+
+def _undecided(n: int) -> Verdict:
+    return Verdict(
+        id="H2",
+        claim=CLAIM,
+        outcome="undecided",
+        statement=(
+            f"The model answers the forward question of {n} of the compared facts, too few to say "
+            f"what it lacks in reverse ({LEAST_FACTS} are needed)."
+        ),
+        estimate=None,
+        low=None,
+        high=None,
+        unit="nats",
+        n=n,
+        control="None: what is not known forward cannot be missing in reverse.",
+    )
