@@ -7,7 +7,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.figures import theme
-from interp.stats import wilson
 
 _SPLITS = ("forward", "reverse", "both", "held_out")
 _TEMPLATES = ("trained", "held_out")
@@ -15,11 +14,11 @@ _DIRECTIONS = ("forward", "reverse")
 
 
 def accuracy_bars(accuracy: pd.DataFrame, *, title: str | None = None) -> go.Figure:
-    """Draw accuracy with 95% Wilson intervals: one panel for the wordings seen in training, one
+    """Draw accuracy with its 95% intervals: one panel for the wordings seen in training, one
     for the held-out ones; groups are what a fact was trained on, bars how it is asked.
 
     Args:
-        accuracy: columns split, direction, templates, correct, total.
+        accuracy: columns split, direction, templates, correct, total, rate, low, high.
         title: of the figure.
     """
     groups = [s for s in _SPLITS if (accuracy["split"] == s).any()]
@@ -55,10 +54,8 @@ def accuracy_bars(accuracy: pd.DataFrame, *, title: str | None = None) -> go.Fig
 
 
 def _bars(rows: pd.DataFrame, direction: str, *, legend: bool) -> go.Bar:
-    correct = [int(c) for c in rows["correct"]]
-    total = [int(n) for n in rows["total"]]
-    rates = [c / n if n else float("nan") for c, n in zip(correct, total, strict=True)]
-    bounds = [wilson(c, n) for c, n in zip(correct, total, strict=True)]
+    rates = rows["rate"].to_numpy(dtype=float)
+    low, high = rows["low"].to_numpy(dtype=float), rows["high"].to_numpy(dtype=float)
     colour = theme.COLOURS[direction]
     return go.Bar(
         x=[theme.escape(theme.words(str(s))) for s in rows.index],
@@ -66,16 +63,17 @@ def _bars(rows: pd.DataFrame, direction: str, *, legend: bool) -> go.Bar:
         error_y={
             "type": "data",
             "symmetric": False,
-            "array": [high - rate for (_, high), rate in zip(bounds, rates, strict=True)],
-            "arrayminus": [rate - low for (low, _), rate in zip(bounds, rates, strict=True)],
+            "array": high - rates,
+            "arrayminus": rates - low,
             "color": theme.INK,
             "thickness": 1.2,
             "width": 4,
         },
         marker={"color": colour, "opacity": 0.9},
         text=[
-            f"<b>{c} of {n}</b> right ({rate:.0%})<br>95% interval {low:.0%} to {high:.0%}"
-            for c, n, rate, (low, high) in zip(correct, total, rates, bounds, strict=True)
+            f"<b>{row.correct} of {row.total}</b> right ({row.rate:.0%})<br>95% interval "
+            f"{row.low:.0%} to {row.high:.0%}"
+            for row in rows.itertuples()
         ],
         textposition="none",
         hovertemplate=f"asked {direction}, trained on %{{x}}<br>%{{text}}<extra></extra>",

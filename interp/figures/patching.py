@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from interp.errors import SiteError
 from interp.figures import grid, theme
 from interp.patching.results import normalised
 
-Value = Literal["normalised", "raw"]
+Value = Literal["normalised", "raw", "change"]
 
 _SITES = {
     "resid_pre": "residual stream into block",
@@ -41,6 +41,7 @@ def patching_map(
     *,
     example: int | None = None,
     value: Value = "normalised",
+    limit: float | None = None,
     title: str | None = None,
     selected: tuple[int, int] | None = None,
     width: int = grid.WIDTH,
@@ -53,7 +54,10 @@ def patching_map(
             a cell's mean; its hover says how many there are).
         value: "normalised" colours the share of the effect, 0 as in the corrupted run and 1 as in
             the clean one, on a scale fixed to [-1, 1] (cells beyond it carry a triangle); "raw"
-            the metric itself.
+            the metric itself; "change" the metric minus its value in the corrupted run, which
+            needs no division and can be compared between maps.
+        limit: the end of the colour scale of "raw" and "change", for maps to be compared; the
+            largest value of this one if left out.
         title: of the figure.
         selected: (layer, column) to outline.
         width: px that the figure will have; it only decides how much text fits.
@@ -62,8 +66,8 @@ def patching_map(
         SiteError: the sweep has two axes besides layers, an unknown value, or no such example.
     """
     column_axis = _column_axis(result)
-    if value not in ("normalised", "raw"):
-        raise SiteError(f"Unknown value '{value}'; choose 'normalised' or 'raw'.")
+    if value not in get_args(Value):
+        raise SiteError(f"Unknown value '{value}'; choose one of {', '.join(get_args(Value))}.")
     if example is not None and not 0 <= example < result.sizes["example"]:
         raise SiteError(
             f"There is no pair {example}; the sweep holds {result.sizes['example']}, from 0 on."
@@ -76,8 +80,8 @@ def patching_map(
         columns = np.arange(numbers.n.shape[1])
     labels = _columns(result, column_axis, example)
     layers = tuple(int(layer) for layer in np.atleast_1d(result["layer"].values))
-    shown = numbers.share if value == "normalised" else numbers.patched
-    limit = 1.0 if value == "normalised" else _reach(shown)
+    shown = {"normalised": numbers.share, "raw": numbers.patched, "change": numbers.change}[value]
+    limit = 1.0 if value == "normalised" else limit or _reach(shown)
     shown, hover = shown[:, columns], _hovers(result, numbers, labels, layers)[:, columns]
     cells = grid.Grid(
         values=shown,
@@ -98,7 +102,7 @@ def patching_map(
         title=title,
         selected=_visible_selection(selected, columns),
         width=width,
-        small_print=_clipping(shown, beyond) if len(beyond) else None,
+        small_print=_clipping(shown, beyond, limit) if len(beyond) else None,
     )
     # Clicks name the column of the result, also where absent ones are left out of the picture.
     targets = fig.data[1]
@@ -114,6 +118,7 @@ class _Numbers:
 
     share: npt.NDArray[np.float64]
     patched: npt.NDArray[np.float64]
+    change: npt.NDArray[np.float64]
     n: npt.NDArray[np.int64]
     clean: float
     corrupt: float
@@ -126,9 +131,11 @@ def _numbers(result: xr.Dataset, column_axis: str, example: int | None) -> _Numb
     if example is not None:
         share, patched = share.isel(example=[example]), patched.isel(example=[example])
         result = result.isel(example=[example])
+    change = patched - result["corrupt"]
     return _Numbers(
         share.mean("example", skipna=True).values.astype(float),
         patched.mean("example", skipna=True).values.astype(float),
+        change.mean("example", skipna=True).values.astype(float),
         np.isfinite(patched.values).sum(axis=0),
         float(result["clean"].mean()),
         float(result["corrupt"].mean()),
@@ -210,8 +217,8 @@ def _row_title(site: str, column_axis: str) -> str:
 
 
 def _bar(value: Value, limit: float, unit: str) -> dict[str, object]:
-    if value == "raw":
-        return theme.colour_bar(theme.escape(unit))
+    if value != "normalised":
+        return theme.colour_bar(theme.escape(unit if value == "raw" else f"{unit} moved"))
     return theme.colour_bar(
         "share of effect",
         tickvals=[-1, 0, 1],
@@ -224,11 +231,11 @@ def _reach(shown: npt.NDArray[np.float64]) -> float:
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
 
-def _clipping(shown: npt.NDArray[np.float64], beyond: npt.NDArray[np.int64]) -> str:
+def _clipping(shown: npt.NDArray[np.float64], beyond: npt.NDArray[np.int64], limit: float) -> str:
     values = [float(shown[row, column]) for row, column in beyond]
     furthest = max(values, key=abs)
     cells = "1 cell lies" if len(values) == 1 else f"{len(values)} cells lie"
-    return f"▲ {cells} beyond [−1, 1], up to {furthest:.2f}".replace("-", "−")
+    return f"▲ {cells} beyond ±{limit:.3g}, up to {furthest:.2f}".replace("-", "−")
 
 
 def _visible_selection(

@@ -12,7 +12,7 @@ import xarray as xr
 from interp.errors import PromptError
 from interp.figures import accuracy_bars, direction_scatter, rank_lines
 from interp.figures.ranks import last_ranks
-from interp.stats import bootstrap, wilson
+from interp.stats import bootstrap
 from tests.interp.figures.conftest import HOSTILE, MakeLens
 
 
@@ -73,23 +73,24 @@ def test_a_lens_without_answers_has_no_ranks(make_lens: MakeLens) -> None:
 
 def accuracy() -> pd.DataFrame:
     rows = [
-        ("forward", "forward", "trained", 9, 10),
-        ("forward", "reverse", "trained", 0, 10),
-        ("held_out", "forward", "held_out", 0, 0),
+        ("forward", "forward", "trained", 9, 10, 0.9, 0.6, 0.98),
+        ("forward", "reverse", "trained", 0, 10, 0.0, 0.0, 0.28),
+        ("held_out", "forward", "held_out", 0, 0, np.nan, 0.0, 1.0),
     ]
-    return pd.DataFrame(rows, columns=["split", "direction", "templates", "correct", "total"])
+    names = ["split", "direction", "templates", "correct", "total", "rate", "low", "high"]
+    return pd.DataFrame(rows, columns=names)
 
 
-def test_bars_are_rates_and_their_errors_wilson_intervals() -> None:
+def test_bars_are_rates_and_their_errors_reach_the_intervals_ends() -> None:
     fig = accuracy_bars(accuracy())
     bar = next(t for t in fig.data if t.name == "asked forward" and t.x[0] == "forward")
-    low, high = wilson(9, 10)
     assert bar.y[0] == 0.9
-    assert bar.y[0] + bar.error_y.array[0] == pytest.approx(high)
-    assert bar.y[0] - bar.error_y.arrayminus[0] == pytest.approx(low)
+    assert bar.y[0] + bar.error_y.array[0] == pytest.approx(0.98)
+    assert bar.y[0] - bar.error_y.arrayminus[0] == pytest.approx(0.6)
+    assert "9 of 10" in bar.text[0]
     never = next(t for t in fig.data if t.name == "asked reverse")
     assert never.y[0] == 0
-    assert never.error_y.array[0] == pytest.approx(wilson(0, 10)[1])
+    assert never.error_y.array[0] == pytest.approx(0.28)
 
 
 def test_a_split_without_facts_has_no_bar() -> None:
