@@ -15,11 +15,13 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache.files import read_bytes, write_atomic
 from experiments.errors import RunError
-from experiments.study import Study, StudyConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = [
     "CONFIG",
@@ -47,10 +49,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")
 
 
 def identity(
-    study: Study[Any], config: StudyConfig, *, preset: str, seed: int, dtype: str
+    study: str, config: DataclassInstance, *, preset: str, seed: int, dtype: str
 ) -> dict[str, Any]:
     """The content of config.json: everything that the numbers depend on, as JSON holds it."""
-    settings = {"study": study.name, "preset": preset, "seed": seed, "dtype": dtype}
+    settings = {"study": study, "preset": preset, "seed": seed, "dtype": dtype}
     settings |= dataclasses.asdict(config)
     plain: dict[str, Any] = json.loads(json.dumps(settings, default=_path, allow_nan=False))
     return plain

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,7 +83,7 @@ def run_study(
         raise RunError(f"The seed is {seed}; choose 0 or a positive number.")
     if model is not None:
         config = _with_model(config, model)
-    settings = identity(study, config, preset=preset, seed=seed, dtype=dtype)
+    settings = identity(study.name, config, preset=preset, seed=seed, dtype=dtype)
     directory = out if out is not None else root / study.name / run_name(settings)
     reporter = reporter or QuietReporter()
     loader = _Loader(config, model, device, dtype)
@@ -94,8 +94,9 @@ def run_study(
         if finished is not None:
             reporter.note(f"'{directory}' was finished {_date(finished)}; nothing to compute.")
             return finished
+    new = not directory.exists()
     make_folder(directory)
-    with locked(directory / LOCK):
+    with locked(directory / LOCK), _removed_if_refused(directory, new):
         # Once more: somebody else may have begun a run here meanwhile.
         _check_directory(directory, settings, fresh)
         _clean(directory, fresh)
@@ -137,9 +138,9 @@ class _Loader:
     def load(self, reporter: Reporter) -> Model:
         if self.model is not None:
             return self.model
+        reporter.note(f"Loading {self.source} …")
         from interp import load_model
 
-        reporter.note(f"Loading {self.source} …")
         return load_model(self.source, device=self.device, dtype=self.dtype, revision=self.revision)
 
 
@@ -234,6 +235,20 @@ def _clean(directory: Path, fresh: bool) -> None:
     Manifest(directory).clear()
     remove(directory / PROVENANCE)
     remove(directory / CONFIG)
+
+
+@contextlib.contextmanager
+def _removed_if_refused(directory: Path, new: bool) -> Iterator[None]:
+    """Leave no directory behind if the study refuses (an unknown model, say) before any result."""
+    try:
+        yield
+    except ObverseError:
+        with contextlib.suppress(ObverseError, OSError):
+            if new and not any((directory / RESULTS).glob("**/*")):
+                _clean(directory, fresh=True)
+                remove(directory / LOCK)
+                directory.rmdir()
+        raise
 
 
 def _begin(

@@ -451,6 +451,23 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
     assert calls()[0] == "field"
 
 
+def test_a_study_that_refuses_at_once_leaves_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"missing\.csv' cannot be read"):
+        run(tmp_path / "run", toy.Config(facts=str(tmp_path / "missing.csv")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_after_the_first_result_keeps_it(tmp_path: Path) -> None:
+    def refuse(config: toy.Config, context: Any) -> list[Verdict]:
+        toy.run(config, context)
+        raise RunError("No.")
+
+    study = Study("toy", "", "", toy.Config, refuse)
+    with pytest.raises(RunError, match=r"No\."):
+        run_study(study, toy.Config(), out=tmp_path / "run", model=toy.fake_model())
+    assert RunRecord.open(tmp_path / "run").names() == ["numbers", "field", "long"]
+
+
 def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="seed is -1"):
         run(tmp_path / "run", seed=-1)
