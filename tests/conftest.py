@@ -1,0 +1,55 @@
+"""What the tests need from outside, and what happens where it is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported: the tests share few cores, and none of them may wait for a network.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("MKL_NUM_THREADS", "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked `shared` or `browser` and cannot run, or fail it where it must run."""
+    if item.get_closest_marker("shared") and not SHARED.is_dir():
+        _missing("the reference data in ../shared is missing", "REQUIRE_SHARED")
+    if item.get_closest_marker("browser") and _chromium() is None:
+        _missing("there is no Chromium", "REQUIRE_BROWSER")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference data beside the checkout (mark such a test `shared`)."""
+    if not SHARED.is_dir():
+        _missing("the reference data in ../shared is missing", "REQUIRE_SHARED")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium (mark such a test `browser`)."""
+    path = _chromium()
+    if path is None:
+        _missing("there is no Chromium", "REQUIRE_BROWSER")
+    assert path is not None
+    return path
+
+
+def _chromium() -> str | None:
+    return next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+
+
+def _missing(reason: str, required_by: str) -> None:
+    if os.environ.get(required_by) == "1":
+        pytest.fail(f"{reason}, and {required_by}=1", pytrace=False)
+    pytest.skip(reason)
