@@ -83,6 +83,9 @@ def patching_map(
     shown = {"normalised": numbers.share, "raw": numbers.patched, "change": numbers.change}[value]
     limit = 1.0 if value == "normalised" else limit or _reach(shown)
     shown, hover = shown[:, columns], _hovers(result, numbers, labels, layers)[:, columns]
+    beyond = np.argwhere(np.abs(np.nan_to_num(shown)) > limit * (1 + 1e-6))
+    for row, column in beyond:
+        hover[row, column] += "<br>▲ beyond the colours"
     cells = grid.Grid(
         values=shown,
         hover=hover,
@@ -93,7 +96,6 @@ def patching_map(
         row_title=_row_title(str(result.attrs.get("site", "")), column_axis),
         column_title=_COLUMN_TITLES.get(column_axis, "position" if example is None else "token"),
     )
-    beyond = np.argwhere(np.abs(np.nan_to_num(shown)) > limit)
     fig = grid.draw(
         cells,
         scale=theme.DIVERGING,
@@ -181,8 +183,8 @@ def _hovers(
             share = float(numbers.share[row, column])
             lines += [
                 _share_line(share),
-                f"{metric} patched {numbers.patched[row, column]:.2f} {unit}",
-                f"clean {numbers.clean:.2f}, corrupted {numbers.corrupt:.2f}",
+                f"{metric} patched {_plain(numbers.patched[row, column])} {unit}",
+                f"clean {_plain(numbers.clean)}, corrupted {_plain(numbers.corrupt)}",
                 f"{n} pair{'s' if n > 1 else ''}",
             ]
             hover[row, column] = "<br>".join(lines)
@@ -201,14 +203,18 @@ def _place(result: xr.Dataset, label: str, column: int) -> str:
 def _share_line(share: float) -> str:
     if not np.isfinite(share):
         return "share of the effect: undefined, clean and corrupted hardly differ"
-    note = " – beyond the colours’ [−1, 1]" if abs(share) > 1 else ""
-    return f"share of the effect <b>{share:.2f}</b>{note}"
+    return f"share of the effect <b>{_plain(share)}</b>"
+
+
+def _plain(number: float) -> str:
+    """Two decimals and a true minus sign."""
+    return f"{number:.2f}".replace("-", "−")
 
 
 def _texts(shown: npt.NDArray[np.float64]) -> npt.NDArray[np.object_] | None:
     text = np.empty(shown.shape, dtype=object)
     for index, number in np.ndenumerate(shown):
-        text[index] = "" if not np.isfinite(number) else f"{number:.2f}".replace("-", "−")
+        text[index] = _plain(float(number)) if np.isfinite(number) else ""
     return text
 
 
@@ -235,7 +241,7 @@ def _clipping(shown: npt.NDArray[np.float64], beyond: npt.NDArray[np.int64], lim
     values = [float(shown[row, column]) for row, column in beyond]
     furthest = max(values, key=abs)
     cells = "1 cell lies" if len(values) == 1 else f"{len(values)} cells lie"
-    return f"▲ {cells} beyond ±{limit:.3g}, up to {furthest:.2f}".replace("-", "−")
+    return f"▲ {cells} beyond ±{limit:.3g}, up to {_plain(furthest)}"
 
 
 def _visible_selection(

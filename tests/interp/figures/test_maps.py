@@ -127,7 +127,7 @@ def test_the_map_shows_the_mean_share_over_pairs(make_sweep: MakeSweep) -> None:
     text = cells(fig)[(1, 0)]
     assert "0.75" in text
     assert "patched 3.00 logits" in text
-    assert "clean 5.00, corrupted −3.00" in text or "clean 5.00, corrupted -3.00" in text
+    assert "clean 5.00, corrupted −3.00" in text
     assert "2 pairs" in text
 
 
@@ -144,6 +144,17 @@ def test_the_raw_map_is_centred_at_zero(make_sweep: MakeSweep) -> None:
     values = traces(fig, "values")[0]
     np.testing.assert_allclose(values.z, [[-3.0, 9.0]])
     assert (values.zmin, values.zmax) == (-9.0, 9.0)
+
+
+def test_changes_count_from_the_corrupted_run_and_can_share_a_scale(make_sweep: MakeSweep) -> None:
+    result = make_sweep(np.array([[[0.0, 0.5]], [[0.25, 0.5]]]))
+    values = traces(patching_map(result, value="change"), "values")[0]
+    np.testing.assert_allclose(values.z, [[1, 4]])
+    assert (values.zmin, values.zmax) == (-4.0, 4.0)
+    fig = patching_map(result, value="change", limit=2.0)
+    values = traces(fig, "values")[0]
+    assert (values.zmin, values.zmax) == (-2.0, 2.0)
+    assert "1 cell lies beyond ±2" in fig.layout.annotations[0].text
 
 
 def test_values_beyond_the_colours_are_flagged(make_sweep: MakeSweep) -> None:
