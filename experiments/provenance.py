@@ -80,14 +80,15 @@ class Provenance:
         names = {item.name for item in dataclasses.fields(cls)}
         try:
             loaded = cls(**{name: data[name] for name in names})
+            for time in (loaded.started, loaded.finished or loaded.started):
+                datetime.fromisoformat(time)
             consistent = (
-                isinstance(loaded.started, str)
-                and isinstance(loaded.finished, str | None)
+                isinstance(loaded.finished, str | None)
                 and isinstance(loaded.versions, dict)
                 and isinstance(loaded.model, dict | None)
                 and isinstance(loaded.inputs, dict)
             )
-        except KeyError:
+        except (KeyError, TypeError, ValueError):
             consistent = False
         if not consistent:
             raise RunError(f"'{path}' is damaged; run the study again with --fresh.")

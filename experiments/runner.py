@@ -280,7 +280,5 @@ def _checked(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def _date(record: RunRecord) -> str:
-    with contextlib.suppress(ValueError):
-        when = datetime.fromisoformat(str(record.provenance.finished)).astimezone()
-        return f"on {when:%Y-%m-%d at %H:%M}"
-    return "before"
+    when = datetime.fromisoformat(str(record.provenance.finished)).astimezone()
+    return f"on {when:%Y-%m-%d at %H:%M}"

@@ -86,6 +86,19 @@ def test_a_nonsensical_manifest_is_one_sentence(record: RunRecord, stages: objec
         RunRecord.open(record.path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("started", "yesterday"), ("started", None), ("finished", 3), ("inputs", []), ("model", "x")],
+)
+def test_nonsensical_provenance_is_one_sentence(
+    record: RunRecord, name: str, value: object
+) -> None:
+    path = record.path / "provenance.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(RunError, match=r"provenance\.json' is damaged"):
+        RunRecord.open(record.path)
+
+
 def test_runs_are_listed_newest_first_and_broken_ones_with_a_reason(
     record: RunRecord, tmp_path: Path
 ) -> None:

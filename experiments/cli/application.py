@@ -1,0 +1,68 @@
+"""The commands together, and `main`."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from experiments.cli.console import say
+from experiments.cli.explorer import explorer
+from experiments.cli.lens import lens
+from experiments.cli.models import models
+from experiments.cli.run import run
+from experiments.cli.runs import runs
+
+__all__ = ["main"]
+
+application = typer.Typer(
+    name="obverse",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            say(f"obverse {version('obverse')}")
+        except PackageNotFoundError:
+            say("obverse, not installed")
+        raise typer.Exit
+
+
+@application.callback()
+def _about(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    """What inside a language model makes it behave so, and is it sure?
+
+    Examples:
+
+    - `obverse run reversal-curse`
+    - `obverse lens "Tom Cruise's mother is"`
+    - `obverse app`
+    """
+
+
+for command, name in (
+    (run, "run"),
+    (lens, "lens"),
+    (explorer, "app"),
+    (runs, "runs"),
+    (models, "models"),
+):
+    application.command(name)(command)
+
+
+def main() -> None:
+    """The entry point of `obverse`."""
+    application()

@@ -1,0 +1,133 @@
+"""`obverse lens`: what a model says next, and from which layer on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from experiments.cli.console import guarded, output, quiet_libraries, say, visible
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["lens"]
+
+_CELL = 12  # characters of a token shown in the table of layers
+_PADDING = 2
+_RIGHT_COLUMN = 14
+_DARK = (24, 34, 52)
+_BRIGHT = (86, 180, 233)  # sky blue of the Okabe–Ito palette
+
+
+@guarded()
+def lens(
+    prompt: Annotated[str, typer.Argument(help="A text to be continued.")],
+    model: Annotated[
+        str, typer.Option(help="Bundled model, local Hugging Face folder, or hub id.")
+    ] = "reversal-curse",
+    answer: Annotated[
+        str | None, typer.Option(help="Follow this continuation (its first token) too.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, max=50, help="How many next tokens to list.")] = 5,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or mps.", show_default="the GPU if there is one")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of the weights: float32, float16 or bfloat16.")
+    ] = "float32",
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")
+    ] = None,
+) -> None:
+    """Show the likeliest next tokens, and the logit lens: each layer read as a prediction.
+
+    The lens has a row for each layer, the last on top, and a column for each token of the prompt
+    (the last ones that fit the window). A cell holds the token that the layer would predict there;
+    the brighter, the likelier. Blanks in tokens are shown as ·
+
+    Examples:
+
+    - `obverse lens "Tom Cruise's mother is"`
+    - `obverse lens "Mary Lee Pfeiffer's son is" --answer "Tom Cruise"`
+    """
+    say(f"Loading {model} …")
+    quiet_libraries()
+    from interp import load_model
+    from interp.lens import logit_lens
+
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    answers = None if answer is None else [answer]
+    result = logit_lens(loaded, [prompt], answers, k=top).isel(example=0)
+    console = output()
+    console.print()
+    console.print(_next_tokens(result))
+    if answer is not None:
+        final = result.isel(layer=-1, position=-1)
+        say(_answer_line(answer, int(final.answer_rank), float(final.answer_logprob)))
+    console.print()
+    console.print(_layers(result, console.width, followed=answer is not None))
+
+
+def _next_tokens(result: xr.Dataset) -> Table:
+    final = result.isel(layer=-1, position=-1)
+    table = Table("Next token", "Probability", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    for token, probability in zip(
+        final.top_token.values.tolist(), final.top_prob.values.tolist(), strict=True
+    ):
+        table.add_row(Text(visible(str(token), spaces=True)), _percent(probability))
+    return table
+
+
+def _percent(probability: float) -> str:
+    return f"{probability:.1%}" if probability >= 0.001 else "<0.1%"
+
+
+def _answer_line(answer: str, rank: int, logprob: float) -> str:
+    ahead = "the likeliest" if rank == 0 else f"{rank} tokens are likelier"
+    return f"First token of '{answer}': {ahead}, log-probability {logprob:.2f} nats."
+
+
+def _layers(result: xr.Dataset, width: int, *, followed: bool) -> Table:
+    """Rows are layers from the last to the embedding, columns the last positions that fit."""
+    tokens = [str(token) for token in result.token.values.tolist()]
+    space = width - len("embedding") - _PADDING - (_RIGHT_COLUMN if followed else 0)
+    shown = max(1, min(len(tokens), space // (_CELL + _PADDING)))
+    first = len(tokens) - shown
+    table = Table(box=None, pad_edge=False, padding=(0, _PADDING, 0, 0))
+    table.add_column("layer", no_wrap=True)
+    for token in tokens[first:]:
+        table.add_column(Text(_short(token)), no_wrap=True)
+    if followed:
+        table.add_column("answer rank", justify="right", no_wrap=True)
+    top = result.top_token.isel(k=0).values
+    probability = result.top_prob.isel(k=0).values
+    for layer in reversed(range(result.sizes["layer"])):
+        cells = [
+            _cell(str(top[layer, position]), float(probability[layer, position]))
+            for position in range(first, len(tokens))
+        ]
+        name = "embedding" if layer == 0 else str(layer)
+        rank = [Text(str(int(result.answer_rank.values[layer, -1])))] if followed else []
+        table.add_row(Text(name), *cells, *rank)
+    if first > 0:
+        table.caption = f"The first {first} of {len(tokens)} tokens do not fit the window."
+        table.caption_justify = "left"
+    return table
+
+
+def _cell(token: str, probability: float) -> Text:
+    share = min(max(probability, 0.0), 1.0)
+    colour = [round(a + (b - a) * share) for a, b in zip(_DARK, _BRIGHT, strict=True)]
+    ink = "black" if share > 0.5 else "white"
+    background = f"rgb({colour[0]},{colour[1]},{colour[2]})"
+    return Text(_short(token).ljust(_CELL), Style.parse(f"{ink} on {background}"))
+
+
+def _short(token: str) -> str:
+    text = visible(token, spaces=True)
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"

@@ -1,0 +1,116 @@
+"""`obverse run`: run a study, or go on with one."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from experiments.cli.console import guarded, output, quiet_libraries, say, visible
+from experiments.cli.progress import terminal_reporter
+from experiments.errors import StorageError
+from experiments.study import STUDIES, find_study
+
+if TYPE_CHECKING:
+    from experiments.records import RunRecord
+
+__all__ = ["run"]
+
+_COLOURS = {"supported": "green", "rejected": "red", "undecided": "yellow"}
+
+
+class Preset(str, Enum):
+    """How much to compute."""
+
+    quick = "quick"
+    full = "full"
+
+
+@guarded(stopped="Stopped; run the same command again to go on.")
+def run(
+    study: Annotated[str, typer.Argument(help=f"What to study: {', '.join(sorted(STUDIES))}.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Bundled model, local Hugging Face folder, or hub id."),
+    ] = None,
+    facts: Annotated[
+        Path | None, typer.Option(help="Your own facts, as a CSV file.", dir_okay=False)
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Your own prompt templates, as JSON.", dir_okay=False)
+    ] = None,
+    preset: Annotated[Preset, typer.Option(help="How much to compute.")] = Preset.quick,
+    seed: Annotated[int, typer.Option(min=0, help="For everything drawn at random.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run directory.", show_default="in runs/, named after the settings"),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or mps.", show_default="the GPU if there is one")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of the weights: float32, float16 or bfloat16.")
+    ] = "float32",
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over in a directory that holds a run.")
+    ] = False,
+) -> None:
+    """Run a study; if it was stopped before, go on where it stopped.
+
+    Writes results, verdicts with their intervals, and a report into the run directory. The same
+    command again means the same run; one that is finished is not computed twice.
+
+    Examples:
+
+    - `obverse run reversal-curse`
+    - `obverse run reversal-curse --preset full --seed 1`
+    - `obverse run reversal-curse --model gpt2 --facts my-facts.csv --out my-run`
+    """
+    say(f"Starting {study} …")
+    quiet_libraries()
+    found = find_study(study)
+    for path in (facts, templates):
+        if path is not None and not path.is_file():
+            raise StorageError(f"There is no file '{path}'; check the path.")
+    changes = {"model": model, "facts": facts, "templates": templates, "revision": revision}
+    given = {name: str(value) for name, value in changes.items() if value is not None}
+    config = found.configure(preset.value, given)
+
+    from experiments.runner import run_study
+
+    record = run_study(
+        found,
+        config,
+        preset=preset.value,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        out=out,
+        fresh=fresh,
+        reporter=terminal_reporter(),
+    )
+    _print_findings(found.title, record)
+
+
+def _print_findings(title: str, record: RunRecord) -> None:
+    console = output()
+    console.print()
+    console.print(Text(visible(title), "bold"))
+    for verdict in record.verdicts:
+        console.print(
+            Text.assemble(
+                (f"{visible(verdict.id)} {verdict.outcome}", f"bold {_COLOURS[verdict.outcome]}"),
+                f"  {visible(verdict.statement)}",
+            ),
+            soft_wrap=not console.is_terminal,
+        )
+    console.print()
+    if record.report is not None:
+        say(f"Report:   {record.report}")
+    say(f"Explorer: obverse app --run {record.path}")
