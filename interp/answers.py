@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 import numpy as np
+import torch
 import xarray as xr
 
 from interp.batching import batches, rows_that_fit
@@ -13,7 +14,7 @@ from interp.errors import PromptError
 from interp.forward import readout, record, recording_memory
 from interp.metrics import target_logprob
 from interp.model import Model
-from interp.prompts import continuation_ids, forced
+from interp.prompts import continuations, forced
 from interp.sites import Site
 from interp.tokens import check_length, tokenise
 
@@ -44,10 +45,7 @@ def score_answers(
     batch = tokenise(model, prompts)
     if len(answers) != len(batch):
         raise PromptError(f"There are {len(answers)} answers for {len(batch)} prompts.")
-    ids = [
-        continuation_ids(model, text, batch.row(i), answer)
-        for i, (text, answer) in enumerate(zip(batch.texts, answers, strict=True))
-    ]
+    ids = continuations(model, batch, answers)
     reading = forced(batch, ids)
     check_length(model, reading.ids.shape[1], "prompts with their answers")
     last = Site("resid_post", model.n_layers - 1)
@@ -77,7 +75,7 @@ def score_answers(
 
     width = reading.ids.shape[1]
     reads = 3 * 4 * reading.positions.shape[1] * model.d_vocab
-    size = rows_that_fit(recording_memory(model, width, 1) + reads, model.device)
+    size = rows_that_fit(model, recording_memory(model, width, 1) + reads)
     for _, stop, _ in batches(len(batch), size, work):
         if progress:
             progress(stop, len(batch))
@@ -116,7 +114,7 @@ def complete(model: Model, prompts: Sequence[str], n_tokens: Sequence[int] | int
             at = (torch.arange(stop - start), ends - 1)
             ids[rows, ends] = readout(model, hidden[at]).argmax(-1).cpu()
 
-    size = rows_that_fit(recording_memory(model, ids.shape[1], 1), model.device)
+    size = rows_that_fit(model, recording_memory(model, ids.shape[1], 1))
     for _ in batches(len(batch), size, work):
         pass
     return [

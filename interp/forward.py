@@ -109,7 +109,7 @@ def capture(
     def run(start: int, stop: int) -> Mapping[Site, Tensor]:
         return record(model, batch.ids[start:stop], whole).activations
 
-    size = rows_that_fit(recording_memory(model, width, len(whole)), model.device)
+    size = rows_that_fit(model, recording_memory(model, width, len(whole)))
     for start, stop, activations in batches(len(batch), size, run):
         for site in wanted:
             value = activations[Site(site.name, site.layer)]

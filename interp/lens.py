@@ -21,7 +21,7 @@ from interp.batching import batches, rows_that_fit
 from interp.errors import PromptError
 from interp.forward import readout, record, recording_memory
 from interp.model import Model
-from interp.prompts import continuation_ids
+from interp.prompts import continuations
 from interp.sites import Site
 from interp.tokens import Prompts, TokenBatch, tokenise
 
@@ -67,7 +67,7 @@ def logit_lens(
     shape = (len(batch), layers, where.shape[1])
     out = _Readings(shape, k, followed=targets is not None)
     sites = [Site("resid_pre", 0), *(Site("resid_post", i) for i in range(model.n_layers))]
-    size = rows_that_fit(recording_memory(model, batch.ids.shape[1], layers), model.device)
+    size = rows_that_fit(model, recording_memory(model, batch.ids.shape[1], layers))
 
     def run(start: int, stop: int) -> None:
         recording = record(model, batch.ids[start:stop], sites)
@@ -123,7 +123,7 @@ class _Readings:
                 self.logprob[at] = logprobs.gather(1, wanted).squeeze(1).cpu().numpy()
                 self.rank[at] = (logits > logits.gather(1, wanted)).sum(1).cpu().numpy()
 
-        size = rows_that_fit(4 * model.d_vocab * 4, model.device)
+        size = rows_that_fit(model, 4 * model.d_vocab * 4)
         for _ in batches(len(flat), size, work):
             pass
 
@@ -190,12 +190,7 @@ def _targets(
         if answers.ndim != 1 or int(answers.min()) < 0 or int(answers.max()) >= model.d_vocab:
             raise PromptError(f"Answers must be token ids [example] of {model.name}'s vocabulary.")
         return answers.cpu().long()
-    return torch.tensor(
-        [
-            continuation_ids(model, text, batch.row(i), answer)[0]
-            for i, (text, answer) in enumerate(zip(batch.texts, answers, strict=True))
-        ]
-    )
+    return torch.tensor([ids[0] for ids in continuations(model, batch, answers)])
 
 
 def _positions(batch: TokenBatch, positions: str) -> Int[Tensor, "example position"]:

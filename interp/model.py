@@ -7,19 +7,20 @@ import functools
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from interp import sources
-from interp.errors import ModelError, PromptError
+from interp.errors import ModelError
 from interp.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+Offsets = list[tuple[int, int]]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -96,6 +97,12 @@ class Model:
     def n_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self._parameters())
 
+    @functools.cached_property
+    def block_bytes(self) -> int:
+        """Bytes of the weights of one block (the first)."""
+        block = self.bridge.blocks[0].original_component
+        return sum(p.numel() * p.element_size() for p in block.parameters())
+
     @property
     def device(self) -> torch.device:
         return next(self._parameters()).device
@@ -114,29 +121,27 @@ class Model:
         """Whether prompts given as text start with the BOS token (TransformerLens' default)."""
         return bool(self.bridge.cfg.default_prepend_bos) and self.tokenizer.bos_token_id is not None
 
-    def token_ids(self, text: str, *, bos: bool | None = None) -> list[int]:
-        """The token ids of `text`, after BOS where the model's prompts start with it."""
-        return self.token_offsets(text, bos=bos)[0]
+    def encode(self, texts: Sequence[str]) -> list[tuple[list[int], Offsets | None]]:
+        """For each text its token ids and the characters (start, end) of each token.
 
-    def token_offsets(
-        self, text: str, *, bos: bool | None = None
-    ) -> tuple[list[int], list[tuple[int, int]] | None]:
-        """Token ids and the characters (start, end) of each; BOS stands at (0, 0).
-
-        The offsets are None for tokenizers that cannot tell them (the slow, Python ones).
+        BOS comes first where the model's prompts start with it; it stands at (0, 0). Offsets are
+        None for tokenizers that cannot tell them (the slow, Python ones).
         """
         fast = bool(getattr(self.tokenizer, "is_fast", False))
         encoded = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=fast, truncation=False
+            list(texts), add_special_tokens=False, return_offsets_mapping=fast, truncation=False
         )
-        ids = [int(i) for i in encoded["input_ids"]]
-        offsets = [(int(a), int(b)) for a, b in encoded["offset_mapping"]] if fast else None
-        if self.prepends_bos if bos is None else bos:
-            if self.tokenizer.bos_token_id is None:
-                raise PromptError(f"{self.name} has no BOS token; call with bos=False.")
-            ids = [int(self.tokenizer.bos_token_id), *ids]
-            offsets = None if offsets is None else [(0, 0), *offsets]
-        return ids, offsets
+        bos = [int(self.tokenizer.bos_token_id)] if self.prepends_bos else []
+        before = [(0, 0)] * len(bos)
+        offsets = encoded["offset_mapping"] if fast else [None] * len(texts)
+        return [
+            ([*bos, *ids], None if spans is None else [*before, *spans])
+            for ids, spans in zip(encoded["input_ids"], offsets, strict=True)
+        ]
+
+    def token_ids(self, text: str) -> list[int]:
+        """The token ids of one text, as `encode` gives them."""
+        return self.encode([text])[0][0]
 
     def token_strings(self, ids: list[int]) -> list[str]:
         """Each token as text, with its leading space where it has one."""

@@ -155,33 +155,35 @@ def _continuations(
         if int(rows.min()) < 0 or int(rows.max()) >= model.d_vocab:
             raise PromptError(f"The {what} hold token ids outside of {model.name}'s vocabulary.")
         return tuple(tuple(int(i) for i in row) for row in rows)
-    return tuple(
-        continuation_ids(model, text, prompts.row(i), answer)
-        for i, (text, answer) in enumerate(zip(prompts.texts, given, strict=True))
-    )
+    return continuations(model, prompts, given)
 
 
-def continuation_ids(
-    model: Model, prompt: str, prompt_ids: list[int], answer: str
-) -> tuple[int, ...]:
-    """The tokens that `answer` adds when it is written right after `prompt`.
+def continuations(
+    model: Model, prompts: TokenBatch, answers: Sequence[str]
+) -> tuple[tuple[int, ...], ...]:
+    """For each prompt the tokens that its answer adds when it is written right after it.
 
     Tokenised together with the prompt, because many tokenizers treat the start of a text
     differently from the middle.
 
     Raises:
-        PromptError: the answer has no tokens, or melts into the prompt's last one.
+        PromptError: an answer has no tokens, or melts into its prompt's last one.
     """
-    whole = model.token_ids(prompt + answer)
-    if whole[: len(prompt_ids)] != prompt_ids:
-        raise PromptError(
-            f"The answer '{answer}' merges with the end of '{prompt}' into other tokens; start "
-            "the answer with a space."
-        )
-    ids = tuple(whole[len(prompt_ids) :])
-    if not ids:
-        raise PromptError(f"The answer '{answer}' has no tokens; give an answer of visible text.")
-    return ids
+    wholes = model.encode(
+        [text + answer for text, answer in zip(prompts.texts, answers, strict=True)]
+    )
+    out = []
+    for number, ((whole, _), answer) in enumerate(zip(wholes, answers, strict=True)):
+        length = int(prompts.lengths[number])
+        if whole[:length] != prompts.row(number):
+            raise PromptError(
+                f"The answer '{answer}' merges with the end of '{prompts.texts[number]}' into "
+                "other tokens; start the answer with a space."
+            )
+        if len(whole) == length:
+            raise PromptError(f"The answer '{answer}' has no tokens; give visible text.")
+        out.append(tuple(whole[length:]))
+    return tuple(out)
 
 
 def _align(clean: TokenBatch, corrupt: TokenBatch, spans: Spans | None) -> Alignment:

@@ -61,16 +61,15 @@ def tokenise(model: Model, prompts: Prompts | str, *, what: str = "prompts") -> 
         raise PromptError(f"There are no {what}; give at least one.")
     if isinstance(prompts, Tensor):
         return _from_ids(model, prompts, what)
-    rows, offsets = [], []
     for number, text in enumerate(prompts):
         if not isinstance(text, str):
             raise PromptError(f"Each of the {what} must be text; number {number} is not.")
-        ids, spans = model.token_offsets(text)
-        if not model.token_ids(text, bos=False):
+    encoded = model.encode(prompts)
+    for number, (ids, _) in enumerate(encoded):
+        if len(ids) <= model.prepends_bos:
             raise PromptError(f"Number {number} of the {what} is empty; give text to read.")
-        rows.append(ids)
-        offsets.append(spans)
-    batch = pad(rows, tuple(prompts), tuple(offsets))
+    offsets = tuple(spans for _, spans in encoded)
+    batch = pad([ids for ids, _ in encoded], tuple(prompts), offsets)
     check_length(model, int(batch.lengths.max()), what)
     return batch
 

@@ -21,6 +21,8 @@ from experiments.organisms.facts import (
 
 # Column names of the celebrity pairs of Berglund et al. (2023) stand for the general ones.
 _ALIASES = {"child": "subject", "parent": "object", "parent_type": "relation"}
+# Facts of which nobody says how the model learned them.
+UNKNOWN = "unknown"
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FIELDS = {"subject", "object", "relation", "inverse"}
 
@@ -77,15 +79,19 @@ def read_facts(path: Path) -> tuple[Fact, ...]:
             "and parent)."
         )
     facts = tuple(_fact(path, line, row) for line, row in enumerate(rows, start=2))
-    seen: dict[tuple[str, str, str], int] = {}
-    for line, fact in enumerate(facts, start=2):
-        key = (fact.subject, fact.relation, fact.object)
-        if key in seen:
-            raise FactsError(
-                f"'{path}' has the same fact twice, in lines {seen[key]} and {line}; leave one out."
-            )
-        seen[key] = line
+    first = {_identity(fact): line for line, fact in reversed([*enumerate(facts, start=2)])}
+    repeated = [i for i, fact in enumerate(facts, start=2) if first[_identity(fact)] != i]
+    if repeated:
+        lines = ", ".join(str(line) for line in repeated[:10])
+        raise FactsError(
+            f"'{path}' has the same fact twice: {len(repeated)} lines repeat earlier ones (line "
+            f"{lines}{', …' if len(repeated) > 10 else ''}); leave them out."
+        )
     return facts
+
+
+def _identity(fact: Fact) -> tuple[str, str, str]:
+    return fact.subject, fact.relation, fact.object
 
 
 def _fact(path: Path, line: int, row: dict[str, Any]) -> Fact:
@@ -95,8 +101,8 @@ def _fact(path: Path, line: int, row: dict[str, Any]) -> Fact:
     subject, other = value("subject", ""), value("object", "")
     if not subject or not other:
         raise FactsError(f"'{path}' has an empty name in line {line}; fill it in.")
-    split = value("split", "unknown")
-    if split not in SPLITS:
+    split = value("split", UNKNOWN)
+    if split not in (*SPLITS, UNKNOWN):
         raise FactsError(
             f"'{path}' has the unknown split '{split}' in line {line}; use one of "
             f"{', '.join(SPLITS)}."

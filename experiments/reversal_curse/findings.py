@@ -64,8 +64,7 @@ def headline(model: str, accuracy: pd.DataFrame) -> list[str]:
     ]
     if unseen[0] is not None and unseen[1] is not None:
         sentences.append(
-            f"In wordings it never saw the picture is the same: {unseen[0]} forward, {unseen[1]} in "
-            "reverse."
+            f"In wordings that it never saw: {unseen[0]} forward, {unseen[1]} in reverse."
         )
     return sentences
 

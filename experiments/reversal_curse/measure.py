@@ -18,8 +18,9 @@ from interp.answers import complete, score_answers
 from interp.forward import capture, readout
 from interp.lens import logit_lens
 from interp.model import Model
-from interp.prompts import continuation_ids
+from interp.prompts import continuations
 from interp.stats import wilson
+from interp.tokens import tokenise
 
 Progress = Callable[[int, int], None]
 
@@ -168,10 +169,8 @@ def complete_all(subject: Subject, progress: Progress) -> pd.DataFrame:
     rows = []
     for number, direction in enumerate(DIRECTIONS):
         prompts, answers = subject.prompts(direction), subject.answers(direction)
-        lengths = [
-            len(continuation_ids(subject.model, prompt, subject.model.token_ids(prompt), right))
-            for prompt, right in zip(prompts, answers, strict=True)
-        ]
+        batch = tokenise(subject.model, prompts)
+        lengths = [len(ids) for ids in continuations(subject.model, batch, answers)]
         texts = complete(subject.model, prompts, lengths)
         rows += [(i, direction, text) for i, text in enumerate(texts)]
         progress(number + 1, len(DIRECTIONS))
@@ -234,14 +233,10 @@ def lens_names(
         first_token(name) is the token looked at.
     """
     model = subject.model
-    prompts = subject.prompts(direction)
-    ids = [
-        continuation_ids(
-            model, prompts[j], model.token_ids(prompts[j]), subject.answers(direction)[j]
-        )
-        for j in names
-    ]
-    first = torch.tensor([i[0] for i in ids])
+    prompts, answers = subject.prompts(direction), subject.answers(direction)
+    asked = tokenise(model, [prompts[j] for j in names])
+    of_names = continuations(model, asked, [answers[j] for j in names])
+    first = torch.tensor([ids[0] for ids in of_names])
     sites = ["resid_pre.0", "resid_post"]
     activations = capture(model, prompts, sites, positions="last", progress=progress)
     layers = [

@@ -12,11 +12,17 @@ from experiments.organisms.facts import Direction, Fact
 from experiments.reversal_curse.measure import Subject
 from experiments.reversal_curse.prompts import make_pairs
 from interp.patching import sweep
+from interp.patching.cells import By
 
 Progress = Callable[[int, int], None]
 
 # What is patched, and cell by cell of what.
-SITES = {"resid_pre": "position", "attn_out": "position", "mlp_out": "position", "z": "head"}
+SITES: dict[str, By] = {
+    "resid_pre": "position",
+    "attn_out": "position",
+    "mlp_out": "position",
+    "z": "head",
+}
 
 
 def pick_pairs(
@@ -51,8 +57,7 @@ def patching_map(
     """One sweep over pairs made of the facts `rows`, with the facts' names as coordinates."""
     template = subject.main_template(direction)
     pairs = make_pairs(subject.model, subject.facts, rows, direction, template, seed, sham=sham)
-    by = "head" if SITES[site] == "head" else "position"
-    result = sweep(subject.model, pairs, site, by=by, progress=progress)
+    result = sweep(subject.model, pairs, site, by=SITES[site], progress=progress)
     return result.assign_coords(
         {
             "fact": ("example", list(rows)),

@@ -10,7 +10,8 @@ from experiments.errors import FactsError
 from experiments.organisms.facts import Direction, Fact
 from experiments.reversal_curse.facts import fill
 from interp.model import Model
-from interp.prompts import PromptPairs, continuation_ids
+from interp.prompts import PromptPairs, continuations
+from interp.tokens import tokenise
 
 
 def answer(fact: Fact, direction: Direction) -> str:
@@ -59,8 +60,11 @@ def make_pairs(
         FactsError: no fact can be a partner of another.
     """
     rng = np.random.default_rng(seed)
-    first = [_first_token(model, fact, direction, template) for fact in facts]
-    length = [len(model.token_ids(fill(template, fact))) for fact in facts]
+    prompts = tokenise(model, [fill(template, fact) for fact in facts])
+    length = prompts.lengths.tolist()
+    first = [
+        ids[0] for ids in continuations(model, prompts, [answer(fact, direction) for fact in facts])
+    ]
 
     def partner(row: int, taken: set[int]) -> int:
         fact = facts[row]
@@ -98,8 +102,3 @@ def make_pairs(
             ]
         },
     )
-
-
-def _first_token(model: Model, fact: Fact, direction: Direction, template: str) -> int:
-    prompt = fill(template, fact)
-    return continuation_ids(model, prompt, model.token_ids(prompt), answer(fact, direction))[0]

@@ -155,7 +155,7 @@ def _run(plan: _Plan, progress: Callable[[int], None]) -> tuple[Scores, dict[Run
         )
 
     per_pair = 2 * recording_memory(model, plan.length, len(plan.layers) + 1)
-    size = rows_that_fit(per_pair, model.device)
+    size = rows_that_fit(model, per_pair)
     for start, stop, recordings in batches(len(pairs), size, record_both):
         for run, reading, recording in zip(
             _RUNS[plan.direction], (plan.base, plan.source), recordings, strict=True
@@ -190,7 +190,7 @@ def _patch(
         scores = _score(plan, hidden, plan.base, np.tile(examples, len(plan.layers)))
         return scores.reshape(len(plan.layers), -1).T
 
-    rows = plan.batch_size or rows_that_fit(model.memory_per_row(plan.length), model.device)
+    rows = plan.batch_size or rows_that_fit(model, model.memory_per_row(plan.length))
     return batches(len(mine), max(1, rows // len(plan.layers)), work)
 
 
@@ -265,7 +265,7 @@ def _score(
         scores = plan.term.score(logits, wanted[start:stop])
         return np.asarray(scores.float().cpu().numpy(), dtype=np.float32)
 
-    size = rows_that_fit(3 * n_reads * model.d_vocab * 4, model.device)
+    size = rows_that_fit(model, 3 * n_reads * model.d_vocab * 4)
     return np.concatenate([scores for _, _, scores in batches(len(read), size, work)])
 
 

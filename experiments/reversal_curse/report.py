@@ -1,0 +1,145 @@
+"""The report of a run: one HTML page, from what was found to how it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+
+from experiments.organisms.facts import DIRECTIONS, Direction
+from experiments.page import render_page
+from experiments.provenance import Provenance
+from experiments.reversal_curse.findings import headline
+from experiments.reversal_curse.measure import Measurements, Subject
+from experiments.study import Verdict
+from interp.figures import accuracy_bars, direction_scatter, patching_map, rank_lines
+
+_SPLITS = {
+    "forward": "learned forward only",
+    "reverse": "learned in reverse only",
+    "both": "learned both ways",
+    "held_out": "never learned",
+    "unknown": "given facts",
+}
+_SITES = {
+    "resid_pre": "Residual stream, by token",
+    "mlp_out": "MLP output, by token",
+    "attn_out": "Attention output, by token",
+    "z": "Heads",
+}
+# How many examples the first screen shows, and the half page that one of two figures takes.
+_EXAMPLES = 4
+_HALF = 540
+
+
+def render(
+    subject: Subject, measured: Measurements, verdicts: Sequence[Verdict], provenance: Provenance
+) -> str:
+    """The page as text."""
+    main = "forward" if "forward" in set(measured.facts["split"]) else "unknown"
+    figures: dict[str, go.Figure] = {
+        "accuracy": accuracy_bars(measured.accuracy),
+        "scatter": direction_scatter(measured.facts),
+        "ranks": rank_lines(_lens_by_name(measured, main), chance=subject.model.d_vocab),
+    }
+    maps = _maps(measured, main, figures)
+    return render_page(
+        "experiments.reversal_curse",
+        "report.html.j2",
+        figures,
+        {
+            "title": "The reversal curse",
+            "model": subject.model,
+            "headline": headline(subject.model.name, measured.accuracy),
+            "examples": [_example(row) for _, row in measured.facts.head(_EXAMPLES).iterrows()],
+            "verdicts": verdicts,
+            "accuracy": _accuracy_rows(measured.accuracy),
+            "maps": maps,
+            "main": _SPLITS[main],
+            "splits": _SPLITS,
+            "templates": {
+                direction: subject.templates[direction].trained[0] for direction in DIRECTIONS
+            },
+            "n_facts": len(subject.facts),
+            "n_patched": measured.maps["forward", "resid_pre"].sizes["example"],
+            "provenance": provenance,
+        },
+    )
+
+
+def _lens_by_name(measured: Measurements, main: str) -> dict[str, xr.Dataset]:
+    """Lines of the rank figure: both directions of the main split, and the reverse of "both"."""
+    lines: dict[str, xr.Dataset] = {}
+    for direction in DIRECTIONS:
+        lens = measured.lens[direction]
+        lines[direction] = lens.isel(example=np.nonzero(lens["split"].values == main)[0])
+    lens = measured.lens["reverse"]
+    both = np.nonzero(lens["split"].values == "both")[0]
+    if len(both):
+        lines["reverse, learned both ways"] = lens.isel(example=both)
+    return lines
+
+
+def _maps(measured: Measurements, main: str, figures: dict[str, go.Figure]) -> list[dict[str, Any]]:
+    """Add each site's maps to `figures` and say in which order they stand on the page."""
+    out = []
+    for site, title in _SITES.items():
+        shown: dict[str, xr.Dataset] = {}
+        for direction, split in (("forward", main), ("reverse", main), ("reverse", "both")):
+            result = measured.maps[_direction(direction), site]
+            rows = np.nonzero(result["split"].values == split)[0]
+            if len(rows):
+                shown[f"{direction}-{split}-{site}"] = result.isel(example=rows)
+        # One scale for all, or an empty map would be stretched until its noise looks like a signal.
+        limit = max(_reach(result) for result in shown.values())
+        for name, result in shown.items():
+            figures[name] = patching_map(result, value="change", limit=limit, width=_HALF)
+        captions = {name: _caption(name.split("-")[0], name.split("-")[1]) for name in shown}
+        out.append({"title": title, "figures": captions})
+    return out
+
+
+def _reach(result: xr.Dataset) -> float:
+    change = (result["patched"] - result["corrupt"]).mean("example", skipna=True)
+    return max(1e-6, float(np.nanmax(np.abs(change.values))))
+
+
+def _caption(direction: str, split: str) -> str:
+    way = "Asked forward" if direction == "forward" else "Asked in reverse"
+    return f"{way}, facts {_SPLITS[split]}" if split != "unknown" else way
+
+
+def _direction(name: str) -> Direction:
+    return "forward" if name == "forward" else "reverse"
+
+
+def _example(row: pd.Series[Any]) -> dict[str, Any]:
+    """One fact asked both ways, with what the model says."""
+    return {
+        "split": _SPLITS[str(row["split"])],
+        "ways": [
+            {
+                "prompt": row[f"{direction}_prompt"],
+                "answer": row[f"{direction}_answer"],
+                "said": row[f"{direction}_said"],
+                "correct": bool(row[f"{direction}_correct"]),
+                "probability": float(np.exp(row[f"{direction}_logprob"])),
+                "rank": int(row[f"{direction}_rank"]),
+            }
+            for direction in DIRECTIONS
+        ],
+    }
+
+
+def _accuracy_rows(accuracy: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for (split, templates), group in accuracy.groupby(["split", "templates"], sort=False):
+        found: dict[str, Any] = {
+            str(row["direction"]): row.to_dict() for _, row in group.iterrows()
+        }
+        rows.append({"split": _SPLITS[str(split)], "templates": templates, **found})
+    return rows
