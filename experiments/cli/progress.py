@@ -78,12 +78,11 @@ class LiveReporter(_Lines):
 
 
 class PlainReporter(_Lines):
-    """For pipes and log files: a line when a stage starts, one now and then, one when it ends."""
+    """For pipes and log files: a line when a stage ends, and one now and then before that."""
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Callback]:
         """Lines with the count and the time left while the block runs."""
-        say(f"  {name} …")
         start = spoken = time.monotonic()
         first: int | None = None
 

@@ -131,7 +131,6 @@ def test_plain_progress_is_a_line_now_and_then(
             update(done, 100)
             clock(0.5)
     assert capsys.readouterr().out.splitlines() == [
-        "  lens …",
         "  lens: 20 of 100, about 40.0 s left",
         "  lens: 40 of 100, about 30.0 s left",
         "  lens: 60 of 100, about 20.0 s left",
