@@ -39,6 +39,30 @@ class Alignment:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def slots(self, chosen: Sequence[int | str] | None) -> tuple[int, ...]:
+        """The slots that are meant by numbers, labels ("subject -1") or spans ("subject").
+
+        Raises:
+            PromptError: there is no such slot.
+        """
+        if chosen is None:
+            return tuple(range(len(self)))
+        found: set[int] = set()
+        for name in chosen:
+            if isinstance(name, int) and 0 <= name < len(self):
+                found.add(name)
+                continue
+            named = [i for i in range(len(self)) if name in (self.labels[i], self.spans[i])]
+            if isinstance(name, int) or not named:
+                raise PromptError(
+                    f"Position {name!r} is out of range: the pairs have positions 0 to "
+                    f"{len(self) - 1} ({', '.join(self.labels)})."
+                )
+            found.update(named)
+        if not found:
+            raise PromptError("There are no positions to patch; name at least one.")
+        return tuple(sorted(found))
+
 
 def token_range(offsets: Sequence[Range], start: int, end: int) -> Range:
     """The tokens that cover the characters from `start` to `end`.

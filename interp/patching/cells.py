@@ -35,7 +35,8 @@ class Cells:
         shape: the size of each axis.
         groups: for each index of the position axis the slots of the alignment replaced together.
         heads: the heads, or None where whole activations are replaced.
-        example, group, head: index of each cell [cell]; head is -1 where there are none.
+        example, group, head: indices of each cell [cell] along these axes; head is -1 where
+            there are none.
     """
 
     axes: tuple[By, ...]
@@ -108,34 +109,44 @@ def check_by(site: str, by: By | Sequence[By] | None) -> tuple[By, ...]:
 
 
 def lay_out(
-    model: Model, alignment: Alignment, site: str, axes: tuple[By, ...], n_examples: int
+    model: Model,
+    alignment: Alignment,
+    site: str,
+    axes: tuple[By, ...],
+    n_examples: int,
+    positions: Sequence[int | str] | None = None,
+    heads: Sequence[int] | None = None,
 ) -> Cells:
-    """All cells of a sweep; those whose example has no token at the place are left out."""
+    """All cells of a sweep; those whose example has no token at the place are left out.
+
+    Raises:
+        PromptError: a position that the pairs do not have.
+        SiteError: a head that the site does not have, or heads where none are swept.
+    """
+    slots = alignment.slots(positions)
     groups: tuple[tuple[int, ...], ...]
     if "position" in axes:
-        groups = tuple((slot,) for slot in range(len(alignment)))
+        groups = tuple((slot,) for slot in slots)
     elif "span" in axes:
-        names = list(dict.fromkeys(alignment.spans))
-        groups = tuple(
-            tuple(s for s, span in enumerate(alignment.spans) if span == name) for name in names
-        )
+        names = list(dict.fromkeys(alignment.spans[slot] for slot in slots))
+        groups = tuple(tuple(s for s in slots if alignment.spans[s] == name) for name in names)
     else:
-        groups = (tuple(range(len(alignment))),)
-    heads = tuple(range(heads_at(model, site))) if "head" in axes else None
+        groups = (slots,)
+    chosen_heads = _heads(model, site, axes, heads)
     example, group, head = np.meshgrid(
         np.arange(n_examples),
         np.arange(len(groups)),
-        np.arange(len(heads)) if heads else np.array([-1]),
+        np.arange(len(chosen_heads)) if chosen_heads else np.array([-1]),
         indexing="ij",
     )
     present = np.stack([(alignment.clean[:, list(g)] >= 0).any(axis=1) for g in groups], axis=1)
     keep = present[example, group].ravel()
-    sizes = {"position": len(groups), "span": len(groups), "head": len(heads or ())}
+    sizes = {"position": len(groups), "span": len(groups), "head": len(chosen_heads or ())}
     return Cells(
         axes,
         tuple(sizes[axis] for axis in axes),
         groups,
-        heads,
+        chosen_heads,
         example.ravel()[keep],
         group.ravel()[keep],
         head.ravel()[keep],
@@ -172,5 +183,21 @@ def edit_for(
         tensor(destination[example, slot]),
         tensor(example - offset),
         tensor(origin[example, slot]),
-        None if cells.heads is None else tensor(cells.head[chosen][row]),
+        None if cells.heads is None else tensor(np.asarray(cells.heads)[cells.head[chosen]][row]),
     )
+
+
+def _heads(
+    model: Model, site: str, axes: tuple[By, ...], heads: Sequence[int] | None
+) -> tuple[int, ...] | None:
+    if "head" not in axes:
+        if heads is not None:
+            raise SiteError("Heads can be chosen only where they are swept: by='head'.")
+        return None
+    n = heads_at(model, site)
+    chosen = tuple(range(n)) if heads is None else tuple(sorted(set(heads)))
+    wrong = [head for head in chosen if not 0 <= head < n]
+    if wrong or not chosen:
+        what = f"Head {wrong[0]} is out of range" if wrong else "There are no heads to patch"
+        raise SiteError(f"{what}: {model.name} has heads 0 to {n - 1} at '{site}'.")
+    return chosen

@@ -50,6 +50,8 @@ def sweep(
     by: By | Sequence[By] | None = None,
     direction: Direction = "denoising",
     layers: Sequence[int] | None = None,
+    positions: Sequence[int | str] | None = None,
+    heads: Sequence[int] | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -64,7 +66,9 @@ def sweep(
             positions together; the default of sites with heads), or ("head", "position").
         direction: "denoising" puts clean activations into the corrupted run, "noising" corrupted
             ones into the clean run.
-        layers: the layers to patch; all if left out.
+        layers, heads: the ones to patch; all if left out.
+        positions: the positions to patch, by number, label ("subject -1") or span ("subject");
+            all if left out.
         batch_size: rows in one pass; from a memory estimate if left out. The result does not
             depend on it beyond rounding.
         progress: called with (cells done, cells in all).
@@ -77,15 +81,16 @@ def sweep(
         continuation that the metric forces after the prompt.
 
     Raises:
-        SiteError: unknown or missing site, layer out of range, no heads there.
-        MetricError, PromptError: the metric does not exist, or needs foils that are not given.
+        SiteError: unknown or missing site, layer or head out of range, no heads there.
+        PromptError: position out of range, or the metric needs foils that are not given.
+        MetricError: there is no such metric.
     """
     axes = check_by(site, by)
     chosen = _layers(model, site, layers)
     metric = get_metric(metric)
     if direction not in _RUNS:
         raise SiteError(f"Unknown direction '{direction}'; choose 'denoising' or 'noising'.")
-    cells = lay_out(model, pairs.alignment, site, axes, len(pairs))
+    cells = lay_out(model, pairs.alignment, site, axes, len(pairs), positions, heads)
     total = len(cells) * len(chosen) * len(metric.terms)
     patched = np.zeros((len(cells), len(chosen)), dtype=np.float32)
     unpatched: dict[Run, Scores] = {
@@ -106,7 +111,7 @@ def sweep(
     grid = np.full((len(pairs) * int(np.prod(cells.shape)), len(chosen)), np.nan, dtype=np.float32)
     grid[cells.flat_index()] = patched
     grid = np.moveaxis(grid.reshape(len(pairs), *cells.shape, len(chosen)), -1, 1)
-    return label(model, pairs, site, metric, direction, axes, chosen, grid, unpatched)
+    return label(model, pairs, site, metric, direction, cells, chosen, grid, unpatched)
 
 
 @dataclass(frozen=True)

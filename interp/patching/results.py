@@ -11,6 +11,7 @@ import xarray as xr
 
 from interp.metrics import Metric
 from interp.model import Model
+from interp.patching.cells import Cells
 from interp.prompts import PromptPairs, Run
 from interp.tokens import TokenBatch
 
@@ -21,13 +22,13 @@ def label(
     site: str,
     metric: Metric,
     direction: str,
-    axes: tuple[str, ...],
+    cells: Cells,
     layers: tuple[int, ...],
     patched: npt.NDArray[np.float32],
     unpatched: dict[Run, npt.NDArray[np.float32]],
 ) -> xr.Dataset:
     """Put names on the numbers of a sweep (see `sweep` for what they are)."""
-    alignment = pairs.alignment
+    alignment, axes = pairs.alignment, cells.axes
     coords: dict[str, Any] = {
         "layer": list(layers),
         "clean_prompt": ("example", list(pairs.clean.texts)),
@@ -36,15 +37,16 @@ def label(
         "foil": ("example", list(pairs.foils or ("",) * len(pairs))),
     }
     if "position" in axes:
-        coords["position"] = np.arange(len(alignment))
-        coords["position_label"] = ("position", list(alignment.labels))
-        for run in ("clean", "corrupt"):
-            tokens = _tokens_at(model, pairs.prompts(run), getattr(alignment, run))
+        slots = [group[0] for group in cells.groups]
+        coords["position"] = slots
+        coords["position_label"] = ("position", [alignment.labels[slot] for slot in slots])
+        for run, index in (("clean", alignment.clean), ("corrupt", alignment.corrupt)):
+            tokens = _tokens_at(model, pairs.prompts(run), index[:, slots])
             coords[f"{run}_token"] = (("example", "position"), tokens)
     if "span" in axes:
-        coords["span"] = list(dict.fromkeys(alignment.spans))
+        coords["span"] = [alignment.spans[group[0]] for group in cells.groups]
     if "head" in axes:
-        coords["head"] = np.arange(patched.shape[-1])
+        coords["head"] = list(cells.heads or ())
     return xr.Dataset(
         {
             "patched": (("example", "layer", *axes), patched),
