@@ -40,8 +40,11 @@ def label(
         slots = [group[0] for group in cells.groups]
         coords["position"] = slots
         coords["position_label"] = ("position", [alignment.labels[slot] for slot in slots])
-        for run, index in (("clean", alignment.clean), ("corrupt", alignment.corrupt)):
-            tokens = _tokens_at(model, pairs.prompts(run), index[:, slots])
+        for run, prompts, index in (
+            ("clean", pairs.clean, alignment.clean),
+            ("corrupt", pairs.corrupt, alignment.corrupt),
+        ):
+            tokens = _tokens_at(model, prompts, index[:, slots])
             coords[f"{run}_token"] = (("example", "position"), tokens)
     if "span" in axes:
         coords["span"] = [alignment.spans[group[0]] for group in cells.groups]
