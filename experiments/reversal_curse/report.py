@@ -34,6 +34,8 @@ _SITES = {
 # How many examples the first screen shows, and the half page that one of two figures takes.
 _EXAMPLES = 4
 _HALF = 540
+# Logits. A change of one is a factor of e in the odds; less is not worth a strong colour.
+_LEAST_SCALE = 1.0
 
 
 def render(
@@ -95,7 +97,7 @@ def _maps(measured: Measurements, main: str, figures: dict[str, go.Figure]) -> l
             if len(rows):
                 shown[f"{direction}-{split}-{site}"] = result.isel(example=rows)
         # One scale for all, or an empty map would be stretched until its noise looks like a signal.
-        limit = max(_reach(result) for result in shown.values())
+        limit = max(_LEAST_SCALE, *(_reach(result) for result in shown.values()))
         for name, result in shown.items():
             figures[name] = patching_map(result, value="change", limit=limit, width=_HALF)
         captions = {name: _caption(name.split("-")[0], name.split("-")[1]) for name in shown}
@@ -105,7 +107,7 @@ def _maps(measured: Measurements, main: str, figures: dict[str, go.Figure]) -> l
 
 def _reach(result: xr.Dataset) -> float:
     change = (result["patched"] - result["corrupt"]).mean("example", skipna=True)
-    return max(1e-6, float(np.nanmax(np.abs(change.values))))
+    return float(np.nanmax(np.abs(change.values), initial=0.0))
 
 
 def _caption(direction: str, split: str) -> str:
