@@ -118,6 +118,6 @@ def complete(model: Model, prompts: Sequence[str], n_tokens: Sequence[int] | int
     for _ in batches(len(batch), size, work):
         pass
     return [
-        "".join(model.token_strings(ids[i, n : n + wanted[i]].tolist()))
+        model.decode(ids[i, n : n + wanted[i]].tolist())
         for i, n in enumerate(batch.lengths.tolist())
     ]

@@ -143,6 +143,13 @@ class Model:
         """The token ids of one text, as `encode` gives them."""
         return self.encode([text])[0][0]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Token ids as running text, without special tokens."""
+        text = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text)
+
     def token_strings(self, ids: list[int]) -> list[str]:
         """Each token as text, with its leading space where it has one."""
         return [_visible_token(self.tokenizer, i) for i in ids]

@@ -80,11 +80,9 @@ class PromptPairs:
             )
         self.answer_ids = _continuations(model, self.clean, answers, "answers")
         self.foil_ids = None if foils is None else _continuations(model, self.clean, foils, "foils")
-        self.answers = tuple("".join(model.token_strings(list(ids))) for ids in self.answer_ids)
+        self.answers = tuple(model.decode(ids) for ids in self.answer_ids)
         self.foils = (
-            None
-            if self.foil_ids is None
-            else tuple("".join(model.token_strings(list(ids))) for ids in self.foil_ids)
+            None if self.foil_ids is None else tuple(model.decode(ids) for ids in self.foil_ids)
         )
         self.alignment = _align(self.clean, self.corrupt, spans)
         self._check_lengths(model)

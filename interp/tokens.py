@@ -106,5 +106,5 @@ def _from_ids(model: Model, ids: Tensor, what: str) -> TokenBatch:
         )
     check_length(model, ids.shape[1], what)
     ids = ids.detach().cpu().long()
-    texts = tuple("".join(model.token_strings(row.tolist())) for row in ids)
+    texts = tuple(model.decode(row.tolist()) for row in ids)
     return TokenBatch(ids, torch.full((len(ids),), ids.shape[1]), texts, (None,) * len(ids))
