@@ -157,20 +157,18 @@ def judge(subject: Subject, measured: Measurements, seed: int) -> list[Verdict]:
         for fact in subject.facts:
             valid = valid_answers(subject.facts, fact, direction)
             right.append({j for j, answer in enumerate(answers) if answer in valid})
-        return absence.preferences(measured.names[direction], members, right)
+        words = [(fact.relation, fact.inverse) for fact in subject.facts]
+        return absence.preferences(measured.names[direction], members, right, words)
 
-    compared = measured.names["reverse"]["name"].values
     # Facts learned in the other direction too, or only in reverse, say nothing about absence.
-    cursed = np.isin(split, ("forward", "unknown"))
-    members = np.array([i for i in compared if known[i] and cursed[i]], dtype=np.int64)
+    cursed = known & np.isin(split, ("forward", "unknown"))
+    compared = measured.names["reverse"]["name"].values
+    members = np.array([i for i in compared if cursed[i]], dtype=np.int64)
     learned_both = np.array([i for i in compared if split[i] == "both"], dtype=np.int64)
-    if len(members) < absence.LEAST_FACTS:
-        empty = np.zeros((1, len(members)))
-        return [h1, absence.judge(empty, empty, None)]
     h2 = absence.judge(
         preferences("reverse", members),
         preferences("forward", members),
-        preferences("reverse", learned_both) if len(learned_both) > 2 else None,
+        preferences("reverse", learned_both) if len(learned_both) else None,
     )
     return [h1, h2]
 

@@ -7,6 +7,8 @@ equivalence (two one-sided tests) at every layer, not by a test that found nothi
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -17,32 +19,44 @@ from interp.stats import Equivalence, holm, specificity, tost
 
 CLAIM = "The reverse fact is absent, not suppressed."
 LEAST_FACTS = 10
+LEAST_GROUP = 3
 MARGIN = 0.5
 """Nats of preference over other names that count as none."""
 
 
 def preferences(
-    names: xr.Dataset, members: npt.NDArray[np.int64], right: list[set[int]]
+    names: xr.Dataset,
+    members: npt.NDArray[np.int64],
+    right: Sequence[set[int]],
+    words: Sequence[Hashable],
 ) -> npt.NDArray[np.float64]:
     """How much each layer prefers the right name, first token, to others [layer, member] in nats.
 
-    Row- and column-centred log-probabilities (see `specificity`).
+    Row- and column-centred log-probabilities (see `specificity`), among facts that are asked in
+    the same words: "X's son is" tells the sex of the answer, which is no knowledge of X. NaN for
+    facts with fewer than two others to compare with.
 
     Args:
         names: logprob(example, layer, name), as `lens_names` gives it.
         members: facts that are both an example and a name, of one split.
         right: for each fact the facts whose answer is right for it too.
+        words: for each fact the words it is asked in besides the name.
     """
+    out = np.full((names.sizes["layer"], len(members)), np.nan)
     column = {int(fact): i for i, fact in enumerate(names["name"].values)}
-    columns = [column[int(fact)] for fact in members]
-    block = names["logprob"].values[members][:, :, columns].transpose(1, 0, 2).astype(np.float64)
-    tokens = names["first_token"].values[columns]
-    same_token = tokens[:, None] == tokens[None, :]
-    same_answer = np.array([[int(j) in right[int(i)] for j in members] for i in members])
-    # Not a wrong answer, so no comparison; the diagonal itself stays.
-    not_other = (same_token | same_answer) & ~np.eye(len(members), dtype=bool)
-    block[:, not_other] = np.nan
-    return np.stack([specificity(layer) for layer in block])
+    for asked in dict.fromkeys(words[int(i)] for i in members):
+        group = np.array([k for k, i in enumerate(members) if words[int(i)] == asked])
+        if len(group) >= LEAST_GROUP:
+            facts = members[group]
+            columns = [column[int(fact)] for fact in facts]
+            block = names["logprob"].values[facts][:, :, columns].transpose(1, 0, 2).astype(float)
+            tokens = names["first_token"].values[columns]
+            same_answer = np.array([[int(j) in right[int(i)] for j in facts] for i in facts])
+            # Not a wrong answer, so no comparison; the diagonal itself stays.
+            not_other = (tokens[:, None] == tokens[None, :]) | same_answer
+            block[:, not_other & ~np.eye(len(facts), dtype=bool)] = np.nan
+            out[:, group] = np.stack([specificity(layer) for layer in block])
+    return out
 
 
 def judge(

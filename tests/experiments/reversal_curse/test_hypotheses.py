@@ -66,10 +66,25 @@ def test_preferences_find_a_planted_pair_and_ignore_popular_names() -> None:
         {"logprob": (("example", "layer", "name"), scores)},
         coords={"name": np.arange(n), "first_token": ("name", np.arange(n))},
     )
-    found = absence.preferences(names, np.arange(n), [{i} for i in range(n)])
+    alone = [{i} for i in range(n)]
+    found = absence.preferences(names, np.arange(n), alone, ["son"] * n)
     assert found.shape == (2, n)
     assert np.mean(found[0]) == pytest.approx(0, abs=0.15)
     assert np.mean(found[1]) == pytest.approx(3, abs=0.15)
+
+
+def test_knowing_whether_a_son_or_a_daughter_is_asked_for_is_no_preference() -> None:
+    rng = np.random.default_rng(5)
+    n = 40
+    words = ["son", "daughter"] * (n // 2)
+    fits = np.array([[a == b for b in words] for a in words])
+    scores = rng.normal(size=(n, 1, n)) * 0.1 + 6.0 * fits[:, None, :]
+    names = xr.Dataset(
+        {"logprob": (("example", "layer", "name"), scores)},
+        coords={"name": np.arange(n), "first_token": ("name", np.arange(n))},
+    )
+    found = absence.preferences(names, np.arange(n), [{i} for i in range(n)], words)
+    assert np.mean(found) == pytest.approx(0, abs=0.1)
 
 
 def sweep_like(shares: np.ndarray, gap: float = 10.0, labels: list[str] = LABELS) -> xr.Dataset:
