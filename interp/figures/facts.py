@@ -48,9 +48,7 @@ def direction_scatter(
                 customdata=[[int(fact)] for fact in rows["fact"]],
                 text=[_hover(row) for _, row in rows.iterrows()],
                 hovertemplate="%{text}<extra></extra>",
-                name=f"trained {theme.escape(theme.words(str(split)))}"
-                if split != "held_out"
-                else "held out",
+                name=theme.escape(theme.words(str(split))),
             )
         )
     chosen = facts[facts["fact"] == selected] if selected is not None else facts.iloc[:0]
@@ -70,7 +68,9 @@ def direction_scatter(
             )
         )
     theme.finish(fig, title=title, height=400, clickmode="event+select")
-    fig.update_layout(legend={"y": 1.01}, margin_t=76 if title else 44)
+    fig.update_layout(
+        legend={"y": 1.01, "title_text": "trained&nbsp;"}, margin_t=76 if title else 44
+    )
     fig.update_xaxes(
         title_text="margin asked forward (nats)", range=_range(facts["forward_margin"])
     )

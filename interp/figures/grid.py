@@ -6,6 +6,7 @@ colours, and invisible square markers over its cells carry the hover text and ta
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,9 @@ import plotly.graph_objects as go
 from interp.figures import theme
 
 WIDTH = 720  # px that a figure is laid out for, where nothing else is said
-_LEFT, _RIGHT, _TOP = 64, 92, 48
+_LEFT, _RIGHT, _TOP = 64, 92, 44
 _NARROWEST = 14  # px; a wider figure is drawn instead of narrower cells
-_ROOM_FOR_TEXT = 30  # px; narrower cells show no text
+_ROOM_TO_ELIDE = 30  # px; what is left of a word in narrower cells says nothing
 
 Texts = npt.NDArray[np.object_]
 
@@ -31,7 +32,9 @@ class Grid:
     Attributes:
         values: the colour of each cell [row, column]; NaN where there is no such cell.
         hover: HTML shown over each cell [row, column], escaped by the maker.
-        text: what stands in each cell [row, column], not escaped; None for nothing.
+        texts: what stands in each cell [row, column], not escaped, from the longest version to
+            the shortest; the first one that fits everywhere is taken.
+        elide: whether a text that does not fit may be cut short; numbers may not.
         rows: the layer of each row, from the bottom up.
         row_labels, columns: labels of the axes, not escaped.
         row_title, column_title: titles of the axes.
@@ -39,7 +42,8 @@ class Grid:
 
     values: npt.NDArray[np.floating[Any]]
     hover: Texts
-    text: Texts | None
+    texts: tuple[Texts, ...]
+    elide: bool
     rows: tuple[int, ...]
     row_labels: tuple[str, ...]
     columns: tuple[str, ...]
@@ -83,25 +87,28 @@ def draw(
         )
     )
     fig.add_trace(_targets(grid, min(cell_width, cell_height)))
-    if grid.text is not None and cell_width >= _ROOM_FOR_TEXT and cell_height >= theme.SMALL + 3:
-        limit = theme.characters(cell_width - 6)
-        fig.add_traces(list(_cell_texts(grid, grid.text, limit, scale, limits)))
+    text = _fitting(grid, cell_width, cell_height)
+    if text is not None:
+        fig.add_traces(list(_cell_texts(grid, text, scale, limits)))
+    top = _TOP + 8 if title else 32
     below = _room_for_labels(labels, angle) + 34
     theme.finish(
         fig,
         title=title,
-        height=(_TOP if title else 24) + n_rows * cell_height + below + (22 if small_print else 0),
+        height=top + n_rows * cell_height + below + (22 if small_print else 0),
         plot_bgcolor=theme.EMPTY,
         margin={
             "l": _LEFT,
             "r": _RIGHT,
-            "t": _TOP if title else 24,
+            "t": top,
             "b": below + (22 if small_print else 0),
             "autoexpand": False,
         },
         hoverdistance=int(max(cell_width, cell_height)),
         clickmode="event+select",
         showlegend=False,
+        # A redrawn figure keeps the reader's zoom as long as its cells are the same.
+        uirevision=_identity(grid),
     )
     if fixed:
         fig.update_layout(width=int(cell_width * n_columns) + _LEFT + _RIGHT)
@@ -146,8 +153,25 @@ def mark(fig: go.Figure, cells: Sequence[tuple[int, int]]) -> None:
     )
 
 
+def _fitting(grid: Grid, cell_width: float, cell_height: float) -> Texts | None:
+    """The longest texts that fit into the cells, escaped; None where none do."""
+    limit = theme.characters(cell_width - 6)
+    if cell_height < theme.SMALL + 3 or limit < 2:
+        return None
+    for text in grid.texts:
+        if max((len(str(t)) for t in text.ravel()), default=0) <= limit:
+            break
+    else:
+        if not grid.elide or cell_width < _ROOM_TO_ELIDE:
+            return None
+    short = np.empty(text.shape, dtype=object)
+    for place, one in np.ndenumerate(text):
+        short[place] = theme.escape(theme.shorten(str(one), limit))
+    return short
+
+
 def _cell_texts(
-    grid: Grid, text: Texts, limit: int, scale: Sequence[str], limits: tuple[float, float]
+    grid: Grid, text: Texts, scale: Sequence[str], limits: tuple[float, float]
 ) -> Iterator[go.Heatmap]:
     """Text over the cells: dark on light ones, white on dark ones.
 
@@ -163,7 +187,7 @@ def _cell_texts(
                 colorscale=[[0, "rgba(0,0,0,0)"], [1, "rgba(0,0,0,0)"]],
                 showscale=False,
                 text=[
-                    [theme.escape(theme.shorten(str(t), limit)) if i else "" for t, i in line]
+                    [t if i else "" for t, i in line]
                     for line in (zip(*row, strict=True) for row in zip(text, here, strict=True))
                 ],
                 texttemplate="%{text}",
@@ -214,6 +238,11 @@ def _outline(fig: go.Figure, row: int, column: int) -> None:
             line={"color": colour, "width": line},
             fillcolor="rgba(0,0,0,0)",
         )
+
+
+def _identity(grid: Grid) -> str:
+    labels = "\n".join((*grid.columns, *grid.row_labels))
+    return hashlib.sha256(labels.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _row_height(n_rows: int) -> int:

@@ -54,7 +54,8 @@ def lens_heatmap(
     cells = grid.Grid(
         values=probability[:, :, 0],
         hover=hover,
-        text=text,
+        texts=(text,),
+        elide=True,
         rows=layers,
         row_labels=tuple(str(layer) for layer in layers),
         columns=tuple(theme.visible(token) for token in tokens),

@@ -12,7 +12,6 @@ import xarray as xr
 
 from interp.errors import SiteError
 from interp.figures import grid, theme
-from interp.patching.results import normalised
 
 Value = Literal["normalised", "raw", "change"]
 
@@ -89,7 +88,8 @@ def patching_map(
     cells = grid.Grid(
         values=shown,
         hover=hover,
-        text=_texts(shown),
+        texts=tuple(_texts(shown, decimals) for decimals in (2, 1)),
+        elide=False,
         rows=layers,
         row_labels=tuple(str(layer) for layer in layers),
         columns=tuple(theme.visible(labels[i]) for i in columns),
@@ -127,6 +127,9 @@ class _Numbers:
 
 
 def _numbers(result: xr.Dataset, column_axis: str, example: int | None) -> _Numbers:
+    # Not at the top: it brings torch along, which figures of other kinds have no use for.
+    from interp.patching.results import normalised
+
     order = ("example", "layer", column_axis)
     share = normalised(result).transpose(*order)
     patched = result["patched"].transpose(*order)
@@ -206,15 +209,15 @@ def _share_line(share: float) -> str:
     return f"share of the effect <b>{_plain(share)}</b>"
 
 
-def _plain(number: float) -> str:
-    """Two decimals and a true minus sign."""
-    return f"{number:.2f}".replace("-", "−")
+def _plain(number: float, decimals: int = 2) -> str:
+    """A number with a true minus sign, which zero never has."""
+    return f"{round(number, decimals) + 0.0:.{decimals}f}".replace("-", "−")
 
 
-def _texts(shown: npt.NDArray[np.float64]) -> npt.NDArray[np.object_] | None:
+def _texts(shown: npt.NDArray[np.float64], decimals: int) -> npt.NDArray[np.object_]:
     text = np.empty(shown.shape, dtype=object)
     for index, number in np.ndenumerate(shown):
-        text[index] = _plain(float(number)) if np.isfinite(number) else ""
+        text[index] = _plain(float(number), decimals) if np.isfinite(number) else ""
     return text
 
 

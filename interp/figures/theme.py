@@ -222,7 +222,8 @@ def export_config(name: str, image: str = "svg", scale: float = 2) -> dict[str, 
 def colour_bar(title: str, **settings: Any) -> dict[str, Any]:
     """A slim colour bar with its title on top."""
     return {
-        "title": {"text": title, "side": "top", "font": {"size": SMALL, "color": MUTED}},
+        # The empty line keeps the title off the topmost label.
+        "title": {"text": f"{title}<br> ", "side": "top", "font": {"size": SMALL, "color": MUTED}},
         "tickfont": {"size": SMALL, "color": MUTED},
         "thickness": 10,
         "outlinewidth": 0,

@@ -118,7 +118,7 @@ def test_each_fact_is_a_point_of_its_split_that_can_be_clicked() -> None:
     assert list(trained.x) == [9.0, 8.0]
     assert list(trained.y) == [0.5, -1.0]
     assert [list(c) for c in trained.customdata] == [[4], [7]]
-    assert [t.name for t in fig.data[:2]] == ["trained forward", "held out"]
+    assert [t.name for t in fig.data[:2]] == ["forward", "held out"]
     assert list(fig.data[-1].x) == [8.0]  # the ring
 
 

@@ -26,10 +26,6 @@ def cells(fig: go.Figure) -> dict[tuple[int, int], str]:
     return dict(zip(keys, target.text, strict=True))  # type: ignore[arg-type]
 
 
-def written(fig: go.Figure) -> list[list[str]]:
-    return [list(row) for row in traces(fig, "text")[0].text]
-
-
 def assert_safe(fig: go.Figure) -> None:
     """No markup but our own anywhere in the figure."""
     text = json.dumps(fig.to_plotly_json(), default=lambda o: np.asarray(o).tolist())
@@ -210,6 +206,24 @@ def test_unknown_values_and_pairs_are_refused(make_sweep: MakeSweep) -> None:
         patching_map(result, value="shiny")  # type: ignore[arg-type]
     with pytest.raises(SiteError, match="no pair 1"):
         patching_map(result, example=1)
+
+
+def shown_texts(fig: go.Figure) -> set[str]:
+    return {text for trace in traces(fig, "text") for row in trace.text for text in row if text}
+
+
+def test_numbers_are_rounded_or_left_out_but_never_cut(make_sweep: MakeSweep) -> None:
+    result = make_sweep(np.array([[[-0.0001, -1.337, 0.25, 0.5]]]))
+    kwargs: dict[str, Any] = {"value": "change"}
+    assert shown_texts(patching_map(result, **kwargs)) == {"0.00", "−10.70", "2.00", "4.00"}
+    narrow = patching_map(result, width=330, **kwargs)
+    assert shown_texts(narrow) == {"0.0", "−10.7", "2.0", "4.0"}
+    assert not traces(patching_map(result, width=250, **kwargs), "text")
+
+
+def test_long_tokens_are_cut_with_an_ellipsis(make_lens: MakeLens) -> None:
+    fig = lens_heatmap(make_lens(top=" internationalisation"), width=400)
+    assert all(text.endswith("…") for text in shown_texts(fig))
 
 
 def test_hostile_tokens_are_text_in_the_map(make_sweep: MakeSweep) -> None:

@@ -1,0 +1,227 @@
+"""Everything the explorer computes: one object, used by all sessions, one computation at a time.
+
+Models are loaded on first use. Results leave as NumPy and xarray, and are kept, so that going
+back to a fact costs nothing; nobody may change them in place.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from app.markup import Token
+from app.pairs import Pair
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from interp.model import Model
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]
+
+_RESULTS = 128  # kept in memory, a few hundred kB each for prompts of usual length
+_TOP = 10
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, as `interp.load_model` takes it."""
+
+    source: str
+    revision: str | None = None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class About:
+    """What the screen says of a model."""
+
+    name: str
+    fingerprint: str
+    n_layers: int
+    n_heads: int
+    d_vocab: int
+    n_parameters: int
+
+
+class Engine:
+    """Runs instruments for several sessions at once.
+
+    Args:
+        load: gives the model for a spec; should keep models, since it is called every time.
+    """
+
+    def __init__(self, load: Callable[[ModelSpec], Model]) -> None:
+        self._load = load
+        # One computation at a time: hooks are shared state, and two models' activations at once
+        # are twice the memory.
+        self._lock = threading.RLock()
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def about(self, spec: ModelSpec) -> About:
+        """Name, size and fingerprint. Raises ModelError where the model cannot be loaded."""
+
+        def read(model: Model) -> About:
+            return About(
+                model.name,
+                model.fingerprint,
+                model.n_layers,
+                model.n_heads,
+                model.d_vocab,
+                model.n_parameters,
+            )
+
+        return self._compute(spec, ("about",), read)
+
+    def tokens(self, spec: ModelSpec, prompt: str, spans: Mapping[str, str]) -> tuple[Token, ...]:
+        """The prompt's tokens with the named part each belongs to; its last token is "last"."""
+        from interp.alignment import token_range
+        from interp.tokens import tokenise
+
+        def read(model: Model) -> tuple[Token, ...]:
+            batch = tokenise(model, [prompt])
+            ids, offsets = batch.row(0), batch.offsets[0]
+            names = [""] * len(ids)
+            for name, words in spans.items():
+                start = prompt.find(words)
+                if words and start >= 0 and offsets is not None:
+                    first, beyond = token_range(offsets, start, start + len(words))
+                    names[first:beyond] = [name] * (beyond - first)
+            if names and not names[-1]:
+                names[-1] = "last"
+            return tuple(map(Token, model.token_strings(ids), names))
+
+        return self._compute(spec, ("tokens", prompt, tuple(spans.items())), read)
+
+    def lens(self, spec: ModelSpec, prompt: str, answer: str | None) -> xr.Dataset:
+        """The logit lens on one prompt, with ten tokens for each cell."""
+        from interp.lens import logit_lens
+
+        return self._compute(
+            spec,
+            ("lens", prompt, answer),
+            lambda model: logit_lens(model, [prompt], None if answer is None else [answer], k=_TOP),
+        )
+
+    def slots(self, spec: ModelSpec, pair: Pair) -> dict[str, int]:
+        """The clean prompt's token at each label of the position axis."""
+
+        def read(model: Model) -> dict[str, int]:
+            alignment = pair.build(model).alignment
+            places = alignment.clean[0]
+            return {
+                label: int(place)
+                for label, place in zip(alignment.labels, places, strict=True)
+                if place >= 0
+            }
+
+        return self._compute(spec, ("slots", pair), read)
+
+    def sweep(
+        self, spec: ModelSpec, pair: Pair, site: str, progress: Progress | None = None
+    ) -> xr.Dataset:
+        """Patch every cell of one pair: layer × head at "z", layer × position elsewhere."""
+        from interp.patching import sweep
+
+        return self._compute(
+            spec,
+            ("sweep", pair, site),
+            lambda model: sweep(model, pair.build(model), site, progress=progress),
+        )
+
+    def patch(
+        self,
+        spec: ModelSpec,
+        pair: Pair,
+        site: str,
+        layer: int,
+        *,
+        label: str | None = None,
+        head: int | None = None,
+    ) -> xr.Dataset:
+        """One patch, at a label of the position axis or at a head, with the next tokens.
+
+        Raises:
+            SiteError: the pair has no such place.
+        """
+        from interp.errors import SiteError
+        from interp.patching.single import patch_once
+
+        def run(model: Model) -> xr.Dataset:
+            pairs = pair.build(model)
+            if label is not None and label not in pairs.positions:
+                raise SiteError(
+                    f"This pair has no position '{label}'; choose one of "
+                    f"{', '.join(pairs.positions)}."
+                )
+            position = None if label is None else pairs.positions.index(label)
+            return patch_once(model, pairs, site, layer, position=position, head=head, k=_TOP)
+
+        return self._compute(spec, ("patch", pair, site, layer, label, head), run)
+
+    def pair(
+        self,
+        spec: ModelSpec,
+        facts: pd.DataFrame,
+        row: int,
+        way: str,
+        seed: int,
+        templates: str | None = None,
+    ) -> Pair:
+        """A pair for a fact, with a partner drawn as the study draws it.
+
+        Args:
+            row: where the fact stands in the table.
+            templates: a file of templates; the model's own if left out.
+
+        Raises:
+            FactsError: the templates cannot be read, or no other fact can be its partner.
+        """
+        from app import pairs
+
+        def make(model: Model) -> Pair:
+            template = _templates(model, templates)[way].trained[0]
+            return pairs.made(model, facts, row, way, template, seed)
+
+        # The prompts name the facts of a table; two tables with the same ones are the same.
+        key = (tuple(facts["forward_prompt"]), row, way, seed, templates)
+        return self._compute(spec, ("pair", hash(key)), make)
+
+    def facts(self, spec: ModelSpec, progress: Progress | None = None) -> pd.DataFrame | None:
+        """The facts beside a model's weights with their ranks in both directions, or None.
+
+        Columns: as the table of a run, without margins and whole-answer completions.
+        """
+        from app import facts
+
+        return self._compute(
+            spec,
+            ("facts",),
+            lambda model: facts.measured(model, _templates(model, None), progress),
+        )
+
+    def _compute(self, spec: ModelSpec, key: tuple[Hashable, ...], work: Callable[[Model], T]) -> T:
+        with self._lock:
+            model = self._load(spec)
+            # The fingerprint tells a model from the one that stood in the same folder before.
+            name = (spec, model.fingerprint, *key)
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            else:
+                self._kept[name] = work(model)
+                while len(self._kept) > _RESULTS:
+                    self._kept.popitem(last=False)
+            result: T = self._kept[name]
+            return result
+
+
+def _templates(model: Model, given: str | None) -> dict[Any, Any]:
+    from experiments.reversal_curse import facts
+
+    found = facts.find_templates(model.path, given)
+    return facts.DEFAULT_TEMPLATES if found is None else facts.read_templates(found)

@@ -1,0 +1,37 @@
+"""The explorer: `streamlit run app/main.py -- [--root DIR] [--run DIR]`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+from app import arguments, markup, state
+from app.views import page, parts
+from cache.errors import ObverseError
+
+# A file of our own: Streamlit fetches its symbols for this place from the internet.
+_ICON = Path(__file__).parent / "static" / "icon.svg"
+
+
+def main() -> None:
+    st.set_page_config(page_title="Obverse", page_icon=str(_ICON), layout="wide")
+    parts.html(markup.CSS)
+    # Now, since the page below can take a while, and again at the end, when defaults are chosen.
+    state.to_address()
+    try:
+        page.show(arguments.parse(sys.argv[1:]))
+    except ObverseError as error:
+        parts.error(error)
+    except Exception as error:  # whatever it is, the user gets a sentence and the log the rest
+        logging.getLogger("obverse").exception("The page could not be drawn")
+        parts.error(
+            f"This went wrong unexpectedly ({type(error).__name__}); the terminal says more. "
+            "Choose another fact or reload the page."
+        )
+    state.to_address()
+
+
+main()

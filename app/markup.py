@@ -1,0 +1,190 @@
+"""Small pieces of HTML, from untrusted text: every name, token and prompt goes through `esc`."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from interp.figures import theme
+
+SPAN_COLOURS = {"subject": "#0072B2", "changed": "#0072B2", "last": "#009E73"}
+BADGES = {
+    "supported": ("#00704f", "#e3f4ee", "Supported"),
+    "rejected": ("#a34700", "#fdeee2", "Rejected"),
+    "undecided": ("#5d6470", "#eeeff2", "Undecided"),
+}
+
+CSS = f"""
+<style>
+.block-container, [data-testid="stMainBlockContainer"] {{
+  padding: 1.1rem 2rem 4rem; max-width: 1560px;
+}}
+[data-testid="stHeader"] {{ height: 0; min-height: 0; }}
+.ob-brand {{ font-size: 20px; font-weight: 700; letter-spacing: -.01em; line-height: 40px; }}
+.ob-brand span {{ color: #0072B2; }}
+.ob-title {{ font-size: 24px; font-weight: 700; letter-spacing: -.01em; margin: 2px 0 0; }}
+.ob-meta, .ob-small {{ font-size: 13px; color: {theme.MUTED}; }}
+.ob-h2 {{ font-size: 18px; font-weight: 650; margin: 10px 0 0; }}
+.ob-h2 + .ob-small {{ margin-top: 2px; }}
+.ob-card {{ border: 1px solid {theme.RULE}; border-radius: 8px; padding: 12px 14px; height: 100%; }}
+.ob-card p {{ margin: 6px 0 0; font-size: 14.5px; line-height: 1.45; }}
+.ob-card .ob-small {{ margin-top: 6px; }}
+.ob-badge {{ display: inline-block; font-size: 12px; font-weight: 650; padding: 1px 9px;
+  border-radius: 99px; margin-right: 8px; }}
+.ob-strip {{ display: flex; flex-wrap: wrap; gap: 3px; margin: 4px 0; font-family: {theme.MONO};
+  font-size: 13px; }}
+.ob-token {{ background: #eef0f3; border-bottom: 3px solid transparent; border-radius: 4px;
+  padding: 2px 6px; white-space: pre; max-width: 100%; overflow: hidden; text-overflow: ellipsis; }}
+.ob-token.on {{ outline: 2px solid {theme.INK}; }}
+.ob-legend {{ font-size: 12px; color: {theme.MUTED}; }}
+.ob-legend i {{ display: inline-block; width: 10px; height: 3px; vertical-align: middle;
+  margin: 0 4px 0 0; }}
+.ob-way {{ font-size: 15px; font-weight: 650; margin: 0; padding-left: 10px;
+  border-left: 4px solid; line-height: 1.35; }}
+.ob-said {{ font-size: 14px; margin: 4px 0 0; }}
+.ob-next {{ display: grid; grid-template-columns: 22px minmax(60px, 130px) 1fr 52px; gap: 0 8px;
+  font-size: 13px; line-height: 21px; align-items: center; }}
+.ob-next .t {{ font-family: {theme.MONO}; white-space: pre; overflow: hidden;
+  text-overflow: ellipsis; }}
+.ob-next .r {{ color: {theme.MUTED}; text-align: right; }}
+.ob-next .p {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.ob-two {{ display: grid; grid-template-columns: 1fr 1fr; gap: 18px; margin: 4px 0 8px; }}
+.ob-two > div {{ min-width: 0; }}
+.ob-bar {{ background: #eef0f3; height: 9px; border-radius: 3px; overflow: hidden; }}
+.ob-bar div {{ height: 100%; border-radius: 3px; }}
+.ob-sentence {{ background: #f5f6f8; border-left: 4px solid {theme.INK}; border-radius: 4px;
+  padding: 8px 12px; font-size: 14.5px; line-height: 1.45; margin: 2px 0 6px; }}
+.ob-example {{ background: #f5f6f8; border-radius: 8px; padding: 11px 16px; font-size: 15.5px; }}
+.ob-hint {{ color: {theme.MUTED}; font-size: 13.5px; padding: 6px 0; }}
+.ob-empty {{ border: 1px dashed #c5cad3; border-radius: 8px; padding: 28px; color: {theme.MUTED};
+  text-align: center; font-size: 15px; line-height: 1.6; }}
+.ob-empty b {{ color: {theme.INK}; }}
+.ob-empty code {{ font-family: {theme.MONO}; background: #eef0f3; padding: 2px 6px;
+  border-radius: 4px; color: {theme.INK}; }}
+</style>
+"""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of a prompt and the named part of the prompt it belongs to ("" for the rest)."""
+
+    text: str
+    span: str = ""
+
+
+def esc(text: object) -> str:
+    """Text that a browser shows and never interprets."""
+    return html.escape(str(text), quote=True)
+
+
+def plain(text: object) -> str:
+    """Text for `st.error` and other places that read Markdown: every mark of it is escaped."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:" else c for c in str(text))
+
+
+def strip(tokens: Sequence[Token], selected: int | None = None) -> str:
+    """A prompt, token by token, with a line in the colour of its span under each."""
+    pieces = []
+    for position, token in enumerate(tokens):
+        colour = SPAN_COLOURS.get(token.span, "#c5cad3")
+        on = " on" if position == selected else ""
+        shown = esc(theme.visible(token.text)) or "&nbsp;"
+        pieces.append(
+            f'<span class="ob-token{on}" style="border-bottom-color:{colour}" '
+            f'title="token {position}{esc(": " + token.span if token.span else "")}">{shown}</span>'
+        )
+    return f'<div class="ob-strip">{"".join(pieces)}</div>'
+
+
+def legend(spans: Iterable[str]) -> str:
+    """What the colours under the tokens stand for."""
+    known = [span for span in dict.fromkeys(spans) if span]
+    items = [
+        f'<i style="background:{SPAN_COLOURS.get(span, "#c5cad3")}"></i>{esc(span)}'
+        for span in known
+    ]
+    return f'<div class="ob-legend">{" &nbsp; ".join(items)}</div>'
+
+
+def next_tokens(
+    tokens: Sequence[str],
+    probabilities: Sequence[float],
+    *,
+    colour: str,
+    answer: str | None = None,
+    heading: str | None = None,
+) -> str:
+    """The likeliest next tokens with bars; the answer's first token is bold."""
+    rows = []
+    for rank, (token, p) in enumerate(zip(tokens, probabilities, strict=True)):
+        shown = esc(theme.shorten(theme.visible(token), 40))
+        weight = "font-weight:700" if answer is not None and token == answer else ""
+        rows.append(
+            f'<span class="r">{rank}</span><span class="t" style="{weight}">{shown}</span>'
+            f'<span class="ob-bar"><div style="width:{100 * max(0.0, min(1.0, p)):.1f}%;'
+            f'background:{colour}"></div></span><span class="p">{percent(p)}</span>'
+        )
+    head = (
+        f'<div class="ob-small" style="margin-bottom:3px">{esc(heading)}</div>' if heading else ""
+    )
+    return f'{head}<div class="ob-next">{"".join(rows)}</div>'
+
+
+def percent(p: float) -> str:
+    if p != p:
+        return "–"
+    return f"{p:.1%}" if p >= 0.001 else "&lt;0.1%"
+
+
+def verdict(
+    outcome: str,
+    *,
+    claim: str,
+    statement: str,
+    estimate: float | None,
+    low: float | None,
+    high: float | None,
+    unit: str,
+    n: int,
+    control: str,
+) -> str:
+    """A card: badge and claim, the finding, its interval and its control."""
+    ink, paper, word = BADGES.get(outcome, BADGES["undecided"])
+    interval = ""
+    if estimate is not None:
+        share = unit.startswith("share")
+        value = f"<b>{quantity(estimate, share)}</b>"
+        if low is not None and high is not None:
+            value += f" &nbsp;95% interval {quantity(low, share)} to {quantity(high, share)}"
+        interval = f"{value} {esc(unit)} &nbsp;·&nbsp; n = {n}"
+    return (
+        f'<div class="ob-card"><span class="ob-badge" style="color:{ink};background:{paper}">'
+        f'{word}</span><span class="ob-small">{esc(claim)}</span><p>{esc(statement)}</p>'
+        f'<div class="ob-small">{interval}</div><div class="ob-small">{esc(control)}</div></div>'
+    )
+
+
+def quantity(value: float, share: bool = False) -> str:
+    """A number to read: a share as a percentage, others with two decimals."""
+    text = f"{value:.0%}" if share else f"{value:,.2f}"
+    return text.replace("-", "−")
+
+
+def sentence(text: str) -> str:
+    return f'<div class="ob-sentence">{esc(text)}</div>'
+
+
+def hint(text: str) -> str:
+    return f'<div class="ob-hint">{esc(text)}</div>'
+
+
+def way(title: str, colour: str) -> str:
+    """The heading of one of two columns."""
+    return f'<p class="ob-way" style="border-color:{colour}">{esc(title)}</p>'
+
+
+def heading(text: str, small: str = "") -> str:
+    below = f'<div class="ob-small">{esc(small)}</div>' if small else ""
+    return f'<div class="ob-h2">{esc(text)}</div>{below}'

@@ -1,0 +1,74 @@
+"""What all sessions share: the engine, the models, and the runs that were opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app import runs
+from app.engine import Engine, ModelSpec
+from experiments.records import RunRecord
+
+if TYPE_CHECKING:
+    from interp.model import Model
+
+
+def engine() -> Engine:
+    """The one engine of this process."""
+    return _engine()
+
+
+def run(record: RunRecord) -> runs.Run:
+    """A run with the results that were read before, unless it has stored more since."""
+    return _run(str(record.path), runs.stamp(record))
+
+
+@contextmanager
+def progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is gone when the work is done."""
+    place = st.empty()
+    try:
+        yield lambda done, total: _draw(place, text, done, total)
+    finally:
+        place.empty()
+
+
+def _draw(place: st.delta_generator.DeltaGenerator, text: str, done: int, total: int) -> None:
+    place.progress(min(1.0, done / max(1, total)), f"{text}: {done:,} of {total:,}")
+
+
+def _make_engine() -> Engine:
+    return Engine(lambda spec: _model(spec, _touched(spec)))
+
+
+def _open_run(path: str, stamp: tuple[int, ...]) -> runs.Run:
+    return runs.Run(RunRecord.open(path))
+
+
+def _load_model(spec: ModelSpec, touched: float) -> Model:
+    from interp.model import load_model
+
+    return load_model(spec.source, revision=spec.revision, dtype=spec.dtype)
+
+
+def _touched(spec: ModelSpec) -> float:
+    """When a model folder was last written to, so that a new checkpoint there is loaded."""
+    folder = Path(spec.source).expanduser()
+    try:
+        return max((path.stat().st_mtime for path in folder.glob("*.safetensors")), default=0.0)
+    except OSError:
+        return 0.0
+
+
+_engine: Callable[[], Engine] = st.cache_resource(_make_engine, show_spinner=False)
+_run: Callable[[str, tuple[int, ...]], runs.Run] = st.cache_resource(
+    _open_run, max_entries=8, show_spinner=False
+)
+# Two, so that a run's model and one to compare it with stay in memory.
+_model: Callable[[ModelSpec, float], Model] = st.cache_resource(
+    _load_model, max_entries=2, show_spinner=False
+)

@@ -1,0 +1,117 @@
+"""Run directories as the explorer shows them."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.engine import ModelSpec
+from experiments.records import RunRecord, list_runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+
+class Run:
+    """One run directory; its results are read once and kept. Nobody may change them in place."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self._lock = threading.Lock()
+        self._kept: dict[str, Any] = {}
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model that was studied."""
+        config = self.record.config
+        revision = config.get("revision")
+        return ModelSpec(
+            str(config.get("model", "")),
+            None if revision is None else str(revision),
+            str(config.get("dtype", "float32")),
+        )
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the model that was studied; None where the run never loaded it."""
+        model = self.record.provenance.model
+        return None if model is None else str(model.get("fingerprint"))
+
+    @property
+    def seed(self) -> int:
+        return int(self.record.config["seed"])
+
+    @property
+    def templates(self) -> str | None:
+        """The templates file that the user gave, if any."""
+        given = self.record.config.get("templates")
+        return None if given is None else str(given)
+
+    def has(self, name: str) -> bool:
+        return name in self.record.names()
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """A stored table, or None where the run has not made it. Raises RunError if damaged."""
+        found: pd.DataFrame | None = self._read(name, self.record.table)
+        return found
+
+    def dataset(self, name: str) -> xr.Dataset | None:
+        """Stored arrays, or None where the run has not made them. Raises RunError if damaged."""
+        found: xr.Dataset | None = self._read(name, self.record.dataset)
+        return found
+
+    def _read(self, name: str, read: Any) -> Any:
+        if not self.has(name):
+            return None
+        with self._lock:
+            if name not in self._kept:
+                self._kept[name] = read(name)
+            return self._kept[name]
+
+
+def find(root: Path, first: Path | None) -> tuple[dict[str, RunRecord], list[str]]:
+    """The runs to choose from by name, the newest first, `first` before all; and what is wrong
+    with directories that could not be opened."""
+    problems: list[str] = []
+    found: dict[str, RunRecord] = {}
+    if first is not None:
+        record = RunRecord.open(first)
+        found[_name(first, root)] = record
+    for record in list_runs(root, on_skip=lambda path, reason: problems.append(reason)):
+        found.setdefault(_name(record.path, root), record)
+    return found, problems
+
+
+def label(record: RunRecord) -> str:
+    """A run in one line: study, model, preset, seed, when."""
+    config = record.config
+    model = Path(str(config.get("model") or "")).name
+    parts = [record.study, model, f"{config['preset']}, seed {config['seed']}", when(record)]
+    return " · ".join(part for part in parts if part)
+
+
+def when(record: RunRecord) -> str:
+    """When a run was finished, or that it is not."""
+    moment = record.provenance.finished
+    if moment is None:
+        return "not finished"
+    return datetime.fromisoformat(moment).strftime("%d %b %Y %H:%M UTC")
+
+
+def stamp(record: RunRecord) -> tuple[int, ...]:
+    """Changes whenever the run has stored something."""
+    times = []
+    for name in ("stages.json", "provenance.json", "verdicts.json"):
+        path = record.path / name
+        times.append(path.stat().st_mtime_ns if path.exists() else 0)
+    return tuple(times)
+
+
+def _name(path: Path, root: Path) -> str:
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return path.name

@@ -1,0 +1,156 @@
+"""What is chosen on the screen, as plain values: from clicks, and to and from the address.
+
+Nothing here knows Streamlit, so that all of it can be tested without a browser.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+Kind = Literal["run", "model"]
+Page = Literal["study", "yours"]
+SITES = ("resid_pre", "attn_out", "mlp_out", "z")
+
+_NUMBER = re.compile(r"\d{1,6}\Z")
+# Longer ones are no prompts; the address would not hold them either.
+_LONGEST_TEXT = 2000
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is open: a run directory by its name, or a model by its source."""
+
+    kind: Kind
+    name: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in a model that reads a prompt.
+
+    Attributes:
+        way: which of the two prompts on the screen: "forward", "reverse", "clean" or "corrupt".
+        layer: blocks passed, from 0 (the embedding).
+        position: token of the prompt, counted from 0; None where a head is meant.
+        head: the head, all positions together; None where a token is meant.
+    """
+
+    way: str
+    layer: int
+    position: int | None = None
+    head: int | None = None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The user's own prompts."""
+
+    clean: str
+    corrupt: str
+    answer: str
+    foil: str
+
+
+@dataclass(frozen=True)
+class View:
+    """All that the address of a page tells."""
+
+    source: Source | None = None
+    page: Page = "study"
+    fact: int | None = None
+    site: str = "resid_pre"
+    cell: Cell | None = None
+    ask: Ask | None = None
+
+
+def to_query(view: View) -> dict[str, str]:
+    """The view as query parameters; what is as usual is left out."""
+    query: dict[str, str] = {}
+    if view.source is not None:
+        query[view.source.kind] = view.source.name
+    if view.page != "study":
+        query["page"] = view.page
+    if view.fact is not None:
+        query["fact"] = str(view.fact)
+    if view.site != "resid_pre":
+        query["site"] = view.site
+    if view.cell is not None:
+        query["way"] = view.cell.way
+        query["layer"] = str(view.cell.layer)
+        for name in ("position", "head"):
+            index = getattr(view.cell, name)
+            if index is not None:
+                query[name] = str(index)
+    if view.ask is not None:
+        query |= {name: getattr(view.ask, name) for name in ("clean", "corrupt", "answer", "foil")}
+    return query
+
+
+def from_query(query: Mapping[str, str]) -> View:
+    """The inverse of `to_query`; parameters that make no sense are left out, never raised on."""
+    source = next((Source(kind, query[kind]) for kind in get_args(Kind) if query.get(kind)), None)
+    view = View(source, fact=_number(query.get("fact")))
+    if query.get("page") == "yours":
+        view = replace(view, page="yours")
+    if query.get("site") in SITES:
+        view = replace(view, site=query["site"])
+    layer, position, head = (_number(query.get(n)) for n in ("layer", "position", "head"))
+    way = query.get("way", "")
+    if way in ("forward", "reverse", "clean", "corrupt") and layer is not None:
+        view = replace(view, cell=Cell(way, layer, position, head))
+    texts = [query.get(name, "") for name in ("clean", "corrupt", "answer", "foil")]
+    if any(texts) and all(len(text) <= _LONGEST_TEXT for text in texts):
+        view = replace(view, ask=Ask(*texts))
+    return view
+
+
+def clicked(event: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """(layer, column) of the cell that a chart's selection event tells of.
+
+    None where nothing is selected: Streamlit sends such events whenever a chart is redrawn.
+    """
+    points = ((event or {}).get("selection") or {}).get("points") or []
+    for point in points:
+        data = point.get("customdata")
+        if isinstance(data, Mapping):  # Streamlit hands arrays on as {"0": …, "1": …}
+            data = [data[key] for key in sorted(data, key=int)]
+        if isinstance(data, Sequence) and len(data) == 2 and not isinstance(data, str):
+            return int(data[0]), int(data[1])
+    return None
+
+
+def clicked_one(event: Mapping[str, Any] | None) -> int | None:
+    """The number behind the point that was clicked: a fact, or a layer."""
+    points = ((event or {}).get("selection") or {}).get("points") or []
+    for point in points:
+        data = point.get("customdata")
+        if isinstance(data, Mapping):
+            data = [data[key] for key in sorted(data, key=int)]
+        if isinstance(data, Sequence) and len(data) == 1 and not isinstance(data, str):
+            return int(data[0])
+    return None
+
+
+def picked(event: Mapping[str, Any] | None, facts: Sequence[int]) -> int | None:
+    """The fact whose row of a table is selected; `facts` are those of the rows shown."""
+    rows = ((event or {}).get("selection") or {}).get("rows") or []
+    return facts[rows[0]] if rows and 0 <= rows[0] < len(facts) else None
+
+
+def column_of(labels: Sequence[str], slots: Mapping[str, int], position: int) -> int | None:
+    """Which column of a patching map stands for a token of the clean prompt.
+
+    Args:
+        labels: the columns' position labels ("subject -1").
+        slots: the clean prompt's token at each label.
+    """
+    return next(
+        (column for column, label in enumerate(labels) if slots.get(label) == position), None
+    )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and _NUMBER.match(text) else None

@@ -1,0 +1,80 @@
+"""What the screen says of a chosen cell, as plain sentences (not escaped)."""
+
+from __future__ import annotations
+
+import math
+
+from interp.figures import theme
+
+_WHAT = {
+    "resid_pre": "the residual stream into block {layer}",
+    "attn_out": "the attention output of block {layer}",
+    "mlp_out": "the MLP output of block {layer}",
+    "z": "head {head} of block {layer}",
+}
+
+
+def token(text: str) -> str:
+    """A token in quotes, with its spaces made visible."""
+    return f"‘{theme.shorten(theme.visible(text), 60)}’"
+
+
+def number(value: float) -> str:
+    """One decimal (two below 1), with a true minus sign."""
+    if not math.isfinite(value):
+        return "–"
+    text = f"{value:.2f}" if abs(value) < 1 else f"{value:.1f}"
+    return text.replace("-", "−")
+
+
+def lens(
+    layer: int, position: int, read: str, best: str, probability: float, rank: int | None
+) -> str:
+    """What the logit lens shows in one cell."""
+    stage = "At the embedding" if layer == 0 else f"After {layer} block{'s' if layer > 1 else ''}"
+    said = f"{stage}, at {token(read)} (token {position}), the next token would be {token(best)} "
+    said += f"({_percent(probability)})"
+    if rank is None:
+        return f"{said}."
+    place = "on top" if rank == 0 else f"at rank {rank:,}"
+    return f"{said}; the answer’s first token is {place}."
+
+
+def patch(
+    site: str,
+    layer: int,
+    *,
+    clean_token: str | None,
+    corrupt_token: str | None,
+    label: str | None,
+    head: int | None,
+    patched: float,
+    clean: float,
+    corrupt: float,
+    metric: str = "logit difference",
+) -> str:
+    """What one patch did: from where to where, and how much of the way."""
+    what = _WHAT[site].format(layer=layer, head=head)
+    where = ""
+    if clean_token is not None:
+        where = f" at {token(clean_token)}"
+        if corrupt_token is not None and corrupt_token != clean_token:
+            where += f" over {token(corrupt_token)}"
+        where += f" ({label})" if label else ""
+    said = f"Patching {what}{where} moves the {metric} from {number(corrupt)} to {number(patched)}"
+    gap = clean - corrupt
+    if abs(gap) < 0.05:
+        return f"{said}; clean and corrupted hardly differ ({number(clean)}), so there is no way."
+    share = (patched - corrupt) / gap
+    return f"{said}: {_share(share)} to the clean run’s {number(clean)}."
+
+
+def _share(share: float) -> str:
+    whole = round(100 * share)
+    return f"{whole}% of the way".replace("-", "−")
+
+
+def _percent(p: float) -> str:
+    if not math.isfinite(p):
+        return "–"
+    return f"{p:.0%}" if p >= 0.01 else "below 1%"

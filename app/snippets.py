@@ -1,0 +1,127 @@
+"""The Python that makes a figure of the screen, to go on with in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app.engine import ModelSpec
+from app.pairs import Pair
+
+
+def lens(
+    model: ModelSpec, prompt: str, answer: str | None, selected: tuple[int, int] | None
+) -> str:
+    """A lens heatmap of one prompt."""
+    answers = "" if answer is None else f", [{answer!r}]"
+    return _lines(
+        "from interp import load_model, logit_lens",
+        "from interp.figures import lens_heatmap",
+        "",
+        _load(model),
+        f"lens = logit_lens(model, [{prompt!r}]{answers})",
+        f"lens_heatmap(lens{_selected(selected)}).show()",
+    )
+
+
+def ranks(model: ModelSpec, questions: Mapping[str, tuple[str, str]]) -> str:
+    """Rank lines of one fact; `questions` are (prompt, answer) by the name of each line."""
+    lines = [
+        f"    {name!r}: logit_lens(model, [{prompt!r}], [{answer!r}]),"
+        for name, (prompt, answer) in questions.items()
+    ]
+    return _lines(
+        "from interp import load_model, logit_lens",
+        "from interp.figures import rank_lines",
+        "",
+        _load(model),
+        "lens = {",
+        *lines,
+        "}",
+        "rank_lines(lens, chance=model.d_vocab).show()",
+    )
+
+
+def run_ranks(run: Path, split: str) -> str:
+    """Rank lines of a run's facts of one split."""
+    return _lines(
+        "from experiments.records import RunRecord",
+        "from interp.figures import rank_lines",
+        "",
+        f"run = RunRecord.open({run.as_posix()!r})",
+        "lens = {",
+        '    name: run.dataset(f"lens_{name}") for name in ("forward", "reverse")',
+        "}",
+        f"chosen = {{name: one.isel(example=one['split'].values == {split!r})"
+        " for name, one in lens.items()}",
+        "rank_lines(chosen).show()",
+    )
+
+
+def patching(model: ModelSpec, pair: Pair, site: str, settings: Mapping[str, Any]) -> str:
+    """A patching map of one pair; `settings` are the keyword arguments of `patching_map`."""
+    return _lines(
+        "from interp import PromptPairs, load_model, logit_diff",
+        "from interp.figures import patching_map",
+        "from interp.patching import sweep",
+        "",
+        _load(model),
+        "pairs = PromptPairs(",
+        "    model,",
+        f"    clean=[{pair.clean!r}],",
+        f"    corrupt=[{pair.corrupt!r}],",
+        f"    answers=[{pair.answer!r}],",
+        f"    foils=[{pair.foil!r}],",
+        f"    spans={{{pair.span!r}: [{pair.words!r}]}},",
+        ")",
+        f"result = sweep(model, pairs, site={site!r}, metric=logit_diff)",
+        f"patching_map({', '.join(['result', *_settings(settings)])}).show()",
+    )
+
+
+def run_patching(run: Path, name: str, split: str | None, settings: Mapping[str, Any]) -> str:
+    """A patching map of a run: of one pair, or the mean over the pairs of one split."""
+    chosen = "result"
+    if split is not None:
+        chosen = f"result.isel(example=result['split'].values == {split!r})"
+    return _lines(
+        "from experiments.records import RunRecord",
+        "from interp.figures import patching_map",
+        "",
+        f"run = RunRecord.open({run.as_posix()!r})",
+        f"result = run.dataset({name!r})",
+        f"patching_map({', '.join([chosen, *_settings(settings)])}).show()",
+    )
+
+
+def table(run: Path, name: str, figure: str) -> str:
+    """A figure of one of a run's tables."""
+    return _lines(
+        "from experiments.records import RunRecord",
+        f"from interp.figures import {figure}",
+        "",
+        f"run = RunRecord.open({run.as_posix()!r})",
+        f"{figure}(run.table({name!r})).show()",
+    )
+
+
+def _load(model: ModelSpec) -> str:
+    given = [repr(model.source)]
+    if model.revision is not None:
+        given.append(f"revision={model.revision!r}")
+    if model.dtype != "float32":
+        given.append(f"dtype={model.dtype!r}")
+    return f"model = load_model({', '.join(given)})"
+
+
+def _settings(settings: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={value!r}" for name, value in settings.items() if value is not None]
+
+
+def _selected(selected: tuple[int, int] | None) -> str:
+    return "" if selected is None else f", selected={selected!r}"
+
+
+def _lines(*lines: str) -> str:
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,32 @@
+"""What the session has chosen: one `View`, read from the address once and written back to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import streamlit as st
+
+from app.selection import View, from_query, to_query
+
+_KEY = "view"
+
+
+def view() -> View:
+    """The current view; at the start of a session the one that the address tells."""
+    if _KEY not in st.session_state:
+        st.session_state[_KEY] = from_query(st.query_params.to_dict())
+    current: View = st.session_state[_KEY]
+    return current
+
+
+def change(**fields: Any) -> None:
+    """Replace fields of the view. Called by widgets' callbacks, before the page is drawn."""
+    st.session_state[_KEY] = dataclasses.replace(view(), **fields)
+
+
+def to_address() -> None:
+    """Write the view into the address, so that it can be copied."""
+    wanted = to_query(view())
+    if st.query_params.to_dict() != wanted:
+        st.query_params.from_dict(wanted)

@@ -1,0 +1,101 @@
+"""The logit lens on a prompt, and what the chosen cell says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+import xarray as xr
+
+from app import markup, resources, sentences, snippets, state
+from app.engine import ModelSpec
+from app.selection import Cell, clicked
+from app.views import parts
+from interp.figures import lens_heatmap
+
+
+def show(
+    spec: ModelSpec,
+    lens: xr.Dataset,
+    way: str,
+    prompt: str,
+    answer: str | None,
+    *,
+    width: int = parts.HALF,
+) -> None:
+    """A heatmap that sets the chosen cell."""
+    cell = state.view().cell
+    selected = None
+    if cell is not None and cell.way == way and cell.position is not None:
+        selected = (cell.layer, cell.position)
+    name = f"lens-{way}"
+    few = lens.isel(k=slice(0, 5))
+    said = sentence(lens, selected)
+
+    def on_click() -> None:
+        place = clicked(parts.event(name))
+        if place is not None:
+            state.change(cell=Cell(way, place[0], position=place[1]))
+
+    parts.figure(
+        lens_heatmap(few, selected=selected, width=width),
+        name,
+        data=lambda: table(lens),
+        code=snippets.lens(spec, prompt, answer, selected),
+        alt=f"Logit lens on the {way} prompt: the likeliest next token at each layer and token",
+        on_click=on_click,
+        below=markup.sentence(said) if said else markup.hint("Click a cell to read it."),
+    )
+
+
+def sentence(lens: xr.Dataset, selected: tuple[int, int] | None) -> str | None:
+    """What the lens shows at (layer, position); None where it has no such cell."""
+    if selected is None:
+        return None
+    layer, position = selected
+    if layer not in lens["layer"].values or position not in lens["position"].values:
+        return None
+    one = lens.isel(example=0).sel(layer=layer, position=position)
+    rank = int(one["answer_rank"]) if "answer_rank" in one else None
+    return sentences.lens(
+        layer,
+        position,
+        str(one["token"].values),
+        str(one["top_token"].values[0]),
+        float(one["top_prob"].values[0]),
+        rank,
+    )
+
+
+def table(lens: xr.Dataset) -> pd.DataFrame:
+    """The lens as rows (layer, position, k)."""
+    one = lens.isel(example=0)
+    frame = one[["top_token", "top_prob"]].to_dataframe().reset_index()
+    keep = ["layer", "position", "token", "k", "top_token", "top_prob"]
+    cells = one.drop_vars(["top_token", "top_prob"]).to_dataframe().reset_index()
+    extra = [name for name in ("entropy", "answer_rank", "answer_logprob") if name in cells]
+    cells = cells[["layer", "position", *extra]].drop_duplicates(["layer", "position"])
+    return frame[keep].merge(cells, on=["layer", "position"])
+
+
+def last_tokens(lens: xr.Dataset) -> tuple[list[str], list[float]]:
+    """The likeliest tokens after the whole prompt, and their probabilities."""
+    final = lens.isel(example=0, layer=-1, position=-1)
+    return [str(t) for t in final["top_token"].values], [
+        float(p) for p in np.asarray(final["top_prob"].values)
+    ]
+
+
+def first_token(lens: xr.Dataset) -> str | None:
+    """The answer's first token as far as it is among the tokens shown."""
+    if "answer_rank" not in lens:
+        return None
+    final = lens.isel(example=0, layer=-1, position=-1)
+    rank = int(final["answer_rank"])
+    return str(final["top_token"].values[rank]) if 0 <= rank < lens.sizes["k"] else None
+
+
+def computed(spec: ModelSpec, prompt: str, answer: str | None) -> xr.Dataset:
+    """The lens, with a spinner while the model loads."""
+    with st.spinner("Reading the layers …", show_time=True):
+        return resources.engine().lens(spec, prompt, answer)

@@ -1,0 +1,130 @@
+"""The user's own pair of prompts."""
+
+from __future__ import annotations
+
+import streamlit as st
+import xarray as xr
+
+from app import markup, pairs, resources, snippets, state
+from app.engine import ModelSpec
+from app.selection import SITES, Ask
+from app.views import detail, lens_view, parts, patch_view
+from cache.errors import ObverseError
+from interp.figures import theme
+
+_COLOURS = {"clean": theme.OKABE_ITO[0], "corrupt": theme.OKABE_ITO[1]}
+_TITLES = {"clean": "Clean prompt", "corrupt": "Corrupted prompt"}
+_EXAMPLE = Ask(
+    "The Eiffel Tower is in the city of", "The Colosseum is in the city of", "Paris", "Rome"
+)
+
+
+def show(spec: ModelSpec) -> None:
+    """A form, and below it what the model makes of the two prompts."""
+    ask = _form(state.view().ask or _suggestion(spec))
+    if ask is None:
+        parts.html(
+            '<div class="ob-empty"><b>Two prompts that differ in one thing.</b><br>'
+            "The clean one is followed by the answer, the corrupted one by the foil. "
+            "Change them as you like and press <b>Compare</b>.</div>"
+        )
+        return
+    try:
+        pair = pairs.typed(ask.clean, ask.corrupt, ask.answer, ask.foil)
+        _compare(spec, pair)
+    except ObverseError as error:
+        parts.error(error)
+
+
+def _form(ask: Ask) -> Ask | None:
+    """The prompts to compare; None until the user has asked."""
+    with st.form("ask"):
+        left, right = st.columns(2, gap="large")
+        clean = left.text_input("Clean prompt", ask.clean)
+        answer = left.text_input("Answer", ask.answer)
+        corrupt = right.text_input("Corrupted prompt", ask.corrupt)
+        foil = right.text_input("Foil: what follows the corrupted prompt", ask.foil)
+        if st.form_submit_button("Compare", type="primary"):
+            state.change(ask=Ask(clean, corrupt, answer, foil), cell=None)
+    return state.view().ask
+
+
+def _suggestion(spec: ModelSpec) -> Ask:
+    """Two of the model's own facts, or a pair that any English model knows."""
+    facts = resources.engine().facts(spec)
+    if facts is None or len(facts) < 2:
+        return _EXAMPLE
+    one = facts.iloc[0]
+    others = facts[(facts["relation"] == one["relation"]) & (facts["inverse"] == one["inverse"])]
+    other = others.iloc[1] if len(others) > 1 else facts.iloc[1]
+    return Ask(
+        str(one["forward_prompt"]),
+        str(other["forward_prompt"]),
+        str(one["object"]),
+        str(other["object"]),
+    )
+
+
+def _compare(spec: ModelSpec, pair: pairs.Pair) -> None:
+    engine = resources.engine()
+    with st.spinner("Loading the model …", show_time=True):
+        engine.slots(spec, pair)  # refuses what cannot be aligned before anything is drawn
+    lenses: dict[str, xr.Dataset] = {}
+    sides = {"clean": (pair.clean, pair.answer, 0), "corrupt": (pair.corrupt, pair.foil, 1)}
+    for (way, (prompt, answer, side)), column in zip(
+        sides.items(), st.columns(2, gap="large"), strict=True
+    ):
+        with column:
+            parts.html(markup.way(_TITLES[way], _COLOURS[way]))
+            tokens = engine.tokens(spec, prompt, {pair.span: pair.words[side]})
+            cell = state.view().cell
+            chosen = cell.position if cell is not None and cell.way == way else None
+            parts.html(markup.strip(tokens, chosen) + markup.legend(t.span for t in tokens))
+            lens = lenses[way] = lens_view.computed(spec, prompt, answer)
+            names, probabilities = lens_view.last_tokens(lens)
+            parts.html(
+                markup.next_tokens(
+                    names,
+                    probabilities,
+                    colour=_COLOURS[way],
+                    answer=lens_view.first_token(lens),
+                    heading="likeliest next tokens",
+                )
+            )
+    parts.html(markup.heading("What each layer would say"))
+    for way, column in zip(sides, st.columns(2, gap="large"), strict=True):
+        with column:
+            lens_view.show(spec, lenses[way], way, *sides[way][:2])
+    _patching(spec, pair)
+
+
+def _patching(spec: ModelSpec, pair: pairs.Pair) -> None:
+    parts.html(
+        markup.heading(
+            "Which activations carry the answer",
+            "Each cell puts one activation of the clean run into the corrupted run, and reads by "
+            "how much the answer’s logit gains on the foil’s.",
+        )
+    )
+    _, value = patch_view.controls(None)
+
+    def changed() -> None:
+        label = st.session_state["own-site"]
+        site = next((s for s in SITES if patch_view.SITE_NAMES[s] == label), "resid_pre")
+        state.change(site=site, cell=None)
+
+    if "own-site" not in st.session_state:
+        st.session_state["own-site"] = patch_view.SITE_NAMES[state.view().site]
+    names = [patch_view.SITE_NAMES[site] for site in SITES]
+    for site, tab in zip(SITES, st.tabs(names, key="own-site", on_change=changed), strict=True):
+        if site != state.view().site:
+            continue
+        with tab:
+            result = detail.swept(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}")
+            if result is not None:
+                settings = patch_view.settings(value, 0, None)
+                code = snippets.patching(spec, pair, site, settings)
+                slots = resources.engine().slots(spec, pair)
+                one = patch_view.Map("clean", result, 0, pair, slots, code)
+                limit = patch_view.reach([one], value)
+                patch_view.show(one, spec, value, limit, width=parts.WHOLE)

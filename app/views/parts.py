@@ -1,0 +1,101 @@
+"""Pieces that several views use: figures with their exports, and text from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from app import markup
+from interp.figures import theme
+
+HALF, WHOLE = 600, 1220  # px of a column and of the page, on a screen of 1280
+
+
+def html(text: str) -> None:
+    """Show markup made by `app.markup`, where all foreign text is escaped."""
+    st.html(text)
+
+
+def error(problem: object) -> None:
+    """An error, as one sentence; names in it are shown, not read as Markdown."""
+    st.error(markup.plain(problem))
+
+
+def warning(text: object) -> None:
+    st.warning(markup.plain(text))
+
+
+def figure(
+    fig: go.Figure,
+    name: str,
+    *,
+    data: Callable[[], pd.DataFrame],
+    code: str,
+    alt: str,
+    on_click: Callable[[], None] | None = None,
+    below: str = "",
+) -> None:
+    """A figure whose points can be clicked, with its data as CSV and its code.
+
+    Args:
+        name: key of the chart, and the name of downloaded files.
+        data: the numbers, made when they are asked for.
+        code: Python that makes the same figure.
+        alt: a description for those who cannot see it.
+        on_click: called when a point was clicked; the event is in st.session_state[name].
+        below: markup under the figure: what the chosen cell says.
+    """
+    config = theme.export_config(name, st.session_state.get("image", "svg"))
+    wide = fig.layout.width is not None
+    with st.container(key=f"wide-{name}" if wide else None):
+        st.plotly_chart(
+            fig,
+            width="content" if wide else "stretch",
+            theme=None,
+            key=name,
+            config=config,
+            alt=alt,
+            on_select="ignore" if on_click is None else on_click,
+            selection_mode="points",
+        )
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
+        st.html(below or "<span></span>", width="stretch")
+        _export(name, data, code)
+
+
+def _export(name: str, data: Callable[[], pd.DataFrame], code: str) -> None:
+    with st.popover("Data and code", type="tertiary", icon=":material/download:"):
+        st.download_button(
+            "Download CSV",
+            data=lambda: csv(data()),
+            file_name=f"{name}.csv",
+            mime="text/csv",
+            key=f"{name}-csv",
+            on_click="ignore",
+            icon=":material/table:",
+        )
+        st.caption("The camera above the figure saves it as an image.")
+        st.code(code, language="python")
+
+
+def csv(table: pd.DataFrame) -> bytes:
+    """CSV that spreadsheets read as UTF-8 and never as formulas.
+
+    A cell that starts with =, +, - or @ would be run as a formula; names and tokens come from
+    models, so those get an apostrophe in front. Numbers stay as they are.
+    """
+
+    def guard(value: Any) -> Any:
+        dangerous = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
+        return f"'{value}" if dangerous else value
+
+    return table.map(guard).to_csv(index=False).encode("utf-8-sig")
+
+
+def event(key: str) -> Any:
+    """The selection event of a chart or table, for `app.selection`."""
+    return st.session_state.get(key)

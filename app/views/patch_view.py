@@ -1,0 +1,240 @@
+"""A patching map whose cells say what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+import xarray as xr
+
+from app import markup, resources, sentences, state
+from app.engine import ModelSpec
+from app.pairs import Pair
+from app.selection import Cell, clicked, column_of
+from app.views import parts
+from interp.figures import patching_map
+
+SITE_NAMES = {
+    "resid_pre": "Residual stream",
+    "attn_out": "Attention output",
+    "mlp_out": "MLP output",
+    "z": "Heads",
+}
+VALUES = {"change": "Change", "normalised": "Share of the effect", "raw": "Raw metric"}
+
+
+@dataclass(frozen=True)
+class Map:
+    """What one map shows.
+
+    Attributes:
+        way: the prompt it belongs to.
+        result: of `sweep`.
+        example: one of its pairs, or None for the mean over all.
+        pair: the pair of `example`, where there is one.
+        slots: the clean prompt's token at each position label; empty where that is not known.
+        code: Python that makes the figure, without its selection.
+    """
+
+    way: str
+    result: xr.Dataset
+    example: int | None
+    pair: Pair | None
+    slots: Mapping[str, int]
+    code: str
+
+    @property
+    def site(self) -> str:
+        return str(self.result.attrs["site"])
+
+
+def reach(maps: list[Map], value: str) -> float | None:
+    """The end of a colour scale that all maps share; None for shares, whose scale is fixed.
+
+    On scales of their own, an empty map would be stretched until its noise looks like a signal.
+    """
+    if value == "normalised" or not maps:
+        return None
+    furthest = 0.0
+    for one in maps:
+        result = one.result if one.example is None else one.result.isel(example=[one.example])
+        numbers = result["patched"] - (result["corrupt"] if value == "change" else 0.0)
+        mean = np.abs(numbers.mean("example", skipna=True).values)
+        furthest = max(furthest, float(np.nanmax(mean, initial=0.0)))
+    return furthest or None
+
+
+def show(
+    one: Map, spec: ModelSpec | None, value: str, limit: float | None, *, width: int = parts.HALF
+) -> None:
+    """The map, its chosen cell as a sentence, and what that patch does to the next token."""
+    selected = _selected(one)
+    said = None if selected is None else sentence(one, selected)
+    name = f"patching-{one.way}-{one.site}"
+
+    def on_click() -> None:
+        place = clicked(parts.event(name))
+        if place is not None:
+            state.change(cell=_cell(one, *place))
+
+    parts.figure(
+        patching_map(
+            one.result,
+            example=one.example,
+            value=value,  # type: ignore[arg-type]
+            limit=limit,
+            selected=selected,
+            width=width,
+        ),
+        name,
+        data=lambda: table(one),
+        code=one.code,
+        alt=f"Patching map of the {SITE_NAMES[one.site].lower()}, {one.way} prompt",
+        on_click=on_click,
+        below=_below(said, selected),
+    )
+    if said and selected and one.pair is not None and spec is not None:
+        before_and_after(one, spec, selected)
+
+
+def _below(said: str | None, selected: tuple[int, int] | None) -> str:
+    if said is not None:
+        return markup.sentence(said)
+    if selected is not None:
+        return markup.hint("This pair has no token there.")
+    return markup.hint("Click a cell to read what that patch does.")
+
+
+def sentence(one: Map, selected: tuple[int, int]) -> str | None:
+    """What the patch at (layer, column) does; None where the pair has no such token."""
+    layer, column = selected
+    axis = "head" if "head" in one.result["patched"].dims else "position"
+    cell = one.result.sel(layer=layer).isel({axis: column})
+    if one.example is not None:
+        cell = cell.isel(example=[one.example])
+    here = np.isfinite(cell["patched"].values)
+    if not here.any():
+        return None
+    cell = cell.isel(example=np.nonzero(here)[0])
+    head = int(cell["head"]) if axis == "head" else None
+    label = None if axis == "head" else str(cell["position_label"].values)
+    tokens: list[str | None] = [None, None]
+    if axis == "position" and one.example is not None:
+        tokens = [str(cell[f"{run}_token"].values[0]) for run in ("clean", "corrupt")]
+    elif axis == "position":
+        tokens, label = [label, None], None
+    said = sentences.patch(
+        one.site,
+        layer,
+        clean_token=tokens[0],
+        corrupt_token=tokens[1],
+        label=label,
+        head=head,
+        patched=float(cell["patched"].mean()),
+        clean=float(cell["clean"].mean()),
+        corrupt=float(cell["corrupt"].mean()),
+        metric=str(one.result.attrs.get("metric", "metric")).replace(
+            "logit_diff", "logit difference"
+        ),
+    )
+    n = cell.sizes["example"]
+    return said if one.example is not None else f"Mean over {n} pairs. {said}"
+
+
+def before_and_after(one: Map, spec: ModelSpec, selected: tuple[int, int]) -> None:
+    """The next tokens of the corrupted run, and after the patch."""
+    layer, column = selected
+    heads = "head" in one.result["patched"].dims
+    assert one.pair is not None
+    with st.spinner("Patching …"):
+        patched = resources.engine().patch(
+            spec,
+            one.pair,
+            one.site,
+            layer,
+            label=None if heads else str(one.result["position_label"].values[column]),
+            head=int(one.result["head"].values[column]) if heads else None,
+        )
+    pieces = []
+    for run, heading, colour in (
+        ("corrupt", f"before: {one.pair.corrupt}", "#8b93a1"),
+        ("patched", "after the patch", "#009E73"),
+    ):
+        top = patched.sel(run=run)
+        pieces.append(
+            markup.next_tokens(
+                [str(t) for t in top["top_token"].values[:6]],
+                [float(p) for p in top["top_prob"].values[:6]],
+                colour=colour,
+                heading=heading,
+            )
+        )
+    parts.html(f'<div class="ob-two"><div>{pieces[0]}</div><div>{pieces[1]}</div></div>')
+
+
+def table(one: Map) -> pd.DataFrame:
+    """The numbers behind a map: one row for each pair and cell."""
+    result = one.result if one.example is None else one.result.isel(example=[one.example])
+    frame = result.to_dataframe().reset_index()
+    return frame[frame["patched"].notna()]
+
+
+def controls(mean_of: str | None) -> tuple[bool, str]:
+    """Whether the mean is wanted, and what to colour."""
+    with st.container(horizontal=True, gap="medium", vertical_alignment="center"):
+        mean = False
+        if mean_of is not None:
+            mean = (
+                st.segmented_control(
+                    "Of",
+                    ["one", "mean"],
+                    default="one",
+                    format_func={"one": "This fact", "mean": mean_of}.__getitem__,
+                    key="patch-of",
+                    label_visibility="collapsed",
+                    required=True,
+                )
+                == "mean"
+            )
+        value = st.segmented_control(
+            "Colour",
+            list(VALUES),
+            default="change",
+            format_func=VALUES.__getitem__,
+            key="patch-value",
+            label_visibility="collapsed",
+            required=True,
+        )
+    return mean, str(value or "change")
+
+
+def _selected(one: Map) -> tuple[int, int] | None:
+    """The (layer, column) of the chosen cell in this map."""
+    cell = state.view().cell
+    if cell is None or cell.way != one.way or cell.layer not in one.result["layer"].values:
+        return None
+    if "head" in one.result["patched"].dims:
+        heads = list(one.result["head"].values)
+        return (cell.layer, heads.index(cell.head)) if cell.head in heads else None
+    if cell.position is None:
+        return None
+    labels = [str(label) for label in one.result["position_label"].values]
+    column = column_of(labels, one.slots, cell.position)
+    return None if column is None else (cell.layer, column)
+
+
+def _cell(one: Map, layer: int, column: int) -> Cell:
+    if "head" in one.result["patched"].dims:
+        return Cell(one.way, layer, head=int(one.result["head"].values[column]))
+    label = str(one.result["position_label"].values[column])
+    return Cell(one.way, layer, position=one.slots.get(label, column))
+
+
+def settings(value: str, example: int | None, limit: float | None) -> dict[str, Any]:
+    """Keyword arguments of `patching_map`, for the code beside a figure."""
+    rounded = None if limit is None else float(f"{limit:.3g}")
+    return {"example": example, "value": value, "limit": rounded}
