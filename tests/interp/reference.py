@@ -1,0 +1,151 @@
+"""Interventions by hand on a plain Hugging Face model: what the instruments must agree with.
+
+Each answer is one whole forward pass over one unpadded prompt, with torch's own hooks on Hugging
+Face's own modules. TransformerLens and `interp` play no part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.interp.tiny import D_HEAD, Tiny
+
+Change = Callable[[Tensor], None]
+"""Gets one activation [position, d_model] or [position, head, d_head]; may edit it in place."""
+
+STREAMS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+HEADS = ("q", "k", "v", "z")
+_FUSED = ("q", "k", "v")
+
+
+def sites(tiny: Tiny) -> tuple[str, ...]:
+    """The sites that this architecture has."""
+    streams = [site for site in STREAMS if not (tiny.parallel and site == "resid_mid")]
+    return (*streams, *HEADS)
+
+
+@dataclass(frozen=True)
+class _Modules:
+    """One block, taken apart."""
+
+    block: Any
+    attention: Any
+    mlp: Any
+    out_matrix: Any
+
+
+def _modules(tiny: Tiny, layer: int) -> _Modules:
+    if tiny.name == "gpt2":
+        block = tiny.hf.transformer.h[layer]
+        return _Modules(block, block.attn, block.mlp, block.attn.c_proj)
+    if tiny.name == "llama":
+        block = tiny.hf.model.layers[layer]
+        return _Modules(block, block.self_attn, block.mlp, block.self_attn.o_proj)
+    block = tiny.hf.gpt_neox.layers[layer]
+    return _Modules(block, block.attention, block.mlp, block.attention.dense)
+
+
+def _projection(tiny: Tiny, attention: Any, site: str) -> tuple[Any, Callable[[Tensor], Tensor]]:
+    """The module that makes q, k or v, and a view of its output as [batch, position, head, …]."""
+    which = _FUSED.index(site)
+    if tiny.name == "llama":
+        return getattr(attention, f"{site}_proj"), lambda out: out.unflatten(-1, (-1, D_HEAD))
+    if tiny.name == "gpt2":  # all queries, then all keys, then all values
+        return attention.c_attn, lambda out: out.unflatten(-1, (3, -1, D_HEAD))[:, :, which]
+    # head by head its query, key and value
+    return attention.query_key_value, lambda out: out.unflatten(-1, (-1, 3, D_HEAD))[..., which, :]
+
+
+@contextlib.contextmanager
+def intervened(tiny: Tiny, site: str, layer: int, change: Change) -> Iterator[None]:
+    """Let `change` see, and edit, the activation at `site` in every forward pass."""
+    parts = _modules(tiny, layer)
+    entered: list[Tensor] = []
+
+    def whole(out: Tensor) -> Tensor:
+        return out
+
+    def of_input(view: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        def hook(_module: Any, args: tuple[Any, ...]) -> Any:
+            value = args[0].clone()
+            change(view(value)[0])
+            return (value, *args[1:])
+
+        return hook
+
+    def of_output(view: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        def hook(_module: Any, _args: Any, output: Any) -> Any:
+            value = (output[0] if isinstance(output, tuple) else output).clone()
+            change(view(value)[0])
+            return (value, *output[1:]) if isinstance(output, tuple) else value
+
+        return hook
+
+    def between(_module: Any, _args: Any, output: Any) -> Any:
+        # The stream after attention is what entered plus what attention adds. To set it, for the
+        # MLP and the skip connection alike, attention is made to add the difference.
+        middle = entered[-1] + output[0]
+        change(middle[0])
+        return (middle - entered[-1], *output[1:])
+
+    placed = []
+    if site == "resid_pre":
+        placed.append(parts.block.register_forward_pre_hook(of_input(whole)))
+    elif site == "resid_post":
+        placed.append(parts.block.register_forward_hook(of_output(whole)))
+    elif site == "attn_out":
+        placed.append(parts.attention.register_forward_hook(of_output(whole)))
+    elif site == "mlp_out":
+        placed.append(parts.mlp.register_forward_hook(of_output(whole)))
+    elif site == "resid_mid":
+        placed.append(
+            parts.block.register_forward_pre_hook(lambda _module, args: entered.append(args[0]))
+        )
+        placed.append(parts.attention.register_forward_hook(between))
+    elif site == "z":
+        hook = of_input(lambda value: value.unflatten(-1, (-1, D_HEAD)))
+        placed.append(parts.out_matrix.register_forward_pre_hook(hook))
+    else:
+        module, view = _projection(tiny, parts.attention, site)
+        placed.append(module.register_forward_hook(of_output(view)))
+    try:
+        yield
+    finally:
+        for handle in placed:
+            handle.remove()
+
+
+def logits(tiny: Tiny, ids: Sequence[int]) -> Tensor:
+    """[position, vocabulary] of one unpadded sequence."""
+    with torch.no_grad():
+        out: Tensor = tiny.hf(torch.tensor([list(ids)]), use_cache=False).logits[0]
+    return out
+
+
+def logprobs(tiny: Tiny, ids: Sequence[int]) -> Tensor:
+    """Log-probabilities [position, vocabulary] of the next token."""
+    return logits(tiny, ids).log_softmax(-1)
+
+
+@functools.lru_cache(maxsize=16)
+def activation(tiny: Tiny, ids: tuple[int, ...], site: str, layer: int) -> Tensor:
+    """[position, d_model] or [position, head, d_head] of one unpadded sequence; read only."""
+    seen: list[Tensor] = []
+    with intervened(tiny, site, layer, lambda value: seen.append(value.clone())):
+        logits(tiny, ids)
+    return seen[0]
+
+
+def continuation_logprob(tiny: Tiny, prompt: Sequence[int], continuation: Sequence[int]) -> float:
+    """log p(continuation | prompt), in nats, read token by token."""
+    table = logprobs(tiny, [*prompt, *continuation])
+    return sum(
+        float(table[len(prompt) - 1 + step, token]) for step, token in enumerate(continuation)
+    )
