@@ -88,7 +88,9 @@ def _percent(probability: float) -> str:
 
 
 def _answer_line(answer: str, rank: int, logprob: float) -> str:
-    ahead = "the likeliest" if rank == 0 else f"{rank} tokens are likelier"
+    ahead = {0: "the likeliest", 1: "one token is likelier"}.get(
+        rank, f"{rank} tokens are likelier"
+    )
     return f"First token of '{answer}': {ahead}, log-probability {logprob:.2f} nats."
 
 

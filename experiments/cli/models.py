@@ -48,10 +48,10 @@ def models() -> None:
         size = f"{model.size / 1e6:.1f} MB"
         cells = (model.name, _count(model.parameters), str(model.layers), size, model.summary)
         table.add_row(*(visible(cell) for cell in cells))
-    if table.row_count == 0:
-        say("There are no bundled models; install obverse with 'pip install', not as bare files.")
-        return
-    output().print(table)
+    if table.row_count > 0:
+        output().print(table)
+    else:
+        say("There are no bundled models; install obverse anew with 'pip install'.")
 
 
 def describe(name: str, folder: Path, summary: str) -> BundledModel:

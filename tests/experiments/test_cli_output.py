@@ -109,6 +109,40 @@ def test_tokens_stay_text_and_keep_the_columns_straight() -> None:
     assert "<0.1%" in table
 
 
+@pytest.mark.shared
+def test_the_lens_prints_what_transformers_computes(
+    shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = str(shared / "models/stories260K")
+    prompt, answer = "Once upon a time", " there"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        logprobs = model(ids).logits[0, -1].log_softmax(-1)
+    best = int(logprobs.argmax())
+    wanted = tokenizer(prompt + answer).input_ids[ids.shape[1]]
+    rank = int((logprobs > logprobs[wanted]).sum())
+
+    lens.lens(prompt, model=folder, answer=answer, top=3, device="cpu")
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ["Loading", folder, "…"]
+    first = lines.index(["Next", "token", "Probability"]) + 1
+    assert lines[first] == [
+        tokenizer.decode([best]).replace(" ", "·"),
+        f"{float(logprobs[best].exp()):.1%}",
+    ]
+    assert rank == 1
+    assert f"one token is likelier, log-probability {float(logprobs[wanted]):.2f} nats" in out
+    last_layer = next(line for line in lines if line[:1] == [str(model.config.num_hidden_layers)])
+    assert last_layer[-1] == str(rank)
+    assert lines[-1][0] == "embedding"
+
+
 # --- progress -------------------------------------------------------------------------------
 
 
