@@ -15,10 +15,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp import packing
 from interp import sites as site_names
 from interp.batching import batches, rows_that_fit
 from interp.errors import ModelError, PromptError
 from interp.model import Model
+from interp.packing import Active
 from interp.sites import Site
 from interp.tokens import Prompts, TokenBatch, tokenise
 
@@ -61,11 +63,13 @@ class Recording:
         calls: what each block was called with.
         batch: how many rows were run.
         activations: by site, [example, position, …]; copies, safe to change.
+        kept: for each block what `interp.packing` needs, where it was asked for.
     """
 
     calls: tuple[BlockCall, ...]
     batch: int
     activations: Mapping[Site, Tensor]
+    kept: tuple[packing.Kept, ...] = ()
 
     def __getitem__(self, site: Site) -> Tensor:
         return self.activations[site]
@@ -124,8 +128,16 @@ def capture(
     return {name: torch.cat(parts) for name, parts in pieces.items()}
 
 
-def record(model: Model, ids: Int[Tensor, "example position"], sites: Iterable[Site]) -> Recording:
+def record(
+    model: Model,
+    ids: Int[Tensor, "example position"],
+    sites: Iterable[Site],
+    *,
+    for_packing: bool = False,
+) -> Recording:
     """Run `ids` once and keep what `resume` needs, and the activations at `sites`.
+
+    With `for_packing`, keys and values are kept too (see `interp.packing`).
 
     No gradients are recorded. The first call on a model checks, on its own numbers, that resuming
     and reading out reproduce the model's logits, and refuses the model otherwise.
@@ -136,6 +148,7 @@ def record(model: Model, ids: Int[Tensor, "example position"], sites: Iterable[S
     """
     kept: dict[Site, Tensor] = {}
     calls: dict[int, BlockCall] = {}
+    kept_for_others: tuple[dict[str, Tensor], ...] = ()
     ids = ids.to(model.device)
     batch = len(ids)
 
@@ -161,6 +174,11 @@ def record(model: Model, ids: Int[Tensor, "example position"], sites: Iterable[S
         for layer, block in enumerate(model.bridge.blocks):
             handle = block.register_forward_pre_hook(remember(layer), with_kwargs=True)
             stack.callback(handle.remove)
+        if for_packing:
+            kept_for_others = tuple({} for _ in range(model.n_layers))
+            for block, block_kept in zip(model.bridge.blocks, kept_for_others, strict=True):
+                for remove in packing.keep_for_others(block, block_kept):
+                    stack.callback(remove)
         if not checks:
             # Nobody reads these logits, and unembedding every position can be a third of the work.
             stack.callback(model.bridge.ln_final.register_forward_pre_hook(_stop).remove)
@@ -172,7 +190,8 @@ def record(model: Model, ids: Int[Tensor, "example position"], sites: Iterable[S
             f"{model.name} never computes '{missing[0]}' where TransformerLens could see it; "
             "choose another site."
         )
-    recording = Recording(tuple(calls[layer] for layer in range(model.n_layers)), batch, kept)
+    in_order = tuple(calls[layer] for layer in range(model.n_layers))
+    recording = Recording(in_order, batch, kept, kept_for_others)
     if checks:
         _verify(model, recording, logits)
         model.resume_verified = True
@@ -187,6 +206,7 @@ def resume(
     *,
     start: int,
     stop: int | None = None,
+    span: tuple[Active, Active] | None = None,
 ) -> Float[Tensor, "row position d_model"]:
     """Run blocks `start` to `stop` (all that are left) from a given residual stream.
 
@@ -195,13 +215,53 @@ def resume(
         recording: a run of the prompts that the rows were made from.
         hidden: the residual stream into block `start`.
         rows: for each row of `hidden` the recorded example it belongs to.
+        span: positions that may have changed, and those of them that will be read at the end;
+            only these are computed, and the result holds nothing else. Needs a recording made
+            `for_packing` and a model for which `packs` holds.
     """
     with model.lock, torch.no_grad():
         for layer in range(start, model.n_layers if stop is None else stop):
             args, kwargs = recording.calls[layer].at(rows, recording.batch)
-            output = model.bridge.blocks[layer](hidden, *args, **kwargs)
+            block = model.bridge.blocks[layer]
+            with contextlib.ExitStack() as stack:
+                if span is not None:
+                    changed, read = span
+                    last = layer == model.n_layers - 1
+                    kept = recording.kept[layer]
+                    stack.enter_context(
+                        packing.packed(block, kept, rows, changed, read if last else None)
+                    )
+                output = block(hidden, *args, **kwargs)
             hidden = output[0] if isinstance(output, tuple) else output
     return hidden
+
+
+def packs(model: Model, ids: Int[Tensor, "example position"]) -> bool:
+    """Whether `resume` with a span gives this model's numbers; tried once, on the first prompt.
+
+    Everything outside of the span is zeroed for the trial, so that an architecture in which
+    something else than the recorded keys and values reads it cannot pass.
+    """
+    if model.packs is None:
+        model.packs = all(packing.can_pack(block) for block in model.bridge.blocks)
+        length = ids.shape[1]
+        if model.packs and length > 1:
+            entry, exit_ = Site("resid_pre", 0), Site("resid_post", model.n_layers - 1)
+            recording = record(model, ids[:1], [entry, exit_], for_packing=True)
+            row = torch.zeros(1, dtype=torch.long, device=model.device)
+            changed = Active.between(row + length // 2, row + length - 1, length)
+            read = Active.between(row + length - 1, row + length - 1, length)
+            stream = recording[entry]
+            stream[:, : length // 2] = 0
+            try:
+                ours = resume(model, recording, stream, row, start=0, span=(changed, read))[:, -1]
+            except (AttributeError, KeyError, RuntimeError, TypeError):
+                model.packs = False
+            else:
+                model.packs = (
+                    _relative_error(ours, recording[exit_][:, -1]) <= _TOLERANCE[model.dtype]
+                )
+    return model.packs
 
 
 def readout(model: Model, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocabulary"]:
@@ -275,6 +335,11 @@ def _block_call(
     return BlockCall(tuple(clean(value) for value in args[1:]), kwargs)
 
 
+def _relative_error(ours: Tensor, theirs: Tensor) -> float:
+    difference = (ours.float() - theirs.float()).norm()
+    return float(difference / theirs.float().norm().clamp(min=1e-12))
+
+
 def _stop(_module: Any, args: tuple[Any, ...]) -> None:
     from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
@@ -289,7 +354,7 @@ def _verify(model: Model, recording: Recording, logits: Tensor) -> None:
         model, recording, stream, torch.zeros(1, dtype=torch.long, device=device), start=0
     )
     ours, theirs = readout(model, final), logits[:1].float()
-    error = float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))
+    error = _relative_error(ours, theirs)
     if not error <= _TOLERANCE[model.dtype]:
         raise ModelError(
             f"Resuming {model.name} block by block does not reproduce its own logits (relative "

@@ -36,6 +36,7 @@ class Model:
         path: the local folder, or None for a hub id or a model in memory.
         tokenizer: the Hugging Face tokenizer.
         resume_verified: whether resuming from a block has been seen to reproduce the logits.
+        packs: whether resuming with a span does too; None before it was tried.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Model:
         self.tokenizer = tokenizer
         self.lock = threading.RLock()
         self.resume_verified = False
+        self.packs: bool | None = None
         bridge.eval()
         for parameter in bridge.original_model.parameters():
             parameter.requires_grad_(False)

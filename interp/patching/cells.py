@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,14 +75,29 @@ class Edit:
     origin: Int[Tensor, " entry"]
     head: Int[Tensor, " entry"] | None
 
-    def write(self, target: Tensor, source: Tensor, first_row: int) -> None:
-        """Copy into `target` [row, position, …] in place; its rows count from `first_row`."""
+    def write(self, target: Tensor, source: Tensor) -> None:
+        """Copy into `target` [row, position, …] in place."""
         if self.head is None:
-            target[self.row + first_row, self.destination] = source[self.example, self.origin]
+            target[self.row, self.destination] = source[self.example, self.origin]
         else:
-            target[self.row + first_row, self.destination, self.head] = source[
+            target[self.row, self.destination, self.head] = source[
                 self.example, self.origin, self.head
             ]
+
+    def hook(self, site: str, source: Tensor) -> Callable[[Tensor], Tensor | None]:
+        """A hook for `site` that writes this edit."""
+
+        def replace(value: Tensor) -> Tensor | None:
+            if site == "resid_mid":
+                # The hook sits on the MLP's branch, after the skip connection has kept a reference
+                # to the same tensor: only an edit in place reaches both.
+                self.write(value, source)
+                return None
+            value = value.clone()
+            self.write(value, source)
+            return value
+
+        return replace
 
 
 def check_by(site: str, by: By | Sequence[By] | None) -> tuple[By, ...]:

@@ -2,12 +2,14 @@
 
 The prompts are run once each. Then the stack of blocks is walked once with a batch that grows:
 cells patched at layer l join it just before block l, in the state that the unpatched run had
-there, so that nothing below a patch is computed again. The unembedding is applied only where the
-metric reads. The numbers are those of one full forward pass for each cell.
+there, so that nothing below a patch is computed again, nor anything before its position. The
+unembedding is applied only where the metric reads. The numbers are those of one full forward
+pass for each cell.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,9 +24,10 @@ from torch import Tensor
 from interp import sites as site_names
 from interp.batching import batches, rows_that_fit
 from interp.errors import SiteError
-from interp.forward import Recording, hooked, readout, record, recording_memory, resume
+from interp.forward import Recording, hooked, packs, readout, record, recording_memory, resume
 from interp.metrics import Metric, Term, get_metric
 from interp.model import Model
+from interp.packing import Active
 from interp.patching.cells import By, Cells, Edit, check_by, edit_for, lay_out
 from interp.patching.results import label
 from interp.prompts import PromptPairs, Reading, Run
@@ -152,14 +155,16 @@ def _run(plan: _Plan, progress: Callable[[int], None]) -> tuple[Scores, dict[Run
     unpatched: dict[Run, list[Scores]] = {"clean": [], "corrupt": []}
     base_sites = {plan.entry(layer)[0] for layer in plan.layers}
     source_sites = {Site(plan.site, layer) for layer in plan.layers}
+    packable = packs(model, plan.base.ids)
 
     def record_both(start: int, stop: int) -> tuple[Recording, Recording]:
         return (
-            record(model, plan.base.ids[start:stop], base_sites | {last}),
+            record(model, plan.base.ids[start:stop], base_sites | {last}, for_packing=packable),
             record(model, plan.source.ids[start:stop], source_sites | {last}),
         )
 
-    per_pair = 2 * recording_memory(model, plan.length, len(plan.layers) + 1)
+    # Keys and values of every block are kept as well, of the run that is changed.
+    per_pair = 2 * recording_memory(model, plan.length, len(plan.layers) + 1 + model.n_layers)
     size = rows_that_fit(model, per_pair)
     for start, stop, recordings in batches(len(pairs), size, record_both):
         for run, reading, recording in zip(
@@ -191,7 +196,7 @@ def _patch(
             plan.cells, chosen, plan.slots(base_run), plan.slots(source_run), offset, model.device
         )
         examples = plan.cells.example[chosen]
-        hidden = _walk(plan, recordings, edit, examples - offset)
+        hidden = _walk(plan, recordings, edit, examples - offset, offset)
         scores = _score(plan, hidden, plan.base, np.tile(examples, len(plan.layers)))
         return scores.reshape(len(plan.layers), -1).T
 
@@ -204,50 +209,73 @@ def _walk(
     recordings: tuple[Recording, Recording],
     edit: Edit,
     examples: npt.NDArray[np.int64],
+    offset: int,
 ) -> Float[Tensor, "row position d_model"]:
     """Final residual streams of all cells: the first layer's rows, then the second's, …"""
     model, (base, source) = plan.model, recordings
     example = torch.from_numpy(examples).to(model.device)
     joining = {plan.entry(layer)[1]: layer for layer in plan.layers}
+    spans = _Spans.of(plan, edit, examples + offset) if base.kept else None
     hidden: Tensor | None = None
-    n_joined = 0
     for block in range(min(joining), model.n_layers + 1):
+        run = functools.partial(resume, model, base, start=block, stop=block + 1)
+        n_joined = 0 if hidden is None else len(hidden) // len(example)
+        new: Tensor | None = None
         hooks = []
         if block in joining:
             layer = joining[block]
             values = source[Site(plan.site, layer)]
             new = base[plan.entry(layer)[0]].index_select(0, example)
             if plan.site in ("resid_pre", "resid_post"):
-                edit.write(new, values, 0)
+                edit.write(new, values)
+                hidden, new = new if hidden is None else torch.cat([hidden, new]), None
+                n_joined += 1
             else:
-                first_row = 0 if hidden is None else len(hidden)
                 point = site_names.hook_point(model, Site(plan.site, layer))
-                hooks = [(point, _replace(plan.site, edit, values, first_row))]
-            hidden = new if hidden is None else torch.cat([hidden, new])
-            n_joined += 1
-        if block < model.n_layers and hidden is not None:
+                hooks = [(point, edit.hook(plan.site, values))]
+        if block == model.n_layers:
+            break
+        if hidden is not None:
+            rows = example.repeat(n_joined)
+            hidden = run(hidden, rows, span=spans.repeat(n_joined) if spans else None)
+        if new is not None:
+            # A hook must see whole activations, so the rows that join here run on their own.
             with model.lock, hooked(hooks):
-                hidden = resume(
-                    model, base, hidden, example.repeat(n_joined), start=block, stop=block + 1
-                )
+                new = run(new, example)
+            hidden = new if hidden is None else torch.cat([hidden, new])
     assert hidden is not None  # check_by and _layers leave at least one layer
     return hidden
 
 
-def _replace(
-    site: str, edit: Edit, values: Tensor, first_row: int
-) -> Callable[[Tensor], Tensor | None]:
-    def hook(value: Tensor) -> Tensor | None:
-        if site == "resid_mid":
-            # The hook sits on the MLP's branch, after the skip connection has kept a reference to
-            # the same tensor: only an edit in place reaches both.
-            edit.write(value, values, first_row)
-            return None
-        value = value.clone()
-        edit.write(value, values, first_row)
-        return value
+@dataclass(frozen=True)
+class _Spans:
+    """Of each cell of one layer the first position that changes, and the reads [cell]."""
 
-    return hook
+    first: Int[Tensor, " cell"]
+    read: Int[Tensor, " cell"]
+    last: Int[Tensor, " cell"]
+    length: int
+
+    @classmethod
+    def of(cls, plan: _Plan, edit: Edit, examples: npt.NDArray[np.int64]) -> _Spans:
+        device = plan.model.device
+        base, source = plan.base, plan.source
+        width = min(base.ids.shape[1], source.ids.shape[1])
+        differs = base.ids[examples, :width] != source.ids[examples, :width]
+        # Two runs that start with the same tokens have the same activations there, so copying
+        # one of them to its own place changes nothing.
+        shared = torch.where(differs.any(1), differs.int().argmax(1), width).to(device)
+        idle = (edit.origin == edit.destination) & (edit.destination < shared[edit.row])
+        reads = base.positions[examples].to(device)
+        first = reads[:, 0].scatter_reduce(0, edit.row[~idle], edit.destination[~idle], "amin")
+        return cls(first, reads[:, 0], reads[:, -1], base.ids.shape[1])
+
+    def repeat(self, times: int) -> tuple[Active, Active]:
+        first, read, last = (t.repeat(times) for t in (self.first, self.read, self.last))
+        return (
+            Active.between(first, last, self.length),
+            Active.between(read, last, self.length),
+        )
 
 
 def _score(

@@ -60,8 +60,6 @@ def patch_once(
     site_names.check(model, Site(site, layer, head))
     if direction not in _RUNS:
         raise SiteError(f"Unknown direction '{direction}'; choose 'denoising' or 'noising'.")
-    if site == "resid_mid":
-        raise SiteError("A single patch cannot be made at 'resid_mid'; sweep it instead.")
     base_run, source_run = _RUNS[direction]
     last = Site("resid_post", model.n_layers - 1)
     entry = Site("resid_pre", layer)
@@ -131,19 +129,14 @@ def _patched(
     if site == "resid_post":
         hidden = base[Site("resid_pre", layer)]
         hidden = resume(model, base, hidden, row, start=layer, stop=layer + 1)
-        edit.write(hidden, values, 0)
+        edit.write(hidden, values)
         return resume(model, base, hidden, row, start=layer + 1)
     hidden = base[Site("resid_pre", layer)].clone()
     if site == "resid_pre":
-        edit.write(hidden, values, 0)
+        edit.write(hidden, values)
         return resume(model, base, hidden, row, start=layer)
 
-    def replace(value: Tensor) -> Tensor:
-        value = value.clone()
-        edit.write(value, values, 0)
-        return value
-
-    with hooked([(site_names.hook_point(model, Site(site, layer)), replace)]):
+    with hooked([(site_names.hook_point(model, Site(site, layer)), edit.hook(site, values))]):
         return resume(model, base, hidden, row, start=layer)
 
 

@@ -140,7 +140,6 @@ def test_patching_a_run_with_itself_changes_nothing(model: Model) -> None:
         ("resid_pre", 0, {}, "Say what to patch"),
         ("resid_pre", 0, {"position": 99}, "no token at position 99"),
         ("z", 0, {"head": 4}, "Head 4"),
-        ("resid_mid", 0, {"position": 0}, "resid_mid"),
         ("nonsense", 0, {"position": 0}, "nonsense"),
     ],
 )

@@ -1,0 +1,123 @@
+"""Recompute only what a change can have reached.
+
+In a causal model a change at position p leaves everything before p as it was. Inside `packed`,
+the matrix products of a block run on the positions from p on only, row by row; at earlier
+positions keys and values are those of the recorded run, and everything else is never read. The
+attention itself and the residual additions run as always, so no architecture is written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+# Modules of a block that work position by position, and those whose output other positions read.
+_POSITION_WISE = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp", "ln1", "ln2")
+_READ_BY_OTHERS = ("attn.k", "attn.v")
+
+Kept = Mapping[str, Float[Tensor, "example position width"]]
+"""Outputs of the modules that other positions read, as recorded, by the module's name."""
+
+
+@dataclass(frozen=True)
+class Active:
+    """Positions that a batch computes, as indices of its rows and positions [active]."""
+
+    row: Int[Tensor, " active"]
+    position: Int[Tensor, " active"]
+
+    @classmethod
+    def between(cls, first: Int[Tensor, " row"], last: Int[Tensor, " row"], length: int) -> Active:
+        """In each row the positions from `first` to `last`, both included."""
+        index = torch.arange(length, device=first.device)
+        inside = (index >= first[:, None]) & (index <= last[:, None])
+        row, position = inside.nonzero(as_tuple=True)
+        return cls(row, position)
+
+    def gather(self, full: Float[Tensor, "row position width"]) -> Float[Tensor, "1 active width"]:
+        return full[self.row, self.position][None]
+
+    def scatter(self, values: Tensor, full: Tensor) -> Tensor:
+        """Write what was computed into `full`, in place."""
+        full[self.row, self.position] = values[0]
+        return full
+
+
+def can_pack(block: Any) -> bool:
+    """Whether the block has separate queries, keys, values, output matrix and MLP to run packed."""
+    return all(_find(block, name) is not None for name in _POSITION_WISE[:5])
+
+
+def keep_for_others(block: Any, kept: dict[str, Tensor]) -> Iterator[Callable[[], None]]:
+    """Hooks on the block that fill `kept` in a recorded run; yields what takes each away."""
+    for name in _READ_BY_OTHERS:
+
+        def hook(_module: Any, _args: Any, output: Tensor, name: str = name) -> None:
+            kept[name] = output.detach().clone()
+
+        yield _find(block, name).register_forward_hook(hook).remove
+
+
+@contextlib.contextmanager
+def packed(
+    block: Any, kept: Kept, rows: Int[Tensor, " row"], active: Active, read: Active | None = None
+) -> Iterator[None]:
+    """Inside, a call of `block` computes only the `active` positions.
+
+    Args:
+        block: a block for which `can_pack` holds.
+        kept: recorded outputs of `keep_for_others` for this block.
+        rows: for each row of the batch the recorded example it belongs to.
+        active: the positions that may have changed.
+        read: the positions of the block's output that will be used; all active ones if left out.
+            Only in the last block are there fewer.
+    """
+    changed: list[Any] = []
+    try:
+        for name in _POSITION_WISE:
+            module = _find(block, name)
+            if module is None:
+                continue
+            if name in _READ_BY_OTHERS:
+                wrapped = _with_others(module.forward, kept[name], rows, active)
+            else:
+                # The first norm feeds keys and values too.
+                wrapped = _alone(module.forward, active if name == "ln1" or not read else read)
+            module.__dict__["forward"] = wrapped
+            changed.append(module)
+        yield
+    finally:
+        for module in changed:
+            del module.__dict__["forward"]
+
+
+def _alone(forward: Callable[..., Tensor], active: Active) -> Callable[..., Tensor]:
+    def wrapped(full: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        values = forward(active.gather(full), *args, **kwargs)
+        return active.scatter(values, values.new_zeros(*full.shape[:2], *values.shape[2:]))
+
+    return wrapped
+
+
+def _with_others(
+    forward: Callable[..., Tensor], kept: Tensor, rows: Tensor, active: Active
+) -> Callable[..., Tensor]:
+    def wrapped(full: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        values = forward(active.gather(full), *args, **kwargs)
+        return active.scatter(values, kept.index_select(0, rows))
+
+    return wrapped
+
+
+def _find(block: Any, name: str) -> Any:
+    for part in name.split("."):
+        block = getattr(block, part, None)
+        if block is None:
+            return None
+    return block
