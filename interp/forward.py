@@ -100,10 +100,12 @@ def capture(
 
     Raises:
         SiteError: the model has no such site, layer or head.
-        PromptError: a prompt is empty or too long.
+        PromptError: a prompt is empty or too long, or `positions` is unknown.
     """
     batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
     wanted = list(dict.fromkeys(_sites(model, sites)))
+    if positions not in ("all", "last"):
+        raise PromptError(f"Unknown positions '{positions}'; choose 'all' or 'last'.")
     if positions == "last" and any(site.name == "pattern" for site in wanted):
         raise PromptError("Attention patterns have two position axes; capture them with 'all'.")
     whole = {Site(site.name, site.layer) for site in wanted}
