@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tests.interp.tiny import D_HEAD, Tiny
 
-Change = Callable[[Tensor], None]
+Change = Callable[[Tensor], object]
 """Gets one activation [position, d_model] or [position, head, d_head]; may edit it in place."""
 
 STREAMS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
