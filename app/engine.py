@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,8 @@ Progress = Callable[[int, int], None]
 
 _RESULTS = 128  # kept in memory, a few hundred kB each for prompts of usual length
 _TOP = 10
+# Below this many parameters, threads spend longer waiting for each other than computing.
+_SINGLE_THREADED = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -213,11 +216,26 @@ class Engine:
             if name in self._kept:
                 self._kept.move_to_end(name)
             else:
-                self._kept[name] = work(model)
+                with _threads(model):
+                    self._kept[name] = work(model)
                 while len(self._kept) > _RESULTS:
                     self._kept.popitem(last=False)
             result: T = self._kept[name]
             return result
+
+
+@contextmanager
+def _threads(model: Model) -> Iterator[None]:
+    """One thread for small models: several are up to ten times slower on a busy computer."""
+    import torch
+
+    before = torch.get_num_threads()
+    if model.n_parameters < _SINGLE_THREADED and model.device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _templates(model: Model, given: str | None) -> dict[Any, Any]:

@@ -120,10 +120,11 @@ def next_tokens(
     rows = []
     for rank, (token, p) in enumerate(zip(tokens, probabilities, strict=True)):
         shown = esc(theme.shorten(theme.visible(token), 40))
+        filled = 100 * max(0.0, min(1.0, p)) if p == p else 0.0
         weight = "font-weight:700" if answer is not None and token == answer else ""
         rows.append(
             f'<span class="r">{rank}</span><span class="t" style="{weight}">{shown}</span>'
-            f'<span class="ob-bar"><div style="width:{100 * max(0.0, min(1.0, p)):.1f}%;'
+            f'<span class="ob-bar"><div style="width:{filled:.1f}%;'
             f'background:{colour}"></div></span><span class="p">{percent(p)}</span>'
         )
     head = (

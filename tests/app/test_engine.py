@@ -1,0 +1,209 @@
+"""The engine: right numbers, computed once, for several sessions at a time."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import engine as engines
+from app.engine import Engine, ModelSpec
+from app.pairs import Pair, typed
+from experiments.records import RunRecord
+from interp import logit_lens, sweep
+from interp.errors import ModelError, PromptError, SiteError
+from interp.model import Model, load_model
+from tests.app.material import HOSTILE
+
+PROMPT = "Tom Cruise's mother is"
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea")
+
+
+def test_tokens_know_the_part_of_the_prompt_they_belong_to(engine: Engine, spec: ModelSpec) -> None:
+    tokens = engine.tokens(spec, PROMPT, {"subject": "Tom Cruise"})
+    assert [token.text for token in tokens] == ["<bos>", "Tom", "Cruise", "'s", "mother", "is"]
+    assert [token.span for token in tokens] == ["", "subject", "subject", "", "", "last"]
+
+
+def test_a_hostile_token_is_one_token(engine: Engine, spec: ModelSpec) -> None:
+    tokens = engine.tokens(spec, f"Ann {HOSTILE}'s mother is", {})
+    assert HOSTILE in [token.text.strip() for token in tokens]
+
+
+def test_the_lens_is_the_instruments_own(engine: Engine, spec: ModelSpec) -> None:
+    lens = engine.lens(spec, PROMPT, " Mary Lee Pfeiffer")
+    expected = logit_lens(load_model(spec.source), [PROMPT], [" Mary Lee Pfeiffer"], k=10)
+    assert list(lens["top_token"].values.ravel()) == list(expected["top_token"].values.ravel())
+    np.testing.assert_allclose(lens["top_prob"], expected["top_prob"], atol=1e-6)
+    np.testing.assert_array_equal(lens["answer_rank"], expected["answer_rank"])
+
+
+def test_one_patch_moves_the_logits_as_the_map_says(
+    engine: Engine, spec: ModelSpec, pair: Pair
+) -> None:
+    swept = engine.sweep(spec, pair, "resid_pre")
+    for layer in (0, 1):
+        for column, label in enumerate(swept["position_label"].values):
+            one = engine.patch(spec, pair, "resid_pre", layer, label=str(label))
+            moved = float((one["answer_logit"] - one["foil_logit"]).sel(run="patched"))
+            assert moved == pytest.approx(float(swept["patched"][0, layer, column]), abs=1e-4)
+
+
+def test_an_unknown_place_is_refused(engine: Engine, spec: ModelSpec, pair: Pair) -> None:
+    with pytest.raises(SiteError, match="no position 'nowhere'"):
+        engine.patch(spec, pair, "resid_pre", 0, label="nowhere")
+
+
+def test_slots_name_tokens_of_the_clean_prompt(engine: Engine, spec: ModelSpec) -> None:
+    longer = typed("Mary Lee Pfeiffer's son is", "Bea Stone's son is", "Tom", "Ann")
+    slots = engine.slots(spec, longer)
+    assert slots["changed -1"] == 3
+    assert slots["end -1"] == 6
+    assert 1 not in slots.values()  # "Mary" has no counterpart in the shorter name
+
+
+def test_results_are_computed_once(model_folder: Path) -> None:
+    model, calls = load_model(str(model_folder)), []
+
+    def load(spec: ModelSpec) -> Model:
+        calls.append(spec)
+        return model
+
+    engine = Engine(load)
+    spec = ModelSpec("any")
+    first = engine.lens(spec, PROMPT, None)
+    assert engine.lens(spec, PROMPT, None) is first
+    assert engine.lens(spec, PROMPT, " Mary") is not first
+    assert len(calls) == 3
+
+
+def test_another_checkpoint_in_the_same_place_is_computed_anew(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    other = AutoModelForCausalLM.from_pretrained(model_folder)
+    with torch.no_grad():
+        other.model.layers[0].mlp.up_proj.weight += 1.0
+    other.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path)
+    current = [load_model(str(model_folder)), load_model(str(tmp_path))]
+    engine = Engine(lambda spec: current[0])
+    before = engine.lens(ModelSpec("any"), PROMPT, None)
+    current.pop(0)
+    after = engine.lens(ModelSpec("any"), PROMPT, None)
+    assert not np.allclose(before["top_prob"], after["top_prob"], atol=1e-3)
+
+
+def test_old_results_make_room(
+    engine: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_RESULTS", 2)
+    small = Engine(engine._load)
+    prompts = ["Tom is", "Ann is", "Cy is"]
+    kept = [small.lens(spec, prompt, None) for prompt in prompts]
+    assert small.lens(spec, prompts[2], None) is kept[2]
+    assert small.lens(spec, prompts[0], None) is not kept[0]
+
+
+def test_sessions_at_the_same_time_get_the_numbers_of_one_after_the_other(
+    spec: ModelSpec, engine: Engine
+) -> None:
+    """Hooks are shared state: without the lock one session's patch lands in another's run."""
+    pairs = [
+        typed(f"{a}'s mother is", f"{b}'s mother is", "Mary", "Bea")
+        for a, b in [
+            ("Tom Cruise", "Cy Dale"),
+            ("Dan Frost", "Finn Grove"),
+            ("Hal Iris", "Cy Dale"),
+        ]
+    ]
+    model = load_model(spec.source)
+    expected = {
+        (pair, site): sweep(model, pair.build(model), site)["patched"].values
+        for pair in pairs
+        for site in ("mlp_out", "z")
+    }
+    fresh = Engine(engine._load)
+    start = threading.Barrier(6)
+
+    def work(key: tuple[Pair, str]) -> np.ndarray:
+        start.wait(timeout=30)
+        patched: np.ndarray = fresh.sweep(spec, *key)["patched"].values
+        return patched
+
+    with ThreadPoolExecutor(6) as pool:
+        for key, patched in zip(expected, pool.map(work, expected), strict=True):
+            np.testing.assert_allclose(patched, expected[key], atol=1e-5)
+
+
+def test_a_session_that_is_stopped_leaves_the_engine_free(
+    spec: ModelSpec, engine: Engine, pair: Pair
+) -> None:
+    """Streamlit stops a script by raising out of whatever it calls, which progress bars do."""
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise Stopped
+
+    fresh = Engine(engine._load)
+    with pytest.raises(Stopped):
+        fresh.sweep(spec, pair, "attn_out", stop)
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(fresh.sweep, spec, pair, "attn_out").result(timeout=60)
+    assert np.isfinite(result["patched"]).all()
+
+
+def test_the_facts_beside_a_model_are_those_of_a_run(
+    engine: Engine, spec: ModelSpec, record: RunRecord
+) -> None:
+    mine, stored = engine.facts(spec), record.table("facts")
+    assert mine is not None
+    shared = [name for name in mine.columns if name in stored]
+    assert {"fact", "subject", "forward_prompt", "reverse_rank", "forward_correct"} <= set(shared)
+    for name in shared:
+        if name.endswith("logprob"):
+            np.testing.assert_allclose(mine[name], stored[name], atol=1e-4)
+        else:
+            assert list(mine[name]) == list(stored[name]), name
+
+
+def test_a_model_without_facts_has_none(model_folder: Path, tmp_path: Path) -> None:
+    for path in model_folder.iterdir():
+        if path.name != "facts.csv":
+            (tmp_path / path.name).symlink_to(path)
+    engine = Engine(lambda spec: load_model(spec.source))
+    assert engine.facts(ModelSpec(str(tmp_path))) is None
+
+
+def test_small_models_compute_in_one_thread_and_give_the_others_back(
+    engine: Engine, spec: ModelSpec, pair: Pair
+) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen: list[int] = []
+    Engine(engine._load).sweep(
+        spec, pair, "attn_out", lambda done, total: seen.append(torch.get_num_threads())
+    )
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def test_errors_say_what_to_do(engine: Engine, spec: ModelSpec, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json"):
+        engine.about(ModelSpec(str(tmp_path)))
+    with pytest.raises(PromptError, match="tokens"):
+        engine.lens(spec, "Tom " * 100, None)

@@ -1,0 +1,120 @@
+"""The address and the view say the same, and clicks are read whatever Streamlit makes of them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.selection import (
+    SITES,
+    Ask,
+    Cell,
+    Source,
+    View,
+    clicked,
+    clicked_one,
+    column_of,
+    from_query,
+    picked,
+    to_query,
+)
+
+numbers = st.integers(0, 999_999)
+texts = st.text(min_size=1, max_size=80)
+cells = st.builds(
+    Cell,
+    st.sampled_from(["forward", "reverse", "clean", "corrupt"]),
+    numbers,
+    st.none() | numbers,
+    st.none() | numbers,
+)
+views = st.builds(
+    View,
+    source=st.none() | st.builds(Source, st.sampled_from(["run", "model"]), texts),
+    page=st.sampled_from(["study", "yours"]),
+    fact=st.none() | numbers,
+    site=st.sampled_from(SITES),
+    cell=st.none() | cells,
+    ask=st.none() | st.builds(Ask, texts, texts, texts, texts),
+)
+
+
+@given(views)
+def test_an_address_leads_back_to_its_view(view: View) -> None:
+    assert from_query(to_query(view)) == view
+
+
+names = st.sampled_from(
+    ["run", "model", "page", "fact", "site", "way", "layer", "position", "head"]
+)
+
+
+@given(st.dictionaries(names | texts, texts))
+def test_no_address_is_an_error(query: dict[str, str]) -> None:
+    from_query(query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"fact": "-1"},
+        {"fact": "1e3"},
+        {"fact": "٣"},
+        {"fact": "9" * 40},
+        {"site": "../../etc/passwd"},
+        {"layer": "2"},
+        {"way": "sideways", "layer": "2"},
+        {"clean": "x" * 100_000},
+    ],
+)
+def test_what_makes_no_sense_is_left_out(query: dict[str, str]) -> None:
+    view = from_query(query)
+    assert view.fact in (None, 3)
+    assert (view.site, view.cell, view.ask) == ("resid_pre", None, None)
+
+
+def event(data: object) -> dict[str, object]:
+    return {"selection": {"points": [{"customdata": data}], "point_indices": [0]}}
+
+
+@pytest.mark.parametrize("data", [[2, 5], (2, 5), {"0": 2, "1": 5}, {"1": 5, "0": 2}])
+def test_a_click_tells_layer_and_column(data: object) -> None:
+    assert clicked(event(data)) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        None,
+        {},
+        {"selection": {}},
+        {"selection": {"points": []}},
+        event(None),
+        event([1]),
+        event("ab"),
+    ],
+)
+def test_an_empty_event_selects_nothing(nothing: dict[str, object] | None) -> None:
+    assert clicked(nothing) is None
+
+
+def test_a_point_tells_its_fact() -> None:
+    assert clicked_one(event([7])) == 7
+    assert clicked_one(event({"0": 7})) == 7
+    assert clicked_one(event([7, 1])) is None
+    assert clicked_one({}) is None
+
+
+def test_a_row_tells_the_fact_that_stands_there_now() -> None:
+    assert picked({"selection": {"rows": [1]}}, [4, 9]) == 9
+    assert picked({"selection": {"rows": []}}, [4, 9]) is None
+    # A row number from before the search was changed.
+    assert picked({"selection": {"rows": [5]}}, [4, 9]) is None
+
+
+def test_a_token_is_found_on_an_axis_that_lacks_some() -> None:
+    labels = ["start -1", "subject -1", "end -1"]
+    slots = {"start -1": 0, "subject -1": 2, "end -1": 3}
+    assert column_of(labels, slots, 2) == 1
+    assert column_of(labels, slots, 1) is None

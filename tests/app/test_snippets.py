@@ -1,0 +1,87 @@
+"""The code beside a figure makes that figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from app import pairs, snippets
+from app.engine import Engine, ModelSpec
+from experiments.records import RunRecord
+from interp.figures import lens_heatmap, patching_map, rank_lines
+from tests.app.material import HOSTILE
+
+
+@pytest.fixture
+def run_code(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a snippet and gives the figure it shows."""
+    shown: list[go.Figure] = []
+    monkeypatch.setattr(go.Figure, "show", lambda self: shown.append(self))
+
+    def run(code: str) -> go.Figure:
+        exec(compile(code, "snippet", "exec"), {})
+        return shown.pop()
+
+    return run
+
+
+def values(fig: go.Figure) -> np.ndarray:
+    return np.asarray(next(trace for trace in fig.data if trace.name == "values").z, dtype=float)
+
+
+def test_the_lens(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
+    prompt, answer = f"Ann {HOSTILE}'s mother is", " Bea Stone"
+    made = run_code(snippets.lens(spec, prompt, answer, (1, 2)))
+    drawn = lens_heatmap(engine.lens(spec, prompt, answer), selected=(1, 2))
+    np.testing.assert_allclose(values(made), values(drawn), atol=1e-6)
+    assert made.layout.shapes == drawn.layout.shapes
+
+
+def test_ranks(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
+    questions = {
+        "forward": ("Tom Cruise's mother is", " Mary Lee Pfeiffer"),
+        "reverse": ("Mary Lee Pfeiffer's son is", " Tom Cruise"),
+    }
+    made = run_code(snippets.ranks(spec, questions))
+    drawn = rank_lines({name: engine.lens(spec, *q) for name, q in questions.items()})
+    for name in questions:
+        one, other = (next(t for t in f.data if t.name == name) for f in (made, drawn))
+        np.testing.assert_allclose(one.y, other.y)
+
+
+def test_the_map_of_typed_prompts(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
+    pair = pairs.typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea")
+    made = run_code(snippets.patching(spec, pair, "mlp_out", {"example": 0, "value": "change"}))
+    drawn = patching_map(engine.sweep(spec, pair, "mlp_out"), example=0, value="change")
+    np.testing.assert_allclose(values(made), values(drawn), atol=1e-4)
+
+
+def test_the_maps_of_a_run(run_code: Any, record: RunRecord) -> None:
+    result = record.dataset("patching_reverse_z")
+    code = snippets.run_patching(
+        record.path, "patching_reverse_z", "forward", {"example": None, "value": "raw"}
+    )
+    chosen = result.isel(example=result["split"].values == "forward")
+    np.testing.assert_allclose(values(run_code(code)), values(patching_map(chosen, value="raw")))
+    code = snippets.run_patching(record.path, "patching_reverse_z", None, {"example": 1})
+    np.testing.assert_allclose(values(run_code(code)), values(patching_map(result, example=1)))
+
+
+def test_ranks_and_tables_of_a_run(run_code: Any, record: RunRecord) -> None:
+    fig = run_code(snippets.run_ranks(record.path, "forward"))
+    assert {"forward", "reverse"} <= {trace.name for trace in fig.data}
+    facts = record.table("facts")
+    fig = run_code(snippets.table(record.path, "facts", "direction_scatter"))
+    drawn = np.sort([x for trace in fig.data for x in trace.x])
+    np.testing.assert_array_equal(drawn, np.sort(facts["forward_margin"]))
+
+
+def test_nothing_in_a_prompt_can_end_its_quotes(spec: ModelSpec) -> None:
+    evil = "'); __import__('os').abort() #\n\"\"\"\\"
+    code = snippets.lens(spec, evil, evil, None)
+    calls = [line for line in code.splitlines() if "logit_lens(model" in line]
+    assert len(calls) == 1
+    assert repr(evil) in calls[0]

@@ -1,0 +1,120 @@
+"""Sentences say what happened, and no foreign text becomes markup."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from app import markup, sentences
+from app.markup import Token
+from app.views.parts import csv
+from tests.app.material import HOSTILE
+
+
+def patch(**changes: object) -> str:
+    given = {
+        "site": "resid_pre",
+        "layer": 2,
+        "clean_token": " Cruise",
+        "corrupt_token": " Pitt",
+        "label": "subject -1",
+        "head": None,
+        "patched": 4.0,
+        "clean": 4.3,
+        "corrupt": -3.1,
+    }
+    return sentences.patch(**(given | changes))  # type: ignore[arg-type]
+
+
+def test_a_patch_is_told_from_where_to_where_and_how_far() -> None:
+    assert patch() == (
+        "Patching the residual stream into block 2 at ‘·Cruise’ over ‘·Pitt’ (subject -1) moves "
+        "the logit difference from −3.1 to 4.0: 96% of the way to the clean run’s 4.3."
+    )
+
+
+def test_a_head_has_no_token() -> None:
+    said = patch(site="z", head=5, clean_token=None, corrupt_token=None, label=None)
+    assert said.startswith("Patching head 5 of block 2 moves the logit difference")
+
+
+def test_no_share_is_told_where_there_is_no_way_to_go() -> None:
+    said = patch(clean=1.0, corrupt=0.99, patched=3.0)
+    assert "%" not in said
+    assert "hardly differ" in said
+
+
+def test_the_wrong_way_is_a_negative_share() -> None:
+    assert "−50% of the way" in patch(clean=1.0, corrupt=-1.0, patched=-2.0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "rank", "expected"),
+    [
+        (0, None, "At the embedding, at ‘·Tom’ (token 3), the next token would be ‘x’ (36%)."),
+        (1, 0, "After 1 block, at"),
+        (2, 41, "is at rank 41."),
+    ],
+)
+def test_a_lens_cell_is_told(layer: int, rank: int | None, expected: str) -> None:
+    assert expected in sentences.lens(layer, 3, " Tom", "x", 0.363, rank)
+
+
+def tags(text: str) -> set[str]:
+    return {tag.split()[0].strip("</>") for tag in re.findall(r"<[^>]*>", text)}
+
+
+def test_hostile_text_is_escaped_everywhere() -> None:
+    pieces = [
+        markup.strip([Token(HOSTILE, HOSTILE), Token('"><script>')], selected=0),
+        markup.legend([HOSTILE]),
+        markup.next_tokens([HOSTILE], [0.5], colour="#000000", answer=HOSTILE, heading=HOSTILE),
+        markup.sentence(HOSTILE),
+        markup.hint(HOSTILE),
+        markup.way(HOSTILE, "#000000"),
+        markup.heading(HOSTILE, HOSTILE),
+        markup.verdict(
+            "supported",
+            claim=HOSTILE,
+            statement=HOSTILE,
+            estimate=1.0,
+            low=0.0,
+            high=2.0,
+            unit=HOSTILE,
+            n=3,
+            control=HOSTILE,
+        ),
+    ]
+    for piece in pieces:
+        assert tags(piece) <= {"div", "span", "p", "b", "i"}
+        assert "&lt;img" in piece
+
+
+def test_every_mark_of_markdown_is_escaped() -> None:
+    text = "![x](http://a.b) **bold** :red[x] $x$ <b> `c` # h"
+    shown = markup.plain(text)
+    assert re.sub(r"\\(.)", r"\1", shown) == text
+    assert not re.findall(r"(?<!\\)[\[\]*_`$<>#!:]", shown)
+
+
+def test_probabilities_cannot_break_out_of_the_bars() -> None:
+    row = markup.next_tokens(["a", "b", "c"], [float("nan"), 2.0, -1.0], colour="#000000")
+    widths = [float(w) for w in re.findall(r"width:([\d.]+)%", row)]
+    assert widths == [0.0, 100.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "share", "expected"),
+    [(0.583, True, "58%"), (-0.148, False, "−0.15"), (0.0, True, "0%")],
+)
+def test_shares_are_percentages(value: float, share: bool, expected: str) -> None:
+    assert markup.quantity(value, share) == expected
+
+
+def test_csv_holds_no_formulas_and_numbers_stay_numbers() -> None:
+    import pandas as pd
+
+    table = pd.DataFrame({"token": ["=1+1", "@x", "ok"], "value": [-1.5, 2.0, 3.0]})
+    lines = csv(table).decode("utf-8-sig").splitlines()
+    assert lines == ["token,value", "'=1+1,-1.5", "'@x,2.0", "ok,3.0"]
