@@ -51,6 +51,15 @@ class Metric:
     terms: tuple[Term, ...]
     meaning: str
 
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The sequences that have to be run, each once."""
+        return tuple(dict.fromkeys(term.read for term in self.terms))
+
+    def terms_of(self, read: Read) -> tuple[Term, ...]:
+        """The terms that are read from the same sequences."""
+        return tuple(term for term in self.terms if term.read == read)
+
     def targets(self, pairs: PromptPairs, term: Term) -> Targets:
         """The tokens that `term` looks for [example, read]."""
         if term.read == "prompt" and term.targets in ("answer", "foil"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -241,27 +242,30 @@ def _load_hugging_face(
 
 def _from_memory(source: Any, tokenizer: Any, device: torch.device) -> Model:
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import PreTrainedModel
+    from transformers import AutoTokenizer, PreTrainedModel
 
     if isinstance(source, TransformerBridge):
-        bridge = source
+        bridge, name = source, str(source.cfg.model_name or type(source.original_model).__name__)
         tokenizer = tokenizer if tokenizer is not None else source.tokenizer
+        if tokenizer is None:
+            raise ModelError("The bridge has no tokenizer; give one: tokenizer=….")
     elif isinstance(source, PreTrainedModel):
         if tokenizer is None:
             raise ModelError("A Hugging Face model in memory needs its tokenizer: tokenizer=….")
         # Hooks see scores and patterns only in eager attention.
         source.set_attn_implementation("eager")
         name = source.config.name_or_path or type(source).__name__
-        with _quiet():
-            bridge = _bridge(source, tokenizer, name, device, source.dtype)
+        # TransformerLens reads configuration and tokenizer by name, so they get a folder.
+        with _quiet(), tempfile.TemporaryDirectory() as folder:
+            source.config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            bridge = _bridge(source, tokenizer, folder, device, source.dtype)
     else:
         raise ModelError(
             f"A {type(source).__name__} is not a model; give a name, a folder, a Hugging Face "
             "model or a TransformerBridge."
         )
-    if tokenizer is None:
-        raise ModelError("The bridge has no tokenizer; give one: tokenizer=….")
-    name = str(bridge.cfg.model_name or type(bridge.original_model).__name__)
     return _checked(Model(bridge, source=name, path=None, tokenizer=tokenizer))
 
 

@@ -94,23 +94,21 @@ def sweep(
     if direction not in _RUNS:
         raise SiteError(f"Unknown direction '{direction}'; choose 'denoising' or 'noising'.")
     cells = lay_out(model, pairs.alignment, site, axes, len(pairs), positions, heads)
-    total = len(cells) * len(chosen) * len(metric.terms)
+    total = len(cells) * len(chosen) * len(metric.reads)
     patched = np.zeros((len(cells), len(chosen)), dtype=np.float32)
     unpatched: dict[Run, Scores] = {
         "clean": np.zeros(len(pairs), np.float32),
         "corrupt": np.zeros(len(pairs), np.float32),
     }
-    for number, term in enumerate(metric.terms):
-        base, source = (pairs.reading(run, term.read) for run in _RUNS[direction])
-        targets = metric.targets(pairs, term)
-        plan = _Plan(
-            model, pairs, site, chosen, cells, term, targets, direction, batch_size, base, source
-        )
+    for number, read in enumerate(metric.reads):
+        base, source = (pairs.reading(run, read) for run in _RUNS[direction])
+        terms = tuple((term, metric.targets(pairs, term)) for term in metric.terms_of(read))
+        plan = _Plan(model, pairs, site, chosen, cells, terms, direction, batch_size, base, source)
         before = number * len(cells) * len(chosen)
         scores, unpatched_scores = _run(plan, _from(progress, before, total))
-        patched += term.weight * scores
+        patched += scores
         for run, value in unpatched_scores.items():
-            unpatched[run] += term.weight * value
+            unpatched[run] += value
     grid = np.full((len(pairs) * int(np.prod(cells.shape)), len(chosen)), np.nan, dtype=np.float32)
     grid[cells.flat_index()] = patched
     grid = np.moveaxis(grid.reshape(len(pairs), *cells.shape, len(chosen)), -1, 1)
@@ -119,15 +117,14 @@ def sweep(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that one term of the metric needs."""
+    """Everything that the terms of a metric need that are read from the same sequences."""
 
     model: Model
     pairs: PromptPairs
     site: str
     layers: tuple[int, ...]
     cells: Cells
-    term: Term
-    targets: Int[Tensor, "example read"]
+    terms: tuple[tuple[Term, Int[Tensor, "example read"]], ...]
     direction: Direction
     batch_size: int | None
     base: Reading
@@ -148,7 +145,7 @@ class _Plan:
 
 
 def _run(plan: _Plan, progress: Callable[[int], None]) -> tuple[Scores, dict[Run, Scores]]:
-    """Patched scores [cell, layer] and unpatched ones [example] of one term."""
+    """Patched scores [cell, layer] and unpatched ones [example], summed over the terms."""
     model, pairs = plan.model, plan.pairs
     last = Site("resid_post", model.n_layers - 1)
     patched = np.zeros((len(plan.cells), len(plan.layers)), dtype=np.float32)
@@ -284,19 +281,21 @@ def _score(
     reading: Reading,
     examples: npt.NDArray[np.int64],
 ) -> Scores:
-    """The term's score of each row; `examples` are the pairs that the rows belong to."""
-    model, targets = plan.model, plan.targets
+    """The sum of the terms for each row; `examples` are the pairs that the rows belong to."""
+    model = plan.model
     example = torch.from_numpy(examples)
     # A score of the prompt reads its last token, which is the first read.
-    n_reads = targets.shape[1]
+    n_reads = max(targets.shape[1] for _, targets in plan.terms)
     positions = reading.positions[example][:, :n_reads].to(model.device)
     read = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
-    wanted = targets[example].to(model.device)
+    wanted = [(term, targets[example].to(model.device)) for term, targets in plan.terms]
 
     def work(start: int, stop: int) -> Scores:
         logits = readout(model, read[start:stop])
-        scores = plan.term.score(logits, wanted[start:stop])
-        return np.asarray(scores.float().cpu().numpy(), dtype=np.float32)
+        total = torch.zeros(stop - start, device=logits.device)
+        for term, targets in wanted:
+            total += term.weight * term.score(logits, targets[start:stop])
+        return np.asarray(total.cpu().numpy(), dtype=np.float32)
 
     size = rows_that_fit(model, 3 * n_reads * model.d_vocab * 4)
     return np.concatenate([scores for _, _, scores in batches(len(read), size, work)])
