@@ -1,0 +1,293 @@
+"""The page as Streamlit's own test harness runs it, without a browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app.selection import Cell, Source, View
+from experiments.records import RunRecord
+from tests.app.material import HOSTILE
+
+MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
+
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def open_page(monkeypatch: pytest.MonkeyPatch) -> Open:
+    def run(root: Path, *arguments: str, query: dict[str, str] | None = None) -> AppTest:
+        monkeypatch.setattr(sys, "argv", ["main.py", "--root", str(root), *arguments])
+        page = AppTest.from_file(str(MAIN), default_timeout=120)
+        for name, value in (query or {}).items():
+            page.query_params[name] = value
+        return page.run()
+
+    return run
+
+
+def root_of(record: RunRecord) -> Path:
+    return record.path.parent.parent
+
+
+def html(page: AppTest) -> str:
+    return "\n".join(str(element.value) for element in page.html)
+
+
+def assert_fine(page: AppTest) -> None:
+    assert not page.exception
+    assert [str(error.value) for error in page.error] == []
+
+
+def test_an_empty_root_says_what_to_do(open_page: Open, tmp_path: Path) -> None:
+    page = open_page(tmp_path / "runs")
+    assert_fine(page)
+    assert "obverse run reversal-curse" in html(page)
+
+
+def test_the_newest_run_is_open_with_its_verdicts(open_page: Open, record: RunRecord) -> None:
+    page = open_page(root_of(record))
+    assert_fine(page)
+    shown = html(page)
+    for verdict in record.verdicts:
+        assert verdict.claim in shown.replace("&#x27;", "'")
+    assert "Tom Cruise  ·  Mary Lee Pfeiffer" in shown
+    assert page.session_state["view"].source == Source(
+        "run", record.path.relative_to(root_of(record)).as_posix()
+    )
+    # Both directions, one site: two maps, two lenses, two rank figures, one scatter.
+    assert len(page.get("plotly_chart")) == 7
+
+
+def test_the_chosen_fact_drives_everything_below(open_page: Open, record: RunRecord) -> None:
+    page = open_page(root_of(record))
+    view: View = page.session_state["view"]
+    assert view.fact == 0
+    page.session_state["view"] = replace(view, fact=3, cell=Cell("reverse", 1, position=2))
+    page.run()
+    assert_fine(page)
+    shown = html(page)
+    assert "Dan Frost  ·  Eva Lane" in shown
+    assert "After 1 block, at ‘Lane’ (token 2)" in shown
+    assert "Patching the residual stream into block 1 at ‘Lane’" in shown
+    assert "after the patch" in shown
+    assert page.query_params["fact"] == "3"
+    assert page.query_params["way"] == "reverse"
+
+
+def test_a_link_leads_to_the_same_state(open_page: Open, record: RunRecord) -> None:
+    name = record.path.relative_to(root_of(record)).as_posix()
+    query = {"run": name, "fact": "1", "site": "z", "way": "forward", "layer": "1", "head": "1"}
+    page = open_page(root_of(record), query=query)
+    assert_fine(page)
+    assert "Patching head 1 of block 1 moves the logit difference" in html(page)
+    assert dict(page.query_params) == query
+
+
+def test_search_and_splits_filter_the_table(open_page: Open, record: RunRecord) -> None:
+    page = open_page(root_of(record))
+    assert len(page.dataframe[0].value) == 6
+    page.text_input(key="search").set_value("cruise mary").run()
+    assert list(page.dataframe[0].value["subject"]) == ["Tom Cruise"]
+    page.text_input(key="search").set_value("nobody").run()
+    assert_fine(page)
+    assert "No fact matches" in html(page)
+    page.text_input(key="search").set_value("").run()
+    page.pills(key="splits").set_value(["both"]).run()
+    assert list(page.dataframe[0].value["subject"]) == ["Finn Grove"]
+
+
+def test_every_site_and_value_can_be_drawn(open_page: Open, record: RunRecord) -> None:
+    page = open_page(root_of(record))
+    for site in ("attn_out", "mlp_out", "z"):
+        page.session_state["view"] = replace(page.session_state["view"], site=site)
+        for of in ("mean", "one"):
+            for value in ("raw", "normalised", "change"):
+                page.session_state["patch-of"] = of
+                page.session_state["patch-value"] = value
+                page.run()
+                assert_fine(page)
+                assert len(page.get("plotly_chart")) == 7
+
+
+def test_hostile_names_reach_the_page_as_text_only(open_page: Open, record: RunRecord) -> None:
+    page = open_page(root_of(record), query={"fact": "1"})
+    assert_fine(page)
+    assert "<img" not in html(page)
+    assert "Ann &lt;img src=x onerror=alert(1)&gt;" in html(page)
+    assert all("<img" not in str(element.value) for element in page.markdown)
+    figures = [json.loads(chart.proto.spec) for chart in page.get("plotly_chart")]
+    drawn = json.dumps([[figure["data"], figure["layout"]] for figure in figures])
+    assert HOSTILE not in drawn
+    assert "&lt;img src=x onerror=alert(1)&gt;" in drawn
+
+
+def copy(record: RunRecord, root: Path) -> Path:
+    folder = root / "reversal-curse" / "copy"
+    shutil.copytree(record.path, folder)
+    return folder
+
+
+def change(path: Path, **fields: Any) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | fields))
+
+
+def test_without_its_model_a_run_shows_what_it_stored(
+    open_page: Open, record: RunRecord, tmp_path: Path
+) -> None:
+    folder = copy(record, tmp_path)
+    change(folder / "config.json", model=str(tmp_path / "gone"))
+    page = open_page(tmp_path)
+    assert_fine(page)
+    assert "Only what the run stored can be shown" in page.warning[0].value
+    # The scatter, the ranks of the split, and both maps of a fact that the run has patched.
+    assert len(page.get("plotly_chart")) == 4
+
+
+def test_a_model_with_other_weights_is_told(
+    open_page: Open, record: RunRecord, tmp_path: Path
+) -> None:
+    folder = copy(record, tmp_path)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    change(folder / "provenance.json", model=provenance["model"] | {"fingerprint": "0" * 32})
+    page = open_page(tmp_path)
+    assert_fine(page)
+    assert "other weights" in page.warning[0].value
+
+
+def test_an_unfinished_run_says_how_to_go_on(
+    open_page: Open, record: RunRecord, tmp_path: Path
+) -> None:
+    folder = copy(record, tmp_path)
+    change(folder / "provenance.json", finished=None)
+    (folder / "verdicts.json").unlink()
+    change(folder / "stages.json", results={})
+    page = open_page(tmp_path)
+    assert_fine(page)
+    assert "is not finished" in page.warning[0].value
+    assert "has no results yet" in html(page)
+
+
+def test_a_changed_result_is_an_error_in_one_sentence(
+    open_page: Open, record: RunRecord, tmp_path: Path
+) -> None:
+    folder = copy(record, tmp_path)
+    with (folder / "results" / "facts.parquet").open("ab") as file:
+        file.write(b"x")
+    page = open_page(tmp_path)
+    assert not page.exception
+    assert len(page.error) == 1
+    assert "does not match its checksum" in page.error[0].value
+
+
+def test_a_damaged_run_does_not_hide_the_others(
+    open_page: Open, record: RunRecord, tmp_path: Path
+) -> None:
+    copy(record, tmp_path)
+    broken = tmp_path / "reversal-curse" / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{")
+    page = open_page(tmp_path)
+    assert_fine(page)
+    assert any("broken" in str(warning.value) for warning in page.warning)
+    assert "Tom Cruise" in html(page)
+
+
+def test_a_link_to_a_run_that_is_gone_is_told(open_page: Open, record: RunRecord) -> None:
+    page = open_page(root_of(record), query={"run": "../../etc"})
+    assert not page.exception
+    assert "There is no run" in page.error[0].value
+    assert "Tom Cruise" in html(page)
+
+
+def test_a_run_given_on_the_command_line_is_opened_first(
+    open_page: Open, record: RunRecord, tmp_path: Path
+) -> None:
+    page = open_page(tmp_path, "--run", str(record.path))
+    assert_fine(page)
+    assert "Tom Cruise  ·  Mary Lee Pfeiffer" in html(page)
+
+
+def test_a_model_brings_its_facts(open_page: Open, model_folder: Path, tmp_path: Path) -> None:
+    page = open_page(tmp_path, query={"model": str(model_folder), "fact": "4"})
+    assert_fine(page)
+    assert "Finn Grove  ·  Gia Hale" in html(page)
+    assert len(page.get("plotly_chart")) == 5
+
+
+def test_own_prompts_are_compared(open_page: Open, model_folder: Path, tmp_path: Path) -> None:
+    query = {
+        "model": str(model_folder),
+        "page": "yours",
+        "clean": "Tom Cruise's mother is",
+        "corrupt": f"Ann {HOSTILE}'s mother is",
+        "answer": "Mary",
+        "foil": "Bea",
+        "way": "clean",
+        "layer": "1",
+        "position": "2",
+    }
+    page = open_page(tmp_path, query=query)
+    assert_fine(page)
+    assert "Patching the residual stream into block 1 at ‘Cruise’" in html(page)
+    assert "<img" not in html(page)
+    assert len(page.get("plotly_chart")) == 3
+
+
+def test_prompts_that_do_not_fit_are_told_in_one_sentence(
+    open_page: Open, model_folder: Path, tmp_path: Path
+) -> None:
+    query = {"model": str(model_folder), "page": "yours", "clean": "Tom", "corrupt": "Tom"}
+    page = open_page(tmp_path, query=query | {"answer": "Mary", "foil": "Bea"})
+    assert not page.exception
+    assert [str(e.value) for e in page.error] == [
+        r"The two prompts are the same; change one thing in the corrupted one\."
+    ]
+
+
+def test_a_folder_that_is_no_model_is_told(open_page: Open, tmp_path: Path) -> None:
+    page = open_page(tmp_path, query={"model": str(tmp_path)})
+    assert not page.exception
+    assert len(page.error) == 1
+    assert "config" in page.error[0].value
+
+
+def test_a_link_never_fetches_a_model_from_the_hub(
+    open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.resources._model", lambda *given: pytest.fail("loaded a model"))
+    page = open_page(tmp_path, query={"model": "someone/something"})
+    assert_fine(page)
+    assert page.text_input[0].value == "someone/something"
+
+
+def test_an_unexpected_error_is_a_sentence_too(
+    open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any, **named: Any) -> None:
+        raise ZeroDivisionError("secret <b>")
+
+    monkeypatch.setattr("app.runs.find", fail)
+    page = open_page(tmp_path)
+    assert not page.exception
+    assert "ZeroDivisionError" in page.error[0].value
+    assert "secret" not in page.error[0].value
+
+
+def test_nothing_of_torch_is_imported_to_show_what_lies_on_disk() -> None:
+    code = (
+        "import sys, app.views.page, interp.figures as f; "
+        "print([m for m in ('torch', 'transformers', 'transformer_lens') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
