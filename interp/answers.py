@@ -97,10 +97,16 @@ def complete(model: Model, prompts: Sequence[str], n_tokens: Sequence[int] | int
     """Greedy continuations: for each prompt the `n_tokens` likeliest next tokens, as text.
 
     Raises:
-        PromptError: an empty prompt, or one that leaves no room for the continuation.
+        PromptError: an empty prompt, or one that leaves no room for the continuation, or not one
+            number of tokens for each prompt.
     """
     batch = tokenise(model, prompts)
     wanted = [n_tokens] * len(batch) if isinstance(n_tokens, int) else list(n_tokens)
+    if len(wanted) != len(batch) or min(wanted) < 0:
+        raise PromptError(
+            f"There are {len(wanted)} numbers of tokens for {len(batch)} prompts; give one for "
+            "each, 0 or more."
+        )
     longest = max(wanted)
     check_length(model, int(batch.lengths.max()) + longest, "prompts with their continuations")
     ids = torch.cat([batch.ids, torch.zeros(len(batch), longest, dtype=torch.long)], dim=1)

@@ -23,7 +23,7 @@ from interp.forward import readout, record, recording_memory
 from interp.model import Model
 from interp.prompts import continuations
 from interp.sites import Site
-from interp.tokens import Prompts, TokenBatch, tokenise
+from interp.tokens import Prompts, TokenBatch, check_vocabulary, tokenise
 
 
 def logit_lens(
@@ -59,6 +59,8 @@ def logit_lens(
     """
     batch = tokenise(model, prompts)
     targets = _targets(model, batch, answers)
+    if k < 1:
+        raise PromptError(f"The number of likeliest tokens, k, must be at least 1, not {k}.")
     k = min(k, model.d_vocab)
     if positions not in ("all", "last"):
         raise PromptError(f"Unknown positions '{positions}'; choose 'all' or 'last'.")
@@ -187,8 +189,9 @@ def _targets(
             f"There are {len(answers)} answers for {len(batch)} prompts; give one for each."
         )
     if isinstance(answers, Tensor):
-        if answers.ndim != 1 or int(answers.min()) < 0 or int(answers.max()) >= model.d_vocab:
-            raise PromptError(f"Answers must be token ids [example] of {model.name}'s vocabulary.")
+        if answers.ndim != 1 or answers.is_floating_point():
+            raise PromptError("Token ids of answers must be integers of shape [example].")
+        check_vocabulary(model, [int(answers.min()), int(answers.max())], "answers")
         return answers.cpu().long()
     return torch.tensor([ids[0] for ids in continuations(model, batch, answers)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,7 @@ from interp import alignment
 from interp.alignment import Alignment, Range
 from interp.errors import PromptError
 from interp.model import Model
-from interp.tokens import Prompts, TokenBatch, check_length, pad, tokenise
+from interp.tokens import Prompts, TokenBatch, check_length, check_vocabulary, pad, tokenise
 
 Run = Literal["clean", "corrupt"]
 Read = Literal["prompt", "answer", "foil"]
@@ -150,8 +151,7 @@ def _continuations(
         rows = given[:, None] if given.ndim == 1 else given
         if rows.ndim != 2 or rows.shape[1] == 0 or rows.is_floating_point():
             raise PromptError(f"Token ids of {what} must be integers of shape [example, token].")
-        if int(rows.min()) < 0 or int(rows.max()) >= model.d_vocab:
-            raise PromptError(f"The {what} hold token ids outside of {model.name}'s vocabulary.")
+        check_vocabulary(model, [int(rows.min()), int(rows.max())], what)
         return tuple(tuple(int(i) for i in row) for row in rows)
     return continuations(model, prompts, given)
 
@@ -167,6 +167,9 @@ def continuations(
     Raises:
         PromptError: an answer has no tokens, or melts into its prompt's last one.
     """
+    for number, answer in enumerate(answers):
+        if not isinstance(answer, str):
+            raise PromptError(f"Each answer must be text; number {number} is not.")
     wholes = model.encode(
         [text + answer for text, answer in zip(prompts.texts, answers, strict=True)]
     )
@@ -180,6 +183,7 @@ def continuations(
             )
         if len(whole) == length:
             raise PromptError(f"The answer '{answer}' has no tokens; give visible text.")
+        check_vocabulary(model, whole[length:], "answers")
         out.append(tuple(whole[length:]))
     return tuple(out)
 
@@ -223,7 +227,15 @@ def _find(batch: TokenBatch, example: int, words: str | tuple[str, str], name: s
             "Spans are found by their characters, which token ids and slow tokenizers do not give; "
             "pass the prompts as text to a model with a fast tokenizer."
         )
-    start = text.find(str(words)) if words else -1
+    start = _whole_words(text, str(words)) if str(words).strip() else -1
     if start < 0:
         raise PromptError(f"The span '{name}' ('{words}') is not in the prompt '{text}'.")
     return alignment.token_range(offsets, start, start + len(words))
+
+
+def _whole_words(text: str, words: str) -> int:
+    """Where `words` first stand in `text`, not inside of other words if that can be helped."""
+    left = r"(?<!\w)" if re.match(r"\w", words) else ""
+    right = r"(?!\w)" if re.match(r"\w", words[-1]) else ""
+    whole = re.search(left + re.escape(words) + right, text)
+    return whole.start() if whole else text.find(words)

@@ -68,6 +68,7 @@ def tokenise(model: Model, prompts: Prompts | str, *, what: str = "prompts") -> 
     for number, (ids, _) in enumerate(encoded):
         if len(ids) <= model.prepends_bos:
             raise PromptError(f"Number {number} of the {what} is empty; give text to read.")
+        check_vocabulary(model, ids, what)
     offsets = tuple(spans for _, spans in encoded)
     batch = pad([ids for ids, _ in encoded], tuple(prompts), offsets)
     check_length(model, int(batch.lengths.max()), what)
@@ -96,14 +97,19 @@ def check_length(model: Model, length: int, what: str) -> None:
         )
 
 
-def _from_ids(model: Model, ids: Tensor, what: str) -> TokenBatch:
-    if ids.ndim != 2 or ids.shape[1] == 0 or ids.is_floating_point():
-        raise PromptError(f"Token ids of {what} must be integers of shape [example, position].")
-    if int(ids.min()) < 0 or int(ids.max()) >= model.d_vocab:
+def check_vocabulary(model: Model, ids: Sequence[int], what: str) -> None:
+    """Raise a PromptError if the model has no embedding for one of the token ids."""
+    if not all(0 <= i < model.d_vocab for i in ids):
         raise PromptError(
             f"The {what} hold token ids outside of {model.name}'s vocabulary "
             f"(0 to {model.d_vocab - 1}); were they made by another tokenizer?"
         )
+
+
+def _from_ids(model: Model, ids: Tensor, what: str) -> TokenBatch:
+    if ids.ndim != 2 or ids.shape[1] == 0 or ids.is_floating_point():
+        raise PromptError(f"Token ids of {what} must be integers of shape [example, position].")
+    check_vocabulary(model, [int(ids.min()), int(ids.max())], what)
     check_length(model, ids.shape[1], what)
     ids = ids.detach().cpu().long()
     texts = tuple(model.decode(row.tolist()) for row in ids)

@@ -10,7 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from interp import sites as site_names
-from interp.errors import SiteError
+from interp.errors import PromptError, SiteError
 from interp.forward import Recording, hooked, readout, record, resume
 from interp.model import Model
 from interp.patching.cells import By, Edit, edit_for, lay_out
@@ -56,10 +56,13 @@ def patch_once(
     Raises:
         SiteError: no such site, layer, head, position or direction, or the pair has no token at
             the position.
+        PromptError: no such pair.
     """
     site_names.check(model, Site(site, layer, head))
     if direction not in _RUNS:
         raise SiteError(f"Unknown direction '{direction}'; choose 'denoising' or 'noising'.")
+    if not 0 <= example < len(pairs):
+        raise PromptError(f"There is no pair {example}: pairs count from 0 to {len(pairs) - 1}.")
     base_run, source_run = _RUNS[direction]
     last = Site("resid_post", model.n_layers - 1)
     entry = Site("resid_pre", layer)
