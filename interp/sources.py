@@ -79,7 +79,7 @@ def _check_config(folder: Path) -> None:
         raise ModelError(f"'{folder}' is not a model folder: it has no config.json.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"'{path}' cannot be read as JSON; restore it from the original checkpoint."
         ) from error
@@ -111,6 +111,9 @@ def _indexed_shards(folder: Path) -> set[str]:
     if not index.is_file():
         return set()
     try:
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        return {
+            str(name)
+            for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        }
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(f"'{index}' is damaged; copy the file again from its source.") from error
