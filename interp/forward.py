@@ -29,7 +29,12 @@ Hook = Callable[[Tensor], Tensor | None]
 
 # Relative disagreement of two orders of summation; a skipped norm or soft cap is off by 0.1 or
 # more.
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+_TOLERANCE = {
+    torch.float64: 1e-3,
+    torch.float32: 1e-3,
+    torch.float16: 3e-2,
+    torch.bfloat16: 1e-1,
+}
 
 
 @dataclass(frozen=True)
@@ -244,26 +249,30 @@ def packs(model: Model, ids: Int[Tensor, "example position"]) -> bool:
     Everything outside of the span is zeroed for the trial, so that an architecture in which
     something else than the recorded keys and values reads it cannot pass.
     """
-    if model.packs is None:
-        model.packs = all(packing.can_pack(block) for block in model.bridge.blocks)
-        length = ids.shape[1]
-        if model.packs and length > 1:
-            entry, exit_ = Site("resid_pre", 0), Site("resid_post", model.n_layers - 1)
-            recording = record(model, ids[:1], [entry, exit_], for_packing=True)
-            row = torch.zeros(1, dtype=torch.long, device=model.device)
-            changed = Active.between(row + length // 2, row + length - 1, length)
-            read = Active.between(row + length - 1, row + length - 1, length)
-            stream = recording[entry]
-            stream[:, : length // 2] = 0
-            try:
-                ours = resume(model, recording, stream, row, start=0, span=(changed, read))[:, -1]
-            except (AttributeError, KeyError, RuntimeError, TypeError):
-                model.packs = False
-            else:
-                model.packs = (
-                    _relative_error(ours, recording[exit_][:, -1]) <= _TOLERANCE[model.dtype]
-                )
+    with model.lock:
+        if model.packs is None:
+            if ids.shape[1] < 2:
+                return False  # nothing to try it on
+            model.packs = _packs(model, ids[:1])
     return model.packs
+
+
+def _packs(model: Model, ids: Int[Tensor, "1 position"]) -> bool:
+    if not all(packing.can_pack(block) for block in model.bridge.blocks):
+        return False
+    length = ids.shape[1]
+    entry, exit_ = Site("resid_pre", 0), Site("resid_post", model.n_layers - 1)
+    recording = record(model, ids, [entry, exit_], for_packing=True)
+    row = torch.zeros(1, dtype=torch.long, device=model.device)
+    changed = Active.between(row + length // 2, row + length - 1, length)
+    read = Active.between(row + length - 1, row + length - 1, length)
+    stream = recording[entry]
+    stream[:, : length // 2] = 0
+    try:
+        ours = resume(model, recording, stream, row, start=0, span=(changed, read))[:, -1]
+    except (AttributeError, KeyError, RuntimeError, TypeError):
+        return False
+    return _relative_error(ours, recording[exit_][:, -1]) <= _TOLERANCE[model.dtype]
 
 
 def readout(model: Model, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocabulary"]:
