@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,6 +224,8 @@ def _load_hugging_face(
             use_safetensors=True,
             attn_implementation="eager",
             output_loading_info=True,
+            # Without this the shapes that do not fit are only told on the screen; see below.
+            ignore_mismatched_sizes=True,
             **where,
         )
     except Exception as error:  # Hugging Face raises a dozen unrelated types here
@@ -237,7 +240,24 @@ def _load_hugging_face(
             f"'{target}' lacks {len(missing)} weights ('{missing[0]}' first), which would be "
             "filled at random; save the whole model again."
         )
+    misfits = sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()))
+    misfits += _blocks_left_out(hf_model, info.get("unexpected_keys", ()))
+    if misfits:
+        raise ModelError(
+            f"The weights in '{target}' do not fit its config.json ('{misfits[0]}' first); restore "
+            "both from the same checkpoint."
+        )
     return hf_model, tokenizer
+
+
+def _blocks_left_out(hf_model: Any, unexpected: Iterable[str]) -> list[str]:
+    """Weights of blocks beyond those that the configuration asks for."""
+    numbered = re.compile(r"(.*?\.)(\d+)\.")
+    highest: dict[str, int] = {}
+    for match in filter(None, map(numbered.match, hf_model.state_dict())):
+        highest[match[1]] = max(int(match[2]), highest.get(match[1], -1))
+    found = [match for match in map(numbered.match, sorted(unexpected)) if match]
+    return [m.string for m in found if m[1] in highest and int(m[2]) > highest[m[1]]]
 
 
 def _from_memory(source: Any, tokenizer: Any, device: torch.device) -> Model:
@@ -330,6 +350,8 @@ def _visible_token(tokenizer: Any, token_id: int) -> str:
 def _first_sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
+    if text.endswith(":"):  # what is wrong stands on the next line
+        text = " ".join(lines[:2])
     return text if len(text) <= 200 else text[:197] + "…"
 
 
