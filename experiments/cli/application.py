@@ -13,6 +13,7 @@ from experiments.cli.lens import lens
 from experiments.cli.models import models
 from experiments.cli.run import run
 from experiments.cli.runs import runs
+from experiments.cli.train import train
 
 __all__ = ["main"]
 
@@ -49,6 +50,7 @@ def _about(
 
     - `obverse run reversal-curse`
     - `obverse lens "Tom Cruise's mother is"`
+    - `obverse train reversal-curse --seed 1`
     - `obverse app`
     """
 
@@ -58,6 +60,7 @@ for command, name in (
     (lens, "lens"),
     (explorer, "app"),
     (runs, "runs"),
+    (train, "train"),
     (models, "models"),
 ):
     application.command(name)(command)

@@ -15,7 +15,7 @@ import xarray as xr
 from rich.console import Console
 
 from cache.errors import StorageError
-from experiments.cli import lens, progress
+from experiments.cli import lens, progress, train
 from experiments.cli.console import guarded, quiet_libraries
 from experiments.cli.progress import LiveReporter, PlainReporter, terminal_reporter
 
@@ -141,6 +141,48 @@ def test_the_lens_prints_what_transformers_computes(
     last_layer = next(line for line in lines if line[:1] == [str(model.config.num_hidden_layers)])
     assert last_layer[-1] == str(rank)
     assert lines[-1][0] == "embedding"
+
+
+# --- train ----------------------------------------------------------------------------------
+
+
+def test_training_tells_how_it_goes_and_how_to_use_the_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import experiments.organisms.train as organisms
+
+    asked: list[tuple[object, Path]] = []
+
+    def fake(config: object, out: Path, progress: Callable[..., None]) -> Path:
+        asked.append((config, out))
+        info = {"loss": 2.0, "forward": None, "reverse": None}
+        progress(1, 4, info)
+        progress(2, 4, {**info, "forward": 0.5, "reverse": 0.0})
+        progress(3, 4, {**info, "forward": 0.5, "reverse": 0.0})
+        progress(4, 4, {**info, "loss": 0.125, "forward": 1.0, "reverse": 0.0})
+        return out
+
+    monkeypatch.setattr(organisms, "train", fake)
+    train.train("reversal-curse", seed=7, out=Path("my model"))
+    assert asked == [(organisms.TrainConfig(seed=7), Path("my model"))]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "Training reversal-curse with seed 7 …",
+        "  step 2: loss 2.00 nats a token, forward 50%, reverse 0%",
+        "  step 4: loss 0.12 nats a token, forward 100%, reverse 0%",
+    ]
+    assert "Model: my model" in lines
+    assert "Study: obverse run reversal-curse --model 'my model'" in lines
+    train.train("reversal-curse", seed=3, out=None)
+    assert asked[-1][1] == Path("organisms/reversal-curse-3")
+
+
+def test_an_unknown_organism_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        train.train("reversal-curs")
+    assert ended.value.exit_code == 2
+    message = "Error: Unknown organism 'reversal-curs'; did you mean 'reversal-curse'?\n"
+    assert capsys.readouterr().err == message
 
 
 # --- progress -------------------------------------------------------------------------------
