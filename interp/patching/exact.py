@@ -9,39 +9,31 @@ pass for each cell.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp import sites as site_names
 from interp.batching import batches, rows_that_fit
 from interp.errors import SiteError
-from interp.forward import Recording, hooked, packs, readout, record, recording_memory, resume
-from interp.metrics import Metric, Term, get_metric
+from interp.forward import Recording, packs, readout, record, recording_memory
+from interp.metrics import Metric, get_metric
 from interp.model import Model
-from interp.packing import Active
-from interp.patching.cells import By, Cells, Edit, check_by, edit_for, lay_out
+from interp.patching.cells import By, check_by, lay_out
 from interp.patching.results import label
+from interp.patching.sources import Source, constants
+from interp.patching.walk import RUNS, Direction, Plan, walk
 from interp.prompts import PromptPairs, Reading, Run
 from interp.sites import Site
+from interp.tokens import Prompts
 
-Direction = Literal["denoising", "noising"]
 Progress = Callable[[int, int], None]
 Scores = npt.NDArray[np.float32]
-
-# (the run that is changed, the run that the values come from)
-_RUNS: dict[str, tuple[Run, Run]] = {
-    "denoising": ("corrupt", "clean"),
-    "noising": ("clean", "corrupt"),
-}
 
 
 def sweep(
@@ -51,7 +43,9 @@ def sweep(
     metric: Metric | str = "logit_diff",
     *,
     by: By | Sequence[By] | None = None,
-    direction: Direction = "denoising",
+    direction: Direction | None = None,
+    source: Source = "other",
+    reference: Prompts | None = None,
     layers: Sequence[int] | None = None,
     positions: Sequence[int | str] | None = None,
     heads: Sequence[int] | None = None,
@@ -67,8 +61,13 @@ def sweep(
         metric: what to read, or its name.
         by: one cell for each "position" (the default of sites without heads), "span", "head" (all
             positions together; the default of sites with heads), or ("head", "position").
-        direction: "denoising" puts clean activations into the corrupted run, "noising" corrupted
-            ones into the clean run.
+        direction: "denoising" (the default) puts clean activations into the corrupted run,
+            "noising" corrupted ones into the clean run. With another source, the run that is
+            changed: the corrupted one, or the clean one (the default there).
+        source: what is put in: the "other" run's activation, "zero", the "mean" over the tokens of
+            the `reference` prompts, or a value for each layer: {layer: [d_model]}, or [head,
+            d_head] at sites with heads.
+        reference: prompts for the mean.
         layers, heads: the ones to patch; all if left out.
         positions: the positions to patch, by number, label ("subject -1") or span ("subject");
             all if left out.
@@ -91,9 +90,11 @@ def sweep(
     axes = check_by(site, by)
     chosen = _layers(model, site, layers)
     metric = get_metric(metric)
-    if direction not in _RUNS:
+    direction = direction or ("denoising" if source == "other" else "noising")
+    if direction not in RUNS:
         raise SiteError(f"Unknown direction '{direction}'; choose 'denoising' or 'noising'.")
     cells = lay_out(model, pairs.alignment, site, axes, len(pairs), positions, heads)
+    replacement = constants(model, site, chosen, source, reference)
     total = len(cells) * len(chosen) * len(metric.reads)
     patched = np.zeros((len(cells), len(chosen)), dtype=np.float32)
     unpatched: dict[Run, Scores] = {
@@ -101,9 +102,21 @@ def sweep(
         "corrupt": np.zeros(len(pairs), np.float32),
     }
     for number, read in enumerate(metric.reads):
-        base, source = (pairs.reading(run, read) for run in _RUNS[direction])
+        base, other = (pairs.reading(run, read) for run in RUNS[direction])
         terms = tuple((term, metric.targets(pairs, term)) for term in metric.terms_of(read))
-        plan = _Plan(model, pairs, site, chosen, cells, terms, direction, batch_size, base, source)
+        plan = Plan(
+            model=model,
+            pairs=pairs,
+            site=site,
+            layers=chosen,
+            cells=cells,
+            terms=terms,
+            direction=direction,
+            batch_size=batch_size,
+            base=base,
+            source=other,
+            constants=replacement,
+        )
         before = number * len(cells) * len(chosen)
         scores, unpatched_scores = _run(plan, _from(progress, before, total))
         patched += scores
@@ -112,39 +125,11 @@ def sweep(
     grid = np.full((len(pairs) * int(np.prod(cells.shape)), len(chosen)), np.nan, dtype=np.float32)
     grid[cells.flat_index()] = patched
     grid = np.moveaxis(grid.reshape(len(pairs), *cells.shape, len(chosen)), -1, 1)
-    return label(model, pairs, site, metric, direction, cells, chosen, grid, unpatched)
+    result = label(model, pairs, site, metric, direction, cells, chosen, grid, unpatched)
+    return result.assign_attrs(source=source if isinstance(source, str) else "given")
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that the terms of a metric need that are read from the same sequences."""
-
-    model: Model
-    pairs: PromptPairs
-    site: str
-    layers: tuple[int, ...]
-    cells: Cells
-    terms: tuple[tuple[Term, Int[Tensor, "example read"]], ...]
-    direction: Direction
-    batch_size: int | None
-    base: Reading
-    source: Reading
-
-    @property
-    def length(self) -> int:
-        return max(self.base.ids.shape[1], self.source.ids.shape[1])
-
-    def slots(self, run: Run) -> npt.NDArray[np.int64]:
-        return self.pairs.alignment.clean if run == "clean" else self.pairs.alignment.corrupt
-
-    def entry(self, layer: int) -> tuple[Site, int]:
-        """In which state cells of `layer` join the batch, and before which block."""
-        if self.site == "resid_post":
-            return Site("resid_post", layer), layer + 1
-        return Site("resid_pre", layer), layer
-
-
-def _run(plan: _Plan, progress: Callable[[int], None]) -> tuple[Scores, dict[Run, Scores]]:
+def _run(plan: Plan, progress: Callable[[int], None]) -> tuple[Scores, dict[Run, Scores]]:
     """Patched scores [cell, layer] and unpatched ones [example], summed over the terms."""
     model, pairs = plan.model, plan.pairs
     last = Site("resid_post", model.n_layers - 1)
@@ -165,7 +150,7 @@ def _run(plan: _Plan, progress: Callable[[int], None]) -> tuple[Scores, dict[Run
     size = rows_that_fit(model, per_pair)
     for start, stop, recordings in batches(len(pairs), size, record_both):
         for run, reading, recording in zip(
-            _RUNS[plan.direction], (plan.base, plan.source), recordings, strict=True
+            RUNS[plan.direction], (plan.base, plan.source), recordings, strict=True
         ):
             scores = _score(plan, recording[last], reading, np.arange(start, stop))
             unpatched[run].append(scores)
@@ -178,22 +163,18 @@ def _run(plan: _Plan, progress: Callable[[int], None]) -> tuple[Scores, dict[Run
 
 
 def _patch(
-    plan: _Plan,
+    plan: Plan,
     recordings: tuple[Recording, Recording],
     mine: npt.NDArray[np.int64],
     offset: int,
 ) -> Iterator[tuple[int, int, Scores]]:
     """Scores [cell, layer] of the cells `mine`, batch by batch, which start at example `offset`."""
     model = plan.model
-    base_run, source_run = _RUNS[plan.direction]
 
     def work(first: int, beyond: int) -> Scores:
         chosen = mine[first:beyond]
-        edit = edit_for(
-            plan.cells, chosen, plan.slots(base_run), plan.slots(source_run), offset, model.device
-        )
         examples = plan.cells.example[chosen]
-        hidden = _walk(plan, recordings, edit, examples - offset, offset)
+        hidden = walk(plan, recordings, plan.edit(chosen, offset), examples - offset, offset)
         scores = _score(plan, hidden, plan.base, np.tile(examples, len(plan.layers)))
         return scores.reshape(len(plan.layers), -1).T
 
@@ -201,82 +182,8 @@ def _patch(
     return batches(len(mine), max(1, rows // len(plan.layers)), work)
 
 
-def _walk(
-    plan: _Plan,
-    recordings: tuple[Recording, Recording],
-    edit: Edit,
-    examples: npt.NDArray[np.int64],
-    offset: int,
-) -> Float[Tensor, "row position d_model"]:
-    """Final residual streams of all cells: the first layer's rows, then the second's, …"""
-    model, (base, source) = plan.model, recordings
-    example = torch.from_numpy(examples).to(model.device)
-    joining = {plan.entry(layer)[1]: layer for layer in plan.layers}
-    spans = _Spans.of(plan, edit, examples + offset) if base.kept else None
-    hidden: Tensor | None = None
-    for block in range(min(joining), model.n_layers + 1):
-        run = functools.partial(resume, model, base, start=block, stop=block + 1)
-        n_joined = 0 if hidden is None else len(hidden) // len(example)
-        new: Tensor | None = None
-        hooks = []
-        if block in joining:
-            layer = joining[block]
-            values = source[Site(plan.site, layer)]
-            new = base[plan.entry(layer)[0]].index_select(0, example)
-            if plan.site in ("resid_pre", "resid_post"):
-                edit.write(new, values)
-                hidden, new = new if hidden is None else torch.cat([hidden, new]), None
-                n_joined += 1
-            else:
-                point = site_names.hook_point(model, Site(plan.site, layer))
-                hooks = [(point, edit.hook(plan.site, values))]
-        if block == model.n_layers:
-            break
-        if hidden is not None:
-            rows = example.repeat(n_joined)
-            hidden = run(hidden, rows, span=spans.repeat(n_joined) if spans else None)
-        if new is not None:
-            # A hook must see whole activations, so the rows that join here run on their own.
-            with model.lock, hooked(hooks):
-                new = run(new, example)
-            hidden = new if hidden is None else torch.cat([hidden, new])
-    assert hidden is not None  # check_by and _layers leave at least one layer
-    return hidden
-
-
-@dataclass(frozen=True)
-class _Spans:
-    """Of each cell of one layer the first position that changes, and the reads [cell]."""
-
-    first: Int[Tensor, " cell"]
-    read: Int[Tensor, " cell"]
-    last: Int[Tensor, " cell"]
-    length: int
-
-    @classmethod
-    def of(cls, plan: _Plan, edit: Edit, examples: npt.NDArray[np.int64]) -> _Spans:
-        device = plan.model.device
-        base, source = plan.base, plan.source
-        width = min(base.ids.shape[1], source.ids.shape[1])
-        differs = base.ids[examples, :width] != source.ids[examples, :width]
-        # Two runs that start with the same tokens have the same activations there, so copying
-        # one of them to its own place changes nothing.
-        shared = torch.where(differs.any(1), differs.int().argmax(1), width).to(device)
-        idle = (edit.origin == edit.destination) & (edit.destination < shared[edit.row])
-        reads = base.positions[examples].to(device)
-        first = reads[:, 0].scatter_reduce(0, edit.row[~idle], edit.destination[~idle], "amin")
-        return cls(first, reads[:, 0], reads[:, -1], base.ids.shape[1])
-
-    def repeat(self, times: int) -> tuple[Active, Active]:
-        first, read, last = (t.repeat(times) for t in (self.first, self.read, self.last))
-        return (
-            Active.between(first, last, self.length),
-            Active.between(read, last, self.length),
-        )
-
-
 def _score(
-    plan: _Plan,
+    plan: Plan,
     hidden: Float[Tensor, "row position d_model"],
     reading: Reading,
     examples: npt.NDArray[np.int64],

@@ -14,13 +14,9 @@ from interp.errors import PromptError, SiteError
 from interp.forward import Recording, hooked, readout, record, resume
 from interp.model import Model
 from interp.patching.cells import By, Edit, edit_for, lay_out
+from interp.patching.walk import RUNS
 from interp.prompts import PromptPairs, Run
 from interp.sites import Site
-
-_RUNS: dict[str, tuple[Run, Run]] = {
-    "denoising": ("corrupt", "clean"),
-    "noising": ("clean", "corrupt"),
-}
 
 
 def patch_once(
@@ -59,11 +55,11 @@ def patch_once(
         PromptError: no such pair.
     """
     site_names.check(model, Site(site, layer, head))
-    if direction not in _RUNS:
+    if direction not in RUNS:
         raise SiteError(f"Unknown direction '{direction}'; choose 'denoising' or 'noising'.")
     if not 0 <= example < len(pairs):
         raise PromptError(f"There is no pair {example}: pairs count from 0 to {len(pairs) - 1}.")
-    base_run, source_run = _RUNS[direction]
+    base_run, source_run = RUNS[direction]
     last = Site("resid_post", model.n_layers - 1)
     entry = Site("resid_pre", layer)
     with model.lock:
@@ -120,7 +116,7 @@ def _edit(
             f"{', '.join(pairs.positions)}."
         )
     slots = {"clean": pairs.alignment.clean, "corrupt": pairs.alignment.corrupt}
-    base, source = _RUNS[direction]
+    base, source = RUNS[direction]
     return edit_for(cells, chosen, slots[base], slots[source], example, model.device)
 
 
