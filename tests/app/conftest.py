@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from app.engine import Engine, ModelSpec
 from experiments.records import RunRecord
@@ -39,8 +38,5 @@ def engine() -> Engine:
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Threads that wait for each other take longer than models this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with material.one_thread():
+        yield

@@ -6,6 +6,8 @@ One of its tokens is markup that would run a script if a page took it for such.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.organisms.facts import DIRECTIONS, Fact, write_facts, write_templates
@@ -67,4 +69,18 @@ def make_run(root: Path, model: Path) -> RunRecord:
 
     study = find_study("reversal-curse")
     config = study.configure("quick", {"model": str(model), "n_names": 3, "n_pairs": 2})
-    return run_study(study, config, preset="quick", root=root)
+    with one_thread():
+        return run_study(study, config, preset="quick", root=root)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other take longer than models this small."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,139 @@
+"""The explorer as `obverse app` starts it, and a Chromium to look at it with."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.records import RunRecord
+from tests.app import material
+
+_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """A running explorer."""
+
+    url: str
+    port: int
+    record: RunRecord
+
+
+@pytest.fixture(scope="session")
+def explorer(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
+    model = material.make_model(tmp_path_factory.mktemp("browser") / "tiny")
+    root = tmp_path_factory.mktemp("browser-runs")
+    record = material.make_run(root, model)
+    port = _free_port()
+    command = [sys.executable, "-m", "experiments.cli", "app", "--no-browser"]
+    command += ["--port", str(port), "--root", str(root)]
+    log = tmp_path_factory.mktemp("log") / "explorer.txt"
+    # Started elsewhere than in the checkout: it must not depend on the working directory.
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            command,
+            cwd=root,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        )
+    try:
+        _wait(child, port, log)
+        yield Explorer(f"http://localhost:{port}", port, record)
+    finally:
+        child.terminate()
+        try:
+            child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(_FLAGS))
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Complaints:
+    """What a page did that none of ours may do."""
+
+    console: list[str] = field(default_factory=list)
+    dialogs: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def open_page(explorer: Explorer, browser: Any) -> Iterator[Callable[[str], Any]]:
+    """Opens a path in a context of its own; at the end no page may have complained."""
+    contexts, complaints = [], Complaints()
+
+    def watch(page: Any) -> None:
+        def on_console(message: Any) -> None:
+            if message.type == "error":
+                complaints.console.append(message.text)
+
+        def on_dialog(dialog: Any) -> None:
+            complaints.dialogs.append(dialog.message)
+            dialog.dismiss()
+
+        def on_request(request: Any) -> None:
+            if not request.url.startswith((explorer.url, "data:", "blob:")):
+                complaints.foreign.append(request.url)
+
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: complaints.console.append(str(error)))
+        page.on("dialog", on_dialog)
+        page.on("request", on_request)
+
+    def open_(path: str = "/") -> Any:
+        context = browser.new_context(viewport={"width": 1280, "height": 800})
+        contexts.append(context)
+        page = context.new_page()
+        watch(page)
+        page.goto(path if path.startswith("http") else explorer.url + path)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert complaints == Complaints()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(child: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and child.poll() is None:
+        try:
+            with socket.create_connection(("localhost", port), timeout=1):
+                return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail(f"the explorer did not start:\n{log.read_text()}")

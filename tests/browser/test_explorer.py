@@ -1,0 +1,201 @@
+"""Clicks, links and downloads in a real Chromium."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.app.material import HOSTILE
+from tests.browser.conftest import Explorer
+
+pytestmark = pytest.mark.browser
+
+OpenPage = Callable[[str], Any]
+# While the page is drawn again, figures of the last time stand beside the new ones, unseen.
+PLOT = ".st-key-{} .js-plotly-plot:visible"
+
+
+def wait_for_plot(page: Any, key: str) -> Any:
+    plot = page.locator(PLOT.format(key))
+    plot.wait_for(timeout=30_000)
+    return plot
+
+
+def click_cell(page: Any, key: str, layer: int, column: int) -> None:
+    """Click in the middle of a cell of a heatmap, as a person would."""
+    plot = wait_for_plot(page, key)
+    plot.scroll_into_view_if_needed()
+    page.wait_for_timeout(200)  # scrolling moves it
+    x, y = plot.evaluate(
+        """(plot, [layer, column]) => {
+            const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
+            return [box.x + xaxis._offset + xaxis.l2p(column),
+                    box.y + yaxis._offset + yaxis.l2p(layer)];
+        }""",
+        [layer, column],
+    )
+    page.mouse.move(x, y)
+    page.mouse.move(x + 1, y + 1)
+    page.mouse.click(x + 1, y + 1)
+
+
+def sentence(page: Any, beginning: str) -> str:
+    found = page.locator(".ob-sentence", has_text=beginning).first
+    found.wait_for(timeout=20_000)
+    return str(found.inner_text())
+
+
+def test_it_opens_the_newest_run(explorer: Explorer, open_page: OpenPage) -> None:
+    start = time.monotonic()
+    page = open_page("/")
+    page.locator(".ob-card").first.wait_for(timeout=30_000)
+    first_paint = time.monotonic() - start
+    shown = page.locator(".ob-card").all_inner_texts()
+    assert len(shown) == len(explorer.record.verdicts)
+    for text, verdict in zip(shown, explorer.record.verdicts, strict=True):
+        assert verdict.claim in text
+        assert verdict.outcome.capitalize() in text
+    wait_for_plot(page, "patching-reverse-resid_pre")
+    assert "Tom Cruise" in page.locator(".ob-h2").nth(1).inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth <= 1280")
+    # Three seconds on an idle computer; the tests share theirs.
+    assert first_paint < 15
+
+
+def test_a_click_on_a_lens_cell_tells_what_it_is(explorer: Explorer, open_page: OpenPage) -> None:
+    page = open_page("/")
+    click_cell(page, "lens-forward", 1, 2)
+    assert "at ‘Cruise’ (token 2), the next token would be" in sentence(page, "After 1 block")
+    # The same place is marked in the strip, in the other figures, and in the address.
+    assert page.locator(".ob-token.on").inner_text() == "Cruise"
+    assert "at ‘Cruise’" in sentence(page, "Patching the residual stream into block 1")
+    page.wait_for_url("**way=forward&layer=1&position=2")
+
+
+def test_a_click_on_a_patching_cell_runs_that_patch(
+    explorer: Explorer, open_page: OpenPage
+) -> None:
+    page = open_page("/")
+    click_cell(page, "patching-reverse-resid_pre", 0, 3)
+    said = sentence(page, "Patching the residual stream into block 0")
+    stored = explorer.record.dataset("patching_reverse_resid_pre")
+    example = list(stored["fact"].values).index(0)
+    label = str(stored["position_label"].values[3])
+    assert f"({label})" in said
+    moved = float(stored["patched"].values[example, 0, 3])
+    expected = f"{moved:.2f}" if abs(moved) < 1 else f"{moved:.1f}"
+    assert f"to {expected}".replace("-", "−") in said
+    lists = page.locator(".ob-two .ob-next")
+    lists.first.wait_for(timeout=20_000)
+    assert lists.count() == 2
+    page.get_by_role("tab", name="Heads").click()
+    click_cell(page, "patching-forward-z", 1, 1)
+    assert "Patching head 1 of block 1" in sentence(page, "Patching head")
+    page.wait_for_url("**site=z&way=forward&layer=1&head=1")
+
+
+def test_a_link_shows_the_same_in_a_fresh_browser(explorer: Explorer, open_page: OpenPage) -> None:
+    page = open_page("/")
+    click_cell(page, "lens-reverse", 2, 1)
+    said = sentence(page, "After 2 blocks")
+    page.wait_for_url("**layer=2**")
+    fresh = open_page(page.url)
+    assert sentence(fresh, "After 2 blocks") == said
+    assert fresh.url == page.url
+    for key in ("lens-reverse", "lens-forward"):
+        figures = [
+            wait_for_plot(one, key).evaluate("plot => [plot.data[0].z, plot.layout.shapes || []]")
+            for one in (page, fresh)
+        ]
+        assert figures[0] == figures[1]
+
+
+def test_a_row_of_the_table_chooses_the_fact(explorer: Explorer, open_page: OpenPage) -> None:
+    page = open_page("/")
+    wait_for_plot(page, "patching-forward-resid_pre")
+    table = page.locator(".st-key-facts [data-testid='stDataFrame']")
+    table.scroll_into_view_if_needed()
+    box = table.bounding_box()
+    page.mouse.click(box["x"] + 16, box["y"] + 36 + 35 * 3 + 17)  # the box of the fourth row
+    page.locator(".ob-h2", has_text="Dan Frost").wait_for(timeout=20_000)
+    page.wait_for_url("**fact=3**")
+
+
+def test_a_hostile_token_is_text_everywhere(explorer: Explorer, open_page: OpenPage) -> None:
+    page = open_page("/?fact=1")
+    click_cell(page, "lens-forward", 0, 2)
+    assert HOSTILE in sentence(page, "At the embedding")
+    wait_for_plot(page, "patching-forward-resid_pre")
+    assert HOSTILE in page.locator(".ob-strip").first.inner_text()
+    labels = wait_for_plot(page, "lens-forward").locator(".xtick text").all_text_contents()
+    assert any(label.startswith("<img src=x") for label in labels)
+    plot = wait_for_plot(page, "lens-forward")
+    plot.hover()
+    plot.locator(".hovertext").first.wait_for(timeout=5_000)
+    assert page.locator("img[src='x']").count() == 0
+
+
+def test_data_and_figure_can_be_downloaded(
+    explorer: Explorer, open_page: OpenPage, tmp_path: Path
+) -> None:
+    page = open_page("/")
+    wait_for_plot(page, "patching-forward-resid_pre")
+    holder = page.locator(".st-key-patching-forward-resid_pre")
+    holder.scroll_into_view_if_needed()
+    page.get_by_text("Data and code").nth(-2).click()
+    with page.expect_download(timeout=20_000) as download:
+        page.locator(".st-key-patching-forward-resid_pre-csv button").click()
+    assert download.value.suggested_filename == "patching-forward-resid_pre.csv"
+    table = pd.read_csv(io.BytesIO(Path(download.value.path()).read_bytes()))
+    stored = explorer.record.dataset("patching_forward_resid_pre")
+    one = stored["patched"].values[list(stored["fact"].values).index(0)]
+    np.testing.assert_allclose(np.sort(table["patched"]), np.sort(one[np.isfinite(one)]), rtol=1e-5)
+    code = page.locator("[data-testid='stPopoverBody'] code").inner_text()
+    assert "patching_map(result" in code
+    page.keyboard.press("Escape")
+    plot = wait_for_plot(page, "lens-forward")
+    plot.scroll_into_view_if_needed()
+    plot.hover()
+    with page.expect_download(timeout=20_000) as download:
+        plot.locator(".modebar-btn[data-title*='ownload']").click()
+    assert download.value.suggested_filename == "lens-forward.svg"
+    root = ElementTree.fromstring(Path(download.value.path()).read_text())
+    assert root.tag.endswith("svg")
+
+
+def test_two_sessions_at_once_get_the_same_numbers(explorer: Explorer, open_page: OpenPage) -> None:
+    pages = [open_page("/?fact=5"), open_page("/?fact=5")]
+    for page in pages:
+        wait_for_plot(page, "patching-forward-resid_pre")
+    for page in pages:
+        page.get_by_role("tab", name="MLP output").click()
+    values = [
+        wait_for_plot(page, "patching-reverse-mlp_out").evaluate("plot => plot.data[0].z")
+        for page in pages
+    ]
+    assert values[0] == values[1]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/net")
+def test_it_listens_on_this_computer_only(explorer: Explorer) -> None:
+    listening = []
+    for name in ("tcp", "tcp6"):
+        path = Path("/proc/net") / name
+        if path.exists():
+            for line in path.read_text().splitlines()[1:]:
+                local, state = line.split()[1], line.split()[3]
+                address, _, port = local.partition(":")
+                if int(port, 16) == explorer.port and state == "0A":
+                    listening.append(address)
+    loopback = {"0100007F", "00000000000000000000000001000000"}
+    assert listening
+    assert set(listening) <= loopback
