@@ -69,10 +69,7 @@ def _selectbox(options: list[Source], current: Source | None, found: dict[str, R
         return f"Model: {source.name}"
 
     def changed() -> None:
-        chosen = st.session_state["source"]
-        # What was chosen in one run or model means nothing in another.
-        state.change(source=chosen, fact=None, cell=None, ask=None, page="study")
-        st.session_state.pop("facts", None)
+        _open(st.session_state["source"])
 
     if current is not None and st.session_state.get("source") != current:
         st.session_state["source"] = current
@@ -86,6 +83,13 @@ def _selectbox(options: list[Source], current: Source | None, found: dict[str, R
         placeholder="Choose a run or a model",
         label_visibility="collapsed",
     )
+
+
+def _open(source: Source) -> None:
+    """Look at something else; what was chosen in one run or model means nothing in another."""
+    state.change(source=source, fact=None, cell=None, ask=None, page="study")
+    for widget in ("page", "facts", "search", "splits"):
+        st.session_state.pop(widget, None)
 
 
 def _pages(current: Source | None) -> None:
@@ -134,7 +138,7 @@ def _other_model(name: str = "") -> None:
         if columns[1].form_submit_button("Load", width="stretch") and name.strip():
             source = Source("model", name.strip())
             st.session_state["asked_for"] = {source.name}
-            state.change(source=source, fact=None, cell=None, ask=None, page="study")
+            _open(source)
             st.session_state.pop("source", None)
             st.rerun()
     parts.html(markup.hint("Only safetensors are read, and no code that a model brings along."))

@@ -46,7 +46,7 @@ def direction_scatter(
                 },
                 unselected={"marker": {"opacity": 0.75}},
                 customdata=[[int(fact)] for fact in rows["fact"]],
-                text=[_hover(row) for _, row in rows.iterrows()],
+                text=_hover(rows),
                 hovertemplate="%{text}<extra></extra>",
                 name=theme.escape(theme.words(str(split))),
             )
@@ -80,12 +80,13 @@ def direction_scatter(
     return fig
 
 
-def _hover(row: pd.Series) -> str:
-    subject, other = theme.shown(str(row["subject"]), 60), theme.shown(str(row["object"]), 60)
-    return (
-        f"<b>{subject}</b> – {other}<br>forward {row['forward_margin']:.2f} nats, "
-        f"reverse {row['reverse_margin']:.2f} nats"
-    )
+def _hover(rows: pd.DataFrame) -> list[str]:
+    columns = (rows[name] for name in ("subject", "object", "forward_margin", "reverse_margin"))
+    return [
+        f"<b>{theme.shown(str(subject), 60)}</b> – {theme.shown(str(other), 60)}"
+        f"<br>forward {forward:.2f} nats, reverse {reverse:.2f} nats"
+        for subject, other, forward, reverse in zip(*columns, strict=True)
+    ]
 
 
 def _range(values: pd.Series) -> list[float]:

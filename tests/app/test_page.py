@@ -225,6 +225,28 @@ def test_a_model_brings_its_facts(open_page: Open, model_folder: Path, tmp_path:
     assert len(page.get("plotly_chart")) == 5
 
 
+def test_another_source_starts_afresh(
+    open_page: Open, record: RunRecord, model_folder: Path, tmp_path: Path
+) -> None:
+    page = open_page(root_of(record), query={"page": "yours"})
+    assert_fine(page)
+    page.session_state["view"] = replace(
+        page.session_state["view"], page="study", fact=4, cell=Cell("forward", 1, position=1)
+    )
+    page.run()
+    page.pills(key="splits").set_value(["both"]).run()
+    assert_fine(page)
+    chosen = page.selectbox(key="source")
+    chosen.set_value(chosen.options[-1]).run()  # "Another model …"
+    assert_fine(page)
+    page.text_input[0].set_value(str(model_folder))
+    page.button[0].click().run()
+    assert_fine(page)
+    view = page.session_state["view"]
+    assert view == View(Source("model", str(model_folder)), fact=0)
+    assert len(page.dataframe[0].value) == 6
+
+
 def test_own_prompts_are_compared(open_page: Open, model_folder: Path, tmp_path: Path) -> None:
     query = {
         "model": str(model_folder),
