@@ -18,6 +18,7 @@ from torch import Tensor
 from interp import packing
 from interp import sites as site_names
 from interp.batching import batches, rows_that_fit
+from interp.blocks import BlockCall, block_call
 from interp.errors import ModelError, PromptError
 from interp.model import Model
 from interp.packing import Active
@@ -35,29 +36,6 @@ _TOLERANCE = {
     torch.float16: 3e-2,
     torch.bfloat16: 1e-1,
 }
-
-
-@dataclass(frozen=True)
-class BlockCall:
-    """The arguments after the residual stream that Hugging Face passes to one block."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    def at(self, rows: Int[Tensor, " row"], batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments for a batch made of these rows of the recorded one."""
-
-        def gather(value: Any) -> Any:
-            if isinstance(value, Tensor) and value.ndim > 1 and len(value) == batch > 1:
-                return value.index_select(0, rows)
-            if isinstance(value, tuple):
-                return tuple(gather(item) for item in value)
-            return value
-
-        return (
-            tuple(gather(value) for value in self.args),
-            {name: gather(value) for name, value in self.kwargs.items()},
-        )
 
 
 @dataclass(frozen=True)
@@ -167,7 +145,7 @@ def record(
 
     def remember(layer: int) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], None]:
         def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            calls[layer] = _block_call(model, args, kwargs, batch)
+            calls[layer] = block_call(model.name, args, kwargs, batch)
 
         return hook
 
@@ -314,36 +292,6 @@ def _sites(model: Model, sites: str | Site | Iterable[str | Site]) -> Iterator[S
     for site in [sites] if isinstance(sites, str | Site) else sites:
         for one in site_names.expand(model, site) if isinstance(site, str) else [site]:
             yield site_names.check(model, one)
-
-
-def _block_call(
-    model: Model, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int
-) -> BlockCall:
-    if not args:
-        raise ModelError(
-            f"{model.name} passes the residual stream to its blocks by name, which cannot be "
-            "resumed; choose a decoder-only architecture such as GPT-2 or Llama."
-        )
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, tuple | list):
-            return tuple(clean(item) for item in value)
-        if not isinstance(value, Tensor):
-            # Caches hold the keys of this very run; everything else here is a plain setting.
-            return value if isinstance(value, bool | int | float | str | None) else None
-        if value.ndim > 1 and len(value) not in (1, batch):
-            raise ModelError(
-                f"{model.name} passes its blocks a tensor of shape {tuple(value.shape)} that "
-                "cannot be divided among examples; its architecture cannot be resumed exactly."
-            )
-        # Right-padded prompts share one causal mask; one row of it serves any batch.
-        shared = value.ndim > 1 and len(value) > 1 and bool((value == value[:1]).all())
-        return (value[:1] if shared else value).clone()
-
-    kwargs = {name: clean(value) for name, value in kwargs.items()}
-    if "use_cache" in kwargs:
-        kwargs["use_cache"] = False
-    return BlockCall(tuple(clean(value) for value in args[1:]), kwargs)
 
 
 def _relative_error(ours: Tensor, theirs: Tensor) -> float:

@@ -22,6 +22,8 @@ from interp.fingerprint import fingerprint
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+# A wrong norm, mask or position is off by 0.1 or more, rounding in bfloat16 by less than this.
+WRAPPED_TOLERANCE = 0.05
 Offsets = list[tuple[int, int]]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -294,15 +296,36 @@ def _bridge(
 ) -> TransformerBridge:
     from transformer_lens.model_bridge import TransformerBridge
 
+    hf_model = hf_model.to(device)
+    expected = _some_logits(hf_model, device)
     try:
-        return TransformerBridge.boot_transformers(
-            name, hf_model=hf_model.to(device), tokenizer=tokenizer, device=device, dtype=dtype
+        bridge = TransformerBridge.boot_transformers(
+            name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
         )
+        found = _some_logits(bridge, device)
     except Exception as error:
         architecture = type(hf_model).__name__
         raise ModelError(
             f"TransformerLens cannot wrap '{name}' ({architecture}): {_first_sentence(error)}"
         ) from error
+    difference = (found - expected).norm() / expected.norm().clamp(min=1e-12)
+    # NaN is told of by the check of the weights, which names the tensor.
+    if float(difference) > WRAPPED_TOLERANCE:
+        raise ModelError(
+            f"TransformerLens computes other logits for {type(hf_model).__name__} than Hugging "
+            f"Face does (relative difference {float(difference):.2g}), so nothing measured on it "
+            "would be true; use another architecture or version of transformer-lens."
+        )
+    return bridge
+
+
+def _some_logits(model: Any, device: torch.device) -> torch.Tensor:
+    """Logits of a few tokens, in float32, from a Hugging Face model or a bridge."""
+    ids = torch.arange(8, device=device)[None]
+    with torch.no_grad():
+        output = model(ids, use_cache=False)
+    logits: torch.Tensor = getattr(output, "logits", output)
+    return logits.float()
 
 
 def _checked(model: Model) -> Model:

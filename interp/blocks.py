@@ -1,0 +1,92 @@
+"""What Hugging Face passes to a block besides the residual stream, to call it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.errors import ModelError
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """The arguments of one block after the residual stream, of a recorded batch."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def at(self, rows: Int[Tensor, " row"], batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments for a batch made of these rows of the recorded one."""
+
+        def gather(value: Any) -> Any:
+            if isinstance(value, _PerHead):
+                return value.by_example.index_select(0, rows).flatten(0, 1)
+            if isinstance(value, _Shared):
+                return value.row.expand(len(rows), *value.row.shape[1:])
+            if isinstance(value, Tensor) and value.ndim > 1 and len(value) == batch > 1:
+                return value.index_select(0, rows)
+            if isinstance(value, tuple):
+                return tuple(gather(item) for item in value)
+            return value
+
+        return (
+            tuple(gather(value) for value in self.args),
+            {name: gather(value) for name, value in self.kwargs.items()},
+        )
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """A tensor whose rows are all the same: right-padded prompts share one causal mask."""
+
+    row: Tensor
+
+
+@dataclass(frozen=True)
+class _PerHead:
+    """A tensor whose first axis runs over examples and heads (the position biases of BLOOM)."""
+
+    by_example: Tensor
+
+
+def block_call(
+    model_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int
+) -> BlockCall:
+    """Take down a block's arguments: copies, without caches, one row where all are the same.
+
+    Raises:
+        ModelError: the architecture passes what cannot be divided among examples.
+    """
+    if not args:
+        raise ModelError(
+            f"{model_name} passes the residual stream to its blocks by name, which cannot be "
+            "resumed; choose a decoder-only architecture such as GPT-2 or Llama."
+        )
+
+    def take(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return tuple(take(item) for item in value)
+        if not isinstance(value, Tensor):
+            # Caches hold the keys of this very run; everything else here is a plain setting.
+            return value if isinstance(value, bool | int | float | str | None) else None
+        if value.ndim > 1 and len(value) not in (1, batch):
+            if len(value) % batch == 0:
+                return _PerHead(value.reshape(batch, -1, *value.shape[1:]).clone())
+            raise ModelError(
+                f"{model_name} passes its blocks a tensor of shape {tuple(value.shape)} that "
+                "cannot be divided among examples; its architecture cannot be resumed exactly."
+            )
+        if value.ndim > 1 and len(value) == batch and bool((value == value[:1]).all()):
+            # Where one example was run, a first axis of 1 may be the batch's or a broadcast one;
+            # repeated, it serves as either.
+            return _Shared(value[:1].clone())
+        return value.clone()
+
+    taken = {name: take(value) for name, value in kwargs.items()}
+    if "use_cache" in taken:
+        taken["use_cache"] = False
+    return BlockCall(tuple(take(value) for value in args[1:]), taken)
