@@ -27,7 +27,9 @@ CSS = f"""
 .ob-meta, .ob-small {{ font-size: 13px; color: {theme.MUTED}; }}
 .ob-h2 {{ font-size: 18px; font-weight: 650; margin: 10px 0 0; }}
 .ob-h2 + .ob-small {{ margin-top: 2px; }}
-.ob-card {{ border: 1px solid {theme.RULE}; border-radius: 8px; padding: 12px 14px; height: 100%; }}
+.ob-cards {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(360px, 1fr));
+  gap: 14px; }}
+.ob-card {{ border: 1px solid {theme.RULE}; border-radius: 8px; padding: 12px 14px; }}
 .ob-card p {{ margin: 6px 0 0; font-size: 14.5px; line-height: 1.45; }}
 .ob-card .ob-small {{ margin-top: 6px; }}
 .ob-badge {{ display: inline-block; font-size: 12px; font-weight: 650; padding: 1px 9px;

@@ -52,8 +52,14 @@ def patch(
     clean: float,
     corrupt: float,
     metric: str = "logit difference",
+    share: float | None = None,
 ) -> str:
-    """What one patch did: from where to where, and how much of the way."""
+    """What one patch did: from where to where, and how much of the way.
+
+    Args:
+        share: how much of the way, where the numbers are means: the mean of the pairs' shares,
+            which is what the map shows, is not the share of the means.
+    """
     what = _WHAT[site].format(layer=layer, head=head)
     where = ""
     if clean_token is not None:
@@ -63,9 +69,10 @@ def patch(
         where += f" ({label})" if label else ""
     said = f"Patching {what}{where} moves the {metric} from {number(corrupt)} to {number(patched)}"
     gap = clean - corrupt
-    if abs(gap) < 0.05:
+    if abs(gap) < 0.05 or (share is not None and not math.isfinite(share)):
         return f"{said}; clean and corrupted hardly differ ({number(clean)}), so there is no way."
-    share = (patched - corrupt) / gap
+    if share is None:
+        share = (patched - corrupt) / gap
     return f"{said}: {_share(share)} to the clean run’s {number(clean)}."
 
 

@@ -140,9 +140,21 @@ def sentence(one: Map, selected: tuple[int, int]) -> str | None:
         metric=str(one.result.attrs.get("metric", "metric")).replace(
             "logit_diff", "logit difference"
         ),
+        share=_mean_share(one, layer, column),
     )
     n = cell.sizes["example"]
     return said if one.example is not None else f"Mean over {n} pairs. {said}"
+
+
+def _mean_share(one: Map, layer: int, column: int) -> float | None:
+    """The mean of the pairs' shares in one cell; None on the map of a single pair."""
+    if one.example is not None:
+        return None
+    from interp.patching import normalised
+
+    axis = "head" if "head" in one.result["patched"].dims else "position"
+    shares = normalised(one.result).sel(layer=layer).isel({axis: column})
+    return float(shares.mean("example", skipna=True))
 
 
 def before_and_after(one: Map, spec: ModelSpec, selected: tuple[int, int]) -> None:

@@ -33,23 +33,23 @@ def show(run: runs.Run) -> None:
 
 def _header(run: runs.Run) -> None:
     record = run.record
-    left, right = st.columns([5, 1], vertical_alignment="bottom")
     title = record.study.replace("-", " ").capitalize()
     about = f"{run.model.source} · {record.config['preset']} · seed {record.config['seed']}"
-    left.html(
-        f'<div class="ob-title">{markup.esc(title)}</div>'
-        f'<div class="ob-meta">{markup.esc(about)} · {markup.esc(runs.when(record))}</div>'
-    )
-    if record.report is not None and record.report.is_file():
-        right.download_button(
-            "Report",
-            data=record.report.read_bytes(),
-            file_name="report.html",
-            mime="text/html",
-            on_click="ignore",
-            icon=":material/article:",
+    with st.container(horizontal=True, vertical_alignment="bottom", wrap=False):
+        st.html(
+            f'<div class="ob-title">{markup.esc(title)}</div>'
+            f'<div class="ob-meta">{markup.esc(about)} · {markup.esc(runs.when(record))}</div>',
             width="stretch",
         )
+        if record.report is not None and record.report.is_file():
+            st.download_button(
+                "Report",
+                data=record.report.read_bytes(),
+                file_name="report.html",
+                mime="text/html",
+                on_click="ignore",
+                icon=":material/article:",
+            )
     if not record.finished:
         parts.warning(
             f"This run is not finished ({len(record.names())} results so far); start the same "
@@ -79,20 +79,21 @@ def _verdicts(run: runs.Run) -> None:
     verdicts = run.record.verdicts
     if not verdicts:
         return
-    for column, one in zip(st.columns(len(verdicts), gap="small"), verdicts, strict=True):
-        column.html(
-            markup.verdict(
-                one.outcome,
-                claim=one.claim,
-                statement=one.statement,
-                estimate=one.estimate,
-                low=one.low,
-                high=one.high,
-                unit=one.unit,
-                n=one.n,
-                control=one.control,
-            )
+    cards = [
+        markup.verdict(
+            one.outcome,
+            claim=one.claim,
+            statement=one.statement,
+            estimate=one.estimate,
+            low=one.low,
+            high=one.high,
+            unit=one.unit,
+            n=one.n,
+            control=one.control,
         )
+        for one in verdicts
+    ]
+    parts.html(f'<div class="ob-cards">{"".join(cards)}</div>')
 
 
 def _facts(run: runs.Run, facts: pd.DataFrame) -> int | None:

@@ -16,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.selection import Cell, Source, View
 from experiments.records import RunRecord
+from interp.patching import normalised
 from tests.app.material import HOSTILE
 
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
@@ -117,6 +118,23 @@ def test_every_site_and_value_can_be_drawn(open_page: Open, record: RunRecord) -
                 page.run()
                 assert_fine(page)
                 assert len(page.get("plotly_chart")) == 7
+
+
+def test_the_mean_map_and_its_sentence_tell_the_same_share(
+    open_page: Open, record: RunRecord
+) -> None:
+    page = open_page(root_of(record), query={"fact": "0"})
+    page.session_state["patch-of"] = "mean"
+    page.session_state["patch-value"] = "normalised"
+    result = record.dataset("patching_forward_resid_pre")
+    chosen = result.isel(example=result["split"].values == "forward")
+    share = float(normalised(chosen).mean("example")[0, 2])
+    page.session_state["view"] = replace(
+        page.session_state["view"], cell=Cell("forward", 0, position=2)
+    )
+    page.run()
+    assert_fine(page)
+    assert f"{round(100 * share)}% of the way".replace("-", "−") in html(page)
 
 
 def test_hostile_names_reach_the_page_as_text_only(open_page: Open, record: RunRecord) -> None:

@@ -45,6 +45,11 @@ def test_no_share_is_told_where_there_is_no_way_to_go() -> None:
     assert "hardly differ" in said
 
 
+def test_the_share_of_means_is_not_the_mean_of_shares() -> None:
+    assert ": 70% of the way to" in patch(share=0.7)
+    assert "%" not in patch(share=float("nan"))
+
+
 def test_the_wrong_way_is_a_negative_share() -> None:
     assert "−50% of the way" in patch(clean=1.0, corrupt=-1.0, patched=-2.0)
 
