@@ -92,7 +92,7 @@ def fails_in_the_metric(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fails_while_recording(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp.forward._block_call", broken)
+    monkeypatch.setattr("interp.forward.block_call", broken)
     capture(tiny.model, PROMPTS, ["resid_pre", "q"])
 
 
