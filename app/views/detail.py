@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 import streamlit as st
 import xarray as xr
 
-from app import markup, pairs, resources, runs, snippets, state
+from app import markup, resources, snippets, state
 from app.engine import ModelSpec
 from app.facts import WAYS
-from app.pairs import Pair
-from app.selection import SITES
-from app.views import fact_table, lens_view, parts, patch_view
-from cache.errors import ObverseError
+from app.views import fact_patching, fact_table, lens_view, parts
+from app.views.study import Study
 from interp.figures import rank_lines, theme
-
-# Sweeps of models up to this size take seconds on a laptop, and are not asked for.
-_SMALL = 50_000_000
-
-
-@dataclass(frozen=True)
-class Study:
-    """Where facts and numbers come from.
-
-    Attributes:
-        spec: the model, or None where it cannot be loaded.
-        facts: the table of facts.
-        run: the run that stores results, if one is open.
-    """
-
-    spec: ModelSpec | None
-    facts: pd.DataFrame
-    run: runs.Run | None
-
-    def row(self, fact: int) -> int:
-        """Where a fact stands in the table."""
-        return int(np.nonzero((self.facts["fact"] == fact).to_numpy())[0][0])
 
 
 def show(study: Study, fact: int) -> None:
@@ -55,7 +29,7 @@ def show(study: Study, fact: int) -> None:
     if study.spec is not None and lenses:
         _layers(study.spec, row, lenses)
     _ranks(study, row, lenses)
-    _patching(study, fact)
+    fact_patching.show(study, fact)
 
 
 def _question(study: Study, row: pd.Series, way: str) -> xr.Dataset | None:
@@ -171,126 +145,3 @@ def _rank_table(lenses: dict[str, xr.Dataset]) -> pd.DataFrame:
         frame = ranks.to_dataframe().reset_index()
         frames.append(frame.assign(asked=name)[["asked", "example", "layer", "answer_rank"]])
     return pd.concat(frames, ignore_index=True)
-
-
-def _patching(study: Study, fact: int) -> None:
-    """Both directions' maps of one site; the tabs choose the site."""
-    parts.html(
-        markup.heading(
-            "Which activations carry the answer",
-            "Each cell puts one activation of the clean run into the run about another name, and "
-            "reads by how much the right answer’s logit gains on the other name’s.",
-        )
-    )
-    split = str(study.facts.iloc[study.row(fact)]["split"])
-    n = _patched_of_split(study.run, split)
-    mean, value = patch_view.controls(f"Mean of {n} facts" if n > 1 else None)
-
-    def changed() -> None:
-        label = st.session_state["site"]
-        site = next((s for s in SITES if patch_view.SITE_NAMES[s] == label), "resid_pre")
-        cell = state.view().cell
-        # A head is no place in the other sites, and a token none among the heads.
-        keep = cell is not None and (cell.head is None) == (site != "z")
-        state.change(site=site, cell=cell if keep else None)
-
-    names = [patch_view.SITE_NAMES[site] for site in SITES]
-    if "site" not in st.session_state:
-        st.session_state["site"] = patch_view.SITE_NAMES[state.view().site]
-    tabs = st.tabs(names, key="site", on_change=changed)
-    for site, tab in zip(SITES, tabs, strict=True):
-        if site == state.view().site:
-            with tab:
-                _maps(study, fact, site, split if mean else None, value)
-
-
-def _maps(study: Study, fact: int, site: str, split: str | None, value: str) -> None:
-    maps = []
-    for way in WAYS:
-        made = _mean(study, site, way, split, value) if split else _one(study, fact, site, way)
-        maps.append(made)
-    limit = patch_view.reach([one for one in maps if one is not None], value)
-    for one, way, column in zip(maps, WAYS, st.columns(2, gap="large"), strict=True):
-        with column:
-            parts.html(
-                markup.way(
-                    "Asked forward" if way == "forward" else "Asked in reverse", theme.COLOURS[way]
-                )
-            )
-            if one is not None:
-                if one.pair is not None:
-                    parts.html(
-                        f'<div class="ob-small">“{markup.esc(one.pair.clean)}” into '
-                        f"“{markup.esc(one.pair.corrupt)}”</div>"
-                    )
-                patch_view.show(one, study.spec, value, limit)
-
-
-def _mean(study: Study, site: str, way: str, split: str, value: str) -> patch_view.Map | None:
-    name = f"patching_{way}_{site}"
-    result = study.run.dataset(name) if study.run is not None else None
-    if result is None or study.run is None:
-        parts.html(markup.hint("The run has not stored this map; finish it with obverse run."))
-        return None
-    chosen = result.isel(example=np.nonzero(result["split"].values == split)[0])
-    settings = patch_view.settings(value, None, None)
-    code = snippets.run_patching(study.run.record.path, name, split, settings)
-    slots: dict[str, int] = {}
-    if "position_label" in chosen.coords:
-        slots = {str(label): i for i, label in enumerate(chosen["position_label"].values)}
-    return patch_view.Map(way, chosen, None, None, slots, code)
-
-
-def _one(study: Study, fact: int, site: str, way: str) -> patch_view.Map | None:
-    """The map of this fact: the run's where it has one, else computed now."""
-    name = f"patching_{way}_{site}"
-    result = study.run.dataset(name) if study.run is not None else None
-    if study.run is not None and result is not None and fact in result["fact"].values:
-        example = int(np.nonzero(result["fact"].values == fact)[0][0])
-        pair = pairs.stored(result, example, study.facts, way)
-        settings = patch_view.settings(st.session_state.get("patch-value", "change"), example, None)
-        code = snippets.run_patching(study.run.record.path, name, None, settings)
-        slots = _slots(study.spec, pair)
-        return patch_view.Map(way, result, example, pair, slots, code)
-    if study.spec is None:
-        parts.html(markup.hint("The run has not patched this fact, and its model is not here."))
-        return None
-    seed = 0 if study.run is None else study.run.seed
-    templates = None if study.run is None else study.run.templates
-    row = study.row(fact)
-    engine = resources.engine()
-    try:
-        pair = engine.pair(study.spec, study.facts, row, way, seed, templates)
-    except ObverseError as error:
-        parts.error(error)
-        return None
-    result = swept(study.spec, pair, site, f"{way}-{fact}")
-    if result is None:
-        return None
-    settings = patch_view.settings(st.session_state.get("patch-value", "change"), 0, None)
-    code = snippets.patching(study.spec, pair, site, settings)
-    return patch_view.Map(way, result, 0, pair, _slots(study.spec, pair), code)
-
-
-def swept(spec: ModelSpec, pair: Pair, site: str, key: str) -> xr.Dataset | None:
-    """A sweep on one pair; on large models only when it is asked for."""
-    engine = resources.engine()
-    large = engine.about(spec).n_parameters > _SMALL
-    if large and not st.session_state.get(f"sweep-{key}-{site}"):
-        st.button(
-            "Compute this map",
-            key=f"sweep-button-{key}-{site}",
-            on_click=lambda: st.session_state.update({f"sweep-{key}-{site}": True}),
-        )
-        return None
-    with resources.progress("Patching cell by cell") as tell:
-        return engine.sweep(spec, pair, site, tell)
-
-
-def _slots(spec: ModelSpec | None, pair: Pair) -> dict[str, int]:
-    return {} if spec is None else resources.engine().slots(spec, pair)
-
-
-def _patched_of_split(run: runs.Run | None, split: str) -> int:
-    result = None if run is None else run.dataset("patching_forward_resid_pre")
-    return 0 if result is None else int((result["split"].values == split).sum())

@@ -7,6 +7,7 @@ import streamlit as st
 from app import markup, resources, state
 from app.engine import ModelSpec
 from app.views import detail, fact_table, own, parts
+from app.views.study import Study
 
 
 def show(spec: ModelSpec) -> None:
@@ -33,4 +34,4 @@ def show(spec: ModelSpec) -> None:
     parts.html(markup.heading("Facts"))
     fact = fact_table.show(facts)
     if fact is not None:
-        detail.show(detail.Study(spec, facts, None), fact)
+        detail.show(Study(spec, facts, None), fact)

@@ -8,7 +8,7 @@ import xarray as xr
 from app import markup, pairs, resources, snippets, state
 from app.engine import ModelSpec
 from app.selection import SITES, Ask
-from app.views import detail, lens_view, parts, patch_view
+from app.views import lens_view, parts, patch_view
 from cache.errors import ObverseError
 from interp.figures import theme
 
@@ -120,7 +120,7 @@ def _patching(spec: ModelSpec, pair: pairs.Pair) -> None:
         if site != state.view().site:
             continue
         with tab:
-            result = detail.swept(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}")
+            result = patch_view.swept(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}")
             if result is not None:
                 settings = patch_view.settings(value, 0, None)
                 code = snippets.patching(spec, pair, site, settings)

@@ -27,6 +27,10 @@ SITE_NAMES = {
 VALUES = {"change": "Change", "normalised": "Share of the effect", "raw": "Raw metric"}
 
 
+# Sweeps of models up to this size take seconds on a laptop, and are not asked for.
+_SMALL = 50_000_000
+
+
 @dataclass(frozen=True)
 class Map:
     """What one map shows.
@@ -186,6 +190,21 @@ def before_and_after(one: Map, spec: ModelSpec, selected: tuple[int, int]) -> No
             )
         )
     parts.html(f'<div class="ob-two"><div>{pieces[0]}</div><div>{pieces[1]}</div></div>')
+
+
+def swept(spec: ModelSpec, pair: Pair, site: str, key: str) -> xr.Dataset | None:
+    """A sweep on one pair; on large models only when it is asked for."""
+    engine = resources.engine()
+    large = engine.about(spec).n_parameters > _SMALL
+    if large and not st.session_state.get(f"sweep-{key}-{site}"):
+        st.button(
+            "Compute this map",
+            key=f"sweep-button-{key}-{site}",
+            on_click=lambda: st.session_state.update({f"sweep-{key}-{site}": True}),
+        )
+        return None
+    with resources.progress("Patching cell by cell") as tell:
+        return engine.sweep(spec, pair, site, tell)
 
 
 def table(one: Map) -> pd.DataFrame:

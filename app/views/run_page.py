@@ -8,6 +8,7 @@ import streamlit as st
 from app import markup, resources, runs, snippets, state
 from app.engine import ModelSpec
 from app.views import detail, fact_table, own, parts
+from app.views.study import Study
 from cache.errors import ObverseError
 from interp.figures import accuracy_bars, direction_scatter
 
@@ -28,7 +29,7 @@ def show(run: runs.Run) -> None:
     _verdicts(run)
     fact = _facts(run, facts)
     if fact is not None:
-        detail.show(detail.Study(_model(run), facts, run), fact)
+        detail.show(Study(_model(run), facts, run), fact)
 
 
 def _header(run: runs.Run) -> None:
