@@ -45,6 +45,14 @@ def fingerprint(hf_model: torch.nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
+def n_parameters(hf_model: torch.nn.Module) -> int:
+    """How many numbers the weights hold, each once.
+
+    TransformerLens' split copies of fused matrices do not count.
+    """
+    return sum(parameter.numel() for parameter in _twin(hf_model).parameters())
+
+
 def _canonical_weights(hf_model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The weights under Hugging Face's own names.
 
@@ -54,9 +62,13 @@ def _canonical_weights(hf_model: torch.nn.Module) -> dict[str, torch.Tensor]:
     present: dict[str, Any] = {}
     for name, tensor in hf_model.state_dict().items():
         present.setdefault(name.replace("_original_component.", ""), tensor)
-    with torch.device("meta"):
-        twin = type(hf_model)(hf_model.config)
-    names = twin.state_dict().keys()
+    names = _twin(hf_model).state_dict().keys()
     # An architecture that builds its modules differently on the meta device still gets a stable
     # identity, from everything that is present.
     return {n: present[n] for n in names} if all(n in present for n in names) else present
+
+
+def _twin(hf_model: torch.nn.Module) -> torch.nn.Module:
+    """The same architecture without weights."""
+    with torch.device("meta"):
+        return type(hf_model)(hf_model.config)

@@ -17,7 +17,7 @@ import torch
 
 from interp import sources
 from interp.errors import ModelError
-from interp.fingerprint import fingerprint
+from interp.fingerprint import fingerprint, n_parameters
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -99,9 +99,10 @@ class Model:
         """Whether attention and MLP read the same stream (GPT-NeoX, GPT-J)."""
         return bool(self.bridge.cfg.parallel_attn_mlp)
 
-    @property
+    @functools.cached_property
     def n_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self._parameters())
+        """Numbers in the weights, as Hugging Face counts them."""
+        return n_parameters(self.bridge.original_model)
 
     @functools.cached_property
     def block_bytes(self) -> int:
@@ -329,7 +330,7 @@ def _some_logits(model: Any, device: torch.device) -> torch.Tensor:
 
 
 def _checked(model: Model) -> Model:
-    if model.bridge.cfg.layer_norm_folding:
+    if model.bridge.compatibility_mode:
         raise ModelError(
             f"{model.name} was put in compatibility mode, which changes its weights; load it raw."
         )
