@@ -47,8 +47,8 @@ def test_bootstrap_covers_a_normal_mean_as_often_as_it_says() -> None:
     for seed in range(trials):
         low, high = bootstrap(rng.normal(3.0, 2.0, size=40), n=400, seed=seed, confidence=0.9)
         hits += low <= 3.0 <= high
-    # 180 are expected, four of them more or less being one standard error; the neighbouring 0.95 and
-    # 0.85 would give 190 and 170.
+    # 180 are expected, and four more or less are one standard error; intervals at the neighbouring
+    # 0.95 and 0.85 would give 190 and 170.
     assert 172 <= hits <= 187
 
 

@@ -19,7 +19,9 @@ BOS, UNK, PAD = "<bos>", "<unk>", "<pad>"
 NAMES = ("Ann", "Bo", "Cy", "Dee", "Eve", "Fay", "Gus", "Hal", "Ida", "Jo", "Anna")
 WORDS = ("we", "saw", "near", "home", "and", "then", "so", "is", "the", "friend", "of", "who")
 PLACES = ("Rome", "Oslo", "Lima", "Bonn", "Cork", "Riga")
-VOCABULARY = (PAD, BOS, UNK, *NAMES, *WORDS, *PLACES, ".", "?", "!")
+SPECIAL = (PAD, BOS, UNK)
+VOCABULARY = (*SPECIAL, *NAMES, *WORDS, *PLACES, ".", "?", "!")
+N_SPECIAL = len(SPECIAL)
 
 N_LAYERS, N_HEADS, N_KEY_VALUE_HEADS, D_MODEL, N_CTX = 3, 4, 2, 32, 24
 D_HEAD = D_MODEL // N_HEADS
