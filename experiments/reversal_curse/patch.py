@@ -52,12 +52,13 @@ def patching_map(
     seed: int,
     progress: Progress,
     *,
+    metric: str = "logit_diff",
     sham: bool = False,
 ) -> xr.Dataset:
     """One sweep over pairs made of the facts `rows`, with the facts' names as coordinates."""
     template = subject.main_template(direction)
     pairs = make_pairs(subject.model, subject.facts, rows, direction, template, seed, sham=sham)
-    result = sweep(subject.model, pairs, site, by=SITES[site], progress=progress)
+    result = sweep(subject.model, pairs, site, metric, by=SITES[site], progress=progress)
     return result.assign_coords(
         {
             "fact": ("example", list(rows)),

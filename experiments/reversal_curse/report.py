@@ -57,7 +57,7 @@ def render(
             "title": "The reversal curse",
             "model": subject.model,
             "headline": headline(subject.model.name, measured.accuracy),
-            "examples": [_example(row) for _, row in measured.facts.head(_EXAMPLES).iterrows()],
+            "examples": [_example(row) for row in _examples(measured.facts)],
             "verdicts": verdicts,
             "accuracy": _accuracy_rows(measured.accuracy),
             "maps": maps,
@@ -117,6 +117,13 @@ def _caption(direction: str, split: str) -> str:
 
 def _direction(name: str) -> Direction:
     return "forward" if name == "forward" else "reverse"
+
+
+def _examples(facts: pd.DataFrame) -> list[pd.Series[Any]]:
+    """The first fact of all, then the first ones of each split in turn."""
+    first = [facts[facts["split"] == split].head(_EXAMPLES) for split in facts["split"].unique()]
+    order = pd.concat([group.iloc[i : i + 1] for i in range(_EXAMPLES) for group in first])
+    return [row for _, row in order.head(_EXAMPLES).iterrows()]
 
 
 def _example(row: pd.Series[Any]) -> dict[str, Any]:

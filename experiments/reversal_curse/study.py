@@ -130,7 +130,18 @@ def take_measurements(config: Config, context: Context, subject: Subject) -> Mea
     }
     sham = context.dataset(
         "patching_sham",
-        partial(patch.patching_map, subject, rows, "forward", "resid_pre", seed, sham=True),
+        # Any third name takes the foil away, which is half of a logit difference; the answer's own
+        # log-probability rises only where the answer comes back.
+        partial(
+            patch.patching_map,
+            subject,
+            rows,
+            "forward",
+            "resid_pre",
+            seed,
+            metric="first_token_logprob",
+            sham=True,
+        ),
     )
     accuracy = context.table("accuracy", lambda _: measure.accuracy(answers))
     return Measurements(answers, accuracy, facts, names, lens, maps, sham)
@@ -141,10 +152,12 @@ def judge(subject: Subject, measured: Measurements, seed: int) -> list[Verdict]:
     known = measured.facts["forward_correct"].to_numpy(dtype=bool)
     split = measured.facts["split"].to_numpy()
     residual = measured.maps["forward", "resid_pre"]
+    rows = residual["fact"].values
     h1 = subject_token.judge(
         residual,
         measured.sham,
-        known[residual["fact"].values],
+        measured.lens["forward"]["answer_logprob"].isel(layer=-1).values[rows],
+        known[rows],
         {site: measured.maps["forward", site] for site in ("mlp_out", "attn_out")},
         seed,
     )

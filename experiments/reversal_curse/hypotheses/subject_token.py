@@ -36,6 +36,7 @@ class _Shares:
 def judge(
     result: xr.Dataset,
     sham: xr.Dataset,
+    clean_logprob: npt.NDArray[np.float64],
     known: npt.NDArray[np.bool_],
     parts: dict[str, xr.Dataset],
     seed: int,
@@ -44,7 +45,9 @@ def judge(
 
     Args:
         result: residual-stream sweep of the forward prompts, by position.
-        sham: the same sweep with a third name in the place of the clean one.
+        sham: the same sweep with a third name in the place of the clean one, read as the
+            log-probability of the answer's first token.
+        clean_logprob: that log-probability after the clean prompt [example].
         known: whether the model answers each example's forward question [example].
         parts: sweeps of "attn_out" and "mlp_out", to say what does it.
         seed: of the halving and the bootstrap.
@@ -55,7 +58,7 @@ def judge(
         return _undecided(int(known.sum()), int(usable.sum()))
     order = np.random.default_rng(seed).permutation(np.nonzero(usable)[0])
     first, second = np.sort(order[::2]), np.sort(order[1::2])
-    shares = _Shares(_values(normalised(result)), _sham_shares(result, sham))
+    shares = _Shares(_values(normalised(result)), _sham_shares(sham, clean_logprob))
     place = labels.index(SUBJECT_END)
     # In layer 0 the stream is the embedding: replacing it replaces the word, not what was read.
     means = np.nanmean(shares.true[first], axis=0)
@@ -86,8 +89,9 @@ def judge(
         n=len(second),
         control=(
             f"The same patch from a third name, which has another answer, brings back "
-            f"{_percent(of_sham)} [{_percent(sham_interval[0])}, {_percent(sham_interval[1])}]; "
-            f"layer and rival were chosen on {len(first)} other pairs."
+            f"{_percent(of_sham)} [{_percent(sham_interval[0])}, {_percent(sham_interval[1])}] of "
+            f"the answer's log-probability. Layer and rival were chosen on {len(first)} other "
+            "pairs."
         ),
     )
 
@@ -125,10 +129,12 @@ def _values(array: xr.DataArray) -> npt.NDArray[np.float64]:
     return np.asarray(array.transpose("example", "layer", "position").values, dtype=np.float64)
 
 
-def _sham_shares(result: xr.Dataset, sham: xr.Dataset) -> npt.NDArray[np.float64]:
-    gap = (result["clean"] - result["corrupt"]).values[:, None, None]
-    moved = sham["patched"].values - sham["corrupt"].values[:, None, None]
-    return np.asarray(moved / gap, dtype=np.float64)
+def _sham_shares(
+    sham: xr.Dataset, clean_logprob: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    corrupt = sham["corrupt"].values[:, None, None]
+    moved = sham["patched"].values - corrupt
+    return np.asarray(moved / (clean_logprob[:, None, None] - corrupt), dtype=np.float64)
 
 
 def _who(parts: dict[str, xr.Dataset], rows: npt.NDArray[np.int64], labels: list[str]) -> str:

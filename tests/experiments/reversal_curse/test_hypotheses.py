@@ -105,8 +105,9 @@ def judge_shares(shares: np.ndarray, sham: np.ndarray | None = None, seed: int =
     nothing = np.zeros_like(shares)
     parts = {"mlp_out": sweep_like(shares), "attn_out": sweep_like(shares)}
     sham_result = sweep_like(nothing if sham is None else sham)
-    known = np.ones(len(shares), dtype=bool)
-    return subject_token.judge(sweep_like(shares), sham_result, known, parts, seed).outcome
+    known, clean = np.ones(len(shares), dtype=bool), np.full(len(shares), 5.0)
+    verdict = subject_token.judge(sweep_like(shares), sham_result, clean, known, parts, seed)
+    return verdict.outcome
 
 
 def test_a_fact_read_at_the_subject_is_supported() -> None:
@@ -150,6 +151,7 @@ def test_few_known_facts_leave_reading_undecided() -> None:
     shares = np.zeros((30, 4, 5))
     known = np.arange(30) < 5
     parts = {"mlp_out": sweep_like(shares), "attn_out": sweep_like(shares)}
-    verdict = subject_token.judge(sweep_like(shares), sweep_like(shares), known, parts, 0)
+    nothing = sweep_like(shares)
+    verdict = subject_token.judge(nothing, nothing, np.full(30, 5.0), known, parts, 0)
     assert verdict.outcome == "undecided"
     assert "5 of the patched pairs" in verdict.statement
