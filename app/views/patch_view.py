@@ -26,7 +26,6 @@ SITE_NAMES = {
 }
 VALUES = {"change": "Change", "normalised": "Share of the effect", "raw": "Raw metric"}
 
-
 # Sweeps of models up to this size take seconds on a laptop, and are not asked for.
 _SMALL = 50_000_000
 
