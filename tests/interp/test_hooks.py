@@ -34,6 +34,7 @@ def traces(tiny: Tiny) -> dict[str, list[Any]]:
             found[f"{name}.{kind}"] = list(getattr(module, kind).items())
         for kind in ("fwd_hooks", "bwd_hooks"):
             found[f"{name}.{kind}"] = list(getattr(module, kind, []))
+        found[f"{name}.forward"] = [module.__dict__.get("forward")]
     for name, point in tiny.model.bridge.hook_dict.items():
         found[f"point {name}"] = [*point.fwd_hooks, *point.bwd_hooks, *point._forward_hooks]
     return found
