@@ -297,13 +297,16 @@ def _bridge(
 ) -> TransformerBridge:
     from transformer_lens.model_bridge import TransformerBridge
 
-    hf_model = hf_model.to(device)
-    expected = _some_logits(hf_model, device)
+    hf_model = hf_model.to(device).eval()
+    config = hf_model.config.get_text_config()
+    length = min(8, config.vocab_size, getattr(config, "max_position_embeddings", 8))
+    ids = torch.arange(length, device=device)[None]
+    expected = _logits(hf_model, ids)
     try:
         bridge = TransformerBridge.boot_transformers(
             name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
         )
-        found = _some_logits(bridge, device)
+        found = _logits(bridge, ids)
     except Exception as error:
         architecture = type(hf_model).__name__
         raise ModelError(
@@ -320,9 +323,8 @@ def _bridge(
     return bridge
 
 
-def _some_logits(model: Any, device: torch.device) -> torch.Tensor:
-    """Logits of a few tokens, in float32, from a Hugging Face model or a bridge."""
-    ids = torch.arange(8, device=device)[None]
+def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Logits in float32, from a Hugging Face model or a bridge."""
     with torch.no_grad():
         output = model(ids, use_cache=False)
     logits: torch.Tensor = getattr(output, "logits", output)

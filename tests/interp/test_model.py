@@ -116,6 +116,27 @@ def test_in_memory_and_from_a_folder_compute_the_same(tiny: Tiny) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
+def test_a_model_in_training_is_measured_without_dropout() -> None:
+    torch.manual_seed(0)
+    hf = builders.gpt2()
+    assert hf.training
+    model = load_model(hf, tokenizer=builders.build_tokenizer())
+    first, again = (capture(model, ["we saw Ann"], "resid_post.2") for _ in range(2))
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+
+
+def test_a_model_may_be_smaller_than_the_first_look_at_it() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    size = {"vocab_size": 5, "n_positions": 4, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    model = load_model(GPT2LMHeadModel(GPT2Config(**size)), tokenizer=builders.build_tokenizer())
+    assert capture(model, torch.tensor([[1, 2, 3]]), "resid_post")["resid_post.0"].shape == (
+        1,
+        3,
+        8,
+    )
+
+
 def test_float64_models_in_memory_work(llama: Tiny) -> None:
     hf = builders.load_hugging_face(llama.folder).double()
     model = load_model(hf, tokenizer=builders.build_tokenizer())
