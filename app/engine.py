@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,8 +26,6 @@ Progress = Callable[[int, int], None]
 
 _RESULTS = 128  # kept in memory, a few hundred kB each for prompts of usual length
 _TOP = 10
-# Below this many parameters, threads spend longer waiting for each other than computing.
-_SINGLE_THREADED = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -209,6 +206,8 @@ class Engine:
         )
 
     def _compute(self, spec: ModelSpec, key: tuple[Hashable, ...], work: Callable[[Model], T]) -> T:
+        from interp.batching import fitting_threads
+
         with self._lock:
             model = self._load(spec)
             # The fingerprint tells a model from the one that stood in the same folder before.
@@ -216,26 +215,12 @@ class Engine:
             if name in self._kept:
                 self._kept.move_to_end(name)
             else:
-                with _threads(model):
+                with fitting_threads(model):
                     self._kept[name] = work(model)
                 while len(self._kept) > _RESULTS:
                     self._kept.popitem(last=False)
             result: T = self._kept[name]
             return result
-
-
-@contextmanager
-def _threads(model: Model) -> Iterator[None]:
-    """One thread for small models: several are up to ten times slower on a busy computer."""
-    import torch
-
-    before = torch.get_num_threads()
-    if model.n_parameters < _SINGLE_THREADED and model.device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _templates(model: Model, given: str | None) -> dict[Any, Any]:

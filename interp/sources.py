@@ -34,7 +34,8 @@ def locate(source: str | Path) -> tuple[str, Path | None]:
     for a hub id. A ModelError says what is wrong with a folder, or that no such thing can be meant.
     """
     text = str(source)
-    if text in {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}:
+    names = [point.name for point in entry_points(group=ENTRY_POINT_GROUP)]
+    if text in names:
         folder = bundled_models()[text]
         check_folder(folder)
         return str(folder), folder
@@ -44,6 +45,10 @@ def locate(source: str | Path) -> tuple[str, Path | None]:
         return str(path), path
     if text.startswith((".", "/", "~")) or not _HUB_ID.match(text):
         raise ModelError(f"There is no folder '{text}'; give an existing model folder or a hub id.")
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.8)
+    if near:
+        # Asking the hub would take long where there is none, and can only end in the same advice.
+        raise ModelError(f"Unknown model '{text}'; did you mean '{near[0]}'?")
     return text, None
 
 

@@ -25,6 +25,7 @@ from experiments.reversal_curse.measure import Measurements, Subject
 from experiments.reversal_curse.prompts import valid_answers
 from experiments.reversal_curse.report import render
 from experiments.study import Study, Verdict
+from interp.batching import fitting_threads
 
 # A chunk of name scores is kept when the run is stopped; a few seconds of work on a small model.
 _CHUNK = 2048
@@ -64,9 +65,10 @@ class Config:
 def run(config: Config, context: Context) -> Sequence[Verdict]:
     """Measure, judge, and write report.html."""
     subject = load_subject(config, context)
-    measured = take_measurements(config, context, subject)
-    verdicts = judge(subject, measured, context.seed)
-    context.document("report.html", render(subject, measured, verdicts, context.provenance))
+    with fitting_threads(subject.model):
+        measured = take_measurements(config, context, subject)
+        verdicts = judge(subject, measured, context.seed)
+        context.document("report.html", render(subject, measured, verdicts, context.provenance))
     return verdicts
 
 

@@ -164,9 +164,22 @@ def _columns(result: xr.Dataset, column_axis: str, example: int | None) -> list[
         return [str(s) for s in result["span"].values]
     labels = [str(label) for label in result["position_label"].values]
     if example is None:
-        return labels
+        return [_shared_token(result, i) or label for i, label in enumerate(labels)]
     tokens = [str(t) for t in result["clean_token"].isel(example=example).values]
     return [token or label for token, label in zip(tokens, labels, strict=True)]
+
+
+def _shared_token(result: xr.Dataset, column: int) -> str:
+    """The token that all prompts have at a position, or "" where they differ: it says more than
+    a label."""
+    if "clean_token" not in result.coords or result.sizes["example"] < 2:
+        return ""
+    tokens = {
+        str(token)
+        for run in ("clean", "corrupt")
+        for token in result[f"{run}_token"].values[:, column]
+    }
+    return tokens.pop() if len(tokens) == 1 else ""
 
 
 def _hovers(
