@@ -21,7 +21,12 @@ from interp import PromptPairs, Site, capture, load_model, logit_lens, sweep
 from interp.errors import ObverseError
 from interp.model import Model
 
-FACTS = "subject,object\nTom Cruise,Mary Lee Pfeiffer\nDakota Johnson,Melanie Griffith\n"
+FACTS = (
+    "subject,object\n"
+    "Tom Cruise,Mary Lee Pfeiffer\n"
+    "Kate Hudson,Goldie Hawn\n"
+    "Carrie Fisher,Debbie Reynolds\n"
+)
 
 
 @pytest.fixture(scope="session")
@@ -119,8 +124,9 @@ def test_an_unknown_model_is_refused_with_the_nearest_name(home: Path) -> None:
         (b"subject,object\n", "is empty"),
         ("subject,object\nZoë,Lisa\n".encode("latin-1"), "not UTF-8"),
         (FACTS.encode() + b"Tom Cruise,Mary Lee Pfeiffer\n", "same fact twice"),
-        (FACTS.encode() + b"Tom Cruise,\n", "empty name in line 4"),
+        (FACTS.encode() + b"Tom Cruise,\n", "empty name in line 5"),
         (b"subject,object,split\nTom,Mary,sideways\n", "unknown split 'sideways'"),
+        (b"subject,object\nTom Cruise,Mary Lee Pfeiffer\n", "three different names"),
     ],
 )
 def test_a_bad_facts_file_is_refused(content: bytes, sentence: str, home: Path) -> None:
@@ -131,7 +137,7 @@ def test_a_bad_facts_file_is_refused(content: bytes, sentence: str, home: Path) 
 
 
 def test_a_missing_facts_file_is_refused(home: Path) -> None:
-    assert "cannot be read" in told("run", "reversal-curse", "--facts", "nowhere.csv")
+    assert "There is no file" in told("run", "reversal-curse", "--facts", "nowhere.csv")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +147,6 @@ def test_a_missing_facts_file_is_refused(home: Path) -> None:
         (("lens", "Tom Cruise's mother is", "--answer", " "), "no tokens"),
         (("lens", "Tom " * 500), "reads at most"),
         (("run", "reversal-course"), "reversal-curse"),
-        (("run", "reversal-curse", "--preset", "fast"), "quick"),
     ],
 )
 def test_a_bad_question_is_refused(arguments: tuple[str, ...], sentence: str, home: Path) -> None:

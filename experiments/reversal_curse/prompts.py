@@ -11,7 +11,7 @@ from experiments.organisms.facts import Direction, Fact
 from experiments.reversal_curse.facts import fill
 from interp.model import Model
 from interp.prompts import PromptPairs, continuations
-from interp.tokens import tokenise
+from interp.tokens import TokenBatch, tokenise
 
 
 def answer(fact: Fact, direction: Direction) -> str:
@@ -56,24 +56,16 @@ def make_pairs(
         sham: put a third name, which has neither answer, in the place of the clean one: patching
             from it must not bring the answer back.
 
-    Raises:
-        FactsError: no fact can be a partner of another.
+    `check_answers` tells whether the facts suffice.
     """
     rng = np.random.default_rng(seed)
     prompts = tokenise(model, [fill(template, fact) for fact in facts])
     length = prompts.lengths.tolist()
-    first = [
-        ids[0] for ids in continuations(model, prompts, [answer(fact, direction) for fact in facts])
-    ]
+    first = _first_tokens(model, facts, direction, prompts)
 
     def partner(row: int, taken: set[int]) -> int:
         fact = facts[row]
         options = [i for i in range(len(facts)) if first[i] not in taken]
-        if not options:
-            raise FactsError(
-                "All answers start with the same token, so no two facts can be told apart; give "
-                "facts with different answers."
-            )
         # From the most alike to the least: same words and split, then same length.
         words = (fact.relation, fact.inverse, fact.split)
         alike = [
@@ -102,3 +94,20 @@ def make_pairs(
             ]
         },
     )
+
+
+def check_answers(model: Model, facts: Sequence[Fact], direction: Direction, template: str) -> None:
+    """Raise a FactsError unless pairs, and a sham for each, can be made of the facts."""
+    prompts = tokenise(model, [fill(template, fact) for fact in facts])
+    if len(set(_first_tokens(model, facts, direction, prompts))) < 3:
+        raise FactsError(
+            "Names are told apart by their first token, and patching needs three different names "
+            f"as {direction} answers; give more facts."
+        )
+
+
+def _first_tokens(
+    model: Model, facts: Sequence[Fact], direction: Direction, prompts: TokenBatch
+) -> list[int]:
+    answers = [answer(fact, direction) for fact in facts]
+    return [ids[0] for ids in continuations(model, prompts, answers)]

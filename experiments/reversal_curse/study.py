@@ -22,7 +22,7 @@ from experiments.reversal_curse import facts as fact_files
 from experiments.reversal_curse import measure, patch
 from experiments.reversal_curse.hypotheses import absence, subject_token
 from experiments.reversal_curse.measure import Measurements, Subject
-from experiments.reversal_curse.prompts import valid_answers
+from experiments.reversal_curse.prompts import check_answers, valid_answers
 from experiments.reversal_curse.report import render
 from experiments.study import Study, Verdict
 from interp.batching import fitting_threads
@@ -91,6 +91,8 @@ def load_subject(config: Config, context: Context) -> Subject:
         if where is None
         else fact_files.read_templates(context.input_file("templates", where))
     )
+    for direction in DIRECTIONS:
+        check_answers(model, facts, direction, templates[direction].trained[0])
     return Subject(model, facts, templates)
 
 

@@ -11,7 +11,7 @@ from experiments.errors import FactsError
 from experiments.organisms.bundled import reversal_curse
 from experiments.organisms.facts import Fact
 from experiments.reversal_curse.facts import fill, read_facts, read_templates
-from experiments.reversal_curse.prompts import make_pairs, valid_answers
+from experiments.reversal_curse.prompts import check_answers, make_pairs, valid_answers
 from interp import load_model
 from interp.model import Model
 
@@ -100,6 +100,8 @@ def test_answers_that_start_alike_cannot_be_paired(model: Model) -> None:
     facts = [
         Fact("Tom Cruise", "Mary Lee Pfeiffer", "mother", "son", "unknown"),
         Fact("Kate Hudson", "Mary Hawn", "mother", "daughter", "unknown"),
+        Fact("Carrie Fisher", "Goldie Hawn", "mother", "daughter", "unknown"),
     ]
-    with pytest.raises(FactsError, match="same token"):
-        make_pairs(model, facts, [0], "forward", "{subject}'s {relation} is", seed=0)
+    check_answers(model, facts, "reverse", "{object}'s {inverse} is")
+    with pytest.raises(FactsError, match="three different names"):
+        check_answers(model, facts, "forward", "{subject}'s {relation} is")
