@@ -1,0 +1,152 @@
+"""The folder of a training: who owns it, checkpoints on the way, and the finished organism.
+
+While a training runs, its folder holds `training.json` (what is being trained) and
+`training.safetensors` (the last checkpoint). Every file is written beside its place and then
+renamed, and `organism.json` comes last, so that a folder that has it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.organisms.errors import OrganismError
+from experiments.organisms.facts import FACTS_FILE, TEMPLATES_FILE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ORGANISM_FILE = "organism.json"
+FINISHED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    FACTS_FILE,
+    TEMPLATES_FILE,
+    ORGANISM_FILE,
+)
+_CLAIM, _STATE, _STAGING = "training.json", "training.safetensors", "training.staging"
+_TRAINING_FILES = (_CLAIM, _STATE, _STAGING, f"{_CLAIM}.tmp", f"{_STATE}.tmp")
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a training stands after `step` steps: tensors by name, and the losses so far (nats)."""
+
+    step: int
+    losses: tuple[float, ...]
+    tensors: dict[str, Tensor]
+
+
+def claim(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Take `folder` for the training that `identity` describes; True where it is finished already.
+
+    `identity` is plain JSON data: the config, and the versions that the bits depend on. A folder
+    that is missing or empty is taken, one that was begun with the same identity is gone on with.
+
+    Raises `OrganismError` for a folder that holds another training or other files.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise OrganismError(f"Cannot use {folder} as a folder; choose another one.") from error
+    if not names:
+        _write_json(folder / _CLAIM, identity)
+        return False
+    foreign = sorted(names - {*FINISHED_FILES, *_TRAINING_FILES})
+    if foreign or not names & {_CLAIM, ORGANISM_FILE}:
+        other = (foreign or sorted(names))[0]
+        raise OrganismError(
+            f"{folder} holds files that are not of this training, such as {other}; "
+            "choose an empty folder."
+        )
+    finished = ORGANISM_FILE in names
+    found = _read_json(folder / (ORGANISM_FILE if finished else _CLAIM))
+    differing = [key for key, value in identity.items() if found.get(key) != value]
+    if differing:
+        raise OrganismError(
+            f"{folder} holds an organism of another {' and other '.join(differing)}; "
+            "choose an empty folder."
+        )
+    if finished:
+        _remove_training_files(folder)
+    return finished
+
+
+def save_state(folder: Path, state: TrainingState) -> None:
+    """Replace the last checkpoint in `folder`."""
+    from safetensors.torch import save_file
+
+    progress = json.dumps({"step": state.step, "losses": state.losses})
+    temporary = folder / f"{_STATE}.tmp"
+    save_file(state.tensors, temporary, metadata={"progress": progress})
+    os.replace(temporary, folder / _STATE)
+
+
+def load_state(folder: Path) -> TrainingState | None:
+    """The last checkpoint in `folder`, if there is one.
+
+    Raises `OrganismError` where it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / _STATE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as stored:
+            progress = json.loads(stored.metadata()["progress"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        return TrainingState(progress["step"], tuple(progress["losses"]), tensors)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise OrganismError(
+            f"Cannot read the checkpoint {path}; remove it to train from the start."
+        ) from error
+
+
+def staging(folder: Path) -> Path:
+    """An empty folder inside `folder` to write the finished files into."""
+    path = folder / _STAGING
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    return path
+
+
+def finish(folder: Path, record: Mapping[str, Any]) -> None:
+    """Move the staged files into place, `record` last, and remove what only training needed."""
+    path = folder / _STAGING
+    for name in FINISHED_FILES:
+        if name != ORGANISM_FILE:
+            os.replace(path / name, folder / name)
+    _write_json(path / ORGANISM_FILE, record)
+    os.replace(path / ORGANISM_FILE, folder / ORGANISM_FILE)
+    _remove_training_files(folder)
+
+
+def _remove_training_files(folder: Path) -> None:
+    shutil.rmtree(folder / _STAGING, ignore_errors=True)
+    for name in _TRAINING_FILES:
+        if name != _STAGING:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OrganismError(f"Cannot read {path}; choose an empty folder.") from error
+    return content if isinstance(content, dict) else {}
