@@ -192,6 +192,7 @@ def resume(
     start: int,
     stop: int | None = None,
     span: tuple[Active, Active] | None = None,
+    grad: bool = False,
 ) -> Float[Tensor, "row position d_model"]:
     """Run blocks `start` to `stop` (all that are left) from a given residual stream.
 
@@ -203,8 +204,9 @@ def resume(
         span: positions that may have changed, and those of them that will be read at the end;
             only these are computed, and the result holds nothing else. Needs a recording made
             `for_packing` and a model for which `packs` holds.
+        grad: whether the result can be differentiated by `hidden`.
     """
-    with model.lock, torch.no_grad():
+    with model.lock, torch.set_grad_enabled(grad):
         for layer in range(start, model.n_layers if stop is None else stop):
             args, kwargs = recording.calls[layer].at(rows, recording.batch)
             block = model.bridge.blocks[layer]
@@ -253,9 +255,14 @@ def _packs(model: Model, ids: Int[Tensor, "1 position"]) -> bool:
     return _relative_error(ours, recording[exit_][:, -1]) <= _TOLERANCE[model.dtype]
 
 
-def readout(model: Model, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocabulary"]:
-    """Logits, in float32, of final residual streams: norm, unembedding, soft cap or scale."""
-    with model.lock, torch.no_grad():
+def readout(
+    model: Model, hidden: Float[Tensor, "... d_model"], *, grad: bool = False
+) -> Float[Tensor, "... vocabulary"]:
+    """Logits, in float32, of final residual streams: norm, unembedding, soft cap or scale.
+
+    With `grad` they can be differentiated by `hidden`.
+    """
+    with model.lock, torch.set_grad_enabled(grad):
         # Norm components expect [batch, position, d_model].
         flat = hidden.reshape(1, -1, hidden.shape[-1])
         logits: Tensor = model.bridge.unembed(model.bridge.ln_final(flat))

@@ -1,6 +1,8 @@
 """Activation patching: what changes in the answer when one activation is replaced."""
 
+from interp.patching.estimate import agreement, estimate
 from interp.patching.exact import sweep
 from interp.patching.results import normalised
+from interp.patching.single import patch_once
 
-__all__ = ["normalised", "sweep"]
+__all__ = ["agreement", "estimate", "normalised", "patch_once", "sweep"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.alignment import Alignment
 from interp.errors import SiteError
 from interp.model import Model
-from interp.sites import heads_at, site_kind
+from interp.sites import Site, check, heads_at, site_kind
 
 By = Literal["position", "span", "head"]
 Indices = npt.NDArray[np.int64]
@@ -50,13 +50,15 @@ class Cells:
     def __len__(self) -> int:
         return len(self.example)
 
-    def flat_index(self) -> Indices:
-        """Where each cell stands in the flattened [example, *shape] result."""
+    def to_grid(self, values: npt.NDArray[np.float32], n_examples: int) -> npt.NDArray[np.float32]:
+        """Values [cell, layer] as [example, layer, *shape], NaN where there is no cell."""
         position_axis = next((a for a in self.axes if a != "head"), None)
         index = self.example.copy()
         for axis, size in zip(self.axes, self.shape, strict=True):
             index = index * size + (self.group if axis == position_axis else self.head)
-        return index
+        grid = np.full((n_examples * int(np.prod(self.shape)), values.shape[1]), np.nan, np.float32)
+        grid[index] = values
+        return np.moveaxis(grid.reshape(n_examples, *self.shape, -1), -1, 1)
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,16 @@ def check_by(site: str, by: By | Sequence[By] | None) -> tuple[By, ...]:
     if "head" in chosen and not kind.per_head:
         raise SiteError(f"The site '{site}' has no heads; sweep it by 'position' or 'span'.")
     return tuple(axis for axis in _AXES if axis in chosen)
+
+
+def check_layers(model: Model, site: str, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers to patch, in order; a SiteError where the model lacks one, or the site there."""
+    chosen = tuple(range(model.n_layers)) if layers is None else tuple(sorted(set(layers)))
+    if not chosen:
+        raise SiteError("There are no layers to patch; name at least one, or leave `layers` out.")
+    for layer in chosen:
+        check(model, Site(site, layer))
+    return chosen
 
 
 def lay_out(

@@ -18,13 +18,12 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import sites as site_names
 from interp.batching import batches, rows_that_fit
 from interp.errors import SiteError
 from interp.forward import Recording, packs, readout, record, recording_memory
 from interp.metrics import Metric, get_metric
 from interp.model import Model
-from interp.patching.cells import By, check_by, lay_out
+from interp.patching.cells import By, check_by, check_layers, lay_out
 from interp.patching.results import label
 from interp.patching.sources import Source, constants
 from interp.patching.walk import RUNS, Direction, Plan, walk
@@ -88,7 +87,7 @@ def sweep(
         MetricError: there is no such metric.
     """
     axes = check_by(site, by)
-    chosen = _layers(model, site, layers)
+    chosen = check_layers(model, site, layers)
     metric = get_metric(metric)
     direction = direction or ("denoising" if source == "other" else "noising")
     if direction not in RUNS:
@@ -122,9 +121,7 @@ def sweep(
         patched += scores
         for run, value in unpatched_scores.items():
             unpatched[run] += value
-    grid = np.full((len(pairs) * int(np.prod(cells.shape)), len(chosen)), np.nan, dtype=np.float32)
-    grid[cells.flat_index()] = patched
-    grid = np.moveaxis(grid.reshape(len(pairs), *cells.shape, len(chosen)), -1, 1)
+    grid = cells.to_grid(patched, len(pairs))
     result = label(model, pairs, site, metric, direction, cells, chosen, grid, unpatched)
     return result.assign_attrs(source=source if isinstance(source, str) else "given")
 
@@ -210,12 +207,3 @@ def _score(
 
 def _from(progress: Progress | None, before: int, total: int) -> Callable[[int], None]:
     return lambda done: progress(before + done, total) if progress else None
-
-
-def _layers(model: Model, site: str, layers: Sequence[int] | None) -> tuple[int, ...]:
-    chosen = tuple(range(model.n_layers)) if layers is None else tuple(sorted(set(layers)))
-    if not chosen:
-        raise SiteError("There are no layers to patch; name at least one, or leave `layers` out.")
-    for layer in chosen:
-        site_names.check(model, Site(site, layer))
-    return chosen
