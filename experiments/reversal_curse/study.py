@@ -177,15 +177,18 @@ def judge(subject: Subject, measured: Measurements, seed: int) -> list[Verdict]:
         words = [(fact.relation, fact.inverse) for fact in subject.facts]
         return absence.preferences(measured.names[direction], members, right, words)
 
-    # Facts learned in the other direction too, or only in reverse, say nothing about absence.
-    cursed = known & np.isin(split, ("forward", "unknown"))
-    compared = measured.names["reverse"]["name"].values
-    members = np.array([i for i in compared if cursed[i]], dtype=np.int64)
-    learned_both = np.array([i for i in compared if split[i] == "both"], dtype=np.int64)
+    def members(learned: tuple[str, ...], told: Direction) -> npt.NDArray[np.int64]:
+        """Facts learned in one direction only that the model answers the way it was told them."""
+        right = measured.facts[f"{told}_correct"].to_numpy(dtype=bool) & np.isin(split, learned)
+        return np.array([i for i in measured.names[told]["name"].values if right[i]], np.int64)
+
+    # The curse has two sides: facts told forward and asked in reverse, and the other way round.
+    forward, reverse = members(("forward", "unknown"), "forward"), members(("reverse",), "reverse")
+    both = np.array([i for i in measured.names["reverse"]["name"].values if split[i] == "both"])
     h2 = absence.judge(
-        preferences("reverse", members),
-        preferences("forward", members),
-        preferences("reverse", learned_both) if len(learned_both) else None,
+        np.hstack([preferences("reverse", forward), preferences("forward", reverse)]),
+        np.hstack([preferences("forward", forward), preferences("reverse", reverse)]),
+        preferences("reverse", both.astype(np.int64)) if len(both) else None,
     )
     return [h1, h2]
 

@@ -60,31 +60,32 @@ def preferences(
 
 
 def judge(
-    reverse: npt.NDArray[np.float64],
-    forward: npt.NDArray[np.float64],
+    untold: npt.NDArray[np.float64],
+    told: npt.NDArray[np.float64],
     both: npt.NDArray[np.float64] | None,
 ) -> Verdict:
-    """Decide H2 from preferences [layer, fact] over facts that the model knows forward.
+    """Decide H2 from preferences [layer, fact] over facts that the model knows as it was told them.
 
     Args:
-        reverse: of the reverse answer.
-        forward: of the forward answer of the same facts, the control.
+        untold: of the answer in the direction that was never told.
+        told: of the answer of the same facts in the direction that was, the control.
         both: of the reverse answer of facts learned in both directions, a second control.
     """
-    compared = np.isfinite(reverse).all(axis=0) & np.isfinite(forward).all(axis=0)
-    reverse, forward = reverse[:, compared], forward[:, compared]
-    n = reverse.shape[1]
+    compared = np.isfinite(untold).all(axis=0) & np.isfinite(told).all(axis=0)
+    untold, told = untold[:, compared], told[:, compared]
+    n = untold.shape[1]
     if n < LEAST_FACTS:
         return _undecided(n)
-    layers = [tost(values, MARGIN) for values in reverse]
-    p_values = holm([_two_sided(values) for values in reverse])
-    control = tost(forward[-1], MARGIN)
+    layers = [tost(values, MARGIN) for values in untold]
+    p_values = holm([_two_sided(values) for values in untold])
+    control = tost(told[-1], MARGIN)
     worst = int(np.argmax([max(abs(layer.low), abs(layer.high)) for layer in layers]))
     outcome = _outcome(layers, p_values, control)
     found = layers[worst]
     statement = {
-        "supported": f"At every layer the lens prefers the right name by less than {MARGIN} nats",
-        "rejected": "The lens tells the right name from others in some layer",
+        "supported": f"Asked the other way round than it was told, the lens prefers the right name "
+        f"by less than {MARGIN} nats at every layer",
+        "rejected": "Asked the other way round, the lens still prefers the right name somewhere",
         "undecided": f"The lens cannot exclude a preference of {MARGIN} nats at every layer",
     }[outcome]
     interval = f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}] nats"
@@ -112,7 +113,9 @@ def _outcome(
         return "undecided"
     if all(layer.equivalent for layer in layers):
         return "supported"
-    return "rejected" if bool((p_values < 0.05).any()) else "undecided"
+    # A difference from zero that is smaller than the margin is no evidence of knowledge either.
+    found = [p < 0.05 and abs(each.mean) > MARGIN for p, each in zip(p_values, layers, strict=True)]
+    return "rejected" if any(found) else "undecided"
 
 
 def _two_sided(values: npt.NDArray[np.float64]) -> float:
@@ -121,10 +124,10 @@ def _two_sided(values: npt.NDArray[np.float64]) -> float:
     return float(scipy_stats.ttest_1samp(values, 0.0).pvalue)
 
 
-def _control(forward: Equivalence, both: npt.NDArray[np.float64] | None) -> str:
+def _control(told: Equivalence, both: npt.NDArray[np.float64] | None) -> str:
     text = (
-        f"The same lens prefers the right forward answer by {forward.mean:.1f} "
-        f"[{forward.low:.1f}, {forward.high:.1f}] nats at the last layer"
+        f"Asked the way they were told, the same lens prefers the right answer by {told.mean:.1f} "
+        f"[{told.low:.1f}, {told.high:.1f}] nats at the last layer"
     )
     if both is not None and both.shape[1] >= LEAST_FACTS:
         found = tost(both[-1], MARGIN)
@@ -141,13 +144,13 @@ def _undecided(n: int) -> Verdict:
         claim=CLAIM,
         outcome="undecided",
         statement=(
-            f"The model answers the forward question of {n} of the compared facts, too few to say "
-            f"what it lacks in reverse ({LEAST_FACTS} are needed)."
+            f"The model knows {n} of the compared facts as they were told, too few to say what it "
+            f"lacks the other way round ({LEAST_FACTS} are needed)."
         ),
         estimate=None,
         low=None,
         high=None,
         unit="nats",
         n=n,
-        control="None: what is not known forward cannot be missing in reverse.",
+        control="None: what is not known as it was told cannot be missing the other way round.",
     )
