@@ -265,7 +265,7 @@ def _blocks_left_out(hf_model: Any, unexpected: Iterable[str]) -> list[str]:
 
 def _from_memory(source: Any, tokenizer: Any, device: torch.device) -> Model:
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoTokenizer, PreTrainedModel
+    from transformers import PreTrainedModel
 
     if isinstance(source, TransformerBridge):
         bridge, name = source, str(source.cfg.model_name or type(source.original_model).__name__)
@@ -280,9 +280,12 @@ def _from_memory(source: Any, tokenizer: Any, device: torch.device) -> Model:
         name = source.config.name_or_path or type(source).__name__
         # TransformerLens reads configuration and tokenizer by name, so they get a folder.
         with _quiet(), tempfile.TemporaryDirectory() as folder:
+            # Saving a model sets this; one that was never saved lacks it.
+            source.config.architectures = [type(source).__name__]
             source.config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            # AutoTokenizer would choose a class by the architecture, which may cut other tokens.
+            tokenizer = type(tokenizer).from_pretrained(folder, local_files_only=True)
             bridge = _bridge(source, tokenizer, folder, device, source.dtype)
     else:
         raise ModelError(

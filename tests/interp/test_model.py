@@ -125,6 +125,27 @@ def test_a_model_in_training_is_measured_without_dropout() -> None:
     torch.testing.assert_close(first, again, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("architecture", ["Qwen2", "Olmo"])
+def test_a_model_in_memory_keeps_its_own_tokenizer_and_class(architecture: str) -> None:
+    """Qwen2 has a tokenizer class of its own, and Olmo is found by its class's name only."""
+    import transformers
+
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=len(VOCABULARY),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    hf = getattr(transformers, f"{architecture}ForCausalLM")(config)
+    model = load_model(hf, tokenizer=builders.build_tokenizer())
+    assert model.token_ids("we saw Ann")[-3:] == builders.words("we saw Ann")
+
+
 def test_a_model_may_be_smaller_than_the_first_look_at_it() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
