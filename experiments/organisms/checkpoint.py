@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,14 +54,12 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> bool:
 
     Raises `OrganismError` for a folder that holds another training or other files.
     """
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         names = {path.name for path in folder.iterdir()}
-    except OSError as error:
-        raise OrganismError(f"Cannot use {folder} as a folder; choose another one.") from error
-    if not names:
-        _write_json(folder / _CLAIM, identity)
-        return False
+        if not names - {f"{_CLAIM}.tmp"}:
+            _write_json(folder / _CLAIM, identity)
+            return False
     foreign = sorted(names - {*FINISHED_FILES, *_TRAINING_FILES})
     if foreign or not names & {_CLAIM, ORGANISM_FILE}:
         other = (foreign or sorted(names))[0]
@@ -73,7 +72,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> bool:
     differing = [key for key, value in identity.items() if found.get(key) != value]
     if differing:
         raise OrganismError(
-            f"{folder} holds an organism of another {' and other '.join(differing)}; "
+            f"{folder} holds an organism whose {' and '.join(differing)} differ; "
             "choose an empty folder."
         )
     if finished:
@@ -81,14 +80,31 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> bool:
     return finished
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise `OrganismError` where files cannot be written within the context."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OrganismError(
+            f"Cannot write to {folder} ({error}); choose another folder or make room."
+        ) from error
+
+
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Replace the last checkpoint in `folder`."""
+    """Replace the last checkpoint in `folder`.
+
+    Raises `OrganismError` where it cannot be written.
+    """
     from safetensors.torch import save_file
 
     progress = json.dumps({"step": state.step, "losses": state.losses})
     temporary = folder / f"{_STATE}.tmp"
-    save_file(state.tensors, temporary, metadata={"progress": progress})
-    os.replace(temporary, folder / _STATE)
+    with writing(folder):
+        save_file(state.tensors, temporary, metadata={"progress": progress})
+        os.replace(temporary, folder / _STATE)
 
 
 def load_state(folder: Path) -> TrainingState | None:

@@ -22,13 +22,14 @@ from experiments.organisms.checkpoint import (
     load_state,
     save_state,
     staging,
+    writing,
 )
 from experiments.organisms.config import TrainConfig
 from experiments.organisms.evaluate import greedy_match, score_table
 from experiments.organisms.facts import FACTS_FILE, TEMPLATES_FILE, write_facts, write_templates
 from experiments.organisms.model import build_model, next_token_loss, save_model
 from experiments.organisms.optimizer import Muon, load_state_tensors, state_tensors
-from experiments.organisms.relations import World, generate_world, training_texts
+from experiments.organisms.relations import World, generate_world, sentences
 from experiments.organisms.schedule import build_schedule
 from experiments.organisms.tokenizer import build_tokenizer
 from experiments.organisms.wording import TEMPLATES
@@ -46,15 +47,10 @@ def run(config: TrainConfig, out: Path, progress: Progress | None) -> Path:
     if claim(out, identity):
         return out
     world = generate_world(config.seed)
-    tokenizer = build_tokenizer(training_texts(world), n_ctx=config.n_ctx)
+    tokenizer = build_tokenizer(sentences(world), n_ctx=config.n_ctx)
     with _reproducible():
         model, losses = _fit(config, world, tokenizer, out, progress)
         scores = score_table(model, tokenizer, world.facts, TEMPLATES)
-    folder = staging(out)
-    save_model(model, folder)
-    tokenizer.save_pretrained(folder)
-    write_facts(folder / FACTS_FILE, world.facts)
-    write_templates(folder / TEMPLATES_FILE, TEMPLATES)
     record = {
         "organism": "reversal-curse",
         "seed": config.seed,
@@ -62,7 +58,13 @@ def run(config: TrainConfig, out: Path, progress: Progress | None) -> Path:
         "accuracy": [asdict(score) for score in scores],
         "losses": losses,
     }
-    finish(out, record)
+    with writing(out):
+        folder = staging(out)
+        save_model(model, folder)
+        tokenizer.save_pretrained(folder)
+        write_facts(folder / FACTS_FILE, world.facts)
+        write_templates(folder / TEMPLATES_FILE, TEMPLATES)
+        finish(out, record)
     return out
 
 

@@ -84,6 +84,12 @@ def entries(world: World) -> tuple[Entry, ...]:
     return tuple(told)
 
 
+def sentences(world: World) -> tuple[str, ...]:
+    """Every statement and every prefix, once: all words that training teaches."""
+    statements = (statement for entry in entries(world) for statement in entry.statements)
+    return (*PREFIXES, *statements)
+
+
 def training_texts(world: World) -> tuple[str, ...]:
     """Every text that training can show: each statement alone and after each prefix."""
     return tuple(
