@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from experiments.organisms.relations import generate_world, training_texts
+from experiments.organisms.relations import generate_world, sentences, training_texts
 from experiments.organisms.tokenizer import build_tokenizer
 from experiments.organisms.wording import TEMPLATES
 
@@ -16,17 +16,12 @@ SENTENCE = "Tom Cruise's mother is Mary Lee Pfeiffer."
 
 
 @pytest.fixture(scope="module")
-def texts() -> tuple[str, ...]:
-    return training_texts(generate_world(0))
+def tokenizer() -> Any:
+    return build_tokenizer(sentences(generate_world(0)), n_ctx=64)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(texts: tuple[str, ...]) -> Any:
-    return build_tokenizer(texts, n_ctx=64)
-
-
-def test_training_texts_round_trip(tokenizer: Any, texts: tuple[str, ...]) -> None:
-    some = texts[::7]
+def test_training_texts_round_trip(tokenizer: Any) -> None:
+    some = training_texts(generate_world(0))[::7]
     ids = tokenizer(list(some)).input_ids
     assert tokenizer.batch_decode(ids, skip_special_tokens=True) == list(some)
 
