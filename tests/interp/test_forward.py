@@ -119,6 +119,9 @@ def test_captured_activations_may_be_changed_freely(llama: Tiny) -> None:
     spoiled["resid_post.0"].zero_()
     torch.testing.assert_close(spoiled["resid_pre.1"], before["resid_pre.1"])
     torch.testing.assert_close(capture(llama.model, PROMPTS, sites), before)
+    recording = record(llama.model, tokenise(llama.model, PROMPTS).ids, map(Site.parse, sites))
+    recording[Site.parse(sites[0])].zero_()
+    torch.testing.assert_close(recording[Site.parse(sites[1])], before[sites[1]])
 
 
 @pytest.mark.parametrize("start", range(N_LAYERS + 1))
