@@ -123,6 +123,8 @@ def test_a_model_in_training_is_measured_without_dropout() -> None:
     model = load_model(hf, tokenizer=builders.build_tokenizer())
     first, again = (capture(model, ["we saw Ann"], "resid_post.2") for _ in range(2))
     torch.testing.assert_close(first, again, rtol=0, atol=0)
+    model.bridge.train()
+    assert not any(module.training for module in load_model(model.bridge).bridge.modules())
 
 
 @pytest.mark.parametrize("architecture", ["Qwen2", "Olmo"])

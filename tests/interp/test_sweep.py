@@ -36,7 +36,7 @@ def test_the_batch_size_does_not_matter(tiny: Tiny, size: int) -> None:
     pairs = prompt_pairs(tiny)
     for site, by, metric in (
         ("mlp_out", "position", "logit_diff"),
-        ("k", ("head", "position"), "logprob_diff"),
+        ("k", ("head", "span"), "logprob_diff"),
     ):
         whole = sweep(tiny.model, pairs, site, metric, by=by)
         cut = sweep(tiny.model, pairs, site, metric, by=by, batch_size=size)
@@ -48,9 +48,9 @@ def test_recording_pairs_one_by_one_does_not_matter(
 ) -> None:
     """So little memory that every pair is recorded, and every cell patched, on its own."""
     pairs = prompt_pairs(tiny)
-    whole = sweep(tiny.model, pairs, "z", "logprob_diff", by=("head", "position"))
+    whole = sweep(tiny.model, pairs, "z", "logprob_diff", by=("head", "span"))
     monkeypatch.setattr("interp.batching.memory_budget", lambda model: 1)
-    alone = sweep(tiny.model, pairs, "z", "logprob_diff", by=("head", "position"))
+    alone = sweep(tiny.model, pairs, "z", "logprob_diff", by=("head", "span"))
     for name in ("patched", "clean", "corrupt"):
         np.testing.assert_allclose(alone[name], whole[name], rtol=0, atol=1e-5)
 
