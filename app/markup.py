@@ -152,6 +152,7 @@ def verdict(
     unit: str,
     n: int,
     control: str,
+    confidence: float,
 ) -> str:
     """A card: badge and claim, the finding, its interval and its control."""
     ink, paper, word = BADGES.get(outcome, BADGES["undecided"])
@@ -160,7 +161,8 @@ def verdict(
         share = unit.startswith("share")
         value = f"<b>{quantity(estimate, share)}</b>"
         if low is not None and high is not None:
-            value += f" &nbsp;95% interval {quantity(low, share)} to {quantity(high, share)}"
+            value += f" &nbsp;{confidence:.0%} interval "
+            value += f"{quantity(low, share)} to {quantity(high, share)}"
         interval = f"{value} {esc(unit)} &nbsp;·&nbsp; n = {n}"
     return (
         f'<div class="ob-card"><span class="ob-badge" style="color:{ink};background:{paper}">'

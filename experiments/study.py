@@ -77,6 +77,8 @@ class Verdict:
     """Number of examples (pairs, seeds) behind the estimate."""
     control: str
     """What it was compared with, and what that showed."""
+    confidence: float = 0.95
+    """Of the interval; equivalence tests at 5% use one of 90%."""
 
     def __post_init__(self) -> None:
         if self.outcome not in get_args(Outcome):
@@ -97,7 +99,7 @@ class Verdict:
         """The inverse of `to_dict`. Raises RunError where `data` is not a verdict."""
         names = {field.name for field in dataclasses.fields(cls)}
         try:
-            return cls(**{name: data[name] for name in names})
+            return cls(**{name: data[name] for name in names if name in data})
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"A stored verdict is damaged ({error}); run it again.") from error
 

@@ -91,6 +91,7 @@ def _verdicts(run: runs.Run) -> None:
             unit=one.unit,
             n=one.n,
             control=one.control,
+            confidence=one.confidence,
         )
         for one in verdicts
     ]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from experiments.organisms.errors import OrganismError
 
+Progress = Callable[[int, int, dict[str, Any]], None]
+"""Called with the steps done, the steps in all, and what was last measured."""
 _MAY_BE_ZERO = ("seed", "warmup_steps", "name_bottleneck", "bottleneck_layers")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one training; the defaults make the bundled organism.
+    """Settings of one training; the defaults, with seed 4, make the bundled organism.
 
     `seed` draws the world, the order of the statements and the initial weights.
 

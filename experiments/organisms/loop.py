@@ -35,7 +35,7 @@ from experiments.organisms.tokenizer import build_tokenizer
 from experiments.organisms.wording import TEMPLATES
 
 if TYPE_CHECKING:
-    from experiments.organisms.train import Progress
+    from experiments.organisms.config import Progress
 
 _EVALUATE_EVERY = 25  # steps
 _MAX_GRADIENT_NORM = 1.0

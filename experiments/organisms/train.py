@@ -8,15 +8,11 @@ the facts it was (and was not) told, and the templates they were told in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from experiments.organisms.config import TrainConfig
+from experiments.organisms.config import Progress, TrainConfig
 
 __all__ = ["Progress", "TrainConfig", "train"]
-
-Progress = Callable[[int, int, dict[str, Any]], None]
 
 
 def train(config: TrainConfig, out: Path, progress: Progress | None = None) -> Path:

@@ -89,6 +89,7 @@ def test_hostile_text_is_escaped_everywhere() -> None:
             unit=HOSTILE,
             n=3,
             control=HOSTILE,
+            confidence=0.95,
         ),
     ]
     for piece in pieces:

@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def reversal_curse() -> Path:
-    """The folder of the organism that `train(TrainConfig(), ...)` makes."""
+    """Told of mothers and children one way, the other way, or both: shows the reversal curse."""
     return Path(__file__).parent / "reversal-curse"

@@ -90,7 +90,7 @@ def judge(
     }[outcome]
     interval = f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}] nats"
     where = f"after block {worst}" if worst else "in the embedding"
-    statement += f": the largest preference is {interval}, {where}."
+    statement += f": the largest preference is {interval} (90% interval), {where}."
     return Verdict(
         id="H2",
         claim=CLAIM,
@@ -102,6 +102,7 @@ def judge(
         unit="nats",
         n=n,
         control=_control(control, both),
+        confidence=0.90,
     )
 
 
