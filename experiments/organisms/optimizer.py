@@ -2,8 +2,8 @@
 
 Muon moves a matrix along the orthogonalised momentum (Jordan et al. 2024,
 https://kellerjordan.github.io/posts/muon/), so that directions which few facts need move
-as much as common ones. The organism stores its facts within some 300 steps; AdamW had stored next
-to none after 440.
+as much as common ones. Here the organism stores its facts within some 300 steps; with AdamW alone
+(one run, learning rate 4e-3, not tuned further) next to none were stored after 440.
 """
 
 from __future__ import annotations
