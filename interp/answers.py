@@ -108,7 +108,7 @@ def complete(model: Model, prompts: Sequence[str], n_tokens: Sequence[int] | int
             "each, 0 or more."
         )
     longest = max(wanted)
-    check_length(model, int(batch.lengths.max()) + longest, "prompts with their continuations")
+    check_length(model, int(batch.lengths.max()) + longest - 1, "prompts with their continuations")
     ids = torch.cat([batch.ids, torch.zeros(len(batch), longest, dtype=torch.long)], dim=1)
     last = Site("resid_post", model.n_layers - 1)
 

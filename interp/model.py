@@ -181,7 +181,7 @@ def load_model(
     source: str | Path | Any,
     *,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype = torch.float32,
+    dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     tokenizer: Any = None,
 ) -> Model:
@@ -192,8 +192,10 @@ def load_model(
             hub id ("gpt2"), a Hugging Face model in memory (give its `tokenizer` too), a
             TransformerBridge, or a Model (returned as it is).
         device: "cpu", "cuda", "mps"; the GPU where there is one if left out.
-        dtype: "float32" (default, whatever the checkpoint holds), "float16" or "bfloat16".
+        dtype: "float32" (default, whatever the checkpoint holds), "float16" or "bfloat16". A model
+            in memory keeps its own.
         revision: branch, tag or commit on the hub.
+        tokenizer: for models in memory; others bring their own.
 
     Raises:
         ModelError: the model is unknown, incomplete, damaged, or has non-finite weights.
@@ -201,9 +203,13 @@ def load_model(
     if isinstance(source, Model):
         return source
     chosen = _device(device)
-    precision = _dtype(dtype)
     if not isinstance(source, str | Path):
+        if dtype is not None or revision is not None:
+            raise ModelError("A model in memory has its dtype and revision; leave them out.")
         return _from_memory(source, tokenizer, chosen)
+    if tokenizer is not None:
+        raise ModelError(f"'{source}' brings its own tokenizer; leave tokenizer=… out.")
+    precision = _dtype(dtype or torch.float32)
     target, folder = sources.locate(source)
     with _quiet():
         hf_model, hf_tokenizer = _load_hugging_face(

@@ -81,6 +81,7 @@ class PromptPairs:
             )
         self.answer_ids = _continuations(model, self.clean, answers, "answers")
         self.foil_ids = None if foils is None else _continuations(model, self.clean, foils, "foils")
+        self._check_answers(model, answers, foils)
         self.answers = tuple(model.decode(ids) for ids in self.answer_ids)
         self.foils = (
             None if self.foil_ids is None else tuple(model.decode(ids) for ids in self.foil_ids)
@@ -120,6 +121,18 @@ class PromptPairs:
         if self.foil_ids is None:
             raise PromptError("This metric compares with a foil; give PromptPairs its foils=….")
         return self.foil_ids
+
+    def _check_answers(self, model: Model, answers: Answers, foils: Answers | None) -> None:
+        """The same tokens must be read after either prompt of a pair."""
+        for given, ids, what in (
+            (answers, self.answer_ids, "answers"),
+            (foils, self.foil_ids, "foils"),
+        ):
+            if given is not None and _continuations(model, self.corrupt, given, what) != ids:
+                raise PromptError(
+                    f"Some of the {what} have other tokens after the corrupted prompt than after "
+                    "the clean one; end both prompts alike."
+                )
 
     def _check_lengths(self, model: Model) -> None:
         longest = max(len(ids) for group in (self.answer_ids, self.foil_ids or ()) for ids in group)
@@ -189,7 +202,7 @@ def continuations(
 
 
 def _align(clean: TokenBatch, corrupt: TokenBatch, spans: Spans | None) -> Alignment:
-    if spans is None:
+    if not spans:
         unequal = np.nonzero((clean.lengths != corrupt.lengths).numpy())[0]
         if len(unequal):
             i = int(unequal[0])
@@ -227,15 +240,23 @@ def _find(batch: TokenBatch, example: int, words: str | tuple[str, str], name: s
             "Spans are found by their characters, which token ids and slow tokenizers do not give; "
             "pass the prompts as text to a model with a fast tokenizer."
         )
-    start = _whole_words(text, str(words)) if str(words).strip() else -1
-    if start < 0:
+    found = _places(text, str(words)) if str(words).strip() else []
+    if not found:
         raise PromptError(f"The span '{name}' ('{words}') is not in the prompt '{text}'.")
-    return alignment.token_range(offsets, start, start + len(words))
+    if len(found) > 1:
+        raise PromptError(
+            f"The span '{name}' ('{words}') stands {len(found)} times in the prompt '{text}'; name "
+            "a longer piece that stands there once."
+        )
+    return alignment.token_range(offsets, found[0], found[0] + len(words))
 
 
-def _whole_words(text: str, words: str) -> int:
-    """Where `words` first stand in `text`, not inside of other words if that can be helped."""
+def _places(text: str, words: str) -> list[int]:
+    """Where `words` stand in `text`: as whole words, or if they do so nowhere, inside of others."""
     left = r"(?<!\w)" if re.match(r"\w", words) else ""
     right = r"(?!\w)" if re.match(r"\w", words[-1]) else ""
-    whole = re.search(left + re.escape(words) + right, text)
-    return whole.start() if whole else text.find(words)
+    for pattern in (left + re.escape(words) + right, re.escape(words)):
+        found = [match.start() for match in re.finditer(pattern, text)]
+        if found:
+            return found
+    return []

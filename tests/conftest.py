@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is imported: the tests share few cores, and none of them may wait for a network.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ.setdefault("MKL_NUM_THREADS", "2")
+# Before torch is imported. The models of the tests are so small that a second thread only waits,
+# and none of them may wait for a network.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -252,16 +252,26 @@ def positions_of(batch: TokenBatch, example: int, label: str, of: PromptPairs) -
         ("Anna saw Ann and Bo", "Ann", [2]),  # not the first half of Anna
         ("Anna saw Ann and Bo", " Ann", [2]),
         ("we saw Ann Bo and Ann", "Ann Bo", [2, 3]),
-        ("we saw Ann and Ann", "Ann", [2]),  # the first of two
         ("we saw Anna", "Ann", [2]),  # only inside a word: the token that holds it
         ("who is Ann ?", "?", [3]),
     ],
 )
-def test_a_span_is_the_first_place_where_its_words_stand_whole(
+def test_a_span_is_the_place_where_its_words_stand_whole(
     tiny: Tiny, text: str, span: str, expected: list[int]
 ) -> None:
     found = PromptPairs(tiny.model, [text], [text], [" Gus"], spans={"it": [span]})
     assert positions_of(found.clean, 0, "it", found) == [len(tiny.bos) + i for i in expected]
+
+
+def test_a_span_that_stands_twice_is_refused(llama: Tiny) -> None:
+    text = "we saw Ann and Ann"
+    with pytest.raises(PromptError, match="2 times"):
+        PromptPairs(llama.model, [text], [text], [" Gus"], spans={"it": ["Ann"]})
+
+
+def test_no_spans_are_no_alignment_by_spans(llama: Tiny) -> None:
+    with pytest.raises(PromptError, match="spans"):
+        PromptPairs(llama.model, ["we saw Ann"], ["we saw Ann Bo"], [" Gus"], spans={})
 
 
 def test_each_pair_may_name_one_text_or_two(llama: Tiny) -> None:
