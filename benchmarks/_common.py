@@ -11,14 +11,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
 def describe_machine(device: str) -> str:
     """One line for the table in docs/benchmarks.md."""
     cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
+        (line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")),
         platform.processor(),
     )
     name = torch.cuda.get_device_name() if device == "cuda" else cpu

@@ -3,12 +3,14 @@
 GPT-2-small shape, random weights, one pair of prompts, float32. Also the arithmetic floor: the
 floating-point operations of the suffixes, at the rate that matrix products reach in this run.
 
-    python benchmarks/patching.py [--length 15] [--layers 12] [--device cpu] [--dtype float32]
+    python -m benchmarks.patching [--length 15] [--layers 12] [--device cpu] [--dtype float32]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import time
 import warnings
 from collections.abc import Callable
@@ -54,7 +56,9 @@ def theirs(model: Model, pairs: PromptPairs, site: str) -> np.ndarray:
         last = logits[:, -1].float()
         return (last[:, answer[0]] - last[:, foil[0]]).mean()
 
-    with torch.no_grad(), warnings.catch_warnings():
+    # Its progress bar cannot be turned off.
+    quiet = contextlib.redirect_stderr(io.StringIO())
+    with torch.no_grad(), warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
         _, cache = bridge.run_with_cache(clean)
         patch = {

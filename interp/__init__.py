@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from interp.metrics import logit_diff as logit_diff
     from interp.model import Model as Model
     from interp.model import load_model as load_model
+    from interp.patching import estimate as estimate
     from interp.patching import normalised as normalised
     from interp.patching import sweep as sweep
     from interp.prompts import PromptPairs as PromptPairs
@@ -31,6 +32,7 @@ _HOMES = {
     "Site": "interp.sites",
     "answer_logprob": "interp.metrics",
     "capture": "interp.forward",
+    "estimate": "interp.patching",
     "load_model": "interp.model",
     "logit_diff": "interp.metrics",
     "logit_lens": "interp.lens",
