@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIG",
+    "HEADLINE",
     "LOCK",
     "PROVENANCE",
     "RESULTS",
@@ -42,6 +43,8 @@ CONFIG = "config.json"
 PROVENANCE = "provenance.json"
 STAGES = "stages.json"
 VERDICTS = "verdicts.json"
+HEADLINE = "headline"
+"""Name of the table (column `sentence`) in which a study says what it found, to be quoted."""
 RESULTS = "results"
 LOCK = ".lock"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.files import read_bytes
 from experiments.errors import ObverseError, RunError
-from experiments.layout import CONFIG, PROVENANCE, VERDICTS, read_json
+from experiments.layout import CONFIG, HEADLINE, PROVENANCE, VERDICTS, read_json
 from experiments.manifest import Kind, Manifest
 from experiments.provenance import Provenance
 from experiments.storage import decode_dataset, decode_table
@@ -71,6 +71,13 @@ class RunRecord:
     def report(self) -> Path | None:
         """report.html, if the study has written one."""
         return self._manifest.path("report.html") if self._has_report() else None
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """What was found, in sentences to quote; none where the study has not stored any."""
+        if not self.finished or HEADLINE not in self.names("table"):
+            return ()
+        return tuple(str(sentence) for sentence in self.table(HEADLINE)["sentence"])
 
     def names(self, kind: Kind | None = None) -> list[str]:
         """The names of the stored results: all, or those of one kind ("table", "dataset")."""

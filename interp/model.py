@@ -222,10 +222,12 @@ def load_model(
 def _load_hugging_face(
     source: str, target: str, folder: Path | None, dtype: torch.dtype, revision: str | None
 ) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     where = {"revision": revision, "trust_remote_code": False, "local_files_only": bool(folder)}
     try:
+        # A hub that cannot be reached is waited for once, not for each of the tokenizer's files.
+        AutoConfig.from_pretrained(target, **where)
         tokenizer = AutoTokenizer.from_pretrained(target, **where)
         hf_model, info = AutoModelForCausalLM.from_pretrained(
             target,

@@ -78,6 +78,9 @@ def _example(facts: pd.DataFrame) -> None:
 
 def _verdicts(run: runs.Run) -> None:
     verdicts = run.record.verdicts
+    if run.record.headline:
+        said = " ".join(markup.esc(sentence) for sentence in run.record.headline)
+        parts.html(f'<p class="ob-small">{said}</p>')
     if not verdicts:
         return
     cards = [

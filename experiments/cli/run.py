@@ -102,6 +102,9 @@ def _print_findings(title: str, record: RunRecord) -> None:
     console = output()
     console.print()
     console.print(Text(visible(title), "bold"))
+    for sentence in record.headline:
+        console.print(visible(sentence), markup=False, soft_wrap=not console.is_terminal)
+    console.print()
     for verdict in record.verdicts:
         console.print(
             Text.assemble(

@@ -17,9 +17,11 @@ import xarray as xr
 
 from experiments.context import Context
 from experiments.errors import StudyError
+from experiments.layout import HEADLINE
 from experiments.organisms.facts import DIRECTIONS, Direction
 from experiments.reversal_curse import facts as fact_files
 from experiments.reversal_curse import measure, patch
+from experiments.reversal_curse.findings import headline
 from experiments.reversal_curse.hypotheses import absence, subject_token
 from experiments.reversal_curse.measure import Measurements, Subject
 from experiments.reversal_curse.prompts import check_answers, valid_answers
@@ -68,8 +70,13 @@ def run(config: Config, context: Context) -> Sequence[Verdict]:
     with fitting_threads(subject.model):
         measured = take_measurements(config, context, subject)
         verdicts = judge(subject, measured, context.seed)
+        context.table(HEADLINE, lambda _: _sentences(subject, measured))
         context.document("report.html", render(subject, measured, verdicts, context.provenance))
     return verdicts
+
+
+def _sentences(subject: Subject, measured: Measurements) -> pd.DataFrame:
+    return pd.DataFrame({"sentence": headline(subject.model.name, measured.accuracy)})
 
 
 def load_subject(config: Config, context: Context) -> Subject:

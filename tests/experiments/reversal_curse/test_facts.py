@@ -96,6 +96,17 @@ def test_a_sham_keeps_partners_and_changes_the_source(model: Model) -> None:
     assert all(a != b for a, b in zip(sham.clean.texts, real.clean.texts, strict=True))
 
 
+def test_another_seed_draws_other_partners(model: Model) -> None:
+    facts = read_facts(reversal_curse() / "facts.csv")
+    template = read_templates(reversal_curse() / "templates.json")["forward"].trained[0]
+    drawn = [
+        make_pairs(model, facts, range(20), "forward", template, seed=seed).corrupt.texts
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+
+
 def test_answers_that_start_alike_cannot_be_paired(model: Model) -> None:
     facts = [
         Fact("Tom Cruise", "Mary Lee Pfeiffer", "mother", "son", "unknown"),

@@ -1,0 +1,148 @@
+"""The whole study: on the bundled organism, on a model that knows nothing, and twice."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments.organisms.bundled import reversal_curse
+from experiments.organisms.evaluate import score_table
+from experiments.records import RunRecord
+from experiments.reversal_curse.facts import read_facts, read_templates
+from experiments.reversal_curse.study import STUDY, Config
+from experiments.runner import run_study
+from interp import load_model
+from interp.stats import wilson
+
+FEW = (
+    "subject,object,inverse,split\n"
+    "Tom Cruise,Mary Lee Pfeiffer,son,forward\n"
+    "Kate Hudson,Goldie Hawn,daughter,forward\n"
+    "Carrie Fisher,Debbie Reynolds,daughter,forward\n"
+    "Ben Stiller,Anne Meara,son,both\n"
+    "<img src=x onerror=alert(1)>,<script>alert(2)</script>,son,forward\n"
+)
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    """One quick run on the bundled organism."""
+    return run_study(STUDY, Config(), root=tmp_path_factory.mktemp("runs"), preset="quick")
+
+
+def test_forward_is_known_reverse_is_not_and_both_is_known_both_ways(record: RunRecord) -> None:
+    accuracy = record.table("accuracy").set_index(["split", "direction", "templates"])["rate"]
+    for templates in ("trained", "held_out"):
+        assert accuracy["forward", "forward", templates] >= 0.95
+        assert accuracy["both", "forward", templates] >= 0.95
+        assert accuracy["both", "reverse", templates] >= 0.95
+        assert accuracy["forward", "reverse", templates] <= 0.02
+        assert accuracy["reverse", "forward", templates] <= 0.02
+        assert accuracy["held_out", "forward", templates] <= 0.05
+
+
+def test_accuracy_agrees_with_plain_hugging_face(record: RunRecord) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = reversal_curse()
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    facts, templates = read_facts(folder / "facts.csv"), read_templates(folder / "templates.json")
+    scores = score_table(model, tokenizer, facts, templates)
+    ours = record.table("accuracy").set_index(["split", "direction", "templates"])
+    assert len(scores) == len(ours)
+    for score in scores:
+        row = ours.loc[(score.split, score.direction, score.templates)]
+        assert (row["correct"], row["total"]) == (score.correct, score.total)
+        assert (row["low"], row["high"]) == pytest.approx(
+            wilson(row["rate"] * row["facts"], row["facts"])
+        )
+
+
+def test_both_verdicts_are_supported_with_their_controls(record: RunRecord) -> None:
+    first, second = record.verdicts
+    assert (first.id, first.outcome) == ("H1", "supported")
+    assert (second.id, second.outcome) == ("H2", "supported")
+    assert first.low is not None
+    assert first.low > 0.5
+    assert second.high is not None
+    assert second.high < 0.5
+    assert second.confidence == 0.9
+    assert "third name" in first.control
+
+
+def test_the_headline_and_the_report_show_the_example_everyone_knows(record: RunRecord) -> None:
+    assert "100% [94%, 100%] right" in record.headline[0]
+    assert "0% [0%, 6%]" in record.headline[0]
+    assert record.report is not None
+    page = record.report.read_text(encoding="utf-8")
+    assert len(page.encode()) < 5_000_000
+    text = page.split("plotly-gzip")[0]
+    assert "Tom Cruise&#39;s mother is" in text
+    assert "Mary Lee Pfeiffer" in text
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", text)
+
+
+def test_margins_are_the_answer_against_the_other_names(record: RunRecord) -> None:
+    facts, names = record.table("facts"), record.table("names_reverse")
+    for index in (0, 70, 130):
+        row = facts.iloc[index]
+        others = names[(names["fact"] == index) & (names["name"] != index)]["logprob"]
+        expected = row["reverse_logprob"] - others.mean()
+        assert row["reverse_margin"] == pytest.approx(expected, abs=1e-5)
+
+
+def few(tmp_path: Path) -> Config:
+    (tmp_path / "facts.csv").write_text(FEW)
+    return Config(facts=str(tmp_path / "facts.csv"), n_names=5, n_pairs=5)
+
+
+def numbers(record: RunRecord) -> dict[str, Any]:
+    tables = {name: record.table(name) for name in record.names("table")}
+    return {**tables, **{name: record.dataset(name) for name in record.names("dataset")}}
+
+
+def test_the_same_seed_gives_the_same_numbers_again(tmp_path: Path) -> None:
+    model, config = load_model("reversal-curse"), few(tmp_path)
+    runs = [
+        numbers(run_study(STUDY, config, out=tmp_path / name, seed=3, model=model))
+        for name in ("one", "two")
+    ]
+    assert runs[0].keys() == runs[1].keys()
+    for name, first in runs[0].items():
+        if isinstance(first, pd.DataFrame):
+            pd.testing.assert_frame_equal(first, runs[1][name])
+        else:
+            assert first.identical(runs[1][name]), name
+
+
+def test_names_are_text_in_the_report(tmp_path: Path) -> None:
+    record = run_study(STUDY, few(tmp_path), out=tmp_path / "run")
+    assert record.report is not None
+    page = record.report.read_text(encoding="utf-8")
+    assert "<img src=x" not in page
+    assert "<script>alert" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+@pytest.mark.shared
+def test_a_model_that_knows_nothing_is_told_so_plainly(shared: Path, tmp_path: Path) -> None:
+    pairs = pd.read_csv(shared / "data/reversal_curse/parent_child_pairs.csv")
+    rows = pairs.drop_duplicates(["child", "parent", "parent_type"]).head(200)
+    rows.to_csv(tmp_path / "facts.csv", index=False)
+    config = Config(
+        model=str(shared / "models/stories260K"),
+        facts=str(tmp_path / "facts.csv"),
+        n_names=3,
+        n_pairs=4,
+    )
+    record = run_study(STUDY, config, out=tmp_path / "run")
+    assert "knows neither direction" in record.headline[0]
+    assert "200 facts" in record.headline[0]
+    assert [verdict.outcome for verdict in record.verdicts] == ["undecided", "undecided"]
