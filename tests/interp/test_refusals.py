@@ -255,7 +255,7 @@ def test_a_revision_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None
         asked.update(options, name=name)
         raise OSError("not today")
 
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", from_pretrained)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", from_pretrained)
     refused("some-org/some-model", "not today", revision="v2")
     assert (asked["name"], asked["revision"]) == ("some-org/some-model", "v2")
     assert asked["trust_remote_code"] is False

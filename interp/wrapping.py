@@ -1,0 +1,152 @@
+"""From files to a TransformerLens bridge whose numbers are Hugging Face's."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from interp import sources
+from interp.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+# A wrong norm, mask or position is off by 0.1 or more, rounding in bfloat16 by less than this.
+WRAPPED_TOLERANCE = 0.05
+
+
+def load_hugging_face(
+    source: str, target: str, folder: Path | None, dtype: torch.dtype, revision: str | None
+) -> tuple[Any, Any]:
+    """A Hugging Face model, whole and in eager attention, and its tokenizer.
+
+    Raises:
+        ModelError: it cannot be found or read, or its weights are not those of its configuration.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    where = {"revision": revision, "trust_remote_code": False, "local_files_only": bool(folder)}
+    try:
+        # A hub that cannot be reached is waited for once, not for each of the tokenizer's files.
+        AutoConfig.from_pretrained(target, **where)
+        tokenizer = AutoTokenizer.from_pretrained(target, **where)
+        hf_model, info = AutoModelForCausalLM.from_pretrained(
+            target,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager",
+            output_loading_info=True,
+            # Without this the shapes that do not fit are only told on the screen; see below.
+            ignore_mismatched_sizes=True,
+            **where,
+        )
+    except Exception as error:  # Hugging Face raises a dozen unrelated types here
+        if folder is None:
+            raise sources.unknown_model(source, first_sentence(error)) from error
+        raise ModelError(
+            f"The model in '{folder}' cannot be loaded: {first_sentence(error)}"
+        ) from error
+    missing = sorted(info.get("missing_keys", ()))
+    if missing:
+        raise ModelError(
+            f"'{target}' lacks {len(missing)} weights ('{missing[0]}' first), which would be "
+            "filled at random; save the whole model again."
+        )
+    misfits = sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()))
+    misfits += _blocks_left_out(hf_model, info.get("unexpected_keys", ()))
+    if misfits:
+        raise ModelError(
+            f"The weights in '{target}' do not fit its config.json ('{misfits[0]}' first); restore "
+            "both from the same checkpoint."
+        )
+    return hf_model, tokenizer
+
+
+def _blocks_left_out(hf_model: Any, unexpected: Iterable[str]) -> list[str]:
+    """Weights of blocks beyond those that the configuration asks for."""
+    numbered = re.compile(r"(.*?\.)(\d+)\.")
+    highest: dict[str, int] = {}
+    for match in filter(None, map(numbered.match, hf_model.state_dict())):
+        highest[match[1]] = max(int(match[2]), highest.get(match[1], -1))
+    found = [match for match in map(numbered.match, sorted(unexpected)) if match]
+    return [m.string for m in found if m[1] in highest and int(m[2]) > highest[m[1]]]
+
+
+def wrap(
+    hf_model: Any, tokenizer: Any, name: str, device: torch.device, dtype: torch.dtype
+) -> TransformerBridge:
+    """TransformerLens' bridge around a Hugging Face model, if it computes the same logits.
+
+    Raises:
+        ModelError: TransformerLens does not know the architecture, or computes something else.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    hf_model = hf_model.to(device).eval()
+    config = hf_model.config.get_text_config()
+    length = min(8, config.vocab_size, getattr(config, "max_position_embeddings", 8))
+    ids = torch.arange(length, device=device)[None]
+    expected = _logits(hf_model, ids)
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
+        )
+        found = _logits(bridge, ids)
+    except Exception as error:
+        architecture = type(hf_model).__name__
+        raise ModelError(
+            f"TransformerLens cannot wrap '{name}' ({architecture}): {first_sentence(error)}"
+        ) from error
+    difference = (found - expected).norm() / expected.norm().clamp(min=1e-12)
+    # NaN is told of by the check of the weights, which names the tensor.
+    if float(difference) > WRAPPED_TOLERANCE:
+        raise ModelError(
+            f"TransformerLens computes other logits for {type(hf_model).__name__} than Hugging "
+            f"Face does (relative difference {float(difference):.2g}), so nothing measured on it "
+            "would be true; use another architecture or version of transformer-lens."
+        )
+    return bridge
+
+
+def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Logits in float32, from a Hugging Face model or a bridge."""
+    with torch.no_grad():
+        output = model(ids, use_cache=False)
+    logits: torch.Tensor = getattr(output, "logits", output)
+    return logits.float()
+
+
+def first_sentence(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if text.endswith(":"):  # what is wrong stands on the next line
+        text = " ".join(lines[:2])
+    return text if len(text) <= 200 else text[:197] + "…"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Hugging Face's progress bars and advice off the screen while loading."""
+    from transformers.utils import logging as hf_logging
+
+    verbosity = hf_logging.get_verbosity()
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    level = logging.getLogger().level
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        logging.getLogger().setLevel(level)
+        if bars:
+            hf_logging.enable_progress_bar()
