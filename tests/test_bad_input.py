@@ -214,9 +214,9 @@ def test_a_port_in_use_is_refused(busy_port: int, home: Path) -> None:
 def pairs(model: Model, **changes: Any) -> PromptPairs:
     given: dict[str, Any] = {
         "clean": ["Tom Cruise's mother is"],
-        "corrupt": ["Dakota Johnson's mother is"],
+        "corrupt": ["Kate Hudson's mother is"],
         "answers": [" Mary"],
-        "foils": [" Melanie"],
+        "foils": [" Goldie"],
     }
     return PromptPairs(model, **{**given, **changes})
 
@@ -233,7 +233,7 @@ CALLS: list[tuple[str, Callable[[Model], object], str]] = [
     ("position", lambda m: sweep(m, pairs(m), "mlp_out", positions=[99]), "Position 99"),
     ("axis", lambda m: sweep(m, pairs(m), "mlp_out", by="head"), "has no heads"),
     ("direction", lambda m: sweep(m, pairs(m), "z", direction="up"), "denoising"),  # type: ignore[arg-type]
-    ("unequal lengths", lambda m: pairs(m, corrupt=["Dakota's mother is"]), "name spans"),
+    ("unequal lengths", lambda m: pairs(m, corrupt=["Kate's mother is"]), "name spans"),
     ("span", lambda m: pairs(m, spans={"subject": ["Brad Pitt"]}), "is not in the prompt"),
     ("counts", lambda m: pairs(m, answers=[" Mary", " Lee"]), "2 answers for 1 prompts"),
     ("empty answer", lambda m: pairs(m, answers=[""]), "no tokens"),
