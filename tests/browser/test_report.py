@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from experiments.reversal_curse.study import STUDY, Config
 from experiments.runner import run_study
 from tests.experiments.reversal_curse.test_study import FEW
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-
 
 @pytest.mark.browser
 def test_the_report_draws_its_figures_offline_and_runs_no_name(
-    chromium: str, tmp_path: Path
+    browser: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "facts.csv").write_text(FEW)
     config = Config(facts=str(tmp_path / "facts.csv"), n_names=5, n_pairs=5)
     record = run_study(STUDY, config, out=tmp_path / "run")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        context = browser.new_context(offline=True)
-        page = context.new_page()
-        problems: list[str] = []
-        page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "console", lambda line: problems.append(line.text) if line.type == "error" else None
-        )
-        page.goto((record.path / "report.html").resolve().as_uri())
-        page.wait_for_selector("body[data-ready]", timeout=60_000)
-        figures = page.locator("[data-figure]")
-        assert figures.count() >= 10
-        assert page.locator("[data-figure] svg.main-svg").count() >= figures.count()
-        assert page.get_by_text("Mary Lee Pfeiffer").first.is_visible()
-        assert page.locator("img").count() == 0
-        browser.close()
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
+    page.goto((record.path / "report.html").resolve().as_uri())
+    page.wait_for_selector("body[data-ready]", timeout=60_000)
+    figures = page.locator("[data-figure]")
+    assert figures.count() >= 10
+    assert page.locator("[data-figure] svg.main-svg").count() >= figures.count()
+    assert page.get_by_text("Mary Lee Pfeiffer").first.is_visible()
+    assert page.locator("img").count() == 0
+    context.close()
     assert problems == []
