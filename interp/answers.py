@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -86,9 +85,7 @@ def score_answers(
         coords={"prompt": ("example", list(prompts)), "answer": ("example", list(answers))},
         attrs={
             "instrument": "answer scores",
-            "model": model.name,
-            "fingerprint": model.fingerprint,
-            "obverse_version": version("obverse"),
+            **model.identity,
         },
     )
 

@@ -7,7 +7,6 @@ layer this is the model's output; `record` has checked that it is before any num
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -170,9 +169,7 @@ class _Readings:
             coords["answer"] = ("example", list(answers))
         attrs = {
             "instrument": "logit lens",
-            "model": model.name,
-            "fingerprint": model.fingerprint,
-            "obverse_version": version("obverse"),
+            **model.identity,
         }
         return xr.Dataset(variables, coords=coords, attrs=attrs)
 

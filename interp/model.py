@@ -6,6 +6,7 @@ import functools
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,15 @@ class Model:
     def fingerprint(self) -> str:
         """32 hexadecimal digits that name the weights and configuration (see `fingerprint`)."""
         return fingerprint(self.bridge.original_model)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What every result notes of the model that it was measured on."""
+        return {
+            "model": self.name,
+            "fingerprint": self.fingerprint,
+            "obverse_version": version("obverse"),
+        }
 
     @property
     def prepends_bos(self) -> bool:

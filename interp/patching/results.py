@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -63,9 +62,7 @@ def label(
             "metric": metric.name,
             "unit": metric.unit,
             "direction": direction,
-            "model": model.name,
-            "fingerprint": model.fingerprint,
-            "obverse_version": version("obverse"),
+            **model.identity,
         },
     )
 

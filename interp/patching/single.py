@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import numpy as np
 import torch
 import xarray as xr
@@ -161,8 +159,6 @@ def _label(model: Model, pairs: PromptPairs, example: int, logits: Tensor, k: in
         coords={"run": ["clean", "corrupt", "patched"]},
         attrs={
             "instrument": "activation patching, one patch",
-            "model": model.name,
-            "fingerprint": model.fingerprint,
-            "obverse_version": version("obverse"),
+            **model.identity,
         },
     )
