@@ -30,7 +30,7 @@ Hook = Callable[[Tensor], Tensor | None]
 
 # Relative disagreement of two orders of summation; a skipped norm or soft cap is off by 0.1 or
 # more.
-_TOLERANCE = {
+TOLERANCE = {
     torch.float64: 1e-3,
     torch.float32: 1e-3,
     torch.float16: 3e-2,
@@ -252,7 +252,7 @@ def _packs(model: Model, ids: Int[Tensor, "1 position"]) -> bool:
         ours = resume(model, recording, stream, row, start=0, span=(changed, read))[:, -1]
     except (AttributeError, KeyError, RuntimeError, TypeError):
         return False
-    return _relative_error(ours, recording[exit_][:, -1]) <= _TOLERANCE[model.dtype]
+    return relative_error(ours, recording[exit_][:, -1]) <= TOLERANCE[model.dtype]
 
 
 def readout(
@@ -301,7 +301,7 @@ def _sites(model: Model, sites: str | Site | Iterable[str | Site]) -> Iterator[S
             yield site_names.check(model, one)
 
 
-def _relative_error(ours: Tensor, theirs: Tensor) -> float:
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
     difference = (ours.float() - theirs.float()).norm()
     return float(difference / theirs.float().norm().clamp(min=1e-12))
 
@@ -320,8 +320,8 @@ def _verify(model: Model, recording: Recording, logits: Tensor) -> None:
         model, recording, stream, torch.zeros(1, dtype=torch.long, device=device), start=0
     )
     ours, theirs = readout(model, final), logits[:1].float()
-    error = _relative_error(ours, theirs)
-    if not error <= _TOLERANCE[model.dtype]:
+    error = relative_error(ours, theirs)
+    if not error <= TOLERANCE[model.dtype]:
         raise ModelError(
             f"Resuming {model.name} block by block does not reproduce its own logits (relative "
             f"error {error:.2g}); its architecture computes something between the blocks, so no "

@@ -1,0 +1,118 @@
+"""What corrupting one edge really does, edge by edge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from interp.batching import batches, rows_that_fit
+from interp.circuits.graph import Graph
+from interp.components import PROJECTIONS
+from interp.contrast import Contrast
+from interp.forward import resume
+
+
+def exact_scores(
+    contrast: Contrast, graph: Graph, progress: Callable[[int], None]
+) -> npt.NDArray[np.float32]:
+    """Drop of the metric when this edge alone carries the other run's value.
+
+    Returns:
+        [example, source, destination]; 0 where there is no edge.
+    """
+    scores = np.zeros((len(contrast), *graph.real.shape), dtype=np.float32)
+    for destination in range(len(graph.destinations)):
+        sources = np.nonzero(graph.real[:, destination])[0]
+        example, source = np.meshgrid(np.arange(len(contrast)), sources, indexing="ij")
+        cells = np.stack([example.ravel(), source.ravel()])
+        per_row = 2 * contrast.parts.model.memory_per_row(contrast.shape[1])
+
+        def work(start: int, stop: int) -> Tensor:
+            rows, writers = (torch.from_numpy(c[start:stop]) for c in cells)  # noqa: B023
+            return _corrupted(contrast, graph, destination, writers, rows)  # noqa: B023
+
+        size = rows_that_fit(contrast.parts.model, per_row)
+        for start, stop, value in batches(cells.shape[1], size, work):
+            rows, writers = cells[:, start:stop]
+            drop = contrast.base_value[torch.from_numpy(rows)] - value
+            scores[rows, writers, destination] = drop.cpu().numpy()
+            progress(stop - start)
+    return scores
+
+
+def _corrupted(
+    contrast: Contrast, graph: Graph, destination: int, writers: Tensor, rows: Tensor
+) -> Tensor:
+    """The metric of each row, whose destination reads the other run's value of its writer."""
+    parts, base, n_layers = contrast.parts, contrast.base, graph.n_layers
+    change = writer_changes(contrast, graph, writers, rows)
+    examples = contrast.examples[rows]
+    layer = min(destination // (graph.mlp_reader(0) + 1), n_layers)
+    with torch.no_grad():
+        if layer == n_layers:
+            return contrast.scorer.value(base.pre(n_layers)[rows] + change, examples)
+        if destination == graph.mlp_reader(layer):
+            stream = base.pre(layer)[rows] + change
+            if parts.mlp_reads_mid:
+                stream = base.pre(layer + 1)[rows] - base.mlp(layer)[rows] + change
+            hidden = base.pre(layer + 1)[rows] + parts.mlp(layer, stream) - base.mlp(layer)[rows]
+        else:
+            hidden = _after_head(contrast, graph, layer, destination, change, rows)
+    final = resume(
+        parts.model,
+        base.recording,
+        hidden,
+        rows.to(hidden.device),
+        start=layer + 1,
+        span=contrast.span(change, rows),
+    )
+    return contrast.scorer.value(final, examples)
+
+
+def _after_head(
+    contrast: Contrast, graph: Graph, layer: int, destination: int, change: Tensor, rows: Tensor
+) -> Tensor:
+    """The stream out of the layer, where one query, key or value reads something else."""
+    parts, base = contrast.parts, contrast.base
+    stream = base.pre(layer)[rows]
+    normed = parts.normed(layer, "attn", stream)
+    given = {p: parts.projected(layer, p, normed) for p in PROJECTIONS}
+    read = parts.normed(layer, "attn", stream + change)
+    for projection in PROJECTIONS:
+        readers = graph.readers(layer, projection)
+        if readers.start <= destination < readers.stop:
+            head = destination - readers.start
+            matrix, bias = parts.input_weights(layer, projection)
+            given[projection][:, :, head] = read @ matrix[head] + bias[head]
+    z = parts.attend(layer, base, rows, given["q"], given["k"], given["v"])
+    added = parts.written(layer, z - base.z(layer)[rows]).sum(1)
+    after = base.pre(layer + 1)[rows] + added
+    if not parts.mlp_reads_mid:
+        return after
+    unchanged = base.mlp(layer)[rows]
+    return after - unchanged + parts.mlp(layer, after - unchanged)
+
+
+def writer_changes(contrast: Contrast, graph: Graph, writers: Tensor, rows: Tensor) -> Tensor:
+    """Other minus base of what one writer adds, for each row [row, position, d_model].
+
+    Args:
+        writers: index of each row's source [row].
+        rows: which example of the contrast each row is [row].
+    """
+    out = contrast.input_change()[rows]
+    for layer in range(graph.n_layers):
+        heads = graph.heads_of(layer)
+        mine = (writers >= heads.start) & (writers < heads.stop)
+        if mine.any():
+            head = writers[mine] - heads.start
+            z = contrast.z_change(layer).transpose(1, 2)[rows[mine], head]
+            out[mine] = z @ contrast.parts.output_weights(layer)[0][head]
+        mine = writers == graph.mlp_writer(layer)
+        if mine.any():
+            out[mine] = contrast.mlp_change(layer)[rows[mine]]
+    return out

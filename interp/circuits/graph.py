@@ -1,0 +1,116 @@
+"""The edges of a model: every writer of the residual stream to every later reader of it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from interp.components import PROJECTIONS, Components, Projection
+from interp.model import Model
+
+Edges = npt.NDArray[np.bool_]
+"""A set of edges [source, destination]."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Names and order of the nodes, as the literature on edge attribution has them.
+
+    Sources are "input" (the embedding), "a0.h0" (layer 0 head 0), "m0" (the MLP of layer 0), …;
+    destinations are "a0.h0.q", "a0.h0.k", "a0.h0.v" (what a head makes queries, keys and values
+    of), "m0", …, "logits". With grouped queries there are as many ".k" and ".v" as there are
+    key-value heads.
+
+    Attributes:
+        mlp_reads_heads: whether an MLP reads the heads of its own layer (not in parallel blocks).
+    """
+
+    n_layers: int
+    n_heads: int
+    n_key_value_heads: int
+    mlp_reads_heads: bool
+
+    @classmethod
+    def of(cls, model: Model | Components) -> Graph:
+        model = model.model if isinstance(model, Components) else model
+        return cls(
+            model.n_layers, model.n_heads, model.n_key_value_heads, not model.parallel_blocks
+        )
+
+    @functools.cached_property
+    def sources(self) -> tuple[str, ...]:
+        layers = (
+            (*(f"a{i}.h{h}" for h in range(self.n_heads)), f"m{i}") for i in range(self.n_layers)
+        )
+        return ("input", *(name for layer in layers for name in layer))
+
+    @functools.cached_property
+    def destinations(self) -> tuple[str, ...]:
+        names: list[str] = []
+        for layer in range(self.n_layers):
+            for projection in PROJECTIONS:
+                names += [f"a{layer}.h{h}.{projection}" for h in range(self.heads(projection))]
+            names.append(f"m{layer}")
+        return (*names, "logits")
+
+    @functools.cached_property
+    def real(self) -> Edges:
+        """Which pairs are edges at all: writers that stand before the reader."""
+        edges = np.zeros((len(self.sources), len(self.destinations)), dtype=bool)
+        for layer in range(self.n_layers):
+            edges[: self.heads_of(layer).start, self.attention_readers(layer)] = True
+            edges[: self.before_mlp(layer), self.mlp_reader(layer)] = True
+        edges[:, -1] = True
+        return edges
+
+    @property
+    def n_edges(self) -> int:
+        return int(self.real.sum())
+
+    @functools.cached_property
+    def feeds(self) -> Edges:
+        """Which reader is an input of which writer [destination, source]."""
+        out = np.zeros((len(self.destinations), len(self.sources)), dtype=bool)
+        group = self.n_heads // self.n_key_value_heads
+        for layer in range(self.n_layers):
+            writers = self.heads_of(layer)
+            for projection in PROJECTIONS:
+                first = self.readers(layer, projection).start
+                for head in range(self.n_heads):
+                    shared = head if projection == "q" else head // group
+                    out[first + shared, writers.start + head] = True
+            out[self.mlp_reader(layer), self.mlp_writer(layer)] = True
+        return out
+
+    def heads(self, projection: Projection) -> int:
+        return self.n_heads if projection == "q" else self.n_key_value_heads
+
+    def heads_of(self, layer: int) -> slice:
+        """The sources that are heads of this layer."""
+        start = 1 + layer * (self.n_heads + 1)
+        return slice(start, start + self.n_heads)
+
+    def mlp_writer(self, layer: int) -> int:
+        return self.heads_of(layer).stop
+
+    def before_mlp(self, layer: int) -> int:
+        """How many sources, from the first on, the MLP of this layer reads."""
+        heads = self.heads_of(layer)
+        return heads.stop if self.mlp_reads_heads else heads.start
+
+    def attention_readers(self, layer: int) -> slice:
+        """The destinations that are queries, keys and values of this layer."""
+        width = self.n_heads + 2 * self.n_key_value_heads
+        return slice(layer * (width + 1), layer * (width + 1) + width)
+
+    def readers(self, layer: int, projection: Projection) -> slice:
+        start = self.attention_readers(layer).start
+        for before in PROJECTIONS[: PROJECTIONS.index(projection)]:
+            start += self.heads(before)
+        return slice(start, start + self.heads(projection))
+
+    def mlp_reader(self, layer: int) -> int:
+        return self.attention_readers(layer).stop

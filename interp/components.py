@@ -1,0 +1,293 @@
+"""A model taken apart into what writes to the residual stream and what reads from it.
+
+Writers are the embedding, each attention head and each MLP; readers are the query, key and value
+inputs of heads, MLPs, and the unembedding. What a writer adds reaches every later reader through
+the stream, which is their sum. Whether a model is such a sum is tried on its own numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.blocks import BlockCall, block_call
+from interp.errors import ModelError
+from interp.forward import TOLERANCE, Recording, record, relative_error
+from interp.model import Model
+from interp.sites import Site
+
+Projection = Literal["q", "k", "v"]
+PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v")
+_NORMS = ("ln1", "ln2", None)
+# By reader, the module whose input shows what it reads.
+_READS = {"attn": "attn.q", "mlp": "mlp"}
+
+
+@dataclass(frozen=True)
+class PartsRun:
+    """A recorded run with what each writer added.
+
+    Attributes:
+        recording: streams into each block, `z` and `mlp_out` of each, and the final stream.
+        attention: what each layer's attention was called with.
+    """
+
+    recording: Recording
+    attention: tuple[BlockCall, ...]
+
+    def pre(self, layer: int) -> Float[Tensor, "example position d_model"]:
+        """The stream into block `layer`; the final one after the last block."""
+        if layer == len(self.attention):
+            return self.recording[Site("resid_post", layer - 1)]
+        return self.recording[Site("resid_pre", layer)]
+
+    def z(self, layer: int) -> Float[Tensor, "example position head d_head"]:
+        return self.recording[Site("z", layer)]
+
+    def mlp(self, layer: int) -> Float[Tensor, "example position d_model"]:
+        return self.recording[Site("mlp_out", layer)]
+
+
+class Components:
+    """The parts of a model's blocks, each to be run on its own.
+
+    Attributes:
+        model: the model.
+        mlp_reads_mid: whether an MLP reads what the heads of its own layer have written; not so
+            in parallel blocks.
+
+    Raises:
+        ModelError: the model is no sum of heads and MLPs (a norm after attention, say).
+    """
+
+    def __init__(self, model: Model, ids: Int[Tensor, "example position"]) -> None:
+        self.model = model
+        self.mlp_reads_mid = not model.parallel_blocks
+        self._norms: dict[str, str | None] = {}
+        self._weights: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+        for block in model.bridge.blocks:
+            if any(_part(block, f"attn.{name}") is None for name in (*PROJECTIONS, "o")):
+                raise ModelError(
+                    f"{model.name} does not expose queries, keys and values apart, so its edges "
+                    "cannot be told from each other; use another architecture."
+                )
+        self._verify(ids[:1])
+
+    def run(self, ids: Int[Tensor, "example position"], *, for_packing: bool = False) -> PartsRun:
+        """Run prompts once and keep what each writer adds."""
+        model = self.model
+        n = model.n_layers
+        sites = [Site(name, i) for name in ("resid_pre", "z", "mlp_out") for i in range(n)]
+        calls: dict[int, BlockCall] = {}
+        with model.lock, contextlib.ExitStack() as stack:
+            for layer, block in enumerate(model.bridge.blocks):
+                hook = _remember(model, calls, layer, len(ids))
+                handle = block.attn.register_forward_pre_hook(hook, with_kwargs=True)
+                stack.callback(handle.remove)
+            recording = record(
+                model, ids, [*sites, Site("resid_post", n - 1)], for_packing=for_packing
+            )
+        return PartsRun(recording, tuple(calls[layer] for layer in range(n)))
+
+    def n_readers(self, projection: Projection) -> int:
+        """Heads that read through this projection: fewer for keys and values in grouped ones."""
+        return self.model.n_heads if projection == "q" else self.model.n_key_value_heads
+
+    def normed(
+        self, layer: int, reader: Literal["attn", "mlp"], stream: Float[Tensor, "... d_model"]
+    ) -> Float[Tensor, "... d_model"]:
+        """What attention or MLP makes of the stream before it reads it."""
+        name = self._norms[reader]
+        if name is None:
+            return stream
+        return self._position_wise(_part(self.model.bridge.blocks[layer], name), stream)
+
+    def mlp(self, layer: int, stream: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """What the MLP adds when it reads this stream."""
+        module = self.model.bridge.blocks[layer].mlp
+        return self._position_wise(module, self.normed(layer, "mlp", stream))
+
+    def projected(
+        self, layer: int, projection: Projection, normed: Float[Tensor, "... d_model"]
+    ) -> Float[Tensor, "... head d_head"]:
+        """Queries, keys or values of all heads, all reading the same."""
+        module = _part(self.model.bridge.blocks[layer], f"attn.{projection}")
+        flat = self._position_wise(module, normed)
+        return flat.reshape(*flat.shape[:-1], self.n_readers(projection), -1)
+
+    def input_weights(
+        self, layer: int, projection: Projection
+    ) -> tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head"]]:
+        """Matrix and bias by which each head makes its queries, keys or values."""
+        matrix, bias = self._affine(layer, projection, self.model.d_model)
+        heads = self.n_readers(projection)
+        return matrix.reshape(len(matrix), heads, -1).transpose(0, 1), bias.reshape(heads, -1)
+
+    def output_weights(
+        self, layer: int
+    ) -> tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, " d_model"]]:
+        """Matrix by which each head writes its `z`, and the bias that no head owns."""
+        heads = self.model.n_heads
+        width = heads * int(self.model.bridge.cfg.d_head)
+        matrix, bias = self._affine(layer, "o", width)
+        return matrix.reshape(heads, -1, matrix.shape[1]), bias
+
+    def written(
+        self, layer: int, z: Float[Tensor, "row position head d_head"]
+    ) -> Float[Tensor, "row head position d_model"]:
+        """What each head adds to the stream."""
+        return z.transpose(1, 2) @ self.output_weights(layer)[0]
+
+    def attention_out(
+        self, layer: int, z: Float[Tensor, "row position head d_head"]
+    ) -> Float[Tensor, "row position d_model"]:
+        """What all heads of a layer, and their common bias, add to the stream."""
+        matrix, bias = self.output_weights(layer)
+        return z.flatten(2) @ matrix.flatten(0, 1) + bias
+
+    def attend(
+        self,
+        layer: int,
+        run: PartsRun,
+        rows: Int[Tensor, " row"],
+        q: Float[Tensor, "row position head d_head"],
+        k: Float[Tensor, "row position key_value_head d_head"],
+        v: Float[Tensor, "row position key_value_head d_head"],
+        *,
+        grad: bool = False,
+    ) -> Float[Tensor, "row position head d_head"]:
+        """`z` of every head from given queries, keys and values, by the model's own attention.
+
+        Args:
+            run: a run of the prompts that the rows were made from.
+            rows: for each row the recorded example it belongs to.
+        """
+        attention = self.model.bridge.blocks[layer].attn
+        args, kwargs = run.attention[layer].at(rows, run.recording.batch)
+        given = {"q": q, "k": k, "v": v}
+        kept: list[Tensor] = []
+        blank = q.new_zeros(*q.shape[:2], self.model.d_model)
+
+        def keep(z: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+            kept.append(z)
+            return blank
+
+        with self.model.lock, contextlib.ExitStack() as stack:
+            for name in PROJECTIONS:
+                value = given[name].flatten(2)
+                stack.enter_context(_replaced(attention, name, lambda *_a, v=value, **_k: v))
+            stack.enter_context(_replaced(attention, "o", keep))
+            stack.enter_context(torch.set_grad_enabled(grad))
+            attention(blank, *args, **kwargs)
+        return kept[0].reshape(*q.shape)
+
+    def _position_wise(self, module: Any, values: Tensor) -> Tensor:
+        flat = values.reshape(1, -1, values.shape[-1])
+        with self.model.lock:
+            out: Tensor = module(flat)
+        return out.reshape(*values.shape[:-1], -1)
+
+    def _affine(self, layer: int, name: str, width: int) -> tuple[Tensor, Tensor]:
+        """Matrix [in, out] and bias [out] of a linear part, whatever class computes it."""
+        if (layer, name) not in self._weights:
+            module = _part(self.model.bridge.blocks[layer], f"attn.{name}")
+            unit = torch.eye(width, device=self.model.device, dtype=self.model.dtype)
+            with torch.no_grad():
+                bias = self._position_wise(module, torch.zeros_like(unit[:1]))
+                matrix = self._position_wise(module, unit) - bias
+            self._weights[layer, name] = matrix, bias[0]
+        return self._weights[layer, name]
+
+    def _verify(self, ids: Int[Tensor, "1 position"]) -> None:
+        model = self.model
+        read: dict[tuple[int, str], Tensor] = {}
+        with model.lock, contextlib.ExitStack() as stack:
+            for layer, block in enumerate(model.bridge.blocks):
+                for reader, name in _READS.items():
+
+                    def keep(
+                        _module: Any, args: Any, key: tuple[int, str] = (layer, reader)
+                    ) -> None:
+                        read.setdefault(key, args[0].detach().clone())
+
+                    stack.callback(_part(block, name).register_forward_pre_hook(keep).remove)
+            run = self.run(ids)
+        layers = range(model.n_layers)
+        with torch.no_grad():
+            heads = [self.written(i, run.z(i)).sum(1) + self.output_weights(i)[1] for i in layers]
+            for i in layers:
+                added = run.pre(i + 1) - run.pre(i)
+                if not self._agrees(heads[i] + run.mlp(i), added):
+                    raise ModelError(
+                        f"What layer {i} of {model.name} adds to the residual stream is not the "
+                        "sum of its heads and its MLP (they are normed or scaled afterwards), so "
+                        "it has no edges; sweep its sites instead."
+                    )
+            pre = [run.pre(i) for i in layers]
+            mid = [p + h for p, h in zip(pre, heads, strict=True)] if self.mlp_reads_mid else pre
+            for reader, streams in (("attn", pre), ("mlp", mid)):
+                self._norms[reader] = self._norm_before(
+                    reader, streams, [read[i, reader] for i in layers]
+                )
+            for i in layers:
+                if not self._agrees(self.mlp(i, mid[i]), run.mlp(i)):
+                    raise self._unreadable("MLP")
+
+    def _norm_before(self, reader: str, streams: list[Tensor], read: list[Tensor]) -> str | None:
+        blocks = self.model.bridge.blocks
+        for name in _NORMS:
+            norms = [_part(block, name) if name else None for block in blocks]
+            if name and None in norms:
+                continue
+            found = [
+                self._position_wise(norm, stream) if norm else stream
+                for norm, stream in zip(norms, streams, strict=True)
+            ]
+            if all(self._agrees(ours, theirs) for ours, theirs in zip(found, read, strict=True)):
+                return name
+        raise self._unreadable(reader)
+
+    def _agrees(self, ours: Tensor, theirs: Tensor) -> bool:
+        return relative_error(ours, theirs) <= TOLERANCE[self.model.dtype]
+
+    def _unreadable(self, reader: str) -> ModelError:
+        return ModelError(
+            f"What the {reader} of {self.model.name} reads is not the residual stream behind a "
+            "norm, so its edges cannot be told; sweep its sites instead."
+        )
+
+
+def _remember(model: Model, calls: dict[int, BlockCall], layer: int, batch: int) -> Any:
+    def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # Some blocks pass the stream by name; the attention takes it either way.
+        named = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+        stream = args or (kwargs["hidden_states"],)
+        # A check of the model may run blocks again, on fewer rows.
+        if layer not in calls:
+            calls[layer] = block_call(model.name, stream, named, batch)
+
+    return hook
+
+
+@contextlib.contextmanager
+def _replaced(attention: Any, name: str, forward: Any) -> Iterator[None]:
+    module = getattr(attention, name)
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        del module.__dict__["forward"]
+
+
+def _part(block: Any, name: str) -> Any:
+    for piece in name.split("."):
+        block = getattr(block, piece, None)
+        if block is None:
+            return None
+    return block
