@@ -6,7 +6,7 @@ al. 2025.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,7 +16,7 @@ import xarray as xr
 from torch import Tensor
 
 from interp.circuits.exact import exact_scores
-from interp.circuits.graph import Graph
+from interp.graph import Graph
 from interp.circuits.ladder import Ladder
 from interp.components import Components
 from interp.contrast import Contrast, contrasts
@@ -204,7 +204,7 @@ def _label(
     scores: Scores,
     at: Scores | None,
     unpatched: dict[Run, Scores],
-    attrs: dict[str, object],
+    attrs: Mapping[str, object],
 ) -> xr.Dataset:
     edge = ("source", "destination")
     result = xr.Dataset(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interp.batching import batches, rows_that_fit
-from interp.circuits.graph import Graph
+from interp.graph import Graph
 from interp.components import PROJECTIONS
 from interp.contrast import Contrast
 from interp.forward import resume
@@ -51,7 +51,7 @@ def _corrupted(
     parts, base, n_layers = contrast.parts, contrast.base, graph.n_layers
     change = writer_changes(contrast, graph, writers, rows)
     examples = contrast.examples[rows]
-    layer = min(destination // (graph.mlp_reader(0) + 1), n_layers)
+    layer = graph.layer_of(destination)
     with torch.no_grad():
         if layer == n_layers:
             return contrast.scorer.value(base.pre(n_layers)[rows] + change, examples)

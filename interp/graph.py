@@ -74,16 +74,20 @@ class Graph:
     def feeds(self) -> Edges:
         """Which reader is an input of which writer [destination, source]."""
         out = np.zeros((len(self.destinations), len(self.sources)), dtype=bool)
-        group = self.n_heads // self.n_key_value_heads
         for layer in range(self.n_layers):
             writers = self.heads_of(layer)
             for projection in PROJECTIONS:
                 first = self.readers(layer, projection).start
                 for head in range(self.n_heads):
-                    shared = head if projection == "q" else head // group
+                    shared = head if projection == "q" else head // self.queries_per_key
                     out[first + shared, writers.start + head] = True
             out[self.mlp_reader(layer), self.mlp_writer(layer)] = True
         return out
+
+    @property
+    def queries_per_key(self) -> int:
+        """Heads that share one key-value head."""
+        return self.n_heads // self.n_key_value_heads
 
     def heads(self, projection: Projection) -> int:
         return self.n_heads if projection == "q" else self.n_key_value_heads
@@ -94,12 +98,12 @@ class Graph:
         return slice(start, start + self.n_heads)
 
     def mlp_writer(self, layer: int) -> int:
-        return self.heads_of(layer).stop
+        return (layer + 1) * (self.n_heads + 1)
 
     def before_mlp(self, layer: int) -> int:
         """How many sources, from the first on, the MLP of this layer reads."""
-        heads = self.heads_of(layer)
-        return heads.stop if self.mlp_reads_heads else heads.start
+        first = 1 + layer * (self.n_heads + 1)
+        return first + self.n_heads if self.mlp_reads_heads else first
 
     def attention_readers(self, layer: int) -> slice:
         """The destinations that are queries, keys and values of this layer."""
@@ -112,5 +116,9 @@ class Graph:
             start += self.heads(before)
         return slice(start, start + self.heads(projection))
 
+    def layer_of(self, destination: int) -> int:
+        """The layer of a reader; the number of layers for the unembedding."""
+        return destination // (self.n_heads + 2 * self.n_key_value_heads + 1)
+
     def mlp_reader(self, layer: int) -> int:
-        return self.attention_readers(layer).stop
+        return (layer + 1) * (self.n_heads + 2 * self.n_key_value_heads + 1) - 1
