@@ -72,7 +72,7 @@ def batches(n: int, size: int, work: Callable[[int, int], T]) -> Iterator[tuple[
         try:
             result = work(start, stop)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if size == 1:
                 raise MemoryExhausted(
@@ -87,6 +87,7 @@ def batches(n: int, size: int, work: Callable[[int, int], T]) -> Iterator[tuple[
         start = stop
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the allocator of a CPU or GPU raised this."""
     # The CPU allocator raises a bare RuntimeError, known only by its text.
     return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -7,7 +7,7 @@ with; `resume` goes on from any block with other rows in the residual stream.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,16 +17,17 @@ from torch import Tensor
 
 from interp import packing
 from interp import sites as site_names
-from interp.batching import batches, rows_that_fit
+from interp.batching import batches, is_out_of_memory, rows_that_fit
+from interp.between import check_between
 from interp.blocks import BlockCall, block_call
 from interp.errors import ModelError, PromptError
+from interp.hooks import Hook as Hook
+from interp.hooks import hooked as hooked
 from interp.model import Model
 from interp.packing import Active
 from interp.sites import Site
 from interp.tokens import Prompts, TokenBatch, tokenise
-
-Hook = Callable[[Tensor], Tensor | None]
-"""Gets an activation; returns its replacement, or None (it may have edited it in place)."""
+from interp.wrapping import first_sentence
 
 # Relative disagreement of two orders of summation; a skipped norm or soft cap is off by 0.1 or
 # more.
@@ -131,6 +132,9 @@ def record(
         ModelError: this architecture cannot be resumed exactly.
         SiteError: the model has no such site.
     """
+    sites = list(sites)
+    if any(site.name == "resid_mid" for site in sites):
+        check_between(model)
     kept: dict[Site, Tensor] = {}
     calls: dict[int, BlockCall] = {}
     kept_for_others: tuple[dict[str, Tensor], ...] = ()
@@ -270,24 +274,6 @@ def readout(
     return logits.float().reshape(*hidden.shape[:-1], -1)
 
 
-@contextlib.contextmanager
-def hooked(hooks: Sequence[tuple[Any, Hook]]) -> Iterator[None]:
-    """Place hooks on hook points, and take away these and no others, whatever happens."""
-    placed: list[tuple[Any, Any]] = []
-
-    def adapt(fn: Hook) -> Callable[..., Tensor | None]:
-        return lambda value, hook: fn(value)
-
-    try:
-        for point, fn in hooks:
-            placed.append((point, point.add_hook(adapt(fn))))
-        yield
-    finally:
-        for point, handle in placed:
-            handle.hook.remove()
-            point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
-
-
 def recording_memory(model: Model, length: int, n_sites: int) -> int:
     """Bytes that `record` takes for one prompt of `length` tokens (estimate)."""
     kept = n_sites * length * model.d_model * model.dtype.itemsize
@@ -314,16 +300,22 @@ def _stop(_module: Any, args: tuple[Any, ...]) -> None:
 
 
 def _verify(model: Model, recording: Recording, logits: Tensor) -> None:
-    device = model.device
-    stream = recording[Site("resid_pre", 0)][:1]
-    final = resume(
-        model, recording, stream, torch.zeros(1, dtype=torch.long, device=device), start=0
-    )
-    ours, theirs = readout(model, final), logits[:1].float()
-    error = relative_error(ours, theirs)
-    if not error <= TOLERANCE[model.dtype]:
+    # Two rows, since arguments made for one example can look as if they were made for the batch.
+    rows = torch.zeros(2, dtype=torch.long, device=model.device)
+    stream = recording[Site("resid_pre", 0)].index_select(0, rows)
+    try:
+        ours = readout(model, resume(model, recording, stream, rows, start=0)[1:])
+    except (AttributeError, RuntimeError, TypeError) as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{model.name} cannot be resumed block by block ({first_sentence(error)}); choose "
+            "another architecture, such as GPT-2 or Llama."
+        ) from error
+    found = relative_error(ours, logits[:1].float())
+    if not found <= TOLERANCE[model.dtype]:
         raise ModelError(
             f"Resuming {model.name} block by block does not reproduce its own logits (relative "
-            f"error {error:.2g}); its architecture computes something between the blocks, so no "
+            f"error {found:.2g}); its architecture computes something between the blocks, so no "
             "patch on it would be exact."
         )

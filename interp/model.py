@@ -37,6 +37,7 @@ class Model:
         tokenizer: the Hugging Face tokenizer.
         resume_verified: whether resuming from a block has been seen to reproduce the logits.
         packs: whether resuming with a span does too; None before it was tried.
+        stream_between: whether the stream between attention and MLP can be set; None likewise.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Model:
         self.lock = threading.RLock()
         self.resume_verified = False
         self.packs: bool | None = None
+        self.stream_between: bool | None = None
         bridge.eval()
         for parameter in bridge.original_model.parameters():
             parameter.requires_grad_(False)

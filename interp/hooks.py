@@ -1,0 +1,30 @@
+"""Hooks that are taken away again, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+Hook = Callable[[Tensor], Tensor | None]
+"""Gets an activation; returns its replacement, or None (it may have edited it in place)."""
+
+
+@contextlib.contextmanager
+def hooked(hooks: Sequence[tuple[Any, Hook]]) -> Iterator[None]:
+    """Place hooks on hook points, and take away these and no others."""
+    placed: list[tuple[Any, Any]] = []
+
+    def adapt(fn: Hook) -> Callable[..., Tensor | None]:
+        return lambda value, hook: fn(value)
+
+    try:
+        for point, fn in hooks:
+            placed.append((point, point.add_hook(adapt(fn))))
+        yield
+    finally:
+        for point, handle in placed:
+            handle.hook.remove()
+            point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
