@@ -1,0 +1,151 @@
+"""Edge scores against plain Hugging Face models: by autograd, and one edge at a time.
+
+All methods, on prompts of unequal length aligned by spans, several at once, with answers of several
+tokens, on GPT-2, Llama with grouped queries, and GPT-NeoX with parallel blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from interp import batching
+from interp.circuits import attribute_edges
+from interp.graph import Graph
+from tests.interp import brute_force
+from tests.interp.circuits import by_hand
+from tests.interp.circuits.split import Split
+from tests.interp.pairs import CASES, prompt_pairs, slots
+from tests.interp.tiny import Tiny
+
+GRADIENTS = ("eap", "eap-ig", "clean-corrupted", "eap-ig-activations")
+METHODS = (*GRADIENTS, "exact")
+
+
+def close(found: Any, expected: Any) -> None:
+    """Equal to 1e-4 of the largest score, and NaN at the same places."""
+    expected = np.asarray(expected)
+    largest = np.nanmax(np.abs(expected))
+    assert largest > 0.1
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * largest)
+
+
+def by_example(tiny: Tiny, method: str, metric: str, steps: int = 3) -> np.ndarray[Any, Any]:
+    """[example, source, destination]"""
+    split = Split(tiny.hf)
+    tables = []
+    for case in CASES:
+        asked = by_hand.questions(tiny, case, metric)
+        if method == "exact":
+            tables.append(sum(by_hand.exact(split, question) for question in asked))
+        else:
+            found = [by_hand.estimated(split, q, method, steps).sum(0) for q in asked]
+            tables.append(sum(found))
+    return np.stack(tables)
+
+
+def test_graph_has_the_readers_and_writers_of_the_model(tiny: Tiny) -> None:
+    split, graph = Split(tiny.hf), Graph.of(tiny.model)
+    assert list(graph.sources) == split.sources()
+    assert list(graph.destinations) == split.destinations()
+    for column, destination in enumerate(graph.destinations):
+        writers = [graph.sources[row] for row in np.flatnonzero(graph.real[:, column])]
+        assert writers == split.reads(destination), destination
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", "logprob_diff"])
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_are_those_by_hand(tiny: Tiny, method: Any, metric: str) -> None:
+    found = attribute_edges(tiny.model, prompt_pairs(tiny), metric, method=method, steps=3)
+    expected = by_example(tiny, method, metric)
+    close(found["by_example"], expected)
+    close(found["score"], expected.mean(0))
+    for run in ("clean", "corrupt"):
+        expected_value = brute_force.unpatched(tiny, run, metric)
+        np.testing.assert_allclose(found[run], expected_value, rtol=0, atol=1e-4)
+
+
+def test_gradient_scores_are_the_slope_of_corrupting_an_edge_a_little(tiny: Tiny) -> None:
+    """Finite differences, in double precision: no autograd involved."""
+    found = attribute_edges(tiny.model, prompt_pairs(tiny), method="eap")["by_example"].values
+    hf = type(tiny.hf)(tiny.hf.config).double().eval()
+    hf.load_state_dict(tiny.hf.state_dict())
+    split, step = Split(hf), 1e-5
+    for example, case in enumerate(CASES):
+        (question,) = by_hand.questions(tiny, case)
+        _, change = by_hand.changes(split, question)
+        embedding = split.embed(question.clean)
+        expected = np.full(found.shape[1:], np.nan)
+        for column, destination in enumerate(split.destinations()):
+            writers = split.reads(destination)
+            little = step * torch.cat([change[name] for name in writers])
+            with torch.no_grad():
+                up, down = (
+                    question.metric(split.run(embedding, added={destination: sign * little}).logits)
+                    for sign in (1, -1)
+                )
+            rows = [split.sources().index(name) for name in writers]
+            expected[rows, column] = ((down - up) / (2 * step)).numpy()
+        close(found[example], expected)
+
+
+@pytest.mark.parametrize("method", GRADIENTS)
+def test_scores_by_position_are_those_by_hand_and_add_up(tiny: Tiny, method: Any) -> None:
+    pairs = prompt_pairs(tiny)
+    found = attribute_edges(tiny.model, pairs, method=method, steps=3, by="position")
+    split = Split(tiny.hf)
+    tables = []
+    for case in CASES:
+        (question,) = by_hand.questions(tiny, case)
+        tables.append(by_hand.estimated(split, question, method, 3))
+    axis = slots(tiny)
+    assert found.position_label.values.tolist() == [label for label, _ in axis]
+    expected = np.zeros(found["position_score"].shape)
+    for slot, (_, at) in enumerate(axis):
+        for table, pair in zip(tables, at, strict=True):
+            if pair is not None:
+                expected[slot] += table[pair[0]] / len(CASES)
+    expected[:, np.isnan(tables[0][0])] = np.nan
+    close(found["position_score"], expected)
+    close(found["position_score"].sum("position", skipna=False), found["score"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_do_not_depend_on_the_batch(
+    llama: Tiny, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = prompt_pairs(llama)
+
+    def scores() -> Any:
+        return attribute_edges(llama.model, pairs, "logprob_diff", method=method, steps=3)
+
+    whole = scores()
+    asked: list[Any] = []
+
+    def nothing(model: Any) -> int:
+        asked.append(model)
+        return 1
+
+    monkeypatch.setattr(batching, "memory_budget", nothing)
+    apart = scores()
+    assert asked
+    close(apart["by_example"], whole["by_example"])
+
+
+def test_progress_tells_how_much_is_done(gpt2: Tiny) -> None:
+    for method, total in (
+        ("eap", len(CASES)),
+        ("exact", len(CASES) * Graph.of(gpt2.model).n_edges),
+    ):
+        told: list[tuple[int, int]] = []
+        attribute_edges(
+            gpt2.model,
+            prompt_pairs(gpt2),
+            method=method,  # type: ignore[arg-type]
+            progress=lambda done, of: told.append((done, of)),  # noqa: B023
+        )
+        assert told[-1] == (total, total)
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
