@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from interp.components import PROJECTIONS, Components, Projection
+from interp.errors import SiteError
 from interp.model import Model
+
+_NAMED = re.compile(r"[am](\d+)(?:\.h(\d+))?\Z")
 
 Edges = npt.NDArray[np.bool_]
 """A set of edges [source, destination]."""
@@ -40,6 +46,19 @@ class Graph:
             model.n_layers, model.n_heads, model.n_key_value_heads, not model.parallel_blocks
         )
 
+    @classmethod
+    def from_attrs(cls, attrs: Mapping[Hashable, Any]) -> Graph:
+        """The graph that a result was made on, from what it notes (see `attrs`)."""
+        layers, heads, shared = (
+            int(attrs[name]) for name in ("n_layers", "n_heads", "n_key_value_heads")
+        )
+        return cls(layers, heads, shared, bool(attrs["mlp_reads_heads"]))
+
+    @property
+    def attrs(self) -> dict[str, int]:
+        """Plain numbers to be kept with a result."""
+        return {name: int(value) for name, value in asdict(self).items()}
+
     @functools.cached_property
     def sources(self) -> tuple[str, ...]:
         layers = (
@@ -65,6 +84,34 @@ class Graph:
             edges[: self.before_mlp(layer), self.mlp_reader(layer)] = True
         edges[:, -1] = True
         return edges
+
+    def find_source(self, name: str) -> int:
+        """The index of a writer; a SiteError where there is no such."""
+        if name in self.sources:
+            return self.sources.index(name)
+        raise SiteError(
+            f"There is no writer '{name}'; writers are 'input', 'a0.h0' to "
+            f"'a{self.n_layers - 1}.h{self.n_heads - 1}', and 'm0' to 'm{self.n_layers - 1}'."
+        )
+
+    def find_destinations(self, name: str) -> tuple[int, ...]:
+        """The index of a reader, or of a head's three: "a1.h2" for its query, key and value."""
+        if name in self.destinations:
+            return (self.destinations.index(name),)
+        if name in self.sources and name != "input":
+            return tuple(int(i) for i in np.nonzero(self.feeds[:, self.sources.index(name)])[0])
+        raise SiteError(
+            f"There is no reader '{name}'; readers are 'a0.h0.q' to "
+            f"'a{self.n_layers - 1}.h{self.n_key_value_heads - 1}.v', 'm0' to "
+            f"'m{self.n_layers - 1}', and 'logits'."
+        )
+
+    def place(self, source: str) -> tuple[int, int]:
+        """Layer and head of a writer; -1 for what it has not."""
+        named = _NAMED.match(source)
+        if named is None:
+            return -1, -1
+        return int(named[1]), -1 if named[2] is None else int(named[2])
 
     @property
     def n_edges(self) -> int:

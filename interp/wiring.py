@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.batching import batches, rows_that_fit
-from interp.graph import Graph
 from interp.components import PROJECTIONS, Components, Projection
 from interp.contrast import Contrast
+from interp.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Wiring:
         self.writers = active.any(2).any(0).nonzero().flatten()
         self.active = active[:, self.writers]
         wired = active.any(1).any(0).float() @ torch.from_numpy(graph.feeds).to(device).float() > 0
-        self.computed = wired[self.writers] | (not reference.is_run)
+        self.computed: Tensor = wired[self.writers] | (not reference.is_run)
         _, length, width = contrast.shape
         dtype = contrast.parts.model.dtype
         self.added = torch.zeros(
@@ -168,20 +168,42 @@ class Wiring:
             given[projection] = whole
         z = parts.attend(layer, self.contrast.base, self.rows, given["q"], given["k"], given["v"])
         change = (z - self._reference(self.reference.z[layer]))[:, :, head].transpose(1, 2)
-        written: Tensor = change @ parts.output_weights(layer)[0][head]
-        self._write(slots, written)
+        self._write(slots, change @ parts.output_weights(layer)[0][head])
 
     def _slots(self, sources: slice) -> Tensor:
         """Places in `added` of the writers among these sources that have to be computed."""
         inside = (self.writers >= sources.start) & (self.writers < sources.stop)
-        return (inside & self.computed).nonzero().flatten()
+        found: Tensor = (inside & self.computed).nonzero().flatten()
+        return found
 
     def _write(self, slots: Tensor, change: Float[Tensor, "row slot position d_model"]) -> None:
         kept = self.fixed[:, slots, None, None]
         self.added[:, slots] = torch.where(kept, self.added[:, slots], change)
 
     def _reference(self, value: Tensor) -> Tensor:
-        return value[self.rows] if self.reference.is_run else value
+        found: Tensor = value[self.rows] if self.reference.is_run else value
+        return found
+
+
+def writer_changes(contrast: Contrast, graph: Graph, writers: Tensor, rows: Tensor) -> Tensor:
+    """Other minus base of what one writer adds, for each row [row, position, d_model].
+
+    Args:
+        writers: index of each row's source [row].
+        rows: which example of the contrast each row is [row].
+    """
+    out = contrast.input_change()[rows]
+    for layer in range(graph.n_layers):
+        heads = graph.heads_of(layer)
+        mine = (writers >= heads.start) & (writers < heads.stop)
+        if mine.any():
+            head = writers[mine] - heads.start
+            z = contrast.z_change(layer).transpose(1, 2)[rows[mine], head]
+            out[mine] = z @ contrast.parts.output_weights(layer)[0][head]
+        mine = writers == graph.mlp_writer(layer)
+        if mine.any():
+            out[mine] = contrast.mlp_change(layer)[rows[mine]]
+    return out
 
 
 def run_circuits(
@@ -214,16 +236,16 @@ def run_circuits(
         wiring.fix(torch.zeros_like(rows), embedding[rows])
         return contrast.scorer.value(wiring.run(), contrast.examples[rows])
 
-    size = rows_that_fit(contrast.parts.model, wiring_memory(contrast, graph))
+    size = rows_that_fit(contrast.parts.model, wiring_memory(contrast, graph, len(graph.sources)))
     for start, stop, scores in batches(len(circuit), size, work):
         values[circuit[start:stop], example[start:stop]] = scores.cpu().numpy()
         progress(stop - start)
     return values
 
 
-def wiring_memory(contrast: Contrast, graph: Graph) -> int:
-    """Bytes that one row of a `Wiring` takes (estimate)."""
+def wiring_memory(contrast: Contrast, graph: Graph, writers: int) -> int:
+    """Bytes that one row of a `Wiring` with so many wired writers takes (estimate)."""
     model = contrast.parts.model
     stream = contrast.shape[1] * contrast.shape[2] * model.dtype.itemsize
     readers = graph.n_heads + 2 * graph.n_key_value_heads
-    return (len(graph.sources) + 4 * readers) * stream + model.memory_per_row(contrast.shape[1])
+    return (writers + 4 * readers) * stream + model.memory_per_row(contrast.shape[1])

@@ -1,6 +1,9 @@
 """Circuit discovery: which edges between components carry a behaviour, and whether they suffice."""
 
+from interp.circuits.circuit import Circuit
 from interp.circuits.edges import attribute_edges
-from interp.graph import Graph
+from interp.circuits.faithfulness import faithfulness_curve
+from interp.circuits.measure import measure, minimality
+from interp.circuits.prune import prune
 
-__all__ = ["Graph", "attribute_edges"]
+__all__ = ["Circuit", "attribute_edges", "faithfulness_curve", "measure", "minimality", "prune"]

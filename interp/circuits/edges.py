@@ -16,11 +16,11 @@ import xarray as xr
 from torch import Tensor
 
 from interp.circuits.exact import exact_scores
-from interp.graph import Graph
 from interp.circuits.ladder import Ladder
 from interp.components import Components
 from interp.contrast import Contrast, contrasts
 from interp.errors import MetricError, SiteError
+from interp.graph import Graph
 from interp.metrics import Metric, get_metric
 from interp.model import Model
 from interp.prompts import PromptPairs, Run
@@ -113,6 +113,7 @@ def attribute_edges(
         "steps": steps if "ig" in method else 1,
         "metric": metric.name,
         "unit": metric.unit,
+        **graph.attrs,
         **model.identity,
     }
     return _label(pairs, graph, scores, at, unpatched, attrs)

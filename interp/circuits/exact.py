@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from interp.batching import batches, rows_that_fit
-from interp.graph import Graph
 from interp.components import PROJECTIONS
 from interp.contrast import Contrast
 from interp.forward import resume
+from interp.graph import Graph
+from interp.wiring import writer_changes
 
 
 def exact_scores(
@@ -95,24 +96,3 @@ def _after_head(
         return after
     unchanged = base.mlp(layer)[rows]
     return after - unchanged + parts.mlp(layer, after - unchanged)
-
-
-def writer_changes(contrast: Contrast, graph: Graph, writers: Tensor, rows: Tensor) -> Tensor:
-    """Other minus base of what one writer adds, for each row [row, position, d_model].
-
-    Args:
-        writers: index of each row's source [row].
-        rows: which example of the contrast each row is [row].
-    """
-    out = contrast.input_change()[rows]
-    for layer in range(graph.n_layers):
-        heads = graph.heads_of(layer)
-        mine = (writers >= heads.start) & (writers < heads.stop)
-        if mine.any():
-            head = writers[mine] - heads.start
-            z = contrast.z_change(layer).transpose(1, 2)[rows[mine], head]
-            out[mine] = z @ contrast.parts.output_weights(layer)[0][head]
-        mine = writers == graph.mlp_writer(layer)
-        if mine.any():
-            out[mine] = contrast.mlp_change(layer)[rows[mine]]
-    return out

@@ -1,0 +1,133 @@
+"""From scores to a circuit: choose edges, and drop those that lead nowhere."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from interp.circuits.circuit import Circuit
+from interp.errors import SiteError
+from interp.graph import Edges, Graph
+
+Choice = Literal["top", "greedy"]
+Scores = npt.NDArray[np.float32]
+
+
+def prune(
+    scores: xr.Dataset,
+    n_edges: int | None = None,
+    *,
+    threshold: float | None = None,
+    choice: Choice = "top",
+    absolute: bool = True,
+) -> Circuit:
+    """Choose edges by their score.
+
+    Edges that no path leads to from the embedding, or from which none leads to the logits, are
+    dropped afterwards; so the circuit may have fewer edges than were asked for.
+
+    Args:
+        scores: what `attribute_edges` returned.
+        n_edges: how many edges to choose.
+        threshold: instead, the smallest score that is chosen.
+        choice: "top" takes the largest scores; "greedy" (Hanna et al. 2024) starts at the logits
+            and takes, one after another, the largest that leads to a node it already has.
+        absolute: whether the size of a score counts, or its sign too: then edges that work
+            against the answer come last.
+
+    Raises:
+        SiteError: neither or both of n_edges and threshold, or a number that is out of range.
+    """
+    graph = Graph.from_attrs(scores.attrs)
+    values = scores["score"].values
+    if (n_edges is None) == (threshold is None):
+        raise SiteError("Give either n_edges=… or threshold=…, to say how large the circuit is.")
+    if choice not in ("top", "greedy"):
+        raise SiteError(f"Unknown choice '{choice}'; choose 'top' or 'greedy'.")
+    if threshold is not None:
+        if choice == "greedy":
+            raise SiteError("A threshold needs no order; leave choice='greedy' out.")
+        included = np.nan_to_num(size(values, absolute), nan=-np.inf) >= threshold
+        included = connected(graph, included & graph.real)
+    else:
+        assert n_edges is not None
+        if not 0 <= n_edges <= graph.n_edges:
+            raise SiteError(
+                f"A circuit of {n_edges} edges is not possible: the model has {graph.n_edges}."
+            )
+        included = choose(graph, values, n_edges, choice=choice, absolute=absolute)
+    settings: dict[str, str | int | float] = {
+        "choice": "threshold" if threshold is not None else choice,
+        "threshold" if threshold is not None else "n_edges": (
+            float(threshold) if threshold is not None else int(n_edges or 0)
+        ),
+        "absolute": int(absolute),
+        **{key: scores.attrs[key] for key in ("method", "steps", "metric", "unit")},
+    }
+    identity = {key: str(scores.attrs[key]) for key in ("model", "fingerprint", "obverse_version")}
+    if "position_score" not in scores:
+        return Circuit(graph, included, values, identity, settings)
+    at = np.abs(np.nan_to_num(scores["position_score"].values)).argmax(0)
+    labels = tuple(str(label) for label in scores["position_label"].values)
+    return Circuit(
+        graph, included, values, identity, settings, labels, np.where(graph.real, at, -1)
+    )
+
+
+def choose(
+    graph: Graph, values: Scores, n_edges: int, *, choice: Choice = "top", absolute: bool = True
+) -> Edges:
+    """The edges of a circuit of at most n_edges [source, destination]."""
+    ranked = np.where(graph.real, np.nan_to_num(size(values, absolute)), -np.inf)
+    if choice == "greedy":
+        return connected(graph, _greedy(graph, ranked, n_edges))
+    included = np.zeros(graph.real.shape, dtype=bool)
+    included.flat[np.argsort(-ranked, axis=None, kind="stable")[:n_edges]] = True
+    return connected(graph, included)
+
+
+def connected(graph: Graph, edges: Edges) -> Edges:
+    """Those edges that lie on a path from the embedding to the logits."""
+    edges = edges & graph.real
+    while True:
+        reached = edges.any(0) @ graph.feeds
+        reached[0] = True
+        # A reader leads on if a writer that it feeds does.
+        leads = graph.feeds @ edges.any(1)
+        leads[-1] = True
+        kept = edges & reached[:, None] & leads[None, :]
+        if kept.sum() == edges.sum():
+            return kept
+        edges = kept
+
+
+def size(values: Scores, absolute: bool) -> Scores:
+    return np.abs(values) if absolute else values
+
+
+def _greedy(graph: Graph, ranked: Scores, n_edges: int) -> Edges:
+    included = np.zeros(graph.real.shape, dtype=bool)
+    opened: set[int] = set()
+    heap: list[tuple[float, int, int]] = []
+
+    def open_reader(destination: int) -> None:
+        if destination not in opened:
+            opened.add(destination)
+            for source in np.nonzero(graph.real[:, destination])[0]:
+                heapq.heappush(
+                    heap, (-float(ranked[source, destination]), int(source), destination)
+                )
+
+    open_reader(len(graph.destinations) - 1)
+    for _ in range(n_edges):
+        if not heap:
+            break
+        _, source, destination = heapq.heappop(heap)
+        included[source, destination] = True
+        for reader in np.nonzero(graph.feeds[:, source])[0]:
+            open_reader(int(reader))
+    return included
