@@ -1,0 +1,68 @@
+"""What cannot be told is refused in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from interp import PromptPairs, load_model
+from interp.circuits import attribute_edges
+from interp.errors import MetricError, ModelError, ObverseError, PromptError, SiteError
+from tests.interp.architectures import ARCHITECTURES
+from tests.interp.pairs import prompt_pairs
+from tests.interp.tiny import Tiny, build_tokenizer
+
+
+def refusal(kind: type[ObverseError], *args: Any, **options: Any) -> str:
+    with pytest.raises(kind) as caught:
+        attribute_edges(*args, **options)
+    text = str(caught.value)
+    assert text.endswith(".")
+    assert "\n" not in text
+    assert ". " not in text.removesuffix(".")
+    return text
+
+
+@pytest.mark.parametrize("name", ["Gemma 2", "Granite"])
+@pytest.mark.parametrize("method", ["eap", "exact"])
+def test_models_that_norm_or_scale_what_is_written(name: str, method: str) -> None:
+    """Gemma 2 norms after attention and MLP, Granite multiplies with a constant."""
+    model = load_model(ARCHITECTURES[name].build(), tokenizer=build_tokenizer())
+    ids = torch.tensor([[1, 4, 5, 6]])
+    pairs = PromptPairs(model, ids, ids + 1, torch.tensor([7]), torch.tensor([8]))
+    text = refusal(ModelError, model, pairs, method=method)
+    assert "sum of its heads and its MLP" in text
+
+
+def test_unknown_method(gpt2: Tiny) -> None:
+    text = refusal(SiteError, gpt2.model, prompt_pairs(gpt2), method="acdc")
+    assert "'acdc'" in text
+    assert "eap-ig-activations" in text
+
+
+def test_no_steps(gpt2: Tiny) -> None:
+    for steps in (0, -1):
+        refusal(SiteError, gpt2.model, prompt_pairs(gpt2), steps=steps)
+
+
+def test_positions_by_the_exact_method_and_unknown_axes(gpt2: Tiny) -> None:
+    refusal(SiteError, gpt2.model, prompt_pairs(gpt2), method="exact", by="position")
+    refusal(SiteError, gpt2.model, prompt_pairs(gpt2), by="head")
+
+
+def test_metrics_without_a_gradient(gpt2: Tiny) -> None:
+    text = refusal(MetricError, gpt2.model, prompt_pairs(gpt2), "rank")
+    assert "method='exact'" in text
+    found = attribute_edges(gpt2.model, prompt_pairs(gpt2), "rank", method="exact")
+    assert found["score"].notnull().any()
+    assert found.attrs["unit"] == "rank"
+
+
+def test_unknown_metrics_and_missing_foils(gpt2: Tiny) -> None:
+    refusal(MetricError, gpt2.model, prompt_pairs(gpt2), "accuracy")
+    ids = torch.tensor([[1, 4, 5]])
+    pairs = PromptPairs(gpt2.model, ids, ids + 1, torch.tensor([7]))
+    refusal(PromptError, gpt2.model, pairs, "logit_diff")
+    attribute_edges(gpt2.model, pairs, "answer_logprob")
