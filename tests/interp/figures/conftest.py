@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import xarray as xr
 
@@ -12,6 +16,18 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 MakeLens = Callable[..., xr.Dataset]
 MakeSweep = Callable[..., xr.Dataset]
+
+
+def traces(fig: go.Figure, name: str) -> list[Any]:
+    return [trace for trace in fig.data if trace.name == name]
+
+
+def assert_safe(fig: go.Figure) -> None:
+    """No markup but our own anywhere in the figure."""
+    text = json.dumps(fig.to_plotly_json(), default=lambda o: np.asarray(o).tolist())
+    tags = set(re.findall(r"<[^<>]*>", text))
+    assert tags <= {"<b>", "</b>", "<br>", "<extra>", "</extra>"}, tags
+    assert "onerror" in text  # the token is there, as text
 
 
 @pytest.fixture
