@@ -20,6 +20,7 @@ from interp.blocks import BlockCall, block_call
 from interp.errors import ModelError
 from interp.forward import TOLERANCE, Recording, record, relative_error
 from interp.model import Model
+from interp.norms import Norm
 from interp.sites import Site
 
 Projection = Literal["q", "k", "v"]
@@ -70,6 +71,7 @@ class Components:
         self.model = model
         self.mlp_reads_mid = not model.parallel_blocks
         self._norms: dict[str, str | None] = {}
+        self._closed: dict[int, Norm | None] = {}
         self._weights: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
         for block in model.bridge.blocks:
             if any(_part(block, f"attn.{name}") is None for name in (*PROJECTIONS, "o")):
@@ -108,6 +110,10 @@ class Components:
             return stream
         return self._position_wise(_part(self.model.bridge.blocks[layer], name), stream)
 
+    def attention_norm(self, layer: int) -> Norm | None:
+        """The norm before attention in closed form; None where there is none."""
+        return self._closed[layer]
+
     def mlp(self, layer: int, stream: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """What the MLP adds when it reads this stream."""
         module = self.model.bridge.blocks[layer].mlp
@@ -129,6 +135,19 @@ class Components:
         heads = self.n_readers(projection)
         return matrix.reshape(len(matrix), heads, -1).transpose(0, 1), bias.reshape(heads, -1)
 
+    def folded_weights(
+        self, layer: int, projection: Projection
+    ) -> tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head"]]:
+        """Matrix and bias from the normed stream before gain and shift, which go into them."""
+        if (layer, f"folded {projection}") not in self._weights:
+            matrix, bias = self.input_weights(layer, projection)
+            norm = self._closed[layer]
+            if norm is not None:
+                bias = bias + (norm.shift.to(matrix.dtype) @ matrix)
+                matrix = norm.gain.to(matrix.dtype)[:, None] * matrix
+            self._weights[layer, f"folded {projection}"] = matrix, bias
+        return self._weights[layer, f"folded {projection}"]
+
     def output_weights(
         self, layer: int
     ) -> tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, " d_model"]]:
@@ -142,7 +161,25 @@ class Components:
         self, layer: int, z: Float[Tensor, "row position head d_head"]
     ) -> Float[Tensor, "row head position d_model"]:
         """What each head adds to the stream."""
-        return z.transpose(1, 2) @ self.output_weights(layer)[0]
+        return each_head(z.transpose(1, 2), self.output_weights(layer)[0])
+
+    def read(
+        self,
+        layer: int,
+        projection: Projection,
+        streams: Float[Tensor, "row head position d_model"],
+        heads: Int[Tensor, " head"],
+    ) -> Float[Tensor, "row head position d_head"]:
+        """Queries, keys or values of some heads, each reading a stream of its own."""
+        matrix, bias = (weight[heads] for weight in self.folded_weights(layer, projection))
+        made = each_head(streams, matrix)
+        norm = self._closed[layer]
+        if norm is not None:
+            mean, inverse_scale = norm.moments(streams)
+            if norm.centred:
+                made = made - mean.to(made.dtype) * matrix.sum(1)[:, None]
+            made = made * inverse_scale.to(made.dtype)
+        return made + bias[:, None]
 
     def attention_out(
         self, layer: int, z: Float[Tensor, "row position head d_head"]
@@ -236,8 +273,22 @@ class Components:
                     reader, streams, [read[i, reader] for i in layers]
                 )
             for i in layers:
+                self._closed[i] = self._closed_norm(i)
+                normed = self._closed[i]
+                if normed and not self._agrees(normed(pre[i]), read[i, "attn"]):
+                    raise self._unreadable("attn")
                 if not self._agrees(self.mlp(i, mid[i]), run.mlp(i)):
-                    raise self._unreadable("MLP")
+                    raise self._unreadable("mlp")
+
+    def _closed_norm(self, layer: int) -> Norm | None:
+        name = self._norms["attn"]
+        if name is None:
+            return None
+        module = _part(self.model.bridge.blocks[layer], name)
+        like = next(self.model.bridge.original_model.parameters())
+        return Norm.found_in(
+            lambda streams: self._position_wise(module, streams), self.model.d_model, like
+        )
 
     def _norm_before(self, reader: str, streams: list[Tensor], read: list[Tensor]) -> str | None:
         blocks = self.model.bridge.blocks
@@ -259,8 +310,18 @@ class Components:
     def _unreadable(self, reader: str) -> ModelError:
         return ModelError(
             f"What the {reader} of {self.model.name} reads is not the residual stream behind a "
-            "norm, so its edges cannot be told; sweep its sites instead."
+            "layer norm or RMS norm, so its edges cannot be told; sweep its sites instead."
         )
+
+
+def each_head(
+    values: Float[Tensor, "row head position in"], matrix: Float[Tensor, "head in out"]
+) -> Float[Tensor, "row head position out"]:
+    """Each head's values by its own matrix."""
+    # A product of [row, head, …] by [head, …] would copy the matrices for every row.
+    n_rows, n_heads, n_positions, _ = values.shape
+    flat = values.transpose(0, 1).reshape(n_heads, n_rows * n_positions, -1)
+    return torch.bmm(flat, matrix).reshape(n_heads, n_rows, n_positions, -1).transpose(0, 1)
 
 
 def _remember(model: Model, calls: dict[int, BlockCall], layer: int, batch: int) -> Any:

@@ -70,8 +70,9 @@ class Contrast:
 
     def layer_change(self, layer: int) -> Float[Tensor, "example writer position d_model"]:
         """Other minus base of what each head and, last, the MLP of a layer adds."""
-        heads = self.parts.written(layer, self.z_change(layer))
-        return torch.cat([heads, self.mlp_change(layer)[:, None]], dim=1)
+        heads = self.parts.written(layer, self.z_change(layer)).transpose(0, 1)
+        # Writers first in memory: so the products by readers need no further copy.
+        return torch.cat([heads, self.mlp_change(layer)[None]]).transpose(0, 1)
 
     def span(
         self, change: Float[Tensor, "row position d_model"], rows: Int[Tensor, " row"]

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.batching import batches, rows_that_fit
-from interp.components import PROJECTIONS, Components, Projection
+from interp.components import PROJECTIONS, Components, Projection, each_head
 from interp.contrast import Contrast
 from interp.graph import Graph
 
@@ -160,15 +160,14 @@ class Wiring:
         for projection in PROJECTIONS:
             mine = head if projection == "q" else (head // graph.queries_per_key).unique()
             streams = self._inputs(layer, mine + graph.readers(layer, projection).start)
-            matrix, bias = parts.input_weights(layer, projection)
-            made = parts.normed(layer, "attn", streams) @ matrix[mine] + bias[mine][:, None]
+            made = parts.read(layer, projection, streams, mine)
             # Other heads attend to nothing in particular; their output is not read.
             whole = made.new_zeros(n_rows, length, graph.heads(projection), made.shape[-1])
             whole[:, :, mine] = made.transpose(1, 2)
             given[projection] = whole
         z = parts.attend(layer, self.contrast.base, self.rows, given["q"], given["k"], given["v"])
         change = (z - self._reference(self.reference.z[layer]))[:, :, head].transpose(1, 2)
-        self._write(slots, change @ parts.output_weights(layer)[0][head])
+        self._write(slots, each_head(change, parts.output_weights(layer)[0][head]))
 
     def _slots(self, sources: slice) -> Tensor:
         """Places in `added` of the writers among these sources that have to be computed."""

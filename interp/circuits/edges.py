@@ -175,14 +175,15 @@ def _from_gradients(
             readers, whole, partly = slice(shape[1] - 1, shape[1]), graph.n_layers, False
         # One layer's writers at a time: all of them would not fit for long prompts.
         with torch.no_grad():
-            first = contrast.input_change()[:, None]
-            scores[..., :1, readers] = torch.einsum(over, first, gradient).float()
+            gradient = gradient.float()
+            first = contrast.input_change()[:, None].float()
+            scores[..., :1, readers] = torch.einsum(over, first, gradient)
             for below in range(whole + partly):
                 writers = slice(graph.heads_of(below).start, graph.mlp_writer(below) + 1)
-                change = contrast.layer_change(below)
+                change = contrast.layer_change(below).float()
                 if below == layer:
                     writers, change = graph.heads_of(below), change[:, :-1]
-                scores[..., writers, readers] = torch.einsum(over, change, gradient).float()
+                scores[..., writers, readers] = torch.einsum(over, change, gradient)
 
     ladder = Ladder(contrast, _mixes(method, steps), everywhere=method == "eap-ig-activations")
     ladder.gradients(collect)

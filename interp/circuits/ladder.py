@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.batching import batches, rows_that_fit
+from interp.circuits.readers import ReaderGradients
 from interp.components import PROJECTIONS, Components
 from interp.contrast import Contrast
 from interp.forward import resume
@@ -98,9 +99,7 @@ class Ladder:
         rows = self._rows(len(streams))
         passed = self._handed_down(layer, gradient, len(streams))
         below = torch.empty_like(streams)
-        n_readers = sum(parts.n_readers(p) for p in PROJECTIONS)
-        shape = (len(contrast), n_readers, *streams.shape[1:])
-        to_heads, to_mlp = streams.new_zeros(shape), passed.collected
+        readers, to_mlp = ReaderGradients(parts, layer, len(contrast), streams), passed.collected
 
         def work(start: int, stop: int) -> None:
             part = slice(start, stop)
@@ -109,17 +108,16 @@ class Ladder:
             up = passed.heads[part]
             if parts.mlp_reads_mid:
                 up = up + into_mlp
-            into_heads = linear.through_heads(up)
-            below[part] = passed.skip[part] + into_mlp + into_heads.sum(1)
-            to_heads.index_add_(0, rows[part], into_heads)
+            into_stream, into_heads = linear.through_heads(up)
+            below[part] = passed.skip[part] + into_mlp + into_stream
+            readers.add(start, rows[part], linear.projected, into_heads)
             to_mlp.index_add_(0, rows[part], into_mlp)
 
-        per_row = 3 * parts.model.memory_per_row(streams.shape[1])
-        per_row += 4 * n_readers * streams[0].numel() * streams.itemsize
-        for _ in batches(len(streams), rows_that_fit(parts.model, per_row), work):
+        size = rows_that_fit(parts.model, 4 * parts.model.memory_per_row(streams.shape[1]))
+        for _ in batches(len(streams), size, work):
             pass
         collect(layer, "mlp", to_mlp[:, None])
-        collect(layer, "attn", to_heads)
+        collect(layer, "attn", readers.by_stream())
         return below
 
     def _handed_down(self, layer: int, gradient: Tensor, n_pre: int) -> _Passed:
@@ -181,11 +179,8 @@ class _Layer:
         self.parts, self.layer, self.streams = parts, layer, streams
         with torch.enable_grad():
             self.leaf = streams.detach().requires_grad_()
-            self.normed = parts.normed(layer, "attn", self.leaf)
-            read = self.normed.detach()
-            self.projected = [
-                parts.projected(layer, p, read).detach().requires_grad_() for p in PROJECTIONS
-            ]
+            normed = parts.normed(layer, "attn", self.leaf)
+            self.projected = [parts.projected(layer, p, normed) for p in PROJECTIONS]
             self.z = parts.attend(layer, contrast.base, rows, *self.projected, grad=True)
 
     def through_mlp(self, gradient: Tensor) -> Tensor:
@@ -195,25 +190,12 @@ class _Layer:
                 mid = mid + self.parts.attention_out(self.layer, self.z)
         return _mlp_gradient(self.parts, self.layer, mid, gradient)
 
-    def through_heads(self, gradient: Tensor) -> Float[Tensor, "row reader position d_model"]:
-        """By what each query, key and value reads."""
-        parts, layer = self.parts, self.layer
-        matrix = parts.output_weights(layer)[0]
-        into_z = torch.einsum("rpd,hed->rphe", gradient, matrix)
-        found = torch.autograd.grad(self.z, self.projected, into_z)
-        read = torch.cat(
-            [
-                found[i].transpose(1, 2) @ parts.input_weights(layer, p)[0].transpose(1, 2)
-                for i, p in enumerate(PROJECTIONS)
-            ],
-            dim=1,
-        )
-        if self.normed is self.leaf:
-            return read
-        (through,) = torch.autograd.grad(
-            self.normed, self.leaf, read.transpose(0, 1), is_grads_batched=True
-        )
-        return through.transpose(0, 1)
+    def through_heads(self, gradient: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """By the stream, all heads together, and by queries, keys and values."""
+        matrix = self.parts.output_weights(self.layer)[0]
+        into_z = (gradient @ matrix.flatten(0, 1).T).reshape(self.z.shape)
+        into_stream, *others = torch.autograd.grad(self.z, [self.leaf, *self.projected], into_z)
+        return into_stream, tuple(others)
 
 
 def _mlp_gradient(parts: Components, layer: int, stream: Tensor, gradient: Tensor) -> Tensor:
