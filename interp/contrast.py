@@ -51,6 +51,17 @@ class Contrast:
         n_examples, n_positions, d_model = self.base.pre(0).shape
         return n_examples, n_positions, d_model
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether each position corresponds to the same one of the other run, as far as is read.
+
+        Otherwise the other run's activations, moved to the base run's positions, are no run: none
+        of its readers reads what its writers wrote.
+        """
+        last = self.scorer.positions(self.examples).max(1).values
+        index = torch.arange(self.origin.shape[1], device=last.device)
+        return not bool(((index <= last[:, None]) & (self.origin != index)).any())
+
     def from_other(self, base: Tensor, other: Tensor) -> Tensor:
         """An activation [example, position, …] of the other run at the base run's positions."""
         example = torch.arange(len(self), device=base.device)[:, None]

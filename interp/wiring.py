@@ -28,7 +28,7 @@ class Reference:
     Attributes:
         z, mlp: by layer, [example, position, …]; an axis may be 1 where all are the same.
         pre: the streams into each block that these add up to; the final one last.
-        is_run: whether a run wrote these values, so that what reads only them writes them too.
+        is_run: whether all this was written in one run, so that what reads it writes it too.
     """
 
     z: Sequence[Float[Tensor, "example position head d_head"]]
@@ -55,6 +55,7 @@ class Reference:
             [moved(base.z(i), other.z(i)) for i in layers],
             [moved(base.mlp(i), other.mlp(i)) for i in layers],
             [moved(base.pre(i), other.pre(i)) for i in (*layers, len(layers))],
+            is_run=contrast.side_by_side,
         )
 
     @classmethod
@@ -180,7 +181,7 @@ class Wiring:
         self.added[:, slots] = torch.where(kept, self.added[:, slots], change)
 
     def _reference(self, value: Tensor) -> Tensor:
-        found: Tensor = value[self.rows] if self.reference.is_run else value
+        found: Tensor = value if len(value) == 1 else value[self.rows]
         return found
 
 
@@ -237,7 +238,8 @@ def run_circuits(
 
     size = rows_that_fit(contrast.parts.model, wiring_memory(contrast, graph, len(graph.sources)))
     for start, stop, scores in batches(len(circuit), size, work):
-        values[circuit[start:stop], example[start:stop]] = scores.cpu().numpy()
+        part = slice(start, stop)
+        values[circuit[part].numpy(), example[part].numpy()] = scores.cpu().numpy()
         progress(stop - start)
     return values
 
