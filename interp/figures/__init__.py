@@ -6,6 +6,7 @@ from interp.figures.facts import direction_scatter
 from interp.figures.faithfulness import faithfulness_lines
 from interp.figures.lens import lens_heatmap
 from interp.figures.patching import patching_map
+from interp.figures.paths import path_map
 from interp.figures.ranks import rank_lines
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "faithfulness_lines",
     "lens_heatmap",
     "patching_map",
+    "path_map",
     "rank_lines",
 ]

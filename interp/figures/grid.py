@@ -7,7 +7,7 @@ colours, and invisible square markers over its cells carry the hover text and ta
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from interp.figures import theme
+from interp.figures import marks, theme
+from interp.figures.marks import Texts
 
 WIDTH = 720  # px that a figure is laid out for, where nothing else is said
 _LEFT, _RIGHT, _TOP = 64, 92, 44
 _NARROWEST = 14  # px; a wider figure is drawn instead of narrower cells
-_ROOM_TO_ELIDE = 30  # px; what is left of a word in narrower cells says nothing
-
-Texts = npt.NDArray[np.object_]
+_BAR = 100  # px of a colour bar beside few rows
+_LONGEST = 16  # characters of a label
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ class Grid:
         texts: what stands in each cell [row, column], not escaped, from the longest version to
             the shortest; the first one that fits everywhere is taken.
         elide: whether a text that does not fit may be cut short; numbers may not.
-        rows: the layer of each row, from the bottom up.
+        rows: what each row stands for, usually its layer, from the bottom up.
         row_labels, columns: labels of the axes, not escaped.
         row_title, column_title: titles of the axes.
+        estimated: cells that are hatched [row, column], if any.
     """
 
     values: npt.NDArray[np.floating[Any]]
@@ -49,6 +50,7 @@ class Grid:
     columns: tuple[str, ...]
     row_title: str
     column_title: str
+    estimated: npt.NDArray[np.bool_] | None = None
 
 
 def draw(
@@ -60,11 +62,13 @@ def draw(
     title: str | None,
     selected: tuple[int, int] | None,
     width: int,
-    small_print: str | None = None,
+    notes: Sequence[str] = (),
 ) -> go.Figure:
-    """Draw a grid; `selected` is (layer, column), `width` the px that it will have."""
+    """Draw a grid; `selected` is (row, column), `width` the px that it will have, and `notes`
+    are lines of small print."""
     n_rows, n_columns = grid.values.shape
-    cell_width = (width - _LEFT - _RIGHT) / max(1, n_columns)
+    left = _room_for_rows(grid.row_labels)
+    cell_width = (width - left - _RIGHT) / max(1, n_columns)
     fixed = cell_width < _NARROWEST
     cell_width = max(cell_width, _NARROWEST)
     cell_height = _row_height(n_rows)
@@ -79,7 +83,7 @@ def draw(
             zmin=limits[0],
             zmax=limits[1],
             colorscale=[[i / (len(scale) - 1), c] for i, c in enumerate(scale)],
-            colorbar=bar,
+            colorbar=bar | {"lenmode": "pixels", "len": max(_BAR, n_rows * cell_height)},
             xgap=gap,
             ygap=gap,
             hoverinfo="skip",
@@ -87,21 +91,25 @@ def draw(
         )
     )
     fig.add_trace(_targets(grid, min(cell_width, cell_height)))
-    text = _fitting(grid, cell_width, cell_height)
+    dark = marks.is_dark(grid.values, scale, limits)
+    text = marks.fitting(grid.texts, cell_width, cell_height, elide=grid.elide)
     if text is not None:
-        fig.add_traces(list(_cell_texts(grid, text, scale, limits)))
+        fig.add_traces(list(marks.texts(grid.values, text, dark)))
+    if grid.estimated is not None:
+        fig.add_traces(list(marks.hatching(grid.estimated, dark, cell_width, cell_height)))
     top = _TOP + 8 if title else 32
     below = _room_for_labels(labels, angle) + 34
+    bottom = below + 18 * len(notes) + (4 if notes else 0)
     theme.finish(
         fig,
         title=title,
-        height=top + n_rows * cell_height + below + (22 if small_print else 0),
+        height=top + n_rows * cell_height + bottom,
         plot_bgcolor=theme.EMPTY,
         margin={
-            "l": _LEFT,
+            "l": left,
             "r": _RIGHT,
             "t": top,
-            "b": below + (22 if small_print else 0),
+            "b": bottom,
             "autoexpand": False,
         },
         hoverdistance=int(max(cell_width, cell_height)),
@@ -111,13 +119,13 @@ def draw(
         uirevision=_identity(grid),
     )
     if fixed:
-        fig.update_layout(width=int(cell_width * n_columns) + _LEFT + _RIGHT)
+        fig.update_layout(width=int(cell_width * n_columns) + left + _RIGHT)
     every = max(1, round(16 / cell_height))
     ticks = list(range(0, n_rows, every))
     fig.update_yaxes(
         title_text=theme.escape(grid.row_title),
         tickvals=ticks,
-        ticktext=[theme.escape(grid.row_labels[i]) for i in ticks],
+        ticktext=[theme.escape(theme.shorten(grid.row_labels[i], _LONGEST)) for i in ticks],
         ticklabelstandoff=4,
         range=[-0.5, n_rows - 0.5],
         showgrid=False,
@@ -134,83 +142,14 @@ def draw(
         automargin=False,
     )
     if selected is not None and selected[0] in grid.rows and 0 <= selected[1] < n_columns:
-        _outline(fig, grid.rows.index(selected[0]), selected[1])
-    if small_print:
-        theme.note(fig, small_print, below=below - 4)
+        marks.outline(fig, grid.rows.index(selected[0]), selected[1])
+    for number, line in enumerate(notes):
+        theme.note(fig, line, below=below - 4 + 18 * number)
     return fig
 
 
-def mark(fig: go.Figure, cells: Sequence[tuple[int, int]]) -> None:
-    """A small white triangle in the corner of cells (row, column) that lie beyond the colours."""
-    fig.add_trace(
-        go.Scatter(
-            x=[column + 0.4 for _, column in cells],
-            y=[row + 0.28 for row, _ in cells],
-            mode="markers",
-            marker={"symbol": "triangle-up", "size": 5, "color": "white"},
-            hoverinfo="skip",
-        )
-    )
-
-
-def _fitting(grid: Grid, cell_width: float, cell_height: float) -> Texts | None:
-    """The longest texts that fit into the cells, escaped; None where none do."""
-    limit = theme.characters(cell_width - 6)
-    if cell_height < theme.SMALL + 3 or limit < 2:
-        return None
-    for text in grid.texts:
-        if max((len(str(t)) for t in text.ravel()), default=0) <= limit:
-            break
-    else:
-        if not grid.elide or cell_width < _ROOM_TO_ELIDE:
-            return None
-    short = np.empty(text.shape, dtype=object)
-    for place, one in np.ndenumerate(text):
-        short[place] = theme.escape(theme.shorten(str(one), limit))
-    return short
-
-
-def _cell_texts(
-    grid: Grid, text: Texts, scale: Sequence[str], limits: tuple[float, float]
-) -> Iterator[go.Heatmap]:
-    """Text over the cells: dark on light ones, white on dark ones.
-
-    Plotly's own choice is one of two greys by brightness, hard to read in the middle of a scale;
-    and a heatmap has one font colour. So each colour is a transparent heatmap of its own, empty
-    where the other one writes.
-    """
-    white = _is_dark(grid.values, scale, limits)
-    for colour, here in (("white", white), (theme.INK, ~white & np.isfinite(grid.values))):
-        if here.any():
-            yield go.Heatmap(
-                z=np.where(here, 0.0, np.nan),
-                colorscale=[[0, "rgba(0,0,0,0)"], [1, "rgba(0,0,0,0)"]],
-                showscale=False,
-                text=[
-                    [t if i else "" for t, i in line]
-                    for line in (zip(*row, strict=True) for row in zip(text, here, strict=True))
-                ],
-                texttemplate="%{text}",
-                textfont={"family": theme.MONO, "size": theme.SMALL, "color": colour},
-                hoverinfo="skip",
-                name="text",
-            )
-
-
-def _is_dark(
-    values: npt.NDArray[np.floating[Any]], scale: Sequence[str], limits: tuple[float, float]
-) -> npt.NDArray[np.bool_]:
-    """Where white text has the higher contrast (WCAG 2.2) against the cell's colour."""
-    low, high = limits
-    place = np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0, 1)
-    stops = np.array([theme.luminance(c) for c in scale])
-    cell = np.interp(place, np.linspace(0, 1, len(scale)), stops)
-    dark = (1.05 / (cell + 0.05)) > ((cell + 0.05) / (theme.luminance(theme.INK) + 0.05))
-    return np.asarray(dark & np.isfinite(values))
-
-
 def _targets(grid: Grid, size: float) -> go.Scatter:
-    """Invisible squares over all cells; customdata is [layer, column]."""
+    """Invisible squares over all cells; customdata is [row, column]."""
     rows, columns = np.indices(grid.values.shape)
     return go.Scatter(
         x=columns.ravel(),
@@ -227,19 +166,6 @@ def _targets(grid: Grid, size: float) -> go.Scatter:
     )
 
 
-def _outline(fig: go.Figure, row: int, column: int) -> None:
-    for colour, line in (("white", 5), (theme.INK, 2.5)):
-        fig.add_shape(
-            type="rect",
-            x0=column - 0.5,
-            x1=column + 0.5,
-            y0=row - 0.5,
-            y1=row + 0.5,
-            line={"color": colour, "width": line},
-            fillcolor="rgba(0,0,0,0)",
-        )
-
-
 def _identity(grid: Grid) -> str:
     labels = "\n".join((*grid.columns, *grid.row_labels))
     return hashlib.sha256(labels.encode("utf-8", "replace")).hexdigest()[:16]
@@ -250,9 +176,14 @@ def _row_height(n_rows: int) -> int:
     return int(min(34, max(12, 440 / max(1, n_rows))))
 
 
+def _room_for_rows(labels: Sequence[str]) -> int:
+    longest = min(_LONGEST, max((len(label) for label in labels), default=0))
+    return max(_LEFT, 40 + int(longest * theme.SMALL * 0.62))
+
+
 def _room_for_labels(labels: Sequence[str], angle: float) -> int:
     if angle == 0.0:
         return 20
-    longest = min(16, max((len(label) for label in labels), default=0))
+    longest = min(_LONGEST, max((len(label) for label in labels), default=0))
     share = 1.0 if angle == -90.0 else 0.75
     return int(12 + longest * theme.SMALL * 0.62 * share)

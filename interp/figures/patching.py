@@ -11,7 +11,9 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp.errors import SiteError
-from interp.figures import grid, theme
+from interp.figures import grid, marks, theme
+from interp.figures.axes import Axis, axes_of
+from interp.figures.numbers import plain, reach, texts
 
 Value = Literal["normalised", "raw", "change"]
 
@@ -21,13 +23,13 @@ _SITES = {
     "resid_post": "residual stream after block",
     "attn_out": "attention output of block",
     "mlp_out": "MLP output of block",
+    "mlp_act": "MLP neurons of block",
     "q": "queries of block",
     "k": "keys of block",
     "v": "values of block",
     "z": "head output in block",
+    "pattern": "attention pattern of block",
 }
-
-_COLUMN_TITLES = {"head": "head", "span": "part of the prompt"}
 
 
 def site_name(site: str) -> str:
@@ -45,10 +47,15 @@ def patching_map(
     selected: tuple[int, int] | None = None,
     width: int = grid.WIDTH,
 ) -> go.Figure:
-    """Draw what `sweep` returned: layer × position, span or head.
+    """Draw what `sweep`, `refine` or `estimate` returned.
+
+    Rows are layers, and columns positions, spans, heads or groups of neurons; of attention
+    patterns at one layer, rows are the tokens that attend and columns those attended to. Cells
+    that are estimates and were not run are hatched.
 
     Args:
-        result: result of `sweep`.
+        result: of `sweep`, with two axes besides examples: choose an entry of any others, as in
+            `result.sel(layer=3)`.
         example: one pair, or None for the mean over all (pairs without the token are left out of
             a cell's mean; its hover says how many there are).
         value: "normalised" colours the share of the effect, 0 as in the corrupted run and 1 as in
@@ -62,183 +69,145 @@ def patching_map(
         width: px that the figure will have; it only decides how much text fits.
 
     Raises:
-        SiteError: the sweep has two axes besides layers, an unknown value, or no such example.
+        SiteError: the sweep has other than two axes, an unknown value, or no such example.
     """
-    column_axis = _column_axis(result)
     if value not in get_args(Value):
         raise SiteError(f"Unknown value '{value}'; choose one of {', '.join(get_args(Value))}.")
     if example is not None and not 0 <= example < result.sizes["example"]:
         raise SiteError(
             f"There is no pair {example}; the sweep holds {result.sizes['example']}, from 0 on."
         )
-    numbers = _numbers(result, column_axis, example)
-    if example is not None:
-        kept = np.nonzero(numbers.n.any(axis=0))[0]
-        columns = kept if len(kept) else np.arange(numbers.n.shape[1])
-    else:
-        columns = np.arange(numbers.n.shape[1])
-    labels = _columns(result, column_axis, example)
-    layers = tuple(int(layer) for layer in np.atleast_1d(result["layer"].values))
+    rows, columns = axes_of(result, example)
+    numbers = _numbers(result, rows, columns, example)
+    # Of one pair, what it has no tokens for is left out; clicks still name the result's entries.
+    row, column = _present(numbers, example)
+    if rows.name not in ("layer", "head"):
+        row = row[::-1]  # a prompt is read from the top down
     shown = {"normalised": numbers.share, "raw": numbers.patched, "change": numbers.change}[value]
-    limit = 1.0 if value == "normalised" else limit or _reach(shown)
-    shown, hover = shown[:, columns], _hovers(result, numbers, labels, layers)[:, columns]
+    limit = 1.0 if value == "normalised" else limit or reach(shown)
+    hover = _hovers(result, numbers, rows, columns)[np.ix_(row, column)]
+    shown, estimated = shown[np.ix_(row, column)], numbers.estimated[np.ix_(row, column)]
     beyond = np.argwhere(np.abs(np.nan_to_num(shown)) > limit * (1 + 1e-6))
-    for row, column in beyond:
-        hover[row, column] += "<br>▲ beyond the colours"
-    cells = grid.Grid(
-        values=shown,
-        hover=hover,
-        texts=tuple(_texts(shown, decimals) for decimals in (2, 1)),
-        elide=False,
-        rows=layers,
-        row_labels=tuple(str(layer) for layer in layers),
-        columns=tuple(theme.visible(labels[i]) for i in columns),
-        row_title=_row_title(str(result.attrs.get("site", "")), column_axis),
-        column_title=_COLUMN_TITLES.get(column_axis, "position" if example is None else "token"),
-    )
+    for place in beyond:
+        hover[tuple(place)] += "<br>▲ beyond the colours"
     fig = grid.draw(
-        cells,
+        grid.Grid(
+            values=shown,
+            hover=hover,
+            texts=tuple(texts(shown, decimals) for decimals in (2, 1)),
+            elide=False,
+            rows=tuple(rows.keys[i] for i in row),
+            row_labels=tuple(rows.labels[i] for i in row),
+            columns=tuple(columns.labels[i] for i in column),
+            row_title=rows.title,
+            column_title=columns.title,
+            estimated=estimated,
+        ),
         scale=theme.DIVERGING,
         limits=(-limit, limit),
-        bar=_bar(value, limit, str(result.attrs.get("unit", ""))),
+        bar=_bar(value, str(result.attrs.get("unit", ""))),
         title=title,
-        selected=_visible_selection(selected, columns),
+        selected=_visible_selection(selected, column),
         width=width,
-        small_print=_clipping(shown, beyond, limit) if len(beyond) else None,
+        notes=[*_estimates(estimated, shown), *_clipping(shown, beyond, limit)],
     )
-    # Clicks name the column of the result, also where absent ones are left out of the picture.
-    targets = fig.data[1]
-    targets.customdata = [[layer, int(columns[column])] for layer, column in targets.customdata]
+    targets = next(trace for trace in fig.data if trace.name == "cells")
+    targets.customdata = [[key, int(column[at])] for key, at in targets.customdata]
     if len(beyond):
-        grid.mark(fig, [(int(row), int(column)) for row, column in beyond])
+        marks.mark(fig, [(int(row), int(column)) for row, column in beyond])
     return fig
 
 
 @dataclass(frozen=True)
 class _Numbers:
-    """Per cell [layer, column], for one pair or as means: NaN and n = 0 where there is nothing."""
+    """Per cell [row, column], for one pair or as means: NaN and n = 0 where there is nothing."""
 
     share: npt.NDArray[np.float64]
     patched: npt.NDArray[np.float64]
     change: npt.NDArray[np.float64]
     n: npt.NDArray[np.int64]
+    estimated: npt.NDArray[np.bool_]
     clean: float
     corrupt: float
 
 
-def _numbers(result: xr.Dataset, column_axis: str, example: int | None) -> _Numbers:
+def _numbers(result: xr.Dataset, rows: Axis, columns: Axis, example: int | None) -> _Numbers:
     # Not at the top: it brings torch along, which figures of other kinds have no use for.
     from interp.patching.results import normalised
 
-    order = ("example", "layer", column_axis)
+    order = ("example", rows.name, columns.name)
     share = normalised(result).transpose(*order)
     patched = result["patched"].transpose(*order)
     if example is not None:
         share, patched = share.isel(example=[example]), patched.isel(example=[example])
         result = result.isel(example=[example])
     change = patched - result["corrupt"]
+    n = np.isfinite(patched.values).sum(axis=0)
+    if "exact" in result:
+        estimated = ~result["exact"].transpose(*order[1:]).values.astype(bool)
+    else:
+        everywhere = str(result.attrs.get("instrument", "")).startswith("attribution patching")
+        estimated = np.full(n.shape, everywhere)
     return _Numbers(
         share.mean("example", skipna=True).values.astype(float),
         patched.mean("example", skipna=True).values.astype(float),
         change.mean("example", skipna=True).values.astype(float),
-        np.isfinite(patched.values).sum(axis=0),
+        n,
+        estimated & (n > 0),
         float(result["clean"].mean()),
         float(result["corrupt"].mean()),
     )
 
 
-def _column_axis(result: xr.Dataset) -> str:
-    axes = [str(d) for d in result["patched"].dims if d not in ("example", "layer")]
-    if len(axes) != 1 or axes[0] not in ("position", "span", "head"):
-        raise SiteError(
-            f"A map has one axis besides the layers, but this sweep has {', '.join(axes) or 'none'}"
-            "; choose one entry of the others, as in result.sel(position=3)."
-        )
-    return axes[0]
-
-
-def _columns(result: xr.Dataset, column_axis: str, example: int | None) -> list[str]:
-    if column_axis == "head":
-        return [str(h) for h in result["head"].values]
-    if column_axis == "span":
-        return [str(s) for s in result["span"].values]
-    labels = [str(label) for label in result["position_label"].values]
-    if example is None:
-        return [_shared_token(result, i) or label for i, label in enumerate(labels)]
-    tokens = [str(t) for t in result["clean_token"].isel(example=example).values]
-    return [token or label for token, label in zip(tokens, labels, strict=True)]
-
-
-def _shared_token(result: xr.Dataset, column: int) -> str:
-    """The token that all prompts have at a position, or "" where they differ: it says more than
-    a label."""
-    if "clean_token" not in result.coords or result.sizes["example"] < 2:
-        return ""
-    tokens = {
-        str(token)
-        for run in ("clean", "corrupt")
-        for token in result[f"{run}_token"].values[:, column]
-    }
-    return tokens.pop() if len(tokens) == 1 else ""
+def _present(
+    numbers: _Numbers, example: int | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The rows and columns that are drawn: of one pair, only those it has."""
+    there = numbers.n > 0
+    if example is None or not there.any():
+        there = np.ones_like(there)
+    return np.nonzero(there.any(axis=1))[0], np.nonzero(there.any(axis=0))[0]
 
 
 def _hovers(
-    result: xr.Dataset, numbers: _Numbers, labels: list[str], layers: tuple[int, ...]
+    result: xr.Dataset, numbers: _Numbers, rows: Axis, columns: Axis
 ) -> npt.NDArray[np.object_]:
     unit = theme.escape(result.attrs.get("unit", ""))
     metric = theme.escape(theme.words(str(result.attrs.get("metric", "metric"))))
-    site = theme.escape(site_name(str(result.attrs.get("site", ""))))
     hover = np.empty(numbers.n.shape, dtype=object)
-    for row, layer in enumerate(layers):
-        for column, label in enumerate(labels):
-            n = int(numbers.n[row, column])
-            lines = [f"<b>{site} {layer}</b>, {_place(result, label, column)}"]
-            if n == 0:
-                hover[row, column] = "<br>".join([*lines, "no such token here"])
-                continue
-            share = float(numbers.share[row, column])
-            lines += [
-                _share_line(share),
-                f"{metric} patched {_plain(numbers.patched[row, column])} {unit}",
-                f"clean {_plain(numbers.clean)}, corrupted {_plain(numbers.corrupt)}",
-                f"{n} pair{'s' if n > 1 else ''}",
-            ]
-            hover[row, column] = "<br>".join(lines)
+    for row, column in np.ndindex(*numbers.n.shape):
+        n = int(numbers.n[row, column])
+        lines = [_place(result, rows, columns, row, column)]
+        if n == 0:
+            hover[row, column] = "<br>".join([*lines, "no such token here"])
+            continue
+        lines += [
+            _share_line(float(numbers.share[row, column])),
+            f"{metric} patched {plain(float(numbers.patched[row, column]))} {unit}",
+            f"clean {plain(numbers.clean)}, corrupted {plain(numbers.corrupt)}",
+            f"{n} pair{'s' if n > 1 else ''}",
+        ]
+        if numbers.estimated[row, column]:
+            lines.append("an estimate to first order, not run")
+        hover[row, column] = "<br>".join(lines)
     return hover
 
 
-def _place(result: xr.Dataset, label: str, column: int) -> str:
-    if "head" in result["patched"].dims:
-        return f"head {theme.escape(label)}"
-    if "position" in result["patched"].dims:
-        name = str(result["position_label"].values[column])
-        return f"‘{theme.shown(label, 40)}’" + (f" ({theme.escape(name)})" if name != label else "")
-    return theme.shown(label, 40)
+def _place(result: xr.Dataset, rows: Axis, columns: Axis, row: int, column: int) -> str:
+    """Site and layer, and the entries of all other axes, of a cell."""
+    site = theme.escape(site_name(str(result.attrs.get("site", ""))))
+    layer = rows.labels[row] if rows.name == "layer" else str(result["layer"].values)
+    where = [] if rows.name == "layer" else [rows.hovers[row]]
+    return ", ".join([f"<b>{site} {theme.escape(layer)}</b>", *where, columns.hovers[column]])
 
 
 def _share_line(share: float) -> str:
     if not np.isfinite(share):
         return "share of the effect: undefined, clean and corrupted hardly differ"
-    return f"share of the effect <b>{_plain(share)}</b>"
+    return f"share of the effect <b>{plain(share)}</b>"
 
 
-def _plain(number: float, decimals: int = 2) -> str:
-    """A number with a true minus sign, which zero never has."""
-    return f"{round(number, decimals) + 0.0:.{decimals}f}".replace("-", "−")
-
-
-def _texts(shown: npt.NDArray[np.float64], decimals: int) -> npt.NDArray[np.object_]:
-    text = np.empty(shown.shape, dtype=object)
-    for index, number in np.ndenumerate(shown):
-        text[index] = _plain(float(number), decimals) if np.isfinite(number) else ""
-    return text
-
-
-def _row_title(site: str, column_axis: str) -> str:
-    return "block" if column_axis == "head" or not site.startswith("resid") else "into block"
-
-
-def _bar(value: Value, limit: float, unit: str) -> dict[str, object]:
+def _bar(value: Value, unit: str) -> dict[str, object]:
     if value != "normalised":
         return theme.colour_bar(theme.escape(unit if value == "raw" else f"{unit} moved"))
     return theme.colour_bar(
@@ -248,16 +217,23 @@ def _bar(value: Value, limit: float, unit: str) -> dict[str, object]:
     )
 
 
-def _reach(shown: npt.NDArray[np.float64]) -> float:
-    finite = np.abs(shown[np.isfinite(shown)])
-    return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+def _estimates(estimated: npt.NDArray[np.bool_], shown: npt.NDArray[np.float64]) -> list[str]:
+    n, all_cells = int(estimated.sum()), int(np.isfinite(shown).sum())
+    if n == 0:
+        return []
+    which = "All cells" if n == all_cells else f"{n} of {all_cells} cells"
+    return [f"{which} (hatched) are estimates to first order, not runs."]
 
 
-def _clipping(shown: npt.NDArray[np.float64], beyond: npt.NDArray[np.int64], limit: float) -> str:
+def _clipping(
+    shown: npt.NDArray[np.float64], beyond: npt.NDArray[np.int64], limit: float
+) -> list[str]:
+    if not len(beyond):
+        return []
     values = [float(shown[row, column]) for row, column in beyond]
     furthest = max(values, key=abs)
     cells = "1 cell lies" if len(values) == 1 else f"{len(values)} cells lie"
-    return f"▲ {cells} beyond ±{limit:.3g}, up to {_plain(furthest)}"
+    return [f"▲ {cells} beyond ±{limit:.3g}, up to {plain(furthest)}"]
 
 
 def _visible_selection(

@@ -227,8 +227,9 @@ def colour_bar(title: str, **settings: Any) -> dict[str, Any]:
         "tickfont": {"size": SMALL, "color": MUTED},
         "thickness": 10,
         "outlinewidth": 0,
-        "len": 1.0,
         "x": 1.01,
+        "y": 1.0,
+        "yanchor": "top",
         "xpad": 4,
         **settings,
     }

@@ -22,6 +22,13 @@ def traces(fig: go.Figure, name: str) -> list[Any]:
     return [trace for trace in fig.data if trace.name == name]
 
 
+def cells(fig: go.Figure) -> dict[tuple[int, int], str]:
+    """What each click target stands for, and its hover text."""
+    target = traces(fig, "cells")[0]
+    keys = [tuple(int(i) for i in pair) for pair in target.customdata]
+    return dict(zip(keys, target.text, strict=True))  # type: ignore[arg-type]
+
+
 def assert_safe(fig: go.Figure) -> None:
     """No markup but our own anywhere in the figure."""
     text = json.dumps(fig.to_plotly_json(), default=lambda o: np.asarray(o).tolist())

@@ -10,14 +10,7 @@ import pytest
 
 from interp.errors import PromptError, SiteError
 from interp.figures import lens_heatmap, patching_map
-from tests.interp.figures.conftest import HOSTILE, MakeLens, MakeSweep, assert_safe, traces
-
-
-def cells(fig: go.Figure) -> dict[tuple[int, int], str]:
-    """What each click target stands for, and its hover text."""
-    target = traces(fig, "cells")[0]
-    keys = [tuple(int(i) for i in pair) for pair in target.customdata]
-    return dict(zip(keys, target.text, strict=True))  # type: ignore[arg-type]
+from tests.interp.figures.conftest import HOSTILE, MakeLens, MakeSweep, assert_safe, cells, traces
 
 
 def test_the_lens_shows_the_top_probability_with_layer_0_at_the_bottom(
