@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -17,9 +18,9 @@ T = TypeVar("T")
 # On a CPU a batch should be large enough that reading a block's weights is shared by many rows,
 # and beyond that small enough that activations stay near the caches. Measured on two cores: a
 # 0.3 M-parameter model is twice as fast at 32 MiB as at 256, GPT-2 small is fastest from about
-# eight times a block's weights on.
+# eleven times a block's weights on.
 _CPU_BUDGET = 32 << 20
-_CPU_WEIGHTS = 8
+_CPU_WEIGHTS = 11
 # Parameters. Below this, threads wait for each other longer than they work: on two cores one thread
 # is as fast as two on an idle machine, and ten times faster on a busy one.
 _ONE_THREAD = 5_000_000
@@ -30,15 +31,29 @@ class MemoryExhausted(ObverseError):
 
 
 def memory_budget(model: Model) -> int:
-    """Bytes that one batch may take: half of a GPU's free memory; on a CPU what is fastest."""
+    """Bytes that one batch may take: half of a GPU's free memory; on a CPU what is fastest.
+
+    What a sweep has recorded of its prompts, as many at a time as fit, may take as much again.
+    """
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
-        return int(free * 0.5)
+        # What torch keeps for later use is free as well.
+        kept = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+        return (free + kept) // 2
     wanted = max(_CPU_BUDGET, _CPU_WEIGHTS * model.block_bytes)
+    available = _available()
+    return wanted if available is None else max(1 << 20, min(wanted, available // 4))
+
+
+def _available() -> int | None:
+    """Bytes that a process can have without others being swapped out, where the system tells."""
+    with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        return int(line.split()[1]) << 10
     with contextlib.suppress(ValueError, OSError, AttributeError):
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return max(1 << 20, min(wanted, free // 4))
-    return wanted
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 @contextlib.contextmanager
@@ -79,12 +94,14 @@ def batches(n: int, size: int, work: Callable[[int, int], T]) -> Iterator[tuple[
                     "Memory ran out on a single prompt; shorten the prompts, load the model in "
                     "bfloat16, or use a machine with more memory."
                 ) from error
-            size = max(1, min(size, stop - start) // 2)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        else:
+            yield start, stop, result
+            start = stop
             continue
-        yield start, stop, result
-        start = stop
+        # Here the error is gone, and with it what the failed piece held.
+        size = max(1, min(size, stop - start) // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

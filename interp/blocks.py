@@ -53,10 +53,22 @@ class _PerHead:
     by_example: Tensor
 
 
+Taken = dict[int, tuple[Tensor, Any]]
+"""Tensors that other blocks were called with too, by identity, and what was taken down of them."""
+
+
 def block_call(
-    model_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int
+    model_name: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    batch: int,
+    seen: Taken | None = None,
 ) -> BlockCall:
     """Take down a block's arguments: copies, without caches, one row where all are the same.
+
+    Args:
+        seen: filled with the tensors of this call; blocks that are given the same mask, of
+            [position, position], share one copy.
 
     Raises:
         ModelError: the architecture passes what cannot be divided among examples.
@@ -67,12 +79,20 @@ def block_call(
             "resumed; choose a decoder-only architecture such as GPT-2 or Llama."
         )
 
+    seen = {} if seen is None else seen
+
     def take(value: Any) -> Any:
         if isinstance(value, tuple | list):
             return tuple(take(item) for item in value)
         if not isinstance(value, Tensor):
             # Caches hold the keys of this very run; everything else here is a plain setting.
             return value if isinstance(value, bool | int | float | str | None) else None
+        if id(value) not in seen:
+            # The tensor is held as well, so that no other can come to bear its identity.
+            seen[id(value)] = value, divide(value)
+        return seen[id(value)][1]
+
+    def divide(value: Tensor) -> Any:
         if value.ndim > 1 and len(value) not in (1, batch):
             if len(value) % batch == 0:
                 return _PerHead(value.reshape(batch, -1, *value.shape[1:]).clone())

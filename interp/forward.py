@@ -19,7 +19,7 @@ from interp import packing
 from interp import sites as site_names
 from interp.batching import batches, is_out_of_memory, rows_that_fit
 from interp.between import check_between
-from interp.blocks import BlockCall, block_call
+from interp.blocks import BlockCall, Taken, block_call
 from interp.errors import ModelError, PromptError
 from interp.hooks import Hook as Hook
 from interp.hooks import hooked as hooked
@@ -37,6 +37,8 @@ TOLERANCE = {
     torch.float16: 3e-2,
     torch.bfloat16: 1e-1,
 }
+# Positions at which the logits of a resumed run are compared: the last, which depend on the others.
+_CHECKED = 16
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def record(
         check_between(model)
     kept: dict[Site, Tensor] = {}
     calls: dict[int, BlockCall] = {}
+    taken: Taken = {}
     kept_for_others: tuple[dict[str, Tensor], ...] = ()
     ids = ids.to(model.device)
     batch = len(ids)
@@ -149,7 +152,7 @@ def record(
 
     def remember(layer: int) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], None]:
         def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            calls[layer] = block_call(model.name, args, kwargs, batch)
+            calls[layer] = block_call(model.name, args, kwargs, batch, taken)
 
         return hook
 
@@ -254,7 +257,7 @@ def _packs(model: Model, ids: Int[Tensor, "1 position"]) -> bool:
     stream[:, : length // 2] = 0
     try:
         ours = resume(model, recording, stream, row, start=0, span=(changed, read))[:, -1]
-    except (AttributeError, KeyError, RuntimeError, TypeError):
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError):
         return False
     return relative_error(ours, recording[exit_][:, -1]) <= TOLERANCE[model.dtype]
 
@@ -275,10 +278,16 @@ def readout(
 
 
 def recording_memory(model: Model, length: int, n_sites: int) -> int:
-    """Bytes that `record` takes for one prompt of `length` tokens (estimate)."""
+    """Bytes that `record` takes for one prompt of `length` tokens (estimate).
+
+    Args:
+        n_sites: how many sites as wide as the residual stream are kept.
+    """
     kept = n_sites * length * model.d_model * model.dtype.itemsize
+    masks = 2 * length * length * model.dtype.itemsize
+    # At the first run of a model they are computed to be compared, in float32 where they are read.
     logits = length * model.d_vocab * model.dtype.itemsize
-    return model.memory_per_row(length) + kept + logits
+    return model.memory_per_row(length) + kept + masks + logits
 
 
 def _sites(model: Model, sites: str | Site | Iterable[str | Site]) -> Iterator[Site]:
@@ -304,15 +313,15 @@ def _verify(model: Model, recording: Recording, logits: Tensor) -> None:
     rows = torch.zeros(2, dtype=torch.long, device=model.device)
     stream = recording[Site("resid_pre", 0)].index_select(0, rows)
     try:
-        ours = readout(model, resume(model, recording, stream, rows, start=0)[1:])
-    except (AttributeError, RuntimeError, TypeError) as error:
+        ours = readout(model, resume(model, recording, stream, rows, start=0)[1:, -_CHECKED:])
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
         raise ModelError(
             f"{model.name} cannot be resumed block by block ({first_sentence(error)}); choose "
             "another architecture, such as GPT-2 or Llama."
         ) from error
-    found = relative_error(ours, logits[:1].float())
+    found = relative_error(ours, logits[:1, -_CHECKED:].float())
     if not found <= TOLERANCE[model.dtype]:
         raise ModelError(
             f"Resuming {model.name} block by block does not reproduce its own logits (relative "

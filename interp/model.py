@@ -38,6 +38,7 @@ class Model:
         resume_verified: whether resuming from a block has been seen to reproduce the logits.
         packs: whether resuming with a span does too; None before it was tried.
         stream_between: whether the stream between attention and MLP can be set; None likewise.
+        editable: by name of a site whether edits there reach the output, where it was tried.
     """
 
     def __init__(
@@ -51,9 +52,12 @@ class Model:
         self.resume_verified = False
         self.packs: bool | None = None
         self.stream_between: bool | None = None
+        self.editable: dict[str, bool] = {}
         bridge.eval()
         for parameter in bridge.original_model.parameters():
             parameter.requires_grad_(False)
+        for block in bridge.blocks:
+            block.register_forward_hook(_forget_pattern)
 
     def __repr__(self) -> str:
         return (
@@ -171,13 +175,16 @@ class Model:
     def memory_per_row(self, length: int) -> int:
         """Bytes that one sequence of `length` tokens takes at the peak of one block (estimate).
 
-        Residual streams, one layer's attention scores (three copies: scores, softmax, hook) and
-        the MLP's inner activations (up, gate, product).
+        Residual streams, and whichever is more: the attention's scores (with mask, biases and
+        softmax), or the MLP's inner activations (a gelu written out takes five), in each expert
+        that is asked, beside the pattern that the block still holds.
         """
         cfg = self.bridge.cfg
-        width = 8 * self.d_model + 3 * int(cfg.d_mlp or 4 * self.d_model)
-        scores = 3 * self.n_heads * length
-        return length * (width + scores) * self.dtype.itemsize
+        scores = self.n_heads * length
+        experts = max(1, int(getattr(cfg, "experts_per_token", None) or 1))
+        neurons = experts * int(cfg.d_mlp or 4 * self.d_model)
+        width = 8 * self.d_model + max(5 * scores, 5 * neurons + 2 * scores)
+        return length * width * self.dtype.itemsize
 
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
         parameters: Iterator[torch.nn.Parameter] = self.bridge.original_model.parameters()
@@ -254,6 +261,14 @@ def _from_memory(source: Any, tokenizer: Any, device: torch.device) -> Model:
             "model or a TransformerBridge."
         )
     return _checked(Model(bridge, source=name, path=None, tokenizer=tokenizer))
+
+
+def _forget_pattern(block: Any, _args: object, _output: object) -> None:
+    # Where queries, keys and values are one matrix, TransformerLens keeps the last pattern of every
+    # layer [row, head, position, position]: more than all else that a sweep holds.
+    attention = getattr(block, "attn", None)
+    if attention is not None and getattr(attention, "_pattern", None) is not None:
+        attention._pattern = None
 
 
 def _checked(model: Model) -> Model:
