@@ -1,12 +1,12 @@
 """How well each method finds the edges of a known circuit.
 
-`python -m tests.interp.circuits.auroc` prints a table of all planted models.
+`python -m tests.interp.circuits.auroc` prints a table of all planted models and the trained one.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 import numpy as np
@@ -17,8 +17,10 @@ from interp.circuits import attribute_edges
 from interp.circuits.edges import Method
 from interp.graph import Graph
 from tests.interp.circuits.planted import BUILDERS, Planted
+from tests.interp.circuits.trained import trained_induction
 
 METHODS: tuple[Method, ...] = get_args(Method)
+MODELS: dict[str, Callable[[], Planted]] = {**BUILDERS, "trained induction": trained_induction}
 
 
 def edge_auroc(found: xr.Dataset, truth: np.ndarray[Any, Any], real: np.ndarray[Any, Any]) -> float:
@@ -56,4 +58,4 @@ def _line(name: str, values: Mapping[Method, float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(table(build() for build in BUILDERS.values()) + "\n")
+    sys.stdout.write(table(build() for build in MODELS.values()) + "\n")

@@ -82,6 +82,15 @@ def one_hot(canvas: Canvas, space: str, n: int) -> torch.Tensor:
     return out
 
 
+def draw_repetition(rng: random.Random) -> Drawn:
+    """… A B … A → B against … C D … C → D, all tokens random."""
+    first, second, other, foil, *rest = rng.sample(range(N_SPECIAL, V), 11)
+    place = rng.randrange(len(rest))
+    clean = [token(BOS), *rest[:place], first, second, *rest[place:], first]
+    corrupt = [token(BOS), *rest[:place], other, foil, *rest[place:], other]
+    return clean, corrupt, second, foil
+
+
 def induction() -> Planted:
     """… A B … A → B, by the two heads of Olsson et al. 2022, in a GPT-2.
 
@@ -113,13 +122,6 @@ def induction() -> Planted:
     add_idle_parts(canvas, {"a0.h1", "a1.h2"}, seed=0)
     canvas.unembed("out", LOGIT)
 
-    def draw(rng: random.Random) -> Drawn:
-        first, second, other, foil, *rest = rng.sample(range(N_SPECIAL, V), 11)
-        place = rng.randrange(len(rest))
-        clean = [token(BOS), *rest[:place], first, second, *rest[place:], first]
-        corrupt = [token(BOS), *rest[:place], other, foil, *rest[place:], other]
-        return clean, corrupt, second, foil
-
     edges = {
         ("input", "a0.h1.v"),
         ("a0.h1", "a1.h2.k"),
@@ -127,7 +129,7 @@ def induction() -> Planted:
         ("input", "a1.h2.v"),
         ("a1.h2", "logits"),
     }
-    return Planted("induction", canvas.hf, frozenset(edges), draw)
+    return Planted("induction", canvas.hf, frozenset(edges), draw_repetition)
 
 
 def name_mover() -> Planted:
