@@ -234,12 +234,30 @@ class Components:
         """Matrix [in, out] and bias [out] of a linear part, whatever class computes it."""
         if (layer, name) not in self._weights:
             module = _part(self.model.bridge.blocks[layer], f"attn.{name}")
-            unit = torch.eye(width, device=self.model.device, dtype=self.model.dtype)
             with torch.no_grad():
-                bias = self._position_wise(module, torch.zeros_like(unit[:1]))
-                matrix = self._position_wise(module, unit) - bias
+                zero = torch.zeros(1, width, device=self.model.device, dtype=self.model.dtype)
+                bias = self._position_wise(module, zero)
+                matrix = self._stored_matrix(module, bias)
+                if matrix is None:
+                    unit = torch.eye(width, device=zero.device, dtype=zero.dtype)
+                    matrix = self._position_wise(module, unit) - bias
             self._weights[layer, name] = matrix, bias[0]
         return self._weights[layer, name]
+
+    def _stored_matrix(self, module: Any, bias: Float[Tensor, "1 out"]) -> Tensor | None:
+        """The module's weight as [in, out], if on a few inputs that is what it multiplies with."""
+        weight = getattr(getattr(module, "original_component", module), "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim != 2:
+            return None
+        for matrix in (weight, weight.T):
+            probe = torch.linspace(-1, 1, 3 * len(matrix), device=weight.device, dtype=weight.dtype)
+            probe = probe.reshape(3, -1).roll(7, 1)
+            if matrix.shape[1] != bias.shape[1]:
+                continue
+            made = self._position_wise(module, probe) - bias
+            if relative_error(probe @ matrix, made) <= TOLERANCE[self.model.dtype]:
+                return matrix
+        return None
 
     def _verify(self, ids: Int[Tensor, "1 position"]) -> None:
         model = self.model

@@ -1,0 +1,151 @@
+"""Edge attribution against TransformerLens' own, and what a faithfulness curve costs.
+
+GPT-2-small shape, random weights, float32. First, equal answers are checked: EAP with one gradient,
+by both sides on the same pairs. Then EAP-IG with its steps is timed against TransformerLens' EAP of
+one, and a whole faithfulness curve: ten sizes, each with its complement and random circuits.
+
+    python -m benchmarks.circuits [--length 15] [--layers 12] [--pairs 20] [--theirs 4] [--steps 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks._common import describe_machine
+from benchmarks.patching import build
+from interp import PromptPairs
+from interp.circuits import attribute_edges, faithfulness_curve, prune
+from interp.model import Model
+
+
+def timed(work: Callable[[], Any], repeats: int, device: str) -> tuple[float, Any]:
+    """Best of `repeats` times, in seconds, and the result."""
+    best, result = float("inf"), None
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best, result
+
+
+def theirs(
+    model: Model, clean: torch.Tensor, corrupt: torch.Tensor
+) -> dict[tuple[str, str], float]:
+    """TransformerLens' EAP, positions added up, under the names of our edges."""
+    from transformer_lens.tools.analysis import attribution_patching
+
+    # It needs a graph, which frozen weights do not make; the embedding's is enough for one.
+    embedding = model.bridge.original_model.get_input_embeddings().weight
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        embedding.requires_grad_(True)
+        found = attribution_patching.attribution_patch(
+            model.bridge,
+            clean.to(model.device),
+            corrupt.to(model.device),
+            lambda logits: logits[0, -1, 5] - logits[0, -1, 6],
+            attribution_patching.EdgeAttributionConfig(granularity="edge"),
+        )
+    embedding.requires_grad_(False)
+    scores: dict[tuple[str, str], float] = {}
+    for (writer, reader), score in found.edge_scores.items():
+        edge = (_name(writer), _name(reader))
+        scores[edge] = scores.get(edge, 0.0) + score
+    return scores
+
+
+def _name(node: Any) -> str:
+    if node.kind == "embed":
+        return "input"
+    if node.kind in ("mlp_in", "mlp_out"):
+        return f"m{node.layer}"
+    if node.kind == "logits":
+        return "logits"
+    suffix = "" if node.kind == "attn_head_out" else f".{node.kind[0]}"
+    return f"a{node.layer}.h{node.head}{suffix}"
+
+
+def check(model: Model, clean: torch.Tensor, corrupt: torch.Tensor, expected: Any) -> float:
+    """Largest difference of the two sides' EAP, relative to the largest score."""
+    # Theirs is the gradient in the corrupted run, times what is clean minus what is corrupted.
+    answers = (torch.full((len(clean),), token) for token in (5, 6))
+    pairs = PromptPairs(model, corrupt, clean, *answers)
+    ours = -attribute_edges(model, pairs, method="eap")["score"]
+    error = max(
+        abs(float(ours.sel(source=s, destination=d)) - value) for (s, d), value in expected.items()
+    )
+    assert len(expected) == int(np.isfinite(ours).sum())
+    return error / float(np.abs(ours).max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--length", type=int, default=15)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--theirs", type=int, default=4, help="pairs that TransformerLens runs")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--random", type=int, default=3, help="random circuits of each size")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--only-ours", action="store_true")
+    arguments = parser.parse_args()
+    device = arguments.device
+    print(describe_machine(device))
+    model = build(arguments.layers, device, torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    shape = (arguments.pairs, arguments.length)
+    clean, corrupt = (torch.randint(10, 50_000, shape, generator=generator) for _ in range(2))
+    corrupt[:, 0] = clean[:, 0]
+    answers = [torch.full((arguments.pairs,), token) for token in (5, 6)]
+    pairs = PromptPairs(model, clean, corrupt, *answers)
+    few = min(arguments.theirs, arguments.pairs)
+    their_time = float("nan")
+    if not arguments.only_ours:
+        their_time, expected = timed(lambda: theirs(model, clean[:few], corrupt[:few]), 1, device)
+        their_time /= few
+        error = check(model, clean[:few], corrupt[:few], expected)
+        assert error < 1e-4, error
+        print(f"EAP of both sides agrees to {error:.1e} of the largest score\n")
+    print("| edges | a pair | against TransformerLens' EAP |")
+    print("|---|---|---|")
+    print(f"| TransformerLens EAP, 1 gradient | {their_time:.2f} s | |")
+    scores = None
+    for method in ("eap", "eap-ig", "eap-ig-activations"):
+        repeats = 1 if method == "eap-ig-activations" else arguments.repeats
+        seconds, found = timed(
+            lambda method=method: attribute_edges(
+                model, pairs, method=method, steps=arguments.steps
+            ),
+            repeats,
+            device,
+        )
+        seconds /= arguments.pairs
+        scores = found if method == "eap-ig" else scores
+        steps = f", {arguments.steps} steps" if "ig" in method else ""
+        print(
+            f"| {method}{steps} | {seconds:.3f} s | **{their_time / seconds:.1f}×** |", flush=True
+        )
+    seconds, curve = timed(
+        lambda: faithfulness_curve(model, pairs, scores, n_random=arguments.random), 1, device
+    )
+    n = 2 + len(curve["fraction"]) * (2 + arguments.random)
+    print(
+        f"\nfaithfulness curve, {len(curve['fraction'])} sizes, {n} circuits × {arguments.pairs} "
+        f"pairs: {seconds:.1f} s (CMD {float(curve['cmd']):.2f}, random "
+        f"{float(curve['cmd_random'].mean()):.2f})"
+    )
+    print(f"edges left of 200 chosen: {len(prune(scores, 200))}")
+
+
+if __name__ == "__main__":
+    main()
