@@ -10,31 +10,16 @@ one, and a whole faithfulness curve: ten sizes, each with its complement and ran
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks._common import describe_machine
-from benchmarks.patching import build
+from benchmarks._common import build, describe_machine, timed
 from interp import PromptPairs
 from interp.circuits import attribute_edges, faithfulness_curve, prune
 from interp.model import Model
-
-
-def timed(work: Callable[[], Any], repeats: int, device: str) -> tuple[float, Any]:
-    """Best of `repeats` times, in seconds, and the result."""
-    best, result = float("inf"), None
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best, result
 
 
 def theirs(

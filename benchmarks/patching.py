@@ -1,71 +1,56 @@
-"""Activation patching: Obverse against TransformerLens' own, in one process, equal answers checked.
+"""Activation patching: Obverse, TransformerLens and nnsight in one process, equal answers checked.
 
-GPT-2-small shape, random weights, one pair of prompts, float32. Also the arithmetic floor: the
-floating-point operations of the suffixes, at the rate that matrix products reach in this run.
+A GPT-2 with random weights, one pair of prompts. Also the arithmetic floor: the floating-point
+operations of the suffixes, at the rate that matrix products reach in this run. Of the others only
+some cells are run where there are many, spread evenly, and their time is scaled up.
 
-    python -m benchmarks.patching [--length 15] [--layers 12] [--device cpu] [--dtype float32]
+    python -m benchmarks.patching
+    python -m benchmarks.patching --lengths 15 60 240 --depths 12 24 --sites resid_pre
+    python -m benchmarks.patching --device cuda --dtype bfloat16 --depths 48 --width 1600 --heads 25
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import time
-import warnings
+import gc
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks._common import describe_machine, matrix_rate, word_tokenizer
-from interp import PromptPairs, load_model, sweep
+from benchmarks import _peers
+from benchmarks._common import build, describe_machine, gpt2, matrix_rate, random_pair, timed
+from interp import PromptPairs, sweep
 from interp.model import Model
 
-
-def build(layers: int, device: str, dtype: torch.dtype) -> Model:
-    torch.manual_seed(0)
-    config = GPT2Config(n_layer=layers, initializer_range=0.1)
-    hf_model = GPT2LMHeadModel(config).to(device=device, dtype=dtype).eval()
-    return load_model(hf_model, tokenizer=word_tokenizer(config.vocab_size), device=device)
-
-
-def timed(work: Callable[[], Any], repeats: int, device: str) -> tuple[float, Any]:
-    """Best of `repeats` times, in seconds, and the result."""
-    best, result = float("inf"), None
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best, result
+SITES = ["resid_pre", "z"]
+INVOKES = 15  # cells in one trace of nnsight
+HEADER = (
+    "sweep",
+    "tokens",
+    "cells",
+    "TransformerLens",
+    "nnsight",
+    "Obverse",
+    "to TransformerLens",
+    "to nnsight",
+    "arithmetic floor",
+    "over the floor",
+)
 
 
-def theirs(model: Model, pairs: PromptPairs, site: str) -> np.ndarray:
-    """TransformerLens' own patching of the same pair: [layer, position] or [layer, head]."""
-    from transformer_lens import patching
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says."""
 
-    bridge = model.bridge
-    clean, corrupt = (tokens.ids.to(model.device) for tokens in (pairs.clean, pairs.corrupt))
-    answer, foil = pairs.first_tokens("answer"), pairs.first_tokens("foil")
-
-    def metric(logits: torch.Tensor) -> torch.Tensor:
-        last = logits[:, -1].float()
-        return (last[:, answer[0]] - last[:, foil[0]]).mean()
-
-    # Its progress bar cannot be turned off.
-    quiet = contextlib.redirect_stderr(io.StringIO())
-    with torch.no_grad(), warnings.catch_warnings(), quiet:
-        warnings.simplefilter("ignore")
-        _, cache = bridge.run_with_cache(clean)
-        patch = {
-            "resid_pre": patching.get_act_patch_resid_pre,
-            "z": patching.get_act_patch_attn_head_out_all_pos,
-        }[site]
-        return np.asarray(patch(bridge, corrupt, cache, metric).float().cpu())
+    device: str
+    dtype: torch.dtype
+    width: int
+    heads: int
+    repeats: int
+    peer_cells: int
+    only_ours: bool
 
 
 def floor_flops(model: Model, length: int, site: str) -> float:
@@ -80,45 +65,129 @@ def floor_flops(model: Model, length: int, site: str) -> float:
     return model.n_heads * length * (per_token * (blocks_above - model.n_layers) + own)
 
 
+def spread(n_layers: int, n_columns: int, most: int) -> list[tuple[int, int]]:
+    """All cells (layer, column), or about `most` of them, spread evenly over both."""
+    cells = [(layer, column) for layer in range(n_layers) for column in range(n_columns)]
+    if len(cells) <= most:
+        return cells
+    return [cells[int(i)] for i in np.linspace(0, len(cells) - 1, most).round()]
+
+
+def peer(
+    work: Callable[[list[tuple[int, int]]], np.ndarray],
+    cells: list[tuple[int, int]],
+    ours: np.ndarray,
+    settings: Settings,
+) -> tuple[float, str]:
+    """Seconds for all cells, and the same as a cell of the table; the answers must be equal."""
+    seconds, found = timed(lambda: work(cells), 1, settings.device)
+    expected = np.array([ours[cell] for cell in cells])
+    error, scale = float(np.abs(found - expected).max()), float(np.abs(expected).max())
+    assert error <= (1e-4 if settings.dtype == torch.float32 else 0.1) * scale, (error, scale)
+    total = seconds * ours.size / len(cells)
+    return total, f"{total:.2f} s" + ("" if len(cells) == ours.size else f" ({len(cells)} cells)")
+
+
+def row(model: Model, nnsight: object, length: int, site: str, settings: Settings) -> str:
+    """One line of the table."""
+    pairs = random_pair(model, length)
+    sweep(model, pairs, site, layers=[model.n_layers - 1])  # warm up
+    rate = matrix_rate(settings.device, settings.dtype, model.d_model)
+    ours, result = timed(lambda: sweep(model, pairs, site), settings.repeats, settings.device)
+    grid = result["patched"].values[0]
+    floor = floor_flops(model, length, site) / rate
+    sides = ["", "", "", ""]
+    if not settings.only_ours:
+        sides[:2] = transformer_lens(model, pairs, site, grid, ours, settings)
+        if nnsight is not None and site == "resid_pre":
+            sides[2:] = by_nnsight(nnsight, pairs, grid, ours, settings)
+    kind = "streams" if site == "resid_pre" else "heads, all positions"
+    shape = f"{model.n_layers} × {grid.shape[1]}"
+    cells = [kind, str(length), shape, sides[0], sides[2], f"{ours:.2f} s", sides[1], sides[3]]
+    return " | ".join([*cells, f"{floor:.2f} s", f"{ours / floor:.2f}×"])
+
+
+def transformer_lens(
+    model: Model,
+    pairs: PromptPairs,
+    site: str,
+    grid: np.ndarray,
+    ours: float,
+    settings: Settings,
+) -> tuple[str, str]:
+    """TransformerLens' time and the ratio to ours."""
+    cells = spread(*grid.shape, settings.peer_cells)
+    _peers.transformer_lens(model, pairs, site, cells[:1])  # warm up
+
+    def work(chosen: list[tuple[int, int]]) -> np.ndarray:
+        return _peers.transformer_lens(model, pairs, site, chosen)
+
+    total, text = peer(work, cells, grid, settings)
+    return text, f"**{total / ours:.1f}×**"
+
+
+def by_nnsight(
+    wrapped: object, pairs: PromptPairs, grid: np.ndarray, ours: float, settings: Settings
+) -> tuple[str, str]:
+    """nnsight's time and the ratio to ours."""
+    # Whole traces, of `INVOKES` cells in one layer, from layers spread evenly.
+    traces = max(1, settings.peer_cells // INVOKES)
+    starts = spread(grid.shape[0], -(-grid.shape[1] // INVOKES), traces)
+    cells = [
+        (layer, position)
+        for layer, number in starts
+        for position in range(number * INVOKES, min((number + 1) * INVOKES, grid.shape[1]))
+    ]
+    _peers.nnsight_residual(wrapped, pairs, cells[:1], INVOKES)  # warm up
+
+    def work(chosen: list[tuple[int, int]]) -> np.ndarray:
+        return _peers.nnsight_residual(wrapped, pairs, chosen, INVOKES)
+
+    total, text = peer(work, cells, grid, settings)
+    return text, f"**{total / ours:.1f}×**"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--length", type=int, default=15)
-    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[15])
+    parser.add_argument("--depths", type=int, nargs="+", default=[12])
+    parser.add_argument(
+        "--sites", nargs="+", default=["resid_pre", "z"], choices=["resid_pre", "z"]
+    )
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer-cells", type=int, default=180, help="cells run by the others")
     parser.add_argument("--only-ours", action="store_true")
-    arguments = parser.parse_args()
-    dtype = getattr(torch, arguments.dtype)
-    print(describe_machine(arguments.device))
-    model = build(arguments.layers, arguments.device, dtype)
-    generator = torch.Generator().manual_seed(0)
-    clean = torch.randint(10, 50_000, (1, arguments.length), generator=generator)
-    corrupt = torch.randint(10, 50_000, (1, arguments.length), generator=generator)
-    corrupt[:, 0] = clean[:, 0]
-    pairs = PromptPairs(model, clean, corrupt, torch.tensor([5]), torch.tensor([6]))
-    rate = matrix_rate(arguments.device, dtype, model.d_model)
-    print(f"matrix rate {rate / 1e9:.0f} GFLOP/s\n")
-    print("| sweep | TransformerLens | Obverse | ratio | arithmetic floor | over the floor |")
-    print("|---|---|---|---|---|---|")
-    for site, name in (("resid_pre", "residual"), ("z", "heads")):
-        sweep(model, pairs, site, layers=[model.n_layers - 1])  # warm up
-        ours, result = timed(
-            lambda site=site: sweep(model, pairs, site), arguments.repeats, arguments.device
-        )
-        floor = floor_flops(model, arguments.length, site) / rate
-        shape = "×".join(str(n) for n in result["patched"].shape[1:])
-        if arguments.only_ours:
-            print(f"| {name} {shape} | | {ours:.2f} s | | {floor:.2f} s | {ours / floor:.2f}× |")
-            continue
-        other, expected = timed(lambda site=site: theirs(model, pairs, site), 1, arguments.device)
-        error = float(np.abs(result["patched"].values[0] - expected).max())
-        scale = float(np.abs(expected).max())
-        assert error <= (1e-4 if dtype == torch.float32 else 0.1) * scale, (error, scale)
-        print(
-            f"| {name} {shape} | {other:.2f} s | {ours:.2f} s | **{other / ours:.1f}×** "
-            f"| {floor:.2f} s | {ours / floor:.2f}× |"
-        )
+    given = parser.parse_args()
+    settings = Settings(
+        given.device,
+        getattr(torch, given.dtype),
+        given.width,
+        given.heads,
+        given.repeats,
+        given.peer_cells,
+        given.only_ours,
+    )
+    print(describe_machine(settings.device))
+    rate = matrix_rate(settings.device, settings.dtype, settings.width)
+    print(f"{settings.dtype}, {settings.width} wide, matrix rate {rate / 1e9:.0f} GFLOP/s")
+    if not _peers.HAS_NNSIGHT:
+        print("nnsight is not installed; its columns stay empty")
+    print(f"\n| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
+    for layers in given.depths:
+        model = build(layers, settings.device, settings.dtype, settings.width, settings.heads)
+        wrapped = None
+        if _peers.HAS_NNSIGHT and not settings.only_ours:
+            shape = (layers, settings.width, settings.heads)
+            wrapped = _peers.nnsight(*gpt2(*shape, device=settings.device, dtype=settings.dtype))
+        for length in given.lengths:
+            for site in given.sites:
+                print(f"| {row(model, wrapped, length, site, settings)} |", flush=True)
+        del model, wrapped
+        gc.collect()
 
 
 if __name__ == "__main__":
