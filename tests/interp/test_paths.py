@@ -15,7 +15,7 @@ import torch
 
 from interp import batching
 from interp.errors import SiteError
-from interp.patching.paths import patch_paths
+from interp.patching import patch_paths
 from tests.interp.circuits import by_hand
 from tests.interp.circuits.rewired import settle
 from tests.interp.circuits.split import Split
