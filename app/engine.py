@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from app.circuits import Measured
     from interp.model import Model
 
 T = TypeVar("T")
@@ -191,6 +192,37 @@ class Engine:
         # The prompts name the facts of a table; two tables with the same ones are the same.
         key = (tuple(facts["forward_prompt"]), row, way, seed, templates)
         return self._compute(spec, ("pair", hash(key)), make)
+
+    def edges(
+        self, spec: ModelSpec, pairs: tuple[Pair, ...], progress: Progress | None = None
+    ) -> xr.Dataset:
+        """Scores of all edges on some pairs, told apart by position.
+
+        Raises:
+            ModelError: the model is no sum of heads and MLPs.
+        """
+        from app.pairs import build
+        from interp.circuits import attribute_edges
+
+        return self._compute(
+            spec,
+            ("edges", pairs),
+            lambda model: attribute_edges(
+                model, build(model, pairs), by="position", progress=progress
+            ),
+        )
+
+    def circuit(self, spec: ModelSpec, pairs: tuple[Pair, ...], n_edges: int) -> Measured:
+        """The circuit of so many edges on these pairs, with what running it gives."""
+        from app.circuits import measured
+        from app.pairs import build
+
+        scores = self.edges(spec, pairs)
+        return self._compute(
+            spec,
+            ("circuit", pairs, n_edges),
+            lambda model: measured(model, build(model, pairs), scores, n_edges),
+        )
 
     def facts(self, spec: ModelSpec, progress: Progress | None = None) -> pd.DataFrame | None:
         """The facts beside a model's weights with their ranks in both directions, or None.

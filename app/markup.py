@@ -51,6 +51,10 @@ CSS = f"""
   text-overflow: ellipsis; }}
 .ob-next .r {{ color: {theme.MUTED}; text-align: right; }}
 .ob-next .p {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.ob-shares {{ display: grid; grid-template-columns: minmax(110px, auto) 1fr 46px minmax(64px, auto);
+  gap: 0 10px; font-size: 13px; line-height: 22px; align-items: center; }}
+.ob-shares .n {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.ob-shares .m {{ color: {theme.MUTED}; }}
 .ob-two {{ display: grid; grid-template-columns: 1fr 1fr; gap: 18px; margin: 4px 0 8px; }}
 .ob-two > div {{ min-width: 0; }}
 .ob-bar {{ background: #eef0f3; height: 9px; border-radius: 3px; overflow: hidden; }}
@@ -135,6 +139,20 @@ def next_tokens(
     return f'{head}<div class="ob-next">{"".join(rows)}</div>'
 
 
+def shares(rows: Sequence[tuple[str, float, str, str]]) -> str:
+    """Shares of 1 as bars; each row is (name, share, colour, what stands beside it)."""
+    cells = []
+    for name, share, colour, beside in rows:
+        filled = 100 * max(0.0, min(1.0, share)) if share == share else 0.0
+        cells.append(
+            f'<span>{esc(name)}</span><span class="ob-bar"><div style="width:{filled:.1f}%;'
+            f'background:{colour}"></div></span><span class="n">'
+            f"{quantity(share, True) if share == share else '–'}</span>"
+            f'<span class="n m">{esc(beside)}</span>'
+        )
+    return f'<div class="ob-shares">{"".join(cells)}</div>'
+
+
 def percent(p: float) -> str:
     if p != p:
         return "–"
@@ -173,7 +191,8 @@ def verdict(
 
 def quantity(value: float, share: bool = False) -> str:
     """A number to read: a share as a percentage, others with two decimals."""
-    text = f"{value:.0%}" if share else f"{value:,.2f}"
+    # Adding 0 keeps what is rounded to it from being written as -0.
+    text = f"{round(value, 2) + 0.0:.0%}" if share else f"{round(value, 2) + 0.0:,.2f}"
     return text.replace("-", "−")
 
 

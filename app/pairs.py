@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,16 +35,21 @@ class Pair:
 
     def build(self, model: Model) -> PromptPairs:
         """As the instruments take it. Raises PromptError where texts do not fit."""
-        from interp.prompts import PromptPairs
+        return build(model, [self])
 
-        return PromptPairs(
-            model,
-            [self.clean],
-            [self.corrupt],
-            [self.answer],
-            [self.foil],
-            {self.span: [self.words]},
-        )
+
+def build(model: Model, pairs: Sequence[Pair]) -> PromptPairs:
+    """Several pairs that name the same part of the prompt, as the instruments take them."""
+    from interp.prompts import PromptPairs
+
+    return PromptPairs(
+        model,
+        [pair.clean for pair in pairs],
+        [pair.corrupt for pair in pairs],
+        [pair.answer for pair in pairs],
+        [pair.foil for pair in pairs],
+        {pairs[0].span: [pair.words for pair in pairs]},
+    )
 
 
 def typed(clean: str, corrupt: str, answer: str, foil: str) -> Pair:

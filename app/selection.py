@@ -56,7 +56,11 @@ class Ask:
 
 @dataclass(frozen=True)
 class View:
-    """All that the address of a page tells."""
+    """All that the address of a page tells.
+
+    Attributes:
+        edges: how many edges the circuits have; None where none are looked for.
+    """
 
     source: Source | None = None
     page: Page = "study"
@@ -64,6 +68,7 @@ class View:
     site: str = "resid_pre"
     cell: Cell | None = None
     ask: Ask | None = None
+    edges: int | None = None
 
 
 def to_query(view: View) -> dict[str, str]:
@@ -84,6 +89,8 @@ def to_query(view: View) -> dict[str, str]:
             index = getattr(view.cell, name)
             if index is not None:
                 query[name] = str(index)
+    if view.edges is not None:
+        query["edges"] = str(view.edges)
     if view.ask is not None:
         query |= {name: getattr(view.ask, name) for name in ("clean", "corrupt", "answer", "foil")}
     return query
@@ -92,7 +99,7 @@ def to_query(view: View) -> dict[str, str]:
 def from_query(query: Mapping[str, str]) -> View:
     """The inverse of `to_query`; parameters that make no sense are left out, never raised on."""
     source = next((Source(kind, query[kind]) for kind in get_args(Kind) if query.get(kind)), None)
-    view = View(source, fact=_number(query.get("fact")))
+    view = View(source, fact=_number(query.get("fact")), edges=_number(query.get("edges")))
     if query.get("page") == "yours":
         view = replace(view, page="yours")
     if query.get("site") in SITES:

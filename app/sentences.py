@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from interp.figures import theme
 
@@ -76,9 +77,27 @@ def patch(
     return f"{said}: {_share(share)} to the clean run’s {number(clean)}."
 
 
+def circuit(
+    n_edges: int, all_edges: int, share: float, random: Sequence[float], rest: float
+) -> str:
+    """What a circuit does when it is run, beside random ones of its size and all other edges."""
+    if not math.isfinite(share):
+        return (
+            "The whole model does no better here than without any edge, where all is as in the "
+            "corrupted run: there is nothing that a circuit could carry."
+        )
+    said = f"{n_edges:,} of {all_edges:,} edges do {_whole(share)} of what the whole model does"
+    mean = sum(random) / len(random)
+    said += f"; random circuits of that size {_whole(mean)} on average ({_whole(min(random))} "
+    return f"{said}to {_whole(max(random))}), all other edges {_whole(rest)}."
+
+
+def _whole(share: float) -> str:
+    return f"{round(100 * share)}%".replace("-", "−")
+
+
 def _share(share: float) -> str:
-    whole = round(100 * share)
-    return f"{whole}% of the way".replace("-", "−")
+    return f"{_whole(share)} of the way"
 
 
 def _percent(p: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +67,25 @@ def patching(model: ModelSpec, pair: Pair, site: str, settings: Mapping[str, Any
         "from interp.patching import sweep",
         "",
         _load(model),
-        "pairs = PromptPairs(",
-        "    model,",
-        f"    clean=[{pair.clean!r}],",
-        f"    corrupt=[{pair.corrupt!r}],",
-        f"    answers=[{pair.answer!r}],",
-        f"    foils=[{pair.foil!r}],",
-        f"    spans={{{pair.span!r}: [{pair.words!r}]}},",
-        ")",
+        *_pairs([pair]),
         f"result = sweep(model, pairs, site={site!r}, metric=logit_diff)",
         f"patching_map({', '.join(['result', *_settings(settings)])}).show()",
+    )
+
+
+def circuit(model: ModelSpec, pairs: Sequence[Pair], n_edges: int) -> str:
+    """A circuit map of some pairs, and what the circuit does when it is run."""
+    return _lines(
+        "from interp import PromptPairs, load_model",
+        "from interp.circuits import attribute_edges, measure, prune",
+        "from interp.figures import circuit_map",
+        "",
+        _load(model),
+        *_pairs(pairs),
+        'scores = attribute_edges(model, pairs, method="eap-ig", by="position")',
+        f'circuit = prune(scores, {n_edges}, choice="greedy")',
+        "print(measure(model, pairs, circuit).mean())",
+        "circuit_map(circuit).show()",
     )
 
 
@@ -113,6 +122,19 @@ def _load(model: ModelSpec) -> str:
     if model.dtype != "float32":
         given.append(f"dtype={model.dtype!r}")
     return f"model = load_model({', '.join(given)})"
+
+
+def _pairs(pairs: Sequence[Pair]) -> list[str]:
+    return [
+        "pairs = PromptPairs(",
+        "    model,",
+        f"    clean={[pair.clean for pair in pairs]!r},",
+        f"    corrupt={[pair.corrupt for pair in pairs]!r},",
+        f"    answers={[pair.answer for pair in pairs]!r},",
+        f"    foils={[pair.foil for pair in pairs]!r},",
+        f"    spans={{{pairs[0].span!r}: {[pair.words for pair in pairs]!r}}},",
+        ")",
+    ]
 
 
 def _settings(settings: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import streamlit as st
 
@@ -10,7 +12,7 @@ from app.engine import ModelSpec
 from app.facts import WAYS
 from app.pairs import Pair
 from app.selection import SITES
-from app.views import parts, patch_view
+from app.views import circuit_view, parts, patch_view
 from app.views.study import Study
 from cache.errors import ObverseError
 from interp.figures import theme
@@ -45,6 +47,7 @@ def show(study: Study, fact: int) -> None:
         if site == state.view().site:
             with tab:
                 _maps(study, fact, site, split if mean else None, value)
+    _circuits(study, fact, split if mean else None)
 
 
 def _maps(study: Study, fact: int, site: str, split: str | None, value: str) -> None:
@@ -86,26 +89,22 @@ def _mean(study: Study, site: str, way: str, split: str, value: str) -> patch_vi
 
 def _one(study: Study, fact: int, site: str, way: str) -> patch_view.Map | None:
     """The map of this fact: the run's where it has one, else computed now."""
-    name = f"patching_{way}_{site}"
-    result = study.run.dataset(name) if study.run is not None else None
-    if study.run is not None and result is not None and fact in result["fact"].values:
-        example = int(np.nonzero(result["fact"].values == fact)[0][0])
-        pair = pairs.stored(result, example, study.facts, way)
-        settings = patch_view.settings(st.session_state.get("patch-value", "change"), example, None)
-        code = snippets.run_patching(study.run.record.path, name, None, settings)
-        slots = _slots(study.spec, pair)
-        return patch_view.Map(way, result, example, pair, slots, code)
-    if study.spec is None:
-        parts.html(markup.hint("The run has not patched this fact, and its model is not here."))
-        return None
-    seed = 0 if study.run is None else study.run.seed
-    templates = None if study.run is None else study.run.templates
-    row = study.row(fact)
-    engine = resources.engine()
     try:
-        pair = engine.pair(study.spec, study.facts, row, way, seed, templates)
+        pair = _pair(study, fact, way)
     except ObverseError as error:
         parts.error(error)
+        return None
+    if pair is None:
+        parts.html(markup.hint("The run has not patched this fact, and its model is not here."))
+        return None
+    name = f"patching_{way}_{site}"
+    stored = study.run.dataset(name) if study.run is not None else None
+    if study.run is not None and stored is not None and fact in stored["fact"].values:
+        example = int(np.nonzero(stored["fact"].values == fact)[0][0])
+        settings = patch_view.settings(st.session_state.get("patch-value", "change"), example, None)
+        code = snippets.run_patching(study.run.record.path, name, None, settings)
+        return patch_view.Map(way, stored, example, pair, _slots(study.spec, pair), code)
+    if study.spec is None:
         return None
     result = patch_view.swept(study.spec, pair, site, f"{way}-{fact}")
     if result is None:
@@ -113,6 +112,47 @@ def _one(study: Study, fact: int, site: str, way: str) -> patch_view.Map | None:
     settings = patch_view.settings(st.session_state.get("patch-value", "change"), 0, None)
     code = snippets.patching(study.spec, pair, site, settings)
     return patch_view.Map(way, result, 0, pair, _slots(study.spec, pair), code)
+
+
+def _pair(study: Study, fact: int, way: str) -> Pair | None:
+    """The pair that the run has patched for this fact, or one made as the study makes its own.
+
+    None where that takes a model and there is none.
+    """
+    stored = None if study.run is None else study.run.dataset(f"patching_{way}_resid_pre")
+    if stored is not None and fact in stored["fact"].values:
+        example = int(np.nonzero(stored["fact"].values == fact)[0][0])
+        return pairs.stored(stored, example, study.facts, way)
+    if study.spec is None:
+        return None
+    seed = 0 if study.run is None else study.run.seed
+    templates = None if study.run is None else study.run.templates
+    row = study.row(fact)
+    return resources.engine().pair(study.spec, study.facts, row, way, seed, templates)
+
+
+def _circuits(study: Study, fact: int, split: str | None) -> None:
+    """Circuits of this fact, or of all facts of a split that the run has patched."""
+    if study.spec is None:
+        return
+    found: dict[str, tuple[Pair, ...]] = {}
+    for way in WAYS:
+        # What is wrong with a pair stands where its map would be.
+        with contextlib.suppress(ObverseError):
+            pair = _pair(study, fact, way) if split is None else None
+            some = _of_split(study, split, way) if split else (pair,) if pair else ()
+            if some:
+                found[way] = some
+    if found:
+        circuit_view.show(study.spec, found, width=parts.HALF)
+
+
+def _of_split(study: Study, split: str, way: str) -> tuple[Pair, ...]:
+    stored = None if study.run is None else study.run.dataset(f"patching_{way}_resid_pre")
+    if stored is None:
+        return ()
+    chosen = np.nonzero(stored["split"].values == split)[0]
+    return tuple(pairs.stored(stored, int(i), study.facts, way) for i in chosen)
 
 
 def _slots(spec: ModelSpec | None, pair: Pair) -> dict[str, int]:

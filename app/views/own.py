@@ -8,7 +8,7 @@ import xarray as xr
 from app import markup, pairs, resources, snippets, state
 from app.engine import ModelSpec
 from app.selection import SITES, Ask
-from app.views import lens_view, parts, patch_view
+from app.views import circuit_view, lens_view, parts, patch_view
 from cache.errors import ObverseError
 from interp.figures import theme
 
@@ -128,3 +128,4 @@ def _patching(spec: ModelSpec, pair: pairs.Pair) -> None:
                 one = patch_view.Map("clean", result, 0, pair, slots, code)
                 limit = patch_view.reach([one], value)
                 patch_view.show(one, spec, value, limit, width=parts.WHOLE)
+    circuit_view.show(spec, {"clean": (pair,)}, width=parts.WHOLE)

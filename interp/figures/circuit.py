@@ -38,7 +38,7 @@ def circuit_map(
     A node is a component at a position, so one that is read at several positions stands at several
     places. Edges into keys and values lead from the position attended to to that of the head; all
     others stay at their position. An edge is as wide as its |score|, green where it supports the
-    answer and purple where it works against it.
+    answer and purple where it opposes it.
 
     Args:
         circuit: what `prune` or `Circuit.load` returned. If its scores were not told apart by
@@ -211,15 +211,15 @@ def _legend(layout: Layout) -> list[go.Scatter]:
     scores = [arc.score for arc in layout.arcs]
     for name, colour, present in (
         ("supports the answer", _SUPPORTS, any(score >= 0 for score in scores)),
-        ("works against it", _OPPOSES, any(score < 0 for score in scores)),
+        ("opposes it", _OPPOSES, any(score < 0 for score in scores)),
         ("no score", _UNSCORED, not all(np.isfinite(score) for score in scores)),
     ):
         if present:
             entries.append((name, {"color": colour, "width": 4}))
     readers = {arc.reader for arc in layout.arcs}
     for name, dash, present in (
-        ("into queries", "dash", "q" in readers),
-        ("into keys", "dot", "k" in readers),
+        ("queries", "dash", "q" in readers),
+        ("keys", "dot", "k" in readers),
         ("other", "solid", bool(readers & {"q", "k"}) and bool(readers - {"q", "k"})),
     ):
         if present:

@@ -37,6 +37,7 @@ views = st.builds(
     site=st.sampled_from(SITES),
     cell=st.none() | cells,
     ask=st.none() | st.builds(Ask, texts, texts, texts, texts),
+    edges=st.none() | numbers,
 )
 
 
@@ -46,7 +47,7 @@ def test_an_address_leads_back_to_its_view(view: View) -> None:
 
 
 names = st.sampled_from(
-    ["run", "model", "page", "fact", "site", "way", "layer", "position", "head"]
+    ["run", "model", "page", "fact", "site", "way", "layer", "position", "head", "edges"]
 )
 
 
@@ -64,6 +65,7 @@ def test_no_address_is_an_error(query: dict[str, str]) -> None:
         {"fact": "9" * 40},
         {"site": "../../etc/passwd"},
         {"layer": "2"},
+        {"edges": "-40"},
         {"way": "sideways", "layer": "2"},
         {"clean": "x" * 100_000},
     ],
@@ -71,7 +73,7 @@ def test_no_address_is_an_error(query: dict[str, str]) -> None:
 def test_what_makes_no_sense_is_left_out(query: dict[str, str]) -> None:
     view = from_query(query)
     assert view.fact in (None, 3)
-    assert (view.site, view.cell, view.ask) == ("resid_pre", None, None)
+    assert (view.site, view.cell, view.ask, view.edges) == ("resid_pre", None, None, None)
 
 
 def event(data: object) -> dict[str, object]:

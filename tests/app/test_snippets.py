@@ -11,7 +11,7 @@ import pytest
 from app import pairs, snippets
 from app.engine import Engine, ModelSpec
 from experiments.records import RunRecord
-from interp.figures import lens_heatmap, patching_map, rank_lines
+from interp.figures import circuit_map, lens_heatmap, patching_map, rank_lines
 from tests.app.material import HOSTILE
 
 
@@ -57,6 +57,18 @@ def test_the_map_of_typed_prompts(run_code: Any, engine: Engine, spec: ModelSpec
     made = run_code(snippets.patching(spec, pair, "mlp_out", {"example": 0, "value": "change"}))
     drawn = patching_map(engine.sweep(spec, pair, "mlp_out"), example=0, value="change")
     np.testing.assert_allclose(values(made), values(drawn), atol=1e-4)
+
+
+def test_a_circuit_of_several_pairs(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
+    some = tuple(
+        pairs.typed(f"{name}'s mother is", "Cy Dale's mother is", "Mary", "Bea")
+        for name in ("Tom Cruise", f"Ann {HOSTILE}")
+    )
+    made = run_code(snippets.circuit(spec, some, 20))
+    drawn = circuit_map(engine.circuit(spec, some, 20).circuit)
+    one, other = (next(t for t in f.data if t.name == "edge targets") for f in (made, drawn))
+    assert one.text == other.text
+    assert len(one.text) > 20
 
 
 def test_the_maps_of_a_run(run_code: Any, record: RunRecord) -> None:

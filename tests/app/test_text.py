@@ -66,6 +66,14 @@ def test_a_lens_cell_is_told(layer: int, rank: int | None, expected: str) -> Non
     assert expected in sentences.lens(layer, 3, " Tom", "x", 0.363, rank)
 
 
+def test_a_circuit_is_told_beside_random_ones_and_its_complement() -> None:
+    assert sentences.circuit(40, 262, 0.958, [0.0, 0.12, 0.3], -0.004) == (
+        "40 of 262 edges do 96% of what the whole model does; random circuits of that size 14% on "
+        "average (0% to 30%), all other edges 0%."
+    )
+    assert "nothing that a circuit could carry" in sentences.circuit(40, 262, float("nan"), [], 0.0)
+
+
 def tags(text: str) -> set[str]:
     return {tag.split()[0].strip("</>") for tag in re.findall(r"<[^>]*>", text)}
 
@@ -79,6 +87,7 @@ def test_hostile_text_is_escaped_everywhere() -> None:
         markup.hint(HOSTILE),
         markup.way(HOSTILE, "#000000"),
         markup.heading(HOSTILE, HOSTILE),
+        markup.shares([(HOSTILE, 0.5, "#000000", HOSTILE)]),
         markup.verdict(
             "supported",
             claim=HOSTILE,
@@ -108,11 +117,14 @@ def test_probabilities_cannot_break_out_of_the_bars() -> None:
     row = markup.next_tokens(["a", "b", "c"], [float("nan"), 2.0, -1.0], colour="#000000")
     widths = [float(w) for w in re.findall(r"width:([\d.]+)%", row)]
     assert widths == [0.0, 100.0, 0.0]
+    row = markup.shares([("x", share, "#000000", "") for share in (float("nan"), 1.2, -0.1)])
+    assert re.findall(r"width:([\d.]+)%", row) == ["0.0", "100.0", "0.0"]
+    assert re.findall(r">([^<>]+)</span>", row)[1::2] == ["–", "120%", "−10%"]
 
 
 @pytest.mark.parametrize(
     ("value", "share", "expected"),
-    [(0.583, True, "58%"), (-0.148, False, "−0.15"), (0.0, True, "0%")],
+    [(0.583, True, "58%"), (-0.148, False, "−0.15"), (0.0, True, "0%"), (-0.001, True, "0%")],
 )
 def test_shares_are_percentages(value: float, share: bool, expected: str) -> None:
     assert markup.quantity(value, share) == expected

@@ -171,13 +171,13 @@ def test_edges_are_drawn_from_node_to_node_by_size_and_sign() -> None:
     assert [edge[6] for edge in drawn if edge[4] == key[4]] == ["dot"]  # the only negative one
     assert by_dash["dash"][:4] == (*layout.places["input", 3], *layout.places["a1.h0", 3])
     legend = {t.name: t.line.color for t in fig.data if t.showlegend is not False}
-    assert key[4] == legend["works against it"]
+    assert key[4] == legend["opposes it"]
     assert strongest[4] == legend["supports the answer"]
     assert list(legend) == [
         "supports the answer",
-        "works against it",
-        "into queries",
-        "into keys",
+        "opposes it",
+        "queries",
+        "keys",
         "other",
     ]
 

@@ -1,0 +1,116 @@
+"""Circuits on the screen: what is measured, and with what it is compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from app import circuits
+from app.circuits import Measured
+from app.engine import Engine, ModelSpec
+from app.pairs import Pair, build, typed
+from interp import load_model
+from interp.circuits import measure, prune
+from interp.errors import ModelError
+from interp.graph import Graph
+
+PAIRS = (
+    typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea"),
+    typed("Dan Frost's mother is", "Hal Iris's mother is", "Eva", "Ida"),
+)
+
+
+def logit_difference(folder: Path, prompt: str, answer: str, foil: str) -> float:
+    """Read from the plain Hugging Face model."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    words = [tokenizer(prompt + text)["input_ids"] for text in ("", answer, foil)]
+    if words[0][0] != tokenizer.bos_token_id:
+        words = [[tokenizer.bos_token_id, *ids] for ids in words]
+    with torch.no_grad():
+        logits = model(torch.tensor([words[0]])).logits[0, -1]
+    at = len(words[0])
+    return float(logits[words[1][at]] - logits[words[2][at]])
+
+
+def test_whole_and_empty_are_the_two_runs(
+    engine: Engine, spec: ModelSpec, model_folder: Path
+) -> None:
+    found = engine.circuit(spec, PAIRS, 20)
+    for run, value in (("clean", found.whole), ("corrupt", found.empty)):
+        expected = [
+            logit_difference(model_folder, getattr(pair, run), pair.answer, pair.foil)
+            for pair in PAIRS
+        ]
+        assert value == pytest.approx(np.mean(expected), abs=1e-4)
+    assert found.n_pairs == 2
+
+
+def test_the_circuit_is_run_and_so_is_all_that_it_leaves_out(
+    engine: Engine, spec: ModelSpec
+) -> None:
+    found = engine.circuit(spec, PAIRS, 20)
+    model = load_model(spec.source)
+    pairs = build(model, PAIRS)
+    circuit = prune(engine.edges(spec, PAIRS), 20, choice="greedy")
+    np.testing.assert_array_equal(found.circuit.included, circuit.included)
+    rest = circuit.graph.real & ~circuit.included
+    alone, others = measure(model, pairs, np.stack([circuit.included, rest])).mean(1)
+    assert found.alone == pytest.approx(float(alone), abs=1e-4)
+    assert found.rest == pytest.approx(float(others), abs=1e-4)
+    assert len(found.random) == 5
+    assert len(set(found.random)) > 1
+    assert engine.circuit(spec, PAIRS, 20) is found
+
+
+def test_random_circuits_are_no_smaller_and_of_one_piece() -> None:
+    graph, rng = Graph(4, 4, 2, True), np.random.default_rng(1)
+    for size in (1, 10, 60, graph.n_edges):
+        edges = circuits.random_circuit(graph, rng, size)
+        assert size <= edges.sum() <= size + 30
+        assert not edges[~graph.real].any()
+        # Every reader with an input feeds something that is read, but for the logits.
+        for destination in np.nonzero(edges.any(0))[0][:-1]:
+            fed = graph.feeds[destination]
+            assert edges[fed].any()
+        for source in np.nonzero(edges.any(1))[0][1:]:
+            assert edges[:, graph.feeds[:, source]].any()
+
+
+def test_shares_count_from_no_edge_to_the_whole_model(engine: Engine, spec: ModelSpec) -> None:
+    circuit = engine.circuit(spec, PAIRS, 20).circuit
+    one = Measured(circuit, 1, whole=5.0, empty=1.0, alone=4.0, rest=0.0, random=(1.0, 2.0))
+    assert one.share(one.alone) == 0.75
+    assert one.share(one.rest) == -0.25
+    nothing = Measured(circuit, 1, whole=1.0, empty=5.0, alone=4.0, rest=0.0, random=(1.0,))
+    assert np.isnan(nothing.share(nothing.alone))
+
+
+def test_sizes_fit_the_model() -> None:
+    assert circuits.sizes(262)[-1] == 200
+    assert circuits.sizes(3) == [3]
+    assert circuits.nearest(999_999, circuits.sizes(262)) == 200
+    assert circuits.nearest(42, circuits.sizes(262)) == 40
+
+
+def test_several_pairs_are_one_set_of_prompts(engine: Engine, spec: ModelSpec) -> None:
+    built = build(load_model(spec.source), PAIRS)
+    assert built.clean.texts == tuple(pair.clean for pair in PAIRS)
+    assert set(built.alignment.spans) >= {"changed", "end"}
+    assert isinstance(PAIRS[0], Pair)
+
+
+def test_a_model_that_is_no_sum_is_refused_in_a_sentence(
+    engine: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object, **named: object) -> None:
+        raise ModelError("Its blocks are no sums.")
+
+    monkeypatch.setattr("interp.circuits.attribute_edges", refuse)
+    with pytest.raises(ModelError, match="no sums"):
+        Engine(engine._load).circuit(spec, PAIRS, 20)
