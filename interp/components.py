@@ -19,6 +19,7 @@ from torch import Tensor
 from interp.blocks import BlockCall, block_call
 from interp.errors import ModelError
 from interp.forward import TOLERANCE, Recording, record, relative_error
+from interp.linear import affine, position_wise
 from interp.model import Model
 from interp.norms import Norm
 from interp.sites import Site
@@ -225,39 +226,21 @@ class Components:
         return kept[0].reshape(*q.shape)
 
     def _position_wise(self, module: Any, values: Tensor) -> Tensor:
-        flat = values.reshape(1, -1, values.shape[-1])
         with self.model.lock:
-            out: Tensor = module(flat)
-        return out.reshape(*values.shape[:-1], -1)
+            return position_wise(module, values)
 
     def _affine(self, layer: int, name: str, width: int) -> tuple[Tensor, Tensor]:
-        """Matrix [in, out] and bias [out] of a linear part, whatever class computes it."""
         if (layer, name) not in self._weights:
             module = _part(self.model.bridge.blocks[layer], f"attn.{name}")
-            with torch.no_grad():
-                zero = torch.zeros(1, width, device=self.model.device, dtype=self.model.dtype)
-                bias = self._position_wise(module, zero)
-                matrix = self._stored_matrix(module, bias)
-                if matrix is None:
-                    unit = torch.eye(width, device=zero.device, dtype=zero.dtype)
-                    matrix = self._position_wise(module, unit) - bias
-            self._weights[layer, name] = matrix, bias[0]
+            with self.model.lock:
+                self._weights[layer, name] = affine(module, width, self._like)
         return self._weights[layer, name]
 
-    def _stored_matrix(self, module: Any, bias: Float[Tensor, "1 out"]) -> Tensor | None:
-        """The module's weight as [in, out], if on a few inputs that is what it multiplies with."""
-        weight = getattr(getattr(module, "original_component", module), "weight", None)
-        if not isinstance(weight, Tensor) or weight.ndim != 2:
-            return None
-        for matrix in (weight, weight.T):
-            probe = torch.linspace(-1, 1, 3 * len(matrix), device=weight.device, dtype=weight.dtype)
-            probe = probe.reshape(3, -1).roll(7, 1)
-            if matrix.shape[1] != bias.shape[1]:
-                continue
-            made = self._position_wise(module, probe) - bias
-            if relative_error(probe @ matrix, made) <= TOLERANCE[self.model.dtype]:
-                return matrix
-        return None
+    @property
+    def _like(self) -> Tensor:
+        """Some tensor of the model's device and dtype."""
+        parameter: Tensor = next(self.model.bridge.original_model.parameters())
+        return parameter
 
     def _verify(self, ids: Int[Tensor, "1 position"]) -> None:
         model = self.model
@@ -303,9 +286,8 @@ class Components:
         if name is None:
             return None
         module = _part(self.model.bridge.blocks[layer], name)
-        like = next(self.model.bridge.original_model.parameters())
         return Norm.found_in(
-            lambda streams: self._position_wise(module, streams), self.model.d_model, like
+            lambda streams: self._position_wise(module, streams), self.model.d_model, self._like
         )
 
     def _norm_before(self, reader: str, streams: list[Tensor], read: list[Tensor]) -> str | None:
@@ -333,7 +315,7 @@ class Components:
 
 
 def each_head(
-    values: Float[Tensor, "row head position in"], matrix: Float[Tensor, "head in out"]
+    values: Float[Tensor, "row head position in"], matrix: Float[Tensor, head in out]
 ) -> Float[Tensor, "row head position out"]:
     """Each head's values by its own matrix."""
     # A product of [row, head, …] by [head, …] would copy the matrices for every row.
