@@ -257,6 +257,9 @@ class Components:
                     stack.callback(_part(block, name).register_forward_pre_hook(keep).remove)
             run = self.run(ids)
         layers = range(model.n_layers)
+        for reader in _READS:
+            if any((layer, reader) not in read for layer in layers):
+                raise self._unreadable(reader)
         with torch.no_grad():
             heads = [self.written(i, run.z(i)).sum(1) + self.output_weights(i)[1] for i in layers]
             for i in layers:
@@ -278,7 +281,11 @@ class Components:
                 normed = self._closed[i]
                 if normed and not self._agrees(normed(pre[i]), read[i, "attn"]):
                     raise self._unreadable("attn")
-                if not self._agrees(self.mlp(i, mid[i]), run.mlp(i)):
+                try:
+                    found = self.mlp(i, mid[i])
+                except TypeError as error:  # it takes more than what it reads from the stream
+                    raise self._unreadable("mlp") from error
+                if not self._agrees(found, run.mlp(i)):
                     raise self._unreadable("mlp")
 
     def _closed_norm(self, layer: int) -> Norm | None:
