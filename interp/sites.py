@@ -109,6 +109,20 @@ def heads_at(model: Model, name: str) -> int:
     return model.n_key_value_heads if name in ("k", "v") else model.n_heads
 
 
+def neurons_at(model: Model) -> int:
+    """Neurons of one MLP."""
+    return int(model.bridge.cfg.d_mlp or 4 * model.d_model)
+
+
+def width_at(model: Model, name: str, length: int) -> int:
+    """Numbers for each token of a sequence of `length` at the site `name`."""
+    if name == "pattern":
+        return heads_at(model, name) * length
+    if site_kind(name).per_head:
+        return heads_at(model, name) * int(model.bridge.cfg.d_head)
+    return neurons_at(model) if name == "mlp_act" else model.d_model
+
+
 def expand(model: Model, name: str) -> list[Site]:
     """The site `name` ("resid_pre") at every layer, or the one site that `name` writes out."""
     if "." in name:
@@ -137,12 +151,17 @@ def check(model: Model, site: Site) -> Site:
 
 def hook_point(model: Model, site: Site) -> HookPoint:
     """TransformerLens' hook point for `site`."""
-    point = model.bridge.hook_dict.get(f"blocks.{site.layer}.{site.kind.hook}")
-    if point is None:
-        reason = (
-            "its blocks run attention and MLP in parallel, so there is no stream between them"
-            if site.name == "resid_mid" and model.parallel_blocks
-            else "its architecture does not expose it"
-        )
+    points = model.bridge.hook_dict
+    point = points.get(f"blocks.{site.layer}.{site.kind.hook}")
+    # Of a mixture of experts TransformerLens calls the output of all of them "hook_post" too.
+    experts = site.name == "mlp_act" and point is points.get(f"blocks.{site.layer}.mlp.hook_out")
+    if point is None or experts:
+        reason = "its architecture does not expose it"
+        if site.name == "resid_mid" and model.parallel_blocks:
+            reason = (
+                "its blocks run attention and MLP in parallel, so there is no stream between them"
+            )
+        elif point is not None:
+            reason = "its MLPs are mixtures of experts, whose neurons TransformerLens does not show"
         raise SiteError(f"{model.name} has no site '{site.name}': {reason}. Choose another site.")
     return point

@@ -1,8 +1,22 @@
 """Activation patching: what changes in the answer when one activation is replaced."""
 
 from interp.patching.exact import sweep
-from interp.patching.first_order import agreement, estimate
-from interp.patching.results import normalised
+from interp.patching.first_order import estimate
+from interp.patching.patch import Patch
+from interp.patching.paths import patch_paths
+from interp.patching.refine import refine
+from interp.patching.results import agreement, normalised
+from interp.patching.sets import patch_sets
 from interp.patching.single import patch_once
 
-__all__ = ["agreement", "estimate", "normalised", "patch_once", "sweep"]
+__all__ = [
+    "Patch",
+    "agreement",
+    "estimate",
+    "normalised",
+    "patch_once",
+    "patch_paths",
+    "patch_sets",
+    "refine",
+    "sweep",
+]

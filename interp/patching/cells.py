@@ -2,126 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from interp.alignment import Alignment
 from interp.errors import SiteError
 from interp.model import Model
-from interp.sites import Site, check, heads_at, site_kind
+from interp.patching import groups
+from interp.patching.groups import Choices, Neurons
+from interp.patching.interventions import Indices, Interventions, Mask, Places
+from interp.patching.trials import check_editable
+from interp.sites import Site, heads_at, site_kind
 
-By = Literal["position", "span", "head"]
-Indices = npt.NDArray[np.int64]
+By = Literal["position", "span", "head", "neurons", "destination", "source"]
 
 # In this order the axes stand in the result, whatever the order in which they were asked for.
-_AXES: tuple[By, ...] = ("position", "span", "head")
-# Patterns have two position axes, so a cell there would be a source–destination pair.
-_SWEPT = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "v", "z")
+_AXES: tuple[By, ...] = ("position", "span", "head", "neurons", "destination", "source")
+_PLACES: tuple[By, ...] = ("position", "span", "destination")
+_UNITS: tuple[By, ...] = ("head", "neurons")
 
 
 @dataclass(frozen=True)
 class Cells:
-    """All interventions of a sweep at one layer; the same are made at every layer.
+    """All cells of a sweep at one layer.
 
     Attributes:
         axes: the axes of the result besides example and layer, in order.
-        shape: the size of each axis.
-        groups: for each index of the position axis the slots of the alignment replaced together.
-        heads: the heads, or None where whole activations are replaced.
-        example, group, head: indices of each cell [cell] along these axes; head is -1 where
-            there are none.
+        places: choices of slots that are replaced together; in patterns, of destinations.
+        units: choices of heads or neurons; None where whole activations are replaced.
+        sources: in patterns, choices of what is attended to.
+        example, place, unit, source: indices of each cell [cell] along these.
     """
 
     axes: tuple[By, ...]
-    shape: tuple[int, ...]
-    groups: tuple[tuple[int, ...], ...]
-    heads: tuple[int, ...] | None
+    places: Choices
+    units: Choices | None
+    sources: Choices | None
     example: Indices
-    group: Indices
-    head: Indices
+    place: Indices
+    unit: Indices
+    source: Indices
 
     def __len__(self) -> int:
         return len(self.example)
 
+    def axis(self, name: By) -> tuple[Choices, Indices]:
+        """An axis of the result, and where each cell stands on it."""
+        if name in _PLACES:
+            return self.places, self.place
+        found = self.units if name in _UNITS else self.sources
+        assert found is not None  # lay_out gives every axis its choices
+        return found, self.unit if name in _UNITS else self.source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of each axis."""
+        return tuple(len(self.axis(name)[0]) for name in self.axes)
+
+    @property
+    def column(self) -> Indices:
+        """Where each cell stands on all axes together, the last one running fastest [cell]."""
+        out = np.zeros_like(self.example)
+        for choices, index in (self.axis(name) for name in self.axes):
+            out = out * len(choices) + index
+        return out
+
     def to_grid(self, values: npt.NDArray[np.float32], n_examples: int) -> npt.NDArray[np.float32]:
-        """Values [cell, layer] as [example, layer, *shape], NaN where there is no cell."""
-        position_axis = next((a for a in self.axes if a != "head"), None)
-        index = self.example.copy()
-        for axis, size in zip(self.axes, self.shape, strict=True):
-            index = index * size + (self.group if axis == position_axis else self.head)
-        grid = np.full((n_examples * int(np.prod(self.shape)), values.shape[1]), np.nan, np.float32)
-        grid[index] = values
-        return np.moveaxis(grid.reshape(n_examples, *self.shape, -1), -1, 1)
+        """Values [cell, layer] as [example, layer, *axes], NaN where there is no cell."""
+        n_columns, n_layers = int(np.prod(self.shape)), values.shape[1]
+        grid = np.full((n_examples, n_columns, n_layers), np.nan, np.float32)
+        grid[self.example, self.column] = values
+        return np.moveaxis(grid, -1, 1).reshape(n_examples, n_layers, *self.shape)
 
+    def interventions(
+        self, site: str, layers: Sequence[int], chosen: Mask | None = None
+    ) -> tuple[Interventions, Indices, Indices]:
+        """The cells as interventions, and for each of them its cell and the index of its layer.
 
-@dataclass(frozen=True)
-class Edit:
-    """Entries to copy from the source's activations into rows of a batch, one by one.
-
-    Attributes:
-        row, destination: where in the batch [entry].
-        example, origin: where in the source's recording [entry].
-        head: which head [entry], or None for whole activations.
-    """
-
-    row: Int[Tensor, " entry"]
-    destination: Int[Tensor, " entry"]
-    example: Int[Tensor, " entry"]
-    origin: Int[Tensor, " entry"]
-    head: Int[Tensor, " entry"] | None
-
-    def write(self, target: Tensor, source: Tensor) -> None:
-        """Copy into `target` [row, position, …] in place."""
-        if self.head is None:
-            target[self.row, self.destination] = source[self.example, self.origin]
-        else:
-            target[self.row, self.destination, self.head] = source[
-                self.example, self.origin, self.head
-            ]
-
-    def hook(self, site: str, source: Tensor) -> Callable[[Tensor], Tensor | None]:
-        """A hook for `site` that writes this edit."""
-
-        def replace(value: Tensor) -> Tensor | None:
-            if site == "resid_mid":
-                # The hook sits on the MLP's branch, after the skip connection has kept a reference
-                # to the same tensor: only an edit in place reaches both.
-                self.write(value, source)
-                return None
-            value = value.clone()
-            self.write(value, source)
-            return value
-
-        return replace
+        Args:
+            chosen: which of them [cell, layer]; all if left out.
+        """
+        every = np.ones((len(self), len(layers)), dtype=np.bool_)
+        layer, cell = np.nonzero((every if chosen is None else chosen).T)
+        slots = [self.places.members, *([self.sources.members] if self.sources else [])]
+        table = Interventions(
+            sites=tuple(Site(site, at) for at in layers),
+            slots=np.concatenate(slots),
+            units={} if self.units is None else {site: self.units.members},
+            example=self.example[cell],
+            row=np.arange(len(cell)),
+            site=layer,
+            place=self.place[cell],
+            unit=self.unit[cell],
+            source=len(self.places) + self.source[cell],
+        )
+        return table, cell, layer
 
 
 def check_by(site: str, by: By | Sequence[By] | None) -> tuple[By, ...]:
     """The axes of a sweep, in the order in which they stand in its result."""
     kind = site_kind(site)
-    if site not in _SWEPT:
-        raise SiteError(
-            f"The site '{site}' can be captured but not swept; sweep one of {', '.join(_SWEPT)}."
-        )
+    allowed: tuple[By, ...] = ("position", "span")
+    if site == "pattern":
+        allowed = ("head", "destination", "source")
+    elif kind.per_head:
+        allowed += ("head",)
+    elif site == "mlp_act":
+        allowed += ("neurons",)
     chosen: tuple[str, ...] = (
         (("head",) if kind.per_head else ("position",))
         if by is None
         else ((by,) if isinstance(by, str) else tuple(by))
     )
-    unknown = [axis for axis in chosen if axis not in _AXES]
-    if unknown or not chosen or {"position", "span"} <= set(chosen):
-        raise SiteError(
-            f"A sweep cannot run by {by!r}; choose 'position', 'span', 'head' or ('head', "
-            "'position')."
-        )
-    if "head" in chosen and not kind.per_head:
+    if "head" in chosen and "head" not in allowed:
         raise SiteError(f"The site '{site}' has no heads; sweep it by 'position' or 'span'.")
+    unknown = [axis for axis in chosen if axis not in allowed]
+    if unknown or not chosen or {"position", "span"} <= set(chosen):
+        both = " ('position' and 'span' exclude each other)" if "span" in allowed else ""
+        raise SiteError(
+            f"A sweep of '{site}' cannot run by {by!r}; choose one or several of "
+            f"{', '.join(map(repr, allowed))}{both}."
+        )
     return tuple(axis for axis in _AXES if axis in chosen)
 
 
@@ -131,100 +136,70 @@ def check_layers(model: Model, site: str, layers: Sequence[int] | None) -> tuple
     if not chosen:
         raise SiteError("There are no layers to patch; name at least one, or leave `layers` out.")
     for layer in chosen:
-        check(model, Site(site, layer))
+        check_editable(model, Site(site, layer))
     return chosen
 
 
 def lay_out(
     model: Model,
     alignment: Alignment,
+    places: Places,
     site: str,
     axes: tuple[By, ...],
-    n_examples: int,
+    *,
     positions: Sequence[int | str] | None = None,
     heads: Sequence[int] | None = None,
+    neurons: Neurons | None = None,
+    attended: Sequence[int | str] | None = None,
 ) -> Cells:
     """All cells of a sweep; those whose example has no token at the place are left out.
 
     Raises:
         PromptError: a position that the pairs do not have.
-        SiteError: a head that the site does not have, or heads where none are swept.
+        SiteError: a head or neuron that the site does not have, or some where none are swept.
     """
-    slots = alignment.slots(positions)
-    groups: tuple[tuple[int, ...], ...]
-    if "position" in axes:
-        groups = tuple((slot,) for slot in slots)
-    elif "span" in axes:
-        names = list(dict.fromkeys(alignment.spans[slot] for slot in slots))
-        groups = tuple(tuple(s for s in slots if alignment.spans[s] == name) for name in names)
-    else:
-        groups = (slots,)
-    chosen_heads = _heads(model, site, axes, heads)
-    example, group, head = np.meshgrid(
-        np.arange(n_examples),
-        np.arange(len(groups)),
-        np.arange(len(chosen_heads)) if chosen_heads else np.array([-1]),
-        indexing="ij",
-    )
-    present = np.stack([(alignment.clean[:, list(g)] >= 0).any(axis=1) for g in groups], axis=1)
-    keep = present[example, group].ravel()
-    sizes = {"position": len(groups), "span": len(groups), "head": len(chosen_heads or ())}
-    return Cells(
-        axes,
-        tuple(sizes[axis] for axis in axes),
-        groups,
-        chosen_heads,
-        example.ravel()[keep],
-        group.ravel()[keep],
-        head.ravel()[keep],
-    )
+    for name, given, axis in (("heads", heads, "head"), ("neurons", neurons, "neurons")):
+        if given is not None and axis not in axes:
+            raise SiteError(
+                f"{name.capitalize()} can be chosen only where they are swept: by='{axis}'."
+            )
+    if attended is not None and site != "pattern":
+        raise SiteError(f"Nothing is attended to at '{site}'; leave attended=… out.")
+    chosen = _slots(alignment, axes, alignment.slots(positions))
+    units = None
+    if "head" in axes:
+        units = groups.heads(model, site, heads)
+    elif "neurons" in axes:
+        units = groups.neurons(model, neurons)
+    elif site == "pattern":
+        units = groups.everything(heads_at(model, site))
+    sources = None
+    if site == "pattern":
+        make = groups.single_slots if "source" in axes else groups.all_slots
+        sources = make(alignment, alignment.slots(attended))
+    there = _there(places, chosen, sources)  # [example, place, source]
+    n_units = 1 if units is None else len(units)
+    example, place, unit, source = np.nonzero(np.repeat(there[:, :, None], n_units, axis=2))
+    return Cells(axes, chosen, units, sources, example, place, unit, source)
 
 
-def edit_for(
-    cells: Cells,
-    chosen: Indices,
-    destination: Indices,
-    origin: Indices,
-    offset: int,
-    device: torch.device,
-) -> Edit:
-    """The entries of the cells `chosen`, one row of a batch for each.
-
-    Args:
-        destination: token index of each slot in the prompt that is changed [example, slot].
-        origin: the same in the prompt that the values come from.
-        offset: the first example of the recording; the others count from it.
-    """
-    slots = [np.asarray(cells.groups[g]) for g in cells.group[chosen]]
-    row = np.repeat(np.arange(len(chosen)), [len(s) for s in slots])
-    slot = np.concatenate(slots)
-    example = cells.example[chosen][row]
-    present = destination[example, slot] >= 0
-    row, slot, example = row[present], slot[present], example[present]
-
-    def tensor(values: Indices) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
-
-    return Edit(
-        tensor(row),
-        tensor(destination[example, slot]),
-        tensor(example - offset),
-        tensor(origin[example, slot]),
-        None if cells.heads is None else tensor(np.asarray(cells.heads)[cells.head[chosen]][row]),
-    )
+def _slots(alignment: Alignment, axes: Sequence[By], slots: Sequence[int]) -> Choices:
+    if "span" in axes:
+        return groups.spans(alignment, slots)
+    if {"position", "destination"} & set(axes):
+        return groups.single_slots(alignment, slots)
+    return groups.all_slots(alignment, slots)
 
 
-def _heads(
-    model: Model, site: str, axes: tuple[By, ...], heads: Sequence[int] | None
-) -> tuple[int, ...] | None:
-    if "head" not in axes:
-        if heads is not None:
-            raise SiteError("Heads can be chosen only where they are swept: by='head'.")
-        return None
-    n = heads_at(model, site)
-    chosen = tuple(range(n)) if heads is None else tuple(sorted(set(heads)))
-    wrong = [head for head in chosen if not 0 <= head < n]
-    if wrong or not chosen:
-        what = f"Head {wrong[0]} is out of range" if wrong else "There are no heads to patch"
-        raise SiteError(f"{what}: {model.name} has heads 0 to {n - 1} at '{site}'.")
-    return chosen
+def _there(places: Places, chosen: Choices, sources: Choices | None) -> Mask:
+    """Whether each cell has something to replace [example, place, source]."""
+    place = chosen.members.astype(np.float32)
+    if sources is None:
+        present = (places.destination >= 0).astype(np.float32)
+        return np.asarray((present @ place.T > 0)[:, :, None])
+    found = []
+    # Example by example, since there are as many pairs as a pattern has entries.
+    for example in range(len(places.destination)):
+        pairs = places.attended(np.array([example]))[0].astype(np.float32)
+        found.append(place @ pairs @ sources.members.T.astype(np.float32) > 0)
+    return np.stack(found)

@@ -8,7 +8,7 @@ memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +20,19 @@ from torch import Tensor
 from interp import sites as site_names
 from interp.batching import batches, rows_that_fit
 from interp.errors import SiteError
-from interp.forward import Recording, hooked, readout, record, recording_memory, resume
-from interp.metrics import Metric, Term, get_metric
+from interp.forward import Recording, hooked, record, recording_memory, resume
+from interp.metrics import Metric
 from interp.model import Model
-from interp.patching.cells import By, Cells, check_by, check_layers, lay_out
+from interp.patching.cells import By
+from interp.patching.groups import Neurons
+from interp.patching.interventions import Mask
+from interp.patching.plan import RUNS, Direction, Plan, Progress
+from interp.patching.request import Request
 from interp.patching.results import label
-from interp.patching.walk import RUNS, Direction
-from interp.prompts import PromptPairs, Reading, Run
-from interp.sites import Site
-
-Progress = Callable[[int, int], None]
-Terms = Sequence[tuple[Term, Tensor]]
+from interp.patching.sources import Source
+from interp.prompts import PromptPairs, Run
+from interp.sites import Site, width_at
+from interp.tokens import Prompts
 
 
 def estimate(
@@ -40,10 +42,14 @@ def estimate(
     metric: Metric | str = "logit_diff",
     *,
     by: By | Sequence[By] | None = None,
-    direction: Direction = "denoising",
+    direction: Direction | None = None,
+    source: Source = "other",
+    reference: Prompts | None = None,
     layers: Sequence[int] | None = None,
     positions: Sequence[int | str] | None = None,
     heads: Sequence[int] | None = None,
+    neurons: Neurons | None = None,
+    attended: Sequence[int | str] | None = None,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """What `sweep` would find, to first order, for all cells at the cost of a few forward passes.
@@ -56,106 +62,88 @@ def estimate(
     Raises:
         SiteError, PromptError, MetricError: as for `sweep`. `rank` has no gradient.
     """
-    axes = check_by(site, by)
-    chosen = check_layers(model, site, layers)
-    metric = get_metric(metric)
-    if metric.name == "rank":
-        raise SiteError("A rank has no gradient; estimate another metric, or sweep.")
-    if direction not in RUNS:
-        raise SiteError(f"Unknown direction '{direction}'; choose 'denoising' or 'noising'.")
-    cells = lay_out(model, pairs.alignment, site, axes, len(pairs), positions, heads)
-    change = np.zeros((len(cells), len(chosen)), dtype=np.float32)
-    unpatched: dict[Run, npt.NDArray[np.float32]] = {
-        run: np.zeros(len(pairs), np.float32) for run in ("clean", "corrupt")
-    }
-    width = int(max(pairs.clean.lengths.max(), pairs.corrupt.lengths.max()))
-    size = rows_that_fit(model, 3 * recording_memory(model, width, model.n_layers + 1))
-    for number, read in enumerate(metric.reads):
-        terms = [(term, metric.targets(pairs, term)) for term in metric.terms_of(read)]
-        base, source = (pairs.reading(run, read) for run in RUNS[direction])
-
-        def work(
-            start: int,
-            stop: int,
-            base: Reading = base,
-            source: Reading = source,
-            terms: Terms = terms,
-        ) -> None:
-            part = slice(start, stop)
-            mine = (cells.example >= start) & (cells.example < stop)
-            sites = [Site(site, layer) for layer in chosen]
-            streams = [Site("resid_pre", i) for i in range(model.n_layers)]
-            last = Site("resid_post", model.n_layers - 1)
-            changed = record(model, base.ids[part], {*streams, *sites, last})
-            other = record(model, source.ids[part], {*sites, last})
-            gradient, value = _of_metric(model, changed[last], base, part, terms)
-            _, other_value = _of_metric(model, other[last], source, part, terms)
-            unpatched[RUNS[direction][0]][part] += value
-            unpatched[RUNS[direction][1]][part] += other_value
-            for layer, found in _downwards(model, changed, gradient, site, chosen):
-                moved = _moved(pairs, direction, part, found, changed, other, Site(site, layer))
-                change[mine, chosen.index(layer)] += _gather(cells, moved, start)[mine]
-
-        for _, stop, _ in batches(len(pairs), size, work):
-            if progress:
-                progress(number * len(pairs) + stop, len(metric.reads) * len(pairs))
-    patched = unpatched[RUNS[direction][0]][cells.example][:, None] + change
-    grid = cells.to_grid(patched, len(pairs))
-    result = label(model, pairs, site, metric, direction, cells, chosen, grid, unpatched)
-    return result.assign_attrs(instrument="attribution patching, first order", source="other")
-
-
-def agreement(estimated: xr.Dataset, exact: xr.Dataset) -> xr.Dataset:
-    """How far an estimate can be trusted, layer by layer.
-
-    Returns:
-        correlation(layer) of the estimated with the exact change over all examples and cells, and
-        sign_flips(layer), the share of cells whose change has the wrong sign (cells that hardly
-        move, by less than a hundredth of the largest exact change, do not count).
-    """
-    rows = []
-    base = "corrupt" if exact.attrs["direction"] == "denoising" else "clean"
-    moved = [(d["patched"] - d[base]).transpose("layer", ...).values for d in (estimated, exact)]
-    least = 0.01 * float(np.nanmax(np.abs(moved[1])))
-    for guess, truth in zip(*moved, strict=True):
-        present = np.isfinite(guess) & np.isfinite(truth)
-        a, b = guess[present], truth[present]
-        large = np.abs(b) > least
-        varied = a.size > 1 and np.ptp(a) > 0 and np.ptp(b) > 0
-        correlation = float(np.corrcoef(a, b)[0, 1]) if varied else np.nan
-        flips = float(np.mean(np.sign(a[large]) != np.sign(b[large]))) if large.any() else np.nan
-        rows.append((correlation, flips))
-    return xr.Dataset(
-        {
-            "correlation": ("layer", [row[0] for row in rows]),
-            "sign_flips": ("layer", [row[1] for row in rows]),
-        },
-        coords={"layer": exact["layer"].values},
+    request = Request.of(
+        model,
+        pairs,
+        site,
+        metric,
+        by=by,
+        direction=direction,
+        source=source,
+        reference=reference,
+        layers=layers,
+        positions=positions,
+        heads=heads,
+        neurons=neurons,
+        attended=attended,
     )
+    return first_order(request, progress)
 
 
-def _of_metric(
-    model: Model, final: Tensor, reading: Reading, part: slice, terms: Terms
-) -> tuple[Float[Tensor, "example position d_model"], npt.NDArray[np.float32]]:
-    """The gradient of the terms by the final residual stream, and their values [example]."""
-    final = final.detach().requires_grad_()
-    n_reads = max(targets.shape[1] for _, targets in terms)
-    positions = reading.positions[part, :n_reads].to(model.device)
-    read = final.gather(1, positions[..., None].expand(-1, -1, final.shape[-1]))
-    logits = readout(model, read, grad=True)
-    with torch.enable_grad():
-        value = sum(
-            (t.weight * t.score(logits, targets[part].to(model.device)) for t, targets in terms),
-            start=torch.zeros(len(final), device=model.device),
-        )
-        (gradient,) = torch.autograd.grad(value.sum(), final)
-    return gradient, value.detach().float().cpu().numpy()
+def first_order(request: Request, progress: Progress | None) -> xr.Dataset:
+    """The estimate of a request that was checked."""
+    if request.metric.name == "rank":
+        raise SiteError("A rank has no gradient; estimate another metric, or sweep.")
+    n_pairs, plans, cells = len(request.pairs), request.plans(), request.cells
+    change = np.zeros((len(cells), len(request.layers)), dtype=np.float32)
+    unpatched: dict[Run, npt.NDArray[np.float32]] = {
+        run: np.zeros(n_pairs, np.float32) for run in RUNS[request.direction]
+    }
+    for number, plan in enumerate(plans):
+
+        def work(start: int, stop: int, plan: Plan = plan) -> None:
+            mine = (cells.example >= start) & (cells.example < stop)
+            changed, other, gradient = _both_runs(request, plan, start, stop, unpatched)
+            for layer, found in _downwards(request, changed, gradient):
+                moved = _moved(request, plan, start, layer, found, changed, other)
+                change[mine, request.layers.index(layer)] += moved
+
+        for _, stop, _ in batches(n_pairs, _pairs_that_fit(request, plan), work):
+            if progress:
+                progress(number * n_pairs + stop, len(plans) * n_pairs)
+    patched = unpatched[RUNS[request.direction][0]][cells.example][:, None] + change
+    result = label(request, cells.to_grid(patched, n_pairs), unpatched)
+    return result.assign_attrs(instrument="attribution patching, first order")
+
+
+def _both_runs(
+    request: Request,
+    plan: Plan,
+    start: int,
+    stop: int,
+    unpatched: dict[Run, npt.NDArray[np.float32]],
+) -> tuple[Recording, Recording, Float[Tensor, "example position d_model"]]:
+    """Both runs, and the metric's gradient by the final stream of the one that is changed.
+
+    Adds what the two runs score to `unpatched`.
+    """
+    model, examples = plan.model, torch.arange(start, stop)
+    last = Site("resid_post", model.n_layers - 1)
+    sites = {last, *(Site(request.site, layer) for layer in request.layers)}
+    streams = {Site("resid_pre", layer) for layer in range(model.n_layers)}
+    base, source = (reading.ids[start:stop] for reading in plan.readings)
+    changed = record(model, base, sites | streams)
+    other = record(model, source, sites if plan.constants is None else {last})
+    value, gradient = plan.base.gradient(changed[last], examples)
+    run, other_run = RUNS[request.direction]
+    unpatched[run][start:stop] += value.cpu().numpy()
+    unpatched[other_run][start:stop] += plan.source.value(other[last], examples).cpu().numpy()
+    return changed, other, gradient
+
+
+def _pairs_that_fit(request: Request, plan: Plan) -> int:
+    model, length = plan.model, plan.length
+    width = 2 * len(request.layers) * width_at(model, request.site, length)
+    streams = -(-width // model.d_model) + model.n_layers + 2
+    # A graph holds several times what a plain pass does.
+    return rows_that_fit(model, 2 * recording_memory(model, length, streams))
 
 
 def _downwards(
-    model: Model, changed: Recording, gradient: Tensor, site: str, layers: Sequence[int]
+    request: Request, changed: Recording, gradient: Tensor
 ) -> Iterator[tuple[int, Tensor]]:
     """(layer, gradient by the site's activation), from the top block down."""
+    model, site, layers = request.model, request.site, request.layers
     rows = torch.arange(changed.batch, device=model.device)
     for layer in range(model.n_layers - 1, min(layers) - 1, -1):
         if site == "resid_post" and layer in layers:
@@ -182,34 +170,54 @@ def _downwards(
 
 
 def _moved(
-    pairs: PromptPairs,
-    direction: Direction,
-    part: slice,
+    request: Request,
+    plan: Plan,
+    start: int,
+    layer: int,
     gradient: Tensor,
     changed: Recording,
     other: Recording,
-    site: Site,
 ) -> npt.NDArray[np.float32]:
-    """Estimated change of the metric by slot [example, slot] or [example, slot, head]."""
-    slots = {"clean": pairs.alignment.clean[part], "corrupt": pairs.alignment.corrupt[part]}
-    base, source = (torch.from_numpy(slots[run]).to(gradient.device) for run in RUNS[direction])
-    example = torch.arange(len(base), device=gradient.device)[:, None]
-    here, there = base.clamp(min=0), source.clamp(min=0)
-    difference = other[site][example, there] - changed[site].detach()[example, here]
-    moved = (difference * gradient[example, here]).sum(-1).float()
-    absent = (base < 0).reshape(*base.shape, *(1,) * (moved.ndim - 2))
-    return np.asarray(moved.masked_fill(absent, 0.0).cpu().numpy())
-
-
-def _gather(cells: Cells, moved: npt.NDArray[np.float32], start: int) -> npt.NDArray[np.float32]:
-    """The change of each cell [cell]: the sum over the slots and heads that it replaces."""
-    out = np.zeros(len(cells), dtype=np.float32)
-    by_group = np.stack([moved[:, list(group)].sum(1) for group in cells.groups], axis=1)
-    mine = (cells.example >= start) & (cells.example < start + len(moved))
-    example, group = cells.example[mine] - start, cells.group[mine]
-    if cells.heads is None:
-        whole = by_group if by_group.ndim == 2 else by_group.sum(-1)
-        out[mine] = whole[example, group]
+    """The estimated change of the metric by each cell of the recorded examples [cell]."""
+    cells, site = request.cells, Site(request.site, layer)
+    examples = np.arange(start, start + changed.batch)
+    places, device = plan.places, gradient.device
+    here, there = (
+        torch.from_numpy(slots[examples]).clamp(min=0).to(device)
+        for slots in (places.destination, places.origin)
+    )
+    present = places.attended(examples) if site.name == "pattern" else places.present(examples)
+    at_here, at_there = (_at(slots, site, gradient.shape[1]) for slots in (here, there))
+    difference = plan.values(site, other)[at_there] - changed[site].detach()[at_here]
+    moved = (difference * gradient[at_here]).float()
+    if site.name == "pattern":
+        moved = moved.movedim(1, -1)  # [example, destination, source, head]
     else:
-        out[mine] = by_group[example, group, np.asarray(cells.heads)[cells.head[mine]]]
-    return out
+        moved = moved if site.name == "mlp_act" else moved.sum(-1)
+        moved = moved.reshape(*here.shape, 1, -1)  # [example, slot, 1, head or neuron]
+    there_is = torch.from_numpy(present).to(device)
+    moved = moved * there_is.reshape(*there_is.shape, *(1,) * (4 - there_is.ndim))
+    moved = _summed(moved, 1, cells.places.members)
+    if cells.sources is not None:
+        moved = _summed(moved, 2, cells.sources.members)
+    every = np.ones((1, moved.shape[3]), dtype=np.bool_)
+    moved = _summed(moved, 3, every if cells.units is None else cells.units.members)
+    mine = np.isin(cells.example, examples)
+    index = (cells.example[mine] - start, cells.place[mine], cells.source[mine], cells.unit[mine])
+    return np.asarray(moved.cpu().numpy()[index])
+
+
+def _at(slots: Tensor, site: Site, n_heads: int) -> tuple[Tensor, ...]:
+    """An index of activations of `site` at these slots [example, slot]."""
+    example = torch.arange(len(slots), device=slots.device)
+    if site.name != "pattern":
+        return example[:, None], slots
+    head = torch.arange(n_heads, device=slots.device)
+    destination, source = slots[:, None, :, None], slots[:, None, None, :]
+    return example[:, None, None, None], head[None, :, None, None], destination, source
+
+
+def _summed(values: Tensor, axis: int, members: Mask) -> Tensor:
+    """Sums over the members of each choice along an axis."""
+    weights = torch.from_numpy(members).to(values)
+    return (values.movedim(axis, -1) @ weights.T).movedim(-1, axis)

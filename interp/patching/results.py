@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,61 +11,61 @@ import xarray as xr
 
 from interp.metrics import Metric
 from interp.model import Model
-from interp.patching.cells import Cells
+from interp.patching.request import Request
 from interp.prompts import PromptPairs, Run
-from interp.tokens import TokenBatch
 
 
 def label(
-    model: Model,
-    pairs: PromptPairs,
-    site: str,
-    metric: Metric,
-    direction: str,
-    cells: Cells,
-    layers: tuple[int, ...],
+    request: Request,
     patched: npt.NDArray[np.float32],
-    unpatched: dict[Run, npt.NDArray[np.float32]],
+    unpatched: Mapping[Run, npt.NDArray[np.float32]],
 ) -> xr.Dataset:
     """Put names on the numbers of a sweep (see `sweep` for what they are)."""
-    alignment, axes = pairs.alignment, cells.axes
-    coords: dict[str, Any] = {
-        "layer": list(layers),
-        "clean_prompt": ("example", list(pairs.clean.texts)),
-        "corrupt_prompt": ("example", list(pairs.corrupt.texts)),
-        "answer": ("example", list(pairs.answers)),
-        "foil": ("example", list(pairs.foils or ("",) * len(pairs))),
-    }
-    if "position" in axes:
-        slots = [group[0] for group in cells.groups]
-        coords["position"] = slots
-        coords["position_label"] = ("position", [alignment.labels[slot] for slot in slots])
-        for run, prompts, index in (
-            ("clean", pairs.clean, alignment.clean),
-            ("corrupt", pairs.corrupt, alignment.corrupt),
-        ):
-            tokens = _tokens_at(model, prompts, index[:, slots])
-            coords[f"{run}_token"] = (("example", "position"), tokens)
-    if "span" in axes:
-        coords["span"] = [alignment.spans[group[0]] for group in cells.groups]
-    if "head" in axes:
-        coords["head"] = list(cells.heads or ())
+    pairs, cells = request.pairs, request.cells
+    coords = {"layer": list(request.layers), **prompt_coordinates(pairs)}
+    for axis in cells.axes:
+        names = cells.axis(axis)[0].names
+        coords[axis] = list(names)
+        if axis in ("position", "destination", "source"):
+            slots = [int(slot) for slot in names]
+            coords[f"{axis}_label"] = (axis, [pairs.alignment.labels[slot] for slot in slots])
+            if axis == "position":
+                coords["clean_token"] = (("example", axis), _tokens_at(request, "clean", slots))
+                coords["corrupt_token"] = (("example", axis), _tokens_at(request, "corrupt", slots))
     return xr.Dataset(
         {
-            "patched": (("example", "layer", *axes), patched),
+            "patched": (("example", "layer", *cells.axes), patched),
             "clean": ("example", unpatched["clean"]),
             "corrupt": ("example", unpatched["corrupt"]),
         },
         coords=coords,
         attrs={
             "instrument": "activation patching, exact",
-            "site": site,
-            "metric": metric.name,
-            "unit": metric.unit,
-            "direction": direction,
-            **model.identity,
+            "site": request.site,
+            **attributes(request.model, request.metric, request.direction, request.source),
         },
     )
+
+
+def attributes(model: Model, metric: Metric, direction: str, source: str) -> dict[str, str]:
+    """What every patching result notes of its settings."""
+    return {
+        "metric": metric.name,
+        "unit": metric.unit,
+        "direction": direction,
+        **model.identity,
+        "source": source,
+    }
+
+
+def prompt_coordinates(pairs: PromptPairs) -> dict[str, Any]:
+    """Prompts and answers by example."""
+    return {
+        "clean_prompt": ("example", list(pairs.clean.texts)),
+        "corrupt_prompt": ("example", list(pairs.corrupt.texts)),
+        "answer": ("example", list(pairs.answers)),
+        "foil": ("example", list(pairs.foils or ("",) * len(pairs))),
+    }
 
 
 def normalised(result: xr.Dataset, *, minimum: float | None = None) -> xr.DataArray:
@@ -83,13 +84,42 @@ def normalised(result: xr.Dataset, *, minimum: float | None = None) -> xr.DataAr
     return share.rename("normalised").assign_attrs(result.attrs, unit="share of the effect")
 
 
-def _tokens_at(
-    model: Model, prompts: TokenBatch, slots: npt.NDArray[np.int64]
-) -> npt.NDArray[np.object_]:
-    out = np.full(slots.shape, "", dtype=object)
-    for example, row in enumerate(slots):
-        strings = model.token_strings(prompts.row(example))
-        for slot, index in enumerate(row):
-            if index >= 0:
-                out[example, slot] = strings[index]
+def agreement(estimated: xr.Dataset, exact: xr.Dataset) -> xr.Dataset:
+    """How far an estimate can be trusted, layer by layer.
+
+    Returns:
+        correlation(layer) of the estimated with the exact change over all examples and cells, and
+        sign_flips(layer), the share of cells whose change has the wrong sign (cells that hardly
+        move, by less than a hundredth of the largest exact change, do not count).
+    """
+    rows = []
+    base = "corrupt" if exact.attrs["direction"] == "denoising" else "clean"
+    moved = [(d["patched"] - d[base]).transpose("layer", ...).values for d in (estimated, exact)]
+    least = 0.01 * float(np.nanmax(np.abs(moved[1])))
+    for guess, truth in zip(*moved, strict=True):
+        present = np.isfinite(guess) & np.isfinite(truth)
+        a, b = guess[present], truth[present]
+        large = np.abs(b) > least
+        varied = a.size > 1 and np.ptp(a) > 0 and np.ptp(b) > 0
+        correlation = float(np.corrcoef(a, b)[0, 1]) if varied else np.nan
+        flips = float(np.mean(np.sign(a[large]) != np.sign(b[large]))) if large.any() else np.nan
+        rows.append((correlation, flips))
+    return xr.Dataset(
+        {
+            "correlation": ("layer", [row[0] for row in rows]),
+            "sign_flips": ("layer", [row[1] for row in rows]),
+        },
+        coords={"layer": exact["layer"].values},
+    )
+
+
+def _tokens_at(request: Request, run: Run, slots: Sequence[int]) -> npt.NDArray[np.object_]:
+    pairs = request.pairs
+    index = pairs.alignment.clean if run == "clean" else pairs.alignment.corrupt
+    out = np.full((len(pairs), len(slots)), "", dtype=object)
+    for example, row in enumerate(index[:, slots]):
+        strings = request.model.token_strings(pairs.prompts(run).row(example))
+        for slot, token in enumerate(row):
+            if token >= 0:
+                out[example, slot] = strings[token]
     return out

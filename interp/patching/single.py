@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from interp import sites as site_names
 from interp.errors import PromptError, SiteError
-from interp.forward import Recording, hooked, readout, record, resume
+from interp.forward import readout, record
 from interp.model import Model
-from interp.patching.cells import By, Edit, edit_for, lay_out
-from interp.patching.walk import RUNS
+from interp.patching.patch import Patch, tabulate
+from interp.patching.plan import RUNS, Plan, check_direction, places
+from interp.patching.walk import needed, walk
 from interp.prompts import PromptPairs, Run
+from interp.scoring import Scorer
 from interp.sites import Site
 
 
@@ -26,6 +29,8 @@ def patch_once(
     example: int = 0,
     position: int | None = None,
     head: int | None = None,
+    neurons: Sequence[int] | None = None,
+    attended: int | None = None,
     direction: str = "denoising",
     k: int = 10,
 ) -> xr.Dataset:
@@ -34,11 +39,14 @@ def patch_once(
     Args:
         model: the model.
         pairs: clean and corrupted prompts with answers.
-        site: "resid_pre", "resid_post", "attn_out", "mlp_out", "q", "k", "v" or "z".
+        site: as for `sweep`.
         layer: which block.
         example: which pair.
-        position: index on the position axis that the pairs share; None, for a head, for all.
-        head: which head, at sites that have them.
+        position: index on the position axis that the pairs share (at "pattern" the destination);
+            None, for heads and neurons, for all.
+        head: which head, at sites that have them; all if left out.
+        neurons: which neurons, at "mlp_act"; all if left out.
+        attended: at "pattern" the position attended to; all if left out.
         direction: as for `sweep`.
         k: how many of the likeliest tokens to keep.
 
@@ -52,89 +60,53 @@ def patch_once(
             the position.
         PromptError: no such pair.
     """
-    site_names.check(model, Site(site, layer, head))
-    if direction not in RUNS:
-        raise SiteError(f"Unknown direction '{direction}'; choose 'denoising' or 'noising'.")
+    chosen = check_direction(direction, "other")
     if not 0 <= example < len(pairs):
         raise PromptError(f"There is no pair {example}: pairs count from 0 to {len(pairs) - 1}.")
-    base_run, source_run = RUNS[direction]
-    last = Site("resid_post", model.n_layers - 1)
-    entry = Site("resid_pre", layer)
+    if all(where is None for where in (position, head, neurons, attended)):
+        raise SiteError("Say what to patch: position=…, or head=… at a site with heads.")
+    at, to = (_at(pairs, example, where) for where in (position, attended))
+    one = Patch(Site(site, layer, head), at, neurons, to)
+    both = places(pairs, chosen, constant=False)
+    table, _ = tabulate(model, pairs.alignment, both, [[one]])
+    rows = np.nonzero(table.example == example)[0]
+    if len(rows) == 0:
+        raise _nothing_there(pairs, example, position)
+    changes, last = table.select(rows), Site("resid_post", model.n_layers - 1)
+    base, source = (Scorer(model, pairs.reading(run, "prompt"), ()) for run in RUNS[chosen])
+    plan = Plan(model, pairs, chosen, base, source)
     with model.lock:
-        recordings = {
-            run: record(
-                model,
-                pairs.prompts(run).ids[example : example + 1],
-                {entry, last, Site(site, layer)},
+        recordings = tuple(
+            record(model, reading.ids[example : example + 1], {*sites, last})
+            for reading, sites in zip(
+                plan.readings, (needed(model.n_layers, changes), changes.sites), strict=True
             )
-            for run in (base_run, source_run)
-        }
-        edit = _edit(model, pairs, site, example, position, head, direction)
-        hidden = _patched(
-            model,
-            recordings[base_run],
-            recordings[source_run][Site(site, layer)],
-            edit,
-            site,
-            layer,
         )
+        hidden = walk(plan, (recordings[0], recordings[1]), changes, example)
 
     def after(run: Run, final: Tensor) -> Tensor:
         return readout(model, final[0, int(pairs.prompts(run).lengths[example]) - 1])
 
+    runs = {run: recording[last] for run, recording in zip(RUNS[chosen], recordings, strict=True)}
     logits = [
-        after("clean", recordings["clean"][last]),
-        after("corrupt", recordings["corrupt"][last]),
-        after(base_run, hidden),
+        after("clean", runs["clean"]),
+        after("corrupt", runs["corrupt"]),
+        after(RUNS[chosen][0], hidden),
     ]
     return _label(model, pairs, example, torch.stack(logits).cpu(), k)
 
 
-def _edit(
-    model: Model,
-    pairs: PromptPairs,
-    site: str,
-    example: int,
-    position: int | None,
-    head: int | None,
-    direction: str,
-) -> Edit:
-    axes: tuple[By, ...] = ("position",) if position is not None else ()
-    axes += ("head",) if head is not None else ()
-    if not axes:
-        raise SiteError("Say what to patch: position=…, or head=… at a site with heads.")
-    cells = lay_out(model, pairs.alignment, site, axes, len(pairs))
-    wanted = (cells.example == example) & (cells.head == (-1 if head is None else head))
-    if position is not None:
-        wanted &= cells.group == position
-    chosen = np.nonzero(wanted)[0]
-    if len(chosen) == 0:
-        raise SiteError(
-            f"Pair {example} has no token at position {position}; choose another of "
-            f"{', '.join(pairs.positions)}."
-        )
-    slots = {"clean": pairs.alignment.clean, "corrupt": pairs.alignment.corrupt}
-    base, source = RUNS[direction]
-    return edit_for(cells, chosen, slots[base], slots[source], example, model.device)
+def _at(pairs: PromptPairs, example: int, position: int | None) -> list[int] | None:
+    if position is not None and not 0 <= position < len(pairs.alignment):
+        raise _nothing_there(pairs, example, position)
+    return None if position is None else [position]
 
 
-def _patched(
-    model: Model, base: Recording, values: Tensor, edit: Edit, site: str, layer: int
-) -> Tensor:
-    """The final residual stream [1, position, d_model] of the changed run."""
-    row = torch.zeros(1, dtype=torch.long, device=model.device)
-    if site == "resid_post":
-        hidden = base[Site("resid_pre", layer)]
-        hidden = resume(model, base, hidden, row, start=layer, stop=layer + 1)
-        edit.write(hidden, values)
-        return resume(model, base, hidden, row, start=layer + 1)
-    hidden = base[Site("resid_pre", layer)].clone()
-    if site == "resid_pre":
-        edit.write(hidden, values)
-        return resume(model, base, hidden, row, start=layer)
-
-    with hooked([(site_names.hook_point(model, Site(site, layer)), edit.hook(site, values))]):
-        return resume(model, base, hidden, row, start=layer)
+def _nothing_there(pairs: PromptPairs, example: int, position: int | None) -> SiteError:
+    return SiteError(
+        f"Pair {example} has no token at position {position}; choose another of "
+        f"{', '.join(pairs.positions)}."
+    )
 
 
 def _label(model: Model, pairs: PromptPairs, example: int, logits: Tensor, k: int) -> xr.Dataset:

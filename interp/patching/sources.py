@@ -11,18 +11,18 @@ from torch import Tensor
 from interp.errors import SiteError
 from interp.forward import capture
 from interp.model import Model
-from interp.sites import Site, heads_at
+from interp.sites import Site, heads_at, neurons_at
 from interp.tokens import Prompts, tokenise
 
 Source = Literal["other", "zero", "mean"] | Mapping[int, Tensor]
-Constants = Mapping[int, Tensor]
-"""By layer one value [d_model] or [head, d_head], the same for every position and example."""
+Constants = Mapping[Site, Tensor]
+"""By site one value [d_model], [neuron] or [head, d_head], the same for every position and example;
+of patterns [head, 1, 1]."""
 
 
 def constants(
     model: Model,
-    site: str,
-    layers: Sequence[int],
+    sites: Sequence[Site],
     source: Source,
     reference: Prompts | None,
 ) -> Constants | None:
@@ -33,16 +33,23 @@ def constants(
             value for each layer.
 
     Raises:
-        SiteError: an unknown source, a mean without reference prompts, or values that do not fit.
+        SiteError: an unknown source, a mean without reference prompts, values that do not fit, or
+            patterns that are to be replaced by anything else than the other run's or zero.
     """
     if isinstance(source, str) and source == "other":
         return None
-    shape = _shape(model, site)
+    if source != "zero" and any(site.name == "pattern" for site in sites):
+        raise SiteError(
+            "Attention patterns of different prompts have no common mean or value; replace them "
+            "by source='other' or 'zero'."
+        )
     if isinstance(source, Mapping):
-        return {layer: _fitting(model, source, layer, shape) for layer in layers}
+        return {site: _fitting(model, source, site) for site in sites}
     if source == "zero":
-        nothing = torch.zeros(shape, device=model.device, dtype=model.dtype)
-        return dict.fromkeys(layers, nothing)
+        return {
+            site: torch.zeros(_shape(model, site), device=model.device, dtype=model.dtype)
+            for site in sites
+        }
     if source != "mean":
         raise SiteError(
             f"Unknown source {source!r}; choose 'other', 'zero', 'mean', or give a tensor by layer."
@@ -54,19 +61,20 @@ def constants(
     if model.tokenizer.bos_token_id is not None:
         # The residual stream at BOS is like no other, and large.
         real &= batch.ids != model.tokenizer.bos_token_id
-    found = capture(model, batch, [Site(site, layer) for layer in layers])
-    return {layer: found[str(Site(site, layer))][real.to(model.device)].mean(0) for layer in layers}
+    found = capture(model, batch, sites)
+    return {site: found[str(site)][real.to(model.device)].mean(0) for site in sites}
 
 
-def _shape(model: Model, site: str) -> tuple[int, ...]:
-    if Site(site, 0).kind.per_head:
-        return heads_at(model, site), int(model.bridge.cfg.d_head)
-    return (model.d_model,)
+def _shape(model: Model, site: Site) -> tuple[int, ...]:
+    if site.name == "pattern":
+        return heads_at(model, site.name), 1, 1
+    if site.kind.per_head:
+        return heads_at(model, site.name), int(model.bridge.cfg.d_head)
+    return (neurons_at(model) if site.name == "mlp_act" else model.d_model,)
 
 
-def _fitting(
-    model: Model, source: Mapping[int, Tensor], layer: int, shape: tuple[int, ...]
-) -> Tensor:
-    if layer not in source or tuple(source[layer].shape) != shape:
-        raise SiteError(f"Give a value of shape {shape} for layer {layer}.")
-    return source[layer].to(device=model.device, dtype=model.dtype)
+def _fitting(model: Model, source: Mapping[int, Tensor], site: Site) -> Tensor:
+    shape = _shape(model, site)
+    if site.layer not in source or tuple(source[site.layer].shape) != shape:
+        raise SiteError(f"Give a value of shape {shape} for layer {site.layer}.")
+    return source[site.layer].to(device=model.device, dtype=model.dtype)

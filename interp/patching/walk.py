@@ -1,158 +1,169 @@
-"""One walk up the stack of blocks with a batch that grows by the cells of each layer."""
+"""One walk up the stack of blocks with a batch that grows: rows join where they are first changed.
+
+Nothing below a patch is computed again, nor anything before its position.
+"""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import sites as site_names
 from interp.forward import Recording, hooked, resume
-from interp.metrics import Term
-from interp.model import Model
 from interp.packing import Active
-from interp.patching.cells import Cells, Edit, Indices, edit_for
-from interp.patching.sources import Constants
-from interp.prompts import PromptPairs, Reading, Run
+from interp.patching.edits import Edit, PatternEdit, hook
+from interp.patching.interventions import STREAMS, Indices, Interventions
+from interp.patching.plan import Plan
 from interp.sites import Site
 
-Direction = Literal["denoising", "noising"]
 
-# (the run that is changed, the run that the values come from)
-RUNS: dict[str, tuple[Run, Run]] = {
-    "denoising": ("corrupt", "clean"),
-    "noising": ("clean", "corrupt"),
-}
+def entry(n_layers: int, block: int) -> Site:
+    """The stream into a block; behind the last one, out of it."""
+    return Site("resid_pre", block) if block < n_layers else Site("resid_post", n_layers - 1)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that the terms of a metric need that are read from the same sequences."""
-
-    model: Model
-    pairs: PromptPairs
-    site: str
-    layers: tuple[int, ...]
-    cells: Cells
-    terms: tuple[tuple[Term, Int[Tensor, "example read"]], ...]
-    direction: Direction
-    batch_size: int | None
-    base: Reading
-    source: Reading
-    constants: Constants | None
-
-    @property
-    def base_run(self) -> Run:
-        return RUNS[self.direction][0]
-
-    @property
-    def source_run(self) -> Run:
-        return RUNS[self.direction][1]
-
-    @property
-    def length(self) -> int:
-        return max(self.base.ids.shape[1], self.source.ids.shape[1])
-
-    def slots(self, run: Run) -> npt.NDArray[np.int64]:
-        return self.pairs.alignment.clean if run == "clean" else self.pairs.alignment.corrupt
-
-    def edit(self, cells: Indices, offset: int) -> Edit:
-        """The entries to replace for these cells, in recordings that start at example `offset`."""
-        destination = self.slots(self.base_run)
-        # A constant has no place of its own.
-        origin = destination if self.constants else self.slots(self.source_run)
-        return edit_for(self.cells, cells, destination, origin, offset, self.model.device)
-
-    def values(self, layer: int, source: Recording) -> Tensor:
-        """What is put in at `layer` [example, position, …]."""
-        if self.constants is None:
-            return source[Site(self.site, layer)]
-        constant = self.constants[layer]
-        return constant.expand(source.batch, self.length, *constant.shape)
-
-    def entry(self, layer: int) -> tuple[Site, int]:
-        """In which state cells of `layer` join the batch, and before which block."""
-        if self.site == "resid_post":
-            return Site("resid_post", layer), layer + 1
-        return Site("resid_pre", layer), layer
+def needed(n_layers: int, changes: Interventions) -> set[Site]:
+    """What must be recorded of the run that is changed."""
+    inside = {site.layer for site in changes.sites if site.name not in STREAMS}
+    return {entry(n_layers, block) for block in {*changes.start.tolist(), *inside}}
 
 
 def walk(
     plan: Plan,
     recordings: tuple[Recording, Recording],
-    edit: Edit,
-    examples: npt.NDArray[np.int64],
+    changes: Interventions,
     offset: int,
 ) -> Float[Tensor, "row position d_model"]:
-    """Final residual streams of all cells: the first layer's rows, then the second's, …"""
-    model, (base, source) = plan.model, recordings
-    example = torch.from_numpy(examples).to(model.device)
-    joining = {plan.entry(layer)[1]: layer for layer in plan.layers}
-    spans = _Spans.of(plan, edit, examples + offset) if base.kept else None
+    """Final residual streams of all interventions, which must be sorted by their start.
+
+    Args:
+        recordings: of the run that is changed and of the other.
+        offset: the first example of the recordings.
+    """
+    up = _Walk(plan, recordings, changes, offset)
+    n_layers, start = plan.model.n_layers, changes.start
     hidden: Tensor | None = None
-    for block in range(min(joining), model.n_layers + 1):
-        run = functools.partial(resume, model, base, start=block, stop=block + 1)
-        n_joined = 0 if hidden is None else len(hidden) // len(example)
-        new: Tensor | None = None
-        hooks = []
-        if block in joining:
-            layer = joining[block]
-            values = plan.values(layer, source)
-            new = base[plan.entry(layer)[0]].index_select(0, example)
-            if plan.site in ("resid_pre", "resid_post"):
-                edit.write(new, values)
-                hidden, new = new if hidden is None else torch.cat([hidden, new]), None
-                n_joined += 1
-            else:
-                point = site_names.hook_point(model, Site(plan.site, layer))
-                hooks = [(point, edit.hook(plan.site, values))]
-        if block == model.n_layers:
-            break
-        if hidden is not None:
-            rows = example.repeat(n_joined)
-            hidden = run(hidden, rows, span=spans.repeat(n_joined) if spans else None)
-        if new is not None:
-            # A hook must see whole activations, so the rows that join here run on their own.
-            with model.lock, hooked(hooks):
-                new = run(new, example)
+    for block in range(int(start[0]), n_layers + 1):
+        n = int(np.searchsorted(start, block, "right"))
+        joined = 0 if hidden is None else len(hidden)
+        if n > joined:
+            new = up.base[entry(n_layers, block)].index_select(0, up.example[joined:n])
             hidden = new if hidden is None else torch.cat([hidden, new])
-    assert hidden is not None  # check_by and _layers leave at least one layer
+        assert hidden is not None  # the first rows start at the first block of the walk
+        for site in (Site("resid_post", block - 1), Site("resid_pre", block)):
+            up.write(site, hidden)
+        if block < n_layers:
+            hidden = up.through(block, hidden, joined)
+    assert hidden is not None
     return hidden
+
+
+class _Walk:
+    """One walk: its rows, and how they pass a block."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        recordings: tuple[Recording, Recording],
+        changes: Interventions,
+        offset: int,
+    ) -> None:
+        self.plan = plan
+        self.base, self.source = recordings
+        self.changes = changes
+        self.offset = offset
+        self.places = plan.places
+        self.width = plan.base.reading.ids.shape[1]
+        self.device = plan.model.device
+        self.example = torch.from_numpy(changes.example - offset).to(self.device)
+        self.spans = _Spans.of(plan, changes) if self.base.kept else None
+
+    def write(self, site: Site, hidden: Tensor) -> None:
+        """Change the stream between two blocks, in place."""
+        for edit in self._edits(site):
+            edit.write(hidden, self.plan.values(site, self.source))
+
+    def through(self, block: int, hidden: Tensor, joined: int) -> Tensor:
+        """All rows out of the block, of which the first `joined` were in the batch before."""
+        inside = self.changes.rows_inside(block)
+        if len(inside) == 0:
+            return self._packed(block, hidden, None)
+        rest = np.setdiff1d(np.arange(len(hidden)), inside)
+        # A hook must see whole activations, so the rows that are changed inside run on their own.
+        whole = self._hooked(block, hidden, inside, joined)
+        if len(rest) == 0:
+            return whole
+        out = torch.empty_like(hidden)
+        out[_index(inside, self.device)] = whole
+        out[_index(rest, self.device)] = self._packed(block, hidden, rest)
+        return out
+
+    def _packed(self, block: int, hidden: Tensor, rows: Indices | None) -> Tensor:
+        index = slice(len(hidden)) if rows is None else _index(rows, self.device)
+        example = self.example[: len(hidden)][index]
+        span = None if self.spans is None else self.spans.active(index, len(hidden))
+        return self._run(block)(hidden[index], example, span=span)
+
+    def _hooked(self, block: int, hidden: Tensor, rows: Indices, joined: int) -> Tensor:
+        model, index = self.plan.model, _index(rows, self.device)
+        stream, example = hidden[index], self.example[: len(hidden)][index]
+        if self.spans is not None and rows[0] < joined:
+            # Packed blocks leave positions before the first change as they found them.
+            base = self.base[entry(model.n_layers, block)].index_select(0, example)
+            before = torch.arange(self.width, device=self.device) < self.spans.first[index, None]
+            stream = torch.where(before[..., None], base, stream)
+        hooks = []
+        for site in self.changes.sites:
+            if site.layer == block and site.name not in STREAMS:
+                values = self.plan.values(site, self.source)
+                edits = self._edits(site, rows)
+                hooks.append((site_names.hook_point(model, site), hook(site.name, edits, values)))
+        with model.lock, hooked(hooks):
+            return self._run(block)(stream, example)
+
+    def _run(self, block: int) -> functools.partial[Tensor]:
+        return functools.partial(resume, self.plan.model, self.base, start=block, stop=block + 1)
+
+    def _edits(self, site: Site, rows: Indices | None = None) -> list[Edit | PatternEdit]:
+        return self.changes.edits(site, self.places, self.width, self.offset, self.device, rows)
 
 
 @dataclass(frozen=True)
 class _Spans:
-    """Of each cell of one layer the first position that changes, and the reads [cell]."""
+    """Of each row the first position that changes, and the reads [row]."""
 
-    first: Int[Tensor, " cell"]
-    read: Int[Tensor, " cell"]
-    last: Int[Tensor, " cell"]
+    first: Int[Tensor, " row"]
+    read: Int[Tensor, " row"]
+    last: Int[Tensor, " row"]
     length: int
 
     @classmethod
-    def of(cls, plan: Plan, edit: Edit, examples: npt.NDArray[np.int64]) -> _Spans:
+    def of(cls, plan: Plan, changes: Interventions) -> _Spans:
         device = plan.model.device
-        base, source = plan.base, plan.source
-        width = min(base.ids.shape[1], source.ids.shape[1])
-        differs = base.ids[examples, :width] != source.ids[examples, :width]
-        # Two runs that start with the same tokens have the same activations there, so copying
-        # one of them to its own place changes nothing.
-        shared = torch.where(differs.any(1), differs.int().argmax(1), width).to(device)
-        idle = (edit.origin == edit.destination) & (edit.destination < shared[edit.row])
-        idle &= plan.constants is None
-        reads = base.positions[examples].to(device)
-        first = reads[:, 0].scatter_reduce(0, edit.row[~idle], edit.destination[~idle], "amin")
-        return cls(first, reads[:, 0], reads[:, -1], base.ids.shape[1])
+        reads = plan.base.reading.positions[torch.from_numpy(changes.example)]
+        first = changes.first_changed(plan.places, plan.idle(), reads[:, 0].numpy())
+        return cls(
+            torch.from_numpy(first).to(device),
+            reads[:, 0].to(device),
+            reads[:, -1].to(device),
+            plan.base.reading.ids.shape[1],
+        )
 
-    def repeat(self, times: int) -> tuple[Active, Active]:
-        first, read, last = (t.repeat(times) for t in (self.first, self.read, self.last))
+    def active(self, rows: slice | Tensor, n: int) -> tuple[Active, Active]:
+        first, read, last = (t[:n][rows] for t in (self.first, self.read, self.last))
         return (
             Active.between(first, last, self.length),
             Active.between(read, last, self.length),
         )
+
+
+def _index(rows: Indices, device: torch.device) -> slice | Tensor:
+    """Rows of a batch, as a slice where they follow each other: no copy is made then."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return torch.from_numpy(rows).to(device)

@@ -85,18 +85,18 @@ def test_no_work_is_done_ahead_of_the_reader() -> None:
 def test_a_sweep_that_runs_out_of_memory_gives_the_same_numbers(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from interp.patching import exact
+    from interp import scoring
 
     whole = sweep(tiny.model, prompt_pairs(tiny), "z", by=("head", "position"))
-    original, refusals = exact.readout, []
+    original, refusals = scoring.readout, []
 
-    def small(model: object, hidden: torch.Tensor) -> torch.Tensor:
+    def small(model: object, hidden: torch.Tensor, *, grad: bool) -> torch.Tensor:
         if len(hidden) > 5:
             refusals.append(len(hidden))
             raise RuntimeError(CPU)
-        return original(model, hidden)
+        return original(model, hidden, grad=grad)
 
-    monkeypatch.setattr(exact, "readout", small)
+    monkeypatch.setattr(scoring, "readout", small)
     again = sweep(tiny.model, prompt_pairs(tiny), "z", by=("head", "position"))
     assert refusals
     for name in ("patched", "clean", "corrupt"):

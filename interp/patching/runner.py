@@ -1,0 +1,135 @@
+"""Scores of many interventions, in batches that fit into memory.
+
+The prompts are run once each; then the interventions walk up the blocks together. The unembedding
+is applied only where the metric reads. The numbers are those of one full forward pass for each
+intervention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from interp.batching import batches, rows_that_fit
+from interp.forward import Recording, packs, record, recording_memory
+from interp.patching.interventions import Interventions
+from interp.patching.plan import RUNS, Plan, Progress
+from interp.patching.walk import needed, walk
+from interp.prompts import Run
+from interp.sites import Site, width_at
+
+Scores = npt.NDArray[np.float32]
+
+
+def score(
+    plans: Sequence[Plan], changes: Interventions, progress: Progress | None
+) -> tuple[Scores, dict[Run, Scores]]:
+    """Scores of all interventions [row] and of the two runs as they are [example].
+
+    Args:
+        plans: one for each kind of sequence that the metric is read from; their scores are added.
+        progress: called with (interventions done, interventions in all), counted for each plan.
+    """
+    return add_up([Runner(plan, changes) for plan in plans], changes, progress)
+
+
+def add_up(
+    runners: Sequence[Runner], changes: Interventions, progress: Progress | None
+) -> tuple[Scores, dict[Run, Scores]]:
+    """As `score`, by runners that know these changes."""
+    total = np.zeros(len(changes), np.float32)
+    unpatched: dict[Run, Scores] = {}
+    for number, runner in enumerate(runners):
+
+        def report(done: int, before: int = number * len(changes)) -> None:
+            if progress:
+                progress(before + done, len(runners) * len(changes))
+
+        total += runner.scores(changes, report)
+        for run, scores in runner.unpatched.items():
+            unpatched[run] = unpatched.get(run, 0) + scores
+    return total, unpatched
+
+
+class Runner:
+    """Scores interventions under one plan.
+
+    Attributes:
+        unpatched: scores of the two runs as they are [example]; there once `scores` was called.
+    """
+
+    def __init__(self, plan: Plan, changes: Interventions) -> None:
+        """`changes` are all that will be asked for, together or a part at a time."""
+        self.plan = plan
+        self.unpatched: dict[Run, Scores] = {
+            run: np.zeros(len(plan.pairs), np.float32) for run in RUNS[plan.direction]
+        }
+        n_layers = plan.model.n_layers
+        self._last = Site("resid_post", n_layers - 1)
+        self._base_sites = needed(n_layers, changes) | {self._last}
+        copied = changes.sites if plan.constants is None else ()
+        self._source_sites = {*copied, self._last}
+        # Where all pairs fit into memory together, they are run only once.
+        self._kept: tuple[Recording, Recording] | None = None
+
+    def scores(self, changes: Interventions, progress: Callable[[int], None]) -> Scores:
+        """The score of each intervention [row]; `progress` gets how many are done."""
+        out = np.zeros(len(changes), np.float32)
+        done = 0
+        for start, stop, recordings in self._recorded():
+            mine = np.nonzero((changes.example >= start) & (changes.example < stop))[0]
+            part, order = changes.select(mine).sorted()
+            for first, beyond, scores in self._patched(recordings, part, start):
+                out[mine[order[first:beyond]]] = scores
+                progress(done + beyond)
+            done += len(mine)
+        return out
+
+    def _recorded(self) -> Iterator[tuple[int, int, tuple[Recording, Recording]]]:
+        """Recordings of the run that is changed and of the other, pairs by pairs."""
+        plan, model = self.plan, self.plan.model
+        if self._kept is not None:
+            yield 0, len(plan.pairs), self._kept
+            return
+        base, source = (reading.ids for reading in plan.readings)
+        packable = packs(model, base)
+
+        def work(start: int, stop: int) -> tuple[Recording, Recording]:
+            return (
+                record(model, base[start:stop], self._base_sites, for_packing=packable),
+                record(model, source[start:stop], self._source_sites),
+            )
+
+        for start, stop, recordings in batches(len(plan.pairs), self._pairs_that_fit(), work):
+            both = zip(RUNS[plan.direction], (plan.base, plan.source), recordings, strict=True)
+            for run, scorer, recording in both:
+                scores = scorer.value(recording[self._last], torch.arange(start, stop))
+                self.unpatched[run][start:stop] = scores.cpu().numpy()
+            if stop - start == len(plan.pairs):
+                self._kept = recordings
+            yield start, stop, recordings
+
+    def _pairs_that_fit(self) -> int:
+        model, length = self.plan.model, self.plan.length
+        sites = [*self._base_sites, *self._source_sites]
+        width = sum(width_at(model, site.name, length) for site in sites)
+        # Keys and values of every block are kept as well, of the run that is changed.
+        streams = -(-width // model.d_model) + 2 * model.n_layers
+        return rows_that_fit(model, 2 * recording_memory(model, length, streams))
+
+    def _patched(
+        self, recordings: tuple[Recording, Recording], changes: Interventions, offset: int
+    ) -> Iterator[tuple[int, int, Scores]]:
+        plan = self.plan
+
+        def work(first: int, beyond: int) -> Scores:
+            part = changes.select(np.arange(first, beyond))
+            hidden = walk(plan, recordings, part, offset)
+            found = plan.base.value(hidden, torch.from_numpy(part.example))
+            return np.asarray(found.cpu().numpy(), dtype=np.float32)
+
+        rows = plan.batch_size or rows_that_fit(plan.model, plan.model.memory_per_row(plan.length))
+        return batches(len(changes), rows, work)
