@@ -55,7 +55,15 @@ def can_pack(block: Any) -> bool:
 
 
 def keep_for_others(block: Any, kept: dict[str, Tensor]) -> Iterator[Callable[[], None]]:
-    """Hooks on the block that fill `kept` in a recorded run; yields what takes each away."""
+    """Hooks on the block that fill `kept` in a recorded run; yields what takes each away.
+
+    What the attention as a whole returns is kept too, as "attn".
+    """
+
+    def attention(_module: Any, _args: Any, output: Any) -> None:
+        kept["attn"] = (output[0] if isinstance(output, tuple) else output).detach().clone()
+
+    yield block.attn.register_forward_hook(attention).remove
     for name in _READ_BY_OTHERS:
 
         def hook(_module: Any, _args: Any, output: Tensor, name: str = name) -> None:
@@ -95,6 +103,16 @@ def packed(
     finally:
         for module in changed:
             del module.__dict__["forward"]
+
+
+@contextlib.contextmanager
+def attention_adds(block: Any, output: Float[Tensor, "row position d_model"]) -> Iterator[None]:
+    """Inside, the block's attention is not run: this is what it returns, without its weights."""
+    block.attn.__dict__["forward"] = lambda *_args, **_kwargs: (output, None)
+    try:
+        yield
+    finally:
+        del block.attn.__dict__["forward"]
 
 
 def _alone(forward: Callable[..., Tensor], active: Active) -> Callable[..., Tensor]:

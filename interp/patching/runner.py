@@ -116,8 +116,8 @@ class Runner:
         model, length = self.plan.model, self.plan.length
         sites = [*self._base_sites, *self._source_sites]
         width = sum(width_at(model, site.name, length) for site in sites)
-        # Keys and values of every block are kept as well, of the run that is changed.
-        streams = -(-width // model.d_model) + 2 * model.n_layers
+        # Keys, values and what attention adds are kept as well, of the run that is changed.
+        streams = -(-width // model.d_model) + 3 * model.n_layers
         return rows_that_fit(model, 2 * recording_memory(model, length, streams))
 
     def _patched(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp import sites as site_names
 from interp.forward import Recording, hooked, resume
+from interp.heads import linear_in_heads, output_matrix, through_block
 from interp.packing import Active
 from interp.patching.edits import Edit, PatternEdit, hook
 from interp.patching.interventions import STREAMS, Indices, Interventions
@@ -30,7 +31,8 @@ def entry(n_layers: int, block: int) -> Site:
 def needed(n_layers: int, changes: Interventions) -> set[Site]:
     """What must be recorded of the run that is changed."""
     inside = {site.layer for site in changes.sites if site.name not in STREAMS}
-    return {entry(n_layers, block) for block in {*changes.start.tolist(), *inside}}
+    streams = {entry(n_layers, block) for block in {*changes.start.tolist(), *inside}}
+    return streams | {site for site in changes.sites if site.name == "z"}
 
 
 def walk(
@@ -95,7 +97,12 @@ class _Walk:
             return self._packed(block, hidden, None)
         rest = np.setdiff1d(np.arange(len(hidden)), inside)
         # A hook must see whole activations, so the rows that are changed inside run on their own.
-        whole = self._hooked(block, hidden, inside, joined)
+        edit = self._of_heads(block, inside, joined)
+        whole = (
+            self._hooked(block, hidden, inside, joined)
+            if edit is None
+            else self._by_heads(block, inside, edit)
+        )
         if len(rest) == 0:
             return whole
         out = torch.empty_like(hidden)
@@ -125,6 +132,31 @@ class _Walk:
                 hooks.append((site_names.hook_point(model, site), hook(site.name, edits, values)))
         with model.lock, hooked(hooks):
             return self._run(block)(stream, example)
+
+    def _of_heads(self, block: int, rows: Indices, joined: int) -> Edit | None:
+        """What is written, where it is head outputs only, of rows that were the base run so far."""
+        sites = [s for s in self.changes.sites if s.layer == block and s.name not in STREAMS]
+        if self.spans is None or rows[0] < joined or [site.name for site in sites] != ["z"]:
+            return None
+        edits = self._edits(sites[0], rows)
+        if len(edits) != 1 or not isinstance(edits[0], Edit):
+            return None
+        return edits[0] if linear_in_heads(self.plan.model, self.plan.base.reading.ids) else None
+
+    def _by_heads(self, block: int, rows: Indices, edit: Edit) -> Tensor:
+        model, site, index = self.plan.model, Site("z", block), _index(rows, self.device)
+        example = self.example[index]
+        stream = self.base[Site("resid_pre", block)]
+        change = stream.new_zeros(len(rows), *stream.shape[1:])
+        new = self.plan.values(site, self.source)[edit.example, edit.origin]
+        moved = new - self.base[site][example[edit.row], edit.destination]
+        matrix = output_matrix(model, block)
+        for head in range(model.n_heads):
+            mine = slice(None) if edit.units is None else edit.units[:, head]
+            where = (edit.row[mine], edit.destination[mine])
+            change.index_put_(where, moved[mine, head] @ matrix[head], accumulate=True)
+        span = self.spans.active(index, int(rows[-1]) + 1) if self.spans else None
+        return through_block(model, self.base, block, change, example, span=span)
 
     def _run(self, block: int) -> functools.partial[Tensor]:
         return functools.partial(resume, self.plan.model, self.base, start=block, stop=block + 1)
