@@ -160,7 +160,10 @@ def _downwards(
             return value
 
         if inside:
-            hooks.append((site_names.hook_point(model, Site(site, layer)), keep))
+            # The stream after attention moves as what attention adds to it does. Its own hook may
+            # show a view on the MLP's branch alone (OPT), whose gradient lacks the other branch.
+            seat = "attn_out" if site == "resid_mid" else site
+            hooks.append((site_names.hook_point(model, Site(seat, layer)), keep))
         with model.lock, hooked(hooks):
             out = resume(model, changed, stream, rows, start=layer, stop=layer + 1, grad=True)
         found = torch.autograd.grad(out, [stream, *seen], gradient)
