@@ -50,6 +50,8 @@ class Layout:
         fused: how queries, keys and values lie in the output of `qkv`.
         qkv: the modules that make them: three, or one.
         parallel: whether attention and MLP read the same stream.
+        patterns: whether TransformerLens computes the attention itself, so that patterns can be
+            replaced; where Hugging Face does, it only shows them.
     """
 
     blocks: str = "model.layers"
@@ -62,6 +64,7 @@ class Layout:
     fused: Fused = "apart"
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     parallel: bool = False
+    patterns: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Architecture:
 
     Attributes:
         family: the first part of the names of Hugging Face's classes.
-        settings: of its configuration, besides `SIZE`.
+        settings: of its configuration, besides `SIZE`; None takes one of these out.
         layout: where its parts lie.
         config, model: the ends of the names of its classes.
     """
@@ -89,7 +92,7 @@ class Architecture:
         """The same weights each time."""
         config = getattr(transformers, self.family + self.config)
         torch.manual_seed(0)
-        settings = {**SIZE, **self.settings}
+        settings = {k: v for k, v in {**SIZE, **self.settings}.items() if v is not None}
         hf = getattr(transformers, self.family + self.model)(config(**settings)).eval()
         with torch.no_grad():
             for parameter in hf.parameters():
@@ -124,12 +127,13 @@ OPT = {
     "out_matrix": "self_attn.out_proj",
     "neurons": "fc2",
 }
-FALCON = {"new_decoder_architecture": False, "bias": True}
+FALCON = {"new_decoder_architecture": False, "bias": True, "intermediate_size": None}
 
 ARCHITECTURES: dict[str, Architecture] = {
     "GPT-2": Architecture(
         "GPT2",
-        layout=Layout(
+        {"intermediate_size": None},
+        Layout(
             blocks="transformer.h",
             attention="attn",
             attn_out="attn",
@@ -155,6 +159,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             neurons="mlp.fc_out",
             qkv=("attn.q_proj", "attn.k_proj", "attn.v_proj"),
             parallel=True,
+            patterns=False,
         ),
     ),
     "Llama": Architecture("Llama", GROUPED),
@@ -209,10 +214,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         Layout(out_matrix="self_attn.dense", neurons="mlp.fc2", parallel=True),
     ),
     "OPT": Architecture(  # positions count from two
-        "OPT", {"ffn_dim": 48, "word_embed_proj_dim": D_MODEL}, Layout(**OPT)
+        "OPT", {"ffn_dim": 48, "word_embed_proj_dim": D_MODEL}, Layout(**OPT, patterns=False)
     ),
     "BLOOM": Architecture(  # position biases by example and head
-        "Bloom", {"n_layer": N_LAYERS, "n_head": N_HEADS}, Layout(**BLOOM)
+        "Bloom",
+        {"n_layer": N_LAYERS, "n_head": N_HEADS, "intermediate_size": None},
+        Layout(**BLOOM),
     ),
     "Falcon, ALiBi": Architecture(
         "Falcon",

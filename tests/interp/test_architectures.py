@@ -1,148 +1,232 @@
-"""Other ways to build a block: soft caps, windows, position biases, experts, scales.
+"""Every site of every architecture, against whole forward passes of Hugging Face's own model.
 
-Streams are compared with Hugging Face; patches with one whole forward pass of the bridge for each
-cell, one unpadded prompt at a time.
+Each cell is one pass over one unpadded sequence, with torch's own hooks; the instruments run all
+of them at once, with two pairs of different length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
 
-from interp import PromptPairs, Site, capture, load_model, sweep
-from interp.forward import hooked, readout, record
-from interp.model import Model
-from interp.sites import hook_point
-from tests.interp.tiny import VOCABULARY, build_tokenizer
+from interp import PromptPairs, Site, capture, estimate, load_model, sweep
+from interp.errors import SiteError
+from interp.forward import readout, record
+from tests.interp import surgery
+from tests.interp.architectures import ARCHITECTURES
+from tests.interp.tiny import build_tokenizer, words
 
-N_LAYERS = 2
-SIZE = {
-    "vocab_size": len(VOCABULARY),
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": N_LAYERS,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 24,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "attn_implementation": "eager",
+STREAMS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+HEADS = ("q", "k", "v", "z")
+# The axes of each sweep, which together single out one number or vector.
+AXES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(STREAMS, ("position",)),
+    **dict.fromkeys(HEADS, ("position", "head")),
+    "mlp_act": ("position", "neurons"),
+    "pattern": ("head", "destination", "source"),
 }
-GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "Bloom": {"n_layer": N_LAYERS, "n_head": 4},  # position biases by example and head
-    "Cohere": {"num_key_value_heads": 2, "logit_scale": 0.3},
-    "GPTJ": {"rotary_dim": 4, "n_inner": 48},
-    "Gemma2": {  # norms after attention and MLP, a window in every second layer, soft caps
-        **GROUPED,
-        "final_logit_softcapping": 3.0,
-        "attn_logit_softcapping": 2.0,
-        "query_pre_attn_scalar": 8,
-        "sliding_window": 3,
-    },
-    "Granite": {
-        "num_key_value_heads": 2,
-        "residual_multiplier": 0.5,
-        "embedding_multiplier": 2.0,
-        "logits_scaling": 3.0,
-    },
-    "Mistral": {**GROUPED, "sliding_window": 3},
-    "Mixtral": {"num_key_value_heads": 2, "num_local_experts": 3},
-    "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32},  # positions count from two
-    "Qwen3": GROUPED,  # norms of queries and keys
+# Neurons are replaced in groups of this many, patterns at these destinations.
+GROUP, DESTINATIONS = 16, (2, 6)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mlp_act": {"neurons": GROUP},
+    "pattern": {"positions": DESTINATIONS},
 }
-CLEAN = ["we saw Ann near Rome and then so", "so Fay is the friend"]
-CORRUPT = ["we saw Bo near Oslo and then so", "so Gus is the friend"]
-TOLERANCE = {"rtol": 0, "atol": 5e-5}
+CLEAN = ["we saw Ann near Rome and then", "so Fay is"]
+CORRUPT = ["we saw Bo near Oslo and then", "so Gus is"]
+ANSWERS, FOILS = ["Gus", "Jo"], ["Ida", "Cy"]
+RELATIVE = 1e-5  # of the largest logit
+STEP = 2e-3  # norms and softmax are taken in float32 even in float64 models
+Where = tuple[Any, ...]
+
+
+class Built:
+    """One architecture, twice: as Hugging Face has it, and through `load_model`."""
+
+    def __init__(self, name: str) -> None:
+        self.architecture = ARCHITECTURES[name]
+        self.hf = self.architecture.build()
+        self.model = load_model(self.architecture.build(), tokenizer=build_tokenizer())
+        self.layout = self.architecture.layout
+        # Sites that cannot be patched, and the reason that is given.
+        self.refused: dict[str, str] = {}
+        if self.layout.parallel:
+            self.refused["resid_mid"] = "in parallel"
+        if self.layout.neurons is None:
+            self.refused["mlp_act"] = "mixtures of experts"
+        if not self.layout.patterns:
+            self.refused["pattern"] = "only after they were used"
+
+    @property
+    def pairs(self) -> PromptPairs:
+        answers, foils = ([f" {word}" for word in which] for which in (ANSWERS, FOILS))
+        return PromptPairs(self.model, CLEAN, CORRUPT, answers, foils)
+
+    @functools.cached_property
+    def precise(self) -> Any:
+        """The Hugging Face model in float64."""
+        hf = self.architecture.build()
+        hf.set_experts_implementation("eager")  # the others know no float64
+        return hf.double()
+
+    def activation(self, hf: Any, site: str, layer: int, text: str) -> torch.Tensor:
+        return surgery.activation(hf, self.layout, site, layer, self.model.token_ids(text))
+
+    def changed(
+        self, hf: Any, site: str, layer: int, example: int, change: surgery.Change
+    ) -> tuple[float, float]:
+        """The logit difference after the corrupted prompt, and the largest logit."""
+        with surgery.intervened(hf, self.layout, site, layer, change):
+            logits = surgery.logits(hf, self.model.token_ids(CORRUPT[example]))[-1]
+        (answer,), (foil,) = words(ANSWERS[example]), words(FOILS[example])
+        return float(logits[answer] - logits[foil]), float(logits.abs().max())
+
+    def cells(self, site: str) -> Iterator[tuple[Where, Where]]:
+        """Each cell of a sweep [example, layer, …], and its place in the site's activation."""
+        for example, layer in itertools.product(
+            range(len(CLEAN)), range(self.architecture.n_layers)
+        ):
+            shape = self.activation(self.hf, site, layer, CLEAN[example]).shape
+            for index, where in places(site, shape):
+                yield (example, layer, *index), where
+
+    @functools.cache  # noqa: B019 (as long-lived as the tests of this module)
+    def whole_passes(self, site: str) -> tuple[dict[Where, float], float]:
+        """By cell the score of one pass, and the largest logit in any."""
+        found: dict[Where, float] = {}
+        largest = 0.0
+        for cell, where in self.cells(site):
+            example, layer = cell[:2]
+            values = self.activation(self.hf, site, layer, CLEAN[example])
+
+            def put(value: torch.Tensor, where: Where = where, values: Any = values) -> None:
+                value[where] = values[where]
+
+            score, logit = self.changed(self.hf, site, layer, example, put)
+            found[cell] = score
+            largest = max(largest, logit)
+        return found, largest
+
+    def slope(self, site: str, cell: Where, where: Where) -> float:
+        """Change of the score per step from the corrupted run's activation to the clean one's."""
+        example, layer = cell[:2]
+        values = self.activation(self.precise, site, layer, CLEAN[example])
+        scores = []
+        for step in (STEP, -STEP):
+
+            def move(value: torch.Tensor, step: float = step) -> None:
+                value[where] += step * (values[where] - value[where])
+
+            scores.append(self.changed(self.precise, site, layer, example, move)[0])
+        return (scores[0] - scores[1]) / (2 * STEP)
+
+
+def places(site: str, shape: Sequence[int]) -> Iterator[tuple[Where, Where]]:
+    """Indices along the axes of a sweep, and what they stand for in an activation [position, …]."""
+    if site == "pattern":  # [head, destination, source]
+        for head, (number, destination) in itertools.product(
+            range(shape[0]), enumerate(DESTINATIONS)
+        ):
+            for source in range(destination + 1) if destination < shape[1] else ():
+                yield (head, number, source), (head, destination, source)
+    elif site == "mlp_act":
+        for position, group in itertools.product(range(shape[0]), range(shape[1] // GROUP)):
+            yield (position, group), (position, slice(group * GROUP, (group + 1) * GROUP))
+    else:
+        for where in itertools.product(*(range(n) for n in shape[: len(AXES[site])])):
+            yield where, where
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def built(request: pytest.FixtureRequest) -> tuple[Any, Model]:
-    """The Hugging Face model, and the same weights through `load_model`."""
-    config = getattr(transformers, f"{request.param}Config")
-    cls = getattr(transformers, f"{request.param}ForCausalLM")
-    settings = {**SIZE, **ARCHITECTURES[request.param]}
-
-    def build() -> Any:
-        torch.manual_seed(0)
-        hf = cls(config(**settings)).eval()
-        with torch.no_grad():
-            for parameter in hf.parameters():
-                if parameter.ndim == 1:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-        return hf
-
-    return build(), load_model(build(), tokenizer=build_tokenizer())
+def built(request: pytest.FixtureRequest) -> Built:
+    return Built(request.param)
 
 
-def test_streams_are_hugging_faces_and_sum_up(built: tuple[Any, Model]) -> None:
-    hf, model = built
-    found = capture(model, CLEAN, ["resid_pre", "resid_post", "attn_out", "mlp_out"])
-    for example, text in enumerate(CLEAN):
-        ids = model.token_ids(text)
-        with torch.no_grad():
-            states = hf(torch.tensor([ids]), output_hidden_states=True).hidden_states
-        for layer in range(N_LAYERS):
-            alone = found[f"resid_pre.{layer}"][example, : len(ids)]
-            np.testing.assert_allclose(alone, states[layer][0], rtol=0, atol=1e-4)
-    for layer in range(N_LAYERS):
-        parts = (found[f"{name}.{layer}"] for name in ("resid_pre", "attn_out", "mlp_out"))
-        np.testing.assert_allclose(sum(parts), found[f"resid_post.{layer}"], rtol=0, atol=1e-4)
+def compare(built: Built, site: str) -> None:
+    """Every cell of the sweep, with the pass that it stands for."""
+    expected, scale = built.whole_passes(site)
+    found = sweep(built.model, built.pairs, site, by=AXES[site], **OPTIONS.get(site, {}))
+    assert found["patched"].dims == ("example", "layer", *AXES[site])
+    values = found["patched"].values
+    assert np.isfinite(values).sum() == len(expected)
+    ours = np.array([values[cell] for cell in expected])
+    np.testing.assert_allclose(ours, list(expected.values()), rtol=0, atol=RELATIVE * scale)
+    assert float(np.abs(found["patched"] - found["corrupt"]).max()) > 1e-3 * scale
 
 
-def test_readout_is_hugging_faces_logits(built: tuple[Any, Model]) -> None:
-    hf, model = built
-    ids = torch.tensor([model.token_ids(CLEAN[0])])
-    last = Site("resid_post", N_LAYERS - 1)
-    capture(model, CLEAN, "resid_pre.0")  # by now the model was checked, and stops early
-    found = readout(model, record(model, ids, [last])[last])
-    with torch.no_grad():
-        expected = hf(ids).logits
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+@pytest.mark.parametrize("site", AXES)
+def test_each_cell_is_a_whole_forward_pass(built: Built, site: str) -> None:
+    if site not in built.refused:
+        compare(built, site)
+        return
+    for instrument in (sweep, estimate):
+        with pytest.raises(SiteError, match=built.refused[site]) as caught:
+            instrument(built.model, built.pairs, site)
+        assert "\n" not in str(caught.value)
 
 
-def whole_passes(model: Model, pairs: PromptPairs, site: str) -> np.ndarray[Any, Any]:
-    """[example, layer, position] by one forward pass of the bridge for each cell."""
-    out = np.full((len(pairs), N_LAYERS, len(pairs.alignment)), np.nan)
-    for example in range(len(pairs)):
-        clean, corrupt = (
-            torch.tensor([pairs.prompts(run).row(example)]) for run in ("clean", "corrupt")
-        )
-        answer, foil = (int(pairs.first_tokens(which)[example]) for which in ("answer", "foil"))
-        for layer in range(N_LAYERS):
-            point = hook_point(model, Site(site, layer))
-            kept: list[torch.Tensor] = []
-            run(model, clean, point, lambda value, to=kept: to.append(value.clone()))
-            for position in range(clean.shape[1]):
-
-                def put(value: torch.Tensor, position: int = position, of: Any = kept) -> Any:
-                    new = value if site == "resid_mid" else value.clone()
-                    new[:, position] = of[0][:, position]
-                    return None if site == "resid_mid" else new
-
-                logits = run(model, corrupt, point, put)[0, -1]
-                out[example, layer, position] = float(logits[answer] - logits[foil])
-    return out
-
-
-def run(model: Model, ids: torch.Tensor, point: Any, hook: Callable[..., Any]) -> torch.Tensor:
-    with torch.no_grad(), hooked([(point, hook)]):
-        logits: torch.Tensor = model.bridge(ids, use_cache=False)
-    return logits
-
-
-@pytest.mark.parametrize("site", ["resid_mid", "resid_post", "attn_out", "mlp_out", "k", "z"])
-def test_each_cell_is_a_whole_forward_pass(built: tuple[Any, Model], site: str) -> None:
-    _, model = built
-    if site == "resid_mid" and model.parallel_blocks:
+def test_the_stream_between_is_set_on_both_branches_with_gradients_on(built: Built) -> None:
+    """TransformerLens hooks it on the MLP's branch, where a new tensor would miss the other."""
+    if "resid_mid" in built.refused:
         pytest.skip("parallel blocks have no such stream")
-    pairs = PromptPairs(model, CLEAN, CORRUPT, [" Gus", " Jo"], [" Ida", " Cy"])
-    found = sweep(model, pairs, site, by="position")
-    np.testing.assert_allclose(found["patched"], whole_passes(model, pairs, site), **TOLERANCE)
-    assert float(np.abs(found["patched"] - found["corrupt"]).max()) > 0.02
+    with torch.enable_grad():
+        compare(built, "resid_mid")
+
+
+@pytest.mark.parametrize("site", AXES)
+def test_an_estimate_is_the_slope_along_the_patch(built: Built, site: str) -> None:
+    if site in built.refused:
+        pytest.skip("refused, see above")
+    found = estimate(built.model, built.pairs, site, by=AXES[site], **OPTIONS.get(site, {}))
+    change = (found["patched"] - found["corrupt"]).values
+    scale = float(np.nanmax(np.abs(change)))
+    cells = list(built.cells(site))
+    for cell, where in cells[:: max(1, len(cells) // 8)]:
+        assert change[cell] == pytest.approx(
+            built.slope(site, cell, where), abs=2e-3 * scale + 2e-4
+        )
+
+
+@pytest.mark.parametrize("site", AXES)
+def test_activations_are_hugging_faces(built: Built, site: str) -> None:
+    """Queries and keys before their norms, streams and what is added to them after all norms."""
+    if site in built.refused and site != "pattern":
+        with pytest.raises(SiteError, match=built.refused[site]):
+            capture(built.model, CLEAN, site)
+        return
+    found = capture(built.model, CLEAN, site)
+    for example, text in enumerate(CLEAN):
+        for layer in range(built.architecture.n_layers):
+            expected = built.activation(built.hf, site, layer, text).numpy()
+            ours = found[f"{site}.{layer}"][example]
+            ours = ours[tuple(slice(n) for n in expected.shape)]
+            scale = float(np.abs(expected).max())
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=RELATIVE * scale)
+
+
+def test_readout_is_hugging_faces_logits(built: Built) -> None:
+    model, ids = built.model, built.model.token_ids(CLEAN[0])
+    last = Site("resid_post", model.n_layers - 1)
+    capture(model, CLEAN, "resid_pre.0")  # by now the model was checked, and stops early
+    found = readout(model, record(model, torch.tensor([ids]), [last])[last])[0]
+    expected = surgery.logits(built.hf, ids)
+    scale = float(expected.abs().max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=RELATIVE * scale)
+
+
+def test_a_prompt_may_be_longer_than_the_stream_is_wide() -> None:
+    """OPT's MLP sees all positions in a row, which must not be taken for the stream's width."""
+    small = ARCHITECTURES["OPT"]
+    settings = {**small.settings, "max_position_embeddings": 48}
+    hf = dataclasses.replace(small, settings=settings).build()
+    model = load_model(hf, tokenizer=build_tokenizer())
+    ids = torch.randint(3, 20, (2, 1, 40), generator=torch.Generator().manual_seed(0))
+    pairs = PromptPairs(model, *ids, torch.tensor([5]), torch.tensor([6]))
+    last = sweep(model, pairs, "resid_post", layers=[model.n_layers - 1], positions=[39])
+    np.testing.assert_allclose(last["patched"].squeeze(), last["clean"].squeeze(), atol=1e-4)
