@@ -9,51 +9,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.blocks import BlockCall, block_call
 from interp.errors import ModelError
-from interp.forward import TOLERANCE, Recording, record, relative_error
-from interp.linear import affine, position_wise
+from interp.forward import TOLERANCE, relative_error
+from interp.linear import affine, each_head, position_wise
 from interp.model import Model
 from interp.norms import Norm
-from interp.sites import Site
+from interp.parts_run import PartsRun, run_parts
 
 Projection = Literal["q", "k", "v"]
 PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v")
 _NORMS = ("ln1", "ln2", None)
 # By reader, the module whose input shows what it reads.
 _READS = {"attn": "attn.q", "mlp": "mlp"}
-
-
-@dataclass(frozen=True)
-class PartsRun:
-    """A recorded run with what each writer added.
-
-    Attributes:
-        recording: streams into each block, `z` and `mlp_out` of each, and the final stream.
-        attention: what each layer's attention was called with.
-    """
-
-    recording: Recording
-    attention: tuple[BlockCall, ...]
-
-    def pre(self, layer: int) -> Float[Tensor, "example position d_model"]:
-        """The stream into block `layer`; the final one after the last block."""
-        if layer == len(self.attention):
-            return self.recording[Site("resid_post", layer - 1)]
-        return self.recording[Site("resid_pre", layer)]
-
-    def z(self, layer: int) -> Float[Tensor, "example position head d_head"]:
-        return self.recording[Site("z", layer)]
-
-    def mlp(self, layer: int) -> Float[Tensor, "example position d_model"]:
-        return self.recording[Site("mlp_out", layer)]
 
 
 class Components:
@@ -84,19 +57,7 @@ class Components:
 
     def run(self, ids: Int[Tensor, "example position"], *, for_packing: bool = False) -> PartsRun:
         """Run prompts once and keep what each writer adds."""
-        model = self.model
-        n = model.n_layers
-        sites = [Site(name, i) for name in ("resid_pre", "z", "mlp_out") for i in range(n)]
-        calls: dict[int, BlockCall] = {}
-        with model.lock, contextlib.ExitStack() as stack:
-            for layer, block in enumerate(model.bridge.blocks):
-                hook = _remember(model, calls, layer, len(ids))
-                handle = block.attn.register_forward_pre_hook(hook, with_kwargs=True)
-                stack.callback(handle.remove)
-            recording = record(
-                model, ids, [*sites, Site("resid_post", n - 1)], for_packing=for_packing
-            )
-        return PartsRun(recording, tuple(calls[layer] for layer in range(n)))
+        return run_parts(self.model, ids, for_packing=for_packing)
 
     def n_readers(self, projection: Projection) -> int:
         """Heads that read through this projection: fewer for keys and values in grouped ones."""
@@ -319,28 +280,6 @@ class Components:
             f"What the {reader} of {self.model.name} reads is not the residual stream behind a "
             "layer norm or RMS norm, so its edges cannot be told; sweep its sites instead."
         )
-
-
-def each_head(
-    values: Float[Tensor, "row head position in"], matrix: Float[Tensor, head in out]
-) -> Float[Tensor, "row head position out"]:
-    """Each head's values by its own matrix."""
-    # A product of [row, head, …] by [head, …] would copy the matrices for every row.
-    n_rows, n_heads, n_positions, _ = values.shape
-    flat = values.transpose(0, 1).reshape(n_heads, n_rows * n_positions, -1)
-    return torch.bmm(flat, matrix).reshape(n_heads, n_rows, n_positions, -1).transpose(0, 1)
-
-
-def _remember(model: Model, calls: dict[int, BlockCall], layer: int, batch: int) -> Any:
-    def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # Some blocks pass the stream by name; the attention takes it either way.
-        named = {k: v for k, v in kwargs.items() if k != "hidden_states"}
-        stream = args or (kwargs["hidden_states"],)
-        # A check of the model may run blocks again, on fewer rows.
-        if layer not in calls:
-            calls[layer] = block_call(model.name, stream, named, batch)
-
-    return hook
 
 
 @contextlib.contextmanager

@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.batching import batches, rows_that_fit
-from interp.components import Components, PartsRun
+from interp.components import Components
 from interp.forward import packs
 from interp.metrics import Metric
 from interp.packing import Active
+from interp.parts_run import PartsRun
 from interp.prompts import PromptPairs, Run
 from interp.scoring import Scorer
 

@@ -1,4 +1,4 @@
-"""Matrix and bias of a linear part of a model, whatever class computes it."""
+"""Linear parts of a model: their matrix and bias, whatever class computes them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from interp.forward import TOLERANCE, relative_error
 
 
-def position_wise(module: Any, values: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-    """Run a module that expects [batch, position, in] on values of any shape."""
+def position_wise(module: Any, values: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+    """Run a module that expects [batch, position, d_in] on values of any shape."""
     out: Tensor = module(values.reshape(1, -1, values.shape[-1]))
     return out.reshape(*values.shape[:-1], -1)
 
@@ -20,7 +20,7 @@ def position_wise(module: Any, values: Float[Tensor, "... in"]) -> Float[Tensor,
 @torch.no_grad()
 def affine(
     module: Any, width: int, like: Tensor
-) -> tuple[Float[Tensor, "in out"], Float[Tensor, " out"]]:
+) -> tuple[Float[Tensor, "d_in d_out"], Float[Tensor, " d_out"]]:
     """What a module multiplies with and adds, found by trying it.
 
     Args:
@@ -36,8 +36,18 @@ def affine(
     return matrix, bias[0]
 
 
-def _stored(module: Any, bias: Float[Tensor, "1 out"]) -> Tensor | None:
-    """The module's weight as [in, out], if on a few inputs that is what it multiplies with."""
+def each_head(
+    values: Float[Tensor, "row head position d_in"], matrix: Float[Tensor, "head d_in d_out"]
+) -> Float[Tensor, "row head position d_out"]:
+    """Each head's values by its own matrix."""
+    # A product of [row, head, …] by [head, …] would copy the matrices for every row.
+    n_rows, n_heads, n_positions, _ = values.shape
+    flat = values.transpose(0, 1).reshape(n_heads, n_rows * n_positions, -1)
+    return torch.bmm(flat, matrix).reshape(n_heads, n_rows, n_positions, -1).transpose(0, 1)
+
+
+def _stored(module: Any, bias: Float[Tensor, "1 d_out"]) -> Tensor | None:
+    """The module's weight as [d_in, d_out], if on a few inputs that is what it multiplies with."""
     weight = getattr(getattr(module, "original_component", module), "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2 or weight.dtype not in TOLERANCE:
         return None

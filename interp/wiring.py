@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.batching import batches, rows_that_fit
-from interp.components import PROJECTIONS, Components, Projection, each_head
+from interp.components import PROJECTIONS, Components, Projection
 from interp.contrast import Contrast
 from interp.graph import Graph
+from interp.linear import each_head
 
 
 @dataclass(frozen=True)

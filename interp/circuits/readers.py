@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.components import PROJECTIONS, Components, each_head
+from interp.components import PROJECTIONS, Components
+from interp.linear import each_head
 
 
 class ReaderGradients:
