@@ -71,7 +71,7 @@ def patch_once(
     table, _ = tabulate(model, pairs.alignment, both, [[one]])
     rows = np.nonzero(table.example == example)[0]
     if len(rows) == 0:
-        raise _nothing_there(pairs, example, position)
+        raise _nothing_there(pairs, example, position, attended)
     changes, last = table.select(rows), Site("resid_post", model.n_layers - 1)
     base, source = (Scorer(model, pairs.reading(run, "prompt"), ()) for run in RUNS[chosen])
     plan = Plan(model, pairs, chosen, base, source)
@@ -102,7 +102,15 @@ def _at(pairs: PromptPairs, example: int, position: int | None) -> list[int] | N
     return None if position is None else [position]
 
 
-def _nothing_there(pairs: PromptPairs, example: int, position: int | None) -> SiteError:
+def _nothing_there(
+    pairs: PromptPairs, example: int, position: int | None, attended: int | None = None
+) -> SiteError:
+    if attended is not None:
+        where = "" if position is None else f" at position {position}"
+        return SiteError(
+            f"Pair {example} has no token{where} that could attend to one at position {attended}; "
+            "choose an earlier one to attend to."
+        )
     return SiteError(
         f"Pair {example} has no token at position {position}; choose another of "
         f"{', '.join(pairs.positions)}."
