@@ -11,14 +11,17 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tests.interp.tiny import D_HEAD, Tiny
 
 Change = Callable[[Tensor], object]
-"""Gets one activation [position, d_model] or [position, head, d_head]; may edit it in place."""
+"""Gets one activation; may edit it in place: [position, d_model], [position, head, d_head] or
+[position, neuron], and of attention patterns [head, destination, source]."""
 
 STREAMS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 HEADS = ("q", "k", "v", "z")
@@ -39,17 +42,20 @@ class _Modules:
     attention: Any
     mlp: Any
     out_matrix: Any
+    neurons_out: Any
 
 
 def _modules(tiny: Tiny, layer: int) -> _Modules:
     if tiny.name == "gpt2":
         block = tiny.hf.transformer.h[layer]
-        return _Modules(block, block.attn, block.mlp, block.attn.c_proj)
+        return _Modules(block, block.attn, block.mlp, block.attn.c_proj, block.mlp.c_proj)
     if tiny.name == "llama":
         block = tiny.hf.model.layers[layer]
-        return _Modules(block, block.self_attn, block.mlp, block.self_attn.o_proj)
+        attention, mlp = block.self_attn, block.mlp
+        return _Modules(block, attention, mlp, attention.o_proj, mlp.down_proj)
     block = tiny.hf.gpt_neox.layers[layer]
-    return _Modules(block, block.attention, block.mlp, block.attention.dense)
+    attention, mlp = block.attention, block.mlp
+    return _Modules(block, attention, mlp, attention.dense, mlp.dense_4h_to_h)
 
 
 def _projection(tiny: Tiny, attention: Any, site: str) -> tuple[Any, Callable[[Tensor], Tensor]]:
@@ -61,6 +67,30 @@ def _projection(tiny: Tiny, attention: Any, site: str) -> tuple[Any, Callable[[T
         return attention.c_attn, lambda out: out.unflatten(-1, (3, -1, D_HEAD))[:, :, which]
     # head by head its query, key and value
     return attention.query_key_value, lambda out: out.unflatten(-1, (-1, 3, D_HEAD))[..., which, :]
+
+
+@contextlib.contextmanager
+def _softmax_of(attention: Any, change: Change) -> Iterator[None]:
+    """While this attention runs, `change` sees what its softmax returns, before it is used."""
+    softmax, inside = functional.softmax, [False]
+
+    def changed(*args: Any, **kwargs: Any) -> Tensor:
+        result = softmax(*args, **kwargs)
+        if inside[0]:
+            change(result[0])
+        return result
+
+    def enter(*_: Any) -> None:
+        inside[0] = True
+
+    def leave(*_: Any) -> None:
+        inside[0] = False
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(attention.register_forward_pre_hook(enter).remove)
+        stack.callback(attention.register_forward_hook(leave).remove)
+        stack.enter_context(mock.patch.object(functional, "softmax", changed))
+        yield
 
 
 @contextlib.contextmanager
@@ -95,6 +125,10 @@ def intervened(tiny: Tiny, site: str, layer: int, change: Change) -> Iterator[No
         change(middle[0])
         return (middle - entered[-1], *output[1:])
 
+    if site == "pattern":
+        with _softmax_of(parts.attention, change):
+            yield
+        return
     placed = []
     if site == "resid_pre":
         placed.append(parts.block.register_forward_pre_hook(of_input(whole)))
@@ -112,6 +146,8 @@ def intervened(tiny: Tiny, site: str, layer: int, change: Change) -> Iterator[No
     elif site == "z":
         hook = of_input(lambda value: value.unflatten(-1, (-1, D_HEAD)))
         placed.append(parts.out_matrix.register_forward_pre_hook(hook))
+    elif site == "mlp_act":
+        placed.append(parts.neurons_out.register_forward_pre_hook(of_input(whole)))
     else:
         module, view = _projection(tiny, parts.attention, site)
         placed.append(module.register_forward_hook(of_output(view)))
@@ -136,7 +172,7 @@ def logprobs(tiny: Tiny, ids: Sequence[int]) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def activation(tiny: Tiny, ids: tuple[int, ...], site: str, layer: int) -> Tensor:
-    """[position, d_model] or [position, head, d_head] of one unpadded sequence; read only."""
+    """What stands at a site in one unpadded sequence, shaped as for a `Change`; read only."""
     seen: list[Tensor] = []
     with intervened(tiny, site, layer, lambda value: seen.append(value.clone())):
         logits(tiny, ids)
