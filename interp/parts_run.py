@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.blocks import BlockCall, block_call
+from interp.blocks import BlockCall, Taken, block_call
 from interp.forward import Recording, record
 from interp.model import Model
 from interp.sites import Site
@@ -47,21 +47,24 @@ def run_parts(
     n = model.n_layers
     sites = [Site(name, i) for name in ("resid_pre", "z", "mlp_out") for i in range(n)]
     calls: dict[int, BlockCall] = {}
+    taken: Taken = {}
     with model.lock, contextlib.ExitStack() as stack:
         for layer, block in enumerate(model.bridge.blocks):
-            hook = _remember(model, calls, layer, len(ids))
+            hook = _remember(model, calls, taken, layer, len(ids))
             stack.callback(block.attn.register_forward_pre_hook(hook, with_kwargs=True).remove)
         recording = record(model, ids, [*sites, Site("resid_post", n - 1)], for_packing=for_packing)
     return PartsRun(recording, tuple(calls[layer] for layer in range(n)))
 
 
-def _remember(model: Model, calls: dict[int, BlockCall], layer: int, batch: int) -> Any:
+def _remember(
+    model: Model, calls: dict[int, BlockCall], taken: Taken, layer: int, batch: int
+) -> Any:
     def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Some blocks pass the stream by name; the attention takes it either way.
         named = {k: v for k, v in kwargs.items() if k != "hidden_states"}
         stream = args or (kwargs["hidden_states"],)
         # A check of the model may run blocks again, on fewer rows.
         if layer not in calls:
-            calls[layer] = block_call(model.name, stream, named, batch)
+            calls[layer] = block_call(model.name, stream, named, batch, taken)
 
     return hook
