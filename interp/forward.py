@@ -21,8 +21,7 @@ from interp.batching import batches, is_out_of_memory, rows_that_fit
 from interp.between import check_between
 from interp.blocks import BlockCall, Taken, block_call
 from interp.errors import ModelError, PromptError
-from interp.hooks import Hook as Hook
-from interp.hooks import hooked as hooked
+from interp.hooks import Hook, hooked
 from interp.model import Model
 from interp.packing import Active
 from interp.sites import Site

@@ -20,7 +20,8 @@ from torch import Tensor
 from interp import sites as site_names
 from interp.batching import batches, rows_that_fit
 from interp.errors import SiteError
-from interp.forward import Recording, hooked, record, recording_memory, resume
+from interp.forward import Recording, record, recording_memory, resume
+from interp.hooks import hooked
 from interp.metrics import Metric
 from interp.model import Model
 from interp.patching.cells import By

@@ -22,8 +22,9 @@ from interp.batching import batches, rows_that_fit
 from interp.components import PROJECTIONS, Components
 from interp.contrast import Contrast, contrasts
 from interp.errors import SiteError
-from interp.forward import Hook, hooked, resume
+from interp.forward import resume
 from interp.graph import Graph
+from interp.hooks import Hook, hooked
 from interp.metrics import Metric, get_metric
 from interp.model import Model
 from interp.prompts import PromptPairs, Run

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import sites as site_names
-from interp.forward import Recording, hooked, resume
+from interp.forward import Recording, resume
 from interp.heads import linear_in_heads, output_matrix, through_block
+from interp.hooks import hooked
 from interp.packing import Active
 from interp.patching.edits import Edit, PatternEdit, hook
 from interp.patching.interventions import STREAMS, Indices, Interventions

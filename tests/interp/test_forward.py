@@ -10,7 +10,8 @@ import torch
 
 from interp import Site, capture, load_model, record, resume
 from interp.errors import ModelError, PromptError, SiteError
-from interp.forward import hooked, readout
+from interp.forward import readout
+from interp.hooks import hooked
 from interp.sites import hook_point
 from interp.tokens import tokenise
 from tests.interp import reference

@@ -13,7 +13,8 @@ import torch
 
 from interp import Site, capture, logit_lens, record, resume, sweep
 from interp.answers import complete, score_answers
-from interp.forward import hooked, readout
+from interp.forward import readout
+from interp.hooks import hooked
 from interp.metrics import Metric, Term
 from interp.patching.single import patch_once
 from interp.sites import hook_point
@@ -84,7 +85,7 @@ def fails_in_a_hook(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fails_while_patching(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("interp.patching.edits.Edit.write", broken)
-    sweep(tiny.model, prompt_pairs(tiny), "z")
+    sweep(tiny.model, prompt_pairs(tiny), "k")
 
 
 def fails_in_the_metric(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
