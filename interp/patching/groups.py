@@ -85,6 +85,8 @@ def neurons(model: Model, wanted: Neurons | None) -> Choices:
         if size < 1:
             raise SiteError(f"A group of {size} neurons is empty; give a size of 1 or more.")
         groups = [list(range(start, min(start + size, n))) for start in range(0, n, size)]
+    elif any(np.ndim(group) == 0 for group in size):
+        raise SiteError("Neurons are given by group; write [[3, 7]] for one group of two.")
     else:
         groups = [sorted({int(i) for i in group}) for group in size]
     if not groups or not all(len(group) for group in groups):
