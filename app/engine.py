@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.markup import Token
 from app.pairs import Pair
+from app.work import Work
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
     from app.circuits import Measured
+    from app.refining import Refined
     from interp.model import Model
 
 T = TypeVar("T")
@@ -135,6 +137,21 @@ class Engine:
             lambda model: sweep(model, pair.build(model), site, progress=progress),
         )
 
+    def refine(self, spec: ModelSpec, pair: Pair, site: str, *, run: bool) -> Work[Refined]:
+        """Estimate every cell of one pair and, if they are to be `run`, replace the estimates by
+        exact values, the largest first.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+        """
+        from app.refining import refined
+
+        return self._in_steps(
+            spec,
+            ("refine", pair, site, run),
+            lambda model, tell: refined(model, pair.build(model), site, run, tell),
+        )
+
     def patch(
         self,
         spec: ModelSpec,
@@ -248,11 +265,43 @@ class Engine:
                 self._kept.move_to_end(name)
             else:
                 with fitting_threads(model):
-                    self._kept[name] = work(model)
-                while len(self._kept) > _RESULTS:
-                    self._kept.popitem(last=False)
+                    found = work(model)
+                self._keep(name, found)
             result: T = self._kept[name]
             return result
+
+    def _in_steps(
+        self,
+        spec: ModelSpec,
+        key: tuple[Hashable, ...],
+        work: Callable[[Model, Progress], Iterator[T]],
+    ) -> Work[T]:
+        """As `_compute`, in the background; other sessions get their turn between two results."""
+        from interp.batching import fitting_threads
+
+        with self._lock:
+            model = self._load(spec)
+        name = (spec, model.fingerprint, *key)
+
+        def steps(tell: Progress) -> Iterator[T]:
+            if name in self._kept:
+                yield self._kept[name]
+                return
+            results, last = work(model, tell), None
+            while True:
+                with self._lock, fitting_threads(model):
+                    found = next(results, None)
+                    if found is None:
+                        self._keep(name, last)
+                        return
+                yield (last := found)
+
+        return Work(steps)
+
+    def _keep(self, name: Hashable, result: object) -> None:
+        self._kept[name] = result
+        while len(self._kept) > _RESULTS:
+            self._kept.popitem(last=False)
 
 
 def _templates(model: Model, given: str | None) -> dict[Any, Any]:

@@ -54,10 +54,12 @@ def patch(
     corrupt: float,
     metric: str = "logit difference",
     share: float | None = None,
+    estimated: bool = False,
 ) -> str:
     """What one patch did: from where to where, and how much of the way.
 
     Args:
+        estimated: whether it was estimated and not run.
         share: how much of the way, where the numbers are means: the mean of the pairs' shares,
             which is what the map shows, is not the share of the means.
     """
@@ -69,6 +71,8 @@ def patch(
             where += f" over {token(corrupt_token)}"
         where += f" ({label})" if label else ""
     said = f"Patching {what}{where} moves the {metric} from {number(corrupt)} to {number(patched)}"
+    if estimated:
+        said = f"By estimate, p{said[1:]}"
     gap = clean - corrupt
     if abs(gap) < 0.05 or (share is not None and not math.isfinite(share)):
         return f"{said}; clean and corrupted hardly differ ({number(clean)}), so there is no way."
@@ -90,6 +94,31 @@ def circuit(
     mean = sum(random) / len(random)
     said += f"; random circuits of that size {_whole(mean)} on average ({_whole(min(random))} "
     return f"{said}to {_whole(max(random))}), all other edges {_whole(rest)}."
+
+
+def trust(n_cells: int, correlation: float, sign_flips: float) -> str | None:
+    """How far a map's estimates agree with the cells that were run; None where too few were."""
+    if not math.isfinite(correlation):
+        return None
+    said = f"Estimates against the {n_cells:,} cells that were run: correlation {correlation:.2f}"
+    if math.isfinite(sign_flips):
+        said += f", {_whole(sign_flips)} of signs wrong"
+    return f"{said}.".replace("-", "−")
+
+
+def time_left(seconds: float | None) -> str:
+    """How long something will still take, roughly; nothing where that is not known."""
+    if seconds is None:
+        return ""
+    if seconds < 1.5:
+        return ", nearly done"
+    return f", about {_duration(seconds)} left"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _whole(share: float) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
 import numpy as np
 import streamlit as st
+import xarray as xr
 
 from app import markup, pairs, resources, runs, snippets, state
-from app.engine import ModelSpec
 from app.facts import WAYS
 from app.pairs import Pair
+from app.refining import Refined
 from app.selection import SITES
-from app.views import circuit_view, parts, patch_view
+from app.views import circuit_view, live, parts, patch_view
 from app.views.study import Study
 from cache.errors import ObverseError
 from interp.figures import theme
@@ -51,9 +53,33 @@ def show(study: Study, fact: int) -> None:
 
 
 def _maps(study: Study, fact: int, site: str, split: str | None, value: str) -> None:
+    refining: dict[str, live.Refining] = {}
+    for way in WAYS:
+        # What is wrong with a pair stands where its map would be.
+        with contextlib.suppress(ObverseError):
+            work = None if split else _refining(study, fact, site, way)
+            if work is not None:
+                refining[way] = work
+    live.draw(list(refining.values()), lambda: _draw(study, fact, site, split, value, refining))
+
+
+def _draw(
+    study: Study,
+    fact: int,
+    site: str,
+    split: str | None,
+    value: str,
+    refining: Mapping[str, live.Refining],
+) -> None:
+    """Both maps as they are now, on one colour scale."""
     maps = []
     for way in WAYS:
-        made = _mean(study, site, way, split, value) if split else _one(study, fact, site, way)
+        work = refining.get(way)
+        made = (
+            _mean(study, site, way, split, value)
+            if split
+            else _one(study, fact, site, way, None if work is None else work.refined)
+        )
         maps.append(made)
     limit = patch_view.reach([one for one in maps if one is not None], value)
     for one, way, column in zip(maps, WAYS, st.columns(2, gap="large"), strict=True):
@@ -70,6 +96,16 @@ def _maps(study: Study, fact: int, site: str, split: str | None, value: str) -> 
                         f"“{markup.esc(one.pair.corrupt)}”</div>"
                     )
                 patch_view.show(one, study.spec, value, limit)
+            if way in refining:
+                live.progress(refining[way])
+
+
+def _refining(study: Study, fact: int, site: str, way: str) -> live.Refining | None:
+    """The work on a map that the run has not stored."""
+    if study.spec is None or _stored(study, fact, site, way) is not None:
+        return None
+    pair = _pair(study, fact, way)
+    return None if pair is None else live.refine(study.spec, pair, site, f"{way}-{fact}")
 
 
 def _mean(study: Study, site: str, way: str, split: str, value: str) -> patch_view.Map | None:
@@ -87,8 +123,10 @@ def _mean(study: Study, site: str, way: str, split: str, value: str) -> patch_vi
     return patch_view.Map(way, chosen, None, None, slots, code)
 
 
-def _one(study: Study, fact: int, site: str, way: str) -> patch_view.Map | None:
-    """The map of this fact: the run's where it has one, else computed now."""
+def _one(
+    study: Study, fact: int, site: str, way: str, refined: Refined | None
+) -> patch_view.Map | None:
+    """The map of this fact: the run's where it has one, else what is computed now."""
     try:
         pair = _pair(study, fact, way)
     except ObverseError as error:
@@ -97,21 +135,28 @@ def _one(study: Study, fact: int, site: str, way: str) -> patch_view.Map | None:
     if pair is None:
         parts.html(markup.hint("The run has not patched this fact, and its model is not here."))
         return None
-    name = f"patching_{way}_{site}"
-    stored = study.run.dataset(name) if study.run is not None else None
-    if study.run is not None and stored is not None and fact in stored["fact"].values:
-        example = int(np.nonzero(stored["fact"].values == fact)[0][0])
-        settings = patch_view.settings(st.session_state.get("patch-value", "change"), example, None)
-        code = snippets.run_patching(study.run.record.path, name, None, settings)
-        return patch_view.Map(way, stored, example, pair, _slots(study.spec, pair), code)
-    if study.spec is None:
+    slots = {} if study.spec is None else resources.engine().slots(study.spec, pair)
+    value = st.session_state.get("patch-value", "change")
+    stored = _stored(study, fact, site, way)
+    if study.run is not None and stored is not None:
+        result, example = stored
+        settings = patch_view.settings(value, example, None)
+        code = snippets.run_patching(
+            study.run.record.path, f"patching_{way}_{site}", None, settings
+        )
+        return patch_view.Map(way, result, example, pair, slots, code)
+    if study.spec is None or refined is None:
         return None
-    result = patch_view.swept(study.spec, pair, site, f"{way}-{fact}")
-    if result is None:
+    code = snippets.patching(study.spec, pair, site, patch_view.settings(value, 0, None))
+    return patch_view.Map(way, refined.result, 0, pair, slots, code, refined)
+
+
+def _stored(study: Study, fact: int, site: str, way: str) -> tuple[xr.Dataset, int] | None:
+    """A run's map of a site, and which of its examples is this fact."""
+    result = None if study.run is None else study.run.dataset(f"patching_{way}_{site}")
+    if result is None or fact not in result["fact"].values:
         return None
-    settings = patch_view.settings(st.session_state.get("patch-value", "change"), 0, None)
-    code = snippets.patching(study.spec, pair, site, settings)
-    return patch_view.Map(way, result, 0, pair, _slots(study.spec, pair), code)
+    return result, int(np.nonzero(result["fact"].values == fact)[0][0])
 
 
 def _pair(study: Study, fact: int, way: str) -> Pair | None:
@@ -119,10 +164,9 @@ def _pair(study: Study, fact: int, way: str) -> Pair | None:
 
     None where that takes a model and there is none.
     """
-    stored = None if study.run is None else study.run.dataset(f"patching_{way}_resid_pre")
-    if stored is not None and fact in stored["fact"].values:
-        example = int(np.nonzero(stored["fact"].values == fact)[0][0])
-        return pairs.stored(stored, example, study.facts, way)
+    stored = _stored(study, fact, "resid_pre", way)
+    if stored is not None:
+        return pairs.stored(*stored, study.facts, way)
     if study.spec is None:
         return None
     seed = 0 if study.run is None else study.run.seed
@@ -153,10 +197,6 @@ def _of_split(study: Study, split: str, way: str) -> tuple[Pair, ...]:
         return ()
     chosen = np.nonzero(stored["split"].values == split)[0]
     return tuple(pairs.stored(stored, int(i), study.facts, way) for i in chosen)
-
-
-def _slots(spec: ModelSpec | None, pair: Pair) -> dict[str, int]:
-    return {} if spec is None else resources.engine().slots(spec, pair)
 
 
 def _patched_of_split(run: runs.Run | None, split: str) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import streamlit as st
 import xarray as xr
 
 from app import markup, pairs, resources, snippets, state
 from app.engine import ModelSpec
 from app.selection import SITES, Ask
-from app.views import circuit_view, lens_view, parts, patch_view
+from app.views import circuit_view, lens_view, live, parts, patch_view
 from cache.errors import ObverseError
 from interp.figures import theme
 
@@ -120,12 +122,17 @@ def _patching(spec: ModelSpec, pair: pairs.Pair) -> None:
         if site != state.view().site:
             continue
         with tab:
-            result = patch_view.swept(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}")
-            if result is not None:
-                settings = patch_view.settings(value, 0, None)
-                code = snippets.patching(spec, pair, site, settings)
-                slots = resources.engine().slots(spec, pair)
-                one = patch_view.Map("clean", result, 0, pair, slots, code)
-                limit = patch_view.reach([one], value)
-                patch_view.show(one, spec, value, limit, width=parts.WHOLE)
+            refining = live.refine(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}")
+            live.draw([refining], functools.partial(_map, spec, pair, site, value, refining))
     circuit_view.show(spec, {"clean": (pair,)}, width=parts.WHOLE)
+
+
+def _map(spec: ModelSpec, pair: pairs.Pair, site: str, value: str, refining: live.Refining) -> None:
+    refined = refining.refined
+    if refined is not None:
+        code = snippets.patching(spec, pair, site, patch_view.settings(value, 0, None))
+        slots = resources.engine().slots(spec, pair)
+        one = patch_view.Map("clean", refined.result, 0, pair, slots, code, refined)
+        limit = patch_view.reach([one], value)
+        patch_view.show(one, spec, value, limit, width=parts.WHOLE)
+    live.progress(refining)

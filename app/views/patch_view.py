@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import xarray as xr
 from app import markup, resources, sentences, state
 from app.engine import ModelSpec
 from app.pairs import Pair
+from app.refining import Refined, trust
 from app.selection import Cell, clicked, column_of
 from app.views import parts
 from interp.figures import patching_map
@@ -25,9 +27,6 @@ SITE_NAMES = {
     "z": "Heads",
 }
 VALUES = {"change": "Change", "normalised": "Share of the effect", "raw": "Raw metric"}
-
-# Sweeps of models up to this size take seconds on a laptop, and are not asked for.
-_SMALL = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Map:
         pair: the pair of `example`, where there is one.
         slots: the clean prompt's token at each position label; empty where that is not known.
         code: Python that makes the figure, without its selection.
+        refined: the estimate that the result has replaced in part or in whole, if there was one.
     """
 
     way: str
@@ -49,6 +49,7 @@ class Map:
     pair: Pair | None
     slots: Mapping[str, int]
     code: str
+    refined: Refined | None = None
 
     @property
     def site(self) -> str:
@@ -100,6 +101,9 @@ def show(
         on_click=on_click,
         below=_below(said, selected),
     )
+    trusted = None if one.refined is None else trust(one.refined)
+    if trusted is not None and (text := sentences.trust(**dataclasses.asdict(trusted))):
+        parts.html(markup.hint(text))
     if said and selected and one.pair is not None and spec is not None:
         before_and_after(one, spec, selected)
 
@@ -144,6 +148,7 @@ def sentence(one: Map, selected: tuple[int, int]) -> str | None:
             "logit_diff", "logit difference"
         ),
         share=_mean_share(one, layer, column),
+        estimated="exact" in cell and not bool(cell["exact"]),
     )
     n = cell.sizes["example"]
     return said if one.example is not None else f"Mean over {n} pairs. {said}"
@@ -189,21 +194,6 @@ def before_and_after(one: Map, spec: ModelSpec, selected: tuple[int, int]) -> No
             )
         )
     parts.html(f'<div class="ob-two"><div>{pieces[0]}</div><div>{pieces[1]}</div></div>')
-
-
-def swept(spec: ModelSpec, pair: Pair, site: str, key: str) -> xr.Dataset | None:
-    """A sweep on one pair; on large models only when it is asked for."""
-    engine = resources.engine()
-    large = engine.about(spec).n_parameters > _SMALL
-    if large and not st.session_state.get(f"sweep-{key}-{site}"):
-        st.button(
-            "Compute this map",
-            key=f"sweep-button-{key}-{site}",
-            on_click=lambda: st.session_state.update({f"sweep-{key}-{site}": True}),
-        )
-        return None
-    with resources.progress("Patching cell by cell") as tell:
-        return engine.sweep(spec, pair, site, tell)
 
 
 def table(one: Map) -> pd.DataFrame:

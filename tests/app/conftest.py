@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from app.engine import Engine, ModelSpec
+from app.views import live
 from experiments.records import RunRecord
 from interp.model import load_model
 from tests.app import material
+from tests.app.pages import MAIN, Open
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +38,21 @@ def engine() -> Engine:
     """An engine that loads each model once."""
     loaded = functools.cache(lambda spec: load_model(spec.source))
     return Engine(loaded)
+
+
+@pytest.fixture
+def open_page(monkeypatch: pytest.MonkeyPatch) -> Open:
+    """Opens the page on a folder of runs, with the address's parameters, and waits for its work."""
+    monkeypatch.setattr(live, "PATIENCE", 60.0)
+
+    def run(root: Path, *arguments: str, query: dict[str, str] | None = None) -> AppTest:
+        monkeypatch.setattr(sys, "argv", ["main.py", "--root", str(root), *arguments])
+        page = AppTest.from_file(str(MAIN), default_timeout=120)
+        for name, value in (query or {}).items():
+            page.query_params[name] = value
+        return page.run()
+
+    return run
 
 
 @pytest.fixture(autouse=True, scope="session")

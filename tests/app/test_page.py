@@ -6,47 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from app.selection import Cell, Source, View
 from experiments.records import RunRecord
 from interp.patching import normalised
 from tests.app.material import HOSTILE
-
-MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
-
-Open = Callable[..., AppTest]
-
-
-@pytest.fixture
-def open_page(monkeypatch: pytest.MonkeyPatch) -> Open:
-    def run(root: Path, *arguments: str, query: dict[str, str] | None = None) -> AppTest:
-        monkeypatch.setattr(sys, "argv", ["main.py", "--root", str(root), *arguments])
-        page = AppTest.from_file(str(MAIN), default_timeout=120)
-        for name, value in (query or {}).items():
-            page.query_params[name] = value
-        return page.run()
-
-    return run
-
-
-def root_of(record: RunRecord) -> Path:
-    return record.path.parent.parent
-
-
-def html(page: AppTest) -> str:
-    return "\n".join(str(element.value) for element in page.html)
-
-
-def assert_fine(page: AppTest) -> None:
-    assert not page.exception
-    assert [str(error.value) for error in page.error] == []
+from tests.app.pages import Open, assert_fine, html, root_of
 
 
 def test_an_empty_root_says_what_to_do(open_page: Open, tmp_path: Path) -> None:
@@ -282,45 +252,6 @@ def test_own_prompts_are_compared(open_page: Open, model_folder: Path, tmp_path:
     assert "Patching the residual stream into block 1 at ‘Cruise’" in html(page)
     assert "<img" not in html(page)
     assert len(page.get("plotly_chart")) == 3
-
-
-def test_circuits_are_found_when_they_are_wanted(open_page: Open, record: RunRecord) -> None:
-    page = open_page(root_of(record))
-    assert "edges do" not in html(page)
-    page.toggle(key="circuit").set_value(True).run()
-    assert_fine(page)
-    assert len(page.get("plotly_chart")) == 9
-    assert page.query_params["edges"] == "40"
-    page.select_slider(key="edges").set_value(15).run()
-    assert_fine(page)
-    assert page.query_params["edges"] == "15"
-    assert "this pair only" in html(page)
-    page.session_state["patch-of"] = "mean"
-    page.run()
-    assert_fine(page)
-    assert "means over 2 pairs" in html(page)
-    page.toggle(key="circuit").set_value(False).run()
-    assert "edges" not in page.query_params
-    assert len(page.get("plotly_chart")) == 7
-
-
-def test_a_link_to_a_circuit_of_any_size_opens(
-    open_page: Open, model_folder: Path, tmp_path: Path
-) -> None:
-    query = {
-        "model": str(model_folder),
-        "page": "yours",
-        "clean": "Tom Cruise's mother is",
-        "corrupt": f"Ann {HOSTILE}'s mother is",
-        "answer": "Mary",
-        "foil": "Bea",
-        "edges": "999999",
-    }
-    page = open_page(tmp_path, query=query)
-    assert_fine(page)
-    assert len(page.get("plotly_chart")) == 4
-    assert page.select_slider(key="edges").value == 40  # of 50 edges
-    assert "<img" not in html(page)
 
 
 def test_prompts_that_do_not_fit_are_told_in_one_sentence(

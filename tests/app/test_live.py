@@ -1,0 +1,236 @@
+"""Maps that are drawn while they are computed: on the page, and in the engine behind it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from streamlit.testing.v1 import AppTest
+
+from app import resources
+from app.engine import Engine, ModelSpec
+from app.pairs import Pair, typed
+from app.refining import Refined, trust
+from app.selection import Cell, View
+from app.views import live
+from app.work import Work
+from interp import load_model, sweep
+from tests.app.pages import Open, assert_fine, html
+
+LONG = 60.0
+TEXTS = ("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea")
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return typed(*TEXTS)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Holds all work after each result until it is set."""
+    gate = threading.Event()
+    monkeypatch.setattr(Work, "_pause", lambda self: gate.wait(LONG))
+    yield gate
+    gate.set()
+
+
+def exact_patches(spec: ModelSpec, pair: Pair, site: str) -> np.ndarray:
+    model = load_model(spec.source)
+    patched: np.ndarray = sweep(model, pair.build(model), site)["patched"].values
+    return patched
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "z"])
+def test_a_refined_map_ends_as_the_sweep(
+    engine: Engine, spec: ModelSpec, pair: Pair, site: str
+) -> None:
+    fresh = Engine(engine._load)
+    end = fresh.refine(spec, pair, site, run=True).wait(LONG)
+    assert not end.running
+    assert end.result is not None
+    assert end.done == end.total == end.result.result["exact"].size
+    np.testing.assert_allclose(
+        end.result.result["patched"].values, exact_patches(spec, pair, site), atol=1e-5
+    )
+    assert end.result.result["exact"].all()
+    assert not end.result.estimate["exact"].any()
+    again = fresh.refine(spec, pair, site, run=True).wait(LONG)
+    assert again.result is end.result
+
+
+def test_without_runs_a_map_stays_an_estimate(engine: Engine, spec: ModelSpec, pair: Pair) -> None:
+    end = Engine(engine._load).refine(spec, pair, "resid_pre", run=False).wait(LONG)
+    assert end.result is not None
+    assert not end.result.result["exact"].any()
+
+
+def test_others_get_their_turn_while_a_map_is_refined(
+    engine: Engine, spec: ModelSpec, pair: Pair, gate: threading.Event
+) -> None:
+    fresh = Engine(engine._load)
+    work = fresh.refine(spec, pair, "resid_pre", run=True)
+    with ThreadPoolExecutor(1) as pool:
+        lens = pool.submit(fresh.lens, spec, TEXTS[0], None).result(timeout=LONG)
+    assert lens.sizes["layer"] == 3
+    assert work.stand.running
+    work.stop()
+    gate.set()
+    end = work.wait(LONG)
+    assert end.stopped
+    # What was stopped is not kept as if it were whole.
+    whole = fresh.refine(spec, pair, "resid_pre", run=True).wait(LONG)
+    assert whole.result is not None
+    assert whole.result.result["exact"].all()
+
+
+def test_trust_compares_only_what_was_run() -> None:
+    def result(patched: list[list[float]], exact: list[list[bool]]) -> xr.Dataset:
+        return xr.Dataset(
+            {
+                "patched": (("example", "layer", "head"), [patched]),
+                "clean": ("example", [5.0]),
+                "corrupt": ("example", [0.0]),
+                "exact": (("layer", "head"), exact),
+            },
+            coords={"layer": [0, 1]},
+            attrs={"direction": "denoising"},
+        )
+
+    estimate = result([[1.0, 2.0], [-1.0, 9.0]], [[False, False], [False, False]])
+    assert trust(Refined(estimate, estimate)) is None
+    found = trust(
+        Refined(estimate, result([[2.0, 4.0], [1.0, 9.0]], [[True, True], [True, False]]))
+    )
+    assert found is not None
+    assert found.n_cells == 3
+    assert found.correlation == pytest.approx(np.corrcoef([1, 2, -1], [2, 4, 1])[0, 1])
+    assert found.sign_flips == pytest.approx(1 / 3)
+
+
+def own(model_folder: Path, **more: str) -> dict[str, str]:
+    names = ("clean", "corrupt", "answer", "foil")
+    asked = dict(zip(names, TEXTS, strict=True))
+    return {"model": str(model_folder), "page": "yours", **asked, **more}
+
+
+def chart(page: AppTest, number: int = -1) -> Any:
+    return json.loads(page.get("plotly_chart")[number].proto.spec)
+
+
+def hatched(page: AppTest) -> bool:
+    return any(trace.get("name") == "estimated" for trace in chart(page)["data"])
+
+
+def buttons(page: AppTest) -> list[str]:
+    return [button.label for button in page.button]
+
+
+@pytest.fixture
+def estimated(
+    open_page: Open,
+    gate: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    model_folder: Path,
+    tmp_path: Path,
+) -> AppTest:
+    """A page on which a map is estimated and not yet refined; from the gate on it is waited for."""
+    resources._engine.clear()  # type: ignore[attr-defined]
+    monkeypatch.setattr(live, "PATIENCE", 0.0)
+    page = open_page(tmp_path, query=own(model_folder))
+    deadline = time.monotonic() + LONG
+    while "Estimating" in progress(page) and time.monotonic() < deadline:
+        page.run()
+    assert_fine(page)
+    return page
+
+
+def progress(page: AppTest) -> str:
+    return " ".join(str(element.proto.text) for element in page.get("progress"))
+
+
+def test_the_estimate_is_there_at_once_and_exact_values_replace_it(
+    estimated: AppTest, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hatched(estimated)
+    assert "Cancel" in buttons(estimated)
+    finish(gate, monkeypatch)
+    estimated.run()
+    assert_fine(estimated)
+    assert not hatched(estimated)
+    assert "Cancel" not in buttons(estimated)
+    assert "cells that were run: correlation" in html(estimated)
+
+
+def test_work_can_be_cancelled_and_taken_up_again(
+    estimated: AppTest, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    button(estimated, "Cancel").click()
+    finish(gate, monkeypatch)
+    estimated.run()
+    assert_fine(estimated)
+    assert hatched(estimated)
+    assert "Cancel" not in buttons(estimated)
+    button(estimated, "Run every cell").click().run()
+    assert_fine(estimated)
+    assert not hatched(estimated)
+
+
+def test_choosing_something_else_stops_the_work(
+    estimated: AppTest, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work,) = estimated.session_state["work"].values()
+    view: View = estimated.session_state["view"]
+    estimated.session_state["view"] = replace(view, site="z")
+    finish(gate, monkeypatch)
+    estimated.run()
+    assert_fine(estimated)
+    assert work.wait(LONG).stopped or not work.stand.running
+    assert list(estimated.session_state["work"].values()) != [work]
+    assert not hatched(estimated)
+
+
+def test_a_chosen_cell_that_was_only_estimated_says_so(
+    estimated: AppTest, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view: View = estimated.session_state["view"]
+    estimated.session_state["view"] = replace(view, cell=Cell("clean", 0, position=2))
+    estimated.run()
+    assert_fine(estimated)
+    assert "By estimate, patching the residual stream into block 0 at ‘Cruise’" in html(estimated)
+    finish(gate, monkeypatch)
+    estimated.run()
+    assert "By estimate" not in html(estimated)
+    assert "Patching the residual stream into block 0 at ‘Cruise’" in html(estimated)
+
+
+def test_large_models_are_only_estimated_until_their_cells_are_asked_for(
+    open_page: Open, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_SMALL", 0)
+    page = open_page(tmp_path, query=own(model_folder, site="mlp_out"))
+    assert_fine(page)
+    assert hatched(page)
+    button(page, "Run every cell").click().run()
+    assert_fine(page)
+    assert not hatched(page)
+    assert "Run every cell" not in buttons(page)
+
+
+def finish(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let work go on, and have the page wait for it."""
+    monkeypatch.setattr(live, "PATIENCE", LONG)
+    gate.set()
+
+
+def button(page: AppTest, label: str) -> Any:
+    return next(one for one in page.button if one.label == label)
