@@ -3,6 +3,10 @@ Face's own model, and its agreement with exact sweeps is measured rightly."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,24 +16,29 @@ from interp import sweep
 from interp.errors import SiteError
 from interp.patching import agreement, estimate
 from tests.interp import reference
+from tests.interp.at_once import Place, Write, at_places, in_pattern, means, places
 from tests.interp.pairs import CASES, prompt_pairs
 from tests.interp.tiny import Tiny
 
 STEP = 1e-2
+REFERENCE = [case.text(run) for case in CASES for run in ("clean", "corrupt")]
+Toward = list[tuple[tuple[Any, ...], Tensor]]
+"""Entries of an activation, and what they move toward."""
 
 
 def slope(
-    tiny: Tiny, example: int, site: str, layer: int, where: tuple[int, ...], toward: Tensor
+    tiny: Tiny, example: int, site: str, layer: int, toward: Toward, run: str = "corrupt"
 ) -> float:
-    """Change of the logit difference per step from one corrupted activation toward another."""
+    """Change of the logit difference per step from one run's activation toward another."""
     case = CASES[example]
-    ids = tuple(case.ids(tiny, "corrupt"))
+    ids = tuple(case.ids(tiny, run))
     answer, foil = tiny.ids(case.answer)[len(tiny.bos)], tiny.ids(case.foil)[len(tiny.bos)]
     values = []
     for step in (STEP, -STEP):
 
         def move(value: Tensor, step: float = step) -> None:
-            value[where] += step * (toward - value[where])
+            for where, target in toward:
+                value[where] += step * (target - value[where])
 
         with reference.intervened(tiny, site, layer, move):
             last = reference.logits(tiny, ids)[-1]
@@ -60,9 +69,112 @@ def test_an_estimate_is_the_slope_along_the_patch(tiny: Tiny, site: str) -> None
                 for head in range(len(source)) if site in reference.HEADS else [None]:
                     where = (int(destination),) if head is None else (int(destination), head)
                     toward = source if head is None else source[head]
-                    expected = slope(tiny, example, site, layer, where, toward)
+                    expected = slope(tiny, example, site, layer, [(where, toward)])
                     got = float(ours if head is None else ours[head])
                     assert got == pytest.approx(expected, abs=5e-3 * scale + 2e-3)
+
+
+GROUPS = [[0, 3, 7, 20, 21], list(range(24, 48))]
+# Site and axes; neurons are grouped as above.
+WAYS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("mlp_act", ("position",)),
+    ("mlp_act", ("neurons",)),
+    ("mlp_act", ("span", "neurons")),
+    ("pattern", ("head",)),
+    ("pattern", ("destination", "source")),
+    ("pattern", ("head", "source")),
+)
+
+
+def writes(
+    tiny: Tiny, example: int, site: str, layer: int, by: Sequence[str], direction: str
+) -> list[list[Write]]:
+    """What each cell of an example and layer replaces, the last axis running fastest."""
+    at = places(tiny, example, direction)
+    single: list[list[Place | None]] = [[place] for place in at]
+    if site == "pattern":
+        return [
+            in_pattern(layer, head, later, earlier)
+            for head, later, earlier in itertools.product(
+                range(tiny.model.n_heads) if "head" in by else [slice(None)],
+                single if "destination" in by else [at],
+                single if "source" in by else [at],
+            )
+        ]
+    along = single if "position" in by else [at]
+    if "span" in by:
+        spans = ("start", "who", "who+", "where", "end")
+        along = [[place for place in at if place and place.span == span] for span in spans]
+    units: list[tuple[Any, ...]] = [(group,) for group in GROUPS] if "neurons" in by else [()]
+    return [
+        at_places(site, layer, chosen, unit) for chosen, unit in itertools.product(along, units)
+    ]
+
+
+@pytest.mark.parametrize("source", ["other", "zero", "mean"])
+@pytest.mark.parametrize(("site", "by"), WAYS, ids=lambda value: str(value).strip("(),"))
+def test_neurons_and_patterns_are_estimated_by_their_slopes(
+    tiny: Tiny, site: str, by: tuple[str, ...], source: str
+) -> None:
+    if (site, source) == ("pattern", "mean"):
+        pytest.skip("patterns have no mean")
+    direction, run = ("denoising", "corrupt") if source == "other" else ("noising", "clean")
+    other = "clean" if run == "corrupt" else "corrupt"
+    found = estimate(
+        tiny.model,
+        prompt_pairs(tiny),
+        site,
+        by=by,  # type: ignore[arg-type]
+        source=source,  # type: ignore[arg-type]
+        reference=REFERENCE,
+        neurons=GROUPS if "neurons" in by else None,
+    )
+    assert found.attrs["direction"] == direction
+    change = (found["patched"] - found[run]).values
+    scale = float(np.nanmax(np.abs(change)))
+    assert scale > 0.05
+    for (example, case), layer in itertools.product(enumerate(CASES), range(tiny.model.n_layers)):
+        there = reference.activation(tiny, tuple(case.ids(tiny, other)), site, layer)
+        mean = means(tiny, REFERENCE, site, layer) if source == "mean" else torch.zeros(())
+
+        def target(write: Write, there: Tensor = there, mean: Tensor = mean) -> Tensor:
+            if source == "other":
+                return there[write.there]
+            return mean[write.here[1:]] if source == "mean" else mean
+
+        cells = writes(tiny, example, site, layer, by, direction)
+        ours = change[example, layer].ravel()
+        assert len(ours) == len(cells)
+        for got, cell in zip(ours, cells, strict=True):
+            assert np.isnan(got) == (not cell)
+            if cell:
+                toward = [(write.here, target(write)) for write in cell]
+                expected = slope(tiny, example, site, layer, toward, run)
+                assert got == pytest.approx(expected, abs=5e-3 * scale + 2e-3)
+
+
+@pytest.mark.parametrize("source", ["zero", "mean"])
+@pytest.mark.parametrize("site", ["resid_mid", "mlp_out", "z"])
+def test_ablations_are_estimated_by_their_slopes(llama: Tiny, site: str, source: str) -> None:
+    pairs = prompt_pairs(llama)
+    by = ("head", "position") if site == "z" else "position"
+    found = estimate(llama.model, pairs, site, by=by, source=source, reference=REFERENCE)  # type: ignore[arg-type]
+    change = (found["patched"] - found["clean"]).values
+    scale = float(np.nanmax(np.abs(change)))
+    for example, layer in itertools.product(range(len(CASES)), range(llama.model.n_layers)):
+        mean = means(llama, REFERENCE, site, layer)
+        value = mean if source == "mean" else torch.zeros_like(mean)
+        for slot, place in enumerate(places(llama, example, "noising")):
+            for head in range(len(value)) if site == "z" and place else [None]:
+                got = change[example, layer, slot]
+                if place is None:
+                    assert np.isnan(got).all()
+                    continue
+                unit = () if head is None else (head,)
+                expected = slope(
+                    llama, example, site, layer, [((place.here, *unit), value[unit])], "clean"
+                )
+                assert got[unit] == pytest.approx(expected, abs=5e-3 * scale + 2e-3)
 
 
 def test_the_last_stream_is_estimated_exactly_where_the_rest_is_linear(llama: Tiny) -> None:
