@@ -58,7 +58,7 @@ def walk(
             new = up.base[entry(n_layers, block)].index_select(0, up.example[joined:n])
             hidden = new if hidden is None else torch.cat([hidden, new])
         assert hidden is not None  # the first rows start at the first block of the walk
-        for site in (Site("resid_post", block - 1), Site("resid_pre", block)):
+        for site in _streams_into(block):
             up.write(site, hidden)
         if block < n_layers:
             hidden = up.through(block, hidden, joined)
@@ -139,6 +139,9 @@ class _Walk:
         sites = [s for s in self.changes.sites if s.layer == block and s.name not in STREAMS]
         if self.spans is None or rows[0] < joined or [site.name for site in sites] != ["z"]:
             return None
+        # A set may change the stream into the block as well, and with it what its attention does.
+        if not set(_streams_into(block)).isdisjoint(self.changes.sites):
+            return None
         edits = self._edits(sites[0], rows)
         if len(edits) != 1 or not isinstance(edits[0], Edit):
             return None
@@ -193,6 +196,11 @@ class _Spans:
             Active.between(first, last, self.length),
             Active.between(read, last, self.length),
         )
+
+
+def _streams_into(block: int) -> tuple[Site, Site]:
+    """The names of the stream that a block reads."""
+    return Site("resid_post", block - 1), Site("resid_pre", block)
 
 
 def _index(rows: Indices, device: torch.device) -> slice | Tensor:

@@ -88,6 +88,10 @@ SETS: dict[str, list[Wanted]] = {
         Wanted("z", 1, head=0),
         Wanted("z", 1, head=3, positions=["end -1"]),
     ],
+    "a head and what it reads": [
+        Wanted("z", 1, head=1, positions=["end"]),
+        Wanted("resid_pre", 1, positions=["who"]),
+    ],
     "heads that overlap": [
         Wanted("z", 1, positions=["end"]),
         Wanted("z", 1, head=1, positions=["end -1", "where"]),
@@ -192,6 +196,17 @@ def test_no_patch_of_a_set_does_as_much_alone(tiny: Tiny) -> None:
             found = patch_sets(tiny.model, prompt_pairs(tiny), together | parts)["patched"]
             alone = found.sel(set=list(parts))
             assert float(np.abs(found.sel(set=name) - alone).max("example").min()) > 1e-3, name
+
+
+@pytest.mark.parametrize("source", ["other", "zero"])
+def test_a_set_alone_is_what_it_is_among_others(tiny: Tiny, source: Any) -> None:
+    """What can be left out for a set alone need not be the same for all sets together."""
+    pairs = prompt_pairs(tiny)
+    sets = {name: [wanted.patch for wanted in patches] for name, patches in sets_of(tiny).items()}
+    together = patch_sets(tiny.model, pairs, sets, source=source)["patched"]
+    for name, patches in sets.items():
+        alone = patch_sets(tiny.model, pairs, {name: patches}, source=source)["patched"]
+        np.testing.assert_allclose(alone[:, 0], together.sel(set=name), **TOLERANCE, err_msg=name)
 
 
 @pytest.mark.parametrize("metric", ["logprob_diff", "answer_logprob", "rank"])
