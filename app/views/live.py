@@ -95,7 +95,9 @@ def progress(one: Refining) -> None:
         parts.error(stand.error)
     elif stand.running:
         left = sentences.time_left(stand.seconds_left)
-        text = f"{stand.done:,} of {stand.total:,} cells run{left}" if stand.total else "Estimating"
+        text = "Estimating" if stand.result is None else "Running cells"
+        if stand.total:
+            text = f"{stand.done:,} of {stand.total:,} cells run{left}"
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.progress(min(1.0, stand.done / max(1, stand.total)), text)
             st.button("Cancel", key=f"cancel-{one.key}", on_click=one.work.stop)
