@@ -97,10 +97,12 @@ def _refined(
     base = estimated[RUNS[request.direction][0]].values
     patched = estimated["patched"].values  # [example, layer, *axes]
     change = np.abs(patched - base.reshape(-1, *(1,) * (patched.ndim - 1)))
-    there = np.isfinite(change)
+    every = np.ones((len(cells), len(request.layers)), dtype=np.bool_)
+    there = _at(cells, every, len(request.pairs))
     exact = np.zeros(change.shape[1:], dtype=np.bool_)
-    # Places that no pair has come last, and are never run.
-    mean = np.where(there, change, 0.0).sum(0) / np.maximum(there.sum(0), 1)
+    # Places that no pair has come last, and are never run; those whose estimate failed come first.
+    mean = np.where(there, np.where(np.isnan(change), np.inf, change), 0.0).sum(0)
+    mean /= np.maximum(there.sum(0), 1)
     order = np.argsort(-np.where(there.any(0), mean, -1.0), axis=None, kind="stable")
     order = order[: int(there.any(0).sum())][:only]
     yield _with_exact(estimated, exact)
@@ -118,10 +120,10 @@ def _refined(
                 progress(before + n * count // of, len(order))
 
         scores, unpatched = add_up(runners, changes, report)
-        table = np.full(chosen.shape, np.nan, dtype=np.float32)
+        table = np.zeros(chosen.shape, dtype=np.float32)
         table[cell, layer] = scores
         found = cells.to_grid(table, len(request.pairs))
-        patched = np.where(np.isfinite(found), found, patched)
+        patched = np.where(_at(cells, chosen, len(request.pairs)), found, patched)
         exact.flat[part] = True
         done += len(part)
         yield _with_exact(label(request, patched, unpatched), exact)
@@ -132,6 +134,11 @@ def _chosen(cells: Cells, shape: tuple[int, ...], places: Indices) -> Mask:
     grid = np.zeros((shape[0], int(np.prod(shape[1:]))), dtype=np.bool_)
     grid.flat[places] = True
     return np.asarray(grid[:, cells.column].T)
+
+
+def _at(cells: Cells, chosen: Mask, n_examples: int) -> Mask:
+    """Where these cells [cell, layer] stand in a result [example, layer, *axes]."""
+    return np.asarray(cells.to_grid(chosen.astype(np.float32), n_examples) == 1)
 
 
 def _with_exact(result: xr.Dataset, exact: Mask) -> xr.Dataset:

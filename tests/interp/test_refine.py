@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from interp import estimate, sweep
 from interp.errors import SiteError
+from interp.metrics import Metric, Term, target_logit
 from interp.patching import refine
 from tests.interp.pairs import prompt_pairs
 from tests.interp.tiny import Tiny
@@ -164,6 +166,20 @@ def test_what_is_broken_off_leaves_nothing_behind(tiny: Tiny) -> None:
             list(asked(refine, progress=stop, batch_size=1))
         assert untouched(tiny)
         xr.testing.assert_identical(asked(sweep), before)
+
+
+def test_cells_whose_metric_is_no_number_are_run_and_stay_so(llama: Tiny) -> None:
+    def root(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return target_logit(logits, targets).sqrt()  # of a negative logit there is none
+
+    metric = Metric("root", "", (Term("prompt", "answer", root),), "")
+    pairs = prompt_pairs(llama)
+    swept, there = (sweep(llama.model, pairs, "z", m)["patched"] for m in (metric, "logit_diff"))
+    missing = int(np.isnan(swept).sum() - np.isnan(there).sum())
+    assert 0 < missing < there.size
+    *_, found = refine(llama.model, pairs, "z", metric)
+    assert bool(found["exact"].all())
+    np.testing.assert_allclose(found["patched"], swept, **CLOSE)
 
 
 def test_results_do_not_change_after_they_were_given(llama: Tiny) -> None:
