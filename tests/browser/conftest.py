@@ -37,19 +37,42 @@ class Explorer:
 
 
 @pytest.fixture(scope="session")
-def explorer(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
+def record(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
     model = material.make_model(tmp_path_factory.mktemp("browser") / "tiny")
-    root = tmp_path_factory.mktemp("browser-runs")
-    record = material.make_run(root, model)
+    return material.make_run(tmp_path_factory.mktemp("browser-runs"), model)
+
+
+@pytest.fixture(scope="session")
+def explorer(record: RunRecord, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
     port = _free_port()
     command = [sys.executable, "-m", "experiments.cli", "app", "--no-browser"]
-    command += ["--port", str(port), "--root", str(root)]
-    log = tmp_path_factory.mktemp("log") / "explorer.txt"
+    command += ["--port", str(port), "--root", str(_root(record))]
+    yield from _serve(command, port, record, tmp_path_factory.mktemp("log") / "explorer.txt")
+
+
+@pytest.fixture(scope="session")
+def slow_explorer(
+    record: RunRecord, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Explorer]:
+    """Its maps take seconds to become exact."""
+    port = _free_port()
+    command = [sys.executable, "-m", "streamlit", "run"]
+    command += [str(Path(__file__).with_name("slow_main.py")), "--server.port", str(port)]
+    command += ["--server.address", "localhost", "--server.headless", "true"]
+    command += ["--browser.gatherUsageStats", "false", "--", "--root", str(_root(record))]
+    yield from _serve(command, port, record, tmp_path_factory.mktemp("log") / "slow.txt")
+
+
+def _root(record: RunRecord) -> Path:
+    return record.path.parent.parent
+
+
+def _serve(command: list[str], port: int, record: RunRecord, log: Path) -> Iterator[Explorer]:
     # Started elsewhere than in the checkout: it must not depend on the working directory.
     with log.open("wb") as output:
         child = subprocess.Popen(
             command,
-            cwd=root,
+            cwd=_root(record),
             stdout=output,
             stderr=output,
             env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
@@ -88,6 +111,16 @@ class Complaints:
 @pytest.fixture
 def open_page(explorer: Explorer, browser: Any) -> Iterator[Callable[[str], Any]]:
     """Opens a path in a context of its own; at the end no page may have complained."""
+    yield from _pages(explorer, browser)
+
+
+@pytest.fixture
+def open_slow_page(slow_explorer: Explorer, browser: Any) -> Iterator[Callable[[str], Any]]:
+    """The same where maps take seconds."""
+    yield from _pages(slow_explorer, browser)
+
+
+def _pages(explorer: Explorer, browser: Any) -> Iterator[Callable[[str], Any]]:
     contexts, complaints = [], Complaints()
 
     def watch(page: Any) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,42 +14,9 @@ import pytest
 
 from tests.app.material import HOSTILE
 from tests.browser.conftest import Explorer
+from tests.browser.looking import OpenPage, click_cell, sentence, wait_for_plot, wait_until_exact
 
 pytestmark = pytest.mark.browser
-
-OpenPage = Callable[[str], Any]
-# While the page is drawn again, figures of the last time stand beside the new ones, unseen.
-PLOT = ".st-key-{} .js-plotly-plot:visible"
-
-
-def wait_for_plot(page: Any, key: str) -> Any:
-    plot = page.locator(PLOT.format(key))
-    plot.wait_for(timeout=30_000)
-    return plot
-
-
-def click_cell(page: Any, key: str, layer: int, column: int) -> None:
-    """Click in the middle of a cell of a heatmap, as a person would."""
-    plot = wait_for_plot(page, key)
-    plot.scroll_into_view_if_needed()
-    page.wait_for_timeout(200)  # scrolling moves it
-    x, y = plot.evaluate(
-        """(plot, [layer, column]) => {
-            const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
-            return [box.x + xaxis._offset + xaxis.l2p(column),
-                    box.y + yaxis._offset + yaxis.l2p(layer)];
-        }""",
-        [layer, column],
-    )
-    page.mouse.move(x, y)
-    page.mouse.move(x + 1, y + 1)
-    page.mouse.click(x + 1, y + 1)
-
-
-def sentence(page: Any, beginning: str) -> str:
-    found = page.locator(".ob-sentence", has_text=beginning).first
-    found.wait_for(timeout=20_000)
-    return str(found.inner_text())
 
 
 def test_it_opens_the_newest_run(explorer: Explorer, open_page: OpenPage) -> None:
@@ -179,7 +144,7 @@ def test_two_sessions_at_once_get_the_same_numbers(explorer: Explorer, open_page
     for page in pages:
         page.get_by_role("tab", name="MLP output").click()
     values = [
-        wait_for_plot(page, "patching-reverse-mlp_out").evaluate("plot => plot.data[0].z")
+        wait_until_exact(page, "patching-reverse-mlp_out").evaluate("plot => plot.data[0].z")
         for page in pages
     ]
     assert values[0] == values[1]
@@ -199,3 +164,32 @@ def test_it_listens_on_this_computer_only(explorer: Explorer) -> None:
     loopback = {"0100007F", "00000000000000000000000001000000"}
     assert listening
     assert set(listening) <= loopback
+
+
+def test_a_circuit_is_drawn_and_measured(explorer: Explorer, open_page: OpenPage) -> None:
+    page = open_page("/?fact=0")
+    wait_for_plot(page, "patching-reverse-resid_pre")
+    page.get_by_text("Find the circuit").click()
+    plot = wait_for_plot(page, "circuit-forward")
+    page.wait_for_url("**edges=40**")
+    said = page.locator(".ob-sentence", has_text="of what the whole model does")
+    nothing = page.locator(".ob-sentence", has_text="nothing that a circuit could carry")
+    assert said.count() + nothing.count() == 2
+    assert page.locator(".ob-shares").count() == 2
+    plot.scroll_into_view_if_needed()
+    page.wait_for_timeout(200)
+    x, y = plot.evaluate(
+        """plot => {
+            const trace = plot.data.find(t => t.name === "nodes");
+            const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
+            return [box.x + xaxis._offset + xaxis.l2p(trace.x[0]),
+                    box.y + yaxis._offset + yaxis.l2p(trace.y[0])];
+        }"""
+    )
+    page.mouse.move(x, y)
+    hover = plot.locator(".hovertext").first
+    hover.wait_for(timeout=5_000)
+    assert "edge" in (hover.text_content() or "")
+    fresh = open_page(page.url)
+    again = wait_for_plot(fresh, "circuit-forward")
+    assert plot.evaluate("p => p.data.length") == again.evaluate("p => p.data.length")

@@ -1,0 +1,54 @@
+"""What a person does with a page: wait for a figure, click into it, read what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+OpenPage = Callable[[str], Any]
+# While the page is drawn again, figures of the last time stand beside the new ones, unseen.
+PLOT = ".st-key-{} .js-plotly-plot:visible"
+
+
+def wait_for_plot(page: Any, key: str) -> Any:
+    plot = page.locator(PLOT.format(key))
+    plot.wait_for(timeout=30_000)
+    return plot
+
+
+def click_cell(page: Any, key: str, layer: int, column: int) -> None:
+    """Click in the middle of a cell of a heatmap, as a person would."""
+    plot = wait_for_plot(page, key)
+    plot.scroll_into_view_if_needed()
+    page.wait_for_timeout(200)  # scrolling moves it
+    x, y = plot.evaluate(
+        """(plot, [layer, column]) => {
+            const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
+            return [box.x + xaxis._offset + xaxis.l2p(column),
+                    box.y + yaxis._offset + yaxis.l2p(layer)];
+        }""",
+        [layer, column],
+    )
+    page.mouse.move(x, y)
+    page.mouse.move(x + 1, y + 1)
+    page.mouse.click(x + 1, y + 1)
+
+
+def sentence(page: Any, beginning: str) -> str:
+    found = page.locator(".ob-sentence", has_text=beginning).first
+    found.wait_for(timeout=20_000)
+    return str(found.inner_text())
+
+
+def wait_until_exact(page: Any, key: str) -> Any:
+    """A map whose every cell has been run: none is hatched."""
+    plot = wait_for_plot(page, key)
+    page.wait_for_function(
+        """selector => {
+            const seen = [...document.querySelectorAll(selector)].filter(p => p.offsetParent);
+            return seen.length && seen.every(p => !p.data.some(t => t.name === "estimated"));
+        }""",
+        arg=PLOT.format(key).removesuffix(":visible"),
+        timeout=60_000,
+    )
+    return plot

@@ -1,0 +1,40 @@
+"""A map that is an estimate first, in a real Chromium."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.looking import OpenPage, click_cell, sentence, wait_for_plot, wait_until_exact
+
+pytestmark = pytest.mark.browser
+
+ESTIMATED = "plot => plot.data.some(trace => trace.name === 'estimated')"
+
+
+def test_an_estimate_is_hatched_until_its_cells_were_run(open_slow_page: OpenPage) -> None:
+    page = open_slow_page("/?fact=5&site=attn_out")  # the run has not patched this one
+    plot = wait_for_plot(page, "patching-forward-attn_out")
+    assert plot.evaluate(ESTIMATED)
+    page.get_by_text("Running cells").first.wait_for(timeout=20_000)
+    # A click works before all is run, and reaches the rest of the page.
+    click_cell(page, "patching-forward-attn_out", 0, 2)
+    assert "at ‘Iris’" in sentence(page, "By estimate, patching the attention output of block 0")
+    page.wait_for_url("**way=forward&layer=0&position=2")
+    assert page.locator(".ob-token.on").inner_text() == "Iris"
+    wait_until_exact(page, "patching-forward-attn_out")
+    wait_until_exact(page, "patching-reverse-attn_out")
+    page.get_by_text("cells that were run").first.wait_for(timeout=20_000)
+    assert "at ‘Iris’" in sentence(page, "Patching the attention output of block 0")
+    assert page.get_by_role("button", name="Cancel").count() == 0
+
+
+def test_work_can_be_cancelled(open_slow_page: OpenPage) -> None:
+    page = open_slow_page("/?fact=5&site=mlp_out")
+    wait_for_plot(page, "patching-forward-mlp_out")
+    page.get_by_role("button", name="Cancel").first.click(timeout=20_000)
+    again = page.get_by_role("button", name="Run every cell")
+    again.wait_for(timeout=20_000)
+    assert wait_for_plot(page, "patching-forward-mlp_out").evaluate(ESTIMATED)
+    wait_until_exact(page, "patching-reverse-mlp_out")  # the other one goes on
+    again.click()
+    wait_until_exact(page, "patching-forward-mlp_out")
