@@ -133,7 +133,8 @@ def test_neurons_and_patterns_are_estimated_by_their_slopes(
     change = (found["patched"] - found[run]).values
     scale = float(np.nanmax(np.abs(change)))
     assert scale > 0.05
-    for (example, case), layer in itertools.product(enumerate(CASES), range(tiny.model.n_layers)):
+    for example, layer in ((0, 2), (1, 1), (2, 0)):
+        case = CASES[example]
         there = reference.activation(tiny, tuple(case.ids(tiny, other)), site, layer)
         mean = means(tiny, REFERENCE, site, layer) if source == "mean" else torch.zeros(())
 
