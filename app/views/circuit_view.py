@@ -15,6 +15,7 @@ from app.pairs import Pair
 from app.views import parts
 from interp.errors import ModelError
 from interp.figures import circuit_map, theme
+from interp.figures.circuit import largest_score
 
 _TITLES = {
     "forward": "Asked forward",
@@ -51,10 +52,12 @@ def show(spec: ModelSpec, pairs: Mapping[str, tuple[Pair, ...]], *, width: int) 
     except ModelError as error:
         parts.html(markup.hint(str(error)))
         return
+    # On scales of their own, a circuit of noise would look like one that carries something.
+    limit = max(largest_score(one.circuit) for one in found.values())
     for (way, one), column in zip(found.items(), st.columns(len(found), gap="large"), strict=True):
         with column:
             parts.html(markup.way(_TITLES[way], _COLOURS[way]))
-            _one(spec, way, one, pairs[way], n_edges, width)
+            _one(spec, way, one, pairs[way], n_edges, limit, width)
 
 
 def _toggle() -> None:
@@ -88,14 +91,20 @@ def _score(spec: ModelSpec, pairs: Mapping[str, tuple[Pair, ...]]) -> int:
 
 
 def _one(
-    spec: ModelSpec, way: str, one: Measured, pairs: tuple[Pair, ...], n_edges: int, width: int
+    spec: ModelSpec,
+    way: str,
+    one: Measured,
+    pairs: tuple[Pair, ...],
+    n_edges: int,
+    limit: float,
+    width: int,
 ) -> None:
     circuit, random = one.circuit, [one.share(value) for value in one.random]
     said = sentences.circuit(
         len(circuit), circuit.graph.n_edges, one.share(one.alone), random, one.share(one.rest)
     )
     parts.figure(
-        circuit_map(circuit, width=width),
+        circuit_map(circuit, limit=limit, width=width),
         f"circuit-{way}",
         data=lambda: table(one),
         code=snippets.circuit(spec, pairs, n_edges),

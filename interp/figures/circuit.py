@@ -31,7 +31,11 @@ _READERS = {
 
 
 def circuit_map(
-    circuit: Circuit, *, title: str | None = None, width: int = grid.WIDTH
+    circuit: Circuit,
+    *,
+    limit: float | None = None,
+    title: str | None = None,
+    width: int = grid.WIDTH,
 ) -> go.Figure:
     """Draw a circuit: positions from left to right, layers upwards, the embedding at the bottom.
 
@@ -43,6 +47,8 @@ def circuit_map(
     Args:
         circuit: what `prune` or `Circuit.load` returned. If its scores were not told apart by
             position, columns are heads instead, and a note says so.
+        limit: the |score| of the widest edges, for maps to be compared; the largest of this one
+            if left out.
         title: of the figure.
         width: px that the figure will have; where the nodes need more, it is drawn wider.
     """
@@ -51,14 +57,13 @@ def circuit_map(
     wider = unit < _SLOT
     unit = max(unit, _SLOT)
     row = min(_ROW, max(30, _TALLEST / layout.height))
-    largest = max((abs(arc.score) for arc in layout.arcs if np.isfinite(arc.score)), default=0.0)
     fig = go.Figure()
     drawn = curves(layout, unit, row, _MARKER / 2 + 4)
-    fig.add_traces(_lines(layout, drawn, largest))
+    fig.add_traces(_lines(layout, drawn, limit or largest_score(circuit)))
     fig.add_trace(_edge_targets(layout, drawn, circuit))
     fig.add_traces(_nodes(layout, circuit))
     fig.add_traces(_legend(layout))
-    notes = _notes(layout, circuit, largest)
+    notes = _notes(layout, circuit)
     labels, angle = _column_labels(layout, unit)
     below = 22 if angle == 0 else 74
     top, bottom = _TOP + (28 if title else 0), below + 18 * len(notes)
@@ -87,13 +92,18 @@ def circuit_map(
     return fig
 
 
-def _lines(layout: Layout, paths: Sequence[Points], largest: float) -> list[go.Scatter]:
+def largest_score(circuit: Circuit) -> float:
+    """The largest |score| of a circuit's edges; 0 where none has one."""
+    return float(np.nan_to_num(np.abs(circuit.scores[circuit.included])).max(initial=0.0))
+
+
+def _lines(layout: Layout, paths: Sequence[Points], limit: float) -> list[go.Scatter]:
     """Edges of one look share a trace, the weakest at the back."""
     looks: dict[tuple[float, str, str], list[Points]] = defaultdict(list)
     gap = np.full((1, 2), np.nan)
     for arc, curve in zip(layout.arcs, paths, strict=True):
         # Eight steps of width can be told apart, and keep the number of traces small.
-        share = abs(arc.score) / largest if largest and np.isfinite(arc.score) else 0.0
+        share = min(1.0, abs(arc.score) / limit) if limit and np.isfinite(arc.score) else 0.0
         step = float(np.ceil(share * 8) / 8)
         looks[step, _colour(arc.score), _DASHES.get(arc.reader, "solid")] += [curve, gap]
     traces = []
@@ -230,13 +240,14 @@ def _legend(layout: Layout) -> list[go.Scatter]:
     ]
 
 
-def _notes(layout: Layout, circuit: Circuit, largest: float) -> list[str]:
+def _notes(layout: Layout, circuit: Circuit) -> list[str]:
     if not layout.arcs:
         return ["This circuit has no edges; choose more of them, or a lower threshold."]
     unit = str(circuit.settings.get("unit", ""))
     notes = [f"{len(circuit)} edges of {circuit.graph.n_edges:,}, {len(circuit.nodes)} components"]
-    if largest:
-        notes[0] += f"; the widest edge scores {_number(largest)} {unit}"
+    scores = [arc.score for arc in layout.arcs if np.isfinite(arc.score)]
+    if scores:
+        notes[0] += f"; the largest score is {_number(max(scores, key=abs))} {unit}"
     if not layout.by_position:
         notes.append(
             "Columns are heads: these scores were not told apart by position (by='position')."

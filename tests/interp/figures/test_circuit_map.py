@@ -182,6 +182,18 @@ def test_edges_are_drawn_from_node_to_node_by_size_and_sign() -> None:
     ]
 
 
+def test_maps_can_share_a_scale() -> None:
+    def widths(limit: float | None) -> list[float]:
+        return sorted(edge[5] for edge in ends(circuit_map(make(), limit=limit)))
+
+    assert widths(None)[-1] == 7.0
+    assert widths(8.0)[-1] == 3.5
+    assert widths(2.0)[-3:] == [7.0, 7.0, 7.0]  # scores 4, 3 and 2
+    assert widths(400.0)[-1] == 1.0  # nothing gets too thin to see
+    notes = circuit_map(make(), limit=8.0).layout.annotations
+    assert "the largest score is +4 logits" in notes[0].text
+
+
 def test_hovers_tell_nodes_and_edges() -> None:
     circuit = make()
     fig, layout = circuit_map(circuit), lay_out(circuit)
