@@ -20,7 +20,8 @@ _GAP, _CHARACTER, _LABEL = 0.6, 0.21, 2.1  # of columns: between two, of a label
 _SKIPPED, _LAST = 0.4, 1.2  # heights of layers without nodes and of the step to the logits
 
 _POINTS = 25  # of which a curve is made
-_BOWS = (0.0, 0.55, -0.55, 1.1, -1.1, 1.7, -1.7)  # how far it may swing out, in widths of a node
+_BOWS = (0.0, 20.0, -20.0, 40.0, -40.0, 60.0, -60.0)  # px that it may swing out
+_REACHES = (0.35, 0.6, 0.15)  # how much of its height it may go straight up at its ends
 _ASIDE = 0.2  # between edges of the same two nodes, in widths of a node
 
 Points = npt.NDArray[np.float64]
@@ -110,9 +111,13 @@ def curves(layout: Layout, unit: float, row: float, clearance: float) -> list[Po
     for arc, aside in zip(layout.arcs, _asides(layout.arcs), strict=True):
         (x0, y0), (x1, y1) = layout.places[arc.source], layout.places[arc.target]
         x0, x1 = x0 + aside, x1 + aside
-        reach = 0.35 * (y1 - y0)
         best, least = None, np.inf
-        for bow in _BOWS:
+        # Bent aside, an edge that comes from afar would turn back before its end.
+        ways = [(bow / unit, _REACHES[0]) for bow in _BOWS]
+        if abs(x1 - x0) > 1.2:
+            ways = [(0.0, share) for share in _REACHES]
+        for bow, share in ways:
+            reach = share * (y1 - y0)
             ends = ((x0, y0), (x0 + bow, y0 + reach), (x1 + bow, y1 - reach), (x1, y1))
             a, b, c, d = (np.array([end]) for end in ends)
             curve = (1 - t) ** 3 * a + 3 * t * (1 - t) ** 2 * b + 3 * t**2 * (1 - t) * c + t**3 * d
