@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from interp.circuits import Circuit
-    from interp.graph import Graph
     from interp.model import Model
     from interp.prompts import PromptPairs
 
@@ -51,36 +49,16 @@ class Measured:
 
 def measured(model: Model, pairs: PromptPairs, scores: xr.Dataset, n_edges: int) -> Measured:
     """The circuit of so many edges, built up from the logits, and its measurements."""
-    from interp.circuits import measure, prune
+    from interp.circuits import measure, prune, random_circuits
 
     circuit = prune(scores, n_edges, choice="greedy")
     rng = np.random.default_rng(0)
-    random = [random_circuit(circuit.graph, rng, len(circuit)) for _ in range(_RANDOM)]
+    random = [random_circuits(circuit.graph, rng, [len(circuit)])[0] for _ in range(_RANDOM)]
     every = circuit.graph.real
     sets = [every, every & False, circuit.included, every & ~circuit.included, *random]
     found = measure(model, pairs, np.stack(sets)).astype(float).mean(1).tolist()
     whole, empty, alone, rest, *others = found
     return Measured(circuit, len(pairs), whole, empty, alone, rest, tuple(others))
-
-
-def random_circuit(graph: Graph, rng: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
-    """A circuit [source, destination] built up from random scores, as small as it can be without
-    having fewer than `size` edges.
-
-    Most edges of a random choice lead nowhere and are dropped, so of as many choices a much
-    smaller circuit would be left to compare with.
-    """
-    from interp.circuits.prune import choose
-
-    values = rng.standard_normal(graph.real.shape).astype(np.float32)
-    low, high = size, graph.n_edges
-    while low < high:
-        middle = (low + high) // 2
-        if choose(graph, values, middle, choice="greedy").sum() >= size:
-            high = middle
-        else:
-            low = middle + 1
-    return choose(graph, values, low, choice="greedy")
 
 
 def sizes(n_edges: int) -> list[int]:

@@ -87,16 +87,18 @@ def packed(
             Only in the last block are there fewer.
     """
     changed: list[Any] = []
+    made = _Made()
     try:
         for name in _POSITION_WISE:
             module = _find(block, name)
             if module is None:
                 continue
             if name in _READ_BY_OTHERS:
-                wrapped = _with_others(module.forward, kept[name], rows, active)
+                wrapped = _with_others(module.forward, kept[name], rows, active, made)
             else:
                 # The first norm feeds keys and values too.
-                wrapped = _alone(module.forward, active if name == "ln1" or not read else read)
+                chosen = active if name == "ln1" or not read else read
+                wrapped = _alone(_in_one_kernel(module), chosen, made)
             module.__dict__["forward"] = wrapped
             changed.append(module)
         yield
@@ -115,22 +117,56 @@ def attention_adds(block: Any, output: Float[Tensor, "row position d_model"]) ->
         del block.attn.__dict__["forward"]
 
 
-def _alone(forward: Callable[..., Tensor], active: Active) -> Callable[..., Tensor]:
+class _Made:
+    """What a module has just made, packed, so that the next one need not gather it again."""
+
+    def __init__(self) -> None:
+        self.full: Tensor | None = None
+        self.version = 0
+        self.active: Active | None = None
+        self.values: Tensor | None = None
+
+    def keep(self, full: Tensor, active: Active, values: Tensor) -> Tensor:
+        # Whether it is edited in place before the next module reads it, an inference tensor does
+        # not tell.
+        if not full.is_inference():
+            self.full, self.version, self.active, self.values = full, full._version, active, values
+        return full
+
+    def gather(self, full: Tensor, active: Active) -> Tensor:
+        same = full is self.full and active is self.active
+        if same and full._version == self.version and self.values is not None:
+            return self.values
+        return active.gather(full)
+
+
+def _alone(forward: Callable[..., Tensor], active: Active, made: _Made) -> Callable[..., Tensor]:
     def wrapped(full: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        values = forward(active.gather(full), *args, **kwargs)
-        return active.scatter(values, values.new_zeros(*full.shape[:2], *values.shape[2:]))
+        values = forward(made.gather(full, active), *args, **kwargs)
+        out = active.scatter(values, values.new_zeros(*full.shape[:2], *values.shape[2:]))
+        return made.keep(out, active, values)
 
     return wrapped
 
 
 def _with_others(
-    forward: Callable[..., Tensor], kept: Tensor, rows: Tensor, active: Active
+    forward: Callable[..., Tensor], kept: Tensor, rows: Tensor, active: Active, made: _Made
 ) -> Callable[..., Tensor]:
     def wrapped(full: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        values = forward(active.gather(full), *args, **kwargs)
+        values = forward(made.gather(full, active), *args, **kwargs)
         return active.scatter(values, kept.index_select(0, rows))
 
     return wrapped
+
+
+def _in_one_kernel(module: Any) -> Callable[..., Tensor]:
+    """A layer norm without TransformerLens' steps, where nobody listens to them."""
+    norm = getattr(module, "original_component", None)
+    listened = any(getattr(point, "fwd_hooks", None) for point in module.children())
+    if isinstance(norm, torch.nn.LayerNorm) and not listened:
+        return norm.forward
+    forward: Callable[..., Tensor] = module.forward
+    return forward
 
 
 def _find(block: Any, name: str) -> Any:

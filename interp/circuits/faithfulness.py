@@ -10,7 +10,7 @@ import xarray as xr
 
 from interp.circuits.circuit import jaccard
 from interp.circuits.measure import Ablation, Progress, check_model, measure
-from interp.circuits.prune import Choice, choose
+from interp.circuits.prune import Choice, choose, random_circuits
 from interp.errors import MetricError, SiteError
 from interp.graph import Edges, Graph
 from interp.metrics import Metric, get_metric
@@ -57,14 +57,16 @@ def faithfulness_curve(
         fractions: shares of all edges, growing.
         choice, absolute: as for `prune`.
         ablation, reference: as for `measure`.
-        n_random: circuits of random scores, for each size.
+        n_random: random circuits beside each; built up from the logits by random scores until
+            they have at least as many edges.
         n_bootstrap: resamples of the pairs for the intervals.
         n_resampled: circuits chosen anew from resampled pairs, for `jaccard`.
         progress: called with (runs done, runs in all).
 
     Returns:
         f, f_low, f_high (fraction); complement(fraction), f of all other edges; random(draw,
-        fraction); n_edges(fraction), what is left after dropping the disconnected.
+        fraction) and random_edges(draw, fraction); n_edges(fraction), what is left after dropping
+        the disconnected.
         cpr, cmd, cpr_log, cmd_log, each with _low, _high, and _random(draw).
         jaccard, jaccard_low (fraction): the share of edges that a circuit and one from resampled
         pairs have in common, mean and lowest.
@@ -86,7 +88,8 @@ def faithfulness_curve(
 
     circuits = chosen(scores["score"].values)
     complements = [graph.real & ~edges for edges in circuits]
-    draws = [chosen(rng.standard_normal(graph.real.shape).astype("f4")) for _ in range(n_random)]
+    sizes = [int(edges.sum()) for edges in circuits]
+    draws = [random_circuits(graph, rng, sizes) for _ in range(n_random)]
     runs = [graph.real, graph.real & False, *circuits, *complements, *(c for d in draws for c in d)]
     found = measure(
         model,
@@ -121,7 +124,11 @@ def faithfulness_curve(
         "f_high": ("fraction", high),
         "complement": ("fraction", share_of[n : 2 * n]),
         "random": (("draw", "fraction"), random),
-        "n_edges": ("fraction", [int(edges.sum()) for edges in circuits]),
+        "random_edges": (
+            ("draw", "fraction"),
+            np.array([[int(c.sum()) for c in d] for d in draws]).reshape(n_random, n),
+        ),
+        "n_edges": ("fraction", sizes),
         "jaccard": ("fraction", similar.mean(0)),
         "jaccard_low": ("fraction", similar.min(0)),
         "circuit_metric": (("fraction", "example"), found[2 : n + 2]),

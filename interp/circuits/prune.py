@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -71,11 +72,11 @@ def prune(
     identity = {key: str(scores.attrs[key]) for key in ("model", "fingerprint", "obverse_version")}
     if "position_score" not in scores:
         return Circuit(graph, included, values, identity, settings)
-    at = np.abs(np.nan_to_num(scores["position_score"].values)).argmax(0)
+    at = np.abs(np.nan_to_num(scores["position_score"].values))
     labels = tuple(str(label) for label in scores["position_label"].values)
-    return Circuit(
-        graph, included, values, identity, settings, labels, np.where(graph.real, at, -1)
-    )
+    # An answer's own tokens stand behind the axis: what is read there only has no place on it.
+    position = np.where(at.max(0) > 0, at.argmax(0), -1)
+    return Circuit(graph, included, values, identity, settings, labels, position)
 
 
 def choose(
@@ -83,10 +84,40 @@ def choose(
 ) -> Edges:
     """The edges of a circuit of at most n_edges [source, destination]."""
     ranked = np.where(graph.real, np.nan_to_num(size(values, absolute)), -np.inf)
-    if choice == "greedy":
-        return connected(graph, _greedy(graph, ranked, n_edges))
+    order = (
+        greedy_order(graph, ranked)
+        if choice == "greedy"
+        else np.argsort(-ranked, axis=None, kind="stable")
+    )
+    return _first(graph, order, n_edges)
+
+
+def random_circuits(graph: Graph, rng: np.random.Generator, sizes: Sequence[int]) -> list[Edges]:
+    """Circuits built up from the logits by random scores, each with at least so many edges.
+
+    Most edges of a random choice lead nowhere and are dropped; of as many choices as a circuit was
+    made of, next to nothing would be left to compare with.
+    """
+    order = greedy_order(
+        graph, np.where(graph.real, rng.standard_normal(graph.real.shape), -np.inf)
+    )
+    found = []
+    for wanted in sizes:
+        low, high = wanted, graph.n_edges
+        while low < high:
+            middle = (low + high) // 2
+            if _first(graph, order, middle).sum() >= wanted:
+                high = middle
+            else:
+                low = middle + 1
+        found.append(_first(graph, order, low))
+    return found
+
+
+def _first(graph: Graph, order: npt.NDArray[np.int64], n_edges: int) -> Edges:
+    """The circuit of the first edges of an order."""
     included = np.zeros(graph.real.shape, dtype=bool)
-    included.flat[np.argsort(-ranked, axis=None, kind="stable")[:n_edges]] = True
+    included.flat[order[:n_edges]] = True
     return connected(graph, included)
 
 
@@ -109,10 +140,11 @@ def size(values: Scores, absolute: bool) -> Scores:
     return np.abs(values) if absolute else values
 
 
-def _greedy(graph: Graph, ranked: Scores, n_edges: int) -> Edges:
-    included = np.zeros(graph.real.shape, dtype=bool)
+def greedy_order(graph: Graph, ranked: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
+    """All edges, as flat indices, in the order in which a greedy choice takes them."""
     opened: set[int] = set()
     heap: list[tuple[float, int, int]] = []
+    order: list[int] = []
 
     def open_reader(destination: int) -> None:
         if destination not in opened:
@@ -123,11 +155,9 @@ def _greedy(graph: Graph, ranked: Scores, n_edges: int) -> Edges:
                 )
 
     open_reader(len(graph.destinations) - 1)
-    for _ in range(n_edges):
-        if not heap:
-            break
+    while heap:
         _, source, destination = heapq.heappop(heap)
-        included[source, destination] = True
+        order.append(source * len(graph.destinations) + destination)
         for reader in np.nonzero(graph.feeds[:, source])[0]:
             open_reader(int(reader))
-    return included
+    return np.array(order, dtype=np.int64)

@@ -15,7 +15,6 @@ from app.pairs import Pair, build, typed
 from interp import load_model
 from interp.circuits import measure, prune
 from interp.errors import ModelError
-from interp.graph import Graph
 
 PAIRS = (
     typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea"),
@@ -66,20 +65,6 @@ def test_the_circuit_is_run_and_so_is_all_that_it_leaves_out(
     assert len(found.random) == 5
     assert len(set(found.random)) > 1
     assert engine.circuit(spec, PAIRS, 20) is found
-
-
-def test_random_circuits_are_no_smaller_and_of_one_piece() -> None:
-    graph, rng = Graph(4, 4, 2, True), np.random.default_rng(1)
-    for size in (1, 10, 60, graph.n_edges):
-        edges = circuits.random_circuit(graph, rng, size)
-        assert size <= edges.sum() <= size + 30
-        assert not edges[~graph.real].any()
-        # Every reader with an input feeds something that is read, but for the logits.
-        for destination in np.nonzero(edges.any(0))[0][:-1]:
-            fed = graph.feeds[destination]
-            assert edges[fed].any()
-        for source in np.nonzero(edges.any(1))[0][1:]:
-            assert edges[:, graph.feeds[:, source]].any()
 
 
 def test_shares_count_from_no_edge_to_the_whole_model(engine: Engine, spec: ModelSpec) -> None:

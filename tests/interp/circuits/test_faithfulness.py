@@ -53,6 +53,7 @@ def test_each_point_is_a_share_of_the_gap(
     np.testing.assert_allclose(curve["random"][:, -1], 1.0, atol=1e-3)
     np.testing.assert_allclose(curve["circuit_metric"][-1], curve["full"], atol=1e-4)
     assert curve["random"].shape == (3, len(SHARES))
+    assert bool((curve["random_edges"] >= curve["n_edges"]).all())
 
 
 def test_areas_are_integrals() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp import PromptPairs, load_model
-from interp.circuits import attribute_edges, prune
+from interp.circuits import attribute_edges, prune, random_circuits
 from interp.circuits.circuit import jaccard
 from interp.circuits.prune import choose, connected
 from interp.errors import SiteError
@@ -95,6 +95,20 @@ def test_greedy_takes_the_best_edge_into_what_it_has(seed: int, n: int, absolute
         chosen.flat[best] = True
     found = choose(graph, values, min(n, graph.n_edges), choice="greedy", absolute=absolute)
     np.testing.assert_array_equal(found, connected(graph, chosen))
+
+
+def test_random_circuits_are_no_smaller_and_of_one_piece() -> None:
+    graph, rng = Graph(4, 4, 2, True), np.random.default_rng(1)
+    sizes = (0, 1, 10, 60, graph.n_edges)
+    for size, edges in zip(sizes, random_circuits(graph, rng, sizes), strict=True):
+        assert size <= edges.sum() <= size + 30
+        assert not edges[~graph.real].any()
+        # Every reader with an input feeds something that is read, but for the logits.
+        for destination in np.nonzero(edges.any(0))[0][:-1]:
+            fed = graph.feeds[destination]
+            assert edges[fed].any()
+        for source in np.nonzero(edges.any(1))[0][1:]:
+            assert edges[:, graph.feeds[:, source]].any()
 
 
 @pytest.fixture(scope="module")
