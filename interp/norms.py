@@ -34,6 +34,7 @@ class Norm:
     epsilon: float
 
     @classmethod
+    @torch.no_grad()
     def found_in(cls, module: Callable[[Tensor], Tensor], width: int, like: Tensor) -> Norm:
         """Try a module on a few streams; whether it is a norm is to be checked on others.
 
