@@ -25,7 +25,9 @@ def test_an_estimate_is_hatched_until_its_cells_were_run(open_slow_page: OpenPag
     wait_until_exact(page, "patching-reverse-attn_out")
     page.get_by_text("cells that were run").first.wait_for(timeout=20_000)
     assert "at ‘Iris’" in sentence(page, "Patching the attention output of block 0")
-    assert page.get_by_role("button", name="Cancel").count() == 0
+    # The page is drawn once more when the work has ended.
+    cancel = page.locator("button:visible", has_text="Cancel")
+    cancel.first.wait_for(state="detached", timeout=20_000)
 
 
 def test_work_can_be_cancelled(open_slow_page: OpenPage) -> None:
