@@ -8,7 +8,6 @@ the stream, which is their sum. Whether a model is such a sum is tried on its ow
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -20,6 +19,7 @@ from interp.forward import TOLERANCE, relative_error
 from interp.linear import affine, each_head, position_wise
 from interp.model import Model
 from interp.norms import Norm
+from interp.packing import find, runs_as
 from interp.parts_run import PartsRun, run_parts
 
 Projection = Literal["q", "k", "v"]
@@ -48,7 +48,7 @@ class Components:
         self._closed: dict[int, Norm | None] = {}
         self._weights: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
         for block in model.bridge.blocks:
-            if any(_part(block, f"attn.{name}") is None for name in (*PROJECTIONS, "o")):
+            if any(find(block, f"attn.{name}") is None for name in (*PROJECTIONS, "o")):
                 raise ModelError(
                     f"{model.name} does not expose queries, keys and values apart, so its edges "
                     "cannot be told from each other; use another architecture."
@@ -70,7 +70,7 @@ class Components:
         name = self._norms[reader]
         if name is None:
             return stream
-        return self._position_wise(_part(self.model.bridge.blocks[layer], name), stream)
+        return self._position_wise(find(self.model.bridge.blocks[layer], name), stream)
 
     def attention_norm(self, layer: int) -> Norm | None:
         """The norm before attention in closed form; None where there is none."""
@@ -85,7 +85,7 @@ class Components:
         self, layer: int, projection: Projection, normed: Float[Tensor, "... d_model"]
     ) -> Float[Tensor, "... head d_head"]:
         """Queries, keys or values of all heads, all reading the same."""
-        module = _part(self.model.bridge.blocks[layer], f"attn.{projection}")
+        module = find(self.model.bridge.blocks[layer], f"attn.{projection}")
         flat = self._position_wise(module, normed)
         return flat.reshape(*flat.shape[:-1], self.n_readers(projection), -1)
 
@@ -180,8 +180,8 @@ class Components:
         with self.model.lock, contextlib.ExitStack() as stack:
             for name in PROJECTIONS:
                 value = given[name].flatten(2)
-                stack.enter_context(_replaced(attention, name, lambda *_a, v=value, **_k: v))
-            stack.enter_context(_replaced(attention, "o", keep))
+                stack.enter_context(runs_as(getattr(attention, name), lambda *_a, v=value, **_k: v))
+            stack.enter_context(runs_as(attention.o, keep))
             stack.enter_context(torch.set_grad_enabled(grad))
             attention(blank, *args, **kwargs)
         return kept[0].reshape(*q.shape)
@@ -192,7 +192,7 @@ class Components:
 
     def _affine(self, layer: int, name: str, width: int) -> tuple[Tensor, Tensor]:
         if (layer, name) not in self._weights:
-            module = _part(self.model.bridge.blocks[layer], f"attn.{name}")
+            module = find(self.model.bridge.blocks[layer], f"attn.{name}")
             with self.model.lock:
                 self._weights[layer, name] = affine(module, width, self._like)
         return self._weights[layer, name]
@@ -215,14 +215,14 @@ class Components:
                     ) -> None:
                         read.setdefault(key, args[0].detach().clone())
 
-                    stack.callback(_part(block, name).register_forward_pre_hook(keep).remove)
+                    stack.callback(find(block, name).register_forward_pre_hook(keep).remove)
             run = self.run(ids)
         layers = range(model.n_layers)
         for reader in _READS:
             if any((layer, reader) not in read for layer in layers):
                 raise self._unreadable(reader)
         with torch.no_grad():
-            heads = [self.written(i, run.z(i)).sum(1) + self.output_weights(i)[1] for i in layers]
+            heads = [self.attention_out(i, run.z(i)) for i in layers]
             for i in layers:
                 added = run.pre(i + 1) - run.pre(i)
                 if not self._agrees(heads[i] + run.mlp(i), added):
@@ -253,7 +253,7 @@ class Components:
         name = self._norms["attn"]
         if name is None:
             return None
-        module = _part(self.model.bridge.blocks[layer], name)
+        module = find(self.model.bridge.blocks[layer], name)
         return Norm.found_in(
             lambda streams: self._position_wise(module, streams), self.model.d_model, self._like
         )
@@ -261,7 +261,7 @@ class Components:
     def _norm_before(self, reader: str, streams: list[Tensor], read: list[Tensor]) -> str | None:
         blocks = self.model.bridge.blocks
         for name in _NORMS:
-            norms = [_part(block, name) if name else None for block in blocks]
+            norms = [find(block, name) if name else None for block in blocks]
             if name and None in norms:
                 continue
             found = [
@@ -280,21 +280,3 @@ class Components:
             f"What the {reader} of {self.model.name} reads is not the residual stream behind a "
             "layer norm or RMS norm, so its edges cannot be told; sweep its sites instead."
         )
-
-
-@contextlib.contextmanager
-def _replaced(attention: Any, name: str, forward: Any) -> Iterator[None]:
-    module = getattr(attention, name)
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        del module.__dict__["forward"]
-
-
-def _part(block: Any, name: str) -> Any:
-    for piece in name.split("."):
-        block = getattr(block, piece, None)
-        if block is None:
-            return None
-    return block

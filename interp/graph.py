@@ -167,5 +167,11 @@ class Graph:
         """The layer of a reader; the number of layers for the unembedding."""
         return destination // (self.n_heads + 2 * self.n_key_value_heads + 1)
 
+    def head_read_by(self, destination: int) -> tuple[Projection, int]:
+        """Of a reader that is no MLP nor the logits, its projection and head."""
+        layer = self.layer_of(destination)
+        projection = next(p for p in PROJECTIONS if destination < self.readers(layer, p).stop)
+        return projection, destination - self.readers(layer, projection).start
+
     def mlp_reader(self, layer: int) -> int:
         return (layer + 1) * (self.n_heads + 2 * self.n_key_value_heads + 1) - 1

@@ -51,7 +51,7 @@ class Active:
 
 def can_pack(block: Any) -> bool:
     """Whether the block has separate queries, keys, values, output matrix and MLP to run packed."""
-    return all(_find(block, name) is not None for name in _POSITION_WISE[:5])
+    return all(find(block, name) is not None for name in _POSITION_WISE[:5])
 
 
 def keep_for_others(block: Any, kept: dict[str, Tensor]) -> Iterator[Callable[[], None]]:
@@ -69,7 +69,7 @@ def keep_for_others(block: Any, kept: dict[str, Tensor]) -> Iterator[Callable[[]
         def hook(_module: Any, _args: Any, output: Tensor, name: str = name) -> None:
             kept[name] = output.detach().clone()
 
-        yield _find(block, name).register_forward_hook(hook).remove
+        yield find(block, name).register_forward_hook(hook).remove
 
 
 @contextlib.contextmanager
@@ -86,11 +86,10 @@ def packed(
         read: the positions of the block's output that will be used; all active ones if left out.
             Only in the last block are there fewer.
     """
-    changed: list[Any] = []
     made = _Made()
-    try:
+    with contextlib.ExitStack() as stack:
         for name in _POSITION_WISE:
-            module = _find(block, name)
+            module = find(block, name)
             if module is None:
                 continue
             if name in _READ_BY_OTHERS:
@@ -99,22 +98,25 @@ def packed(
                 # The first norm feeds keys and values too.
                 chosen = active if name == "ln1" or not read else read
                 wrapped = _alone(_in_one_kernel(module), chosen, made)
-            module.__dict__["forward"] = wrapped
-            changed.append(module)
+            stack.enter_context(runs_as(module, wrapped))
         yield
-    finally:
-        for module in changed:
-            del module.__dict__["forward"]
 
 
 @contextlib.contextmanager
-def attention_adds(block: Any, output: Float[Tensor, "row position d_model"]) -> Iterator[None]:
-    """Inside, the block's attention is not run: this is what it returns, without its weights."""
-    block.attn.__dict__["forward"] = lambda *_args, **_kwargs: (output, None)
+def runs_as(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, a module computes what `forward` does; hooks on the module still fire."""
+    module.__dict__["forward"] = forward
     try:
         yield
     finally:
-        del block.attn.__dict__["forward"]
+        del module.__dict__["forward"]
+
+
+def attention_adds(
+    block: Any, output: Float[Tensor, "row position d_model"]
+) -> contextlib.AbstractContextManager[None]:
+    """Inside, the block's attention is not run: this is what it returns, without its weights."""
+    return runs_as(block.attn, lambda *_args, **_kwargs: (output, None))
 
 
 class _Made:
@@ -169,7 +171,8 @@ def _in_one_kernel(module: Any) -> Callable[..., Tensor]:
     return forward
 
 
-def _find(block: Any, name: str) -> Any:
+def find(block: Any, name: str) -> Any:
+    """A part of a block by its name, such as "attn.q"; None where the block lacks it."""
     for part in name.split("."):
         block = getattr(block, part, None)
         if block is None:

@@ -145,6 +145,7 @@ def table(one: Measured) -> pd.DataFrame:
     rows = []
     for source, destination in circuit.edges:
         at = circuit.graph.sources.index(source), circuit.graph.destinations.index(destination)
-        position = circuit.positions[circuit.position[at]] if circuit.positions else ""
+        place = int(circuit.position[at]) if circuit.positions else -1
+        position = circuit.positions[place] if place >= 0 else ""
         rows.append((source, destination, float(circuit.scores[at]), position))
     return pd.DataFrame(rows, columns=["source", "destination", "score", "position"])

@@ -82,13 +82,11 @@ def _after_head(
     stream = base.pre(layer)[rows]
     normed = parts.normed(layer, "attn", stream)
     given = {p: parts.projected(layer, p, normed) for p in PROJECTIONS}
-    read = parts.normed(layer, "attn", stream + change)
-    for projection in PROJECTIONS:
-        readers = graph.readers(layer, projection)
-        if readers.start <= destination < readers.stop:
-            head = destination - readers.start
-            matrix, bias = parts.input_weights(layer, projection)
-            given[projection][:, :, head] = read @ matrix[head] + bias[head]
+    projection, head = graph.head_read_by(destination)
+    alone = torch.tensor([head], device=stream.device)
+    given[projection][:, :, alone] = parts.read(
+        layer, projection, (stream + change)[:, None], alone
+    ).transpose(1, 2)
     z = parts.attend(layer, base, rows, given["q"], given["k"], given["v"])
     added = parts.written(layer, z - base.z(layer)[rows]).sum(1)
     after = base.pre(layer + 1)[rows] + added

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp import sites as site_names
 from interp.batching import batches, rows_that_fit
-from interp.components import PROJECTIONS, Components
+from interp.components import Components
 from interp.contrast import Contrast, contrasts
 from interp.errors import SiteError
 from interp.forward import resume
@@ -242,10 +242,9 @@ def _reading(
             value = parts.mlp(layer, stream)
             point = site_names.hook_point(parts.model, Site("mlp_out", layer))
             return point, lambda _: value
-        projection = next(p for p in PROJECTIONS if receiver < graph.readers(layer, p).stop)
-        head = receiver - graph.readers(layer, projection).start
-        matrix, bias = parts.input_weights(layer, projection)
-        made = parts.normed(layer, "attn", stream) @ matrix[head] + bias[head]
+        projection, head = graph.head_read_by(receiver)
+        alone = torch.tensor([head], device=stream.device)
+        made = parts.read(layer, projection, stream[:, None], alone)[:, 0]
 
     def put(value: Tensor) -> Tensor:
         value = value.clone()
