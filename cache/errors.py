@@ -13,3 +13,7 @@ class ObverseError(Exception):
 
 class StorageError(ObverseError):
     """A file or folder cannot be read or written."""
+
+
+class DamageError(StorageError):
+    """A stored file is not what was written; `ActivationStore.get` computes its rows again."""

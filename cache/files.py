@@ -21,6 +21,7 @@ from cache.errors import StorageError
 __all__ = [
     "TEMPORARY_PREFIX",
     "atomic_path",
+    "flush",
     "make_folder",
     "read_bytes",
     "remove",
@@ -49,20 +50,23 @@ _ADVICE = {
 }
 
 
-def write_atomic(path: Path | str, data: bytes | str) -> None:
+def write_atomic(path: Path | str, data: bytes | str, *, temporary: str | None = None) -> None:
     """Write `data` (text as UTF-8) to `path`, all of it or nothing.
+
+    Args:
+        temporary: the name of the partial file; a random one if left out.
 
     Raises:
         StorageError: the disk is full, the folder missing or read-only, and the like; the old
             file, if there was one, is unchanged.
     """
     content = data.encode("utf-8") if isinstance(data, str) else data
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with atomic_path(path, temporary) as partial, open(partial, "wb") as file:
         file.write(content)
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, temporary: str | None = None) -> Iterator[Path]:
     """A path in the same folder to write to; it becomes `path` when the block ends well.
 
     For libraries that want a path of their own. On any exception the partial file is removed and
@@ -73,17 +77,18 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     target = Path(path)
     # The random part keeps two processes apart; the suffix stays, since libraries look at it.
-    temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{target.name}")
+    random = f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{target.name}"
+    partial = target.with_name(temporary or random)
     with storage_errors(target, "written"):
         try:
-            yield temporary
-            _flush(temporary)
-            os.replace(temporary, target)
+            yield partial
+            flush(partial)
+            os.replace(partial, target)
         except BaseException:
             with contextlib.suppress(OSError):
-                temporary.unlink()
+                partial.unlink()
             raise
-        _flush(target.parent)
+        flush(target.parent)
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -129,7 +134,7 @@ def storage_errors(path: Path, verb: str) -> Iterator[None]:
         raise StorageError(f"'{path}' cannot be {verb}: {reason}.") from error
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,0 +1,99 @@
+"""How much a store may take: a budget, a share of the disk that stays free, and what goes first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from cache.errors import StorageError
+from cache.files import storage_errors
+from cache.folder import Folder
+from cache.index import Index
+from cache.sizes import show_size
+
+__all__ = ["Room"]
+
+_FLOOR = 1 << 30
+_FLOOR_SHARE = 20  # a twentieth of a small disk
+_EVICTED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Room:
+    """The limits of a store.
+
+    Attributes:
+        budget: bytes that it may take; None for as much as the disk allows.
+        floor: bytes of the disk that must stay free; 1 GiB, or a twentieth of a smaller disk, if
+            None.
+    """
+
+    folder: Folder
+    budget: int | None
+    floor: int | None
+
+    def check(self, size: int, what: str) -> None:
+        """Refuse what cannot fit even if everything else is evicted.
+
+        Args:
+            size: bytes that it takes.
+            what: what to call it, such as "10,000 tokens at 12 sites".
+
+        Raises:
+            StorageError: with the figures.
+        """
+        if self.budget is not None and size > self.budget:
+            raise StorageError(
+                f"{what} take {show_size(size)}, but the store's budget is "
+                f"{show_size(self.budget)}; raise the budget, or store fewer sites or tokens."
+            )
+        stored = self.folder.indexed(Index.total)
+        free, floor = self.free()
+        if size > free - floor + stored:
+            raise StorageError(
+                f"{what} take {show_size(size)}, but the disk of '{self.folder.root}' has "
+                f"{show_size(free)} free, of which {show_size(floor)} stay free; choose another "
+                "folder, or store fewer sites or tokens."
+            )
+
+    def make(self, size: int, keep: Collection[str] = ()) -> None:
+        """Evict what was not used for longest until `size` bytes more fit.
+
+        Args:
+            keep: shards that stay in any case.
+
+        Raises:
+            StorageError: they do not fit even then.
+        """
+        while (lacking := self._lacking(size)) > 0:
+            victims = []
+            oldest = self.folder.indexed(Index.oldest, len(keep) + _EVICTED_AT_ONCE)
+            for entry in oldest:
+                if lacking > 0 and entry.shard not in keep:
+                    victims.append(entry.shard)
+                    lacking -= entry.bytes
+            if not victims:
+                free, floor = self.free()
+                raise StorageError(
+                    f"{show_size(size)} more do not fit into '{self.folder.root}': its budget is "
+                    f"{'open' if self.budget is None else show_size(self.budget)}, and the disk "
+                    f"has {show_size(free)} free, of which {show_size(floor)} stay free; raise the "
+                    "budget, free some space, or choose another folder."
+                )
+            self.folder.remove(victims)
+
+    def free(self) -> tuple[int, int]:
+        """Bytes free on the disk, and those of them that must stay free."""
+        with storage_errors(self.folder.root, "read"):
+            disk = os.statvfs(self.folder.root)
+        floor = min(_FLOOR, disk.f_blocks * disk.f_frsize // _FLOOR_SHARE)
+        return disk.f_bavail * disk.f_frsize, floor if self.floor is None else self.floor
+
+    def _lacking(self, size: int) -> int:
+        free, floor = self.free()
+        lacking = size + floor - free
+        if self.budget is not None:
+            stored = self.folder.indexed(Index.total)
+            lacking = max(lacking, stored + size - self.budget)
+        return lacking
