@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interp.activations import capture as capture
     from interp.answers import score_answers as score_answers
-    from interp.forward import capture as capture
     from interp.forward import record as record
     from interp.forward import resume as resume
     from interp.lens import logit_lens as logit_lens
@@ -31,7 +31,7 @@ _HOMES = {
     "PromptPairs": "interp.prompts",
     "Site": "interp.sites",
     "answer_logprob": "interp.metrics",
-    "capture": "interp.forward",
+    "capture": "interp.activations",
     "estimate": "interp.patching",
     "load_model": "interp.model",
     "logit_diff": "interp.metrics",

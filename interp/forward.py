@@ -1,15 +1,16 @@
-"""The two hooked forward passes that everything else is made of.
+"""The hooked forward passes that everything else is made of.
 
-`record` runs whole prompts once and keeps activations together with what each block was called
-with; `resume` goes on from any block with other rows in the residual stream.
+`observe` runs prompts as far as needed and keeps activations; `record` runs them to the end and
+keeps what each block was called with too; `resume` goes on from any block with other rows in the
+residual stream.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,15 +18,14 @@ from torch import Tensor
 
 from interp import packing
 from interp import sites as site_names
-from interp.batching import batches, is_out_of_memory, rows_that_fit
+from interp.batching import is_out_of_memory
 from interp.between import check_between
 from interp.blocks import BlockCall, Taken, block_call
-from interp.errors import ModelError, PromptError
+from interp.errors import ModelError
 from interp.hooks import Hook, hooked
 from interp.model import Model
 from interp.packing import Active
 from interp.sites import Site
-from interp.tokens import Prompts, TokenBatch, tokenise
 from interp.wrapping import first_sentence
 
 # Relative disagreement of two orders of summation; a skipped norm or soft cap is off by 0.1 or
@@ -60,59 +60,30 @@ class Recording:
         return self.activations[site]
 
 
-def capture(
-    model: Model,
-    prompts: Prompts | str | TokenBatch,
-    sites: str | Site | Iterable[str | Site],
-    *,
-    positions: Literal["all", "last"] = "all",
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Tensor]:
-    """Run the prompts and keep activations.
-
-    Args:
-        model: the model.
-        prompts: texts, or token ids [example, position].
-        sites: "resid_post" for every layer, "resid_post.3" for one, or `Site`s.
-        positions: "last" keeps only each prompt's last token.
-        progress: called with (prompts done, prompts in all).
+def observe(
+    model: Model, ids: Int[Tensor, "example position"], sites: Iterable[Site]
+) -> dict[Site, Tensor]:
+    """Run `ids` as far as the deepest of `sites`, and keep the activations there.
 
     Returns:
-        {"resid_post.3": [example, position, d_model], "z.0": [example, position, head, d_head],
-        "pattern.0": [example, head, destination, source], …}; with positions="last" the position
-        axis is gone. Shorter prompts are padded on the right: what stands beyond a prompt's
-        length is meaningless. A site with a head ("z.3.h5") has no head axis.
+        By site [example, position, …]; copies, safe to change.
 
     Raises:
-        SiteError: the model has no such site, layer or head.
-        PromptError: a prompt is empty or too long, or `positions` is unknown.
+        SiteError: the model has no such site.
+        ModelError: TransformerLens does not see it there.
     """
-    batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
-    wanted = list(dict.fromkeys(_sites(model, sites)))
-    if positions not in ("all", "last"):
-        raise PromptError(f"Unknown positions '{positions}'; choose 'all' or 'last'.")
-    if positions == "last" and any(site.name == "pattern" for site in wanted):
-        raise PromptError("Attention patterns have two position axes; capture them with 'all'.")
-    whole = {Site(site.name, site.layer) for site in wanted}
-    width = batch.ids.shape[1]
-    pieces: dict[str, list[Tensor]] = {str(site): [] for site in wanted}
-
-    def run(start: int, stop: int) -> Mapping[Site, Tensor]:
-        return record(model, batch.ids[start:stop], whole).activations
-
-    size = rows_that_fit(model, recording_memory(model, width, len(whole)))
-    for start, stop, activations in batches(len(batch), size, run):
-        for site in wanted:
-            value = activations[Site(site.name, site.layer)]
-            if site.head is not None:
-                value = value.select(1 if site.name == "pattern" else 2, site.head)
-            if positions == "last":
-                last = (batch.lengths[start:stop] - 1).to(value.device)
-                value = value[torch.arange(stop - start, device=value.device), last]
-            pieces[str(site)].append(value.contiguous())
-        if progress:
-            progress(stop, len(batch))
-    return {name: torch.cat(parts) for name, parts in pieces.items()}
+    wanted = {site_names.check(model, site) for site in sites}
+    if any(site.name == "resid_mid" for site in wanted):
+        check_between(model)
+    kept: dict[Site, Tensor] = {}
+    beyond = 1 + max(site.layer for site in wanted)
+    stop_before = model.bridge.blocks[beyond] if beyond < model.n_layers else model.bridge.ln_final
+    with model.lock, torch.no_grad(), contextlib.ExitStack() as stack:
+        stack.enter_context(hooked(_keepers(model, wanted, kept)))
+        stack.callback(stop_before.register_forward_pre_hook(_stop).remove)
+        model.bridge(ids.to(model.device), use_cache=False, return_type="logits")
+    _check_seen(model, wanted, kept)
+    return kept
 
 
 def record(
@@ -143,12 +114,6 @@ def record(
     ids = ids.to(model.device)
     batch = len(ids)
 
-    def keep(site: Site) -> Hook:
-        def hook(value: Tensor) -> None:
-            kept[site] = value.detach().clone()
-
-        return hook
-
     def remember(layer: int) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], None]:
         def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             calls[layer] = block_call(model.name, args, kwargs, batch, taken)
@@ -159,9 +124,7 @@ def record(
     checks = [] if model.resume_verified else [Site("resid_pre", 0)]
     wanted = {site_names.check(model, site) for site in (*sites, *checks)}
     with model.lock, contextlib.ExitStack() as stack:
-        stack.enter_context(
-            hooked([(site_names.hook_point(model, site), keep(site)) for site in wanted])
-        )
+        stack.enter_context(hooked(_keepers(model, wanted, kept)))
         for layer, block in enumerate(model.bridge.blocks):
             handle = block.register_forward_pre_hook(remember(layer), with_kwargs=True)
             stack.callback(handle.remove)
@@ -175,12 +138,7 @@ def record(
             stack.callback(model.bridge.ln_final.register_forward_pre_hook(_stop).remove)
         with torch.no_grad():
             logits = model.bridge(ids, use_cache=False, return_type="logits")
-    missing = [site for site in wanted if site not in kept]
-    if missing:
-        raise ModelError(
-            f"{model.name} never computes '{missing[0]}' where TransformerLens could see it; "
-            "choose another site."
-        )
+    _check_seen(model, wanted, kept)
     in_order = tuple(calls[layer] for layer in range(model.n_layers))
     recording = Recording(in_order, batch, kept, kept_for_others)
     if checks:
@@ -289,10 +247,27 @@ def recording_memory(model: Model, length: int, n_sites: int) -> int:
     return model.memory_per_row(length) + kept + masks + logits
 
 
-def _sites(model: Model, sites: str | Site | Iterable[str | Site]) -> Iterator[Site]:
-    for site in [sites] if isinstance(sites, str | Site) else sites:
-        for one in site_names.expand(model, site) if isinstance(site, str) else [site]:
-            yield site_names.check(model, one)
+def _keepers(
+    model: Model, sites: Iterable[Site], kept: dict[Site, Tensor]
+) -> list[tuple[Any, Hook]]:
+    """Hooks that put a copy of each site's activation into `kept`."""
+
+    def keep(site: Site) -> Hook:
+        def hook(value: Tensor) -> None:
+            kept[site] = value.detach().clone()
+
+        return hook
+
+    return [(site_names.hook_point(model, site), keep(site)) for site in sites]
+
+
+def _check_seen(model: Model, wanted: Iterable[Site], kept: Mapping[Site, Tensor]) -> None:
+    for site in wanted:
+        if site not in kept:
+            raise ModelError(
+                f"{model.name} never computes '{site}' where TransformerLens could see it; "
+                "choose another site."
+            )
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

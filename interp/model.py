@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from interp.wrapping import load_hugging_face, quiet, wrap
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+    from cache.source import ActivationSource
+
 Offsets = list[tuple[int, int]]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -34,6 +37,8 @@ class Model:
         bridge: the TransformerBridge, with Hugging Face's own numerics (nothing folded).
         source: what the model was loaded from, as the user wrote it.
         path: the local folder, or None for a hub id or a model in memory.
+        revision: branch, tag or commit on the hub that was asked for, or None.
+        in_memory: whether it was made in memory, so that `source` is a name and no place.
         tokenizer: the Hugging Face tokenizer.
         resume_verified: whether resuming from a block has been seen to reproduce the logits.
         packs: whether resuming with a span does too; None before it was tried.
@@ -43,18 +48,28 @@ class Model:
     """
 
     def __init__(
-        self, bridge: TransformerBridge, *, source: str, path: Path | None, tokenizer: Any
+        self,
+        bridge: TransformerBridge,
+        *,
+        source: str,
+        path: Path | None,
+        tokenizer: Any,
+        revision: str | None = None,
+        in_memory: bool = False,
     ) -> None:
         self.bridge = bridge
         self.source = source
         self.path = path
         self.tokenizer = tokenizer
+        self.revision = revision
+        self.in_memory = in_memory
         self.lock = threading.RLock()
         self.resume_verified = False
         self.packs: bool | None = None
         self.linear_in_heads: bool | None = None
         self.stream_between: bool | None = None
         self.editable: dict[str, bool] = {}
+        self._fingerprint: tuple[Any, str] | None = None
         bridge.eval()
         for parameter in bridge.original_model.parameters():
             parameter.requires_grad_(False)
@@ -122,10 +137,22 @@ class Model:
     def dtype(self) -> torch.dtype:
         return next(self._parameters()).dtype
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that name the weights and configuration (see `fingerprint`)."""
-        return fingerprint(self.bridge.original_model)
+        """32 hexadecimal digits that name the weights and configuration (see `fingerprint`).
+
+        Computed anew when a weight was replaced or changed in place (by folding, say).
+        """
+        state = tuple((weight.data_ptr(), weight._version) for weight in self._parameters())
+        if self._fingerprint is None or self._fingerprint[0] != state:
+            self._fingerprint = state, fingerprint(self.bridge.original_model)
+        return self._fingerprint[1]
+
+    def activation_source(self) -> ActivationSource:
+        """What `cache.ActivationStore` asks a model for."""
+        # By name, since what runs the model stands above it.
+        source: ActivationSource = importlib.import_module("interp.activations").ModelSource(self)
+        return source
 
     @property
     def identity(self) -> dict[str, str]:
@@ -230,7 +257,9 @@ def load_model(
     with quiet():
         hf_model, hf_tokenizer = load_hugging_face(str(source), target, folder, precision, revision)
         bridge = wrap(hf_model, hf_tokenizer, target, chosen, precision)
-    return _checked(Model(bridge, source=str(source), path=folder, tokenizer=hf_tokenizer))
+    return _checked(
+        Model(bridge, source=str(source), path=folder, tokenizer=hf_tokenizer, revision=revision)
+    )
 
 
 def _from_memory(source: Any, tokenizer: Any, device: torch.device) -> Model:
@@ -262,7 +291,7 @@ def _from_memory(source: Any, tokenizer: Any, device: torch.device) -> Model:
             f"A {type(source).__name__} is not a model; give a name, a folder, a Hugging Face "
             "model or a TransformerBridge."
         )
-    return _checked(Model(bridge, source=name, path=None, tokenizer=tokenizer))
+    return _checked(Model(bridge, source=name, path=None, tokenizer=tokenizer, in_memory=True))
 
 
 def _forget_pattern(block: Any, _args: object, _output: object) -> None:

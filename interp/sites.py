@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,9 +120,7 @@ def width_at(model: Model, name: str, length: int) -> int:
     """Numbers for each token of a sequence of `length` at the site `name`."""
     if name == "pattern":
         return heads_at(model, name) * length
-    if site_kind(name).per_head:
-        return heads_at(model, name) * int(model.bridge.cfg.d_head)
-    return neurons_at(model) if name == "mlp_act" else model.d_model
+    return math.prod(shape_at(model, name))
 
 
 def expand(model: Model, name: str) -> list[Site]:
@@ -129,6 +129,27 @@ def expand(model: Model, name: str) -> list[Site]:
         return [Site.parse(name)]
     site_kind(name)
     return [Site(name, layer) for layer in range(model.n_layers)]
+
+
+def named(model: Model, sites: str | Site | Iterable[str | Site]) -> list[Site]:
+    """The sites that a user's wording names, each once: "resid_post", "resid_post.3", `Site`s.
+
+    Raises:
+        SiteError: the model has no such site, layer or head.
+    """
+    found = [
+        check(model, one)
+        for site in ([sites] if isinstance(sites, str | Site) else sites)
+        for one in (expand(model, site) if isinstance(site, str) else [site])
+    ]
+    return list(dict.fromkeys(found))
+
+
+def shape_at(model: Model, name: str) -> tuple[int, ...]:
+    """The shape of one token's activation at the site `name`; patterns have none."""
+    if site_kind(name).per_head:
+        return heads_at(model, name), int(model.bridge.cfg.d_head)
+    return (neurons_at(model),) if name == "mlp_act" else (model.d_model,)
 
 
 def check(model: Model, site: Site) -> Site:

@@ -14,8 +14,9 @@ import xarray as xr
 from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
 from experiments.reversal_curse.facts import fill
 from experiments.reversal_curse.prompts import answer, valid_answers
+from interp.activations import capture
 from interp.answers import complete, score_answers
-from interp.forward import capture, readout
+from interp.forward import readout
 from interp.lens import logit_lens
 from interp.model import Model
 from interp.prompts import continuations

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from interp.activations import capture
 from interp.errors import SiteError
-from interp.forward import capture
 from interp.model import Model
 from interp.sites import Site, heads_at, neurons_at
 from interp.tokens import Prompts, tokenise

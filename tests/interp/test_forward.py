@@ -20,7 +20,7 @@ from tests.interp.tiny import N_LAYERS, Tiny
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 # No two of the same length: all but one are padded when they run together.
 PROMPTS = ["we saw Ann near Rome and then", "so Fay is", "the friend of Bo Cy is near home and"]
-LAST = Site("resid_post", N_LAYERS - 1)
+FIRST, LAST = Site("resid_pre", 0), Site("resid_post", N_LAYERS - 1)
 
 
 @pytest.mark.parametrize("site", [*reference.STREAMS, *reference.HEADS])
@@ -214,12 +214,13 @@ def test_a_model_that_computes_more_than_its_blocks_is_refused(tiny: Tiny, spoil
         output.logits = spoil(output.logits)
         return output
 
+    ids = tokenise(model, PROMPTS[:1]).ids
     handle = model.bridge.original_model.register_forward_hook(outside)
     for _ in range(2):  # a refusal is not forgotten
         with pytest.raises(ModelError, match="does not reproduce its own logits"):
-            capture(model, PROMPTS, "resid_pre")
+            record(model, ids, [FIRST])
     handle.remove()
-    assert capture(model, PROMPTS, "resid_pre.0")
+    assert record(model, ids, [FIRST])[FIRST].any()
 
 
 def test_a_model_that_passes_its_stream_by_name_is_refused(llama: Tiny) -> None:
@@ -230,7 +231,7 @@ def test_a_model_that_passes_its_stream_by_name_is_refused(llama: Tiny) -> None:
 
     model.bridge.blocks[1].register_forward_pre_hook(by_name, with_kwargs=True)
     with pytest.raises(ModelError, match="by name"):
-        capture(model, PROMPTS, "resid_pre")
+        record(model, tokenise(model, PROMPTS[:1]).ids, [FIRST])
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def fails_in_the_metric(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fails_while_recording(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("interp.forward.block_call", broken)
-    capture(tiny.model, PROMPTS, ["resid_pre", "q"])
+    record(tiny.model, tokenise(tiny.model, PROMPTS[:1]).ids, [Site("q", 1)])
 
 
 def fails_while_placing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
