@@ -13,7 +13,7 @@ from cache.sidecar import Sidecar
 from cache.source import ActivationSource
 from cache.space import Ids, SiteShape, Space
 
-__all__ = ["Progress", "fill", "write_shard"]
+__all__ = ["Progress", "cut", "fill", "lacking", "write_shard"]
 
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
@@ -64,20 +64,16 @@ def fill(
         held = set(claimed)
         try:
             # Some may have been committed between the look-up and the lease.
-            for wanted, of_these in _by_sites(missing(claimed)).items():
-                shapes = [site for site in sites if site.name in wanted]
-                for part in _shards(
-                    space, shapes, {key: rows[key] for key in of_these}, shard_size
-                ):
-                    sidecar = write_shard(
-                        folder, room, source, space, [rows[key] for key in part], shapes, made
-                    )
-                    made.append(sidecar.id)
-                    folder.indexed(Index.release, part)
-                    held.difference_update(part)
-                    if progress:
-                        done = min(len(rows), done + len(part))
-                        progress(done, len(rows))
+            for shapes, part in cut(space, sites, rows, missing(claimed), shard_size):
+                sidecar = write_shard(
+                    folder, room, source, space, [rows[key] for key in part], shapes, made
+                )
+                made.append(sidecar.id)
+                folder.indexed(Index.release, part)
+                held.difference_update(part)
+                if progress:
+                    done = min(len(rows), done + len(part))
+                    progress(done, len(rows))
         finally:
             if held:
                 folder.indexed(Index.release, list(held))
@@ -92,6 +88,28 @@ def lacking(
         key: tuple(site for site, places in found.items() if key not in places) for key in keys
     }
     return {key: sites for key, sites in absent.items() if sites}
+
+
+def cut(
+    space: Space,
+    sites: Sequence[SiteShape],
+    rows: Mapping[bytes, Ids],
+    absent: Mapping[bytes, tuple[str, ...]],
+    size: int,
+) -> Iterator[tuple[list[SiteShape], list[bytes]]]:
+    """Cut what is absent, as `lacking` tells, into shards of about `size` bytes.
+
+    Yields:
+        (the sites of a shard, the keys of its rows): what lacks the same sites, and rows of like
+        length, stand together.
+    """
+    by_sites: dict[tuple[str, ...], list[bytes]] = {}
+    for key, names in absent.items():
+        by_sites.setdefault(names, []).append(key)
+    for names, keys in by_sites.items():
+        shapes = [site for site in sites if site.name in names]
+        for part in _shards(space, shapes, {key: rows[key] for key in keys}, size):
+            yield shapes, part
 
 
 def write_shard(
@@ -112,13 +130,6 @@ def write_shard(
         sidecar = writer.commit()
     folder.enter(sidecar)
     return sidecar
-
-
-def _by_sites(absent: Mapping[bytes, tuple[str, ...]]) -> dict[tuple[str, ...], list[bytes]]:
-    out: dict[tuple[str, ...], list[bytes]] = {}
-    for key, sites in absent.items():
-        out.setdefault(sites, []).append(key)
-    return out
 
 
 def _shards(

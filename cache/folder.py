@@ -49,8 +49,8 @@ class Folder:
         self._lock = threading.RLock()
         self._readers: OrderedDict[str, ShardReader] = OrderedDict()
         self._index = self._open_index()
-        if not read_only and self._owners.dead():
-            self.reconcile()
+        if not read_only:
+            self.tidy()
 
     # -- the index ----------------------------------------------------------------------------
 
@@ -122,6 +122,11 @@ class Folder:
         for path in dead:
             remove(path)
         return done
+
+    def tidy(self) -> None:
+        """`reconcile`, if writers were killed."""
+        if self._owners.dead():
+            self.reconcile()
 
     def release_dead(self) -> None:
         """Drop the leases of writers that do not live any more."""

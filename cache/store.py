@@ -231,11 +231,7 @@ class ActivationStore:
         absent: dict[bytes, tuple[str, ...]],
         progress: Progress | None,
     ) -> None:
-        if self.read_only:
-            raise StorageError(
-                f"'{self.path}' is read-only and lacks {len(absent)} of {len(rows)} rows; choose "
-                "a store that can be written."
-            )
+        self.check_writable()
         # What is evicted for it depends on what was used last.
         self._note_uses(now=True)
         n_tokens = sum(len(ids) for ids in rows.values())
@@ -295,6 +291,14 @@ class ActivationStore:
         return tensor, [int(n) for n in sidecar.lengths[first.row : beyond]]
 
     # -- keeping house ------------------------------------------------------------------------
+
+    def check_writable(self) -> None:
+        """Raises a StorageError if something is to be stored and the store can only be read."""
+        if self.read_only:
+            raise StorageError(
+                f"'{self.path}' is read-only and lacks some of what is asked for; choose a store "
+                "that can be written."
+            )
 
     def usage(self) -> list[Usage]:
         """What is stored, by model and site."""
