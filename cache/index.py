@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cache.errors import DamageError, StorageError
 from cache.sidecar import Sidecar
@@ -26,13 +26,14 @@ T = TypeVar("T")
 
 _WAIT = 60.0  # seconds that a process waits for another one's transaction
 _AT_ONCE = 500  # parameters of one statement
-_VERSION = 1
+_ROWS_AT_ONCE = 10_000
+_VERSION = 2
 _QUICK = 8 << 20
 _TABLES = """
 create table if not exists spaces (id text primary key, described text not null) without rowid;
 create table if not exists shards (
     number integer primary key, id text not null unique, space text not null,
-    bytes integer not null, rows integer not null, tokens integer not null,
+    content blob not null, bytes integer not null, rows integer not null, tokens integer not null,
     created real not null, used real not null, hits integer not null default 0);
 create index if not exists shards_by_use on shards (used);
 create table if not exists sites (
@@ -211,6 +212,15 @@ class Index:
             )
             return [shard for (shard,) in found]
 
+    def select(
+        self, statement: str, parameters: Sequence[str | bytes | int] = ()
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows that a SELECT finds, some thousand at a time, for questions of other modules."""
+        with self._reading() as db:
+            found = db.execute(statement, parameters)
+            while part := found.fetchmany(_ROWS_AT_ONCE):
+                yield part
+
     def spaces(self) -> list[Space]:
         with self._reading() as db:
             found = db.execute("select described from spaces order by id").fetchall()
@@ -322,9 +332,18 @@ def _add(db: sqlite3.Connection, sidecar: Sidecar, size: int) -> None:
     db.execute("insert or ignore into spaces values (?, ?)", (space.id, described))
     tokens = int(sidecar.lengths.sum())
     done = db.execute(
-        "insert or ignore into shards (id, space, bytes, rows, tokens, created, used) "
-        "values (?, ?, ?, ?, ?, ?, ?)",
-        (sidecar.id, space.id, size, sidecar.n_rows, tokens, sidecar.created, sidecar.created),
+        "insert or ignore into shards (id, space, content, bytes, rows, tokens, created, used) "
+        "values (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            sidecar.id,
+            space.id,
+            sidecar.content,
+            size,
+            sidecar.n_rows,
+            tokens,
+            sidecar.created,
+            sidecar.created,
+        ),
     )
     if not done.rowcount:
         return
