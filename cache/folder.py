@@ -85,7 +85,9 @@ class Folder:
         known = self._index.contents()
         for sidecar, size in self._committed():
             names = tuple(sorted(site.name for site in sidecar.sites))
-            right = (sidecar.space.id, size, names, tuple(sidecar.row_keys()))
+            tokens = int(sidecar.lengths.sum())
+            described = (sidecar.space.id, sidecar.content, size, sidecar.n_rows, tokens)
+            right = (*described, names, tuple(sidecar.row_keys()))
             if sidecar.id in known and known[sidecar.id] != right:
                 raise DamageError("the index does not say what the sidecars say")
 

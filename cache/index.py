@@ -238,8 +238,12 @@ class Index:
             ).fetchall()
         return [Usage(Space(**json.loads(described)), *rest) for described, *rest in found]
 
-    def contents(self) -> dict[str, tuple[str, int, tuple[str, ...], tuple[bytes, ...]]]:
-        """Everything that follows from the sidecars: by shard its space, bytes, sites and keys."""
+    def contents(self) -> dict[str, tuple[object, ...]]:
+        """Everything that follows from the sidecars, by shard.
+
+        Returns:
+            {shard: (space, content, bytes, rows, tokens, sites, keys)}
+        """
         with self._reading() as db:
             sites: dict[int, list[str]] = {}
             for number, site in db.execute("select shard, site from sites order by shard, site"):
@@ -248,9 +252,9 @@ class Index:
             for number, key in db.execute("select shard, key from rows order by shard, row"):
                 keys.setdefault(number, []).append(key)
             return {
-                shard: (space, size, tuple(sites.get(number, ())), tuple(keys.get(number, ())))
-                for number, shard, space, size in db.execute(
-                    "select number, id, space, bytes from shards"
+                shard: (*rest, tuple(sites.get(number, ())), tuple(keys.get(number, ())))
+                for number, shard, *rest in db.execute(
+                    "select number, id, space, content, bytes, rows, tokens from shards"
                 )
             }
 
