@@ -21,7 +21,8 @@ from cache.errors import DamageError, StorageError
 from cache.files import TEMPORARY_PREFIX, make_folder, remove, storage_errors
 from cache.index import Index
 from cache.owners import Owner, Owners
-from cache.shard import DATA, DESCRIPTION, ShardReader, ShardWriter, read_sidecar, shard_path
+from cache.reader import ShardReader
+from cache.shard import DATA, DESCRIPTION, ShardWriter, read_sidecar, shard_path
 from cache.sidecar import Sidecar
 from cache.space import Ids, SiteShape, Space
 

@@ -1,8 +1,7 @@
 """Shards: files that hold the activations of some rows at some sites.
 
 A writer knows from the start what will come, so the file has its final size before the first
-number is written and a full disk is noticed there. A reader maps the file; a MiB of it is checked
-against the sidecar before its first use.
+number is written and a full disk is noticed there.
 """
 
 from __future__ import annotations
@@ -23,20 +22,13 @@ from torch import Tensor
 from cache.errors import DamageError, StorageError
 from cache.files import TEMPORARY_PREFIX, flush, read_bytes, remove, storage_errors, write_atomic
 from cache.layout import BLOCK, OFFSETS, TOKENS, Layout
-from cache.sidecar import DIGEST, Sidecar, digest
+from cache.sidecar import Sidecar, digest
 from cache.space import Ids, SiteShape, Space
 
-__all__ = ["DATA", "DESCRIPTION", "ShardReader", "ShardWriter", "read_sidecar", "shard_path"]
+__all__ = ["DATA", "DESCRIPTION", "ShardWriter", "map_file", "read_sidecar", "shard_path"]
 
 DATA = ".safetensors"
 DESCRIPTION = ".json"
-_TORCH = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-}
 
 
 def shard_path(root: Path, shard: str, suffix: str) -> Path:
@@ -175,130 +167,8 @@ class ShardWriter:
                 self._partial.unlink()
 
 
-class ShardReader:
-    """Reads one committed shard.
-
-    Raises:
-        StorageError: the file is gone.
-        DamageError: its size is not the sidecar's.
-    """
-
-    def __init__(self, root: Path, sidecar: Sidecar) -> None:
-        self.sidecar = sidecar
-        self._layout = sidecar.layout
-        path = shard_path(root, sidecar.id, DATA)
-        with storage_errors(path, "read"):
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                size = os.fstat(self._file).st_size
-                if size != self._layout.size:
-                    raise DamageError(
-                        f"the file has {size:,} bytes instead of {self._layout.size:,}"
-                    )
-                self._bytes = _map(self._file, writable=False)
-            except BaseException:
-                os.close(self._file)
-                raise
-        self._checked = np.zeros(self._layout.n_blocks, dtype=np.bool_)
-
-    def __del__(self) -> None:
-        # Maps that were given out stay valid; the file goes when the last of them does.
-        with contextlib.suppress(AttributeError, OSError):
-            os.close(self._file)
-
-    @property
-    def evicted(self) -> bool:
-        """Whether the file has no name any more, and exists only as long as it is open here."""
-        return os.fstat(self._file).st_nlink == 0
-
-    def tensor(self, site: str, first: int = 0, beyond: int | None = None) -> Tensor:
-        """The rows `first` to `beyond` at `site` [token, *width]: memory-mapped, not copied.
-
-        It can be edited; edits stay in memory, and neither the file nor later reads see them.
-
-        Raises:
-            DamageError: a block of it is not what was written.
-        """
-        field = self._layout.fields[site]
-        begin, end = self._range(site, first, self.sidecar.n_rows if beyond is None else beyond)
-        self.check(begin, end)
-        # A map of its own, so that nobody's edits reach another reader.
-        own = _map(self._file, writable=True)
-        count = (end - begin) // _TORCH[field.code].itemsize
-        flat = torch.frombuffer(own, dtype=_TORCH[field.code], offset=begin, count=count)
-        return flat.reshape(-1, *field.shape[1:])
-
-    def vectors(self, site: str, tokens: Any) -> Tensor:
-        """A copy of single tokens at `site` [token, *width]; `tokens` count from the shard's start.
-
-        Raises:
-            DamageError: a block of it is not what was written.
-        """
-        field = self._layout.fields[site]
-        width = field.nbytes // field.shape[0]
-        index = np.asarray(tokens, dtype=np.int64)
-        begins = field.begin + index * width
-        first, last = begins // BLOCK, (begins + width - 1) // BLOCK
-        for block in (
-            np.unique(np.concatenate([first, last]))
-            if len(index) > 1
-            else {
-                int(first[0]),
-                int(last[0]),
-            }
-        ):
-            self._check_block(int(block))
-        whole = np.frombuffer(self._bytes, np.uint8, field.nbytes, field.begin)
-        found = torch.from_numpy(whole.reshape(field.shape[0], width)[index])
-        return found.view(_TORCH[field.code]).reshape(-1, *field.shape[1:])
-
-    def ids(self, row: int) -> Ids:
-        """The token ids of a row (a copy)."""
-        begin, end = self._range(TOKENS, row, row + 1)
-        self.check(begin, end)
-        return np.frombuffer(self._bytes, "<i4", (end - begin) // 4, begin).copy()
-
-    def check(self, begin: int, end: int) -> None:
-        """Compare the blocks that hold bytes `begin` to `end` with the sidecar, each once.
-
-        Raises:
-            DamageError: one of them is not what was written.
-        """
-        self._check_block(0)
-        for block in range(begin // BLOCK, -(-end // BLOCK)):
-            self._check_block(block)
-
-    def check_all(self) -> list[int]:
-        """The numbers of all damaged blocks."""
-        damaged = []
-        for block in range(self._layout.n_blocks):
-            try:
-                self._check_block(block)
-            except DamageError:
-                damaged.append(block)
-        return damaged
-
-    def _range(self, site: str, first: int, beyond: int) -> tuple[int, int]:
-        field = self._layout.fields[site]
-        width = field.nbytes // max(1, field.shape[0])
-        offsets = self.sidecar.offsets
-        return field.begin + int(offsets[first]) * width, field.begin + int(offsets[beyond]) * width
-
-    def _check_block(self, block: int) -> None:
-        if self._checked[block]:
-            return
-        begin = block * BLOCK
-        with memoryview(self._bytes) as view:
-            found = digest(view[begin : min(begin + BLOCK, self._layout.size)])
-        if found != self.sidecar.blocks[block * DIGEST : (block + 1) * DIGEST]:
-            raise DamageError(f"MiB {block} of the file is not what was written")
-        header = self._layout.header
-        if block == 0 and self._bytes[: len(header)] != header:
-            raise DamageError("the header does not fit the sidecar")
-        self._checked[block] = True
-
-
-def _map(descriptor: int, *, writable: bool) -> mmap.mmap:
+def map_file(descriptor: int, *, writable: bool) -> mmap.mmap:
+    """The whole of an open file as memory; writing to it changes nobody else's."""
     # Private: writing changes the copy in memory only, never the file.
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=protection)
@@ -323,7 +193,7 @@ def _write(descriptor: int, data: Any, begin: int) -> None:
 
 
 def _digests(descriptor: int, size: int) -> bytes:
-    with _map(descriptor, writable=False) as content, memoryview(content) as view:
+    with map_file(descriptor, writable=False) as content, memoryview(content) as view:
         found = []
         for begin in range(0, size, BLOCK):
             with view[begin : begin + BLOCK] as block:

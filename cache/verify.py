@@ -13,8 +13,9 @@ from cache.fill import fill
 from cache.folder import QUARANTINE, Folder
 from cache.index import Index
 from cache.layout import BLOCK
+from cache.reader import ShardReader
 from cache.room import Room
-from cache.shard import DATA, DESCRIPTION, ShardReader, read_sidecar, shard_path
+from cache.shard import DATA, DESCRIPTION, read_sidecar, shard_path
 from cache.sidecar import Sidecar
 from cache.source import ActivationSource
 from cache.space import Ids, SiteShape, Space

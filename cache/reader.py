@@ -1,0 +1,180 @@
+"""Reading shards: the file is mapped, and a MiB of it is checked before its first use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cache.errors import DamageError
+from cache.files import storage_errors
+from cache.layout import BLOCK, TOKENS
+from cache.shard import DATA, map_file, shard_path
+from cache.sidecar import DIGEST, Sidecar, digest
+from cache.space import Ids
+
+__all__ = ["ShardReader"]
+
+_TORCH = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
+
+
+class ShardReader:
+    """Reads one committed shard.
+
+    Raises:
+        StorageError: the file is gone.
+        DamageError: its size is not the sidecar's.
+    """
+
+    def __init__(self, root: Path, sidecar: Sidecar) -> None:
+        self.sidecar = sidecar
+        self._layout = sidecar.layout
+        path = shard_path(root, sidecar.id, DATA)
+        with storage_errors(path, "read"):
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                size = os.fstat(self._file).st_size
+                if size != self._layout.size:
+                    raise DamageError(
+                        f"the file has {size:,} bytes instead of {self._layout.size:,}"
+                    )
+                self._bytes = map_file(self._file, writable=False)
+            except BaseException:
+                os.close(self._file)
+                raise
+        self._checked = np.zeros(self._layout.n_blocks, dtype=np.bool_)
+        # Bytes of one token, for each field.
+        self._widths = {
+            name: (field, field.nbytes // field.shape[0])
+            for name, field in self._layout.fields.items()
+        }
+
+    def __del__(self) -> None:
+        # Maps that were given out stay valid; the file goes when the last of them does.
+        with contextlib.suppress(AttributeError, OSError):
+            os.close(self._file)
+
+    @property
+    def evicted(self) -> bool:
+        """Whether the file has no name any more, and exists only as long as it is open here."""
+        return os.fstat(self._file).st_nlink == 0
+
+    def tensor(self, site: str, first: int = 0, beyond: int | None = None) -> Tensor:
+        """The rows `first` to `beyond` at `site` [token, *width]: memory-mapped, not copied.
+
+        It can be edited; edits stay in memory, and neither the file nor later reads see them.
+
+        Raises:
+            DamageError: a block of it is not what was written.
+        """
+        field = self._layout.fields[site]
+        begin, end = self._range(site, first, self.sidecar.n_rows if beyond is None else beyond)
+        self.check(begin, end)
+        # A map of its own, so that nobody's edits reach another reader.
+        own = map_file(self._file, writable=True)
+        count = (end - begin) // _TORCH[field.code].itemsize
+        flat = torch.frombuffer(own, dtype=_TORCH[field.code], offset=begin, count=count)
+        return flat.reshape(-1, *field.shape[1:])
+
+    def vector(self, site: str, token: int) -> Tensor:
+        """A copy of one token at `site` [*width]; `token` counts from the shard's start.
+
+        Raises:
+            DamageError: a block of it is not what was written.
+        """
+        field, width = self._widths[site]
+        if not 0 <= token < field.shape[0]:
+            raise IndexError(f"the shard has no token {token}")
+        begin = field.begin + token * width
+        for block in range(begin // BLOCK, (begin + width - 1) // BLOCK + 1):
+            self._check_block(block)
+        own = np.frombuffer(self._bytes, np.uint8, width, begin).copy()
+        return torch.from_numpy(own).view(_TORCH[field.code]).reshape(field.shape[1:])
+
+    def vectors(self, site: str, tokens: Any) -> Tensor:
+        """A copy of single tokens at `site` [token, *width]; `tokens` count from the shard's start.
+
+        Raises:
+            DamageError: a block of it is not what was written.
+        """
+        field, _ = self._widths[site]
+        index = np.asarray(tokens, dtype=np.int64)
+        out = torch.empty(len(index), *field.shape[1:], dtype=_TORCH[field.code])
+        self.take(site, index, out)
+        return out
+
+    def take(self, site: str, tokens: npt.NDArray[np.int64], out: Tensor) -> None:
+        """As `vectors`, into `out` [token, *width], which is contiguous and of the same dtype."""
+        field, width = self._widths[site]
+        if not len(tokens):
+            return
+        if tokens.min() < 0 or tokens.max() >= field.shape[0]:
+            raise IndexError(f"the shard has {field.shape[0]} tokens")
+        begins = field.begin + tokens * width
+        # Where blocks begin and end to be used; the sum in between counts their users.
+        n_blocks = self._layout.n_blocks
+        used = np.bincount(begins // BLOCK, minlength=n_blocks + 1)
+        used -= np.bincount((begins + width - 1) // BLOCK + 1, minlength=n_blocks + 1)
+        for block in np.flatnonzero((np.cumsum(used)[:-1] > 0) & ~self._checked):
+            self._check_block(int(block))
+        whole = np.frombuffer(self._bytes, np.uint8, field.nbytes, field.begin)
+        into = out.view(len(tokens), -1).view(torch.uint8).numpy()
+        # The numbers were checked above; with this mode NumPy needs no buffer of its own.
+        np.take(whole.reshape(-1, width), tokens, axis=0, out=into, mode="clip")
+
+    def ids(self, row: int) -> Ids:
+        """The token ids of a row (a copy)."""
+        begin, end = self._range(TOKENS, row, row + 1)
+        self.check(begin, end)
+        return np.frombuffer(self._bytes, "<i4", (end - begin) // 4, begin).copy()
+
+    def check(self, begin: int, end: int) -> None:
+        """Compare the blocks that hold bytes `begin` to `end` with the sidecar, each once.
+
+        Raises:
+            DamageError: one of them is not what was written.
+        """
+        self._check_block(0)
+        for block in range(begin // BLOCK, -(-end // BLOCK)):
+            self._check_block(block)
+
+    def check_all(self) -> list[int]:
+        """The numbers of all damaged blocks."""
+        damaged = []
+        for block in range(self._layout.n_blocks):
+            try:
+                self._check_block(block)
+            except DamageError:
+                damaged.append(block)
+        return damaged
+
+    def _range(self, site: str, first: int, beyond: int) -> tuple[int, int]:
+        field = self._layout.fields[site]
+        width = field.nbytes // max(1, field.shape[0])
+        offsets = self.sidecar.offsets
+        return field.begin + int(offsets[first]) * width, field.begin + int(offsets[beyond]) * width
+
+    def _check_block(self, block: int) -> None:
+        if self._checked[block]:
+            return
+        begin = block * BLOCK
+        with memoryview(self._bytes) as view:
+            found = digest(view[begin : min(begin + BLOCK, self._layout.size)])
+        if found != self.sidecar.blocks[block * DIGEST : (block + 1) * DIGEST]:
+            raise DamageError(f"MiB {block} of the file is not what was written")
+        header = self._layout.header
+        if block == 0 and self._bytes[: len(header)] != header:
+            raise DamageError("the header does not fit the sidecar")
+        self._checked[block] = True
