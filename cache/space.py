@@ -17,12 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["DTYPES", "Ids", "SiteShape", "Space"]
+__all__ = ["DTYPES", "Ids", "SiteShape", "Space", "dtype_name"]
 
 Ids = npt.NDArray[np.int32]
 """The token ids of one row [token]."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def dtype_name(written: str) -> str:
+    """ "bfloat16" for "bf16", and so on; what is unknown comes back as it was."""
+    return _SHORT.get(written, written)
 
 
 @dataclass(frozen=True)

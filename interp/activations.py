@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.space import DTYPES, Ids, SiteShape, Space
+from cache.space import DTYPES, Ids, SiteShape, Space, dtype_name
 from cache.store import ActivationStore
 from interp import sites as site_names
 from interp.batching import batches, fitting_threads, rows_that_fit
@@ -92,7 +92,7 @@ class ModelSource:
             )
         if model.bridge.training:
             raise ModelError(f"{model.name} is in training mode; call its bridge's eval() first.")
-        chosen = dtype or str(model.dtype).removeprefix("torch.")
+        chosen = dtype_name(dtype or str(model.dtype).removeprefix("torch."))
         if chosen not in DTYPES:
             raise ModelError(f"Cannot store '{chosen}'; choose one of {', '.join(DTYPES)}.")
         processed = "+compatible" if model.bridge.compatibility_mode else ""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cache.space import DTYPES, dtype_name
 from interp import sources
 from interp.errors import ModelError
 from interp.fingerprint import fingerprint, n_parameters
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from cache.source import ActivationSource
 
 Offsets = list[tuple[int, int]]
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Model:
@@ -235,8 +235,8 @@ def load_model(
             hub id ("gpt2"), a Hugging Face model in memory (give its `tokenizer` too), a
             TransformerBridge, or a Model (returned as it is).
         device: "cpu", "cuda", "mps"; the GPU where there is one if left out.
-        dtype: "float32" (default, whatever the checkpoint holds), "float16" or "bfloat16". A model
-            in memory keeps its own.
+        dtype: "float32" (default, whatever the checkpoint holds), "float16" or "bfloat16" (or
+            "bf16" …). A model in memory keeps its own.
         revision: branch, tag or commit on the hub.
         tokenizer: for models in memory; others bring their own.
 
@@ -329,11 +329,12 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
-    if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
-    if dtype not in _DTYPES:
-        raise ModelError(f"Unknown dtype '{dtype}'; choose one of {', '.join(_DTYPES)}.")
-    return _DTYPES[dtype]
+    name = dtype_name(str(dtype))
+    if name not in DTYPES:
+        raise ModelError(f"Unknown dtype '{dtype}'; choose one of {', '.join(DTYPES)}.")
+    return DTYPES[name]
 
 
 def _visible_token(tokenizer: Any, token_id: int) -> str:

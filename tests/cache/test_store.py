@@ -112,7 +112,8 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     with ActivationStore(tmp_path / "store") as store:
         for part in parts[:3]:
             kept = store.get(FakeSource(), part, SITES)
-        three = store.size()
+        # Sidecars differ by a few bytes, since they hold the time.
+        three = store.size() + 100
     with ActivationStore(tmp_path / "store", budget=three) as store:
         store.get(FakeSource(), parts[0], SITES)
         store.get(FakeSource(), parts[3], SITES)

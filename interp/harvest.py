@@ -1,0 +1,228 @@
+"""Fill an activation store from a corpus: many tokens, in one go or in several."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cache.fill import cut, fill, lacking
+from cache.index import Index
+from cache.layout import bytes_per_token
+from cache.owners import Owner
+from cache.shard import ShardWriter
+from cache.space import Ids, SiteShape, Space
+from cache.store import ActivationStore
+from interp.corpus import read_rows
+from interp.errors import ModelError
+from interp.execute import Executor, Unit, execute
+from interp.model import Model
+from interp.recipe import on_model
+from interp.sites import Site
+
+__all__ = ["Harvest", "harvest"]
+
+# A harvest is committed in so many parts or more, but in files that are neither tiny nor huge.
+_PARTS = 32
+_SMALLEST = 8 << 20
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """What a harvest has stored.
+
+    Attributes:
+        space: what the activations are of.
+        sites: where they were taken.
+        keys: the rows' names in the store: `store.stream(…, keys=harvest.keys)` reads these alone.
+        tokens: in all rows.
+        computed: of these, tokens that were run now; the others were there.
+        bytes: of the activations of all rows.
+        seconds: that the runs took.
+    """
+
+    space: Space
+    sites: tuple[str, ...]
+    keys: tuple[bytes, ...] = field(repr=False)
+    tokens: int
+    computed: int
+    bytes: int
+    seconds: float
+
+
+def harvest(
+    model: Model,
+    texts: Path | str | Iterable[str],
+    sites: str | Site | Iterable[str | Site],
+    store: ActivationStore,
+    *,
+    tokens: int | None = None,
+    context: int = 256,
+    dtype: str | None = None,
+    executor: Executor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Harvest:
+    """Store the activations of a corpus; what is there already is not computed again.
+
+    It can be stopped at any moment: what was committed stays, and the same call goes on with the
+    rest. Which rows are run together depends on the corpus and the store alone, so each executor
+    stores the same numbers.
+
+    Args:
+        model: the model.
+        texts: a file (.txt, .jsonl, .parquet; see `interp.corpus.read_rows`), or documents.
+        sites: "resid_post" for every layer, "resid_post.3" for one, several of these. Layers above
+            the deepest are not run.
+        store: where to put them.
+        tokens: how many; all if left out.
+        context: tokens in a row.
+        dtype: to store them as "float32", "float16" or "bfloat16"; the model's own if left out.
+        executor: where the model runs; here if left out. Workers write to the store's folder
+            themselves, so that all machines must see it under the same path.
+        progress: called with (tokens stored, tokens in all).
+
+    Raises:
+        StorageError: it cannot fit, told before anything is run; or the disk cannot be written.
+        PromptError: there is no text, or the model does not take rows of this length.
+        SiteError: there is no such site.
+    """
+    source = model.activation_source()
+    space, shapes = source.space(dtype), tuple(source.sites(sites))
+    rows = read_rows(model, texts, context=context, tokens=tokens)
+    named = dict(zip(space.keys(rows), rows, strict=True))
+    names = [site.name for site in shapes]
+    found = store.folder.indexed(Index.find, list(named), names)
+    absent = lacking(list(named), found)
+    per_token = bytes_per_token(shapes, space.itemsize)
+    total = sum(len(ids) for ids in rows)
+    to_run = sum(len(named[key]) for key in absent)
+    if absent:
+        store.check_writable()
+        store.room.check(to_run * per_token, f"{to_run:,} tokens at {len(shapes)} sites")
+    meter = _Meter(total - to_run, total, progress)
+    start = time.monotonic()
+    if absent:
+        _run(model, store, space, shapes, named, absent, executor or Executor(), meter)
+    return Harvest(
+        space,
+        tuple(names),
+        tuple(named),
+        total,
+        to_run,
+        total * sum(site.numbers for site in shapes) * space.itemsize,
+        time.monotonic() - start,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows that become one shard, wherever the model is.
+
+    Attributes:
+        root: the store's folder.
+        done: called with how many tokens were run; only where the part is not sent away.
+    """
+
+    root: Path
+    space: Space
+    sites: tuple[SiteShape, ...]
+    rows: tuple[Ids, ...]
+    done: Callable[[int], None] | None = None
+
+    def __call__(self, model: Model) -> str:
+        """Run the rows, and commit a shard, which somebody must enter into the index."""
+        source = model.activation_source()
+        if source.space(self.space.dtype) != self.space:
+            raise ModelError(f"A worker loaded another model than {self.space.label}; stop it.")
+        owner = Owner(self.root / "owners")
+        try:
+            shard = owner.new_shard()
+            with ShardWriter(self.root, shard, self.space, self.sites, self.rows) as writer:
+                before = 0
+                for n_rows, values in source.activations(self.rows, self.sites):
+                    writer.append(values)
+                    if self.done:
+                        self.done(sum(map(len, self.rows[before : before + n_rows])))
+                    before += n_rows
+                writer.commit()
+        finally:
+            owner.leave(clean=True)
+        return shard
+
+
+@dataclass
+class _Meter:
+    """Counts tokens."""
+
+    count: int
+    total: int
+    progress: Callable[[int, int], None] | None
+
+    def add(self, tokens: int) -> None:
+        self.count = min(self.total, self.count + tokens)
+        if self.progress:
+            self.progress(self.count, self.total)
+
+
+def _run(
+    model: Model,
+    store: ActivationStore,
+    space: Space,
+    sites: Sequence[SiteShape],
+    rows: dict[bytes, Ids],
+    absent: dict[bytes, tuple[str, ...]],
+    executor: Executor,
+    meter: _Meter,
+) -> None:
+    folder = store.folder
+    meter.add(0)
+    held = set(folder.indexed(Index.claim, list(absent), folder.owner.token))
+    here = executor.kind == "serial"
+    keys_of: dict[str, list[bytes]] = {}
+    units = []
+    size = _part_size(store, space, sites, [rows[key] for key in absent])
+    wanted = {key: names for key, names in absent.items() if key in held}
+    for shapes, keys in cut(space, sites, rows, wanted, size):
+        part = _Part(
+            folder.root.absolute(),
+            space,
+            tuple(shapes),
+            tuple(rows[key] for key in keys),
+            meter.add if here else None,
+        )
+        name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
+        keys_of[name] = keys
+        units.append(Unit(name, part))
+    made: list[str] = []
+    try:
+        for unit, shard in execute(units, on_model(model, executor), executor):
+            made.append(folder.adopt(shard).id)
+            folder.indexed(Index.release, keys_of[unit])
+            held.difference_update(keys_of[unit])
+            store.room.make(0, made)
+            if not here:
+                meter.add(sum(len(rows[key]) for key in keys_of[unit]))
+    finally:
+        folder.indexed(Index.release, list(held))
+        # What killed workers left.
+        folder.tidy()
+    # Rows that another process was computing: wait for it, or do it if it died.
+    fill(
+        folder,
+        store.room,
+        model.activation_source(),
+        space,
+        {key: rows[key] for key in absent},
+        sites,
+        shard_size=size,
+    )
+    meter.add(meter.total)
+
+
+def _part_size(
+    store: ActivationStore, space: Space, sites: Sequence[SiteShape], rows: Sequence[Ids]
+) -> int:
+    size = sum(map(len, rows)) * bytes_per_token(sites, space.itemsize)
+    return min(store.shard_size, max(_SMALLEST, size // _PARTS))
