@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from interp.execute import Executor, Workers
     from interp.model import Model
 
 __all__ = ["Context"]
@@ -37,6 +38,8 @@ class Context:
     Attributes:
         directory: the run directory.
         seed: the run's seed; take random numbers from `rng` rather.
+        executor: where to run what can be spread over workers, for `sweep(executor=…)` and
+            `interp.execute`; the same workers for the whole run. Results must not depend on it.
     """
 
     def __init__(
@@ -49,9 +52,11 @@ class Context:
         provenance: Provenance,
         manifest: Manifest,
         reporter: Reporter,
+        executor: Executor | Workers,
     ) -> None:
         self.directory = directory
         self.seed = seed
+        self.executor = executor
         self._load_model = load_model
         self._revision = revision
         self._provenance = provenance

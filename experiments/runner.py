@@ -34,6 +34,7 @@ from experiments.provenance import Provenance
 from experiments.records import RunRecord
 from experiments.reporter import QuietReporter, Reporter
 from experiments.study import Study, StudyConfig, Verdict
+from interp.execute import Executor, Workers
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -55,6 +56,7 @@ def run_study(
     out: Path | None = None,
     root: Path = Path("runs"),
     fresh: bool = False,
+    executor: Executor | None = None,
     reporter: Reporter | None = None,
 ) -> RunRecord:
     """Run a study to its end, or go on with it where it stopped.
@@ -68,6 +70,8 @@ def run_study(
         out: the run directory; if left out, one in `root` named after study, model, preset, seed
             and a hash of all settings.
         fresh: remove what the runner stored in that directory, and start over.
+        executor: where the study runs what it can spread over workers; in this process if left out.
+            Like the device it does not tell runs apart.
         reporter: told of the progress.
 
     Returns:
@@ -96,7 +100,11 @@ def run_study(
             return finished
     new = not directory.exists()
     make_folder(directory)
-    with locked(directory / LOCK), _removed_if_refused(directory, new):
+    with (
+        locked(directory / LOCK),
+        _removed_if_refused(directory, new),
+        Workers(executor or Executor()) as workers,
+    ):
         # Once more: somebody else may have begun a run here meanwhile.
         _check_directory(directory, settings, fresh)
         _clean(directory, fresh)
@@ -110,6 +118,7 @@ def run_study(
             provenance=provenance,
             manifest=manifest,
             reporter=reporter,
+            executor=workers,
         )
         verdicts = _checked(study.run(config, context))
         context.forget_unused()

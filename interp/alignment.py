@@ -39,6 +39,11 @@ class Alignment:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def subset(self, examples: Sequence[int]) -> Alignment:
+        """The same axis for some of the examples."""
+        index = list(examples)
+        return Alignment(self.labels, self.spans, self.clean[index], self.corrupt[index])
+
     def slots(self, chosen: Sequence[int | str] | None) -> tuple[int, ...]:
         """The slots that are meant by numbers, labels ("subject -1") or spans ("subject").
 

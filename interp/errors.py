@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from cache.errors import ObverseError, StorageError
 
-__all__ = ["MetricError", "ModelError", "ObverseError", "PromptError", "SiteError", "StorageError"]
+__all__ = [
+    "ExecutionError",
+    "MetricError",
+    "ModelError",
+    "ObverseError",
+    "PromptError",
+    "SiteError",
+    "StorageError",
+]
 
 
 class ModelError(ObverseError):
@@ -21,3 +29,7 @@ class SiteError(ObverseError):
 
 class MetricError(ObverseError):
     """A metric is unknown, or cannot be computed from these prompts."""
+
+
+class ExecutionError(ObverseError):
+    """Work cannot be spread over workers, or they ended before it was done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,18 @@ class PromptPairs:
     def positions(self) -> tuple[str, ...]:
         """The labels of the position axis, such as "subject -1"."""
         return self.alignment.labels
+
+    def subset(self, examples: Sequence[int]) -> PromptPairs:
+        """Some of the pairs, on the position axis of all of them."""
+        some = copy.copy(self)
+        some.clean, some.corrupt = self.clean.subset(examples), self.corrupt.subset(examples)
+        some.answer_ids = tuple(self.answer_ids[i] for i in examples)
+        some.answers = tuple(self.answers[i] for i in examples)
+        if self.foil_ids is not None and self.foils is not None:
+            some.foil_ids = tuple(self.foil_ids[i] for i in examples)
+            some.foils = tuple(self.foils[i] for i in examples)
+        some.alignment = self.alignment.subset(examples)
+        return some
 
     def prompts(self, run: Run) -> TokenBatch:
         return self.clean if run == "clean" else self.corrupt

@@ -43,6 +43,12 @@ class TokenBatch:
         """The token ids of one prompt, without padding."""
         return [int(i) for i in self.ids[example, : int(self.lengths[example])]]
 
+    def subset(self, examples: Sequence[int]) -> TokenBatch:
+        """Some of the prompts, padded to the longest of them."""
+        rows = [self.row(i) for i in examples]
+        texts = tuple(self.texts[i] for i in examples)
+        return pad(rows, texts, tuple(self.offsets[i] for i in examples))
+
 
 def tokenise(model: Model, prompts: Prompts | str, *, what: str = "prompts") -> TokenBatch:
     """Turn prompts into token ids; BOS is added to text as the model expects it, never to ids.

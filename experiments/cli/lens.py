@@ -9,6 +9,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from experiments.cli import options
 from experiments.cli.console import guarded, output, quiet_libraries, say, visible
 
 if TYPE_CHECKING:
@@ -33,15 +34,9 @@ def lens(
         str | None, typer.Option(help="Follow this continuation (its first token) too.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=50, help="How many next tokens to list.")] = 5,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or mps.", show_default="the GPU if there is one")
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="Of the weights: float32, float16 or bfloat16.")
-    ] = "float32",
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")
-    ] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
+    revision: options.Revision = None,
 ) -> None:
     """Show the likeliest next tokens, and the logit lens: each layer read as a prediction.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from experiments.cli import options
 from experiments.cli.console import guarded, output, quiet_libraries, say, visible
 from experiments.cli.progress import terminal_reporter
 from experiments.errors import StorageError
@@ -48,15 +49,12 @@ def run(
         Path | None,
         typer.Option(help="Run directory.", show_default="in runs/, named after the settings"),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or mps.", show_default="the GPU if there is one")
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="Of the weights: float32, float16 or bfloat16.")
-    ] = "float32",
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")
-    ] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
+    revision: options.Revision = None,
+    executor: options.ExecutorName = options.ExecutorKind.serial,
+    workers: options.Workers = None,
+    address: options.Address = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over in a directory that holds a run.")
     ] = False,
@@ -71,9 +69,12 @@ def run(
     - `obverse run reversal-curse`
     - `obverse run reversal-curse --preset full --seed 1`
     - `obverse run reversal-curse --model gpt2 --facts my-facts.csv --out my-run`
+    - `obverse run reversal-curse --preset full --executor processes --workers 4`
+    - `obverse run reversal-curse --preset full --executor ray --address 10.0.0.1:6379`
     """
     say(f"Starting {study} …")
     quiet_libraries()
+    executed_by = options.make_executor(executor, workers, address)
     found = find_study(study)
     for path in (facts, templates):
         if path is not None and not path.is_file():
@@ -93,6 +94,7 @@ def run(
         device=device,
         out=out,
         fresh=fresh,
+        executor=executed_by,
         reporter=terminal_reporter(),
     )
     _print_findings(found.title, record)

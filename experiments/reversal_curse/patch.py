@@ -11,6 +11,7 @@ import xarray as xr
 from experiments.organisms.facts import Direction, Fact
 from experiments.reversal_curse.measure import Subject
 from experiments.reversal_curse.prompts import make_pairs
+from interp.execute import Executor, Workers
 from interp.patching import sweep
 from interp.patching.cells import By
 
@@ -52,13 +53,16 @@ def patching_map(
     seed: int,
     progress: Progress,
     *,
+    executor: Executor | Workers,
     metric: str = "logit_diff",
     sham: bool = False,
 ) -> xr.Dataset:
     """One sweep over pairs made of the facts `rows`, with the facts' names as coordinates."""
     template = subject.main_template(direction)
     pairs = make_pairs(subject.model, subject.facts, rows, direction, template, seed, sham=sham)
-    result = sweep(subject.model, pairs, site, metric, by=SITES[site], progress=progress)
+    result = sweep(
+        subject.model, pairs, site, metric, by=SITES[site], executor=executor, progress=progress
+    )
     return result.assign_coords(
         {
             "fact": ("example", list(rows)),

@@ -134,7 +134,15 @@ def take_measurements(config: Config, context: Context, subject: Subject) -> Mea
     maps = {
         (direction, site): context.dataset(
             f"patching_{direction}_{site}",
-            partial(patch.patching_map, subject, rows, direction, site, seed),
+            partial(
+                patch.patching_map,
+                subject,
+                rows,
+                direction,
+                site,
+                seed,
+                executor=context.executor,
+            ),
         )
         for direction in DIRECTIONS
         for site in patch.SITES
@@ -150,6 +158,7 @@ def take_measurements(config: Config, context: Context, subject: Subject) -> Mea
             "forward",
             "resid_pre",
             seed,
+            executor=context.executor,
             metric="first_token_logprob",
             sham=True,
         ),

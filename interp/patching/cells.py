@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -70,6 +70,21 @@ class Cells:
         for choices, index in (self.axis(name) for name in self.axes):
             out = out * len(choices) + index
         return out
+
+    def of_examples(self, examples: range) -> Mask:
+        """Which cells are of these examples [cell]."""
+        return np.asarray((self.example >= examples.start) & (self.example < examples.stop))
+
+    def subset(self, examples: range) -> Cells:
+        """The cells of these examples, which are counted from 0 again."""
+        mine = self.of_examples(examples)
+        return replace(
+            self,
+            example=self.example[mine] - examples.start,
+            place=self.place[mine],
+            unit=self.unit[mine],
+            source=self.source[mine],
+        )
 
     def to_grid(self, values: npt.NDArray[np.float32], n_examples: int) -> npt.NDArray[np.float32]:
         """Values [cell, layer] as [example, layer, *axes], NaN where there is no cell."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import xarray as xr
 
+from interp.execute import Executor, Workers
 from interp.metrics import Metric
 from interp.model import Model
 from interp.patching.cells import By
@@ -21,7 +21,7 @@ from interp.patching.plan import Direction, Progress
 from interp.patching.refine import refined
 from interp.patching.request import Request
 from interp.patching.results import label
-from interp.patching.runner import score
+from interp.patching.slices import run_cells, sweep_slices
 from interp.patching.sources import Source
 from interp.prompts import PromptPairs
 from interp.tokens import Prompts
@@ -44,6 +44,7 @@ def sweep(
     attended: Sequence[int | str] | None = None,
     only: int | None = None,
     batch_size: int | None = None,
+    executor: Executor | Workers | None = None,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Replace one activation at a time and read the metric.
@@ -78,6 +79,9 @@ def sweep(
             exact(layer, …) tells which is which. See `refine` for partial results.
         batch_size: rows in one pass; from a memory estimate if left out. The result does not
             depend on it beyond rounding.
+        executor: where to run it, in slices of a few pairs each; in one piece in this process if
+            left out. The result does not depend on it beyond rounding, and not at all on the kind
+            of executor or the number of workers. Workers load the model themselves.
         progress: called with (cells done, cells in all).
 
     Returns:
@@ -92,7 +96,9 @@ def sweep(
         SiteError: unknown or missing site, layer, head or neuron out of range, no heads there,
             or a site at which this architecture drops edits.
         PromptError: position out of range, or the metric needs foils that are not given.
-        MetricError: there is no such metric.
+        MetricError: there is no such metric, or it cannot be sent to workers.
+        ModelError: workers cannot load the model, or find another one.
+        ExecutionError: workers died, or Ray cannot be reached.
     """
     request = Request.of(
         model,
@@ -109,11 +115,10 @@ def sweep(
         neurons=neurons,
         attended=attended,
     )
+    if executor is not None:
+        return sweep_slices(request, executor, only, batch_size, progress)
     if only is not None:
         *_, last = refined(request, only, batch_size, progress)
         return last
-    changes, cell, layer = request.cells.interventions(site, request.layers)
-    scores, unpatched = score(request.plans(batch_size), changes, progress)
-    patched = np.zeros((len(request.cells), len(request.layers)), dtype=np.float32)
-    patched[cell, layer] = scores
+    patched, unpatched = run_cells(request, None, batch_size, progress)
     return label(request, request.cells.to_grid(patched, len(pairs)), unpatched)

@@ -83,36 +83,51 @@ def refined(
     request: Request, only: int | None, batch_size: int | None, progress: Progress | None
 ) -> Iterator[xr.Dataset]:
     """As `refine`, of a request that was checked."""
-    if only is not None and only < 0:
-        raise SiteError(f"{only} cells cannot be run; give a number from 0 on, or leave it out.")
-    if request.metric.name == "rank":
-        raise SiteError("A rank has no gradient to choose cells by; sweep all, or another metric.")
+    _check(request, only)
     return _refined(request, only, batch_size, progress)
 
 
-def _refined(
-    request: Request, only: int | None, batch_size: int | None, progress: Progress | None
-) -> Iterator[xr.Dataset]:
+def ranked(request: Request, only: int | None) -> tuple[xr.Dataset, Indices]:
+    """The estimate, and the places with the largest estimated effect, largest first.
+
+    Returns:
+        What `estimate` does, and indices into the flattened [layer, *axes], at most `only`.
+    """
+    _check(request, only)
     estimated, cells = first_order(request, None), request.cells
     base = estimated[RUNS[request.direction][0]].values
     patched = estimated["patched"].values  # [example, layer, *axes]
     change = np.abs(patched - base.reshape(-1, *(1,) * (patched.ndim - 1)))
     every = np.ones((len(cells), len(request.layers)), dtype=np.bool_)
-    there = _at(cells, every, len(request.pairs))
-    exact = np.zeros(change.shape[1:], dtype=np.bool_)
+    there = cells_at(cells, every, len(request.pairs))
     # Places that no pair has come last, and are never run; those whose estimate failed come first.
     mean = np.where(there, np.where(np.isnan(change), np.inf, change), 0.0).sum(0)
     mean /= np.maximum(there.sum(0), 1)
     order = np.argsort(-np.where(there.any(0), mean, -1.0), axis=None, kind="stable")
-    order = order[: int(there.any(0).sum())][:only]
-    yield _with_exact(estimated, exact)
+    return estimated, order[: int(there.any(0).sum())][:only]
+
+
+def _check(request: Request, only: int | None) -> None:
+    if only is not None and only < 0:
+        raise SiteError(f"{only} cells cannot be run; give a number from 0 on, or leave it out.")
+    if request.metric.name == "rank":
+        raise SiteError("A rank has no gradient to choose cells by; sweep all, or another metric.")
+
+
+def _refined(
+    request: Request, only: int | None, batch_size: int | None, progress: Progress | None
+) -> Iterator[xr.Dataset]:
+    estimated, order = ranked(request, only)
+    cells, patched = request.cells, estimated["patched"].values  # [example, layer, *axes]
+    exact = np.zeros(patched.shape[1:], dtype=np.bool_)
+    yield with_exact(estimated, exact)
     if not len(order):
         return
-    wanted = cells.interventions(request.site, request.layers, _chosen(cells, exact.shape, order))
+    wanted = cells.interventions(request.site, request.layers, chosen_at(cells, exact.shape, order))
     runners = [Runner(plan, wanted[0]) for plan in request.plans(batch_size)]
     done = 0
     for part in np.array_split(order, min(_STEPS, len(order))):
-        chosen = _chosen(cells, exact.shape, part)
+        chosen = chosen_at(cells, exact.shape, part)
         changes, cell, layer = cells.interventions(request.site, request.layers, chosen)
 
         def report(n: int, of: int, before: int = done, count: int = len(part)) -> None:
@@ -123,25 +138,26 @@ def _refined(
         table = np.zeros(chosen.shape, dtype=np.float32)
         table[cell, layer] = scores
         found = cells.to_grid(table, len(request.pairs))
-        patched = np.where(_at(cells, chosen, len(request.pairs)), found, patched)
+        patched = np.where(cells_at(cells, chosen, len(request.pairs)), found, patched)
         exact.flat[part] = True
         done += len(part)
-        yield _with_exact(label(request, patched, unpatched), exact)
+        yield with_exact(label(request, patched, unpatched), exact)
 
 
-def _chosen(cells: Cells, shape: tuple[int, ...], places: Indices) -> Mask:
+def chosen_at(cells: Cells, shape: tuple[int, ...], places: Indices) -> Mask:
     """Which cells stand at these places of a grid [layer, *axes], as [cell, layer]."""
     grid = np.zeros((shape[0], int(np.prod(shape[1:]))), dtype=np.bool_)
     grid.flat[places] = True
     return np.asarray(grid[:, cells.column].T)
 
 
-def _at(cells: Cells, chosen: Mask, n_examples: int) -> Mask:
+def cells_at(cells: Cells, chosen: Mask, n_examples: int) -> Mask:
     """Where these cells [cell, layer] stand in a result [example, layer, *axes]."""
     return np.asarray(cells.to_grid(chosen.astype(np.float32), n_examples) == 1)
 
 
-def _with_exact(result: xr.Dataset, exact: Mask) -> xr.Dataset:
+def with_exact(result: xr.Dataset, exact: Mask) -> xr.Dataset:
+    """A sweep with a note of which places [layer, *axes] were run, the others being estimated."""
     axes = result["patched"].dims[1:]
     named = result.assign(exact=(axes, exact.copy()))
     return named.assign_attrs(instrument="activation patching, estimated and exact")

@@ -1,0 +1,9 @@
+"""Many independent units of work: in this process, in several, or on a Ray cluster.
+
+Every executor gives the same results, put together by the ids of the units.
+"""
+
+from interp.execute.run import Workers, execute
+from interp.execute.settings import Executor, Kind, Unit
+
+__all__ = ["Executor", "Kind", "Unit", "Workers", "execute"]

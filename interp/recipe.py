@@ -1,0 +1,206 @@
+"""How another process comes by the same model."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import tempfile
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from interp import sources
+from interp.batching import fitting_threads
+from interp.errors import ModelError
+from interp.execute import Executor, Workers
+from interp.fingerprint import canonical_weights, twin
+from interp.model import Model, load_model
+from interp.wrapping import load_hugging_face, quiet
+
+R = TypeVar("R")
+
+# Read by both sides, since the fingerprint says nothing of the tokenizer.
+_SAMPLES = ("Tom Cruise's mother is", " naïve 东京 42%\n\tif x == [1]:", "a")
+# The same weights give the same logits but for rounding.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model that was made in memory and saved for the workers.
+
+    Attributes:
+        tokenizer: its tokenizer's class.
+        logits: what it says after a few tokens, at some places of the vocabulary.
+    """
+
+    tokenizer: type
+    logits: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """What a worker needs to load a model; picklable.
+
+    Attributes:
+        source: hub id, name of a bundled model, or folder.
+        dtype: "float32", "float16" or "bfloat16".
+        revision: branch, tag or commit on the hub.
+        device: "cpu", "cuda" or "mps"; the worker's GPU, if it has one, if left out.
+        fingerprint: of the model that is meant; not checked if left out.
+        tokens: a hash of how its tokenizer reads; likewise.
+        saved: of a model that was made in memory.
+    """
+
+    source: str
+    dtype: str = "float32"
+    revision: str | None = None
+    device: str | None = None
+    fingerprint: str | None = None
+    tokens: str | None = None
+    saved: Saved | None = None
+
+    @classmethod
+    def of(cls, model: Model) -> ModelRecipe:
+        """The recipe of a model that is loaded.
+
+        A model made in memory is saved, once, to a temporary folder that goes when the model does.
+
+        Raises:
+            ModelError: it was made in memory and cannot be saved as it is.
+        """
+        with model.lock:
+            if model not in _RECIPES:
+                _RECIPES[model] = _recipe(model)
+            return _RECIPES[model]
+
+    def load(self) -> Model:
+        """Load the model.
+
+        Raises:
+            ModelError: it cannot be loaded here, or is not the model that is meant.
+        """
+        model = self._from_copy(self.saved) if self.saved else self._from_source()
+        differs = self.fingerprint not in (None, model.fingerprint)
+        if differs or self.tokens not in (None, _tokens(model)):
+            what = "weights or settings" if differs else "a tokenizer"
+            raise ModelError(
+                f"A worker found '{self.source}' with other {what} than the model that was loaded "
+                "before; give all machines the same files, and do not change them meanwhile."
+            )
+        return model
+
+    def _from_source(self) -> Model:
+        return load_model(self.source, device=self.device, dtype=self.dtype, revision=self.revision)
+
+    def _from_copy(self, saved: Saved) -> Model:
+        folder = Path(self.source)
+        if not folder.is_dir():
+            raise ModelError(
+                f"The model was made in memory and saved to '{folder}', which this machine does "
+                "not see; save it in a folder that all machines share, and load it from there."
+            )
+        # As the model here was made: AutoTokenizer could choose another class.
+        precision = getattr(torch, self.dtype)
+        with quiet():
+            hf_model, _ = load_hugging_face(self.source, self.source, folder, precision, None)
+            tokenizer = saved.tokenizer.from_pretrained(folder, local_files_only=True)  # type: ignore[attr-defined]
+        model = load_model(hf_model, device=self.device, tokenizer=tokenizer)
+        wanted = torch.tensor(saved.logits)
+        difference = float((torch.tensor(_logits(model)) - wanted).norm() / wanted.norm())
+        if not difference <= _TOLERANCE[model.dtype]:
+            raise ModelError(
+                "The model in memory computes something else than its weights and class say (hooks "
+                "or a forward pass of its own?), so workers cannot have it; use the executor "
+                "'serial'."
+            )
+        return model
+
+
+@dataclass(frozen=True)
+class OnModel:
+    """A `start` for `execute`: units whose payloads are called with the model."""
+
+    recipe: ModelRecipe
+
+    def __call__(self) -> Callable[[Callable[[Model], R]], R]:
+        """Load the model; returns what runs a payload."""
+        return partial(_call, self.recipe.load())
+
+
+def on_model(
+    model: Model, executor: Executor | Workers
+) -> Callable[[], Callable[[Callable[[Model], R]], R]]:
+    """A `start` for `execute` with this model: itself where units run here, otherwise its recipe.
+
+    Raises:
+        ModelError: workers cannot be given it.
+    """
+    if executor.kind == "serial":
+        return lambda: partial(_call, model)
+    return OnModel(ModelRecipe.of(model))
+
+
+def _call(model: Model, payload: Callable[[Model], R]) -> R:
+    with fitting_threads(model):
+        return payload(model)
+
+
+_RECIPES: weakref.WeakKeyDictionary[Model, ModelRecipe] = weakref.WeakKeyDictionary()
+
+
+def _recipe(model: Model) -> ModelRecipe:
+    source, saved = model.source, None
+    if model.in_memory:
+        source, saved = _save(model), Saved(type(model.tokenizer), _logits(model))
+    elif model.path is not None and source not in sources.bundled_models():
+        source = str(model.path.resolve())
+    return ModelRecipe(
+        source,
+        dtype=str(model.dtype).removeprefix("torch."),
+        revision=model.revision,
+        device=model.device.type,
+        fingerprint=model.fingerprint,
+        tokens=_tokens(model),
+        saved=saved,
+    )
+
+
+def _save(model: Model) -> str:
+    """Write the model into a temporary folder that is removed with it; returns the folder."""
+    original = model.bridge.original_model
+    weights = canonical_weights(original)
+    plain: Any = twin(original)
+    if weights.keys() != plain.state_dict().keys():
+        raise ModelError(
+            f"The weights of the {type(original).__name__} in memory have names of their own, so "
+            "workers cannot be given it; use the executor 'serial', or save the model yourself and "
+            "load it from there."
+        )
+    plain.config = copy.deepcopy(plain.config)
+    plain.load_state_dict(weights, assign=True)
+    folder = tempfile.TemporaryDirectory(prefix="obverse-model-")
+    weakref.finalize(model, folder.cleanup)
+    with quiet():
+        plain.save_pretrained(folder.name)
+        model.tokenizer.save_pretrained(folder.name)
+    return folder.name
+
+
+def _tokens(model: Model) -> str:
+    read = [ids for ids, _ in model.encode(_SAMPLES)]
+    return hashlib.sha256(repr(read).encode()).hexdigest()[:16]
+
+
+def _logits(model: Model) -> tuple[float, ...]:
+    """Logits after a few tokens, at 64 places of the vocabulary at most."""
+    ids = torch.arange(min(8, model.d_vocab, model.n_ctx), device=model.device)[None]
+    with torch.no_grad():
+        logits = model.bridge(ids)[0, -1].float().cpu()
+    places = torch.linspace(0, len(logits) - 1, min(64, len(logits))).long()
+    return tuple(logits[places].tolist())
