@@ -22,11 +22,12 @@ from interp.model import Model
 from interp.recipe import on_model
 from interp.sites import Site
 
-__all__ = ["Harvest", "harvest"]
+__all__ = ["Harvest", "bytes_of_token", "harvest"]
 
 # A harvest is committed in so many parts or more, but in files that are neither tiny nor huge.
 _PARTS = 32
 _SMALLEST = 8 << 20
+_CONTEXT = 256
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def harvest(
     store: ActivationStore,
     *,
     tokens: int | None = None,
-    context: int = 256,
+    context: int | None = None,
     dtype: str | None = None,
     executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -77,7 +78,7 @@ def harvest(
             the deepest are not run.
         store: where to put them.
         tokens: how many; all if left out.
-        context: tokens in a row.
+        context: tokens in a row; 256, or as many as the model takes, if left out.
         dtype: to store them as "float32", "float16" or "bfloat16"; the model's own if left out.
         executor: where the model runs; here if left out. Workers write to the store's folder
             themselves, so that all machines must see it under the same path.
@@ -90,7 +91,8 @@ def harvest(
     """
     source = model.activation_source()
     space, shapes = source.space(dtype), tuple(source.sites(sites))
-    rows = read_rows(model, texts, context=context, tokens=tokens)
+    length = min(_CONTEXT, model.n_ctx) if context is None else context
+    rows = read_rows(model, texts, context=length, tokens=tokens)
     named = dict(zip(space.keys(rows), rows, strict=True))
     names = [site.name for site in shapes]
     found = store.folder.indexed(Index.find, list(named), names)
@@ -114,6 +116,14 @@ def harvest(
         total * sum(site.numbers for site in shapes) * space.itemsize,
         time.monotonic() - start,
     )
+
+
+def bytes_of_token(
+    model: Model, sites: str | Site | Iterable[str | Site], dtype: str | None = None
+) -> int:
+    """Bytes that one token takes in a store at all of `sites`, when stored as `dtype`."""
+    source = model.activation_source()
+    return bytes_per_token(source.sites(sites), source.space(dtype).itemsize)
 
 
 @dataclass(frozen=True)

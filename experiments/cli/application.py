@@ -9,10 +9,12 @@ import typer
 
 from experiments.cli.console import say
 from experiments.cli.explorer import explorer
+from experiments.cli.harvest import harvest
 from experiments.cli.lens import lens
 from experiments.cli.models import models
 from experiments.cli.run import run
 from experiments.cli.runs import runs
+from experiments.cli.store import store_commands
 from experiments.cli.train import train
 
 __all__ = ["main"]
@@ -51,6 +53,7 @@ def _about(
     - `obverse run reversal-curse`
     - `obverse lens "Tom Cruise's mother is"`
     - `obverse train reversal-curse --seed 1`
+    - `obverse harvest --text corpus.txt --tokens 1M`
     - `obverse app`
     """
 
@@ -61,9 +64,11 @@ for command, name in (
     (explorer, "app"),
     (runs, "runs"),
     (train, "train"),
+    (harvest, "harvest"),
     (models, "models"),
 ):
     application.command(name)(command)
+application.add_typer(store_commands)
 
 
 def main() -> None:

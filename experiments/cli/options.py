@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,14 +13,18 @@ if TYPE_CHECKING:
     from interp.execute import Executor
 
 __all__ = [
+    "DEFAULT_STORE",
     "Address",
+    "Cache",
     "Device",
     "Dtype",
     "ExecutorKind",
     "ExecutorName",
     "Revision",
+    "StorePath",
     "Workers",
     "make_executor",
+    "use_cache",
 ]
 
 Device = Annotated[
@@ -26,6 +32,20 @@ Device = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="Of the weights: float32, float16 or bfloat16.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")]
+
+_STORE = "OBVERSE_CACHE"
+DEFAULT_STORE = Path("activations")
+StorePath = Annotated[
+    Path, typer.Option("--cache", envvar=_STORE, help="The folder of the activation store.")
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        envvar=_STORE,
+        help="Keep activations in this store, and use what is there.",
+        file_okay=False,
+    ),
+]
 
 
 class ExecutorKind(str, Enum):
@@ -59,6 +79,12 @@ Address = Annotated[
         show_default="the variable RAY_ADDRESS, or an instance on this machine",
     ),
 ]
+
+
+def use_cache(path: Path | None) -> None:
+    """Let everything in this process, and in its workers, use a store."""
+    if path is not None:
+        os.environ[_STORE] = str(path.absolute())
 
 
 def make_executor(kind: ExecutorKind, workers: int | None, address: str | None) -> Executor:

@@ -19,9 +19,16 @@ from rich.progress import (
 from experiments.cli.console import output, say, visible, warn
 from experiments.reporter import Progress as Callback
 
-__all__ = ["LiveReporter", "PlainReporter", "live_progress", "terminal_reporter"]
+__all__ = [
+    "SECONDS_BETWEEN_LINES",
+    "LiveReporter",
+    "PlainReporter",
+    "duration",
+    "live_progress",
+    "terminal_reporter",
+]
 
-_SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LINES = 10.0
 
 
 def terminal_reporter() -> LiveReporter | PlainReporter:
@@ -74,7 +81,7 @@ class LiveReporter(_Lines):
                 bars.update(task, completed=done, total=total)
 
             yield update
-        say(f"  {name}: {_duration(time.monotonic() - start)}")
+        say(f"  {name}: {duration(time.monotonic() - start)}")
 
 
 class PlainReporter(_Lines):
@@ -91,18 +98,19 @@ class PlainReporter(_Lines):
             # A stage that goes on where it stopped starts above 0: that part cost no time now.
             first = done if first is None else first
             now = time.monotonic()
-            if now - spoken < _SECONDS_BETWEEN_LINES or done >= total:
+            if now - spoken < SECONDS_BETWEEN_LINES or done >= total:
                 return
             spoken = now
             left = (now - start) * (total - done) / (done - first) if done > first else None
-            rest = f", about {_duration(left)} left" if left is not None else ""
+            rest = f", about {duration(left)} left" if left is not None else ""
             say(f"  {name}: {done} of {total}{rest}")
 
         yield update
-        say(f"  {name}: {_duration(time.monotonic() - start)}")
+        say(f"  {name}: {duration(time.monotonic() - start)}")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "4.2 s", "3 min 05 s", "2 h 10 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -55,6 +55,7 @@ def run(
     executor: options.ExecutorName = options.ExecutorKind.serial,
     workers: options.Workers = None,
     address: options.Address = None,
+    cache: options.Cache = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over in a directory that holds a run.")
     ] = False,
@@ -75,6 +76,7 @@ def run(
     say(f"Starting {study} …")
     quiet_libraries()
     executed_by = options.make_executor(executor, workers, address)
+    options.use_cache(cache)
     found = find_study(study)
     for path in (facts, templates):
         if path is not None and not path.is_file():

@@ -248,7 +248,7 @@ def test_a_terminal_gets_a_live_bar_and_a_pipe_plain_lines(
     [(0.04, "0.0 s"), (59.9, "59.9 s"), (61, "1 min 01 s"), (7325, "2 h 02 min")],
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
-    assert progress._duration(seconds) == text
+    assert progress.duration(seconds) == text
 
 
 # --- errors and warnings --------------------------------------------------------------------
