@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -14,9 +15,11 @@ from cache.space import DTYPES, Ids, SiteShape, Space, dtype_name
 from cache.store import ActivationStore
 from interp import sites as site_names
 from interp.batching import batches, fitting_threads, rows_that_fit
+from interp.between import check_between
 from interp.errors import ModelError, PromptError, SiteError
 from interp.fingerprint import tokenizer_fingerprint
 from interp.forward import observe, recording_memory
+from interp.interventions import Intervention, Plan, plan
 from interp.model import Model
 from interp.sites import Site, shape_at
 from interp.tokens import Prompts, TokenBatch, check_length, check_vocabulary, pad, tokenise
@@ -28,6 +31,7 @@ def capture(
     sites: str | Site | Iterable[str | Site],
     *,
     positions: Literal["all", "last"] = "all",
+    interventions: Intervention | Sequence[Intervention] = (),
     store: ActivationStore | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
@@ -38,9 +42,11 @@ def capture(
         prompts: texts, or token ids [example, position].
         sites: "resid_post" for every layer, "resid_post.3" for one, or `Site`s.
         positions: "last" keeps only each prompt's last token.
+        interventions: changes made meanwhile; what is captured at a changed site is the changed
+            activation.
         store: read from here what is there, and keep here what is not; the store that the
             environment variable OBVERSE_CACHE names if left out, or none. Patterns are never
-            stored, nor anything while hooks are placed on the model.
+            stored, nor anything while hooks are placed on the model or interventions made.
         progress: called with (prompts done, prompts in all).
 
     Returns:
@@ -53,6 +59,7 @@ def capture(
     Raises:
         SiteError: the model has no such site, layer or head.
         PromptError: a prompt is empty or too long, or `positions` is unknown.
+        DirectionError: an intervention does not fit its site.
         StorageError: the store cannot be used.
     """
     batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
@@ -61,9 +68,10 @@ def capture(
         raise PromptError(f"Unknown positions '{positions}'; choose 'all' or 'last'.")
     if positions == "last" and any(site.name == "pattern" for site in wanted):
         raise PromptError("Attention patterns have two position axes; capture them with 'all'.")
+    changes = plan(model, interventions, batch.lengths)
     store = store or ActivationStore.from_environment()
-    if store is None or is_hooked(model):
-        return _run(model, batch, wanted, positions == "last", progress)
+    if store is None or changes.edits or is_hooked(model):
+        return _run(model, batch, wanted, positions == "last", progress, changes)
     run = [site for site in wanted if site.name == "pattern"]
     kept = [site for site in wanted if site.name != "pattern"]
     found = _run(model, batch, run, False, None) if run else {}
@@ -175,12 +183,16 @@ def _run(
     sites: Sequence[Site],
     last: bool,
     progress: Callable[[int, int], None] | None,
+    changes: Plan | None = None,
 ) -> dict[str, Tensor]:
     whole = {Site(site.name, site.layer) for site in sites}
     pieces: dict[str, list[Tensor]] = {str(site): [] for site in sites}
+    if any(site.name == "resid_mid" for site in whole):
+        check_between(model)  # before anything is changed
 
     def run(start: int, stop: int) -> Mapping[Site, Tensor]:
-        return observe(model, batch.ids[start:stop], whole)
+        with changes.placed(torch.arange(start, stop)) if changes else contextlib.nullcontext():
+            return observe(model, batch.ids[start:stop], whole)
 
     size = _rows_at_once(model, batch.ids.shape[1], whole)
     for start, stop, activations in batches(len(batch), size, run):

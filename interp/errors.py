@@ -5,6 +5,7 @@ from __future__ import annotations
 from cache.errors import ObverseError, StorageError
 
 __all__ = [
+    "DirectionError",
     "ExecutionError",
     "MetricError",
     "ModelError",
@@ -29,6 +30,10 @@ class SiteError(ObverseError):
 
 class MetricError(ObverseError):
     """A metric is unknown, or cannot be computed from these prompts."""
+
+
+class DirectionError(ObverseError):
+    """A direction does not fit the activations it is to be added to, or cannot be computed."""
 
 
 class ExecutionError(ObverseError):

@@ -8,7 +8,7 @@ residual stream.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,6 +245,23 @@ def recording_memory(model: Model, length: int, n_sites: int) -> int:
     # At the first run of a model they are computed to be compared, in float32 where they are read.
     logits = length * model.d_vocab * model.dtype.itemsize
     return model.memory_per_row(length) + kept + masks + logits
+
+
+@contextlib.contextmanager
+def keeping(model: Model, sites: Iterable[Site]) -> Iterator[dict[Site, Tensor]]:
+    """Inside, one run of the model fills the result with copies of the activations at `sites`.
+
+    Raises:
+        SiteError: the model has no such site.
+        ModelError: TransformerLens does not see it there.
+    """
+    wanted = {site_names.check(model, site) for site in sites}
+    if any(site.name == "resid_mid" for site in wanted):
+        check_between(model)
+    kept: dict[Site, Tensor] = {}
+    with hooked(_keepers(model, wanted, kept)):
+        yield kept
+    _check_seen(model, wanted, kept)
 
 
 def _keepers(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp.alignment import Alignment
+from interp.editable import check_editable
 from interp.errors import SiteError
 from interp.model import Model
 from interp.patching import groups
 from interp.patching.interventions import Indices, Interventions, Mask, Places
-from interp.patching.trials import check_editable
 from interp.sites import Site
 
 
