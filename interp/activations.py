@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,6 @@ from interp import sites as site_names
 from interp.batching import batches, fitting_threads, rows_that_fit
 from interp.between import check_between
 from interp.errors import ModelError, PromptError, SiteError
-from interp.fingerprint import tokenizer_fingerprint
 from interp.forward import observe, recording_memory
 from interp.interventions import Intervention, Plan, plan
 from interp.model import Model
@@ -108,7 +106,7 @@ class ModelSource:
         return Space(
             f"{model.fingerprint}{processed}",
             chosen,
-            self._tokenizer,
+            model.tokenizer_fingerprint,
             f"{bos}, padded on the right",
             model.name,
         )
@@ -162,14 +160,10 @@ class ModelSource:
                     )
             return {str(site): _packed(value, lengths) for site, value in found.items()}
 
-        size = _rows_at_once(model, int(batch.lengths.max()), wanted)
+        size = rows_at_once(model, int(batch.lengths.max()), wanted)
         with fitting_threads(model):
             for start, stop, values in batches(len(rows), size, run):
                 yield stop - start, values
-
-    @cached_property
-    def _tokenizer(self) -> str:
-        return tokenizer_fingerprint(self._model.tokenizer)
 
 
 def is_hooked(model: Model) -> bool:
@@ -194,7 +188,7 @@ def _run(
         with changes.placed(torch.arange(start, stop)) if changes else contextlib.nullcontext():
             return observe(model, batch.ids[start:stop], whole)
 
-    size = _rows_at_once(model, batch.ids.shape[1], whole)
+    size = rows_at_once(model, batch.ids.shape[1], whole)
     for start, stop, activations in batches(len(batch), size, run):
         for site in sites:
             value = _of_head(activations[Site(site.name, site.layer)], site)
@@ -230,7 +224,8 @@ def _of_head(value: Tensor, site: Site) -> Tensor:
     return value.select(1 if site.name == "pattern" else -2, site.head)
 
 
-def _rows_at_once(model: Model, length: int, sites: Iterable[Site]) -> int:
+def rows_at_once(model: Model, length: int, sites: Iterable[Site]) -> int:
+    """How many prompts of `length` tokens to run together when `sites` are kept."""
     width = sum(site_names.width_at(model, site.name, length) for site in sites)
     streams = -(-width // model.d_model)
     return rows_that_fit(model, recording_memory(model, length, streams))

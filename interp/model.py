@@ -16,7 +16,7 @@ import torch
 from cache.space import DTYPES, dtype_name
 from interp import sources
 from interp.errors import ModelError
-from interp.fingerprint import fingerprint, n_parameters
+from interp.fingerprint import fingerprint, n_parameters, tokenizer_fingerprint
 from interp.wrapping import load_hugging_face, quiet, wrap
 
 if TYPE_CHECKING:
@@ -147,6 +147,11 @@ class Model:
         if self._fingerprint is None or self._fingerprint[0] != state:
             self._fingerprint = state, fingerprint(self.bridge.original_model)
         return self._fingerprint[1]
+
+    @functools.cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """32 hexadecimal digits that name what the tokenizer makes of texts."""
+        return tokenizer_fingerprint(self.tokenizer)
 
     def activation_source(self) -> ActivationSource:
         """What `cache.ActivationStore` asks a model for."""

@@ -1,0 +1,332 @@
+"""The activation store: writing against not writing, reading against raw files and other formats.
+
+Harvest: GPT-2-small shape (12 layers, 768 wide, random weights), all residual streams, bfloat16,
+against the same forward pass that keeps nothing. Reading: the same vectors in the store, in Hugging
+Face `datasets` (Arrow) and in zarr (uncompressed chunks), everything in the page cache; that all
+give the same numbers is checked. The others have no bfloat16, so they store its bits as integers.
+
+    python -m benchmarks.cache [--tokens 16384] [--vectors 400000] [--folder DIR] [--ray]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks._common import build, describe_machine
+from cache import ActivationStore
+from cache.index import Index
+from cache.shard import DATA, shard_path
+from cache.space import Ids, SiteShape, Space
+from interp.activations import rows_at_once
+from interp.execute import Executor, Workers
+from interp.forward import observe
+from interp.harvest import harvest
+from interp.model import Model
+from interp.sites import Site
+
+WIDTH = 768
+ROW = 256  # tokens
+SITE = "resid_post.0"
+READS = 5000
+
+
+class Vectors:
+    """A source of random vectors, so that reading is timed without a model."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def space(self, dtype: str | None = None) -> Space:
+        return Space("0" * 32, dtype or "bfloat16", "none", "none", "random")
+
+    def rows(self, _: Any) -> Sequence[Ids]:
+        return [np.arange(ROW, dtype=np.int32) + 300 * row for row in range(self._rows)]
+
+    def sites(self, _: Any) -> Sequence[SiteShape]:
+        return [SiteShape(SITE, (WIDTH,))]
+
+    def activations(
+        self, rows: Sequence[Ids], sites: Sequence[SiteShape]
+    ) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+        for ids in rows:
+            generator = torch.Generator().manual_seed(int(ids[0]))
+            yield 1, {SITE: torch.randn(ROW, WIDTH, generator=generator).bfloat16()}
+
+
+def corpus(tokens: int) -> list[str]:
+    """Documents of numbered words, for the benchmarks' tokenizer."""
+    rng = np.random.default_rng(0)
+    return [
+        " ".join(f"w{i}" for i in rng.integers(1, 50_000, ROW - 1)) for _ in range(tokens // ROW)
+    ]
+
+
+def time_harvest(model: Model, tokens: int, folder: Path) -> None:
+    """Store a corpus, and run it without storing, in turns."""
+    texts = corpus(tokens)
+    sites = [Site("resid_pre", 0), *(Site("resid_post", i) for i in range(model.n_layers))]
+    rows = [[0, *(int(word[1:]) for word in text.split())] for text in texts]
+    ids = torch.tensor(rows)
+    size = rows_at_once(model, ROW, sites)
+    deepest = Site("resid_post", model.n_layers - 1)
+
+    def forward() -> None:
+        for start in range(0, len(ids), size):
+            # Keeps one copy of one stream, which is a thirteenth of what a harvest copies.
+            observe(model, ids[start : start + size], [deepest])
+
+    plain, stored = [], []
+    written = 0
+    forward()
+    for turn in range(3):
+        start = time.perf_counter()
+        forward()
+        plain.append(time.perf_counter() - start)
+        with ActivationStore(folder / f"harvest-{turn}", floor=0) as store:
+            before = bytes_written()
+            start = time.perf_counter()
+            done = harvest(model, texts, sites, store, context=ROW)
+            stored.append(time.perf_counter() - start)
+            written = bytes_written() - before
+            assert done.computed == tokens // ROW * ROW
+    ratio = min(plain) / min(stored)
+    print(f"| {len(sites)} streams, {tokens:,} tokens | tokens/s | |")
+    print("|---|---|---|")
+    print(f"| forward pass alone | {tokens / min(plain):,.0f} | |")
+    print(f"| harvest to disk | {tokens / min(stored):,.0f} | **{ratio:.2f}** of the above |")
+    print(f"| bytes written for each byte of activations | {written / done.bytes:.3f} | |\n")
+
+
+def bytes_written() -> int:
+    """Bytes that this process has handed to the system to write."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("wchar")).split()[1])
+
+
+def time_reads(model: Model, vectors: int, folder: Path) -> None:
+    """Read the same vectors from the store, from raw files, from Arrow and from zarr."""
+    source = Vectors(vectors // ROW)
+    with ActivationStore(folder / "reads", floor=0) as store:
+        start = time.perf_counter()
+        store.get(source, None, SITE)
+        writing = {"Obverse": time.perf_counter() - start}
+        start = time.perf_counter()
+        whole = source_array(source)
+        making = time.perf_counter() - start
+        writing["Obverse"] = max(1e-9, writing["Obverse"] - making)
+        readers, sequential = ours(store, source)
+        others = {"datasets (Arrow)": arrow, "zarr": zarr_array}
+        for name, make in others.items():
+            start = time.perf_counter()
+            one, many = make(whole, folder / name.split()[0])
+            writing[name] = time.perf_counter() - start
+            readers[name], sequential[name] = one, many
+        sequential = {"raw file": raw(store), **sequential}
+        report(whole, writing, readers, sequential)
+        print(f"\nRunning the model again: {recompute_rate(model):,.0f} tokens/s at 13 streams.")
+
+
+def source_array(source: Vectors) -> np.ndarray[Any, Any]:
+    """All vectors, as the bits of bfloat16 [vector, width]."""
+    found = [values[SITE] for _, values in source.activations(source.rows(None), [])]
+    return torch.cat(found).view(torch.int16).numpy()
+
+
+def ours(store: ActivationStore, source: Vectors) -> tuple[dict[str, Any], dict[str, Any]]:
+    shards = store.folder.indexed(Index.shards)
+    readers = [store.folder.reader(shard) for shard in shards]
+    counts = np.array([int(reader.sidecar.lengths.sum()) for reader in readers])
+    starts = np.concatenate([[0], np.cumsum(counts)])
+
+    def one(index: int) -> Tensor:
+        shard = int(np.searchsorted(starts, index, "right")) - 1
+        return readers[shard].vectors(SITE, [index - starts[shard]])[0]
+
+    def many(out: Tensor) -> None:
+        for number, reader in enumerate(readers):
+            out[starts[number] : starts[number + 1]] = reader.tensor(SITE)
+
+    many(torch.empty(int(starts[-1]), WIDTH, dtype=torch.bfloat16))  # checks every block
+    return {"Obverse": one}, {"Obverse": many}
+
+
+def raw(store: ActivationStore) -> Callable[[Tensor], None]:
+    """Read the same files with nothing in between."""
+    paths = [shard_path(store.path, s, DATA) for s in store.folder.indexed(Index.shards)]
+
+    def many(out: Tensor) -> None:
+        view = memoryview(out.view(torch.int16).numpy()).cast("B")
+        place = 0
+        for path in paths:
+            with open(path, "rb", buffering=0) as file:
+                end = min(len(view), place + os.fstat(file.fileno()).st_size)
+                while place < end:
+                    got = file.readinto(view[place:end])
+                    if not got:
+                        break
+                    place += got
+
+    return many
+
+
+def arrow(whole: np.ndarray[Any, Any], folder: Path) -> tuple[Any, Any]:
+    from datasets import Array2D, Dataset, Features, Sequence, Value, disable_progress_bars
+
+    disable_progress_bars()
+    assert Array2D is not None
+    features = Features({"x": Sequence(Value("int16"), length=WIDTH)})
+    parts = np.array_split(whole, max(1, len(whole) // 10_000))
+    Dataset.from_generator(
+        lambda: ({"x": row} for part in parts for row in part),
+        features=features,
+        cache_dir=str(folder / "made"),
+    ).save_to_disk(str(folder / "set"))
+    loaded = Dataset.load_from_disk(str(folder / "set")).with_format("numpy")
+
+    def one(index: int) -> Tensor:
+        return torch.from_numpy(loaded[index]["x"].astype(np.int16)).view(torch.bfloat16)
+
+    def many(out: Tensor) -> None:
+        bits = out.view(torch.int16)
+        for start in range(0, len(loaded), 10_000):
+            batch = np.asarray(loaded[start : start + 10_000]["x"], dtype=np.int16)
+            bits[start : start + len(batch)] = torch.from_numpy(batch)
+
+    return one, many
+
+
+def zarr_array(whole: np.ndarray[Any, Any], folder: Path) -> tuple[Any, Any]:
+    import zarr
+
+    array = zarr.create_array(
+        str(folder), shape=whole.shape, chunks=(1024, WIDTH), dtype="int16", compressors=None
+    )
+    array[:] = whole
+
+    def one(index: int) -> Tensor:
+        return torch.from_numpy(np.asarray(array[index])).view(torch.bfloat16)
+
+    def many(out: Tensor) -> None:
+        out.view(torch.int16).numpy()[:] = array[:]
+
+    return one, many
+
+
+def report(
+    whole: np.ndarray[Any, Any],
+    writing: dict[str, float],
+    readers: dict[str, Callable[[int], Tensor]],
+    sequential: dict[str, Callable[[Tensor], None]],
+) -> None:
+    size = whole.nbytes
+    expected = torch.from_numpy(whole)
+    rates = {}
+    for name, many in sequential.items():
+        out = torch.zeros(whole.shape, dtype=torch.bfloat16)
+        best = float("inf")
+        for _ in range(3):
+            start = time.perf_counter()
+            many(out)
+            best = min(best, time.perf_counter() - start)
+        if name != "raw file":  # its bytes include headers
+            assert torch.equal(out.view(torch.int16), expected), name
+        rates[name] = size / best
+    rng = np.random.default_rng(0)
+    random = {}
+    for name, one in readers.items():
+        picks = rng.integers(0, len(whole), READS if name == "Obverse" else READS // 10)
+        for index in picks[:50]:
+            assert torch.equal(one(int(index)).view(torch.int16), expected[int(index)]), name
+        start = time.perf_counter()
+        for index in picks:
+            one(int(index))
+        random[name] = (time.perf_counter() - start) / len(picks)
+    print(
+        f"| {len(whole):,} vectors of {WIDTH}, {size / 1e9:.2f} GB | read in order "
+        "| to the raw file | one at random | to Obverse | written at |"
+    )
+    print("|---|---|---|---|---|---|")
+    for name, rate in rates.items():
+        cells = [name, f"{rate / 1e9:.2f} GB/s", f"{rate / rates['raw file']:.2f}"]
+        if name in random:
+            cells += [f"{random[name] * 1e6:,.1f} µs", f"{random[name] / random['Obverse']:,.1f}×"]
+            cells += [f"{size / writing[name] / 1e9:.2f} GB/s"]
+        else:
+            cells += ["", "", ""]
+        print(f"| {' | '.join(cells)} |")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"\nMost memory of this process: {peak:.1f} GB.")
+
+
+def recompute_rate(model: Model) -> float:
+    """Tokens a second of a forward pass."""
+    ids = torch.randint(1, 50_000, (8, ROW))
+    observe(model, ids, [Site("resid_post", model.n_layers - 1)])
+    start = time.perf_counter()
+    observe(model, ids, [Site("resid_post", model.n_layers - 1)])
+    return ids.numel() / (time.perf_counter() - start)
+
+
+def time_ray(model: Model, tokens: int, folder: Path) -> None:
+    """Harvest with one Ray worker of one thread, and with two."""
+    import ray
+
+    seconds = {}
+    for workers in (1, 2):
+        # With one core of its own a worker has one thread.
+        ray.init(
+            num_cpus=workers,
+            include_dashboard=False,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )
+        executor = Executor("ray", workers)
+        with (
+            Workers(executor) as kept,
+            ActivationStore(folder / f"ray-{workers}", floor=0) as store,
+        ):
+            sites = ["resid_post"]
+            small = corpus(ROW * 64)[: 2 * workers]
+            harvest(model, small, sites, store, context=ROW, executor=kept)  # loads the model
+            start = time.perf_counter()
+            harvest(model, corpus(tokens)[2 * workers :], sites, store, context=ROW, executor=kept)
+            seconds[workers] = time.perf_counter() - start
+        ray.shutdown()
+    speed_up = seconds[1] / seconds[2]
+    print("\n| Ray workers of one thread | seconds | |")
+    print("|---|---|---|")
+    print(f"| 1 | {seconds[1]:.1f} | |")
+    print(f"| 2 | {seconds[2]:.1f} | **{speed_up:.2f}×** |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--vectors", type=int, default=400_000)
+    parser.add_argument("--folder", type=Path, help="on the disk that is to be measured")
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--ray", action="store_true", help="Ray workers too")
+    asked = parser.parse_args()
+    print(f"{describe_machine('cpu')}\n")
+    model = build(asked.layers, "cpu", getattr(torch, asked.dtype))
+    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+        time_harvest(model, asked.tokens, Path(folder))
+        time_reads(model, asked.vectors, Path(folder))
+        if asked.ray:
+            time_ray(model, asked.tokens, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
