@@ -49,7 +49,11 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Hash what a tokenizer makes of texts: 32 hexadecimal digits."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        content = backend.to_str()
+        settings = json.loads(backend.to_str())
+        # What the last call asked for, not what the tokenizer is.
+        for volatile in ("truncation", "padding"):
+            settings.pop(volatile, None)
+        content = json.dumps(settings, sort_keys=True)
     else:
         content = json.dumps([type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())])
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import tempfile
 import weakref
 from collections.abc import Callable
@@ -24,10 +23,8 @@ from interp.wrapping import load_hugging_face, quiet
 
 R = TypeVar("R")
 
-# Read by both sides, since the fingerprint says nothing of the tokenizer.
-_SAMPLES = ("Tom Cruise's mother is", " naïve 东京 42%\n\tif x == [1]:", "a")
 # The same weights give the same logits but for rounding.
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class ModelRecipe:
         revision: branch, tag or commit on the hub.
         device: "cpu", "cuda" or "mps"; the worker's GPU, if it has one, if left out.
         fingerprint: of the model that is meant; not checked if left out.
-        tokens: a hash of how its tokenizer reads; likewise.
+        tokenizer: the same of its tokenizer.
         saved: of a model that was made in memory.
     """
 
@@ -62,7 +59,7 @@ class ModelRecipe:
     revision: str | None = None
     device: str | None = None
     fingerprint: str | None = None
-    tokens: str | None = None
+    tokenizer: str | None = None
     saved: Saved | None = None
 
     @classmethod
@@ -75,9 +72,10 @@ class ModelRecipe:
             ModelError: it was made in memory and cannot be saved as it is.
         """
         with model.lock:
-            if model not in _RECIPES:
-                _RECIPES[model] = _recipe(model)
-            return _RECIPES[model]
+            known = _RECIPES.get(model)
+            if known is None or known.fingerprint != model.fingerprint:
+                known = _RECIPES[model] = _recipe(model)
+            return known
 
     def load(self) -> Model:
         """Load the model.
@@ -87,11 +85,11 @@ class ModelRecipe:
         """
         model = self._from_copy(self.saved) if self.saved else self._from_source()
         differs = self.fingerprint not in (None, model.fingerprint)
-        if differs or self.tokens not in (None, _tokens(model)):
-            what = "weights or settings" if differs else "a tokenizer"
+        if differs or self.tokenizer not in (None, model.tokenizer_fingerprint):
+            what = "other weights or settings" if differs else "another tokenizer"
             raise ModelError(
-                f"A worker found '{self.source}' with other {what} than the model that was loaded "
-                "before; give all machines the same files, and do not change them meanwhile."
+                f"A worker found '{self.source}' with {what} than the model loaded before; give "
+                "all machines the same files, and do not change them meanwhile."
             )
         return model
 
@@ -113,7 +111,7 @@ class ModelRecipe:
         model = load_model(hf_model, device=self.device, tokenizer=tokenizer)
         wanted = torch.tensor(saved.logits)
         difference = float((torch.tensor(_logits(model)) - wanted).norm() / wanted.norm())
-        if not difference <= _TOLERANCE[model.dtype]:
+        if not difference <= _TOLERANCE.get(model.dtype, 1e-3):
             raise ModelError(
                 "The model in memory computes something else than its weights and class say (hooks "
                 "or a forward pass of its own?), so workers cannot have it; use the executor "
@@ -166,7 +164,7 @@ def _recipe(model: Model) -> ModelRecipe:
         revision=model.revision,
         device=model.device.type,
         fingerprint=model.fingerprint,
-        tokens=_tokens(model),
+        tokenizer=model.tokenizer_fingerprint,
         saved=saved,
     )
 
@@ -190,11 +188,6 @@ def _save(model: Model) -> str:
         plain.save_pretrained(folder.name)
         model.tokenizer.save_pretrained(folder.name)
     return folder.name
-
-
-def _tokens(model: Model) -> str:
-    read = [ids for ids, _ in model.encode(_SAMPLES)]
-    return hashlib.sha256(repr(read).encode()).hexdigest()[:16]
 
 
 def _logits(model: Model) -> tuple[float, ...]:

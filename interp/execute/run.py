@@ -141,6 +141,7 @@ class Workers:
         backend = self._prepared(packed)
         busy: dict[Any, Unit] = {}
         deaths = _Deaths()
+        found: list[tuple[str, R]] = []
         while queue or busy:
             while queue and self._idle:
                 unit = queue.popleft()
@@ -151,7 +152,9 @@ class Workers:
             wanted = min(backend.limit, len(queue) + len(busy))
             while len(self._starting) + len(self._idle) + len(busy) < wanted:
                 self._starting.add(backend.launch(packed))
-            failure: Exception | None = None
+            # Only now, so that workers need not wait until whoever asked has dealt with these.
+            yield from found
+            found, failure = [], None
             for worker, reply in backend.wait():
                 was_busy = busy.pop(worker, None)
                 if isinstance(reply, str):
@@ -170,9 +173,11 @@ class Workers:
                 self._idle.append(worker)
                 deaths.starts = 0
                 if was_busy is not None:
-                    yield was_busy.id, value
+                    found.append((was_busy.id, value))
             if failure is not None:
+                yield from found
                 raise failure
+        yield from found
 
     def _prepared(self, packed: bytes) -> _Backend:
         """The backend, without workers that were started with something else."""

@@ -195,7 +195,8 @@ def _cut(request: Request, n_cells: int) -> Iterator[range]:
 def _check_sendable(metric: Metric) -> None:
     try:
         pickle.dumps(metric)
-        sendable = all(term.score.__module__ != "__main__" for term in metric.terms)
+        homes = {getattr(term.score, "__module__", None) for term in metric.terms}
+        sendable = "__main__" not in homes
     except Exception:  # what pickle raises depends on what it stumbles over
         sendable = False
     if not sendable:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import xarray as xr
 
 from experiments.organisms.bundled import reversal_curse
 from experiments.organisms.evaluate import score_table
@@ -16,6 +17,7 @@ from experiments.reversal_curse.facts import read_facts, read_templates
 from experiments.reversal_curse.study import STUDY, Config
 from experiments.runner import run_study
 from interp import load_model
+from interp.execute import Executor
 from interp.stats import wilson
 
 FEW = (
@@ -120,6 +122,37 @@ def test_the_same_seed_gives_the_same_numbers_again(tmp_path: Path) -> None:
             pd.testing.assert_frame_equal(first, runs[1][name])
         else:
             assert first.identical(runs[1][name]), name
+
+
+@pytest.fixture(scope="module")
+def in_this_process(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    """A run on a few facts."""
+    folder = tmp_path_factory.mktemp("serial")
+    return run_study(STUDY, few(folder), root=folder / "runs")
+
+
+@pytest.mark.parametrize("kind", ["processes", "ray"])
+def test_the_executor_changes_no_number_and_is_no_setting(
+    in_this_process: RunRecord, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "ray":
+        pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Several slices of each sweep, though there are only a few facts.
+    monkeypatch.setattr("interp.patching.slices._OPERATIONS", 1)
+    monkeypatch.setattr("interp.patching.slices._CELLS", 64)
+    folder = in_this_process.path.parents[2]
+    config = few(folder)
+    record = run_study(STUDY, config, root=folder / kind, executor=Executor(kind, 2))
+    assert record.path.name == in_this_process.path.name
+    assert record.verdicts == in_this_process.verdicts
+    expected = numbers(in_this_process)
+    for name, found in numbers(record).items():
+        if isinstance(found, pd.DataFrame):
+            pd.testing.assert_frame_equal(found, expected[name])
+        else:
+            xr.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-5)
+            assert found.attrs == expected[name].attrs
 
 
 def test_names_are_text_in_the_report(tmp_path: Path) -> None:
