@@ -234,7 +234,7 @@ def _align(clean: TokenBatch, corrupt: TokenBatch, spans: Spans | None) -> Align
     found = [
         [
             {
-                name: _find(
+                name: find_span(
                     batch, i, texts[i] if isinstance(texts[i], str) else texts[i][run], name
                 )
                 for name, texts in spans.items()
@@ -246,7 +246,12 @@ def _align(clean: TokenBatch, corrupt: TokenBatch, spans: Spans | None) -> Align
     return alignment.by_spans(clean.lengths.tolist(), corrupt.lengths.tolist(), found[0], found[1])
 
 
-def _find(batch: TokenBatch, example: int, words: str | tuple[str, str], name: str) -> Range:
+def find_span(batch: TokenBatch, example: int, words: str | tuple[str, str], name: str) -> Range:
+    """The tokens (first, after the last) of some words in a prompt; `name` is for errors.
+
+    Raises:
+        PromptError: they are not there, or several times, or the tokenizer cannot tell.
+    """
     text, offsets = batch.texts[example], batch.offsets[example]
     if offsets is None:
         raise PromptError(

@@ -11,6 +11,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import PromptError
+from interp.model import Model
+from interp.prompts import find_span
+from interp.tokens import Prompts, TokenBatch, tokenise
 
 Where = Literal["all", "prompt", "last", "generated"]
 Positions = Where | Sequence[int] | Bool[Tensor, "example position"]
@@ -33,6 +36,28 @@ class TokenMask:
         shape = [1] * value.ndim
         shape[0], shape[axis] = len(mask), value.shape[axis]
         return mask[:, : value.shape[axis]].reshape(shape).to(value.device)
+
+
+def span_mask(
+    model: Model, prompts: Prompts | str | TokenBatch, words: Sequence[str]
+) -> Bool[Tensor, "example position"]:
+    """Where some words stand in each prompt: a mask, to intervene there, say.
+
+    Args:
+        model: whose tokenizer reads the prompts.
+        words: one piece of text for each prompt, which it holds once.
+
+    Raises:
+        PromptError: a prompt does not hold its words once, or there are not as many.
+    """
+    batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
+    if isinstance(words, str) or len(words) != len(batch):
+        raise PromptError(f"Name the words of a span for each of the {len(batch)} prompts.")
+    mask = torch.zeros(batch.ids.shape, dtype=torch.bool)
+    for example, piece in enumerate(words):
+        start, stop = find_span(batch, example, piece, "span")
+        mask[example, start:stop] = True
+    return mask
 
 
 def token_mask(positions: Positions, lengths: Int[Tensor, " example"]) -> TokenMask | None:

@@ -1,0 +1,147 @@
+"""Attention as maps: one head's pattern, and a score of all heads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp.errors import PromptError, SiteError
+from interp.figures import grid, numbers, theme
+
+_NAMES = {"pattern": "attention", "moved": "length moved"}
+
+
+def pattern_map(
+    patterns: xr.Dataset,
+    layer: int,
+    head: int,
+    example: int = 0,
+    *,
+    value: Literal["pattern", "moved"] = "pattern",
+    title: str | None = None,
+    width: int = grid.WIDTH,
+) -> go.Figure:
+    """Draw one head's pattern on one prompt: who attends (from the top down) to whom.
+
+    Args:
+        patterns: result of `attention_patterns`.
+        value: "moved" draws the value-weighted pattern.
+        title: of the figure.
+        width: px that the figure will have; it only decides how much text fits into a cell.
+
+    Raises:
+        PromptError: there is no such example.
+        SiteError: there is no such layer or head, or the pattern was not weighted.
+    """
+    if not 0 <= example < patterns.sizes["example"]:
+        raise PromptError(
+            f"There is no example {example}; there are {patterns.sizes['example']}, from 0 on."
+        )
+    if value not in patterns:
+        raise SiteError(f"There is no '{value}'; ask attention_patterns for weighted=True.")
+    if layer not in patterns["layer"].values or head not in patterns["head"].values:
+        raise SiteError(f"There is no head {head} in layer {layer} among these patterns.")
+    one = patterns[value].isel(example=example).sel(layer=layer, head=head)
+    tokens = [str(token) for token in one["source_token"].values if token]
+    n = len(tokens)
+    # A grid is drawn from the bottom up.
+    shown = one.transpose("destination", "source").values[:n, :n][::-1].astype(float)
+    shown = np.where(np.tri(n, dtype=bool)[::-1], shown, np.nan)
+    labels = tuple(theme.visible(token) for token in tokens)
+    hover = np.empty((n, n), dtype=object)
+    for row, column in np.ndindex(n, n):
+        at = n - 1 - row
+        hover[row, column] = (
+            f"<b>{numbers.plain(float(shown[row, column]), 3)}</b><br>from {at} "
+            f"‘{theme.shown(tokens[at], 40)}’ to {column} ‘{theme.shown(tokens[column], 40)}’"
+            if column <= at
+            else "later tokens are not seen"
+        )
+    cells = grid.Grid(
+        values=shown,
+        hover=hover,
+        texts=(numbers.texts(shown, 2),),
+        elide=False,
+        rows=tuple(range(n))[::-1],
+        row_labels=labels[::-1],
+        columns=labels,
+        row_title="attending",
+        column_title="attended to",
+    )
+    top = 1.0 if value == "pattern" else numbers.reach(shown)
+    return grid.draw(
+        cells,
+        scale=theme.SEQUENTIAL,
+        limits=(0.0, top),
+        bar=theme.colour_bar(_NAMES[value]),
+        title=title,
+        selected=None,
+        width=width,
+    )
+
+
+def head_score_grid(
+    scores: xr.Dataset,
+    kind: str = "induction",
+    *,
+    title: str | None = None,
+    width: int = grid.WIDTH,
+) -> go.Figure:
+    """Draw a score of every head, its mean over the prompts that have one.
+
+    Args:
+        scores: result of `head_scores` or `detect_heads`, or any dataset by layer and head.
+        kind: which of its variables, "previous_token", say; of "to_span" choose a span first.
+        title: of the figure.
+        width: px that the figure will have; it only decides how much text fits into a cell.
+
+    Raises:
+        SiteError: there is no such score by layer and head.
+    """
+    if kind not in scores or not {"layer", "head"} <= set(scores[kind].dims):
+        raise SiteError(f"There is no '{kind}' by layer and head to draw.")
+    extra = [dim for dim in scores[kind].dims if dim not in ("example", "layer", "head")]
+    if extra:
+        raise SiteError(f"'{kind}' has several values of {extra[0]}; select one of them first.")
+    found = scores[kind]
+    shown = found.mean("example") if "example" in found.dims else found
+    values = shown.transpose("layer", "head").values.astype(float)
+    layers, heads = (tuple(int(i) for i in found[name].values) for name in ("layer", "head"))
+    hover = np.empty(values.shape, dtype=object)
+    name = theme.escape(theme.words(kind))
+    for row, column in np.ndindex(*values.shape):
+        hover[row, column] = (
+            f"<b>layer {layers[row]}, head {heads[column]}</b><br>{name} "
+            f"{numbers.plain(float(values[row, column]), 3)}"
+        )
+    cells = grid.Grid(
+        values=values,
+        hover=hover,
+        texts=(numbers.texts(values, 2), numbers.texts(values, 1)),
+        elide=False,
+        rows=layers,
+        row_labels=tuple(str(layer) for layer in layers),
+        columns=tuple(str(head) for head in heads),
+        row_title="layer",
+        column_title="head",
+    )
+    signed = bool((values < 0).any())
+    reach = numbers.reach(values)
+    top = reach if signed or reach > 1 else 1.0
+    even = scores.get(f"{kind}_even")
+    notes = []
+    if even is not None and bool(even.notnull().any()):
+        notes = [f"A head that attends evenly scores {numbers.plain(float(even.mean()), 3)}."]
+    return grid.draw(
+        cells,
+        scale=theme.DIVERGING if signed else theme.SEQUENTIAL,
+        limits=(-top if signed else 0.0, top),
+        bar=theme.colour_bar(name),
+        title=title,
+        selected=None,
+        width=width,
+        notes=notes,
+    )
