@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from interp.patching import sweep as sweep
     from interp.prompts import PromptPairs as PromptPairs
     from interp.sites import Site as Site
+    from interp.tuned import TunedLens as TunedLens
+    from interp.tuning import train_tuned_lens as train_tuned_lens
 
 _HOMES = {
     "METRICS": "interp.metrics",
     "Model": "interp.model",
     "PromptPairs": "interp.prompts",
     "Site": "interp.sites",
+    "TunedLens": "interp.tuned",
     "answer_logprob": "interp.metrics",
     "capture": "interp.activations",
     "estimate": "interp.patching",
@@ -41,6 +44,7 @@ _HOMES = {
     "resume": "interp.forward",
     "score_answers": "interp.answers",
     "sweep": "interp.patching",
+    "train_tuned_lens": "interp.tuning",
 }
 
 __all__ = list(_HOMES)

@@ -1,13 +1,15 @@
-"""The logit lens (nostalgebraist 2020): what the model would say if it stopped at a layer.
+"""Lenses: what the model would say if it stopped at a layer.
 
-Every residual stream is read through the model's own final norm and unembedding. At the last
-layer this is the model's output; `record` has checked that it is before any number is given out.
+The logit lens (nostalgebraist 2020) reads every residual stream through the model's own final norm
+and unembedding; the tuned lens (Belrose et al. 2023) first translates each layer's stream into the
+last one's coordinates. At the last layer both are the model's output; `record` has checked that
+they are before any number is given out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +20,28 @@ from torch import Tensor
 
 from interp.batching import batches, rows_that_fit
 from interp.errors import PromptError
-from interp.forward import readout, record, recording_memory
+from interp.forward import record, recording_memory
 from interp.model import Model
 from interp.prompts import continuations
+from interp.readings import Readings
 from interp.sites import Site
 from interp.tokens import Prompts, TokenBatch, check_vocabulary, tokenise
+from interp.tuned import TunedLens
+
+__all__ = ["Answers", "logit_lens"]
+
+Answers = Sequence[str] | Sequence[Sequence[str]] | Int[Tensor, "example ..."] | str
+"""For each prompt one text or several, or token ids [example] or [example, candidate]."""
 
 
 def logit_lens(
     model: Model,
     prompts: Prompts | str,
-    answers: Sequence[str] | Int[Tensor, " example"] | str | None = None,
+    answers: Answers | None = None,
     *,
+    lens: TunedLens | None = None,
     k: int = 5,
-    positions: str = "all",
+    positions: Literal["all", "last"] | Sequence[int] = "all",
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Read every layer's residual stream as a prediction of the next token.
@@ -40,165 +50,178 @@ def logit_lens(
         model: the model.
         prompts: texts, or token ids [example, position].
         answers: for each prompt the text expected after it, of which the first token is followed,
-            or token ids [example].
+            or as many texts for each; or token ids [example] or [example, candidate].
+        lens: a tuned lens of this model; the logit lens if left out.
         k: how many of the likeliest tokens to keep.
-        positions: "all", or "last" for the end of each prompt only.
-        progress: called with (layer readings done, in all).
+        positions: "all", "last" for the end of each prompt only, or numbers: 0 is the first token,
+            -1 the last one of each prompt.
+        progress: called with (positions read at all layers, in all).
 
     Returns:
-        top_token, top_prob (example, layer, position, k): the likeliest tokens; entropy (example,
-        layer, position) in nats; with answers also answer_rank (0 is the likeliest; ties count
-        only strictly larger logits) and answer_logprob in nats. Layer 0 is the embedding, layer n
-        the stream after n blocks. Positions count from the left; beyond a shorter prompt's end
-        tokens are "", numbers NaN and ranks -1. With positions="last" the axis has one entry.
-        The coordinate token(example, position) is what stands there.
+        By (example, layer, position): top_token, top_prob (…, k): the likeliest tokens; entropy
+        in nats; kl: from the last layer's prediction to this one, in nats; final_rank: of the
+        token that the last layer puts first (0 is the likeliest; ties count only strictly larger
+        logits); next_logprob: of the token that stands next in the prompt, in nats; with answers
+        also answer_rank and answer_logprob, with an axis `candidate` where several are followed.
+        Layer 0 is the embedding, layer n the stream after n blocks. Positions count from the left;
+        beyond a shorter prompt's end tokens are "", numbers NaN and ranks -1. With
+        positions="last" the axis has one entry. The coordinate token(example, position) is what
+        stands there. [layer, position, vocabulary] is never in memory.
 
     Raises:
-        PromptError: empty or too long prompts, or an answer without tokens.
+        PromptError: empty or too long prompts, an answer without tokens, or no such position.
+        ModelError: the tuned lens belongs to another model.
     """
     batch = tokenise(model, prompts)
     targets = _targets(model, batch, answers)
+    if lens is not None:
+        lens.check(model)
     if k < 1:
         raise PromptError(f"The number of likeliest tokens, k, must be at least 1, not {k}.")
     k = min(k, model.d_vocab)
-    if positions not in ("all", "last"):
-        raise PromptError(f"Unknown positions '{positions}'; choose 'all' or 'last'.")
-    where = _positions(batch, positions)
+    labels, where = _positions(batch, positions)
+    following = _following(batch, where)
     layers = model.n_layers + 1
-    shape = (len(batch), layers, where.shape[1])
-    out = _Readings(shape, k, followed=targets is not None)
+    wanted = torch.empty(len(batch), 0, dtype=torch.long) if targets is None else targets
+    if wanted.ndim == 1:
+        wanted = wanted[:, None]
+    out = Readings((len(batch), layers, where.shape[1]), k, wanted.shape[1])
     sites = [Site("resid_pre", 0), *(Site("resid_post", i) for i in range(model.n_layers))]
-    size = rows_that_fit(model, recording_memory(model, batch.ids.shape[1], layers))
+    total, count = int((where >= 0).sum()), 0
+
+    def done(more: int) -> None:
+        nonlocal count
+        count += more
+        if progress:
+            progress(count, total)
 
     def run(start: int, stop: int) -> None:
         recording = record(model, batch.ids[start:stop], sites)
-        for layer, site in enumerate(sites):
-            hidden = recording[site]
-            index = where[start:stop].clamp(min=0).to(hidden.device)
-            hidden = hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
-            out.read(model, hidden, None if targets is None else targets[start:stop], start, layer)
-            if progress:
-                progress(start * layers + (stop - start) * (layer + 1), len(batch) * layers)
 
+        def stream(layer: int, row: Tensor, index: Tensor) -> Float[Tensor, "reading d_model"]:
+            hidden = recording[sites[layer]]
+            hidden = hidden[row.to(hidden.device), index.to(hidden.device)]
+            return hidden if lens is None else lens.translate(layer, hidden)
+
+        part = slice(start, stop)
+        out.read(model, start, where[part], following[part], wanted[part], stream, done)
+
+    size = rows_that_fit(model, recording_memory(model, batch.ids.shape[1], layers))
     for _ in batches(len(batch), size, run):
         pass
-    return out.label(model, batch, where.numpy(), answers)
+    found = _label(model, out, batch, where.numpy(), labels)
+    if targets is not None:
+        found = _with_answers(found, out, targets, answers)
+    found.attrs = {"instrument": "logit lens", **model.identity}
+    if lens is not None:
+        found.attrs |= {"instrument": "tuned lens"}
+    return found
 
 
-class _Readings:
-    """Arrays that one (examples × layer) block of readings after the other is written into."""
+def _label(
+    model: Model,
+    readings: Readings,
+    batch: TokenBatch,
+    where: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+) -> xr.Dataset:
+    absent = np.broadcast_to((where < 0)[:, None, :], readings.entropy.shape)
+    names = _strings(model, readings.top_ids)
+    names[absent] = ""
+    dims = ("example", "layer", "position")
+    tokens = np.full(where.shape, "", dtype=object)
+    for example in range(len(batch)):
+        strings = model.token_strings(batch.row(example))
+        for column, index in enumerate(where[example]):
+            if index >= 0:
+                tokens[example, column] = strings[index]
+    variables: dict[str, Any] = {
+        "top_token": ((*dims, "k"), names),
+        "top_prob": ((*dims, "k"), readings.top_prob),
+        "entropy": (dims, readings.entropy),
+        "kl": (dims, readings.kl),
+        "final_rank": (dims, readings.final_rank),
+        "next_logprob": (dims, readings.next_logprob),
+    }
+    coords: dict[str, Any] = {
+        "layer": np.arange(readings.entropy.shape[1]),
+        "position": labels,
+        "token": (("example", "position"), tokens),
+        "prompt": ("example", list(batch.texts)),
+    }
+    return xr.Dataset(variables, coords=coords)
 
-    def __init__(self, shape: tuple[int, int, int], k: int, *, followed: bool) -> None:
-        self.ids = np.zeros((*shape, k), dtype=np.int64)
-        self.top_prob = np.zeros((*shape, k), dtype=np.float32)
-        self.entropy = np.zeros(shape, dtype=np.float32)
-        self.rank = np.full(shape, -1, dtype=np.int64) if followed else None
-        self.logprob = np.zeros(shape, dtype=np.float32) if followed else None
 
-    def read(
-        self,
-        model: Model,
-        hidden: Float[Tensor, "example position d_model"],
-        targets: Int[Tensor, " example"] | None,
-        first: int,
-        layer: int,
-    ) -> None:
-        n_examples, n_positions, _ = hidden.shape
-        flat = hidden.reshape(n_examples * n_positions, -1)
-        followed = (
-            None if targets is None else targets.to(hidden.device).repeat_interleave(n_positions)
-        )
-        k = self.ids.shape[-1]
-
-        def work(start: int, stop: int) -> None:
-            logits = readout(model, flat[start:stop])
-            logprobs = logits.log_softmax(-1)
-            top = logprobs.topk(k, dim=-1)
-            row, position = np.divmod(np.arange(start, stop), n_positions)
-            at = (first + row, layer, position)
-            self.ids[at] = top.indices.cpu().numpy()
-            self.top_prob[at] = top.values.exp().cpu().numpy()
-            self.entropy[at] = -(logprobs.exp() * logprobs.clamp(min=-1e30)).sum(-1).cpu().numpy()
-            if followed is not None and self.rank is not None and self.logprob is not None:
-                wanted = followed[start:stop, None]
-                self.logprob[at] = logprobs.gather(1, wanted).squeeze(1).cpu().numpy()
-                self.rank[at] = (logits > logits.gather(1, wanted)).sum(1).cpu().numpy()
-
-        size = rows_that_fit(model, 4 * model.d_vocab * 4)
-        for _ in batches(len(flat), size, work):
-            pass
-
-    def label(
-        self,
-        model: Model,
-        batch: TokenBatch,
-        where: npt.NDArray[np.int64],
-        answers: Sequence[str] | Tensor | str | None,
-    ) -> xr.Dataset:
-        absent = np.broadcast_to((where < 0)[:, None, :], self.entropy.shape)
-        names = _strings(model, self.ids)
-        names[absent] = ""
-        self.top_prob[absent] = np.nan
-        self.entropy[absent] = np.nan
-        dims = ("example", "layer", "position")
-        variables: dict[str, Any] = {
-            "top_token": ((*dims, "k"), names),
-            "top_prob": ((*dims, "k"), self.top_prob),
-            "entropy": (dims, self.entropy),
-        }
-        if self.rank is not None and self.logprob is not None:
-            self.rank[absent] = -1
-            self.logprob[absent] = np.nan
-            variables["answer_rank"] = (dims, self.rank)
-            variables["answer_logprob"] = (dims, self.logprob)
-        tokens = np.full(where.shape, "", dtype=object)
-        for example in range(len(batch)):
-            strings = model.token_strings(batch.row(example))
-            for column, index in enumerate(where[example]):
-                if index >= 0:
-                    tokens[example, column] = strings[index]
-        coords: dict[str, Any] = {
-            "layer": np.arange(self.entropy.shape[1]),
-            "position": np.arange(where.shape[1]),
-            "token": (("example", "position"), tokens),
-            "prompt": ("example", list(batch.texts)),
-        }
-        if isinstance(answers, str):
-            answers = [answers]
-        if answers is not None and not isinstance(answers, Tensor):
-            coords["answer"] = ("example", list(answers))
-        attrs = {
-            "instrument": "logit lens",
-            **model.identity,
-        }
-        return xr.Dataset(variables, coords=coords, attrs=attrs)
+def _with_answers(
+    found: xr.Dataset, readings: Readings, targets: Tensor, answers: Answers | None
+) -> xr.Dataset:
+    ranks, logprobs = readings.answer_rank, readings.answer_logprob
+    if targets.ndim == 1:
+        ranks, logprobs = ranks[..., 0], logprobs[..., 0]
+    axes: tuple[str, ...] = ("candidate",) if targets.ndim == 2 else ()
+    dims = ("example", "layer", "position", *axes)
+    found = found.assign(answer_rank=(dims, ranks), answer_logprob=(dims, logprobs))
+    if isinstance(answers, Tensor) or answers is None:
+        return found
+    texts = np.array([answers] if isinstance(answers, str) else list(answers), dtype=object)
+    return found.assign_coords(answer=(("example", *axes), texts))
 
 
 def _targets(
-    model: Model, batch: TokenBatch, answers: Sequence[str] | Tensor | str | None
-) -> Int[Tensor, " example"] | None:
+    model: Model, batch: TokenBatch, answers: Answers | None
+) -> Int[Tensor, "example ..."] | None:
     if answers is None:
         return None
     if isinstance(answers, str):
         answers = [answers]
     if len(answers) != len(batch):
         raise PromptError(
-            f"There are {len(answers)} answers for {len(batch)} prompts; give one for each."
+            f"There are {len(answers)} answers for {len(batch)} prompts; give one for each, or a "
+            "list of several for each."
         )
     if isinstance(answers, Tensor):
-        if answers.ndim != 1 or answers.is_floating_point():
-            raise PromptError("Token ids of answers must be integers of shape [example].")
+        if answers.ndim not in (1, 2) or answers.is_floating_point() or answers.numel() == 0:
+            raise PromptError(
+                "Token ids of answers must be integers of shape [example] or [example, candidate]."
+            )
         check_vocabulary(model, [int(answers.min()), int(answers.max())], "answers")
         return answers.cpu().long()
-    return torch.tensor([ids[0] for ids in continuations(model, batch, answers)])
+    several = [[one] if isinstance(one, str) else list(one) for one in answers]
+    counts = {len(one) for one in several}
+    if len(counts) > 1 or 0 in counts or len({isinstance(one, str) for one in answers}) > 1:
+        raise PromptError("Give every prompt equally many answers, one or more.")
+    columns = [continuations(model, batch, column) for column in zip(*several, strict=True)]
+    ids = torch.tensor([[ids[0] for ids in column] for column in columns]).T
+    return ids[:, 0] if isinstance(answers[0], str) else ids
 
 
-def _positions(batch: TokenBatch, positions: str) -> Int[Tensor, "example position"]:
-    """Token indices to read [example, position]; -1 where a prompt has no such token."""
+def _positions(
+    batch: TokenBatch, positions: str | Sequence[int]
+) -> tuple[npt.NDArray[np.int64], Int[Tensor, "example position"]]:
+    """Labels [position], and token indices to read; -1 where a prompt has no such token."""
+    longest, lengths = batch.ids.shape[1], batch.lengths[:, None]
+    if isinstance(positions, str) and positions not in ("all", "last"):
+        raise PromptError(f"Unknown positions '{positions}'; choose 'all', 'last' or numbers.")
     if positions == "last":
-        return (batch.lengths - 1)[:, None]
-    index = torch.arange(batch.ids.shape[1])[None, :].expand(len(batch), -1)
-    return torch.where(index < batch.lengths[:, None], index, -1)
+        return np.arange(1), lengths - 1
+    chosen = torch.arange(longest) if positions == "all" else torch.tensor([*map(int, positions)])
+    numbers = chosen.tolist()
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise PromptError("Give one position or more, each once.")
+    wrong = [n for n in numbers if not -longest <= n < longest]
+    if wrong:
+        raise PromptError(f"There is no position {wrong[0]}; the longest prompt has {longest}.")
+    index = torch.where(chosen < 0, lengths + chosen, chosen.expand(len(batch), -1))
+    return chosen.numpy(), torch.where((index >= 0) & (index < lengths), index, -1)
+
+
+def _following(
+    batch: TokenBatch, where: Int[Tensor, "example position"]
+) -> Int[Tensor, "example position"]:
+    """The token after each position; -1 at a prompt's end."""
+    after = (where + 1).clamp(max=batch.ids.shape[1] - 1)
+    inside = (where >= 0) & (where + 1 < batch.lengths[:, None])
+    return torch.where(inside, batch.ids.gather(1, after), -1)
 
 
 def _strings(model: Model, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:

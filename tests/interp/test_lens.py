@@ -59,6 +59,49 @@ def test_readings_are_hugging_faces_norm_and_unembedding(tiny: Tiny) -> None:
         np.testing.assert_allclose(row["top_prob"], best, rtol=0, atol=1e-5)
 
 
+def test_each_layer_is_compared_with_the_last(tiny: Tiny) -> None:
+    found = logit_lens(tiny.model, PROMPTS)
+    for example, text in enumerate(PROMPTS):
+        logits, ids = by_hand(tiny, text), tiny.ids(text)
+        table = log_softmax(logits)
+        row = found.isel(example=example, position=slice(0, len(ids)))
+        kl = entropy(np.exp(table[-1])[None], np.exp(table), axis=-1)
+        np.testing.assert_allclose(row["kl"], kl, rtol=1e-4, atol=1e-5)
+        assert (row["kl"][-1] == 0).all()
+        best = np.broadcast_to(logits[-1].argmax(-1)[None, :, None], (*logits.shape[:2], 1))
+        ranks = (logits > np.take_along_axis(logits, best, -1)).sum(-1)
+        np.testing.assert_array_equal(row["final_rank"], ranks)
+        after = [table[:, position, token] for position, token in enumerate(ids[1:])]
+        np.testing.assert_allclose(row["next_logprob"][:, :-1], np.stack(after, 1), atol=1e-4)
+        assert row["next_logprob"][:, -1].isnull().all()
+
+
+def test_several_answers_and_chosen_positions_are_the_single_ones(llama: Tiny) -> None:
+    others = [" Ann", " Bo", " Cy"]
+    several = logit_lens(llama.model, PROMPTS, list(zip(ANSWERS, others, strict=True)))
+    assert several["answer_rank"].dims == ("example", "layer", "position", "candidate")
+    for number, answers in enumerate((ANSWERS, others)):
+        one = logit_lens(llama.model, PROMPTS, answers)
+        for name in ("answer_rank", "answer_logprob", "answer"):
+            np.testing.assert_array_equal(several[name].isel(candidate=number), one[name])
+    ids = torch.tensor([[words(a)[0], words(b)[0]] for a, b in zip(ANSWERS, others, strict=True)])
+    given = logit_lens(llama.model, PROMPTS, ids, positions=[1, -1])
+    np.testing.assert_array_equal(given["position"], [1, -1])
+    last = logit_lens(llama.model, PROMPTS, ids, positions="last").isel(position=0)
+    for label, expected in ((1, several.isel(position=1)), (-1, last)):
+        here = given.sel(position=label)
+        np.testing.assert_array_equal(here["token"], expected["token"])
+        np.testing.assert_array_equal(here["answer_rank"], expected["answer_rank"])
+        np.testing.assert_allclose(here["answer_logprob"], expected["answer_logprob"], atol=1e-5)
+        np.testing.assert_allclose(here["kl"], expected["kl"], atol=1e-5)
+
+
+def test_a_position_that_only_longer_prompts_have_is_empty_in_others(llama: Tiny) -> None:
+    found = logit_lens(llama.model, PROMPTS, ANSWERS, positions=[-5])
+    assert list(found["token"].values[:, 0]) == ["Ann", "", "Cy"]
+    assert list(found["kl"].isnull().values[:, 0, 0]) == [False, True, False]
+
+
 def test_readings_are_those_of_transformer_lens(tiny: Tiny) -> None:
     found = logit_lens(tiny.model, PROMPTS[:1], ANSWERS[:1], k=3)
     target = words(ANSWERS[0])[0]
@@ -128,7 +171,7 @@ def test_reading_little_by_little_gives_the_same(
     for name in ("top_prob", "entropy", "answer_logprob"):
         np.testing.assert_allclose(pieces[name], whole[name], rtol=0, atol=1e-5)
     np.testing.assert_array_equal(pieces["answer_rank"], whole["answer_rank"])
-    total = len(PROMPTS) * len(LAYERS)
+    total = sum(len(tiny.ids(text)) for text in PROMPTS)
     assert seen == [(done, total) for done in range(1, total + 1)]
 
 
@@ -145,7 +188,9 @@ def test_token_ids_are_read_like_the_text(tiny: Tiny) -> None:
 
 def test_without_answers_there_are_no_answer_columns(llama: Tiny) -> None:
     found = logit_lens(llama.model, PROMPTS)
-    assert set(found.data_vars) == {"top_token", "top_prob", "entropy"}
+    assert set(found.data_vars) == {
+        *("top_token", "top_prob", "entropy", "kl", "final_rank", "next_logprob")
+    }
     assert logit_lens(llama.model, PROMPTS, k=999).sizes["k"] == len(VOCABULARY)
 
 
@@ -159,7 +204,12 @@ def test_without_answers_there_are_no_answer_columns(llama: Tiny) -> None:
         (["we saw"], [""], {}, "no tokens"),
         (["we saw"], ["more"], {}, "merges"),
         (["we saw"], torch.tensor([1.5]), {}, "integers"),
-        (["we saw"], torch.tensor([[1]]), {}, "shape"),
+        (["we saw"], torch.tensor([[[1]]]), {}, "shape"),
+        (["we saw", "so"], [[" Ann", " Bo"], [" Cy"]], {}, "equally many"),
+        (["we saw"], [[]], {}, "equally many"),
+        (["we saw"], None, {"positions": []}, "one position or more"),
+        (["we saw"], None, {"positions": [1, 1]}, "each once"),
+        (["we saw"], None, {"positions": [0, 3]}, "no position 3"),
         (["we saw"], torch.tensor([len(VOCABULARY)]), {}, "vocabulary"),
         (["we saw"], torch.tensor([-1]), {}, "vocabulary"),
         (["we saw"], None, {"positions": "first"}, "first"),
