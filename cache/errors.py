@@ -15,5 +15,9 @@ class StorageError(ObverseError):
     """A file or folder cannot be read or written."""
 
 
+class GoneError(StorageError):
+    """A shard is not there (any more): it was evicted, or taken for what a dead writer left."""
+
+
 class DamageError(StorageError):
     """A stored file is not what was written; `ActivationStore.get` computes its rows again."""

@@ -46,6 +46,8 @@ _ADVICE = {
     errno.EIO: "the disk reports an input/output error; check the disk, or choose another one",
     errno.EFBIG: "the file would be larger than this system allows; raise the limit",
     errno.EMFILE: "too many files are open; raise the limit on open files",
+    errno.ENOLCK: "the file system has no locks; choose a folder on another one",
+    errno.ENOSYS: "the file system has no locks; choose a folder on another one",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
 
@@ -91,10 +93,15 @@ def atomic_path(path: Path | str, temporary: str | None = None) -> Iterator[Path
         flush(target.parent)
 
 
-def read_bytes(path: Path | str) -> bytes:
-    """The content of a file, or a StorageError that says why it cannot be read."""
-    with storage_errors(Path(path), "read"):
-        return Path(path).read_bytes()
+def read_bytes(path: Path | str, most: int = 1 << 40) -> bytes:
+    """The content of a file, or a StorageError that says why it cannot be read.
+
+    Args:
+        most: do not read beyond so many bytes, whatever size the file claims.
+    """
+    with storage_errors(Path(path), "read"), open(path, "rb") as file:
+        # Not `read(most)` at once, which would take that much memory for a small file too.
+        return file.read() if os.fstat(file.fileno()).st_size <= most else file.read(most)
 
 
 def make_folder(path: Path | str) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from cache.errors import GoneError
 from cache.folder import Folder
-from cache.index import Index, Place
+from cache.index import Place
 from cache.layout import Layout, bytes_per_token
 from cache.room import Room
 from cache.sidecar import Sidecar
 from cache.source import ActivationSource
 from cache.space import Ids, SiteShape, Space
 
-__all__ = ["Progress", "cut", "fill", "lacking", "write_shard"]
+__all__ = ["Progress", "cut", "fill", "lacking", "needed", "write_shard"]
 
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
@@ -21,6 +23,9 @@ Progress = Callable[[int, int], None]
 _MOST_ROWS = 1 << 16  # of one shard, so that its sidecar stays small
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.01, 0.25
 _SECONDS_BETWEEN_CHECKS = 1.0
+_MOST_INTERRUPTIONS = 5
+# Bytes of a sidecar and of a row in it, about.
+_SIDECAR, _SIDECAR_ROW = 1000, 30
 
 
 def fill(
@@ -39,44 +44,38 @@ def fill(
     A row that another process computes is waited for; if that process dies, it is computed here.
     """
     names = [site.name for site in sites]
-    done = len(rows)
+    left = list(rows)
     made: list[str] = []
-    wait, checked = _SHORTEST_WAIT, time.monotonic()
-
-    def missing(keys: Sequence[bytes]) -> dict[bytes, tuple[str, ...]]:
-        found = folder.indexed(Index.find, keys, names)
-        return lacking(keys, found)
-
-    while absent := missing(list(rows)):
-        if progress and len(rows) - len(absent) != done:
-            done = len(rows) - len(absent)
-            progress(done, len(rows))
-        owner = folder.owner.token
-        claimed = folder.indexed(Index.claim, list(absent), owner)
-        if not claimed:
-            time.sleep(wait)
-            wait = min(2 * wait, _LONGEST_WAIT)
-            if time.monotonic() - checked > _SECONDS_BETWEEN_CHECKS:
-                folder.release_dead()
-                checked = time.monotonic()
-            continue
-        wait = _SHORTEST_WAIT
-        held = set(claimed)
-        try:
+    wait, checked, interruptions = _SHORTEST_WAIT, -math.inf, 0
+    while left := list(lacking(left, folder.find(left, names))):
+        if progress:
+            progress(len(rows) - len(left), len(rows))
+        with folder.lease(left) as claimed:
             # Some may have been committed between the look-up and the lease.
-            for shapes, part in cut(space, sites, rows, missing(claimed), shard_size):
-                sidecar = write_shard(
-                    folder, room, source, space, [rows[key] for key in part], shapes, made
-                )
-                made.append(sidecar.id)
-                folder.indexed(Index.release, part)
-                held.difference_update(part)
-                if progress:
-                    done = min(len(rows), done + len(part))
-                    progress(done, len(rows))
-        finally:
-            if held:
-                folder.indexed(Index.release, list(held))
+            absent = lacking(claimed, folder.find(claimed, names))
+            done = len(rows) - len(left) + len(claimed) - len(absent)
+            try:
+                for shapes, part in cut(space, sites, rows, absent, shard_size):
+                    of_part = [rows[key] for key in part]
+                    made.append(write_shard(folder, room, source, space, of_part, shapes, made).id)
+                    done += len(part)
+                    if progress:
+                        progress(done, len(rows))
+            except GoneError:
+                # Others took this process for dead; what they did since is not done again.
+                interruptions += 1
+                if interruptions == _MOST_INTERRUPTIONS:
+                    raise
+        if claimed:
+            wait = _SHORTEST_WAIT
+            continue
+        if time.monotonic() - checked > _SECONDS_BETWEEN_CHECKS:
+            folder.release_dead()
+            checked = time.monotonic()
+        time.sleep(wait)
+        wait = min(2 * wait, _LONGEST_WAIT)
+    if progress:
+        progress(len(rows), len(rows))
     return made
 
 
@@ -110,6 +109,17 @@ def cut(
         shapes = [site for site in sites if site.name in names]
         for part in _shards(space, shapes, {key: rows[key] for key in keys}, size):
             yield shapes, part
+
+
+def needed(space: Space, sites: Sequence[SiteShape], rows: Mapping[bytes, Ids], size: int) -> int:
+    """Bytes that rows take in shards of about `size` bytes, with all that comes with them."""
+    names = tuple(site.name for site in sites)
+    total = 0
+    for shapes, part in cut(space, sites, rows, dict.fromkeys(rows, names), size):
+        n_tokens = sum(len(rows[key]) for key in part)
+        total += Layout.of(shapes, space.dtype, n_tokens, len(part)).size
+        total += _SIDECAR + _SIDECAR_ROW * len(part)
+    return total
 
 
 def write_shard(

@@ -6,17 +6,15 @@ time. SQLite keeps it whole when a process dies.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cache.errors import DamageError, StorageError
+from cache import tables
+from cache.database import Database
+from cache.locks import StoreLock
 from cache.sidecar import Sidecar
 from cache.space import Space
 
@@ -24,27 +22,9 @@ __all__ = ["Entry", "Index", "Place", "Usage"]
 
 T = TypeVar("T")
 
-_WAIT = 60.0  # seconds that a process waits for another one's transaction
 _AT_ONCE = 500  # parameters of one statement
 _ROWS_AT_ONCE = 10_000
-_VERSION = 2
 _QUICK = 8 << 20
-_TABLES = """
-create table if not exists spaces (id text primary key, described text not null) without rowid;
-create table if not exists shards (
-    number integer primary key, id text not null unique, space text not null,
-    content blob not null, bytes integer not null, rows integer not null, tokens integer not null,
-    created real not null, used real not null, hits integer not null default 0);
-create index if not exists shards_by_use on shards (used);
-create table if not exists sites (
-    shard integer not null, site text not null, bytes integer not null,
-    primary key (shard, site)) without rowid;
-create table if not exists rows (
-    key blob not null, shard integer not null, row integer not null,
-    primary key (key, shard)) without rowid;
-create index if not exists rows_by_shard on rows (shard);
-create table if not exists leases (key blob primary key, owner text not null) without rowid;
-"""
 
 
 @dataclass(frozen=True)
@@ -87,48 +67,49 @@ class Usage:
 
 
 class Index:
-    """The index in a file, or in memory (for a store that cannot be written)."""
+    """The index in a file, or in memory (for a store that cannot be written).
 
-    def __init__(self, path: Path | None) -> None:
-        """Open the index, or make an empty one.
+    Every method raises a DamageError if the file turns out not to be what was written, and a
+    StorageError if the system refuses.
+    """
 
-        Raises:
-            DamageError: the file is not an index.
-            StorageError: it cannot be opened.
+    def __init__(self, path: Path | None, lock: StoreLock | None) -> None:
+        """Open the index.
+
+        Args:
+            lock: of the store; None where nobody else knows the file.
         """
         self._path = path
-        self._local = threading.local()
-        self._shared: sqlite3.Connection | None = None
-        self._lock = threading.RLock()
-        if path is None:
-            self._shared = sqlite3.connect(":memory:", check_same_thread=False)
-        with self._transaction() as db:
-            (version,) = db.execute("pragma user_version").fetchone()
-            if version not in (0, _VERSION):
-                raise DamageError(f"the index has version {version}")
-            for statement in _TABLES.split(";"):
-                db.execute(statement)
-            db.execute(f"pragma user_version = {_VERSION}")
+        self._database = Database(path, lock)
 
-    def add(self, sidecars: Iterable[tuple[Sidecar, int]]) -> None:
-        """Enter shards with the bytes of their files; those that are known are left alone."""
-        with self._transaction() as db:
+    @classmethod
+    def make(cls, path: Path | None, sidecars: Iterable[tuple[Sidecar, int]]) -> Index:
+        """A new index, which nobody else knows yet; an empty file at `path`, or none, becomes it.
+
+        Args:
+            sidecars: shards with the bytes of their files.
+        """
+        if path is not None:
+            path.touch()
+        index = cls(path, None)
+        with index._database.writing() as db:
+            tables.create(db)
             for sidecar, size in sidecars:
-                _add(db, sidecar, size)
+                tables.insert(db, sidecar, size)
+        return index
 
-    def forget(self, shards: Iterable[str]) -> None:
-        with self._transaction() as db:
-            for shard in shards:
-                found = db.execute("select number from shards where id = ?", (shard,)).fetchone()
-                for table, column in (("rows", "shard"), ("sites", "shard"), ("shards", "number")):
-                    if found:
-                        db.execute(f"delete from {table} where {column} = ?", found)
+    @property
+    def inode(self) -> int | None:
+        """Which file was used last."""
+        return self._database.inode
+
+    # -- rows ---------------------------------------------------------------------------------
 
     def find(self, keys: Sequence[bytes], sites: Sequence[str]) -> dict[str, dict[bytes, Place]]:
         """For each site where the rows stand that are stored: the newest shard, if several."""
         out: dict[str, dict[bytes, Place]] = {site: {} for site in sites}
         wanted = set(sites)
-        with self._reading() as db:
+        with self._database.reading() as db:
             sites_of: dict[int, list[str]] = {}
             for part in _parts(list(dict.fromkeys(keys))):
                 marks = ",".join("?" * len(part))
@@ -145,66 +126,76 @@ class Index:
                         out[site][key] = Place(shard, row)
         return out
 
-    def claim(self, keys: Sequence[bytes], owner: str) -> list[bytes]:
+    def claim(self, keys: Sequence[bytes], holder: str) -> list[bytes]:
         """Lease the rows that nobody else computes; returns those that were got."""
         got = []
-        with self._transaction() as db:
+        with self._database.writing() as db:
             for key in keys:
-                done = db.execute("insert or ignore into leases values (?, ?)", (key, owner))
+                done = db.execute("insert or ignore into leases values (?, ?)", (key, holder))
                 if done.rowcount:
                     got.append(key)
         return got
 
-    def release(self, keys: Sequence[bytes]) -> None:
-        with self._transaction() as db:
-            db.executemany("delete from leases where key = ?", [(key,) for key in keys])
+    def release(self, holders: Iterable[str]) -> None:
+        """Drop all leases of these holders."""
+        with self._database.writing() as db:
+            db.executemany("delete from leases where holder = ?", [(name,) for name in holders])
 
-    def lessees(self, keys: Sequence[bytes]) -> set[str]:
-        """Who holds leases on some of these rows."""
-        with self._reading() as db:
-            return {
-                owner
-                for part in _parts(list(keys))
-                for (owner,) in db.execute(
-                    f"select distinct owner from leases where key in ({','.join('?' * len(part))})",
-                    part,
-                )
-            }
+    def holders(self) -> set[str]:
+        """Who holds leases."""
+        with self._database.reading() as db:
+            return {holder for (holder,) in db.execute("select distinct holder from leases")}
 
-    def keep_leases_of(self, alive: Iterable[str]) -> None:
-        """Drop the leases of everybody else."""
-        living = set(alive)
-        with self._transaction() as db:
-            holders = [owner for (owner,) in db.execute("select distinct owner from leases")]
-            for owner in holders:
-                if owner not in living:
-                    db.execute("delete from leases where owner = ?", (owner,))
+    # -- shards -------------------------------------------------------------------------------
+
+    def add(self, sidecars: Iterable[tuple[Sidecar, int]]) -> None:
+        """Enter shards with the bytes of their files; those that are known are left alone."""
+        with self._database.writing() as db:
+            for sidecar, size in sidecars:
+                tables.insert(db, sidecar, size)
+
+    def forget(self, shards: Iterable[str]) -> None:
+        with self._database.writing() as db:
+            for shard in shards:
+                found = db.execute("select number from shards where id = ?", (shard,)).fetchone()
+                for table, column in (("rows", "shard"), ("sites", "shard"), ("shards", "number")):
+                    if found:
+                        db.execute(f"delete from {table} where {column} = ?", found)
+            db.execute(
+                "delete from spaces where not exists (select 1 from shards where space = spaces.id)"
+            )
 
     def note_use(self, times: Mapping[str, tuple[float, int]]) -> None:
         """Enter when shards were last used, and how often since the last time."""
-        with self._transaction() as db:
-            db.executemany(
-                "update shards set used = max(used, ?), hits = hits + ? where id = ?",
-                [(used, hits, shard) for shard, (used, hits) in times.items()],
-            )
+        with self._database.writing() as db:
+            for shard, (time, more) in times.items():
+                known = db.execute(
+                    "select used, hits from shards where id = ?", (shard,)
+                ).fetchone()
+                if known:
+                    used, hits = max(known[0], time), known[1] + more
+                    db.execute(
+                        "update shards set used = ?, hits = ?, seal = ? where id = ?",
+                        (used, hits, tables.use_seal(shard, used, hits), shard),
+                    )
 
     def total(self) -> int:
         """Bytes of all shards."""
-        with self._reading() as db:
+        with self._database.reading() as db:
             (size,) = db.execute("select coalesce(sum(bytes), 0) from shards").fetchone()
         return int(size)
 
     def oldest(self, limit: int) -> list[Entry]:
         """The shards whose last use is longest ago."""
-        with self._reading() as db:
+        with self._database.reading() as db:
             found = db.execute(
-                "select id, bytes, rows, used from shards order by used limit ?", (limit,)
+                "select id, bytes, rows, used from shards order by used, number limit ?", (limit,)
             )
             return [Entry(*row) for row in found]
 
     def shards(self, space: str | None = None, site: str | None = None) -> list[str]:
         """Ids of the shards (of a space, at a site), the oldest first."""
-        with self._reading() as db:
+        with self._database.reading() as db:
             found = db.execute(
                 "select shards.id from shards where (?1 is null or space = ?1) and (?2 is null or "
                 "exists (select 1 from sites where shard = number and site = ?2)) order by number",
@@ -216,19 +207,19 @@ class Index:
         self, statement: str, parameters: Sequence[str | bytes | int] = ()
     ) -> Iterator[list[tuple[Any, ...]]]:
         """The rows that a SELECT finds, some thousand at a time, for questions of other modules."""
-        with self._reading() as db:
+        with self._database.reading_apart() as db:
             found = db.execute(statement, parameters)
             while part := found.fetchmany(_ROWS_AT_ONCE):
                 yield part
 
     def spaces(self) -> list[Space]:
-        with self._reading() as db:
+        with self._database.reading() as db:
             found = db.execute("select described from spaces order by id").fetchall()
-        return [Space(**json.loads(described)) for (described,) in found]
+            return [Space(**json.loads(described)) for (described,) in found]
 
     def usage(self) -> list[Usage]:
         """What is stored, by space and site."""
-        with self._reading() as db:
+        with self._database.reading() as db:
             found = db.execute(
                 "select spaces.described, sites.site, sum(sites.bytes), count(*), sum(rows), "
                 "sum(tokens), min(created), max(used), sum(hits) from sites "
@@ -236,139 +227,44 @@ class Index:
                 "join spaces on spaces.id = shards.space "
                 "group by spaces.id, sites.site"
             ).fetchall()
-        return [Usage(Space(**json.loads(described)), *rest) for described, *rest in found]
+            return [Usage(Space(**json.loads(described)), *rest) for described, *rest in found]
 
-    def contents(self) -> dict[str, tuple[object, ...]]:
-        """Everything that follows from the sidecars, by shard.
+    # -- checks -------------------------------------------------------------------------------
 
-        Returns:
-            {shard: (space, content, bytes, rows, tokens, sites, keys)}
-        """
-        with self._reading() as db:
-            sites: dict[int, list[str]] = {}
-            for number, site in db.execute("select shard, site from sites order by shard, site"):
-                sites.setdefault(number, []).append(site)
-            keys: dict[int, list[bytes]] = {}
-            for number, key in db.execute("select shard, key from rows order by shard, row"):
-                keys.setdefault(number, []).append(key)
-            return {
-                shard: (*rest, tuple(sites.get(number, ())), tuple(keys.get(number, ())))
-                for number, shard, *rest in db.execute(
-                    "select number, id, space, content, bytes, rows, tokens from shards"
-                )
-            }
+    def describe(self, shard: str) -> tuple[Space, tables.Described] | None:
+        """What the index says of a shard, if it knows it."""
+        with self._database.reading() as db:
+            described = tables.lookup(db, shard)
+            if described is None:
+                return None
+            (text,) = db.execute(
+                "select described from spaces where id = ?", described.shard[1:2]
+            ).fetchone()
+            return Space(**json.loads(text)), described
 
-    def check(self, *, quick: bool = False) -> None:
-        """Raises a DamageError if SQLite finds the file damaged.
+    def disagrees(self, sidecar: Sidecar, size: int) -> bool:
+        """Whether it knows a shard, and says something else of it than the sidecar."""
+        with self._database.reading() as db:
+            return tables.lookup(db, sidecar.id) not in (None, tables.describe(sidecar, size))
 
-        Args:
-            quick: look at small files only; in larger ones SQLite notices what it comes across.
-        """
-        if quick and self._path is not None and self._path.stat().st_size > _QUICK:
-            return
-        with self._reading() as db:
-            problems = [text for (text,) in db.execute("pragma integrity_check(1)")]
-        if problems != ["ok"]:
-            raise DamageError(f"the index is damaged ({problems[0]})")
+    def check(self) -> None:
+        """Compare the file with itself."""
+        with self._database.reading() as db:
+            tables.check(db)
+
+    def check_quickly(self) -> None:
+        """As `check` where the file is small; in a larger one SQLite sees what it comes across."""
+        with self._database.reading() as db:
+            if self._path is None or self._path.stat().st_size <= _QUICK:
+                tables.check(db)
+            else:
+                tables.check_definitions(db)
 
     def close(self) -> None:
-        """Close this thread's connection."""
-        connection = getattr(self._local, "connection", None)
-        if connection is not None and self._local.pid == os.getpid():
-            connection.close()
-        self._local = threading.local()
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._errors(), self._lock if self._shared else contextlib.nullcontext():
-            yield self._connection()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._errors(), self._lock:
-            db = self._connection()
-            # Taken at once: a lock that is upgraded later could meet another's and never get on.
-            db.execute("begin immediate")
-            try:
-                yield db
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    db.execute("rollback")
-                raise
-            db.execute("commit")
-
-    def _connection(self) -> sqlite3.Connection:
-        if self._shared is not None:
-            self._shared.isolation_level = None
-            return self._shared
-        local = self._local
-        assert self._path is not None
-        inode = _inode(self._path)
-        # A connection must not be used by a forked child, nor after the file was replaced.
-        if getattr(local, "of", None) != (os.getpid(), inode) or inode is None:
-            local.connection = sqlite3.connect(self._path, timeout=_WAIT, isolation_level=None)
-            local.pid = os.getpid()
-            local.of = (local.pid, _inode(self._path))
-        connection: sqlite3.Connection = local.connection
-        return connection
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            text = str(error)
-            if "malformed" in text or "no such" in text:
-                raise DamageError(f"the index is damaged ({text})") from error
-            if "full" in text:
-                text = "there is no space left on the disk; free some, or choose another folder"
-            elif "readonly" in text:
-                text = "it cannot be written; choose a folder that can be"
-            raise StorageError(f"The index '{self._path}' cannot be used: {text}.") from error
-        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
-            # What SQLite does not notice shows when the values are read.
-            raise DamageError(f"the index is damaged ({error})") from error
-
-
-def _add(db: sqlite3.Connection, sidecar: Sidecar, size: int) -> None:
-    space = sidecar.space
-    described = json.dumps(space.to_dict())
-    db.execute("insert or ignore into spaces values (?, ?)", (space.id, described))
-    tokens = int(sidecar.lengths.sum())
-    done = db.execute(
-        "insert or ignore into shards (id, space, content, bytes, rows, tokens, created, used) "
-        "values (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            sidecar.id,
-            space.id,
-            sidecar.content,
-            size,
-            sidecar.n_rows,
-            tokens,
-            sidecar.created,
-            sidecar.created,
-        ),
-    )
-    if not done.rowcount:
-        return
-    number = done.lastrowid
-    db.executemany(
-        "insert into sites values (?, ?, ?)",
-        [(number, s.name, tokens * s.numbers * space.itemsize) for s in sidecar.sites],
-    )
-    db.executemany(
-        "insert or ignore into rows values (?, ?, ?)",
-        [(key, number, row) for row, key in enumerate(sidecar.row_keys())],
-    )
+        """Close the file; it is opened again when it is used."""
+        self._database.close()
 
 
 def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
     for start in range(0, len(values), _AT_ONCE):
         yield values[start : start + _AT_ONCE]
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None

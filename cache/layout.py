@@ -22,6 +22,8 @@ BLOCK = 1 << 20
 TOKENS = "tokens"
 OFFSETS = "offsets"
 _CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_PADDING = "__padding."
+_TAKEN = {TOKENS, OFFSETS, "__metadata__"}
 _SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "I64": 8, "U8": 1}
 
 
@@ -62,7 +64,14 @@ class Layout:
 
     @classmethod
     def of(cls, sites: Sequence[SiteShape], dtype: str, n_tokens: int, n_rows: int) -> Layout:
-        """The layout of a shard with `n_rows` rows of `n_tokens` tokens together."""
+        """The layout of a shard with `n_rows` rows of `n_tokens` tokens together.
+
+        Raises:
+            ValueError: two sites have one name, or one that safetensors or this file needs.
+        """
+        names = {site.name for site in sites}
+        if len(names) < len(sites) or names & _TAKEN or any(n.startswith(_PADDING) for n in names):
+            raise ValueError(f"these cannot be the names of sites: {sorted(names)}")
         wanted = [(site.name, _CODES[dtype], (n_tokens, *site.width)) for site in sites]
         wanted += [(TOKENS, "I32", (n_tokens,)), (OFFSETS, "I64", (n_rows + 1,))]
         entries: list[Field] = []
@@ -71,7 +80,7 @@ class Layout:
             gap = -place % PAGE
             if gap:
                 # safetensors allows no holes; what fills them is a tensor of its own.
-                entries.append(Field(f"__padding.{len(entries)}", "U8", (gap,), place))
+                entries.append(Field(f"{_PADDING}{len(entries)}", "U8", (gap,), place))
             entries.append(Field(name, code, shape, place + gap))
             place = entries[-1].end
         header = _header(entries)
@@ -79,7 +88,7 @@ class Layout:
         fields = {
             entry.name: Field(entry.name, entry.code, entry.shape, entry.begin + shift)
             for entry in entries
-            if not entry.name.startswith("__padding.")
+            if not entry.name.startswith(_PADDING)
         }
         return cls(header, fields, shift + place)
 

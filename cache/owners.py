@@ -13,19 +13,29 @@ import secrets
 import socket
 import threading
 import time
+import weakref
 from pathlib import Path
+from typing import Any, Protocol
 
 from cache.errors import StorageError
-from cache.files import make_folder, storage_errors
+from cache.files import flush, make_folder, storage_errors
+from cache.locks import ThreadLock
 from cache.sidecar import digest
 
-__all__ = ["BEAT", "LIFETIME", "Owner", "Owners"]
+__all__ = ["BEAT", "LIFETIME", "Membership", "Owner", "Owners"]
 
 LIFETIME = 60.0
 """Seconds without a heartbeat after which a writer on another machine counts as dead."""
 BEAT = 10.0
 
 _NAME = re.compile(r"(?P<token>[0-9a-f]{16})\.(?P<place>[0-9a-f]{12})\.(?P<pid>\d+)\.(?P<born>\d+)")
+
+
+class Work(Protocol):
+    """Something that a writer has begun."""
+
+    @property
+    def is_open(self) -> bool: ...
 
 
 class Owner:
@@ -41,12 +51,20 @@ class Owner:
         self.pid = os.getpid()
         self._count = 0
         self._lock = threading.Lock()
+        self._begun: weakref.WeakSet[Work] = weakref.WeakSet()
         self._path = folder / f"{self.token}.{_place()}.{self.pid}.{_born(self.pid)}"
         make_folder(folder)
         with storage_errors(self._path, "written"):
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
+            # Whatever it leaves must not outlive its name when the machine goes down.
+            flush(folder)
         self._ended = threading.Event()
         threading.Thread(target=self._beat, daemon=True, name="obverse-heartbeat").start()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is of this process, and nobody has taken it for dead meanwhile."""
+        return self.pid == os.getpid() and self._path.exists()
 
     def new_shard(self) -> str:
         """An id that no other shard has, and that tells its writer."""
@@ -54,17 +72,67 @@ class Owner:
             self._count += 1
             return f"{self.token}-{self._count:06x}"
 
+    def began(self, work: Work) -> None:
+        """Note what must have ended before it can leave in order."""
+        self._begun.add(work)
+
     def leave(self, *, clean: bool) -> None:
-        """Stop the heartbeat; where everything was put in order, remove the file too."""
+        """Stop the heartbeat.
+
+        Args:
+            clean: everything is in order; else whoever comes next puts it in order.
+        """
+        if os.getpid() != self.pid:
+            return
         self._ended.set()
-        if clean and os.getpid() == self.pid:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if clean and not any(work.is_open for work in list(self._begun)):
                 self._path.unlink()
+            else:
+                # As old as can be, so that nobody waits for another heartbeat.
+                os.utime(self._path, (0, 0))
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):
             with contextlib.suppress(OSError):
                 os.utime(self._path)
+
+
+class Membership:
+    """Makes a process a writer of a store when it first needs to be one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = ThreadLock()
+        self._owner: Owner | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """This process as a writer; a new one if others took the last for dead.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        with self._lock:
+            if self._owner is None or not self._owner.is_current:
+                self.leave(clean=False)
+                self._owner = Owner(self._folder)
+                # At the end of the process, if nobody leaves before.
+                self._finalizer = weakref.finalize(self, Owner.leave, self._owner, clean=True)
+            return self._owner
+
+    def leave(self, *, clean: bool) -> None:
+        """See `Owner.leave`."""
+        with self._lock:
+            if self._owner is not None and self._finalizer is not None:
+                self._finalizer.detach()
+                self._owner.leave(clean=clean)
+                self._owner = None
+
+    def is_own(self, token: str) -> bool:
+        """Whether this process is the writer of that token."""
+        return self._owner is not None and self._owner.token == token
 
 
 class Owners:
@@ -80,6 +148,13 @@ class Owners:
     def alive(self) -> set[str]:
         """Tokens of the writers that live."""
         return {path.name[:16] for path, alive in self._all().items() if alive}
+
+    def discharge(self, token: str) -> None:
+        """Remove a writer's file, unless it lives: others have put in order what it left."""
+        for path, alive in self._all().items():
+            if path.name.startswith(token) and not alive:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _all(self) -> dict[Path, bool]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cache.errors import DamageError
+from cache.errors import DamageError, GoneError, StorageError
 from cache.files import storage_errors
 from cache.layout import BLOCK, TOKENS
-from cache.shard import DATA, map_file, shard_path
+from cache.shard import DATA, DESCRIPTION, map_file, shard_path
 from cache.sidecar import DIGEST, Sidecar, digest
 from cache.space import Ids
 
 __all__ = ["ShardReader"]
 
+_POPULATE_READ = 22  # Linux 5.14; Python has no name for it
 _TORCH = {
     "F32": torch.float32,
     "F16": torch.float16,
@@ -34,8 +36,8 @@ class ShardReader:
     """Reads one committed shard.
 
     Raises:
-        StorageError: the file is gone.
-        DamageError: its size is not the sidecar's.
+        GoneError: the shard is not there any more.
+        DamageError: the file is missing, or its size is not the sidecar's.
     """
 
     def __init__(self, root: Path, sidecar: Sidecar) -> None:
@@ -43,14 +45,16 @@ class ShardReader:
         self._layout = sidecar.layout
         path = shard_path(root, sidecar.id, DATA)
         with storage_errors(path, "read"):
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                size = os.fstat(self._file).st_size
-                if size != self._layout.size:
-                    raise DamageError(
-                        f"the file has {size:,} bytes instead of {self._layout.size:,}"
-                    )
-                self._bytes = map_file(self._file, writable=False)
+                self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError as error:
+                # Who removes a shard removes the sidecar first.
+                if shard_path(root, sidecar.id, DESCRIPTION).exists():
+                    raise DamageError("its data are missing") from error
+                raise GoneError(f"Shard {sidecar.id} of '{root}' is gone.") from error
+            try:
+                self._check_size()
+                self._bytes = map_file(self._file)
             except BaseException:
                 os.close(self._file)
                 raise
@@ -71,10 +75,16 @@ class ShardReader:
         """Whether the file has no name any more, and exists only as long as it is open here."""
         return os.fstat(self._file).st_nlink == 0
 
-    def tensor(self, site: str, first: int = 0, beyond: int | None = None) -> Tensor:
+    def tensor(
+        self, site: str, first: int = 0, beyond: int | None = None, *, of: Tensor | None = None
+    ) -> Tensor:
         """The rows `first` to `beyond` at `site` [token, *width]: memory-mapped, not copied.
 
         It can be edited; edits stay in memory, and neither the file nor later reads see them.
+
+        Args:
+            of: what `map` returned, where several tensors may share it; a map of its own if left
+                out.
 
         Raises:
             DamageError: a block of it is not what was written.
@@ -82,11 +92,22 @@ class ShardReader:
         field = self._layout.fields[site]
         begin, end = self._range(site, first, self.sidecar.n_rows if beyond is None else beyond)
         self.check(begin, end)
-        # A map of its own, so that nobody's edits reach another reader.
-        own = map_file(self._file, writable=True)
-        count = (end - begin) // _TORCH[field.code].itemsize
-        flat = torch.frombuffer(own, dtype=_TORCH[field.code], offset=begin, count=count)
-        return flat.reshape(-1, *field.shape[1:])
+        whole = self.map() if of is None else of
+        return whole[begin:end].view(_TORCH[field.code]).reshape(-1, *field.shape[1:])
+
+    def map(self) -> Tensor:
+        """The whole file [byte], memory-mapped, for `tensor`; edits stay in this map.
+
+        It needs no open file, of which a process may have few.
+        """
+        try:
+            # By this name it can be opened even if it has no other any more.
+            path = f"/dev/fd/{self._file}"
+            return torch.from_file(path, False, self._layout.size, dtype=torch.uint8)
+        except RuntimeError as error:
+            raise StorageError(
+                f"Shard {self.sidecar.id} cannot be mapped ({error}); ask for fewer rows."
+            ) from error
 
     def vector(self, site: str, token: int) -> Tensor:
         """A copy of one token at `site` [*width]; `token` counts from the shard's start.
@@ -153,6 +174,7 @@ class ShardReader:
         Raises:
             DamageError: one of them is not what was written.
         """
+        self._check_size()
         self._check_block(0)
         for block in range(begin // BLOCK, -(-end // BLOCK)):
             self._check_block(block)
@@ -177,11 +199,31 @@ class ShardReader:
         if self._checked[block]:
             return
         begin = block * BLOCK
+        end = min(begin + BLOCK, self._layout.size)
+        self._load(begin, end)
         with memoryview(self._bytes) as view:
-            found = digest(view[begin : min(begin + BLOCK, self._layout.size)])
+            found = digest(view[begin:end])
         if found != self.sidecar.blocks[block * DIGEST : (block + 1) * DIGEST]:
             raise DamageError(f"MiB {block} of the file is not what was written")
         header = self._layout.header
         if block == 0 and self._bytes[: len(header)] != header:
             raise DamageError("the header does not fit the sidecar")
         self._checked[block] = True
+
+    def _check_size(self) -> None:
+        # Reading a map beyond the end of its file would end the process.
+        size = os.fstat(self._file).st_size
+        if size != self._layout.size:
+            raise DamageError(f"the file has {size:,} bytes instead of {self._layout.size:,}")
+
+    def _load(self, begin: int, end: int) -> None:
+        """Have the system read bytes, so that what the disk cannot give is an error.
+
+        Else it would be a signal that ends the process, as soon as the map is touched.
+        """
+        try:
+            self._bytes.madvise(_POPULATE_READ, begin, end - begin)
+        except OSError as error:
+            # Older systems do not know it.
+            if error.errno != errno.EINVAL:
+                raise DamageError(f"MiB {begin // BLOCK} of the file cannot be read") from error

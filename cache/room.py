@@ -66,11 +66,15 @@ class Room:
         Raises:
             StorageError: they do not fit even then.
         """
-        while (lacking := self._lacking(size)) > 0:
+        lacking = self._lacking(size)
+        tried: set[str] = set(keep)
+        while lacking > 0:
+            oldest = self.folder.indexed(Index.oldest, len(tried) + _EVICTED_AT_ONCE)
             victims = []
-            oldest = self.folder.indexed(Index.oldest, len(keep) + _EVICTED_AT_ONCE)
             for entry in oldest:
-                if lacking > 0 and entry.shard not in keep:
+                # What is removed is counted, not measured: a file that somebody has mapped keeps
+                # its room on the disk for a while, and the rest need not go for that.
+                if lacking > 0 and entry.shard not in tried:
                     victims.append(entry.shard)
                     lacking -= entry.bytes
             if not victims:
@@ -82,6 +86,7 @@ class Room:
                     "budget, free some space, or choose another folder."
                 )
             self.folder.remove(victims)
+            tried.update(victims)
 
     def free(self) -> tuple[int, int]:
         """Bytes free on the disk, and those of them that must stay free."""

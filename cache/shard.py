@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.errors import DamageError, StorageError
+from cache.errors import DamageError, GoneError, StorageError
 from cache.files import TEMPORARY_PREFIX, flush, read_bytes, remove, storage_errors, write_atomic
 from cache.layout import BLOCK, OFFSETS, TOKENS, Layout
-from cache.sidecar import Sidecar, digest
+from cache.locks import StoreLock
+from cache.sidecar import MOST_BYTES, Sidecar, digest
 from cache.space import Ids, SiteShape, Space
 
 __all__ = ["DATA", "DESCRIPTION", "ShardWriter", "map_file", "read_sidecar", "shard_path"]
@@ -40,10 +41,17 @@ def read_sidecar(root: Path, shard: str) -> Sidecar:
     """The sidecar of a committed shard.
 
     Raises:
-        StorageError: there is none.
+        GoneError: there is none.
         DamageError: it is not what was written.
     """
-    sidecar = Sidecar.decode(read_bytes(shard_path(root, shard, DESCRIPTION)))
+    path = shard_path(root, shard, DESCRIPTION)
+    try:
+        content = read_bytes(path, MOST_BYTES + 1)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise GoneError(f"Shard {shard} of '{root}' is gone.") from error
+        raise
+    sidecar = Sidecar.decode(content)
     if sidecar.id != shard:
         raise DamageError("the sidecar is of another shard")
     return sidecar
@@ -67,27 +75,36 @@ class ShardWriter:
 
         Raises:
             StorageError: the disk is full, or the folder cannot be written.
+            ValueError: a row is there twice, or has no tokens.
         """
-        self._space, self._sites, self._rows = space, tuple(sites), rows
+        self._space, self._sites = space, tuple(sites)
         self._root, self._shard = root, shard
+        self._keys = space.keys(rows)
         self._lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
+        if len(set(self._keys)) < len(rows) or not all(map(len, rows)):
+            raise ValueError("a row is there twice, or has no tokens")
         self._layout = Layout.of(sites, space.dtype, int(self._lengths.sum()), len(rows))
         self._target = shard_path(root, shard, DATA)
         self._partial = self._target.with_name(f"{TEMPORARY_PREFIX}{shard}{DATA}")
         self._next = {site.name: self._layout.fields[site.name].begin for site in sites}
         with storage_errors(self._target, "written"):
-            self._target.parent.mkdir(parents=True, exist_ok=True)
+            _make_part(self._target.parent)
             self._file: int | None = os.open(
                 self._partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
             )
             try:
                 _reserve(self._file, self._layout.size)
                 _write(self._file, self._layout.header, 0)
+                self._put(TOKENS, np.concatenate(list(rows)).astype("<i4"))
+                self._put(OFFSETS, np.concatenate([[0], np.cumsum(self._lengths)]).astype("<i8"))
             except BaseException:
                 self._discard()
                 raise
-        self._put(TOKENS, np.concatenate(list(rows)).astype("<i4"))
-        self._put(OFFSETS, np.concatenate([[0], np.cumsum(self._lengths)]).astype("<i8"))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was neither committed nor given up."""
+        return self._file is not None
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -99,7 +116,7 @@ class ShardWriter:
         """Write the next tokens [token, *width] of each site; they are cast to the space's dtype.
 
         Raises:
-            StorageError: the disk reports an error.
+            StorageError: the disk reports an error, or float16 cannot hold them.
             ValueError: they are of another shape, or more than the shard holds.
         """
         for name, tensor in values.items():
@@ -107,6 +124,11 @@ class ShardWriter:
             if tuple(tensor.shape[1:]) != field.shape[1:]:
                 raise ValueError(f"{name} has the shape {tuple(tensor.shape)}")
             stored = tensor.detach().to("cpu", self._space.torch_dtype).contiguous()
+            if stored.dtype == torch.float16 != tensor.dtype and stored.isinf().any():
+                raise StorageError(
+                    f"Activations at '{name}' are too large for float16, which ends at 65,504; "
+                    "store them as bfloat16 or float32."
+                )
             begin = self._next[name]
             if begin + stored.nbytes > field.end:
                 raise ValueError(f"{name} has more tokens than the shard")
@@ -118,6 +140,7 @@ class ShardWriter:
 
         Raises:
             StorageError: the disk reports an error; then nothing is committed.
+            GoneError: this process was taken for dead; likewise.
         """
         assert self._file is not None
         for site in self._sites:
@@ -131,25 +154,35 @@ class ShardWriter:
             self._space,
             self._sites,
             self._lengths,
-            b"".join(self._space.keys(self._rows)),
+            b"".join(self._keys),
             blocks,
             time.time(),
         )
-        with storage_errors(self._target, "written"):
-            os.replace(self._partial, self._target)
-            flush(self._target.parent)
-        try:
-            write_atomic(
-                shard_path(self._root, self._shard, DESCRIPTION),
-                sidecar.encode(),
-                temporary=f"{TEMPORARY_PREFIX}{self._shard}{DESCRIPTION}",
-            )
-        except BaseException:
-            with contextlib.suppress(StorageError):
-                remove(self._target)
-            raise
+        # Nobody takes the data for something left over before the sidecar has come.
+        with StoreLock(self._root).shared():
+            self._name(sidecar)
         self._discard()
         return sidecar
+
+    def _name(self, sidecar: Sidecar) -> None:
+        description = shard_path(self._root, self._shard, DESCRIPTION)
+        with storage_errors(self._target, "written"):
+            try:
+                os.replace(self._partial, self._target)
+            except FileNotFoundError as error:
+                raise GoneError(
+                    f"'{self._partial}' was removed, because this process did nothing for so long "
+                    "that it was taken for dead; run it again."
+                ) from error
+        try:
+            flush(self._target.parent)
+            temporary = f"{TEMPORARY_PREFIX}{self._shard}{DESCRIPTION}"
+            write_atomic(description, sidecar.encode(), temporary=temporary)
+        except BaseException:
+            for path in (description, self._target):
+                with contextlib.suppress(StorageError):
+                    remove(path)
+            raise
 
     def _put(self, name: str, values: Any) -> None:
         self._at(values.view(np.uint8), self._layout.fields[name].begin)
@@ -167,11 +200,17 @@ class ShardWriter:
                 self._partial.unlink()
 
 
-def map_file(descriptor: int, *, writable: bool) -> mmap.mmap:
-    """The whole of an open file as memory; writing to it changes nobody else's."""
-    # Private: writing changes the copy in memory only, never the file.
-    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=protection)
+def map_file(descriptor: int) -> mmap.mmap:
+    """The whole of an open file as memory that can be read."""
+    return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+
+
+def _make_part(folder: Path) -> None:
+    """Make one of the folders that hold shards, so that it outlives a power cut."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        for parent in folder.parents[:2]:
+            flush(parent)
 
 
 def _reserve(descriptor: int, size: int) -> None:
@@ -193,7 +232,7 @@ def _write(descriptor: int, data: Any, begin: int) -> None:
 
 
 def _digests(descriptor: int, size: int) -> bytes:
-    with map_file(descriptor, writable=False) as content, memoryview(content) as view:
+    with map_file(descriptor) as content, memoryview(content) as view:
         found = []
         for begin in range(0, size, BLOCK):
             with view[begin : begin + BLOCK] as block:

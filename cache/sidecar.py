@@ -8,7 +8,6 @@ byte is noticed.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Mapping
@@ -24,12 +23,12 @@ from cache.errors import DamageError
 from cache.layout import BLOCK, PAGE, Layout
 from cache.space import DTYPES, SiteShape, Space
 
-__all__ = ["DIGEST", "Sidecar", "digest"]
+__all__ = ["DIGEST", "MOST_BYTES", "Sidecar", "digest", "seal_json"]
 
 DIGEST = 16  # bytes of an xxh3-128
 _KEY = 16
 _FORMAT = "obverse-activations-1"
-_MOST_BYTES = 64 << 20
+MOST_BYTES = 64 << 20
 _MOST_TOKENS = 1 << 40
 _MOST_WIDTH = 1 << 32
 _ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{6}\Z")
@@ -86,8 +85,10 @@ class Sidecar:
     def key(self, row: int) -> bytes:
         return self.keys[row * _KEY : (row + 1) * _KEY]
 
-    def row_keys(self) -> list[bytes]:
-        return [self.key(row) for row in range(self.n_rows)]
+    def row_keys(self, first: int = 0, beyond: int | None = None) -> list[bytes]:
+        """The keys of rows `first` to `beyond`, of those that there are."""
+        rows = range(self.n_rows)[first:beyond]
+        return [self.key(row) for row in rows]
 
     def encode(self) -> bytes:
         """As one line of JSON, with a checksum of itself."""
@@ -101,7 +102,7 @@ class Sidecar:
             "blocks": base64.b64encode(self.blocks).decode(),
             "created": self.created,
         }
-        return _seal(body)
+        return seal_json(body)
 
     @classmethod
     def decode(cls, content: bytes) -> Sidecar:
@@ -110,11 +111,11 @@ class Sidecar:
         Raises:
             DamageError: it is anything else.
         """
-        if len(content) > _MOST_BYTES:
-            raise DamageError(f"the sidecar is larger than {_MOST_BYTES >> 20} MiB")
+        if len(content) > MOST_BYTES:
+            raise DamageError(f"the sidecar is larger than {MOST_BYTES >> 20} MiB")
         try:
             body = json.loads(content)["body"]
-            sealed = _seal(body)
+            sealed = seal_json(body)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DamageError("the sidecar is not what was written") from error
         # The same content has one spelling only, so that no changed byte goes unnoticed.
@@ -122,11 +123,16 @@ class Sidecar:
             raise DamageError("the sidecar is not what was written")
         try:
             return _read(body)
-        except (ValueError, TypeError, KeyError, OverflowError, binascii.Error) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise DamageError("the sidecar does not describe a shard") from error
 
 
-def _seal(body: Any) -> bytes:
+def seal_json(body: Any) -> bytes:
+    """A value as one line of JSON, in its only spelling, with a checksum.
+
+    Raises:
+        ValueError, TypeError: it has no JSON.
+    """
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f'{{"body":{text},"xxh3":"{digest(text.encode()).hex()}"}}\n'.encode()
 
@@ -147,9 +153,12 @@ def _read(body: Mapping[str, Any]) -> Sidecar:
         SiteShape(_text(name), tuple(_whole_numbers(width, _MOST_WIDTH)))
         for name, width in body["sites"]
     )
-    names = {site.name for site in sites}
-    if len(names) != len(sites) or not sites or any(not _fits(site) for site in sites):
+    if not sites or any(not _fits(site) for site in sites):
         raise ValueError("sites")
+    if len({keys[at : at + _KEY] for at in range(0, len(keys), _KEY)}) != len(lengths):
+        raise ValueError("a row twice")
+    if type(body["created"]) is not float:
+        raise ValueError("a time")
     sidecar = Sidecar(
         body["id"],
         _space(body["space"]),
@@ -157,7 +166,7 @@ def _read(body: Mapping[str, Any]) -> Sidecar:
         lengths,
         keys,
         blocks,
-        float(body["created"]),
+        body["created"],
     )
     if len(blocks) != DIGEST * sidecar.layout.n_blocks:
         raise ValueError("not a checksum for each block")
@@ -191,6 +200,7 @@ def _whole_numbers(values: Any, most: int) -> list[int]:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("a text")
+    value.encode()  # half a surrogate pair is no text
     return value
 
 

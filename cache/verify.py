@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cache.errors import DamageError, StorageError
+from cache.errors import DamageError, GoneError, StorageError
 from cache.files import remove, storage_errors
 from cache.fill import fill
 from cache.folder import QUARANTINE, Folder
 from cache.index import Index
 from cache.layout import BLOCK
 from cache.reader import ShardReader
+from cache.recover import Lost, recover, recover_from_index
 from cache.room import Room
-from cache.shard import DATA, DESCRIPTION, read_sidecar, shard_path
+from cache.shard import DATA, read_sidecar, shard_path
 from cache.sidecar import Sidecar
 from cache.source import ActivationSource
-from cache.space import Ids, SiteShape, Space
+from cache.space import SiteShape, Space
 
 __all__ = ["Finding", "Report", "drop", "empty_quarantine", "repair", "set_aside", "verify"]
 
-
-@dataclass(frozen=True)
-class Damage:
-    """Rows that can be computed again: their token ids are intact."""
-
-    space: Space
-    sites: tuple[SiteShape, ...]
-    rows: tuple[Ids, ...]
+# Seconds in which an eviction that has begun comes to its end.
+_MOMENT = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Finding:
 
     shard: str
     message: str
-    lost: Damage | None = field(default=None, repr=False)
+    lost: Lost | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -63,18 +59,23 @@ class Report:
     repaired: int = 0
 
 
-def verify(folder: Folder, progress: Callable[[int, int], None] | None = None) -> Report:
+def verify(
+    folder: Folder,
+    source: ActivationSource | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
     """Check every block of every shard, every sidecar, and the index; set aside what is damaged.
 
     Args:
+        source: a model that may help to tell which rows were lost.
         progress: called with (bytes done, bytes in all).
     """
-    findings = _check_index(folder)
+    findings = _check_index(folder, source)
     shards = sorted(folder.committed())
     sizes = {shard: _file_size(folder.root, shard) for shard in shards}
     done = intact = intact_bytes = 0
     for shard in shards:
-        finding = _check_shard(folder, shard)
+        finding = _check_shard(folder, shard, source)
         if finding is None:
             intact += 1
             intact_bytes += sizes[shard]
@@ -102,22 +103,22 @@ def set_aside(folder: Folder, shard: str, reason: str) -> None:
 
 
 def repair(
-    store_folder: Folder, room: Room, source: ActivationSource, report: Report, shard_size: int
+    folder: Folder, room: Room, source: ActivationSource, report: Report, shard_size: int
 ) -> Report:
     """Compute again what `verify` found damaged and the model can tell."""
     repaired = 0
-    remaining = []
+    findings = []
     for finding in report.findings:
         lost = finding.lost
-        if lost is None or lost.space != source.space(lost.space.dtype):
-            remaining.append(finding)
-            continue
-        rows = dict(zip(lost.space.keys(lost.rows), lost.rows, strict=True))
-        fill(store_folder, room, source, lost.space, rows, lost.sites, shard_size=shard_size)
-        repaired += len(rows)
-        message = f"{finding.message}; its {len(rows)} rows were computed again"
-        remaining.append(Finding(finding.shard, message))
-    return replace(report, findings=tuple(remaining), repaired=repaired)
+        if lost is not None and lost.space == source.space(lost.space.dtype):
+            folder.check_writable("what is damaged cannot be computed again")
+            rows = dict(zip(lost.space.keys(lost.rows), lost.rows, strict=True))
+            fill(folder, room, source, lost.space, rows, lost.sites, shard_size=shard_size)
+            repaired += len(rows)
+            message = f"{finding.message}; {len(rows)} of its rows were computed again"
+            finding = Finding(finding.shard, message)
+        findings.append(finding)
+    return replace(report, findings=tuple(findings), repaired=repaired)
 
 
 def empty_quarantine(folder: Folder) -> list[str]:
@@ -133,19 +134,22 @@ def empty_quarantine(folder: Folder) -> list[str]:
 
 def drop(folder: Folder, room: Room, space: Space, sites: Sequence[str] | None) -> None:
     """Remove a space, or some of its sites; shards that hold other sites too are rewritten."""
+    folder.check_writable("nothing can be removed from it")
     gone = []
     for shard in folder.indexed(Index.shards, space.id):
         try:
             reader = folder.reader(shard)
-        except StorageError:
-            gone.append(shard)
+            sidecar = reader.sidecar
+            kept = [] if sites is None else [s for s in sidecar.sites if s.name not in sites]
+            if len(kept) == len(sidecar.sites):
+                continue
+            if kept:
+                _rewrite(folder, room, reader, kept)
+        except GoneError:
+            pass
+        except DamageError as error:
+            set_aside(folder, shard, str(error))
             continue
-        sidecar = reader.sidecar
-        kept = [] if sites is None else [s for s in sidecar.sites if s.name not in sites]
-        if len(kept) == len(sidecar.sites):
-            continue
-        if kept:
-            _rewrite(folder, room, reader, kept)
         gone.append(shard)
     folder.remove(gone)
 
@@ -159,40 +163,68 @@ def _rewrite(folder: Folder, room: Room, reader: ShardReader, sites: list[SiteSh
         folder.enter(writer.commit())
 
 
-def _check_index(folder: Folder) -> list[Finding]:
+def _check_index(folder: Folder, source: ActivationSource | None) -> list[Finding]:
     findings = []
     try:
         folder.check_index()
     except DamageError as error:
-        folder.rebuild_index()
+        folder.rebuild_index(str(error))
         findings.append(Finding("", f"{error}; it was made anew from the sidecars"))
-    if not folder.read_only:
-        findings += [Finding("", line) for line in folder.reconcile()]
-    return findings
+    if folder.read_only:
+        return findings
+    for shard in _without_sidecar(folder):
+        message = f"shard {shard} has no sidecar, so that nobody knows whether it is intact"
+        findings.append(Finding(shard, message, _recover_from_index(folder, shard, source)))
+        folder.forget([shard])
+    return findings + [Finding("", line) for line in folder.reconcile()]
 
 
-def _check_shard(folder: Folder, shard: str) -> Finding | None:
+def _without_sidecar(folder: Folder) -> list[str]:
+    """Shards that the index knows and that are not there."""
+
+    def find() -> set[str]:
+        # In this order, so that a shard which comes meanwhile is not among them.
+        indexed = set(folder.indexed(Index.shards))
+        return indexed - set(folder.committed())
+
+    found = find()
+    if found:
+        # Somebody may just be evicting them.
+        time.sleep(_MOMENT)
+        found &= find()
+    return sorted(found)
+
+
+def _check_shard(folder: Folder, shard: str, source: ActivationSource | None) -> Finding | None:
     """A finding, with the shard set aside, if it is damaged."""
     sidecar: Sidecar | None = None
-    lost = None
     try:
         sidecar = read_sidecar(folder.root, shard)
-        reader = ShardReader(folder.root, sidecar)
-        blocks = reader.check_all()
+        blocks = ShardReader(folder.root, sidecar).check_all()
         if not blocks:
             return None
         message = _describe(sidecar, blocks)
-        lost = _intact_rows(reader)
     except DamageError as error:
         message = str(error)
+    except GoneError:
+        return None  # evicted meanwhile
     except StorageError as error:
-        if not shard_path(folder.root, shard, DESCRIPTION).exists():
-            return None  # evicted meanwhile
-        message = f"its data cannot be read ({error})"
+        return Finding(shard, f"shard {shard} cannot be checked: {error}")
+    if sidecar is None:
+        lost = _recover_from_index(folder, shard, source)
+    else:
+        lost = recover(shard_path(folder.root, shard, DATA), sidecar)
     if not folder.read_only:
         folder.quarantine(shard)
         message += "; it is set aside"
     return Finding(shard, f"shard {shard}: {message}", lost)
+
+
+def _recover_from_index(folder: Folder, shard: str, source: ActivationSource | None) -> Lost | None:
+    known = folder.indexed(Index.describe, shard)
+    if source is None or known is None:
+        return None
+    return recover_from_index(shard_path(folder.root, shard, DATA), *known, source)
 
 
 def _describe(sidecar: Sidecar, blocks: Sequence[int]) -> str:
@@ -204,15 +236,6 @@ def _describe(sidecar: Sidecar, blocks: Sequence[int]) -> str:
     of = f" of {', '.join(names)}" if names else ""
     listed = ", ".join(str(block) for block in blocks[:8]) + (", …" if len(blocks) > 8 else "")
     return f"{len(blocks)} damaged MiB{of} (number {listed})"
-
-
-def _intact_rows(reader: ShardReader) -> Damage | None:
-    sidecar = reader.sidecar
-    try:
-        rows = tuple(reader.ids(row) for row in range(sidecar.n_rows))
-    except DamageError:
-        return None
-    return Damage(sidecar.space, sidecar.sites, rows)
 
 
 def _file_size(root: Path, shard: str) -> int:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.fill import cut, fill, lacking
-from cache.index import Index
 from cache.layout import bytes_per_token
 from cache.owners import Owner
 from cache.shard import ShardWriter
@@ -17,7 +16,7 @@ from cache.space import Ids, SiteShape, Space
 from cache.store import ActivationStore
 from interp.corpus import read_rows
 from interp.errors import ModelError
-from interp.execute import Executor, Unit, execute
+from interp.execute import Executor, Unit, Workers, execute
 from interp.model import Model
 from interp.recipe import on_model
 from interp.sites import Site
@@ -62,7 +61,7 @@ def harvest(
     tokens: int | None = None,
     context: int | None = None,
     dtype: str | None = None,
-    executor: Executor | None = None,
+    executor: Executor | Workers | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Harvest:
     """Store the activations of a corpus; what is there already is not computed again.
@@ -80,7 +79,7 @@ def harvest(
         tokens: how many; all if left out.
         context: tokens in a row; 256, or as many as the model takes, if left out.
         dtype: to store them as "float32", "float16" or "bfloat16"; the model's own if left out.
-        executor: where the model runs; here if left out. Workers write to the store's folder
+        executor: where the model runs; here if left out. `Workers` are kept for the next call. They write to the store's folder
             themselves, so that all machines must see it under the same path.
         progress: called with (tokens stored, tokens in all).
 
@@ -95,7 +94,7 @@ def harvest(
     rows = read_rows(model, texts, context=length, tokens=tokens)
     named = dict(zip(space.keys(rows), rows, strict=True))
     names = [site.name for site in shapes]
-    found = store.folder.indexed(Index.find, list(named), names)
+    found = store.folder.find(list(named), names)
     absent = lacking(list(named), found)
     per_token = bytes_per_token(shapes, space.itemsize)
     total = sum(len(ids) for ids in rows)
@@ -147,6 +146,7 @@ class _Part:
         if source.space(self.space.dtype) != self.space:
             raise ModelError(f"A worker loaded another model than {self.space.label}; stop it.")
         owner = Owner(self.root / "owners")
+        clean = True
         try:
             shard = owner.new_shard()
             with ShardWriter(self.root, shard, self.space, self.sites, self.rows) as writer:
@@ -156,9 +156,12 @@ class _Part:
                     if self.done:
                         self.done(sum(map(len, self.rows[before : before + n_rows])))
                     before += n_rows
+                # Its name stays until the shard is in the index, so that it is not forgotten if
+                # nobody lives to enter it.
+                clean = False
                 writer.commit()
         finally:
-            owner.leave(clean=True)
+            owner.leave(clean=clean)
         return shard
 
 
@@ -183,41 +186,39 @@ def _run(
     sites: Sequence[SiteShape],
     rows: dict[bytes, Ids],
     absent: dict[bytes, tuple[str, ...]],
-    executor: Executor,
+    executor: Executor | Workers,
     meter: _Meter,
 ) -> None:
     folder = store.folder
     meter.add(0)
-    held = set(folder.indexed(Index.claim, list(absent), folder.owner.token))
     here = executor.kind == "serial"
-    keys_of: dict[str, list[bytes]] = {}
-    units = []
     size = _part_size(store, space, sites, [rows[key] for key in absent])
-    wanted = {key: names for key, names in absent.items() if key in held}
-    for shapes, keys in cut(space, sites, rows, wanted, size):
-        part = _Part(
-            folder.root.absolute(),
-            space,
-            tuple(shapes),
-            tuple(rows[key] for key in keys),
-            meter.add if here else None,
-        )
-        name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
-        keys_of[name] = keys
-        units.append(Unit(name, part))
-    made: list[str] = []
-    try:
-        for unit, shard in execute(units, on_model(model, executor), executor):
-            made.append(folder.adopt(shard).id)
-            folder.indexed(Index.release, keys_of[unit])
-            held.difference_update(keys_of[unit])
-            store.room.make(0, made)
-            if not here:
-                meter.add(sum(len(rows[key]) for key in keys_of[unit]))
-    finally:
-        folder.indexed(Index.release, list(held))
-        # What killed workers left.
-        folder.tidy()
+    with folder.lease(list(absent)) as held:
+        # Some may have been committed between the look-up and the lease.
+        wanted = lacking(held, folder.find(held, [site.name for site in sites]))
+        keys_of: dict[str, list[bytes]] = {}
+        units = []
+        for shapes, keys in cut(space, sites, rows, wanted, size):
+            part = _Part(
+                folder.root.absolute(),
+                space,
+                tuple(shapes),
+                tuple(rows[key] for key in keys),
+                meter.add if here else None,
+            )
+            name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
+            keys_of[name] = keys
+            units.append(Unit(name, part))
+        made: list[str] = []
+        try:
+            for unit, shard in execute(units, on_model(model, executor), executor):
+                made.append(folder.adopt(shard).id)
+                store.room.make(0, made)
+                if not here:
+                    meter.add(sum(len(rows[key]) for key in keys_of[unit]))
+        finally:
+            # What killed workers left, and what was committed after the last part came in.
+            folder.tidy()
     # Rows that another process was computing: wait for it, or do it if it died.
     fill(
         folder,

@@ -1,0 +1,144 @@
+"""A SQLite file that several processes use, and that may be damaged, deleted or replaced.
+
+What the system refuses (a full disk, a missing permission) is a `StorageError`; whatever else
+SQLite reports is taken for damage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from cache.errors import DamageError, StorageError
+from cache.locks import PATIENCE, StoreLock, ThreadLock
+
+__all__ = ["COMPANIONS", "Database"]
+
+COMPANIONS = ("-journal", "-wal", "-shm")
+"""What SQLite may put beside a file."""
+
+_REFUSALS = {
+    "full": "there is no space left on the disk; free some, or choose another folder",
+    "readonly": "it cannot be written; choose a folder that can be",
+    "locked": "another process holds it and does not go on; end that process, and try again",
+    "disk I/O": "the disk reports an error; check the disk, or choose another one",
+    "unable to open": "it cannot be opened; check its permissions and the limit on open files",
+}
+
+
+class Database:
+    """One connection for each process, which its threads use in turn."""
+
+    def __init__(self, path: Path | None, lock: StoreLock | None) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            path: of the file, which must exist; in memory if None.
+            lock: held, shared, during each use; None where nobody else knows the file.
+        """
+        self._path = path
+        self._store_lock = lock
+        self._lock = ThreadLock()
+        self._connection: sqlite3.Connection | None = None
+        self._of: tuple[int, int] | None = None
+        # A child must not close what it inherited: SQLite might undo what its parent is doing.
+        self._inherited: list[sqlite3.Connection] = []
+
+    @property
+    def inode(self) -> int | None:
+        """Which file was used last; another process may have put a new one in its place."""
+        return self._of[1] if self._of else None
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """
+        Raises:
+            DamageError, StorageError: see above.
+        """
+        with self._lock, self._errors(), self._shared():
+            yield self._current()
+
+    @contextlib.contextmanager
+    def reading_apart(self) -> Iterator[sqlite3.Connection]:
+        """As `reading`, for long: a connection of its own, so that other threads need not wait."""
+        if self._path is None:
+            with self.reading() as db:
+                yield db
+            return
+        with self._errors(), self._shared():
+            db = self._connect(self._path)
+            try:
+                yield db
+            finally:
+                db.close()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """As `reading`, as one transaction: wholly done, or not at all."""
+        with self._lock, self._errors(), self._shared():
+            db = self._current()
+            # Taken at once: a lock that is upgraded later could meet another's and never get on.
+            db.execute("begin immediate")
+            try:
+                yield db
+                db.execute("commit")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("rollback")
+                raise
+
+    def close(self) -> None:
+        """Close the file; what is in memory stays."""
+        with self._lock:
+            if self._connection is not None and self._of and self._of[0] == os.getpid():
+                self._connection.close()
+                self._connection = None
+
+    def _shared(self) -> contextlib.AbstractContextManager[None]:
+        return self._store_lock.shared() if self._store_lock else contextlib.nullcontext()
+
+    def _current(self) -> sqlite3.Connection:
+        # What is in memory a child may use: it has a copy of its own.
+        now = (0, 0)
+        if self._path is not None:
+            try:
+                now = (os.getpid(), self._path.stat().st_ino)
+            except FileNotFoundError:
+                self._of = None
+                raise DamageError("the index is missing") from None
+        if self._connection is None or self._of != now:
+            if self._connection is not None and self._of and self._of[0] != now[0]:
+                self._inherited.append(self._connection)
+            self._connection = self._connect(self._path)
+            self._of = now
+        return self._connection
+
+    def _connect(self, path: Path | None) -> sqlite3.Connection:
+        # "rw": a file that vanished must not come back empty.
+        name = ":memory:" if path is None else f"file:{quote(str(path.absolute()))}?mode=rw"
+        return sqlite3.connect(
+            name, timeout=PATIENCE, isolation_level=None, check_same_thread=False, uri=True
+        )
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            text = str(error)
+            reason = next((why for word, why in _REFUSALS.items() if word in text), None)
+            # SQLite also calls a file read-only whose first bytes say so, or that was replaced.
+            if reason is None or ("readonly" in text and self._writable()):
+                raise DamageError(f"the index is damaged ({text})") from error
+            raise StorageError(f"The index '{self._path}' cannot be used: {reason}.") from error
+        except (sqlite3.Error, ValueError, TypeError, KeyError, OverflowError) as error:
+            # What SQLite does not notice shows when the values are read.
+            raise DamageError(f"the index is damaged ({error})") from error
+
+    def _writable(self) -> bool:
+        path = self._path
+        return path is not None and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
