@@ -1,0 +1,143 @@
+"""What is damaged, gone, or not as the index says is never given as data."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache import ActivationStore
+from cache.errors import DamageError, StorageError
+from cache.stream import TokenStream
+from tests.cache.fake import FakeSource
+from tests.cache.streams import ROWS, SITE, SITES, TOKENS, check_values, make_store, places
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ActivationStore:
+    return make_store(tmp_path / "store")
+
+
+def stream(store: ActivationStore, pool: int = 9000) -> TokenStream:
+    keys = store.keys("fake", ROWS)
+    return store.stream("fake", SITE, batch_size=5, pool=pool, info=True, keys=keys)
+
+
+def damage(store: ActivationStore, number: int = 3) -> str:
+    """Change a byte in the middle of a shard's data; returns the shard's id."""
+    path = sorted((store.path / "shards").glob("*/*.safetensors"))[number]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return path.stem
+
+
+@pytest.mark.parametrize("workers", [None, 0, 2])
+def test_damage_is_one_sentence_and_the_batches_before_are_right(
+    store: ActivationStore, workers: int | None
+) -> None:
+    data = stream(store)
+    whole = places(stream(store))
+    shard = damage(store)
+    batches = data if workers is None else data.loader(workers)
+    received: list[Any] = []
+    with pytest.raises(DamageError) as error:
+        received.extend(batches)
+    check_values(received, ROWS, [SITE])
+    assert places(received) == whole[: 5 * len(received)]
+    assert str(error.value) == (
+        f"Shard {shard} of '{store.path}' is damaged (MiB 0 of the file is not what was written); "
+        "run `obverse cache verify`, and open the data again."
+    )
+    assert batches.state_dict()["token"] == 5 * len(received)
+    # Repaired, it goes on where it stopped: the rows are the same, if in another file.
+    assert store.verify(FakeSource()).repaired
+    again = stream(store)
+    again.load_state_dict(batches.state_dict())
+    assert places(received) + places(again) == whole
+
+
+def test_a_single_token_of_a_damaged_shard_is_not_given(store: ActivationStore) -> None:
+    dataset = store.dataset("fake", SITES)
+    damage(store)
+    good = 0
+    for number in range(len(dataset)):
+        try:
+            dataset[number]
+            good += 1
+        except DamageError:
+            pass
+    assert 0 < good < len(dataset)
+
+
+def test_a_damaged_sidecar_and_a_missing_file_are_damage(store: ActivationStore) -> None:
+    for suffix in (".json", ".safetensors"):
+        data = stream(store)
+        path = sorted((store.path / "shards").glob(f"*/*{suffix}"))[0]
+        content = path.read_bytes()
+        if suffix == ".json":
+            path.write_bytes(content[:-20] + b"0" + content[-19:])
+        else:
+            path.unlink()
+        with pytest.raises(
+            DamageError, match=f"Shard {path.stem} of .* run `obverse cache verify`"
+        ):
+            list(data)
+        path.write_bytes(content)
+        assert sorted(places(stream(store))) == TOKENS
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_was_evicted_is_one_sentence(store: ActivationStore, workers: int) -> None:
+    data, dataset = stream(store), store.dataset("fake", SITE)
+    iterator = iter(data.loader(workers))
+    next(iterator)
+    first = dataset[0]
+    shards = [path.stem for path in (store.path / "shards").glob("*/*.json")]
+    store.folder.remove(shards)
+    # What is open stays readable; what is not is gone.
+    assert (dataset[0] == first).all()
+    for read in (lambda: list(iterator), lambda: dataset[:]):
+        with pytest.raises(StorageError, match="was evicted or removed meanwhile; open") as error:
+            read()
+        assert not isinstance(error.value, DamageError)
+    with pytest.raises(StorageError, match="holds no activations of 'fake'"):
+        stream(store)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update shards set tokens = tokens + 1",
+        "update shards set rows = rows + 1, tokens = tokens + 1",
+        "update shards set content = zeroblob(16)",
+    ],
+)
+def test_an_index_that_is_wrong_is_noticed(store: ActivationStore, change: str) -> None:
+    store.folder.close()
+    with sqlite3.connect(store.path / "index.sqlite") as db:
+        db.execute(change)
+    db.close()
+    for positions in (None, slice(1, None)):
+        with pytest.raises(DamageError, match=r"The index of .* does not fit shard"):
+            list(store.stream("fake", SITE, batch_size=5, positions=positions))
+    store.verify()
+    assert len(store.dataset("fake", SITE)) == len(TOKENS)
+
+
+def test_rows_that_stand_elsewhere_than_the_index_says_are_noticed(store: ActivationStore) -> None:
+    keys = store.keys("fake", ROWS)
+    store.folder.close()
+    with sqlite3.connect(store.path / "index.sqlite") as db:
+        db.execute("update rows set row = case row when 0 then 1 when 1 then 0 else row end")
+    db.close()
+    with pytest.raises(DamageError, match=r"The index of .* does not fit shard"):
+        store.dataset("fake", SITE, keys=keys)
+
+
+def test_a_stream_outlives_the_store_object(tmp_path: Path) -> None:
+    with make_store(tmp_path / "store") as store:
+        data = stream(store)
+    assert sorted(places(data)) == TOKENS
