@@ -34,7 +34,7 @@ create table shards (
     number integer primary key, id text not null unique, space text not null,
     content blob not null, bytes integer not null, rows integer not null, tokens integer not null,
     created real not null, used real not null, hits integer not null, seal integer not null);
-create index shards_by_use on shards (used);
+create index shards_by_use on shards (used, bytes);
 create index shards_by_space on shards (space);
 create table sites (
     shard integer not null, site text not null, bytes integer not null,
