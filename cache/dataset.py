@@ -68,7 +68,7 @@ class TokenDataset(Dataset[Any]):
         Raises:
             IndexError: there are fewer tokens.
             DamageError: what they stand in is damaged.
-            StorageError: it was evicted meanwhile.
+            GoneError: it was evicted meanwhile.
         """
         if isinstance(chosen, int | np.integer):
             number = int(chosen)

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from cache.errors import DamageError, StorageError
+from cache.errors import DamageError, GoneError
 from cache.plan import Plan
 from cache.reader import ShardReader
-from cache.shard import DATA, DESCRIPTION, read_sidecar, shard_path
+from cache.shard import read_sidecar
 from cache.sidecar import Sidecar
 
 __all__ = ["index_error", "open_shard", "opening", "planned_sidecar"]
@@ -20,7 +20,8 @@ def planned_sidecar(plan: Plan, shard: int) -> Sidecar:
 
     Raises:
         DamageError: it is damaged, or the index, from which the plan was made, says otherwise.
-        StorageError: it is gone, or cannot be read.
+        GoneError: it was evicted meanwhile.
+        StorageError: it cannot be read.
     """
     name = plan.shard(shard)
     with opening(plan.root, name):
@@ -51,20 +52,12 @@ def opening(root: Path, shard: str) -> Iterator[None]:
     try:
         yield
     except DamageError as error:
-        raise _damage(root, shard, str(error)) from error
-    except StorageError as error:
-        if not shard_path(root, shard, DESCRIPTION).exists():
-            raise StorageError(
-                f"Shard {shard} of '{root}' was evicted or removed meanwhile; open the data "
-                "again, with a larger budget if more is needed at once."
-            ) from error
-        if not shard_path(root, shard, DATA).exists():
-            raise _damage(root, shard, "its data file is missing") from error
-        raise
-
-
-def _damage(root: Path, shard: str, reason: str) -> DamageError:
-    return DamageError(
-        f"Shard {shard} of '{root}' is damaged ({reason}); run `obverse cache verify`, and open "
-        "the data again."
-    )
+        raise DamageError(
+            f"Shard {shard} of '{root}' is damaged ({error}); run `obverse cache verify`, and "
+            "open the data again."
+        ) from error
+    except GoneError as error:
+        raise GoneError(
+            f"Shard {shard} of '{root}' was evicted or removed meanwhile; open the data again, "
+            "with a larger budget if more is needed at once."
+        ) from error

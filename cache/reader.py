@@ -118,6 +118,7 @@ class ShardReader:
         field, width = self._widths[site]
         if not 0 <= token < field.shape[0]:
             raise IndexError(f"the shard has no token {token}")
+        self._check_size()
         begin = field.begin + token * width
         for block in range(begin // BLOCK, (begin + width - 1) // BLOCK + 1):
             self._check_block(block)
@@ -143,6 +144,7 @@ class ShardReader:
             return
         if tokens.min() < 0 or tokens.max() >= field.shape[0]:
             raise IndexError(f"the shard has {field.shape[0]} tokens")
+        self._check_size()
         begins = field.begin + tokens * width
         # Where blocks begin and end to be used; the sum in between counts their users.
         n_blocks = self._layout.n_blocks

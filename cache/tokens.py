@@ -58,7 +58,7 @@ class TokenReader:
 
         Raises:
             DamageError: what they stand in is damaged.
-            StorageError: it is gone.
+            GoneError: it was evicted meanwhile.
         """
         plan = self.plan
         dtype = plan.space.torch_dtype

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cache import ActivationStore
-from cache.errors import DamageError, StorageError
+from cache.errors import DamageError, GoneError, StorageError
 from cache.stream import TokenStream
 from tests.cache.fake import FakeSource
 from tests.cache.streams import ROWS, SITE, SITES, TOKENS, check_values, make_store, places
@@ -78,7 +78,7 @@ def test_a_damaged_sidecar_and_a_missing_file_are_damage(store: ActivationStore)
         path = sorted((store.path / "shards").glob(f"*/*{suffix}"))[0]
         content = path.read_bytes()
         if suffix == ".json":
-            path.write_bytes(content[:-20] + b"0" + content[-19:])
+            path.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
         else:
             path.unlink()
         with pytest.raises(
@@ -87,6 +87,18 @@ def test_a_damaged_sidecar_and_a_missing_file_are_damage(store: ActivationStore)
             list(data)
         path.write_bytes(content)
         assert sorted(places(stream(store))) == TOKENS
+
+
+def test_a_file_that_loses_its_end_while_it_is_open_is_damage(store: ActivationStore) -> None:
+    """Reading a map beyond its file would end the process."""
+    dataset = store.dataset("fake", SITE)
+    assert len(dataset[:]) == len(TOKENS)
+    for path in (store.path / "shards").glob("*/*.safetensors"):
+        with open(path, "r+b") as file:
+            file.truncate(100)
+    for chosen in (3, [3, 9]):
+        with pytest.raises(DamageError, match="has 100 bytes instead of"):
+            dataset[chosen]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -100,9 +112,8 @@ def test_a_shard_that_was_evicted_is_one_sentence(store: ActivationStore, worker
     # What is open stays readable; what is not is gone.
     assert (dataset[0] == first).all()
     for read in (lambda: list(iterator), lambda: dataset[:]):
-        with pytest.raises(StorageError, match="was evicted or removed meanwhile; open") as error:
+        with pytest.raises(GoneError, match="was evicted or removed meanwhile; open the data"):
             read()
-        assert not isinstance(error.value, DamageError)
     with pytest.raises(StorageError, match="holds no activations of 'fake'"):
         stream(store)
 
