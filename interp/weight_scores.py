@@ -114,8 +114,9 @@ def singular_tokens(
     Returns:
         singular_value(direction); token, value(side, direction, sign, token_rank): side "reads"
         has the tokens whose embeddings lie furthest along what is read, "writes" those whose
-        logits what is written raises most; `value` is how far or how much. Singular vectors have no sign of their own: sign "+"
-        and "−" are the two ways along a direction, and "+" of both sides belong together.
+        logits what is written raises most; `value` is how far or how much. Singular vectors have
+        no sign of their own: "+" and "−" are the two ways along a direction, and "+" of both
+        sides belong together.
 
     Raises:
         SiteError: the model has no such head or matrix.

@@ -232,10 +232,10 @@ def test_singular_directions_are_read_in_tokens(case: tuple[Tiny, Dense]) -> Non
         left, values, right = torch.linalg.svd(matrix)
         close(found["singular_value"], values[:2])
         assert list(found["side"].values) == sides[name]
-        tables = {"reads": dense.embed @ left, "writes": (right @ dense.out()).T}
         for side in sides[name]:
+            table = dense.embed @ left if side == "reads" else (right @ dense.out()).T
             for direction in range(2):
-                column = tables[side][:, direction].numpy()
+                column = table[:, direction].numpy()
                 # A singular vector's sign is anybody's choice; both ends are given.
                 ends = {tuple(names[np.argsort(-s * column)[:3]]) for s in (1, -1)}
                 here = found.sel(side=side, direction=direction)
