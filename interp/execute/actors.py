@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -56,14 +57,15 @@ class Actors:
         self._actors: list[Any] = []
         self._pending: dict[Any, Any] = {}  # reference of a reply → actor
         self._own = not ray.is_initialized()
-        if not self._own and address not in (None, "auto", _connected_to()):
-            raise ExecutionError(
-                f"This process is connected to another Ray cluster than '{address}'; call "
-                "ray.shutdown() first, or leave the address out."
-            )
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         try:
             if self._own:
-                _connect(address, workers)
+                self._folder = _connect(address, workers)
+            elif address not in (None, "auto", _connected_to()):
+                raise ExecutionError(
+                    f"This process is connected to another Ray cluster than '{address}'; call "
+                    "ray.shutdown() first, or leave the address out."
+                )
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             self.limit, self._threads, self._gpus = _share(nodes, workers)
         except BaseException:
@@ -107,10 +109,16 @@ class Actors:
                 self._ray.kill(actor)
         if self._own:
             self._ray.shutdown()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
-def _connect(address: str | None, workers: int | None) -> None:
-    """Connect to the cluster that is meant, or start a local instance."""
+def _connect(address: str | None, workers: int | None) -> tempfile.TemporaryDirectory[str] | None:
+    """Connect to the cluster that is meant, or start a local instance; returns the latter's folder.
+
+    It holds logs and sockets. It is in /tmp as Ray's own, since a socket's path must be short, but
+    not in /tmp/ray, which may be somebody else's.
+    """
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS") or None
@@ -118,15 +126,19 @@ def _connect(address: str | None, workers: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _handlers_kept():
         if address in (None, "local"):
+            folder = tempfile.TemporaryDirectory(
+                prefix="obverse-ray-", dir="/tmp", ignore_cleanup_errors=True
+            )
             with _loopback_only():
                 ray.init(
                     address="local",
                     num_cpus=max(cores(), workers or 0),
                     include_dashboard=False,
                     object_store_memory=_OBJECT_STORE_BYTES,
+                    _temp_dir=folder.name,
                     **quiet,
                 )
-            return
+            return folder
         assert address is not None
         _check_reachable(address)
         try:
@@ -136,6 +148,7 @@ def _connect(address: str | None, workers: int | None) -> None:
                 f"Ray cannot connect to '{address}' ({_first_line(error)}); check that the cluster "
                 "runs, with the same versions of Python and Ray."
             ) from error
+        return None
 
 
 def _connected_to() -> str:

@@ -65,6 +65,18 @@ def test_a_cluster_is_used_and_left_as_it_was(
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
+def test_a_connection_that_is_there_is_used_and_kept(address: str) -> None:
+    ray.init(address=address, log_to_driver=False)
+    try:
+        found = execute(executing.squares(), executing.start, Executor("ray"))
+        assert dict(found) == executing.EXPECTED
+        with pytest.raises(ExecutionError, match="connected to another Ray cluster than '1"):
+            list(execute(executing.squares(), executing.start, Executor("ray", 1, "1.1.1.1:6379")))
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+
+
 def test_the_units_of_killed_actors_are_run_again(tmp_path: Path, two: Executor) -> None:
     units = jobs(tmp_path, {1: "die", 4: "sleep"}, times=1)
 
@@ -116,6 +128,7 @@ def test_a_local_instance_needs_nothing_and_leaves_nothing(tmp_path: Path) -> No
     """In a process of its own, to see what is left of it; it listens on this machine only."""
     path = tmp_path / "script.py"
     path.write_text(LOCAL)
+    before = set(Path("/tmp").glob("obverse-ray-*"))
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     ended = subprocess.run(
         [sys.executable, str(path), str(tmp_path)],
@@ -129,6 +142,7 @@ def test_a_local_instance_needs_nothing_and_leaves_nothing(tmp_path: Path) -> No
     told = dict(line.split(" ") for line in ended.stdout.splitlines())
     assert told.pop("nodes") == "127.0.0.1"
     assert told == {"serial": "True", "ended": "KeyboardInterrupt", "connected": "False"}
+    assert set(Path("/tmp").glob("obverse-ray-*")) <= before
     assert len(pids(tmp_path)) == 2
     assert gone(tmp_path)
 

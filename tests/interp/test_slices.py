@@ -121,6 +121,21 @@ def test_progress_counts_every_cell_once(gpt2: Tiny) -> None:
         seen.clear()
 
 
+def test_only_what_was_chosen_is_run(gpt2: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from interp.patching import slices
+
+    plain, counts = slices.score, []
+
+    def counting(plans: Any, changes: Any, progress: Any) -> Any:
+        counts.append(len(changes))
+        return plain(plans, changes, progress)
+
+    monkeypatch.setattr(slices, "score", counting)
+    found = sweep(gpt2.model, prompt_pairs(gpt2), "resid_pre", only=4, executor=Executor())
+    chosen = np.isfinite(found["patched"].values) & found["exact"].values
+    assert counts == [int(pair.sum()) for pair in chosen]
+
+
 def test_how_a_sweep_is_cut_depends_on_its_size(
     gpt2: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
