@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interp.activations import capture as capture
     from interp.answers import score_answers as score_answers
+    from interp.attribution import direct_logit_attribution as direct_logit_attribution
     from interp.forward import record as record
     from interp.forward import resume as resume
     from interp.lens import logit_lens as logit_lens
@@ -35,6 +36,7 @@ _HOMES = {
     "TunedLens": "interp.tuned",
     "answer_logprob": "interp.metrics",
     "capture": "interp.activations",
+    "direct_logit_attribution": "interp.attribution",
     "estimate": "interp.patching",
     "load_model": "interp.model",
     "logit_diff": "interp.metrics",

@@ -22,16 +22,13 @@ from interp.batching import batches, rows_that_fit
 from interp.errors import PromptError
 from interp.forward import record, recording_memory
 from interp.model import Model
-from interp.prompts import continuations
 from interp.readings import Readings
 from interp.sites import Site
-from interp.tokens import Prompts, TokenBatch, check_vocabulary, tokenise
+from interp.targets import Answers, first_tokens
+from interp.tokens import Prompts, TokenBatch, tokenise
 from interp.tuned import TunedLens
 
-__all__ = ["Answers", "logit_lens"]
-
-Answers = Sequence[str] | Sequence[Sequence[str]] | Int[Tensor, "example ..."] | str
-"""For each prompt one text or several, or token ids [example] or [example, candidate]."""
+__all__ = ["logit_lens"]
 
 
 def logit_lens(
@@ -73,7 +70,7 @@ def logit_lens(
         ModelError: the tuned lens belongs to another model.
     """
     batch = tokenise(model, prompts)
-    targets = _targets(model, batch, answers)
+    targets = first_tokens(model, batch, answers)
     if lens is not None:
         lens.check(model)
     if k < 1:
@@ -165,34 +162,6 @@ def _with_answers(
         return found
     texts = np.array([answers] if isinstance(answers, str) else list(answers), dtype=object)
     return found.assign_coords(answer=(("example", *axes), texts))
-
-
-def _targets(
-    model: Model, batch: TokenBatch, answers: Answers | None
-) -> Int[Tensor, "example ..."] | None:
-    if answers is None:
-        return None
-    if isinstance(answers, str):
-        answers = [answers]
-    if len(answers) != len(batch):
-        raise PromptError(
-            f"There are {len(answers)} answers for {len(batch)} prompts; give one for each, or a "
-            "list of several for each."
-        )
-    if isinstance(answers, Tensor):
-        if answers.ndim not in (1, 2) or answers.is_floating_point() or answers.numel() == 0:
-            raise PromptError(
-                "Token ids of answers must be integers of shape [example] or [example, candidate]."
-            )
-        check_vocabulary(model, [int(answers.min()), int(answers.max())], "answers")
-        return answers.cpu().long()
-    several = [[one] if isinstance(one, str) else list(one) for one in answers]
-    counts = {len(one) for one in several}
-    if len(counts) > 1 or 0 in counts or len({isinstance(one, str) for one in answers}) > 1:
-        raise PromptError("Give every prompt equally many answers, one or more.")
-    columns = [continuations(model, batch, column) for column in zip(*several, strict=True)]
-    ids = torch.tensor([[ids[0] for ids in column] for column in columns]).T
-    return ids[:, 0] if isinstance(answers[0], str) else ids
 
 
 def _positions(

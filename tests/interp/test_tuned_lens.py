@@ -83,7 +83,7 @@ def test_a_planted_affine_map_is_recovered() -> None:
 
 
 def by_hand(tiny: Tiny, lens: TunedLens, text: str) -> np.ndarray[Any, Any]:
-    """Logits [layer, position, vocabulary]: Hugging Face's streams, translated, its norm and head."""
+    """Logits [layer, position, vocabulary] of Hugging Face's streams, translated."""
     ids = tuple(tiny.ids(text))
     streams = [reference.activation(tiny, ids, "resid_pre", layer) for layer in range(N_LAYERS)]
     streams = [h + h @ w + b for h, w, b in zip(streams, lens.weight, lens.bias, strict=True)]

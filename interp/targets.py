@@ -1,0 +1,55 @@
+"""Which tokens are looked for after each prompt, where the first of each answer is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.errors import PromptError
+from interp.model import Model
+from interp.prompts import continuations
+from interp.tokens import TokenBatch, check_vocabulary
+
+__all__ = ["Answers", "first_tokens"]
+
+Answers = Sequence[str] | Sequence[Sequence[str]] | Int[Tensor, "example ..."] | str
+"""For each prompt one text or several, or token ids [example] or [example, candidate]."""
+
+
+def first_tokens(
+    model: Model, batch: TokenBatch, answers: Answers | None, what: str = "answers"
+) -> Int[Tensor, "example ..."] | None:
+    """The first token of each answer; `candidate` is an axis where several are given for each.
+
+    Args:
+        what: what to call them in an error.
+
+    Raises:
+        PromptError: not as many as there are prompts, or one without tokens of its own.
+    """
+    if answers is None:
+        return None
+    if isinstance(answers, str):
+        answers = [answers]
+    if len(answers) != len(batch):
+        raise PromptError(
+            f"There are {len(answers)} {what} for {len(batch)} prompts; give one for each, or a "
+            "list of several for each."
+        )
+    if isinstance(answers, Tensor):
+        if answers.ndim not in (1, 2) or answers.is_floating_point() or answers.numel() == 0:
+            raise PromptError(
+                f"Token ids of {what} must be integers of shape [example] or [example, candidate]."
+            )
+        check_vocabulary(model, [int(answers.min()), int(answers.max())], what)
+        return answers.cpu().long()
+    several = [[one] if isinstance(one, str) else list(one) for one in answers]
+    counts = {len(one) for one in several}
+    if len(counts) > 1 or 0 in counts or len({isinstance(one, str) for one in answers}) > 1:
+        raise PromptError(f"Give every prompt equally many {what}, one or more.")
+    columns = [continuations(model, batch, column) for column in zip(*several, strict=True)]
+    ids = torch.tensor([[ids[0] for ids in column] for column in columns]).T
+    return ids[:, 0] if isinstance(answers[0], str) else ids
