@@ -1,0 +1,102 @@
+"""Dose–response curves: a direction's effect, and that of random ones of the same length."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp.errors import DirectionError
+from interp.figures import numbers, theme
+from interp.stats import bootstrap
+
+_OWN, _CONTROL = theme.OKABE_ITO[0], theme.MUTED
+
+
+def dose_lines(result: xr.Dataset, *, title: str | None = None) -> go.Figure:
+    """Draw the mean over examples against the dose.
+
+    The band around the line is the bootstrap 95% interval of the mean over examples; the grey one
+    holds the middle 95% of the random directions' means. The dotted line is the model unchanged.
+
+    Args:
+        result: of `dose_response`.
+        title: of the figure.
+
+    Raises:
+        DirectionError: it is no such result.
+    """
+    if not {"value", "control", "plain"} <= set(result):
+        raise DirectionError("This is no dose response; draw what dose_response returned.")
+    result = result.sortby("dose")
+    doses = result["dose"].values.astype(float)
+    value = result["value"].transpose("example", "dose").values.astype(float)
+    unit = str(result.attrs.get("unit", ""))
+    fig = go.Figure()
+    draws = result["control"].mean("example").transpose("dose", "draw").values.astype(float)
+    if draws.shape[1]:
+        low, high = np.quantile(draws, [0.025, 0.975], axis=1)
+        fig.add_trace(_band(doses, low, high, _CONTROL, "random directions, middle 95%"))
+        name = f"{draws.shape[1]} random directions"
+        fig.add_trace(_line(doses, draws.mean(1), _CONTROL, name, unit, low, high))
+    low, high = np.array([bootstrap(column, n=500) for column in value.T]).T
+    if len(value) > 1:
+        fig.add_trace(_band(doses, low, high, _OWN, "direction, 95%"))
+    fig.add_trace(_line(doses, value.mean(0), _OWN, "direction", unit, low, high))
+    fig.add_hline(
+        y=float(result["plain"].mean()), line={"color": theme.INK, "width": 1, "dash": "dot"}
+    )
+    theme.finish(fig, title=title, height=340)
+    fig.update_layout(margin_t=72 if title else 40)
+    measure = theme.words(str(result.attrs.get("metric", "metric")))
+    fig.update_yaxes(title_text=theme.escape(f"{measure} ({unit})" if unit else measure))
+    what = "coordinate" if result.attrs.get("kind") == "clamp" else "dose"
+    fig.update_xaxes(title_text=what, showgrid=False)
+    return fig
+
+
+def _line(
+    doses: npt.NDArray[np.float64],
+    means: npt.NDArray[np.float64],
+    colour: str,
+    name: str,
+    unit: str,
+    low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+) -> go.Scatter:
+    return go.Scatter(
+        x=doses,
+        y=means,
+        mode="lines+markers",
+        line={"color": colour, "width": 2.5},
+        marker={"size": 7, "color": colour},
+        text=[
+            f"<b>{name}</b>, {numbers.plain(float(dose))}<br>{numbers.plain(float(mean))} "
+            f"{theme.escape(unit)}<br>95%: {numbers.plain(float(a))} to {numbers.plain(float(b))}"
+            for dose, mean, a, b in zip(doses, means, low, high, strict=True)
+        ],
+        hovertemplate="%{text}<extra></extra>",
+        name=name,
+    )
+
+
+def _band(
+    doses: npt.NDArray[np.float64],
+    low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+    colour: str,
+    name: str,
+) -> go.Scatter:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return go.Scatter(
+        x=[*doses, *doses[::-1]],
+        y=[*low, *high[::-1]],
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},0.16)",
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+        name=name,
+    )
