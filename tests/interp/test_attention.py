@@ -11,7 +11,7 @@ import torch
 from interp import load_model
 from interp.attention import attention_patterns
 from interp.errors import ModelError, PromptError, SiteError
-from interp.head_scores import detect_heads, head_scores, repeated_sequences, repetition_loss
+from interp.head_detection import detect_heads, head_scores, repeated_sequences, repetition_loss
 from interp.interventions import Intervention
 from interp.model import Model
 from tests.interp import surgery
