@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from cache.block import Block
 from cache.order import Epoch, Order
-from cache.tokens import TokenInfo, TokenReader
+from cache.plan import Numbers
+from cache.tokens import TokenReader
 
 __all__ = ["Batches"]
-
-Part = tuple[dict[str, Tensor], TokenInfo | None]
 
 
 @dataclass(frozen=True)
@@ -42,64 +40,54 @@ class Batches:
 
     def read(
         self, reader: TokenReader, epoch: int, start: int, worker: int = 0, workers: int = 1
-    ) -> Iterator[Part]:
+    ) -> Iterator[Block]:
         """The batches from token `start` of an epoch on; with several workers those of one."""
         order, end = self.order.epoch(epoch), self.end(start)
-        parts: list[Part] = []
-        first = int(np.searchsorted(order.bounds, start, "right")) - 1
-        for pool in range(first, len(order.bounds) - 1):
+        # Memory for the tokens of a pool, used again for the next: new memory costs more than
+        # filling it. Only the batches themselves are given away.
+        room = batch = reader.empty(0)
+        filled = 0
+        for pool in range(order.pool_of(start), order.n_pools):
             begin, beyond = int(order.bounds[pool]), min(end, int(order.bounds[pool + 1]))
-            numbers = range(max(0, begin - start) // self.size, -(-(beyond - start) // self.size))
             spans = [
                 range(
                     max(begin, start + number * self.size),
                     min(beyond, start + (number + 1) * self.size),
                 )
-                for number in numbers
+                for number in range(
+                    max(0, begin - start) // self.size, -(-(beyond - start) // self.size)
+                )
                 if number % workers == worker
             ]
             if not spans:
                 continue
-            content = _Pool.read(reader, order, pool, spans)
+            tokens, places = _own(order, pool, spans)
+            if len(room) < len(tokens):
+                # The old one goes before the new one comes.
+                del room
+                room = reader.empty(len(tokens))
+            reader.read(tokens, room.part(0, len(tokens)))
             at = 0
             for span in spans:
-                parts.append(content.part(at, at + len(span)))
+                if not filled:
+                    first = start + (span.start - start) // self.size * self.size
+                    batch = reader.empty(min(end, first + self.size) - first)
+                into = batch.part(filled, filled + len(span))
+                room.gather(places[at : at + len(span)], into)
                 at += len(span)
-                # Else the batch goes on in the next pool.
-                if span.stop == end or (span.stop - start) % self.size == 0:
-                    yield _joined(parts)
-                    parts = []
-            # Before the next one is read, so that there is memory for one only.
-            del content
+                filled += len(span)
+                # Else it goes on in the next pool.
+                if filled == len(batch):
+                    yield batch
+                    filled = 0
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """Those tokens of a pool that somebody reads: as they stand on the disk, and their order."""
-
-    values: dict[str, Tensor]
-    info: TokenInfo | None
-    places: Tensor
-
-    @classmethod
-    def read(cls, reader: TokenReader, order: Epoch, pool: int, spans: list[range]) -> _Pool:
-        begin = int(order.bounds[pool])
-        tokens = order.tokens(pool)
-        tokens = np.concatenate([tokens[span.start - begin : span.stop - begin] for span in spans])
-        sorting = np.argsort(tokens)
-        places = np.empty_like(sorting)
-        places[sorting] = np.arange(len(sorting))
-        return cls(*reader.read(tokens[sorting]), torch.from_numpy(places))
-
-    def part(self, begin: int, end: int) -> Part:
-        chosen = self.places[begin:end]
-        values = {site: tensor.index_select(0, chosen) for site, tensor in self.values.items()}
-        return values, self.info and self.info.part(chosen)
-
-
-def _joined(parts: list[Part]) -> Part:
-    if len(parts) == 1:
-        return parts[0]
-    values = {site: torch.cat([part[site] for part, _ in parts]) for site in parts[0][0]}
-    infos = [info for _, info in parts if info is not None]
-    return values, TokenInfo(*map(torch.cat, zip(*infos, strict=True))) if infos else None
+def _own(order: Epoch, pool: int, spans: list[range]) -> tuple[Numbers, Numbers]:
+    """The tokens that stand at some places of the order, ascending, and the place of each."""
+    begin = int(order.bounds[pool])
+    tokens = order.tokens(pool)
+    tokens = np.concatenate([tokens[span.start - begin : span.stop - begin] for span in spans])
+    sorting = np.argsort(tokens)
+    places = np.empty_like(sorting)
+    places[sorting] = np.arange(len(sorting))
+    return tokens[sorting], places

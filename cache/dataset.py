@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cache.block import Block, TokenInfo
 from cache.plan import Plan, Row
-from cache.tokens import TokenInfo, TokenReader
+from cache.tokens import TokenReader
 
 __all__ = ["Form", "TokenDataset"]
 
@@ -31,10 +32,10 @@ class Form:
     dtype: torch.dtype | None
     info: bool
 
-    def __call__(self, values: Mapping[str, Tensor], info: TokenInfo | None) -> Any:
-        cast = {site: value.to(self.dtype or value.dtype) for site, value in values.items()}
+    def __call__(self, block: Block) -> Any:
+        cast = {site: value.to(self.dtype or value.dtype) for site, value in block.values.items()}
         given = cast if self.site is None else cast[self.site]
-        return given if info is None else (given, info)
+        return given if block.info is None else (given, block.info)
 
 
 class TokenDataset(Dataset[Any]):
@@ -74,31 +75,31 @@ class TokenDataset(Dataset[Any]):
             number = int(chosen)
             if not -len(self) <= number < len(self):
                 raise IndexError(f"token {number} of {len(self)}")
-            return self.form(*self._reader.read_one(number % len(self)))
+            return self.form(self._reader.read_one(number % len(self)))
         if isinstance(chosen, slice):
             chosen = np.arange(*chosen.indices(len(self)))
         numbers = np.asarray(chosen, dtype=np.int64)
         if len(numbers) and not -len(self) <= numbers.min() <= numbers.max() < len(self):
             raise IndexError(f"tokens {numbers.min()} to {numbers.max()} of {len(self)}")
         distinct, place = np.unique(numbers % len(self), return_inverse=True)
-        values, info = self._reader.read(distinct)
-        at = torch.from_numpy(place)
-        picked = {site: value[at] for site, value in values.items()}
-        return self.form(picked, info and info.part(at))
+        read, out = self._reader.empty(len(distinct)), self._reader.empty(len(numbers))
+        self._reader.read(distinct, read)
+        read.gather(place, out)
+        return self.form(out)
 
     def __getitems__(self, chosen: Sequence[int]) -> list[Any]:
         """Tokens as a list: what a DataLoader asks for, which puts them together again."""
         found, info = self[chosen] if self.form.info else (self[chosen], None)
-        by_site = {"": found} if self.form.site else found
-        singles = [
-            dict(zip(by_site, values, strict=True))
-            for values in zip(*(value.unbind() for value in by_site.values()), strict=True)
-        ]
-        given = [single[""] if self.form.site else single for single in singles]
+        given: list[Any]
+        if self.form.site is not None:
+            given = list(found.unbind())
+        else:
+            by_site = zip(*(values.unbind() for values in found.values()), strict=True)
+            given = [dict(zip(found, values, strict=True)) for values in by_site]
         if info is None:
             return given
-        infos = zip(*(values.unbind() for values in info), strict=True)
-        return [(value, TokenInfo(*where)) for value, where in zip(given, infos, strict=True)]
+        where = zip(*(numbers.tolist() for numbers in info), strict=True)
+        return [(one, TokenInfo(*of_one)) for one, of_one in zip(given, where, strict=True)]
 
     def rows(self) -> Iterator[Row]:
         """The rows of these tokens in their order, for labels and for splits by prompt."""

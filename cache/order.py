@@ -72,6 +72,14 @@ class Epoch:
         self._begins = np.append(begins, n_segments)
         self.bounds = before[self._begins]
 
+    @property
+    def n_pools(self) -> int:
+        return len(self.bounds) - 1
+
+    def pool_of(self, place: int) -> int:
+        """The pool of the token that comes after `place` others."""
+        return int(np.searchsorted(self.bounds, place, "right")) - 1
+
     def tokens(self, pool: int) -> Numbers:
         """The numbers of a pool's tokens, in the order in which they are given."""
         segments = self._segments[self._begins[pool] : self._begins[pool + 1]]

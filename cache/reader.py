@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cache.errors import DamageError, GoneError, StorageError
 from cache.files import storage_errors
+from cache.gather import gather
 from cache.layout import BLOCK, TOKENS
 from cache.shard import DATA, DESCRIPTION, map_file, shard_path
 from cache.sidecar import DIGEST, Sidecar, digest
@@ -153,9 +154,7 @@ class ShardReader:
         for block in np.flatnonzero((np.cumsum(used)[:-1] > 0) & ~self._checked):
             self._check_block(int(block))
         whole = np.frombuffer(self._bytes, np.uint8, field.nbytes, field.begin)
-        into = out.view(len(tokens), -1).view(torch.uint8).numpy()
-        # The numbers were checked above; with this mode NumPy needs no buffer of its own.
-        np.take(whole.reshape(-1, width), tokens, axis=0, out=into, mode="clip")
+        gather(whole.reshape(-1, width), tokens, out)
 
     def ids(self, row: int) -> Ids:
         """The token ids of a row (a copy).

@@ -198,7 +198,7 @@ class TokenStream(IterableDataset[Any]):
         return TokenLoader(self, num_workers, **options)
 
     def _read(self, *place: int) -> Iterator[Any]:
-        return (self.form(*batch) for batch in self._batches.read(self._reader, *place))
+        return (self.form(batch) for batch in self._batches.read(self._reader, *place))
 
     def _in_process(self) -> Iterator[Any]:
         epoch, start = self.start

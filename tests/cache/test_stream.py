@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from cache import ActivationStore
 from cache.batches import Batches
+from cache.block import Block
 from cache.errors import StorageError
 from cache.reader import ShardReader
 from cache.space import DTYPES
@@ -267,7 +268,7 @@ def test_a_worker_reads_only_the_tokens_of_its_batches(
     for worker in range(3):
         read.clear()
         found = list(batches.read(TokenReader(data.plan), 0, 0, worker, 3))
-        assert sum(read) == sum(len(values[SITE]) for values, _ in found)
+        assert sum(read) == sum(map(len, found))
         assert len(found) == len(range(worker, len(data), 3))
 
 
@@ -277,11 +278,11 @@ def test_a_pool_stays_within_its_bytes(
     held: list[int] = []
     read = TokenReader.read
 
-    def counted(self: TokenReader, tokens: Any) -> Any:
-        values, info = read(self, tokens)
-        parts = [*values.values(), *(info or ())]
-        held.append(sum(part.nbytes for part in parts) + tokens.nbytes)
-        return values, info
+    def counted(self: TokenReader, tokens: Any, out: Block) -> None:
+        read(self, tokens, out)
+        parts = [*out.values.values(), *(out.info or ())]
+        memory = {part.untyped_storage().data_ptr(): part.untyped_storage() for part in parts}
+        held.append(sum(storage.nbytes() for storage in memory.values()) + tokens.nbytes)
 
     monkeypatch.setattr(TokenReader, "read", counted)
     assert len(places(stream(store, pool=5000))) == len(TOKENS)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from cache import ActivationStore
+from cache.block import TokenInfo
 from cache.errors import StorageError
 from cache.opening import read_sidecar
 from cache.positions import Positions
 from cache.space import SiteShape
-from cache.tokens import TokenInfo
 from tests.cache.fake import FakeSource, expected, prompts
 from tests.cache.streams import (
     ROWS,
@@ -96,7 +96,9 @@ def test_positions_are_those_of_a_python_slice(
     check_values([dataset[:]], rows, [SITE])
     for number in (0, -1):
         value, info = dataset[number]
-        check_values([(value[None], TokenInfo(*(part[None] for part in info)))], rows, [SITE])
+        check_values(
+            [(value[None], TokenInfo(*(torch.tensor([part]) for part in info)))], rows, [SITE]
+        )
 
 
 @pytest.mark.parametrize("chosen", SLICES)
