@@ -10,6 +10,7 @@ __all__ = [
     "MetricError",
     "ModelError",
     "ObverseError",
+    "ProbeError",
     "PromptError",
     "SiteError",
     "StorageError",
@@ -34,6 +35,10 @@ class MetricError(ObverseError):
 
 class DirectionError(ObverseError):
     """A direction does not fit the activations it is to be added to, or cannot be computed."""
+
+
+class ProbeError(ObverseError):
+    """Features, labels or groups do not make a probe that means anything."""
 
 
 class ExecutionError(ObverseError):

@@ -1,0 +1,118 @@
+"""Features from prompts: the model runs, or a store is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache.store import ActivationStore
+from interp.activations import capture
+from interp.errors import ProbeError
+from interp.model import Model
+from interp.sites import Site
+from interp.tokens import Prompts, TokenBatch, tokenise
+from probes.features import Features, as_features
+
+Places = Literal["all", "last"] | Mapping[str, int | Sequence[int]]
+
+
+def collect(
+    model: Model,
+    prompts: Prompts | str | TokenBatch,
+    sites: str | Site | Iterable[str | Site],
+    *,
+    positions: Places = "last",
+    store: ActivationStore | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Features:
+    """Activations of the prompts as features.
+
+    Args:
+        model: the model.
+        prompts: texts, or token ids [example, position].
+        sites: as for `interp.capture`; all of one width. Heads of a site stand side by side.
+        positions: "last" reads each prompt's last token; "all" makes every token (but BOS) an
+            example; {"name": [3, 4, …], "end": -1} reads named places, one position for all
+            prompts or one for each, which become sites of their own ("resid_post.0@name").
+        store: read from here what is there, and keep here what is not.
+        progress: called with (prompts done, prompts in all).
+
+    Raises:
+        ProbeError: sites differ in width, or a position lies outside of its prompt.
+        SiteError: the model has no such site.
+    """
+    batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
+    found = capture(model, batch, sites, store=store, progress=progress)
+    for name in found:
+        if name.startswith("pattern"):
+            raise ProbeError("Attention patterns have no fixed width; probe 'z' instead.")
+    streams = {name: _flat(value) for name, value in found.items()}
+    widths = {value.shape[2] for value in streams.values()}
+    if len(widths) > 1:
+        raise ProbeError(
+            f"The sites {', '.join(streams)} differ in width; collect those of one width at a time."
+        )
+    lengths = batch.lengths.numpy()
+    if positions == "all":
+        prompt, place = _every_token(model, batch)
+        places = {"": (prompt, place)}
+    elif positions == "last":
+        places = {"": (np.arange(len(batch)), lengths - 1)}
+    else:
+        places = {f"@{name}": _named(name, at, lengths) for name, at in positions.items()}
+    values, names = [], []
+    for suffix, (prompt, place) in places.items():
+        rows, columns = torch.as_tensor(prompt), torch.as_tensor(place)
+        for name, value in streams.items():
+            values.append(value[rows.to(value.device), columns.to(value.device)])
+            names.append(f"{name}{suffix}")
+    prompt, place = next(iter(places.values()))
+    tokens = model.token_strings([int(i) for i in batch.ids[prompt, place]])
+    return as_features(
+        Features(torch.stack(values), tuple(names), tuple(tokens), prompt, model.identity)
+    )
+
+
+def _flat(value: Tensor) -> Tensor:
+    return value.flatten(2) if value.ndim > 3 else value
+
+
+def _every_token(model: Model, batch: TokenBatch) -> tuple[np.ndarray, np.ndarray]:
+    first = int(model.prepends_bos and all(text for text in batch.texts))
+    pairs = [
+        (number, position)
+        for number, length in enumerate(batch.lengths.tolist())
+        for position in range(first, length)
+    ]
+    if not pairs:
+        raise ProbeError("The prompts have no token besides BOS; give longer ones.")
+    prompt, place = np.array(pairs, dtype=np.int64).T
+    return prompt, place
+
+
+def _named(
+    name: str, at: int | Sequence[int], lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    place = (
+        np.broadcast_to(np.asarray(at, dtype=np.int64), lengths.shape)
+        if np.ndim(at) == 0
+        else (np.asarray(at, dtype=np.int64))
+    )
+    if place.shape != lengths.shape:
+        raise ProbeError(
+            f"The place '{name}' has {place.size} positions for {len(lengths)} prompts; give one "
+            "for each, or one for all."
+        )
+    counted = np.where(place < 0, place + lengths, place)
+    outside = (counted < 0) | (counted >= lengths)
+    if outside.any():
+        prompt = int(outside.argmax())
+        raise ProbeError(
+            f"The place '{name}' is at position {place[prompt]} of prompt {prompt}, which has only "
+            f"{lengths[prompt]} tokens."
+        )
+    return np.arange(len(lengths)), counted

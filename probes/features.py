@@ -1,0 +1,147 @@
+"""What probes read: activations of some sites on the same examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import ProbeError
+
+Strings = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Activations [site, example, dim], float32 or float64, and what the examples are.
+
+    Attributes:
+        values: the activations.
+        sites: names of the sites: "resid_post.3", "resid_post.3@name".
+        tokens: for each example the token that was read, as text; the word types of control labels.
+        prompts: for each example the number of its prompt; groups where no others are given.
+        identity: name and fingerprint of the model, and the version of Obverse; empty for
+            activations from elsewhere.
+    """
+
+    values: Float[Tensor, "site example dim"]
+    sites: Strings
+    tokens: Strings = ()
+    prompts: npt.NDArray[np.int64] | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        return self.values.shape[1]
+
+    @property
+    def dim(self) -> int:
+        return self.values.shape[2]
+
+    def select(self, examples: Any) -> Features:
+        """Some of the examples: indices, or a mask."""
+        chosen = np.arange(len(self))[np.asarray(examples)]
+        return replace(
+            self,
+            values=self.values[:, torch.as_tensor(chosen)],
+            tokens=tuple(self.tokens[i] for i in chosen) if self.tokens else (),
+            prompts=None if self.prompts is None else self.prompts[chosen],
+        )
+
+    def at(self, sites: str | Sequence[str]) -> Features:
+        """Some of the sites: by full name, or "resid_post" for all that begin so."""
+        wanted = [sites] if isinstance(sites, str) else list(sites)
+        kept = [i for i, name in enumerate(self.sites) if any(_is(name, w) for w in wanted)]
+        if not kept:
+            raise ProbeError(
+                f"There are no features of {', '.join(wanted)}; there are {', '.join(self.sites)}."
+            )
+        return replace(self, values=self.values[kept], sites=tuple(self.sites[i] for i in kept))
+
+    def to_xarray(self) -> xr.DataArray:
+        """The same as a labelled array [site, example, dim]."""
+        coords: dict[str, Any] = {"site": list(self.sites)}
+        if self.tokens:
+            coords["token"] = ("example", list(self.tokens))
+        if self.prompts is not None:
+            coords["prompt"] = ("example", self.prompts)
+        values = self.values.detach().cpu().numpy()
+        dims = ("site", "example", "dim")
+        return xr.DataArray(values, coords, dims, "features", dict(self.identity))
+
+
+def as_features(features: Any) -> Features:
+    """Features from whatever a user has: Features, a labelled array, or numbers.
+
+    Args:
+        features: `Features`, an xarray.DataArray with dims site, example and dim, or a tensor or
+            array [site, example, dim] or [example, dim].
+
+    Raises:
+        ProbeError: the shape is another, there are no sites or examples, or numbers are not finite.
+    """
+    if isinstance(features, Features):
+        found = features
+    elif isinstance(features, xr.DataArray):
+        found = _from_xarray(features)
+    else:
+        values = torch.as_tensor(features)
+        if values.ndim == 2:
+            values = values[None]
+        found = Features(values, tuple(f"site {i}" for i in range(len(values))))
+    return _checked(found)
+
+
+def _from_xarray(array: xr.DataArray) -> Features:
+    missing = {"example", "dim"} - set(map(str, array.dims))
+    if missing:
+        raise ProbeError(
+            f"Features need the dims site, example and dim; this array has "
+            f"{', '.join(map(str, array.dims))}."
+        )
+    if "site" not in array.dims:
+        array = array.expand_dims("site")
+    array = array.transpose("site", "example", "dim")
+    names = array["site"].values if "site" in array.coords else range(array.sizes["site"])
+    return Features(
+        torch.as_tensor(np.ascontiguousarray(array.values)),
+        tuple(str(name) for name in names),
+        tuple(map(str, array["token"].values)) if "token" in array.coords else (),
+        np.asarray(array["prompt"].values) if "prompt" in array.coords else None,
+        {str(key): str(value) for key, value in array.attrs.items()},
+    )
+
+
+def _checked(features: Features) -> Features:
+    values = features.values
+    if values.ndim != 3:
+        raise ProbeError(
+            f"Features are an array [site, example, dim], not one of shape {tuple(values.shape)}."
+        )
+    if not len(features.sites) or not values.numel():
+        raise ProbeError("There are no features: give at least one site, one example and one dim.")
+    if len(features.sites) != len(values):
+        raise ProbeError(f"{len(features.sites)} names do not fit {len(values)} sites.")
+    if values.dtype not in (torch.float32, torch.float64):
+        values = values.float()
+    values = values.detach()
+    bad = ~torch.isfinite(values).flatten(1).all(1)
+    if bool(bad.any()):
+        site = int(bad.nonzero()[0])
+        example = int((~torch.isfinite(values[site]).all(1)).nonzero()[0])
+        raise ProbeError(
+            f"The features of '{features.sites[site]}' are not finite in example {example}; leave "
+            "such examples out, or load the model in float32."
+        )
+    return replace(features, values=values.contiguous())
+
+
+def _is(name: str, wanted: str) -> bool:
+    return name == wanted or name.startswith((f"{wanted}.", f"{wanted}@"))

@@ -1,0 +1,122 @@
+"""Coordinates in which many probes on the same features are easy to solve together.
+
+Features are centred (the intercept is not penalised, so this changes no solution), and one
+factorisation of their Gram matrix serves every right-hand side: labels, folds, bootstraps and
+strengths of regularisation differ little from it once they are seen in its eigenbasis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Features of some sites, centred, with a column of ones for the intercept.
+
+    Attributes:
+        features: [site, example, axis]; the last axis is the ones.
+        mean: what was subtracted [site, 1, dim].
+        spectrum: squared norm of each column [site, 1, axis].
+        rotation: from axes to dims [site, dim, axis - 1]; None where axes are dims.
+        factor: Cholesky factor of the preconditioner [site, axis, axis]; None where the spectrum
+            is one.
+    """
+
+    features: Float[Tensor, "site example axis"]
+    mean: Float[Tensor, "site 1 dim"]
+    spectrum: Float[Tensor, "site 1 axis"]
+    rotation: Float[Tensor, "site dim axis"] | None = None
+    factor: Float[Tensor, "site axis axis"] | None = None
+
+    def precondition(
+        self, gradient: Float[Tensor, "site column axis"], curvature: Tensor, l2: Tensor
+    ) -> Float[Tensor, "site column axis"]:
+        """What solves curvature · Gram + l2 for the gradient; in a plain basis, the factor's."""
+        if self.factor is not None:
+            return torch.cholesky_solve(gradient.mT, self.factor).mT
+        return gradient / (curvature * self.spectrum + l2 + _TINY)
+
+    def coefficients(
+        self, weights: Float[Tensor, "site column axis"]
+    ) -> tuple[Float[Tensor, "site column dim"], Float[Tensor, "site column"]]:
+        """Coefficients and intercepts for the features as they were given."""
+        inner = weights[..., :-1]
+        coef = inner if self.rotation is None else inner @ self.rotation.mT
+        return coef, weights[..., -1] - (coef @ self.mean.mT)[..., 0]
+
+    def largest_gradient(
+        self, gradient: Float[Tensor, "site column axis"]
+    ) -> Float[Tensor, "site column"]:
+        """The largest entry of the gradient by coefficients and intercept as given."""
+        inner, ones = gradient[..., :-1], gradient[..., -1:]
+        if self.rotation is not None:
+            inner = inner @ self.rotation.mT
+        # Moving a coefficient also moves what the mean contributes.
+        return torch.maximum((inner + ones * self.mean).abs().amax(-1), ones[..., 0].abs())
+
+
+def plain(x: Float[Tensor, "site example dim"], l2: float, curvature: float) -> Basis:
+    """A basis for one problem a site: one Cholesky factor of the Hessian at zero.
+
+    Args:
+        x: features.
+        l2: of the problem.
+        curvature: of the loss by the linear predictor at zero: 1/4 for two classes, 1/k for k.
+    """
+    features, mean = _centred(x)
+    gram = features.mT @ features
+    # The intercept's entry needs no penalty; without one constant features would have no inverse.
+    floor = _epsilon(x.dtype) * gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
+    diagonal = curvature * gram.diagonal(dim1=1, dim2=2) + torch.clamp(floor, min=l2)
+    hessian = curvature * gram
+    hessian.diagonal(dim1=1, dim2=2).copy_(diagonal)
+    spectrum = gram.diagonal(dim1=1, dim2=2)[:, None]
+    return Basis(features, mean, spectrum, factor=torch.linalg.cholesky(hessian))
+
+
+def rotated(x: Float[Tensor, "site example dim"]) -> Basis:
+    """A basis for many problems a site: the eigenvectors of the Gram matrix.
+
+    With fewer examples than dims the axes are those of the examples' Gram matrix, of which there
+    are no more than examples; no solution has a part outside of them. Decomposed in float64.
+    """
+    sites, n, dim = x.shape
+    mean = x.mean(1, keepdim=True)
+    centred = x - mean
+    if n < dim:
+        wide = centred.double()
+        values, left = torch.linalg.eigh(wide @ wide.mT)
+        values = values.clamp(min=0)
+        scale = values.sqrt()
+        kept = scale > 1e-7 * scale.amax(1, keepdim=True)
+        inverse = torch.where(kept, 1 / scale.clamp(min=_TINY), torch.zeros_like(scale))
+        rotation = wide.mT @ (left * inverse[:, None])
+        inner = left * torch.where(kept, scale, torch.zeros_like(scale))[:, None]
+    else:
+        values, rotation = torch.linalg.eigh((centred.mT @ centred).double())
+        rotation = rotation.to(x.dtype)
+        inner = centred @ rotation
+    features = x.new_empty(sites, n, inner.shape[2] + 1)
+    features[..., :-1] = inner
+    features[..., -1] = 1
+    spectrum = torch.cat([values.clamp(min=0), torch.full_like(values[:, :1], n)], 1)
+    return Basis(features, mean, spectrum.to(x.dtype)[:, None], rotation.to(x.dtype))
+
+
+def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean = x.mean(1, keepdim=True)
+    features = x.new_empty(*x.shape[:2], x.shape[2] + 1)
+    torch.sub(x, mean, out=features[..., :-1])
+    features[..., -1] = 1
+    return features, mean
+
+
+def _epsilon(dtype: torch.dtype) -> float:
+    return 10 * float(torch.finfo(dtype).eps)
