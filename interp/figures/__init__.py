@@ -1,21 +1,30 @@
 """One Plotly figure for each kind of result; notebooks, reports and the explorer use the same."""
 
 from interp.figures.accuracy import accuracy_bars
+from interp.figures.attention import head_score_grid, pattern_map
+from interp.figures.attribution import attribution_map
 from interp.figures.circuit import circuit_map
+from interp.figures.doses import dose_lines
 from interp.figures.facts import direction_scatter
 from interp.figures.faithfulness import faithfulness_lines
 from interp.figures.lens import lens_heatmap
 from interp.figures.patching import patching_map
 from interp.figures.paths import path_map
 from interp.figures.ranks import rank_lines
+from interp.figures.trajectories import trajectory_lines
 
 __all__ = [
     "accuracy_bars",
+    "attribution_map",
     "circuit_map",
     "direction_scatter",
+    "dose_lines",
     "faithfulness_lines",
+    "head_score_grid",
     "lens_heatmap",
     "patching_map",
     "path_map",
+    "pattern_map",
     "rank_lines",
+    "trajectory_lines",
 ]

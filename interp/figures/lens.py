@@ -37,7 +37,7 @@ def lens_heatmap(
         raise PromptError(
             f"There is no example {example}; the lens has {lens.sizes['example']}, from 0 on."
         )
-    one = lens.isel(example=example).transpose("layer", "position", "k")
+    one = lens.isel(example=example).transpose("layer", "position", "k", ...)
     tokens = [str(t) for t in np.atleast_1d(one["token"].values)]
     present = [i for i, token in enumerate(tokens) if token] or [0]
     one = one.isel(position=present)
@@ -81,7 +81,10 @@ def _hover(one: xr.Dataset, row: int, column: int, layer: int, token: str) -> st
     top, probabilities = one["top_token"].values, one["top_prob"].values
     for name, p in zip(top[row, column], probabilities[row, column], strict=True):
         lines.append(f"{_percent(float(p))}  {_quoted(str(name))}")
-    if "answer_rank" in one:
+    if "candidate" in one.dims:
+        several = range(one.sizes["candidate"])
+        lines += [_answer(one.isel(candidate=i), row, column) for i in several]
+    elif "answer_rank" in one:
         lines.append(_answer(one, row, column))
     lines.append(f"entropy {_number(float(one['entropy'].values[row, column]), 'nats')}")
     return "<br>".join(lines)

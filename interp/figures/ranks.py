@@ -11,6 +11,7 @@ import xarray as xr
 
 from interp.errors import PromptError
 from interp.figures import theme
+from interp.figures.bands import band
 from interp.stats import bootstrap
 
 _TICKS = (0, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
@@ -43,6 +44,10 @@ def rank_lines(
     for number, (name, lens) in enumerate(lens_by_name.items()):
         if "answer_rank" not in lens:
             raise PromptError(f"The lens '{name}' follows no answers; pass answers to logit_lens.")
+        if "candidate" in lens["answer_rank"].dims:
+            raise PromptError(
+                f"The lens '{name}' follows several answers; choose one: lens.isel(candidate=0)."
+            )
         ranks = last_ranks(lens)
         layers = [int(layer) for layer in lens["layer"].values]
         medians = _median(ranks)
@@ -50,14 +55,14 @@ def rank_lines(
         if (ranks >= 0).sum(axis=0).max(initial=0) > 1:
             low, high = _band(ranks)
             worst = max(worst, float(np.nanmax(high, initial=0)))
-            fig.add_trace(_shade(layers, low, high, colour, name))
+            fig.add_trace(band(layers, rank_scale(low), rank_scale(high), colour, name))
         worst = max(worst, float(np.nanmax(medians, initial=0)))
         fig.add_trace(_line(layers, medians, ranks, colour, name))
     if chance is not None and chance > 1:
         level = (chance - 1) / 2
         worst = max(worst, level)
         fig.add_hline(
-            y=float(_scale(level)),
+            y=float(rank_scale(level)),
             line={"color": theme.MUTED, "width": 1, "dash": "dot"},
             annotation_text="chance",
             annotation_font={"size": theme.SMALL, "color": theme.MUTED},
@@ -65,15 +70,10 @@ def rank_lines(
         )
     if selected is not None:
         fig.add_vline(x=selected, line={"color": theme.INK, "width": 1})
-    ticks = [t for t in _TICKS if t <= worst * 1.15]
     theme.finish(fig, title=title, height=340, hovermode="closest", clickmode="event+select")
     fig.update_layout(margin_t=72 if title else 40)
-    fig.update_yaxes(
-        title_text="rank of the answer",
-        tickvals=[float(_scale(t)) for t in ticks],
-        ticktext=[f"{t:,}" for t in ticks],
-        range=[float(_scale(worst)) * 1.06, -0.12],
-    )
+    rank_axis(fig, worst)
+    fig.update_yaxes(title_text="rank of the answer")
     fig.update_xaxes(
         title_text="blocks passed",
         tickvals=layers if len(layers) <= 20 else None,
@@ -81,6 +81,16 @@ def rank_lines(
         showgrid=False,
     )
     return fig
+
+
+def rank_axis(fig: go.Figure, worst: float) -> None:
+    """A vertical axis of log10(1 + rank), with ranks as labels and rank 0 on top."""
+    ticks = [t for t in _TICKS if t <= worst * 1.15]
+    fig.update_yaxes(
+        tickvals=[float(rank_scale(t)) for t in ticks],
+        ticktext=[f"{t:,}" for t in ticks],
+        range=[float(rank_scale(worst)) * 1.06, -0.12],
+    )
 
 
 def last_ranks(lens: xr.Dataset) -> npt.NDArray[np.int64]:
@@ -106,7 +116,8 @@ def _band(ranks: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.ND
     return np.array(low), np.array(high)
 
 
-def _scale(rank: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def rank_scale(rank: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Where a rank stands on the axis."""
     logs: npt.NDArray[np.float64] = np.log10(1 + np.asarray(rank, dtype=float))
     return logs
 
@@ -122,7 +133,7 @@ def _line(
     label = theme.escape(theme.words(name))
     return go.Scatter(
         x=layers,
-        y=_scale(medians),
+        y=rank_scale(medians),
         mode="lines+markers",
         line={"color": colour, "width": 2.5},
         marker={"size": 8, "color": colour},
@@ -136,25 +147,4 @@ def _line(
         ],
         hovertemplate="%{text}<extra></extra>",
         name=label,
-    )
-
-
-def _shade(
-    layers: list[int],
-    low: npt.NDArray[np.float64],
-    high: npt.NDArray[np.float64],
-    colour: str,
-    name: str,
-) -> go.Scatter:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return go.Scatter(
-        x=[*layers, *layers[::-1]],
-        y=[*_scale(high), *_scale(low)[::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.16)",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
-        name=f"{theme.escape(name)} 95%",
     )

@@ -1,0 +1,166 @@
+"""Direct logit attribution as a heatmap: which part of the model says the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp.errors import PromptError
+from interp.figures import grid, theme
+from interp.figures.numbers import plain, reach, texts
+
+# Of heads by the tokens attended to, so many are shown: those with the largest share anywhere.
+_MOST_HEADS = 24
+_OTHERS = {
+    "neurons": "embedding, attention, biases and other neurons",
+    "source": "embedding, MLPs and biases",
+}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Shares [row, column], and what the rows and columns are."""
+
+    values: npt.NDArray[np.float64]
+    rows: tuple[int, ...]
+    row_labels: tuple[str, ...]
+    columns: tuple[str, ...]
+    row_title: str
+    column_title: str
+    notes: tuple[str, ...]
+
+
+def attribution_map(
+    result: xr.Dataset,
+    example: int | None = None,
+    *,
+    limit: float | None = None,
+    title: str | None = None,
+    width: int = grid.WIDTH,
+) -> go.Figure:
+    """Draw what `direct_logit_attribution` returned.
+
+    Rows are layers, columns attention (or its heads) and MLP, or groups of neurons; by source,
+    rows are the heads with the largest shares and columns the tokens that they attended to. What
+    has no cell stands below, with the logit (difference) that all of it adds up to.
+
+    Args:
+        result: of `direct_logit_attribution`.
+        example: one prompt, or None for the mean over all; by source one is needed where there
+            are several, for their tokens differ.
+        limit: the end of the colour scale in logits, for maps to be compared; the largest share
+            of this one if left out.
+        title: of the figure.
+        width: px that the figure will have; it only decides how much text fits.
+
+    Raises:
+        PromptError: there is no such prompt, or one is needed.
+    """
+    n = result.sizes["example"]
+    if example is not None and not 0 <= example < n:
+        raise PromptError(f"There is no example {example}; the attribution has {n}, from 0 on.")
+    by = str(result.attrs["by"])
+    if by == "source" and example is None:
+        if n > 1:
+            raise PromptError("Tokens differ from prompt to prompt; choose one: example=0.")
+        example = 0
+    numbers = result[[name for name in result.data_vars if result[name].dtype.kind == "f"]]
+    one = numbers.mean("example") if example is None else numbers.isel(example=example)
+    table = {"neurons": _neurons, "source": _sources}.get(by, _components)(one)
+    of = str(result.attrs["of"])
+    what = "logit difference" if of == "logit_diff" else "logit"
+    over = f", mean of {n} prompts" if example is None and n > 1 else ""
+    capped = " before the soft cap" if "capped" in result else ""
+    whole = f"{what}{capped} {plain(float(one[of]))}{over}"
+    limit = limit or reach(table.values)
+    return grid.draw(
+        grid.Grid(
+            values=table.values,
+            hover=_hovers(table, over),
+            texts=tuple(texts(table.values, decimals) for decimals in (2, 1)),
+            elide=False,
+            rows=table.rows,
+            row_labels=table.row_labels,
+            columns=table.columns,
+            row_title=table.row_title,
+            column_title=table.column_title,
+        ),
+        scale=theme.DIVERGING,
+        limits=(-limit, limit),
+        bar=theme.colour_bar(f"share of the<br>{what}"),
+        title=title,
+        selected=None,
+        width=width,
+        notes=[f"{', '.join(table.notes)}; {whole}"],
+    )
+
+
+def _components(one: xr.Dataset) -> _Table:
+    names = [str(name) for name in one["component"].values]
+    share = dict(zip(names, one["contribution"].values.astype(float).tolist(), strict=True))
+    layers = sorted({int(layer) for layer in one["layer"].values if layer >= 0})
+    n_heads = int(one["head"].values.max()) + 1
+    columns = {f"head {head}": f".h{head}" for head in range(n_heads)} | (
+        {"attention bias": ".bias"} if n_heads else {"attention": ""}
+    )
+    values = [
+        [*(share[f"a{layer}{end}"] for end in columns.values()), share[f"m{layer}"]]
+        for layer in layers
+    ]
+    return _Table(
+        np.array(values),
+        tuple(layers),
+        tuple(str(layer) for layer in layers),
+        (*columns, "MLP"),
+        "layer",
+        "component",
+        (f"embedding {plain(share['input'])}", f"final biases {plain(share['bias'])}"),
+    )
+
+
+def _neurons(one: xr.Dataset) -> _Table:
+    layers = tuple(int(layer) for layer in one["layer"].values)
+    return _Table(
+        one["contribution"].transpose("layer", "neurons").values.astype(float),
+        layers,
+        tuple(str(layer) for layer in layers),
+        tuple(str(name) for name in one["neurons"].values),
+        "layer",
+        "neurons",
+        (f"{_OTHERS['neurons']} {plain(float(one['rest']))}",),
+    )
+
+
+def _sources(one: xr.Dataset) -> _Table:
+    flat = one["contribution"].transpose("layer", "head", "source")
+    values = flat.values.astype(float).reshape(-1, flat.sizes["source"])
+    tokens = [str(token) for token in one["token"].values]
+    values = values[:, : sum(bool(token) for token in tokens)]
+    largest = np.argsort(-np.abs(values).max(axis=1))[:_MOST_HEADS]
+    chosen = np.sort(largest)
+    hidden = np.delete(values, chosen, axis=0)
+    n_heads = flat.sizes["head"]
+    notes = [f"{_OTHERS['source']} {plain(float(one['rest']))}"]
+    if len(hidden):
+        notes.insert(0, f"{len(hidden)} other heads {plain(float(hidden.sum()))}")
+    return _Table(
+        values[chosen],
+        tuple(int(i) for i in chosen),
+        tuple(f"a{i // n_heads}.h{i % n_heads}" for i in chosen),
+        tuple(theme.visible(token) for token in tokens[: values.shape[1]]),
+        "head",
+        "token attended to",
+        tuple(notes),
+    )
+
+
+def _hovers(table: _Table, over: str) -> npt.NDArray[np.object_]:
+    hover = np.empty(table.values.shape, dtype=object)
+    for (row, column), value in np.ndenumerate(table.values):
+        place = f"{table.row_title} {table.row_labels[row]}, {table.columns[column]}"
+        hover[row, column] = f"<b>{theme.escape(place)}</b><br>{plain(value, 3)} logits{over}"
+    return hover

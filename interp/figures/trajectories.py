@@ -1,0 +1,125 @@
+"""How a prediction comes about from layer to layer: its distance from the last one, its rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp.errors import PromptError
+from interp.figures import theme
+from interp.figures.bands import band
+from interp.figures.numbers import plain
+from interp.figures.ranks import rank_axis, rank_scale
+from interp.stats import bootstrap
+
+_TITLES = {
+    "kl": "KL to the last layer (nats)",
+    "entropy": "entropy (nats)",
+    "next_logprob": "log-probability of the next token (nats)",
+    "answer_logprob": "log-probability of the answer (nats)",
+    "final_rank": "rank of the final prediction",
+    "answer_rank": "rank of the answer",
+}
+
+
+def trajectory_lines(
+    lens_by_name: Mapping[str, xr.Dataset],
+    quantity: str = "kl",
+    *,
+    title: str | None = None,
+) -> go.Figure:
+    """Draw one quantity of `logit_lens` against the layer, a line for each lens.
+
+    Every prompt counts once: its positions are averaged first. The line is the mean over prompts
+    and the band its bootstrap 95% interval (none with a single prompt). Ranks are averaged and
+    drawn as log10(1 + rank), rank 0 on top.
+
+    Args:
+        lens_by_name: results of `logit_lens`, by what to call each line, such as the logit lens
+            and a tuned lens of the same prompts.
+        quantity: "kl", "entropy", "next_logprob", "answer_logprob", "final_rank" or "answer_rank".
+        title: of the figure.
+
+    Raises:
+        PromptError: there is no such quantity, or several answers are followed.
+    """
+    if quantity not in _TITLES:
+        raise PromptError(f"Unknown quantity '{quantity}'; choose one of {', '.join(_TITLES)}.")
+    ranked = quantity.endswith("rank")
+    fig = go.Figure()
+    layers: list[int] = [0]
+    worst = float(rank_scale(1))
+    for number, (name, lens) in enumerate(lens_by_name.items()):
+        layers = [int(layer) for layer in lens["layer"].values]
+        values = _by_prompt(name, lens, quantity)
+        mean = np.nanmean(values, axis=0)
+        colour = theme.colour(name, number)
+        if len(values) > 1:
+            low, high = np.array([bootstrap(v[~np.isnan(v)], np.mean, n=500) for v in values.T]).T
+            fig.add_trace(band(layers, low, high, colour, name))
+            worst = max(worst, float(high.max())) if ranked else worst
+        worst = max(worst, float(mean.max())) if ranked else worst
+        fig.add_trace(_line(layers, mean, len(values), quantity, colour, name))
+    theme.finish(fig, title=title, height=340, hovermode="closest")
+    fig.update_layout(margin_t=72 if title else 40)
+    if ranked:
+        rank_axis(fig, 10**worst - 1)
+    elif quantity in ("kl", "entropy"):
+        fig.update_yaxes(rangemode="tozero")
+    fig.update_yaxes(title_text=_TITLES[quantity])
+    fig.update_xaxes(
+        title_text="blocks passed",
+        tickvals=layers if len(layers) <= 20 else None,
+        range=[min(layers) - 0.25, max(layers) + 0.25],
+        showgrid=False,
+    )
+    return fig
+
+
+def _by_prompt(name: str, lens: xr.Dataset, quantity: str) -> npt.NDArray[np.float64]:
+    """The mean over each prompt's positions [example, layer]; of ranks that of log10(1 + rank)."""
+    if quantity not in lens:
+        raise PromptError(f"The lens '{name}' has no '{quantity}'; pass answers to logit_lens.")
+    found = lens[quantity]
+    if "candidate" in found.dims:
+        raise PromptError(
+            f"The lens '{name}' follows several answers; choose one: lens.isel(candidate=0)."
+        )
+    if quantity.endswith("rank"):
+        found = xr.DataArray(rank_scale(found.where(found >= 0)), dims=found.dims)
+    averaged = found.mean([dim for dim in found.dims if dim not in ("example", "layer")])
+    values = averaged.transpose("example", "layer").values.astype(np.float64)
+    known: npt.NDArray[np.float64] = values[~np.isnan(values).any(axis=1)]
+    if not len(known):
+        raise PromptError(f"No prompt of the lens '{name}' has a '{quantity}' at these positions.")
+    return known
+
+
+def _line(
+    layers: list[int],
+    mean: npt.NDArray[np.float64],
+    n: int,
+    quantity: str,
+    colour: str,
+    name: str,
+) -> go.Scatter:
+    label = theme.escape(theme.words(name))
+    shown = 10**mean - 1 if quantity.endswith("rank") else mean
+    over = f" over {n} prompts" if n > 1 else ""
+    return go.Scatter(
+        x=layers,
+        y=mean,
+        mode="lines+markers",
+        line={"color": colour, "width": 2.5},
+        marker={"size": 8, "color": colour},
+        text=[
+            f"<b>{label}</b>, {layer} blocks passed<br>{_TITLES[quantity]}: {plain(value)}{over}"
+            for layer, value in zip(layers, shown.tolist(), strict=True)
+        ],
+        hovertemplate="%{text}<extra></extra>",
+        name=label,
+    )

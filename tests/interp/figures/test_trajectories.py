@@ -1,0 +1,76 @@
+"""Lines of a lens from layer to layer: means over prompts, intervals, ranks on their own axis."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from interp.errors import PromptError
+from interp.figures import lens_heatmap, rank_lines, trajectory_lines
+from interp.stats import bootstrap
+from tests.interp.figures.conftest import HOSTILE, MakeLens, assert_safe, cells, traces
+
+DIMS = ("example", "layer", "position")
+
+
+def lens(values: np.ndarray, name: str = "kl") -> xr.Dataset:
+    return xr.Dataset({name: (DIMS, values)}, coords={"layer": np.arange(values.shape[1])})
+
+
+def test_every_prompt_counts_once_however_long_it_is() -> None:
+    values = np.array([[[1.0, 3.0], [0.0, 0.0]], [[6.0, np.nan], [2.0, np.nan]]])
+    fig = trajectory_lines({"logit lens": lens(values)})
+    (line,) = traces(fig, "logit lens")
+    np.testing.assert_allclose(line.y, [(2 + 6) / 2, (0 + 2) / 2])
+    (shade,) = traces(fig, "logit lens 95%")
+    low, high = bootstrap([2.0, 6.0], np.mean, n=500)
+    assert (shade.y[0], shade.y[-1]) == pytest.approx((high, low))
+    assert "over 2 prompts" in line.text[0]
+
+
+def test_one_prompt_has_a_line_and_no_band() -> None:
+    fig = trajectory_lines({"a": lens(np.array([[[4.0], [1.0]]]), "entropy")}, "entropy")
+    assert [trace.name for trace in fig.data] == ["a"]
+    assert "entropy (nats): 4.00" in fig.data[0].text[0]
+
+
+def test_ranks_are_drawn_on_their_own_scale_and_gaps_do_not_count() -> None:
+    ranks = np.array([[[9, 0, -1], [0, 0, -1]]])
+    fig = trajectory_lines({"tuned": lens(ranks, "final_rank")}, "final_rank")
+    np.testing.assert_allclose(fig.data[0].y, [0.5, 0.0])
+    axis = fig.layout.yaxis
+    assert axis.range[0] > axis.range[1]
+    assert axis.ticktext[0] == "0"
+
+
+def test_what_cannot_be_drawn_is_refused(make_lens: MakeLens) -> None:
+    several = make_lens().drop_vars("answer")[["answer_rank", "top_prob"]].expand_dims(candidate=2)
+    for draw, message in (
+        (lambda: trajectory_lines({"x": make_lens()}, "loss"), "Unknown quantity 'loss'"),
+        (lambda: trajectory_lines({"x": make_lens()}, "kl"), "has no 'kl'"),
+        (lambda: trajectory_lines({"x": several}, "answer_rank"), "several answers"),
+        (lambda: rank_lines({"x": several}), "several answers"),
+        (lambda: trajectory_lines({"x": lens(np.full((1, 2, 1), np.nan))}), "No prompt"),
+    ):
+        with pytest.raises(PromptError, match=message):
+            draw()
+
+
+def test_hostile_names_are_text() -> None:
+    assert_safe(trajectory_lines({HOSTILE: lens(np.ones((2, 2, 1)))}))
+
+
+def test_the_lens_hover_tells_every_answer(make_lens: MakeLens) -> None:
+    one = make_lens()
+    other = one.assign(answer_rank=one["answer_rank"] + 100)
+    other = other.assign_coords(answer=("example", [" Brad"]))
+    both = xr.concat(
+        [part[["answer_rank", "answer_logprob"]] for part in (one, other)], dim="candidate"
+    )
+    both = both.assign({name: one[name] for name in ("top_token", "top_prob", "entropy")})
+    text = cells(lens_heatmap(both))[(2, 1)]
+    assert "Mary Lee" in text
+    assert "rank 7" in text
+    assert "Brad" in text
+    assert "rank 107" in text
