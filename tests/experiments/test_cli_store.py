@@ -162,3 +162,20 @@ def test_the_meter_counts_from_where_it_starts(monkeypatch: pytest.MonkeyPatch) 
         meter.describe(6000, 10_000)
         == "6 k of 10 k tokens, 200 tokens/s, 6 MB of 10 MB, about 20.0 s left"
     )
+
+
+def test_a_study_uses_the_store_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+
+    def run_study(*_: object, **__: object) -> None:
+        seen.append(os.environ.get("OBVERSE_CACHE"))
+        raise StorageError("That is enough.")
+
+    monkeypatch.setattr("experiments.runner.run_study", run_study)
+    # So that the variable is put back afterwards.
+    monkeypatch.setenv("OBVERSE_CACHE", "elsewhere")
+    assert obverse("run", "reversal-curse", "--cache", "mine").exit_code == 2
+    assert obverse("run", "reversal-curse").exit_code == 2
+    assert seen == [str(tmp_path / "mine"), str(tmp_path / "mine")]
