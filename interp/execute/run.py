@@ -143,26 +143,15 @@ class Workers:
         deaths = _Deaths()
         found: list[tuple[str, R]] = []
         while queue or busy:
-            while queue and self._idle:
-                unit = queue.popleft()
-                message = messages.pack(unit.payload, f"The unit '{unit.id}'")
-                worker = self._idle.pop()
-                busy[worker] = unit
-                backend.submit(worker, message)
-            wanted = min(backend.limit, len(queue) + len(busy))
-            while len(self._starting) + len(self._idle) + len(busy) < wanted:
-                self._starting.add(backend.launch(packed))
+            self._feed(backend, packed, queue, busy)
             # Only now, so that workers need not wait until whoever asked has dealt with these.
             yield from found
             found, failure = [], None
             for worker, reply in backend.wait():
-                was_busy = busy.pop(worker, None)
+                unit = busy.pop(worker, None)
                 if isinstance(reply, str):
-                    if was_busy is not None:
-                        deaths.over(was_busy, reply)
-                        queue.appendleft(was_busy)
-                    elif worker in self._starting:
-                        deaths.at_start(reply)
+                    failure = failure or deaths.count(unit, worker in self._starting, reply)
+                    queue.extendleft([unit] if unit is not None else [])
                     self._forget(worker)
                     continue
                 outcome, value = messages.read(reply)
@@ -171,13 +160,28 @@ class Workers:
                     continue
                 self._starting.discard(worker)
                 self._idle.append(worker)
-                deaths.starts = 0
-                if was_busy is not None:
-                    found.append((was_busy.id, value))
+                if unit is None:
+                    deaths.at_start = 0
+                else:
+                    found.append((unit.id, value))
             if failure is not None:
                 yield from found
                 raise failure
         yield from found
+
+    def _feed(
+        self, backend: _Backend, packed: bytes, queue: deque[Unit], busy: dict[Any, Unit]
+    ) -> None:
+        """Give units to idle workers, and start more workers where there are units for them."""
+        while queue and self._idle:
+            unit = queue.popleft()
+            message = messages.pack(unit.payload, f"The unit '{unit.id}'")
+            worker = self._idle.pop()
+            busy[worker] = unit
+            backend.submit(worker, message)
+        wanted = min(backend.limit, len(queue) + len(busy))
+        while len(self._starting) + len(self._idle) + len(busy) < wanted:
+            self._starting.add(backend.launch(packed))
 
     def _prepared(self, packed: bytes) -> _Backend:
         """The backend, without workers that were started with something else."""
@@ -214,29 +218,32 @@ class _Backend(Protocol):
 
 
 class _Deaths:
-    """Counts workers that died, and says when it is enough."""
+    """Counts workers that died.
+
+    Attributes:
+        at_start: how many in a row, before they were ready.
+    """
 
     def __init__(self) -> None:
-        self.starts = 0
+        self.at_start = 0
         self._over: Counter[str] = Counter()
 
-    def over(self, unit: Unit, how: str) -> None:
-        """A worker died over a unit."""
-        self._over[unit.id] += 1
-        if self._over[unit.id] >= _TRIES:
-            raise ExecutionError(
-                f"The unit '{unit.id}' ended its worker {_TRIES} times ({how}); if memory is "
-                "short, take fewer workers or smaller batches."
-            )
-
-    def at_start(self, how: str) -> None:
-        """A worker died before it was ready."""
-        self.starts += 1
-        if self.starts >= _TRIES:
-            raise ExecutionError(
-                f"Workers ended {_TRIES} times before they were ready ({how}); if memory is "
-                "short, take fewer workers."
-            )
+    def count(self, unit: Unit | None, starting: bool, how: str) -> ExecutionError | None:
+        """Count one that died over a unit or while it was starting; an error once it is enough."""
+        advice = f"({how}); if memory is short, take fewer workers or smaller batches."
+        if unit is not None:
+            self._over[unit.id] += 1
+            if self._over[unit.id] >= _TRIES:
+                return ExecutionError(
+                    f"The unit '{unit.id}' ended its worker {_TRIES} times {advice}"
+                )
+        elif starting:
+            self.at_start += 1
+            if self.at_start >= _TRIES:
+                return ExecutionError(
+                    f"Workers ended {_TRIES} times before they were ready {advice}"
+                )
+        return None
 
 
 def _alone(

@@ -157,6 +157,14 @@ def test_a_unit_that_kills_every_worker_ends_the_run(tmp_path: Path) -> None:
     assert none_left(tmp_path)
 
 
+def test_what_was_complete_comes_before_the_news_of_deaths(tmp_path: Path) -> None:
+    found: dict[str, int] = {}
+    results = execute(jobs(tmp_path, {6: "die"}), executing.start_jobs, Executor("processes", 1))
+    with pytest.raises(ExecutionError, match="'n6' ended its worker"):
+        found.update(results)
+    assert found == {k: v for k, v in executing.EXPECTED.items() if k != "n6"}
+
+
 def test_workers_that_die_before_they_are_ready_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(ExecutionError, match="3 times before they were ready"):
         list(execute([Unit("a", "pid")], StartIn(tmp_path, "die"), TWO))
