@@ -104,8 +104,8 @@ def _components(one: xr.Dataset) -> _Table:
     share = dict(zip(names, one["contribution"].values.astype(float).tolist(), strict=True))
     layers = sorted({int(layer) for layer in one["layer"].values if layer >= 0})
     n_heads = int(one["head"].values.max()) + 1
-    columns = {f"head {head}": f".h{head}" for head in range(n_heads)} | (
-        {"attention bias": ".bias"} if n_heads else {"attention": ""}
+    columns = {f"h{head}": f".h{head}" for head in range(n_heads)} | (
+        {"bias": ".bias"} if n_heads else {"attention": ""}
     )
     values = [
         [*(share[f"a{layer}{end}"] for end in columns.values()), share[f"m{layer}"]]
@@ -117,7 +117,7 @@ def _components(one: xr.Dataset) -> _Table:
         tuple(str(layer) for layer in layers),
         (*columns, "MLP"),
         "layer",
-        "component",
+        "heads, attention's bias, and MLP" if n_heads else "component",
         (f"embedding {plain(share['input'])}", f"final biases {plain(share['bias'])}"),
     )
 

@@ -52,7 +52,7 @@ def test_heads_stand_in_their_layers_row(llama: Tiny) -> None:
     for layer, head in ((0, 3), (2, 1)):
         chosen = (found["layer"] == layer) & (found["head"] == head)
         assert shown[layer, head] == pytest.approx(float(mean[chosen.values][0]))
-    assert "layer 2, head 1" in cells(fig)[(2, 1)]
+    assert "layer 2, h1" in cells(fig)[(2, 1)]
     assert "mean of 2 prompts" in cells(fig)[(2, 1)]
     limit = traces(fig, "values")[0].zmax
     assert limit == pytest.approx(np.abs(shown).max())
