@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,3 +112,17 @@ def test_a_sparse_autoencoder_finds_the_directions(store: ActivationStore) -> No
     found = torch.nn.functional.normalize(decoder.detach(), dim=1)
     best = (Planted().directions[:FEATURES] @ found.T).max(dim=1).values
     assert (best > 0.9).float().mean() > 0.5
+
+
+def test_the_page_on_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cache.md").read_text(encoding="utf-8")
+    section = page.split("## Training on a store")[1].split("\n## ")[0]
+    (code,) = re.findall(r"^```python\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code, "cache.md", "exec"), names)
+    assert names["stream"].epoch == 20
+    assert json.loads(names["cursor"])["epoch"] == 20
+    assert names["labels"].shape == (len(names["x"]),)
+    assert names["train"].epoch == 2
+    assert names["train"].n_tokens + len(names["held_out"]) == 8 * 6 + 2 * 7
