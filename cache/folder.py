@@ -85,6 +85,7 @@ class Folder(Catalogue):
                     done.append(f"'{path.name}' was left over and is removed")
         done += self._align()
         self.release_dead()
+        self.indexed(Index.refresh)
         for path in dead:
             remove(path)
         return done

@@ -260,6 +260,11 @@ class Index:
             else:
                 tables.check_definitions(db)
 
+    def refresh(self) -> None:
+        """Write something, upon which SQLite removes what a killed process left of its journal."""
+        with self._database.writing() as db:
+            tables.mark(db)
+
     def close(self) -> None:
         """Close the file; it is opened again when it is used."""
         self._database.close()

@@ -100,7 +100,12 @@ class ShardReader:
         """The whole file [byte], memory-mapped, for `tensor`; edits stay in this map.
 
         It needs no open file, of which a process may have few.
+
+        Raises:
+            DamageError: the file has another size.
+            StorageError: the system has no room for another map.
         """
+        self._check_size()
         try:
             # By this name it can be opened even if it has no other any more.
             path = f"/dev/fd/{self._file}"

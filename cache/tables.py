@@ -21,6 +21,7 @@ __all__ = [
     "describe",
     "insert",
     "lookup",
+    "mark",
     "use_seal",
 ]
 
@@ -46,6 +47,12 @@ create index rows_by_shard on rows (shard);
 create table leases (key blob primary key, holder text not null) without rowid;
 create index leases_by_holder on leases (holder);
 """
+# (table, column, what it names, by which column of that)
+_LINKS = (
+    ("sites", "shard", "shards", "number"),
+    ("rows", "shard", "shards", "number"),
+    ("shards", "space", "spaces", "id"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,11 @@ def create(db: sqlite3.Connection) -> None:
     """Make the tables in an empty file."""
     for statement in _TABLES.split(";"):
         db.execute(statement)
+    mark(db)
+
+
+def mark(db: sqlite3.Connection) -> None:
+    """Say in the file's first bytes what it is."""
     db.execute(f"pragma application_id = {_APPLICATION}")
     db.execute(f"pragma user_version = {_VERSION}")
 
@@ -95,7 +107,8 @@ def insert(db: sqlite3.Connection, sidecar: Sidecar, size: int) -> None:
         return
     text = json.dumps(sidecar.space.to_dict())
     db.execute(
-        "insert or ignore into spaces values (?, ?, ?)", (sidecar.space.id, text, _seal(text))
+        "insert or ignore into spaces values (?, ?, ?)",
+        (sidecar.space.id, text, _seal(sidecar.space.id, text)),
     )
     number = done.lastrowid
     db.executemany(
@@ -147,13 +160,13 @@ def check(db: sqlite3.Connection) -> None:
     if problems != ["ok"]:
         raise DamageError(f"the index is damaged ({problems[0]})")
     check_definitions(db)
-    for table in ("sites", "rows"):
+    for table, key, of, column in _LINKS:
         strays = db.execute(
-            f"select exists (select 1 from {table} where shard not in (select number from shards))"
+            f"select exists (select 1 from {table} where {key} not in (select {column} from {of}))"
         )
         if strays.fetchone() != (0,):
-            raise DamageError(f"the index has {table} of no shard")
-    for found, *values in db.execute("select seal, described from spaces"):
+            raise DamageError(f"the index has {table} that belong to none of its {of}")
+    for found, *values in db.execute("select seal, id, described from spaces"):
         if found != _seal(*values):
             raise DamageError("the index misnames a model")
     for found, *values in db.execute("select seal, id, used, hits from shards"):
