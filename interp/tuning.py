@@ -32,6 +32,7 @@ __all__ = ["train_tuned_lens"]
 
 # Held-out tokens beyond these would cost more time than they make the estimate better.
 _HELD_OUT = 1 << 12
+_CONTEXT = 256  # as in a harvest, so that its rows are found
 _CHECKS = 20  # how often the held-out rows are read in a training that is not stopped
 
 
@@ -72,7 +73,7 @@ def train_tuned_lens(
     store: ActivationStore | None = None,
     dtype: str | None = None,
     tokens: int | None = None,
-    context: int = 128,
+    context: int | None = None,
     steps: int = 1000,
     batch_tokens: int = 1024,
     learning_rate: float = 1.0,
@@ -97,7 +98,7 @@ def train_tuned_lens(
             out, or the model runs for each batch.
         dtype: of the activations in the store, as given to `harvest`.
         tokens: how many of the texts to use; all if left out.
-        context: tokens in a row, at most the model's context.
+        context: tokens in a row; 256, or as many as the model takes, if left out.
         steps: of Adam, at most; its rate falls linearly to 0 over them.
         batch_tokens: in one step, about: whole rows are taken.
         learning_rate: of Adam's first step for weights, on standardised streams, times d_model.
@@ -116,7 +117,8 @@ def train_tuned_lens(
     """
     settings = _Settings(steps, batch_tokens, learning_rate, held_out, patience, seed)
     settings.check()
-    rows = read_rows(model, texts, context=min(context, model.n_ctx), tokens=tokens)
+    length = min(_CONTEXT, model.n_ctx) if context is None else context
+    rows = read_rows(model, texts, context=length, tokens=tokens)
     if len(rows) < 2:
         raise PromptError(
             "The texts make a single row, which cannot be both trained on and held out; give more "

@@ -16,6 +16,7 @@ from experiments.cli.run import run
 from experiments.cli.runs import runs
 from experiments.cli.store import store_commands
 from experiments.cli.train import train
+from experiments.cli.tune_lens import tune_lens
 
 __all__ = ["main"]
 
@@ -65,6 +66,7 @@ for command, name in (
     (runs, "runs"),
     (train, "train"),
     (harvest, "harvest"),
+    (tune_lens, "tune-lens"),
     (models, "models"),
 ):
     application.command(name)(command)

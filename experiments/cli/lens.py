@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,6 +34,10 @@ def lens(
     answer: Annotated[
         str | None, typer.Option(help="Follow this continuation (its first token) too.")
     ] = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option(help="Read through the tuned lens in this folder.", file_okay=False),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, max=50, help="How many next tokens to list.")] = 5,
     device: options.Device = None,
     dtype: options.Dtype = "float32",
@@ -48,15 +53,17 @@ def lens(
 
     - `obverse lens "Tom Cruise's mother is"`
     - `obverse lens "Mary Lee Pfeiffer's son is" --answer "Tom Cruise"`
+    - `obverse lens "Tom Cruise's mother is" --tuned lenses/reversal-curse`
     """
     say(f"Loading {model} …")
     quiet_libraries()
-    from interp import load_model
+    from interp import TunedLens, load_model
     from interp.lens import logit_lens
 
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     answers = None if answer is None else [answer]
-    result = logit_lens(loaded, [prompt], answers, k=top).isel(example=0)
+    learned = None if tuned is None else TunedLens.load(tuned, loaded)
+    result = logit_lens(loaded, [prompt], answers, lens=learned, k=top).isel(example=0)
     console = output()
     console.print()
     console.print(_next_tokens(result))
