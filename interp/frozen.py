@@ -22,10 +22,15 @@ from interp.model import Model
 from interp.norms import Norm
 from interp.packing import find
 
-__all__ = ["Linear", "Readout", "Writer", "frozen_readout"]
+__all__ = ["Linear", "Readout", "Writer", "frozen_readout", "precise"]
 
 # Logits at which a soft cap shows, or a scale that is none.
 _PROBES = (-1e3, -1.0, 0.0, 1.0, 1e3)
+
+
+def precise(values: Tensor) -> Tensor:
+    """In float64, where the device has it: sums of shares lose what single ones keep."""
+    return values.float() if values.device.type == "mps" else values.double()
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,8 @@ class Linear:
     """A logit, or a difference of two, as direction · stream + constant for each example.
 
     Attributes:
-        direction: [example, d_model], float64.
-        constant: [example], float64.
+        direction: [example, d_model], float64 (float32 on MPS).
+        constant: [example], likewise.
     """
 
     direction: Float[Tensor, "example d_model"]
@@ -42,15 +47,15 @@ class Linear:
 
     def of(self, part: Float[Tensor, "example ... d_model"]) -> Float[Tensor, "example ..."]:
         """The share of parts of the stream."""
-        shares: Tensor = torch.einsum("e...d,ed->e...", part.double(), self.direction)
+        shares: Tensor = torch.einsum("e...d,ed->e...", precise(part), self.direction)
         return shares
 
 
 def frozen_norm(norm: Norm, read: Float[Tensor, "example d_model"], after: Linear) -> Linear:
     """`after`, which is linear in what the norm puts out, in terms of what it reads."""
-    _, inverse_scale = norm.moments(read.double())
-    direction = after.direction * norm.gain.double() * inverse_scale
-    constant = after.constant + after.direction @ norm.shift.double()
+    _, inverse_scale = norm.moments(read)
+    direction = after.direction * precise(norm.gain) * inverse_scale
+    constant = after.constant + after.direction @ precise(norm.shift)
     if norm.centred:
         direction = direction - direction.mean(1, keepdim=True)
     return Linear(direction, constant)
@@ -110,7 +115,7 @@ def frozen_readout(
                 (direction,) = torch.autograd.grad(logits.sum(), normed)
         output = picked(readout(model, final[part]))
         found = direction * scale, picked(zero) * scale, logits.detach() * scale, output
-        return tuple(value.double() for value in found)
+        return tuple(precise(value) for value in found)
 
     size = rows_that_fit(model, 5 * model.d_vocab * 4)
     pieces = [found for _, _, found in batches(len(final), size, work)]
@@ -165,12 +170,12 @@ class Writer:
         post = find(block, "ln1_post" if name == "attn" else "ln2_post")
         norm = None if post is None else _closed(model, post, made)
         if norm is None:
-            square = float(made.double().square().sum())
-            factor = float((made.double() * added.double()).sum()) / square if square else 1.0
+            square = float(precise(made).square().sum())
+            factor = float((precise(made) * precise(added)).sum()) / square if square else 1.0
             found = made * factor
         else:
             factor, found = 1.0, norm(made)
-        if relative_error(found, added) > TOLERANCE[model.dtype]:
+        if not relative_error(found, added) <= TOLERANCE[model.dtype]:
             raise refusal
         return cls(matrix, bias, norm, factor)
 

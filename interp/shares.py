@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.errors import ModelError
 from interp.forward import TOLERANCE, Recording, relative_error
-from interp.frozen import Linear, Writer
+from interp.frozen import Linear, Writer, precise
 from interp.model import Model
 from interp.sites import Site
 
@@ -58,15 +58,15 @@ def by_head(part: Part, layer: int) -> Shares:
     """[example, head]: z · W_O · direction."""
     z = part.at("z", layer)
     per_unit, rest = _read_by_units(part, layer, "attn", z.flatten(1))
-    return torch.einsum("ehk,ehk->eh", z.double(), per_unit.reshape(z.shape)), rest
+    return torch.einsum("ehk,ehk->eh", precise(z), per_unit.reshape(z.shape)), rest
 
 
 def by_neurons(part: Part, layer: int) -> Shares:
     """[example, group]: activation · W_out · direction, of the neurons of each group together."""
     neurons = part.at("mlp_act", layer)
     per_unit, rest = _read_by_units(part, layer, "mlp", neurons)
-    shares = neurons.double() * per_unit
-    members = part.members.to(shares.device).double()
+    shares = precise(neurons) * per_unit
+    members = precise(part.members.to(shares.device))
     return shares @ members.T, rest + shares @ (1 - members.sum(0))
 
 
@@ -88,8 +88,8 @@ def by_source(part: Part, layer: int) -> Shares:
             f"The head outputs of {part.model.name} are not its values weighted by the attention "
             "pattern, so they cannot be attributed to the tokens attended to; attribute by head."
         )
-    read = torch.einsum("eshk,ehk->ehs", values.double(), per_unit.reshape(z.shape))
-    return pattern.double() * read, rest
+    read = torch.einsum("eshk,ehk->ehs", precise(values), per_unit.reshape(z.shape))
+    return precise(pattern) * read, rest
 
 
 def _read_by_units(
@@ -99,5 +99,5 @@ def _read_by_units(
     added = part.at(f"{name}_out", layer)
     writer = Writer.of(part.model, layer, name, units, added)
     linear = writer.before(part.linear, units)
-    per_unit = linear.direction @ writer.matrix.double().T
-    return per_unit, linear.of(writer.bias.double().expand(len(units), -1)) + linear.constant
+    per_unit = linear.direction @ precise(writer.matrix).T
+    return per_unit, linear.of(precise(writer.bias).expand(len(units), -1)) + linear.constant

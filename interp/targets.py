@@ -46,10 +46,11 @@ def first_tokens(
             )
         check_vocabulary(model, [int(answers.min()), int(answers.max())], what)
         return answers.cpu().long()
-    several = [[one] if isinstance(one, str) else list(one) for one in answers]
+    lists = [isinstance(one, list | tuple) for one in answers]
+    several = [list(one) if many else [one] for one, many in zip(answers, lists, strict=True)]
     counts = {len(one) for one in several}
-    if len(counts) > 1 or 0 in counts or len({isinstance(one, str) for one in answers}) > 1:
+    if len(counts) > 1 or 0 in counts or len(set(lists)) > 1:
         raise PromptError(f"Give every prompt equally many {what}, one or more.")
     columns = [continuations(model, batch, column) for column in zip(*several, strict=True)]
     ids = torch.tensor([[ids[0] for ids in column] for column in columns]).T
-    return ids[:, 0] if isinstance(answers[0], str) else ids
+    return ids if lists[0] else ids[:, 0]

@@ -102,7 +102,7 @@ class Translators:
             part = [stream[start:stop] for stream in streams]
             final = self._final(part)
             found = [self._divergence(layer, part, final, grad=False) for layer in range(len(self))]
-            return torch.stack(found).double().sum(1).cpu()
+            return torch.stack(found).cpu().double().sum(1)
 
         pieces = batches(len(streams[0]), self._tokens_at_once(), work)
         return torch.stack([found for _, _, found in pieces]).sum(0)

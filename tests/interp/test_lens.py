@@ -207,6 +207,8 @@ def test_without_answers_there_are_no_answer_columns(llama: Tiny) -> None:
         (["we saw"], torch.tensor([[[1]]]), {}, "shape"),
         (["we saw", "so"], [[" Ann", " Bo"], [" Cy"]], {}, "equally many"),
         (["we saw"], [[]], {}, "equally many"),
+        (["we saw", "so"], [" Ann", [" Bo"]], {}, "equally many"),
+        (["we saw"], [5], {}, "must be text"),
         (["we saw"], None, {"positions": []}, "one position or more"),
         (["we saw"], None, {"positions": [1, 1]}, "each once"),
         (["we saw"], None, {"positions": [0, 3]}, "no position 3"),
