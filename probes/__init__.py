@@ -4,5 +4,6 @@ from probes.collect import collect
 from probes.features import Features
 from probes.fit import fit_probes
 from probes.probes import Probes
+from probes.report import probe_report
 
-__all__ = ["Features", "Probes", "collect", "fit_probes"]
+__all__ = ["Features", "Probes", "collect", "fit_probes", "probe_report"]

@@ -63,18 +63,21 @@ def resamples(groups: Codes, n: int, rng: np.random.Generator) -> Floats:
     return times[:, groups].astype(np.float64)
 
 
-def shuffled(labels: Codes, groups: Codes, rng: np.random.Generator) -> Codes:
+def shuffled(labels: Codes, groups: Codes, fold_of: Codes, rng: np.random.Generator) -> Codes:
     """Labels shuffled as the null hypothesis allows.
 
-    Where all examples of each group have one label, groups exchange their labels; where labels
-    differ inside of a group, examples of that group do.
+    Where all examples of each group have one label, groups of one fold exchange their labels, so
+    that folds stay as alike as they were made; where labels differ inside of a group, examples of
+    that group do.
     """
     count = int(groups.max()) + 1
-    first = np.full(count, -1)
-    first[groups[::-1]] = labels[::-1]
+    first, fold = np.full(count, -1), np.zeros(count, dtype=np.int64)
+    first[groups[::-1]], fold[groups] = labels[::-1], fold_of
     if (first[groups] == labels).all():
-        shuffled_groups: Codes = rng.permutation(first)[groups]
-        return shuffled_groups
+        moved = first.copy()
+        for members in _members(fold):
+            moved[members] = first[rng.permutation(members)]
+        return moved[groups]
     out = labels.copy()
     for members in _members(groups):
         out[members] = labels[rng.permutation(members)]

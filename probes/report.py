@@ -1,0 +1,209 @@
+"""A probe with everything that it has to be compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import xarray as xr
+
+from interp.errors import ProbeError
+from interp.stats import holm
+from probes.design import CONTROL, TRUE, Design
+from probes.evaluate import Findings, Held, find, sites_at_once
+from probes.features import Features, as_features
+from probes.labels import encode, group_codes
+from probes.significance import against_shuffled, group_bootstrap
+from probes.solver import Workspace, rotated
+
+STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
+
+
+def probe_report(
+    features: Any,
+    labels: Any,
+    *,
+    groups: Any = None,
+    types: Any = None,
+    strengths: Sequence[float] = STRENGTHS,
+    folds: int = 5,
+    nulls: int = 10,
+    bootstraps: int = 20,
+    prefixes: int = 7,
+    seed: int = 0,
+    tol: float = 1e-4,
+    max_iter: int = 1000,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
+    """Logistic probes at all sites, with controls, intervals and corrected p values.
+
+    Args:
+        features: as for `fit_probes`.
+        labels: class of each example.
+        groups: examples of one group (a prompt, an entity) never stand on both sides of a split;
+            each prompt of `features` if left out, each example where there are none.
+        types: word type of each example, which control labels are assigned to; the tokens of
+            `features` if left out, and groups where there are none.
+        strengths: penalties to choose from, times the site's mean variance per dim (l2, which is
+            scikit-learn's 1/C for features of unit variance).
+        folds: of the cross-validation.
+        nulls: how often labels are shuffled, at least 3.
+        bootstraps: how often probes are fitted to resampled groups.
+        prefixes: most blocks of the online code.
+        seed: of all that is drawn.
+        tol: see `fit_probes`.
+        max_iter: see `fit_probes`.
+        progress: called with (sites done, sites in all).
+
+    Returns:
+        For each site: `accuracy`, `control` and `selectivity` (their difference), each with `_low`
+        and `_high`; `bits` and `control_bits` (held-out loss of an example); `null`, the
+        accuracy on shuffled labels (…, null); `auroc` and `null_auroc`, at the middle strength,
+        which the test compares; `p_value` and `p_corrected` (Holm, over sites); `code`,
+        `control_code` and `compression` (uniform code over code); `resampled` and `cosine`
+        (…, bootstrap); `path` and `path_bits` (labels, …, strength); `l2`, `chosen`; and the probe
+        of all examples, `coef` and `intercept`. For each example: `correct` and `control_correct`,
+        held out. `majority` is what answering without looking gets.
+
+    Raises:
+        ProbeError: features, labels or groups do not make a probe; the message says why.
+    """
+    found = as_features(features)
+    encoded = encode(labels, len(found))
+    if nulls < 3 or bootstraps < 1 or folds < 2 or prefixes < 1 or not len(strengths):
+        raise ProbeError(
+            "A report takes at least 2 folds, 3 shuffles, 1 bootstrap, 1 prefix and 1 strength."
+        )
+    if min(strengths) <= 0:
+        raise ProbeError(
+            "Strengths must be positive: without a penalty there may be no best probe."
+        )
+    by_group = group_codes(found.prompts if groups is None else groups, len(found))
+    by_type = by_group
+    if types is not None or found.tokens:
+        by_type = group_codes(found.tokens if types is None else types, len(found))
+    design = Design.draw(
+        encoded,
+        by_group,
+        by_type,
+        strengths=strengths,
+        folds=folds,
+        nulls=nulls,
+        bootstraps=bootstraps,
+        prefixes=prefixes,
+        seed=seed,
+    )
+    settings = {"folds": folds, "nulls": nulls, "bootstraps": bootstraps, "seed": seed, "tol": tol}
+    findings = _all_sites(found, design, tol, max_iter, progress)
+    return _dataset(found, design, findings, settings)
+
+
+def _all_sites(
+    found: Features,
+    design: Design,
+    tol: float,
+    max_iter: int,
+    progress: Callable[[int, int], None] | None,
+) -> Findings:
+    x, work = found.values, Workspace()
+    columns = 1 if design.labels.n_classes == 2 else design.labels.n_classes
+    size = sites_at_once(design, x.element_size(), columns, x.device.type)
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(x), size):
+            basis = rotated(x[start : start + size])
+            parts.append(find(basis, design, tol, max_iter, work))
+            if progress:
+                progress(min(len(x), start + size), len(x))
+    return _joined(parts)
+
+
+def _joined(parts: list[Findings]) -> Findings:
+    columns: dict[str, Any] = {}
+    for field in fields(Findings):
+        values = [getattr(part, field.name) for part in parts]
+        columns[field.name] = (
+            Held(torch.cat([v.right for v in values]), torch.cat([v.bits for v in values]))
+            if isinstance(values[0], Held)
+            else torch.cat(values)
+        )
+    return Findings(**columns)
+
+
+def _dataset(
+    found: Features, design: Design, f: Findings, settings: dict[str, int | float]
+) -> xr.Dataset:
+    groups, sites = design.groups, len(found.sites)
+    fold_of = torch.as_tensor(design.fold_of, device=f.chosen.device)
+    # Each example is judged at the strength that the other folds chose.
+    index = f.chosen_folds[:, :, fold_of]
+    right, bits = (
+        value.gather(2, index[:, :, None])[:, :, 0].double().cpu().numpy()
+        for value in (f.path.right, f.path.bits)
+    )
+    correct, control = right[:, TRUE], right[:, CONTROL]
+    area = f.area.cpu().numpy()
+    p = against_shuffled(area[:, 0], area[:, 1:])
+    code = f.code.cpu().numpy()
+    uniform = len(found) * math.log2(design.labels.n_classes)
+    values: dict[str, Any] = {
+        "bits": ("site", bits[:, TRUE].mean(1)),
+        "control_bits": ("site", bits[:, CONTROL].mean(1)),
+        "null": (("site", "null"), f.null.right.double().mean(2).cpu().numpy()),
+        "auroc": ("site", area[:, 0]),
+        "null_auroc": (("site", "null"), area[:, 1:]),
+        "p_value": ("site", p),
+        "p_corrected": ("site", holm(p)),
+        "code": ("site", code[:, TRUE]),
+        "control_code": ("site", code[:, CONTROL]),
+        "compression": ("site", uniform / code[:, TRUE]),
+        "resampled": (("site", "bootstrap"), f.resampled.double().cpu().numpy()),
+        "cosine": (("site", "bootstrap"), f.cosine.double().cpu().numpy()),
+        "path": (("site", "labels", "strength"), _mean(f.path.right)),
+        "path_bits": (("site", "labels", "strength"), _mean(f.path.bits)),
+        "l2": (("site", "strength"), f.l2.double().cpu().numpy()),
+        "chosen": ("site", f.chosen.cpu().numpy()),
+        "coef": (("site", "column", "dim"), f.coef.cpu().numpy()),
+        "intercept": (("site", "column"), f.intercept.cpu().numpy()),
+        "gradient": ("site", f.gradient.amax(1).double().cpu().numpy()),
+        "iterations": ("site", f.iterations.double().mean(1).cpu().numpy()),
+        "correct": (("site", "example"), correct),
+        "control_correct": (("site", "example"), control),
+        "majority": ((), design.labels.majority),
+    }
+    measured = {"accuracy": correct, "control": control, "selectivity": correct - control}
+    for name, each in measured.items():
+        low, high = group_bootstrap(each, groups)
+        values |= {
+            name: ("site", each.mean(1)),
+            f"{name}_low": ("site", low),
+            f"{name}_high": ("site", high),
+        }
+    coords: dict[str, Any] = {
+        "site": list(found.sites),
+        "labels": ["true", "control"],
+        "strength": list(design.strengths),
+        "label": ("example", [design.labels.classes[i] for i in design.labels.codes]),
+        "group": ("example", groups),
+        "fold": ("example", design.fold_of),
+    }
+    if found.tokens:
+        coords["token"] = ("example", list(found.tokens))
+    attrs = {
+        **found.identity,
+        "obverse_version": version("obverse"),
+        "instrument": "probe_report",
+        "classes": list(design.labels.classes),
+        "groups": int(groups.max()) + 1,
+        "problems": design.n_problems * sites,
+        **settings,
+    }
+    return xr.Dataset(values, coords, attrs)
+
+
+def _mean(values: torch.Tensor) -> Any:
+    return values.double().mean(3).cpu().numpy()
