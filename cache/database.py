@@ -141,4 +141,6 @@ class Database:
 
     def _writable(self) -> bool:
         path = self._path
-        return path is not None and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+        if path is None or not os.access(path.parent, os.W_OK):
+            return False
+        return not path.exists() or os.access(path, os.W_OK)
