@@ -215,7 +215,8 @@ class _Writer:
             ends = self._lengths[rows[start:stop]] - 1
             for site in self._sites:
                 value = activations[Site(site.name, site.layer)]
-                value = value[torch.arange(stop - start), ends.to(value.device)]
+                rows_here = torch.arange(stop - start, device=value.device)
+                value = value[rows_here, ends.to(value.device)]
                 kept[str(site)].append(value if site.head is None else value[:, site.head])
         return torch.cat(found), {name: torch.cat(parts) for name, parts in kept.items()}
 

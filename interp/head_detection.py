@@ -71,7 +71,8 @@ def head_scores(
                 value = torch.einsum("ehds,eds->eh", pattern, weight[rows].to(pattern.device))
                 scores[name][start:stop, layer] = value.cpu().numpy()
             scores["entropy"][start:stop, layer] = _entropy(pattern, ends).cpu().numpy()
-            last = pattern[torch.arange(len(rows)), :, ends.to(pattern.device)].cpu()
+            here = torch.arange(len(rows), device=pattern.device)
+            last = pattern[here, :, ends.to(pattern.device)].cpu()
             for at, mask in enumerate(masks.values()):
                 chosen = last * mask[rows, None]
                 to_span[start:stop, layer, :, at] = chosen.sum(-1).numpy()

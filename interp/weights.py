@@ -67,7 +67,8 @@ class Weights:
 
         Softmax does not see a number that is added to all logits.
         """
-        folded = self.through_final_norm(vectors.float()).to(self._unembedding.dtype)
+        folded = self.through_final_norm(vectors.to(self.model.device).float())
+        folded = folded.to(self._unembedding.dtype)
         logits = (folded @ self._unembedding).float()
         return logits - logits.mean(-1, keepdim=True)
 

@@ -6,7 +6,7 @@ The matrices are taken from the checkpoints' modules by name, in float64; nothin
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -368,6 +368,31 @@ def test_rotated_scores_are_told_apart(name: str) -> None:
                 weights.qk(layer, 0)
         else:
             weights.qk(layer, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "settings"),
+    [
+        ("GPT-NeoX", torch.float32, {"rotary_pct": 0.25}),
+        (
+            "Llama",
+            torch.float32,
+            {"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4}},
+        ),
+        ("Llama", torch.bfloat16, {}),
+        ("Mistral", torch.float32, {"sliding_window": 2}),
+    ],
+)
+def test_even_a_little_rotation_is_seen(
+    name: str, dtype: torch.dtype, settings: dict[str, Any]
+) -> None:
+    architecture = ARCHITECTURES[name]
+    architecture = replace(architecture, settings={**architecture.settings, **settings})
+    model = load_model(architecture.build().to(dtype), tokenizer=build_tokenizer())
+    weights = Weights(model)
+    for layer in range(2):
+        assert weights.scores(layer).by_distance
+        assert weights.scores(layer).scale == pytest.approx(8**-0.5, rel=0.02)
 
 
 @pytest.mark.parametrize("name", REFUSED)
