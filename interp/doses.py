@@ -124,9 +124,11 @@ class _Measure:
     ) -> None:
         self._model, self._batch, self._passes = model, batch, passes
         self.name, self.unit, self.texts, self.n = name, unit, batch.texts, len(batch)
+        # Answers that are forced after the prompts count as generated.
+        self._written = any(ids.shape[1] > batch.ids.shape[1] for ids, _, _ in passes)
 
     def __call__(self, changes: Sequence[Intervention]) -> npt.NDArray[np.float32]:
-        made = plan(self._model, changes, self._batch.lengths)
+        made = plan(self._model, changes, self._batch.lengths, written=self._written)
         total = torch.zeros(self.n)
         for ids, where, score in self._passes:
             self._run(ids, where, score, made, total)

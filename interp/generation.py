@@ -108,7 +108,7 @@ def stream(
         batch,
         max_new_tokens,
         Dice(sampling, [batch.row(i) for i in range(len(batch))]) if sampling else None,
-        plan(model, interventions, batch.lengths),
+        plan(model, interventions, batch.lengths, written=True),
         tuple(wanted),
         end_tokens(model) if stop_at_eos else frozenset(),
     )

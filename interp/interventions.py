@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp import sites as site_names
 from interp.editable import check_editable
-from interp.errors import DirectionError
+from interp.errors import DirectionError, PromptError, SiteError
 from interp.hooks import Hook, hooked
 from interp.model import Model
 from interp.sites import Site
@@ -132,8 +132,13 @@ def plan(
     model: Model,
     interventions: Intervention | Iterable[Intervention],
     lengths: Int[Tensor, " example"],
+    *,
+    written: bool = False,
 ) -> Plan:
     """Check interventions against a model and the lengths of its prompts.
+
+    Args:
+        written: whether something may follow the prompts.
 
     Raises:
         SiteError: the model has no such site, or drops edits there.
@@ -142,6 +147,11 @@ def plan(
     """
     edits = []
     for change in _several(interventions):
+        if not written and isinstance(change.positions, str) and change.positions == "generated":
+            raise PromptError(
+                "Nothing is generated here, so an intervention there would do nothing; choose "
+                "positions of the prompt."
+            )
         tokens = token_mask(change.positions, lengths)
         edits += [(site, change, tokens) for site in _checked(model, change)]
     return Plan(model, tuple(edits))
@@ -181,6 +191,8 @@ def _listed(sites: Sites) -> tuple[str | Site, ...]:
 
 def _checked(model: Model, change: Intervention) -> list[Site]:
     found = [check_editable(model, site) for site in site_names.named(model, change.sites)]
+    if not found:
+        raise SiteError("An intervention without a site does nothing; name one, or leave it out.")
     for site in found:
         if change.direction is None:
             continue

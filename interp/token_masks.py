@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -68,7 +69,8 @@ def token_mask(positions: Positions, lengths: Int[Tensor, " example"]) -> TokenM
     """
     lengths = lengths.cpu()
     index = torch.arange(int(lengths.max()))
-    if isinstance(positions, Tensor):
+    if isinstance(positions, Tensor | np.ndarray):
+        positions = torch.as_tensor(positions)
         if positions.ndim != 2 or positions.dtype != torch.bool or len(positions) != len(lengths):
             raise PromptError(
                 "A mask of positions must be true or false for each [example, position]."
@@ -82,6 +84,8 @@ def token_mask(positions: Positions, lengths: Int[Tensor, " example"]) -> TokenM
             "generated": TokenMask(index >= lengths[:, None], beyond=True),
         }
         return masks.get(positions)
+    if not len(positions):
+        raise PromptError("No positions are named; choose one of them, or 'all'.")
     mask = torch.zeros(len(lengths), len(index), dtype=torch.bool)
     for position in positions:
         at = position if position >= 0 else lengths + position
@@ -105,7 +109,9 @@ def fixed_mask(positions: Positions) -> TokenMask | None:
         _check_where(positions)
         if positions == "all":
             return None
-    elif not isinstance(positions, Tensor) and all(position >= 0 for position in positions):
+    elif not isinstance(positions, Tensor | np.ndarray) and all(
+        position >= 0 for position in positions
+    ):
         mask = torch.zeros(1, max(positions, default=0) + 1, dtype=torch.bool)
         mask[0, list(positions)] = True
         return TokenMask(mask)

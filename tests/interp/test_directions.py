@@ -235,6 +235,7 @@ def test_what_has_no_direction_is_refused(call: Any, message: str) -> None:
             "one number",
         ),
         ({"positions": [7]}, PromptError, "no position 7"),
+        ({"positions": "generated"}, PromptError, "Nothing is generated"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -144,10 +145,10 @@ def test_each_kind_is_its_formula(kind: str, site: str) -> None:
         ("all", lambda n: range(n)),
         ("prompt", lambda n: range(n)),
         ("last", lambda n: [n - 1]),
-        ("generated", lambda n: []),
         ([0, 2], lambda n: [0, 2]),
         ([-2], lambda n: [n - 2]),
         (torch.tensor([[True, False, True]] * 3), lambda n: [0, 2]),
+        (np.array([[True, False, True]] * 3), lambda n: [0, 2]),
     ],
 )
 def test_positions_are_those_of_each_prompt(
@@ -284,6 +285,9 @@ def test_vectors_that_are_no_directions_are_refused(direction: Any, message: str
         (Intervention.silence("z", positions=[-5]), PromptError, "no position -5"),
         (Intervention.silence("z", positions="first"), PromptError, "first"),  # type: ignore[arg-type]
         (Intervention.silence("z", positions=torch.ones(1, 3)), PromptError, "mask"),
+        (Intervention.silence("z", positions=[]), PromptError, "No positions"),
+        (Intervention.silence("z", positions="generated"), PromptError, "Nothing is generated"),
+        (Intervention.silence([]), SiteError, "does nothing"),
     ],
 )
 def test_what_does_not_fit_is_refused(
