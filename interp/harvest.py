@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from cache.fill import cut, fill, lacking
 from cache.layout import bytes_per_token
 from cache.owners import Owner
 from cache.shard import ShardWriter
+from cache.source import ActivationSource
 from cache.space import Ids, SiteShape, Space
 from cache.store import ActivationStore
 from interp.corpus import read_rows
@@ -25,8 +28,9 @@ __all__ = ["Harvest", "bytes_of_token", "harvest"]
 
 # A harvest is committed in so many parts or more, but in files that are neither tiny nor huge.
 _PARTS = 32
-_SMALLEST = 8 << 20
+_SMALLEST = 128 << 20
 _CONTEXT = 256
+_WRITTEN_BEHIND = 2  # batches that wait to be written
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ def harvest(
         tokens: how many; all if left out.
         context: tokens in a row; 256, or as many as the model takes, if left out.
         dtype: to store them as "float32", "float16" or "bfloat16"; the model's own if left out.
-        executor: where the model runs; here if left out. `Workers` are kept for the next call. They write to the store's folder
-            themselves, so that all machines must see it under the same path.
+        executor: where the model runs; here if left out. `Workers` are kept for the next call.
+            They write to the store's folder themselves, so that all machines must see it under the
+            same path.
         progress: called with (tokens stored, tokens in all).
 
     Raises:
@@ -163,6 +168,21 @@ class _Part:
         finally:
             owner.leave(clean=clean)
         return shard
+
+    def _write(self, source: ActivationSource, writer: ShardWriter) -> None:
+        """Run the rows; while some run, those before are written."""
+        before = 0
+        with ThreadPoolExecutor(1, "obverse-write") as thread:
+            pending: deque[Future[None]] = deque()
+            for n_rows, values in source.activations(self.rows, self.sites):
+                if len(pending) == _WRITTEN_BEHIND:
+                    pending.popleft().result()
+                pending.append(thread.submit(writer.append, values))
+                if self.done:
+                    self.done(sum(map(len, self.rows[before : before + n_rows])))
+                before += n_rows
+            for last in pending:
+                last.result()
 
 
 @dataclass
