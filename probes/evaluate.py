@@ -81,7 +81,7 @@ def find(basis: Basis, design: Design, tol: float, max_iter: int, work: Workspac
     scale = torch.where(scale > 0, scale, 1.0)
     path = design.path(scale)
     solved = _solve(basis, path, tol, max_iter, work)
-    weights = solved.weights.unflatten(1, design.path_shape)
+    weights = solved.weights.reshape(sites, *design.path_shape, *solved.weights.shape[2:])
     labels = torch.as_tensor(design.labels.codes, device=x.device)
     control = torch.as_tensor(design.control, device=x.device)
     nulls = torch.as_tensor(design.nulls, device=x.device)
@@ -147,7 +147,9 @@ def ranked(
     Args:
         labels: [batch, example].
     """
-    scores = torch.cat([-z, z], -2) if z.shape[-2] == 1 else torch.log_softmax(z.double(), -2)
+    n_classes, binary = design.labels.n_classes, z.shape[-2] == 1
+    # Of two classes, one area is the other's.
+    scores = z if binary else torch.log_softmax(z, -2)
     won = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
     pairs = torch.zeros(z.shape[1], dtype=torch.float64, device=z.device)
     for fold in range(design.folds):
@@ -158,9 +160,10 @@ def ranked(
         below = torch.searchsorted(ordered, of_fold)
         above = torch.searchsorted(ordered, of_fold, right=True)
         rank = (below + above).double() / 2
-        picked = rank.gather(2, index[:, None].expand(len(z), -1, -1, -1))[:, :, 0]
-        size = torch.nn.functional.one_hot(index, design.labels.n_classes).sum(1).double()
-        won += picked.sum(-1) - (size**2).sum(-1) / 2
+        member = torch.nn.functional.one_hot(index, n_classes).mT.to(rank)
+        member = member[:, 1:] if binary else member
+        size = member.sum(-1)
+        won += (rank * member).sum((-2, -1)) - (size**2).sum(-1) / 2
         pairs += (size * (index.shape[1] - size)).sum(-1)
     return won / pairs.clamp(min=1)
 

@@ -17,14 +17,15 @@ from probes.features import Features, as_features
 from probes.labels import Labels, encode
 from probes.mlp import fit_mlp
 from probes.moments import Moments
+from probes.parallel import over_sites
 from probes.probes import Probes
-from probes.solver import Problems, Workspace, plain, rotated, solve
+from probes.solver import Problems, Workspace, factored, plain, rotated, solve
 
 Kind = Literal["logistic", "ridge", "lda", "mean", "mlp"]
 KINDS: tuple[Kind, ...] = ("logistic", "ridge", "lda", "mean", "mlp")
 # Features of sites solved in one batch: enough to spread the cost of each step, few enough to stay
 # in the processor's cache.
-_BATCH = 16 << 20
+_BATCH = 8 << 20
 
 
 def fit_probes(
@@ -116,12 +117,24 @@ def _logistic(
         labels.n_classes,
     )
     curvature = 0.25 if labels.n_classes == 2 else 1 / labels.n_classes
-    parts, work = [], Workspace()
-    for some in batches_of_sites(x):
-        basis = plain(x[some], l2, curvature) if n >= found.dim else rotated(x[some])
-        solution = solve(basis, problem, tol=tol, max_iter=max_iter, workspace=work)
+
+    def fit(some: slice, work: Workspace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        basis = plain(x[some])
+        # A factor costs about as much as so many steps without one.
+        few = min(max_iter, max(5, found.dim // 10))
+        solution = solve(basis, problem, tol=tol, max_iter=few, workspace=work)
+        steps = solution.iterations
+        if few < max_iter and bool((solution.gradient > tol).any()):
+            basis = factored(basis, l2, curvature) if n >= found.dim else rotated(x[some])
+            start = solution.weights if n >= found.dim else None
+            solution = solve(
+                basis, problem, tol=tol, max_iter=max_iter - few, start=start, workspace=work
+            )
+            steps = steps + solution.iterations
         coef, intercept = basis.coefficients(solution.weights[:, 0])
-        parts.append((coef, intercept, solution.gradient[:, 0], solution.iterations[:, 0]))
+        return coef, intercept, solution.gradient[:, 0], steps[:, 0]
+
+    parts = list(over_sites(fit, batches_of_sites(x), x.device))
     coef, intercept, gradient, iterations = (torch.cat(of) for of in zip(*parts, strict=True))
     return Probes(
         "logistic",

@@ -8,6 +8,7 @@ from dataclasses import fields
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 
@@ -17,6 +18,7 @@ from probes.design import CONTROL, TRUE, Design
 from probes.evaluate import Findings, Held, find, sites_at_once
 from probes.features import Features, as_features
 from probes.labels import encode, group_codes
+from probes.parallel import over_sites
 from probes.significance import against_shuffled, group_bootstrap
 from probes.solver import Workspace, rotated
 
@@ -109,16 +111,19 @@ def _all_sites(
     max_iter: int,
     progress: Callable[[int, int], None] | None,
 ) -> Findings:
-    x, work = found.values, Workspace()
+    x = found.values
     columns = 1 if design.labels.n_classes == 2 else design.labels.n_classes
     size = sites_at_once(design, x.element_size(), columns, x.device.type)
+
+    def work(some: slice, workspace: Workspace) -> Findings:
+        return find(rotated(x[some]), design, tol, max_iter, workspace)
+
+    batches = [slice(start, start + size) for start in range(0, len(x), size)]
     parts = []
-    with torch.no_grad():
-        for start in range(0, len(x), size):
-            basis = rotated(x[start : start + size])
-            parts.append(find(basis, design, tol, max_iter, work))
-            if progress:
-                progress(min(len(x), start + size), len(x))
+    for part in over_sites(work, batches, x.device):
+        parts.append(part)
+        if progress:
+            progress(sum(len(each.chosen) for each in parts), len(x))
     return _joined(parts)
 
 
@@ -176,8 +181,8 @@ def _dataset(
         "majority": ((), design.labels.majority),
     }
     measured = {"accuracy": correct, "control": control, "selectivity": correct - control}
-    for name, each in measured.items():
-        low, high = group_bootstrap(each, groups)
+    lows, highs = group_bootstrap(np.stack(list(measured.values())), groups)
+    for (name, each), low, high in zip(measured.items(), lows, highs, strict=True):
         values |= {
             name: ("site", each.mean(1)),
             f"{name}_low": ("site", low),

@@ -7,7 +7,7 @@ strengths of regularisation differ little from it once they are seen in its eige
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -35,13 +35,13 @@ class Basis:
     rotation: Float[Tensor, "site dim axis"] | None = None
     factor: Float[Tensor, "site axis axis"] | None = None
 
-    def precondition(
-        self, gradient: Float[Tensor, "site column axis"], curvature: Tensor, l2: Tensor
+    def solve(
+        self, gradient: Float[Tensor, "site column axis"]
     ) -> Float[Tensor, "site column axis"]:
-        """What solves curvature · Gram + l2 for the gradient; in a plain basis, the factor's."""
-        if self.factor is not None:
-            return torch.cholesky_solve(gradient.mT, self.factor).mT
-        return gradient / (curvature * self.spectrum + l2 + _TINY)
+        """What the factored preconditioner makes of gradients."""
+        if self.factor is None:
+            raise ValueError("this basis is preconditioned by its spectrum")
+        return torch.cholesky_solve(gradient.mT, self.factor).mT.contiguous()
 
     def coefficients(
         self, weights: Float[Tensor, "site column axis"]
@@ -62,23 +62,29 @@ class Basis:
         return torch.maximum((inner + ones * self.mean).abs().amax(-1), ones[..., 0].abs())
 
 
-def plain(x: Float[Tensor, "site example dim"], l2: float, curvature: float) -> Basis:
-    """A basis for one problem a site: one Cholesky factor of the Hessian at zero.
+def plain(x: Float[Tensor, "site example dim"]) -> Basis:
+    """Axes are dims, and the preconditioner is diagonal: all that a few steps need."""
+    mean = x.mean(1, keepdim=True)
+    features = x.new_empty(*x.shape[:2], x.shape[2] + 1)
+    torch.sub(x, mean, out=features[..., :-1])
+    features[..., -1] = 1
+    return Basis(features, mean, torch.linalg.vector_norm(features, dim=1, keepdim=True) ** 2)
+
+
+def factored(basis: Basis, l2: float, curvature: float) -> Basis:
+    """A plain basis with the Cholesky factor of the Hessian at zero, for one problem a site.
 
     Args:
-        x: features.
+        basis: from `plain`.
         l2: of the problem.
         curvature: of the loss by the linear predictor at zero: 1/4 for two classes, 1/k for k.
     """
-    features, mean = _centred(x)
-    gram = features.mT @ features
-    # The intercept's entry needs no penalty; without one constant features would have no inverse.
-    floor = _epsilon(x.dtype) * gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
-    diagonal = curvature * gram.diagonal(dim1=1, dim2=2) + torch.clamp(floor, min=l2)
-    hessian = curvature * gram
-    hessian.diagonal(dim1=1, dim2=2).copy_(diagonal)
-    spectrum = gram.diagonal(dim1=1, dim2=2)[:, None]
-    return Basis(features, mean, spectrum, factor=torch.linalg.cholesky(hessian))
+    hessian = curvature * (basis.features.mT @ basis.features)
+    diagonal = hessian.diagonal(dim1=1, dim2=2)
+    # The intercept has no penalty and needs none; constant features would have no inverse.
+    floor = 10 * float(torch.finfo(hessian.dtype).eps) * diagonal.amax(1, keepdim=True)
+    diagonal.add_(torch.clamp(floor, min=l2))
+    return replace(basis, factor=torch.linalg.cholesky(hessian))
 
 
 def rotated(x: Float[Tensor, "site example dim"]) -> Basis:
@@ -108,15 +114,3 @@ def rotated(x: Float[Tensor, "site example dim"]) -> Basis:
     features[..., -1] = 1
     spectrum = torch.cat([values.clamp(min=0), torch.full_like(values[:, :1], n)], 1)
     return Basis(features, mean, spectrum.to(x.dtype)[:, None], rotation.to(x.dtype))
-
-
-def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
-    mean = x.mean(1, keepdim=True)
-    features = x.new_empty(*x.shape[:2], x.shape[2] + 1)
-    torch.sub(x, mean, out=features[..., :-1])
-    features[..., -1] = 1
-    return features, mean
-
-
-def _epsilon(dtype: torch.dtype) -> float:
-    return 10 * float(torch.finfo(dtype).eps)

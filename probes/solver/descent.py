@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.solver.basis import Basis
-from probes.solver.line import Line, good, residual, search, slopes
+from probes.solver.line import Line, good, probabilities, residual, search, vecdot
 from probes.solver.problems import Problems, Solution
 from probes.solver.workspace import Workspace
 
@@ -48,14 +48,18 @@ def solve(
     with torch.no_grad():
         state = _Descent(basis, problems, start, workspace or Workspace())
         for step in range(max_iter + 1):
-            if not state.go_on(tol, step, last=step == max_iter):
+            if not state.go_on(tol, last=step == max_iter):
                 break
             state.step(look=step < _CURVATURE_STEPS)
     return state.solution
 
 
 class _Descent:
-    """Where all unsolved problems are. Shapes: [site, problem, column, axis or example]."""
+    """Where all unsolved problems are.
+
+    Weights and gradients are [site, problem, column · axis], predictors [site, problem, column ·
+    example].
+    """
 
     def __init__(
         self, basis: Basis, problems: Problems, start: Tensor | None, work: Workspace
@@ -63,85 +67,82 @@ class _Descent:
         x = basis.features
         sites, n, axes = x.shape
         count, columns = len(problems), problems.columns
-        self.basis, self.work, self.x = basis, work, x
-        self.spread = max(1, columns - 1)
-        self.kept = torch.arange(count, device=x.device)
+        self.basis, self.work, self.x, self.columns = basis, work, x, columns
         weights = problems.weights.to(x)
-        self.counted = work.take("counted", (count, 1, n), x)
-        self.counted.copy_(weights[:, None])
-        self.negated = work.take("negated", (count, columns, n), x)
+        self.counted = work.take("counted", (count, columns * n), x)
+        self.counted.view(count, columns, n).copy_(weights[:, None])
+        self.negated = work.take("negated", (count, columns * n), x)
         for column in range(columns):
             of_class = 1 if columns == 1 else column
-            torch.mul(weights, problems.labels == of_class, out=self.negated[:, column])
+            out = self.negated[:, column * n : (column + 1) * n]
+            torch.mul(weights, problems.labels == of_class, out=out)
         self.negated.neg_()
         self.total = weights.sum(1)
-        largest = float((basis.spectrum.amax() / n).sqrt())
-        self.visible = _ROUNDING * float(torch.finfo(x.dtype).eps) * largest
-        l2 = problems.l2.to(x).expand(sites, count)
-        self.l2 = l2[..., None, None].repeat(1, 1, 1, axes)
-        self.l2[..., -1] = 0
-        self.w = x.new_zeros(sites, count, columns, axes) if start is None else start.clone()
-        self.z = work.take("z", (sites, count, columns, n), x)
+        self.visible = (
+            _ROUNDING * float(torch.finfo(x.dtype).eps) * float((basis.spectrum.amax() / n).sqrt())
+        )
+        l2 = problems.l2.to(x).expand(sites, count)[..., None].repeat(1, 1, axes)
+        l2[..., -1] = 0
+        self.l2 = l2.repeat(1, 1, columns)
+        shape = sites, count, columns * axes
+        self.w = x.new_zeros(shape) if start is None else start.reshape(shape).clone()
+        self.z = work.take("z", (sites, count, columns * n), x)
         if start is None:
             self.z.zero_()
         else:
             self._predict(self.w, self.z)
-        self.curvature = x.new_full((sites, count, 1, 1), 1 / problems.n_classes)
-        if columns == 1:
-            self.curvature.fill_(0.25)
-        self.r = residual(self.z, self.counted, self.negated, work.take("r", self.z.shape, x))
+        self.curvature = x.new_full((sites, count), 0.25 if columns == 1 else 1 / columns)
+        self.scale = self._scale()
+        self.r = work.take("r", self.z.shape, x)
+        residual(self.z, self.counted, self.negated, columns, self.r)
         self.gradient = self._gradient()
         self.past: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.kept = torch.arange(count, device=x.device)
         self.solved = torch.zeros(sites, count, dtype=torch.bool, device=x.device)
         self.solution = Solution(
-            self.w.clone(),
+            x.new_zeros(sites, count, columns, axes),
             x.new_full((sites, count), torch.inf),
             torch.zeros(sites, count, dtype=torch.long, device=x.device),
         )
 
-    def go_on(self, tol: float, step: int, *, last: bool) -> bool:
+    def go_on(self, tol: float, *, last: bool) -> bool:
         """Note and drop what is solved; whether anything is left to do."""
-        tol = max(tol, self.visible)
-        flat = self.gradient.flatten(1, 2)
-        norm = flat.norm(dim=-1).view(*self.solved.shape, -1).amax(-1) / self.total
-        # The largest entry takes a product; no vector's is below its norm over √axes.
-        if last or float(norm.min()) <= tol * flat.shape[-1] ** 0.5:
-            largest = self.basis.largest_gradient(flat)
-            norm = largest.view(*self.solved.shape, -1).amax(-1) / self.total
-        newly = (norm <= tol) & ~self.solved
-        self.solved |= newly
-        open_ = ~self.solved.all(0)
-        left = int(open_.sum())
-        self.solution.iterations[:, self.kept] += (~self.solved).long() * (not last)
-        if left and left > _LEFT * len(self.kept) and not last:
-            return True
-        self.solution.weights[:, self.kept] = self.w
+        norm = self._largest_entries(max(tol, self.visible), everywhere=last)
+        self.solved |= norm <= max(tol, self.visible)
+        unsolved = ~self.solved.all(0)
+        left = int(unsolved.sum())
+        if not last:
+            self.solution.iterations[:, self.kept] += ~self.solved
+            if left > _LEFT * len(self.kept):
+                return True
+        shape = *self.solved.shape, self.columns, -1
+        self.solution.weights[:, self.kept] = self.w.view(shape)
         self.solution.gradient[:, self.kept] = norm
         if not left or last:
             return False
-        self._keep(open_.nonzero()[:, 0])
+        self._keep(unsolved.nonzero()[:, 0])
         return True
 
     def step(self, *, look: bool) -> None:
         """Move every unsolved problem along its own direction by its own length."""
         direction = self._direction()
         penalised = self.l2 * direction
-        slope = slopes(self.gradient, direction)
-        bend = slopes(self.w, penalised), slopes(direction, penalised)
+        slope = vecdot(self.gradient, direction)
+        bend = vecdot(self.w, penalised), vecdot(direction, penalised)
         zp = self.work.take("zp", self.z.shape, self.z)
         self._predict(direction, zp)
         z = self.work.take("spare", self.z.shape, self.z)
         torch.add(self.z, zp, out=z)
-        residual(z, self.counted, self.negated, self.r)
-        length = self._lengths(z, zp, slopes(self.r, zp) + bend[0] + bend[1], slope, bend)
+        residual(z, self.counted, self.negated, self.columns, self.r)
+        length = self._lengths(z, zp, vecdot(self.r, zp) + bend[0] + bend[1], slope, bend)
         self.work.swap("spare", "z")
         self.z = z
-        move = direction * length[..., None, None]
+        move = direction.mul_(length[..., None])
         self.w += move
         gradient = self._gradient()
         change = gradient - self.gradient
-        curvature = slopes(move, change)
-        inverse = torch.where(curvature > 0, 1 / curvature, 0.0)[..., None, None]
+        bent = vecdot(move, change)
+        inverse = torch.where(bent > 0, 1 / bent, 0.0)
         self.past = [*self.past, (move, change, inverse)][-_HISTORY:]
         self.gradient = gradient
         if look:
@@ -157,9 +158,7 @@ class _Descent:
     ) -> Tensor:
         """Step lengths: 1 where that is good; z and r are mended where it is not."""
         length = torch.ones_like(end)
-        length[self.solved] = 0
-        mended = (length == 0) | ~good(end, start)
-        site, problem = mended.nonzero(as_tuple=True)
+        site, problem = (self.solved | ~good(end, start)).nonzero(as_tuple=True)
         if not len(site):
             return length
         at = site, problem
@@ -168,12 +167,11 @@ class _Descent:
             zp[at],
             self.counted[problem],
             self.negated[problem],
+            self.columns,
             start[at],
             (bend[0][at], bend[1][at]),
         )
-        frozen = self.solved[at]
-        found, new_z, new_r = search(line, frozen)
-        z[at], self.r[at], length[at] = new_z, new_r, found
+        length[at], z[at], self.r[at] = search(line, self.solved[at])
         return length
 
     def _direction(self) -> Tensor:
@@ -181,44 +179,63 @@ class _Descent:
         q = self.gradient.clone()
         shares = []
         for move, change, inverse in reversed(self.past):
-            share = slopes(move, q)[..., None, None] * inverse
+            share = (vecdot(move, q) * inverse)[..., None]
             q.addcmul_(change, share, value=-1)
             shares.append(share)
         q = self._precondition(q)
         if self.past:
-            move, change, inverse = self.past[-1]
-            bent = slopes(change, self._precondition(change))[..., None, None] * inverse
-            q /= torch.where(bent > 0, bent, 1.0)
+            _, change, inverse = self.past[-1]
+            bent = vecdot(change, self._precondition(change)) * inverse
+            q /= torch.where(bent > 0, bent, 1.0)[..., None]
         for (move, change, inverse), share in zip(self.past, reversed(shares), strict=True):
-            q.addcmul_(move, share - slopes(change, q)[..., None, None] * inverse)
+            q.addcmul_(move, share - (vecdot(change, q) * inverse)[..., None])
         return q.neg_()
 
     def _precondition(self, gradient: Tensor) -> Tensor:
-        curvature = self.curvature * (self.total / self.x.shape[1])[:, None, None]
-        spread = (-1, -1, gradient.shape[2], -1)
-        flat = self.basis.precondition(
-            gradient.flatten(1, 2),
-            curvature.expand(spread).flatten(1, 2),
-            self.l2.expand(spread).flatten(1, 2),
-        )
-        return flat.view(gradient.shape)
+        if self.scale is not None:
+            return gradient * self.scale
+        return self.basis.solve(self._by_column(gradient)).view(gradient.shape)
+
+    def _scale(self) -> Tensor | None:
+        """One over the diagonal of the Hessian in the basis' axes; None where that is no use."""
+        if self.basis.factor is not None:
+            return None
+        share = self.curvature * (self.total / self.x.shape[1])
+        diagonal = share[..., None] * self.basis.spectrum.repeat(1, 1, self.columns)
+        return 1 / diagonal.add_(self.l2).add_(1e-30)
 
     def _predict(self, weights: Tensor, out: Tensor) -> None:
-        torch.matmul(weights.flatten(1, 2), self.x.mT, out=out.flatten(1, 2))
+        by_column = out.view(len(out), -1, self.x.shape[1])
+        torch.matmul(self._by_column(weights), self.x.mT, out=by_column)
 
     def _gradient(self) -> Tensor:
-        return (self.r.flatten(1, 2) @ self.x).view(self.w.shape).addcmul_(self.l2, self.w)
+        by_column = self.r.view(len(self.r), -1, self.x.shape[1]) @ self.x
+        return by_column.view(self.w.shape).addcmul_(self.l2, self.w)
+
+    def _by_column(self, weights: Tensor) -> Tensor:
+        return weights.view(len(weights), -1, self.x.shape[2])
+
+    def _largest_entries(self, tol: float, *, everywhere: bool) -> Tensor:
+        """Of each problem's mean gradient, or for those far from solved its norm."""
+        norm = self.gradient.norm(dim=-1)
+        # The largest entry takes a product. It is seldom much below twice the norm over √entries,
+        # and where it is, a step more does no harm.
+        near = (norm <= tol / 2 * self.gradient.shape[-1] ** 0.5 * self.total).any(0)
+        some = (near | everywhere).nonzero()[:, 0]
+        if len(some):
+            gradient = self._by_column(self.gradient[:, some])
+            largest = self.basis.largest_gradient(gradient)
+            norm[:, some] = largest.view(len(norm), len(some), -1).amax(-1)
+        return norm / self.total
 
     def _look(self) -> None:
         """The loss' mean curvature p(1 - p) where the problems are now."""
         p = self.work.take("zp", self.z.shape, self.z)
-        if self.z.shape[2] == 1:
-            torch.sigmoid(self.z, out=p)
-        else:
-            torch.softmax(self.z, -2, out=p)
+        probabilities(self.z, self.columns, p)
         p.addcmul_(p, p, value=-1)
-        mean = (p * self.counted).sum((-2, -1)) / (self.total * self.spread)
-        self.curvature = mean.clamp(min=1e-6)[..., None, None]
+        mean = vecdot(p, self.counted) / (self.total * max(1, self.columns - 1))
+        self.curvature = mean.clamp(min=1e-6)
+        self.scale = self._scale()
 
     def _keep(self, kept: Tensor) -> None:
         self.kept, self.total = self.kept[kept], self.total[kept]
@@ -226,7 +243,8 @@ class _Descent:
             value[:, kept]
             for value in (self.l2, self.w, self.gradient, self.curvature, self.solved)
         )
-        self.past = [tuple(value[:, kept] for value in of) for of in self.past]  # type: ignore[misc]
+        self.scale = None if self.scale is None else self.scale[:, kept]
+        self.past = [(a[:, kept], b[:, kept], c[:, kept]) for a, b, c in self.past]
         self.z = self.work.select("z", self.z, 1, kept)
         self.r = self.work.select("r", self.r, 1, kept)
         self.counted = self.work.select("counted", self.counted, 0, kept)

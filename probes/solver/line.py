@@ -13,46 +13,54 @@ _STEEPEST, _OVERSHOT = 0.9, 0.5
 _MOST = 12
 
 
-def residual(
-    z: Float[Tensor, "*batch column example"],
-    counted: Float[Tensor, "*batch 1 example"],
-    negated: Float[Tensor, "*batch column example"],
-    out: Tensor | None = None,
-) -> Float[Tensor, "*batch column example"]:
-    """The loss' gradient by the linear predictors: weight · (probability - target).
-
-    Args:
-        z: linear predictors.
-        counted: weight of each example.
-        negated: -weight · target.
-        out: where to put it.
-    """
-    if z.shape[-2] == 1:
-        probability = torch.sigmoid(z, out=out) if out is not None else torch.sigmoid(z)
-    elif out is not None:
-        probability = torch.softmax(z, -2, out=out)
-    else:
-        probability = torch.softmax(z, -2)
-    return torch.addcmul(negated, probability, counted, out=probability)
-
-
-def slopes(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products over the last two axes."""
-    if a.shape[-2] == 1:
-        a, b = a[..., 0, :], b[..., 0, :]
-    else:
-        a, b = a.flatten(-2), b.flatten(-2)
+def vecdot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products over the last axis."""
     product: Tensor = torch.linalg.vecdot(a, b)
     return product
 
 
+def probabilities(z: Float[Tensor, "... predictor"], columns: int, out: Tensor) -> None:
+    """Those of the second of two classes (one column), or of each class.
+
+    Args:
+        z: linear predictors, the columns one after another on the last axis.
+        columns: how many there are.
+        out: where to put them.
+    """
+    if columns == 1:
+        torch.sigmoid(z, out=out)
+    else:
+        shape = *z.shape[:-1], columns, -1
+        torch.softmax(z.view(shape), -2, out=out.view(shape))
+
+
+def residual(
+    z: Float[Tensor, "... predictor"],
+    counted: Float[Tensor, "... predictor"],
+    negated: Float[Tensor, "... predictor"],
+    columns: int,
+    out: Tensor,
+) -> None:
+    """The loss' gradient by the linear predictors: weight · (probability - target).
+
+    Args:
+        z: see `probabilities`.
+        counted: weight of each example, once for each column.
+        negated: -weight · target.
+        columns: see `probabilities`.
+        out: where to put it.
+    """
+    probabilities(z, columns, out)
+    torch.addcmul(negated, out, counted, out=out)
+
+
 @dataclass(frozen=True)
 class Line:
-    """Objectives along lines, one for each problem [problem, …].
+    """Objectives along lines, one for each problem [problem, predictor].
 
     Attributes:
         z, zp: linear predictors at the start, and how they change.
-        counted, negated: see `residual`.
+        counted, negated, columns: see `residual`.
         start: slope at the start [problem].
         bend: linear and quadratic part of the penalty's slope [problem], twice.
     """
@@ -61,14 +69,16 @@ class Line:
     zp: Tensor
     counted: Tensor
     negated: Tensor
+    columns: int
     start: Tensor
     bend: tuple[Tensor, Tensor]
 
     def at(self, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Linear predictors, residuals and slopes after so long a step."""
-        z = torch.addcmul(self.z, self.zp, length[:, None, None])
-        r = residual(z, self.counted, self.negated)
-        return z, r, slopes(r, self.zp) + self.bend[0] + length * self.bend[1]
+        z = torch.addcmul(self.z, self.zp, length[:, None])
+        r = torch.empty_like(z)
+        residual(z, self.counted, self.negated, self.columns, r)
+        return z, r, vecdot(r, self.zp) + self.bend[0] + length * self.bend[1]
 
 
 def good(slope: Tensor, start: Tensor) -> Tensor:

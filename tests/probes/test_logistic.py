@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from probes import fit_probes
-from probes.solver import Problems, plain, rotated, solve
+from probes.solver import Problems, factored, plain, rotated, solve
 from tests.probes.material import KINDS, data
 
 Array = npt.NDArray[np.float64]
@@ -102,9 +102,10 @@ def test_both_bases_lead_to_the_same_probe() -> None:
     values = torch.from_numpy(x)
     found = [
         basis.coefficients(solve(basis, problem, tol=1e-10).weights[:, 0])[0]
-        for basis in (plain(values, 1.0, 0.25), rotated(values))
+        for basis in (plain(values), factored(plain(values), 1.0, 0.25), rotated(values))
     ]
-    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-8)
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=1e-6, atol=1e-8)
 
 
 def test_the_gradient_reported_is_the_gradient() -> None:
@@ -127,4 +128,4 @@ def test_the_gradient_reported_is_the_gradient() -> None:
                 for s in (1, -1)
             )
             entries.append((up - down) / (2 * step) / len(y))
-        assert np.abs(entries).max() == pytest.approx(float(found.gradient[site]), rel=1e-4)
+        assert np.abs(entries).max() == pytest.approx(float(found.gradient[site]), rel=1e-3)
