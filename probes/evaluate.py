@@ -103,8 +103,9 @@ def find(basis: Basis, design: Design, tol: float, max_iter: int, work: Workspac
     coef, intercept = basis.coefficients(whole)
     first = len(design.nulls) * design.folds
     second = first + len(design.resamples)
-    shape = len(design.nulls), design.folds
-    z = _by_fold(x, others.weights[:, :first].unflatten(1, shape), design)
+    shuffled = others.weights[:, :first]
+    shape = sites, len(design.nulls), design.folds, *shuffled.shape[2:]
+    z = _by_fold(x, shuffled.reshape(shape), design)
     resampled, cosine = _resampled(x, others.weights[:, first:second], whole, design)
     return Findings(
         l2,
@@ -216,7 +217,7 @@ def _by_fold(
 
 def _resampled(x: Tensor, weights: Tensor, whole: Tensor, design: Design) -> tuple[Tensor, Tensor]:
     labels = torch.as_tensor(design.labels.codes, device=x.device)
-    z = (weights.flatten(1, 2) @ x.mT).unflatten(1, weights.shape[1:3])
+    z = (weights.flatten(1, 2) @ x.mT).view(*weights.shape[:3], -1)
     left_out = torch.as_tensor(design.resamples == 0, device=x.device).to(x)
     right = answers(z, labels).right * left_out
     # Rotations keep angles; the intercept has none.
@@ -235,7 +236,7 @@ def _code(x: Tensor, weights: Tensor, design: Design) -> Tensor:
     n_classes = design.labels.n_classes
     told = design.ends[0] * math.log2(n_classes) + math.log2(len(design.strengths))
     total = torch.full((len(x), 2), told, dtype=torch.float64, device=x.device)
-    grouped = weights.unflatten(1, (2, blocks)) if blocks else weights
+    grouped = weights.reshape(len(x), 2, blocks, *weights.shape[2:])
     for block in range(blocks):
         some = torch.as_tensor(design.order[design.ends[block] : design.ends[block + 1]])
         some = some.to(x.device)

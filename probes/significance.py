@@ -54,4 +54,5 @@ def against_shuffled(found: Floats, shuffled: Floats) -> Floats:
     flat = sd <= 1e-12 * np.maximum(1e-300, np.abs(mean))
     t = (found - mean) / np.where(flat, 1.0, sd * np.sqrt(1 + 1 / m))
     rank = (1 + (shuffled >= found[:, None]).sum(1)) / (m + 1)
-    return np.where(flat, rank, scipy_stats.t.sf(t, m - 1))
+    p: Floats = np.where(flat, rank, scipy_stats.t.sf(t, m - 1))
+    return p

@@ -209,8 +209,8 @@ class _Descent:
         torch.matmul(self._by_column(weights), self.x.mT, out=by_column)
 
     def _gradient(self) -> Tensor:
-        by_column = self.r.view(len(self.r), -1, self.x.shape[1]) @ self.x
-        return by_column.view(self.w.shape).addcmul_(self.l2, self.w)
+        gradient: Tensor = self.r.view(len(self.r), -1, self.x.shape[1]) @ self.x
+        return gradient.view(self.w.shape).addcmul_(self.l2, self.w)
 
     def _by_column(self, weights: Tensor) -> Tensor:
         return weights.view(len(weights), -1, self.x.shape[2])
