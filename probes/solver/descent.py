@@ -226,7 +226,8 @@ class _Descent:
             gradient = self._by_column(self.gradient[:, some])
             largest = self.basis.largest_gradient(gradient)
             norm[:, some] = largest.view(len(norm), len(some), -1).amax(-1)
-        return norm / self.total
+        largest_or_norm: Tensor = norm / self.total
+        return largest_or_norm
 
     def _look(self) -> None:
         """The loss' mean curvature p(1 - p) where the problems are now."""
