@@ -29,6 +29,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 INDEX = "index.sqlite"
+# How often the index is made anew before it is given up; somebody may be deleting it.
+_ATTEMPTS = 5
 
 
 class Catalogue:
@@ -49,19 +51,18 @@ class Catalogue:
         self, work: Callable[Concatenate[Index, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Call a method of the index; where it turns out damaged, make it anew and try again."""
-        index = self._index
-        try:
-            return work(index, *args, **kwargs)
-        except DamageError as error:
-            self._warn(str(error))
-            self._replace(index, str(error))
-        try:
-            return work(self._index, *args, **kwargs)
-        except DamageError as error:
-            raise StorageError(
-                f"The index of '{self.root}' cannot be made anew ({error}); remove "
-                f"'{self.root / INDEX}', and open the store again."
-            ) from error
+        for _ in range(_ATTEMPTS):
+            index = self._index
+            try:
+                return work(index, *args, **kwargs)
+            except DamageError as error:
+                reason = str(error)
+            self._warn(reason)
+            self._replace(index, reason)
+        raise StorageError(
+            f"The index of '{self.root}' cannot be made anew ({reason}); remove "
+            f"'{self.root / INDEX}', and open the store again."
+        )
 
     def find(self, keys: Sequence[bytes], sites: Sequence[str]) -> dict[str, dict[bytes, Place]]:
         """For each site where the rows stand that are stored."""

@@ -59,7 +59,7 @@ class Database:
         Raises:
             DamageError, StorageError: see above.
         """
-        with self._lock, self._errors(), self._shared():
+        with self._lock, self._errors(), self._shared(), self._closing_on_error():
             yield self._current()
 
     @contextlib.contextmanager
@@ -79,17 +79,12 @@ class Database:
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """As `reading`, as one transaction: wholly done, or not at all."""
-        with self._lock, self._errors(), self._shared():
+        with self._lock, self._errors(), self._shared(), self._closing_on_error():
             db = self._current()
             # Taken at once: a lock that is upgraded later could meet another's and never get on.
             db.execute("begin immediate")
-            try:
-                yield db
-                db.execute("commit")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    db.execute("rollback")
-                raise
+            yield db
+            db.execute("commit")
 
     def close(self) -> None:
         """Close the file; what is in memory stays."""
@@ -97,6 +92,19 @@ class Database:
             if self._connection is not None and self._of and self._of[0] == os.getpid():
                 self._connection.close()
                 self._connection = None
+
+    @contextlib.contextmanager
+    def _closing_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            # What was begun is undone. A traceback may keep a cursor alive, and with it a lock
+            # that others wait for, so that the file is closed.
+            if self._connection is not None and self._connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("rollback")
+            self.close()
+            raise
 
     def _shared(self) -> contextlib.AbstractContextManager[None]:
         return self._store_lock.shared() if self._store_lock else contextlib.nullcontext()
@@ -132,15 +140,17 @@ class Database:
             text = str(error)
             reason = next((why for word, why in _REFUSALS.items() if word in text), None)
             # SQLite also calls a file read-only whose first bytes say so, or that was replaced.
-            if reason is None or ("readonly" in text and self._writable()):
+            misnamed = self._is_missing() or ("readonly" in text and self._writable())
+            if reason is None or misnamed:
                 raise DamageError(f"the index is damaged ({text})") from error
             raise StorageError(f"The index '{self._path}' cannot be used: {reason}.") from error
         except (sqlite3.Error, ValueError, TypeError, KeyError, OverflowError) as error:
             # What SQLite does not notice shows when the values are read.
             raise DamageError(f"the index is damaged ({error})") from error
 
+    def _is_missing(self) -> bool:
+        return self._path is not None and not self._path.exists()
+
     def _writable(self) -> bool:
         path = self._path
-        if path is None or not os.access(path.parent, os.W_OK):
-            return False
-        return not path.exists() or os.access(path, os.W_OK)
+        return path is not None and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)

@@ -58,9 +58,10 @@ class Folder(Catalogue):
     # -- putting in order -----------------------------------------------------------------------
 
     def tidy(self) -> None:
-        """`reconcile`, if writers were killed."""
+        """`reconcile`, if writers were killed, and if it can be done now."""
         if self._owners.dead():
-            self.reconcile(patience=1.0)
+            with contextlib.suppress(StorageError):
+                self.reconcile(patience=1.0)
 
     def reconcile(self, patience: float = PATIENCE) -> list[str]:
         """Put in order what killed writers left; returns a line for each thing that was done.
@@ -85,7 +86,8 @@ class Folder(Catalogue):
                     done.append(f"'{path.name}' was left over and is removed")
         done += self._align()
         self.release_dead()
-        self.indexed(Index.refresh)
+        with contextlib.suppress(StorageError):
+            self.indexed(Index.refresh)
         for path in dead:
             remove(path)
         return done

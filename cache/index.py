@@ -25,6 +25,7 @@ T = TypeVar("T")
 _AT_ONCE = 500  # parameters of one statement
 _ROWS_AT_ONCE = 10_000
 _QUICK = 8 << 20
+_EXTENT = ("count", "size")
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,8 @@ class Index:
     def check_quickly(self) -> None:
         """As `check` where the file is small; in a larger one SQLite sees what it comes across."""
         with self._database.reading() as db:
-            if self._path is None or self._path.stat().st_size <= _QUICK:
+            ((pages,), (size,)) = (db.execute(f"pragma page_{of}").fetchone() for of in _EXTENT)
+            if pages * size <= _QUICK:
                 tables.check(db)
             else:
                 tables.check_definitions(db)

@@ -83,7 +83,8 @@ class StoreLock:
             StorageError: somebody holds it alone and does not go on, or the folder does not allow
                 locks.
         """
-        with self._open() as descriptor:
+        # Opened for reading, so that a store which can only be read can be.
+        with self._open(os.O_RDONLY) as descriptor:
             if not self._acquire(descriptor, fcntl.LOCK_SH, PATIENCE):
                 raise StorageError(
                     f"'{self._path}' is held by a process that does not go on; end that process, "
@@ -98,7 +99,7 @@ class StoreLock:
         Raises:
             StorageError: the folder does not allow locks.
         """
-        with self._open() as descriptor:
+        with self._open(os.O_RDWR) as descriptor:
             yield self._acquire(descriptor, fcntl.LOCK_EX, patience)
 
     def _acquire(self, descriptor: int, mode: int, patience: float) -> bool:
@@ -112,9 +113,9 @@ class StoreLock:
             time.sleep(_BETWEEN_TRIES)
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[int]:
+    def _open(self, mode: int) -> Iterator[int]:
         with storage_errors(self._path, "locked"):
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(self._path, mode | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             yield descriptor
         finally:

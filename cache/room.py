@@ -17,6 +17,8 @@ __all__ = ["Room"]
 _FLOOR = 1 << 30
 _FLOOR_SHARE = 20  # a twentieth of a small disk
 _EVICTED_AT_ONCE = 64
+# Bytes that the index, its journal and a sidecar may need, whatever the user says.
+_LEAST_FLOOR = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Room:
     floor: int | None
 
     def check(self, size: int, what: str) -> None:
-        """Refuse what cannot fit even if everything else is evicted.
+        """Refuse what cannot fit even if everything else is evicted; else let it begin.
+
+        What must stay free is made free; the rest goes when shards are made.
 
         Args:
             size: bytes that it takes.
@@ -56,6 +60,7 @@ class Room:
                 f"{show_size(free)} free, of which {show_size(floor)} stay free; choose another "
                 "folder, or store fewer sites or tokens."
             )
+        self.make(0)
 
     def make(self, size: int, keep: Collection[str] = ()) -> None:
         """Evict what was not used for longest until `size` bytes more fit.
@@ -93,7 +98,8 @@ class Room:
         with storage_errors(self.folder.root, "read"):
             disk = os.statvfs(self.folder.root)
         floor = min(_FLOOR, disk.f_blocks * disk.f_frsize // _FLOOR_SHARE)
-        return disk.f_bavail * disk.f_frsize, floor if self.floor is None else self.floor
+        floor = max(_LEAST_FLOOR, floor if self.floor is None else self.floor)
+        return disk.f_bavail * disk.f_frsize, floor
 
     def _lacking(self, size: int) -> int:
         free, floor = self.free()

@@ -226,6 +226,7 @@ class ActivationStore(Training):
 
         Returns a line for each thing that was done; what exceeds the budget is evicted too.
         """
+        self._folder.check_writable("nothing can be removed from it")
         done = self._folder.reconcile()
         done += verification.empty_quarantine(self._folder)
         before = set(self._folder.committed())

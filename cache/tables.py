@@ -183,6 +183,8 @@ def check_definitions(db: sqlite3.Connection) -> None:
 def _definitions(db: sqlite3.Connection) -> list[tuple[object, ...]]:
     names = ("application_id", "user_version", "encoding", "auto_vacuum", "journal_mode")
     settings = [tuple(db.execute(f"pragma {name}").fetchone()) for name in names]
+    if settings[-1] == ("memory",):  # which a file never has
+        settings[-1] = ("delete",)
     tables = db.execute("select type, name, tbl_name, sql from sqlite_master order by name, type")
     return [*settings, *tables.fetchall()]
 
@@ -193,4 +195,4 @@ def _right_definitions() -> list[tuple[object, ...]]:
         create(db)
         found = _definitions(db)
     db.close()
-    return [("delete",) if setting == ("memory",) else setting for setting in found]
+    return found
