@@ -62,8 +62,8 @@ def recover_from_index(
         offsets = np.frombuffer(_read(path, *places[OFFSETS]), "<i8")
     except (StorageError, ValueError, KeyError, TypeError, RecursionError, struct.error):
         return None
-    in_order = len(offsets) == len(keys) + 1 and bool((np.diff(offsets) > 0).all())
-    if not in_order or offsets[0] != 0 or offsets[-1] * 4 != end - begin:
+    in_order = len(offsets) == len(keys) + 1 and bool((offsets[1:] > offsets[:-1]).all())
+    if not in_order or offsets[0] != 0 or int(offsets[-1]) * 4 != end - begin:
         return None
     rows = _rows(path, space, begin, offsets.astype(np.int64), keys)
     sites = tuple(source.sites([name for name, _ in described.sites]))

@@ -11,7 +11,7 @@ __all__ = ["parse_size", "show_size"]
 
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _WRITTEN = re.compile(
-    r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE | re.ASCII
+    r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*(?:([kmgtp])(i?))?b?\s*", re.IGNORECASE | re.ASCII
 )
 
 
@@ -24,7 +24,7 @@ def parse_size(size: int | str) -> int:
     match = _WRITTEN.fullmatch(size) if isinstance(size, str) else None
     if match:
         base = 1024 if match[3] else 1000
-        found = int(Fraction(match[1]) * base ** _POWERS[match[2].lower()])
+        found = int(Fraction(match[1]) * base ** _POWERS[(match[2] or "").lower()])
     elif isinstance(size, int) and not isinstance(size, bool):
         found = size
     else:
