@@ -29,6 +29,7 @@ from tests.cache.streams import (
     check_values,
     make_store,
     places,
+    put_shard,
     right,
 )
 
@@ -136,6 +137,15 @@ def test_another_batch_size_goes_on_with_the_same_tokens(store: ActivationStore)
     assert places(other) == whole[35:]
 
 
+def test_another_batch_size_leaves_out_the_last_smaller_batch_too(store: ActivationStore) -> None:
+    data = stream(store, batch_size=7)
+    next(iter(data))
+    other = stream(store, batch_size=11, drop_last=True)
+    other.load_state_dict(data.state_dict())
+    assert [len(values) for values, _ in other] == [11] * ((len(TOKENS) - 7) // 11)
+    assert other.state_dict()["token"] == 0
+
+
 def test_after_a_break_the_next_batch_comes(store: ActivationStore) -> None:
     whole, data, found = places(stream(store)), stream(store), []
     while data.epoch == 0:
@@ -168,11 +178,26 @@ def test_a_cursor_of_something_else_is_refused(tmp_path: Path) -> None:
         ):
             with pytest.raises(StorageError, match="no cursor"):
                 all_rows.load_state_dict(junk)
+        other_order = stream(store, keys=store.keys("fake", ROWS[::-1]))
+        with pytest.raises(StorageError, match="not of these tokens"):
+            other_order.load_state_dict(with_keys)
         store.get(FakeSource(), prompts(5, seed=8), SITES)
         with pytest.raises(StorageError, match=r"has changed since.*; begin a new epoch"):
             store.stream("fake", SITE, batch_size=7).load_state_dict(cursor)
         # What is opened by keys does not mind what comes besides.
         stream(store).load_state_dict(with_keys)
+
+
+def test_a_cursor_tells_stores_of_like_shape_apart(tmp_path: Path) -> None:
+    cursors = []
+    for name in ("one", "two"):
+        rows = [[token + (name == "two") for token in row] for row in ROWS]
+        with make_store(tmp_path / name, rows) as store:
+            data = store.stream("fake", SITE, batch_size=7)
+            assert data.n_tokens == len(TOKENS)
+            cursors.append(data.state_dict())
+    with pytest.raises(StorageError, match="not of these tokens"):
+        data.load_state_dict(cursors[0])
 
 
 def test_the_order_follows_from_the_content(tmp_path: Path) -> None:
@@ -190,6 +215,22 @@ def test_the_order_follows_from_the_content(tmp_path: Path) -> None:
             data = other.stream("fake", SITE, batch_size=7, pool=9000, info=True)
             data.load_state_dict(cursor)
             assert places(data) == whole
+
+
+def test_an_index_that_was_made_anew_gives_the_same_order(tmp_path: Path) -> None:
+    """Also of rows that stand in several shards, which it numbers otherwise then."""
+    orders = []
+    with make_store(tmp_path / "store") as store:
+        for begin in range(0, 50, 3):
+            put_shard(store, ROWS[begin : begin + 9], SITES[: 1 + begin % 3])
+        keys = store.keys("fake", ROWS)
+        for _ in range(2):
+            options = {"batch_size": 1000, "info": True}
+            whole = places(store.stream("fake", SITES, **options))
+            chosen = places(store.stream("fake", SITE, keys=keys, **options))
+            orders.append((whole, chosen))
+            store.folder.rebuild_index("it is to be numbered otherwise")
+    assert orders[0] == orders[1]
 
 
 def test_workers_give_the_same_batches(store: ActivationStore) -> None:
@@ -228,6 +269,20 @@ def test_a_loader_counts_what_was_received(store: ActivationStore, workers: int)
     loader.load_state_dict(cursor)
     assert places([next(iter(loader))]) == whole[5]
     assert len(loader) == len(whole)
+
+
+def test_a_cursor_that_is_loaded_outlasts_an_iteration_that_was_open(
+    store: ActivationStore,
+) -> None:
+    whole = [places([batch]) for batch in stream(store)]
+    loader = stream(store).loader(1)
+    cursor = loader.state_dict()
+    iterator = iter(loader)
+    next(iterator)
+    loader.load_state_dict(cursor)
+    iterator.close()
+    assert loader.state_dict() == cursor
+    assert [places([batch]) for batch in loader] == whole
 
 
 def test_processes_that_are_spawned_read_too(store: ActivationStore) -> None:

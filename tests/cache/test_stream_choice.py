@@ -25,6 +25,7 @@ from tests.cache.streams import (
     check_values,
     make_store,
     places,
+    put_shard,
 )
 
 Token = tuple[tuple[int, ...], int]
@@ -34,16 +35,6 @@ Token = tuple[tuple[int, ...], int]
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
     return make_store(tmp_path_factory.mktemp("choice") / "store")
-
-
-def put(store: ActivationStore, rows: Sequence[list[int]], sites: Sequence[str]) -> None:
-    """Commit one shard of these rows at these sites, whatever the store has already."""
-    source = FakeSource()
-    ids, shapes = source.rows(rows), [s for s in source.sites(SITES) if s.name in sites]
-    with store.folder.writer(source.space(), shapes, ids) as writer:
-        for _, values in source.activations(ids, shapes):
-            writer.append(values)
-        store.folder.enter(writer.commit())
 
 
 def contents(
@@ -185,9 +176,9 @@ def test_a_split_by_keys_keeps_prompts_apart_and_numbers(store: ActivationStore)
 
 def test_a_row_of_several_shards_counts_once(tmp_path: Path) -> None:
     with make_store(tmp_path / "store") as store:
-        put(store, [*ROWS[5:30], *prompts(3, seed=4)], SITES)
-        put(store, ROWS[::7], SITES)
-        put(store, ROWS[::7], SITES)
+        put_shard(store, [*ROWS[5:30], *prompts(3, seed=4)], SITES)
+        put_shard(store, ROWS[::7], SITES)
+        put_shard(store, ROWS[::7], SITES)
         rows = [*ROWS, *prompts(3, seed=4)]
         assert contents(store, SITE) == tokens_of(rows)
         assert contents(store, SITES, positions=slice(1, None)) == [
@@ -203,8 +194,8 @@ def test_sites_that_stand_in_different_shards_come_together(tmp_path: Path) -> N
     with ActivationStore(tmp_path / "store", shard_size=4000) as store:
         store.get(FakeSource(), ROWS, SITE)
         store.get(FakeSource(), [*ROWS[20:][::-1], *extra], "z.0")
-        put(store, ROWS[45:], [SITE, "z.0"])
-        put(store, [*ROWS[10:25:2], ROWS[46]], ["z.0"])
+        put_shard(store, ROWS[45:], [SITE, "z.0"])
+        put_shard(store, [*ROWS[10:25:2], ROWS[46]], ["z.0"])
         both = ROWS[10:20:2] + ROWS[20:]
         assert contents(store, [SITE, "z.0"]) == tokens_of(both)
         assert contents(store, SITE) == tokens_of(ROWS)

@@ -12,7 +12,16 @@ from cache import ActivationStore
 from cache.errors import DamageError, GoneError, StorageError
 from cache.stream import TokenStream
 from tests.cache.fake import FakeSource
-from tests.cache.streams import ROWS, SITE, SITES, TOKENS, check_values, make_store, places
+from tests.cache.streams import (
+    ROWS,
+    SITE,
+    SITES,
+    TOKENS,
+    check_values,
+    make_store,
+    places,
+    put_shard,
+)
 
 
 @pytest.fixture
@@ -32,6 +41,13 @@ def damage(store: ActivationStore, number: int = 3) -> str:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     return path.stem
+
+
+def change_index(store: ActivationStore, change: str) -> None:
+    store.folder.close()
+    with sqlite3.connect(store.path / "index.sqlite") as db:
+        db.execute(change)
+    db.close()
 
 
 @pytest.mark.parametrize("workers", [None, 0, 2])
@@ -127,10 +143,7 @@ def test_a_shard_that_was_evicted_is_one_sentence(store: ActivationStore, worker
     ],
 )
 def test_an_index_that_is_wrong_is_noticed(store: ActivationStore, change: str) -> None:
-    store.folder.close()
-    with sqlite3.connect(store.path / "index.sqlite") as db:
-        db.execute(change)
-    db.close()
+    change_index(store, change)
     for positions in (None, slice(1, None)):
         with pytest.raises(DamageError, match=r"The index of .* does not fit shard"):
             list(store.stream("fake", SITE, batch_size=5, positions=positions))
@@ -140,12 +153,36 @@ def test_an_index_that_is_wrong_is_noticed(store: ActivationStore, change: str) 
 
 def test_rows_that_stand_elsewhere_than_the_index_says_are_noticed(store: ActivationStore) -> None:
     keys = store.keys("fake", ROWS)
-    store.folder.close()
-    with sqlite3.connect(store.path / "index.sqlite") as db:
-        db.execute("update rows set row = case row when 0 then 1 when 1 then 0 else row end")
-    db.close()
+    change_index(store, "update rows set row = case row when 0 then 1 when 1 then 0 else row end")
     with pytest.raises(DamageError, match=r"The index of .* does not fit shard"):
         store.dataset("fake", SITE, keys=keys)
+
+
+def test_a_row_that_stands_elsewhere_at_another_site_is_noticed(tmp_path: Path) -> None:
+    rows = [row[:4] for row in ROWS if len(row) >= 4]
+    with ActivationStore(tmp_path / "store") as store:
+        put_shard(store, rows, [SITE])
+        put_shard(store, rows[::-1], ["z.0"])
+        assert len(store.dataset("fake", SITES[1:])[:][SITE]) == 4 * len(rows)
+        swapped = "update rows set row = case row when 0 then 1 when 1 then 0 else row end"
+        change_index(store, f"{swapped} where shard = 2")
+        change_index(store, f"{swapped} where shard = 1")
+        for numbers in (0, [0, 5]):
+            with pytest.raises(DamageError, match=r"The index of .* does not fit shard"):
+                store.dataset("fake", SITES[1:])[numbers]
+
+
+def test_what_was_evicted_is_not_kept_open(store: ActivationStore) -> None:
+    dataset = store.dataset("fake", SITE)
+    dataset[: len(dataset) // 2]
+    store.folder.remove([path.stem for path in (store.path / "shards").glob("*/*.json")][:10])
+    with pytest.raises(GoneError):
+        dataset[:]
+    maps = Path("/proc/self/maps").read_text()
+    assert str(store.path) in maps
+    assert not [
+        line for line in maps.splitlines() if str(store.path) in line and "(deleted)" in line
+    ]
 
 
 def test_a_stream_outlives_the_store_object(tmp_path: Path) -> None:
