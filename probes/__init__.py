@@ -1,9 +1,26 @@
 """What a linear reader can decode from activations, and whether that means anything."""
 
+from probes.causal import steering_check
 from probes.collect import collect
+from probes.erasure import Eraser
 from probes.features import Features
 from probes.fit import fit_probes
+from probes.moments import Moments
 from probes.probes import Probes
 from probes.report import probe_report
+from probes.retrieval import retrieve
+from probes.transfer import transfer_conditions, transfer_sites
 
-__all__ = ["Features", "Probes", "collect", "fit_probes", "probe_report"]
+__all__ = [
+    "Eraser",
+    "Features",
+    "Moments",
+    "Probes",
+    "collect",
+    "fit_probes",
+    "probe_report",
+    "retrieve",
+    "steering_check",
+    "transfer_conditions",
+    "transfer_sites",
+]

@@ -55,6 +55,26 @@ class Probes:
         what = " / ".join(self.classes) or f"{self.coef.shape[1]} numbers"
         return f"Probes({self.kind!r}, {what}, {len(self.sites)} sites)"
 
+    @classmethod
+    def of_report(cls, report: xr.Dataset) -> Probes:
+        """The probes of all examples, each at the strength that its report chose."""
+        attrs = dict(report.attrs)
+        settings = {name: attrs[name] for name in ("folds", "nulls", "bootstraps", "seed", "tol")}
+        return cls(
+            "logistic",
+            torch.as_tensor(report["coef"].values),
+            torch.as_tensor(report["intercept"].values),
+            tuple(map(str, report["site"].values)),
+            tuple(map(str, attrs["classes"])),
+            {"kind": "logistic", **settings},
+            {
+                name: str(attrs[name])
+                for name in ("model", "fingerprint", "obverse_version")
+                if name in attrs
+            },
+            torch.as_tensor(report["gradient"].values),
+        )
+
     def decision(self, features: Any) -> Float[Tensor, "site example column"]:
         """Linear predictors: log odds of the second class, or a score for each class or target."""
         found = self._matching(features)

@@ -1,0 +1,188 @@
+"""Figures of probes: the control always beside the probe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp.figures import theme
+from interp.figures.numbers import plain
+
+_PROBE, _CONTROL, _SHUFFLED = theme.OKABE_ITO[0], theme.OKABE_ITO[1], theme.MUTED
+
+
+def probe_lines(report: xr.Dataset, *, title: str | None = None) -> go.Figure:
+    """Draw what `probe_report` returned: held-out accuracy at every site.
+
+    One line is the probe, one the control labels, each with its interval over groups; the grey one
+    is what probes make of shuffled labels, and the dotted one what answering without looking gets.
+    Points are hollow where the corrected p value is .05 or more.
+
+    Args:
+        report: result of `probe_report`.
+        title: of the figure.
+    """
+    sites = [theme.escape(str(site)) for site in report["site"].values]
+    found = report["p_corrected"].values < 0.05
+    fig = go.Figure()
+    majority = float(report["majority"])
+    fig.add_hline(y=majority, line={"color": theme.MUTED, "width": 1, "dash": "dot"})
+    fig.add_annotation(
+        text="commonest class",
+        xref="paper",
+        x=1.0,
+        y=majority,
+        xanchor="left",
+        showarrow=False,
+        font={"size": theme.SMALL, "color": theme.MUTED},
+    )
+    shuffled = report["null"].mean("null").values
+    fig.add_trace(_line(sites, shuffled, _SHUFFLED, "shuffled labels", dash="dot"))
+    fig.add_trace(_line(sites, *_with_interval(report, "control"), "control labels", dash="dash"))
+    probe = _line(sites, *_with_interval(report, "accuracy"), "probe", hovers=_hovers(report))
+    probe.marker.symbol = ["circle" if one else "circle-open" for one in found]
+    fig.add_trace(probe)
+    theme.finish(fig, title=title, height=360 + (28 if title else 0))
+    fig.update_layout(margin={"t": 68 if title else 40, "b": 72, "r": 110})
+    fig.update_yaxes(title_text="held-out accuracy", range=[0, 1.03], tickformat=".0%")
+    fig.update_xaxes(showgrid=False, type="category")
+    groups = int(report.attrs.get("groups", 0))
+    theme.note(
+        fig, f"95% intervals over {groups:,} groups; hollow points: corrected p ≥ .05.", below=48
+    )
+    return fig
+
+
+def transfer_map(
+    result: xr.Dataset, *, site: str | None = None, title: str | None = None
+) -> go.Figure:
+    """Draw what `transfer_sites` or `transfer_conditions` returned: trained in rows, tested in
+    columns.
+
+    Args:
+        result: the result.
+        site: which one to draw, where probes were trained by condition.
+        title: of the figure.
+    """
+    accuracy = result["accuracy"]
+    if "site" in accuracy.dims:
+        accuracy = accuracy.sel(site=site or str(accuracy["site"].values[0]))
+    values = accuracy.values
+    texts = [[f"{100 * value:.0f}" for value in row] for row in values]
+    fig = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=[theme.escape(str(name)) for name in accuracy["test"].values],
+            y=[theme.escape(str(name)) for name in accuracy["train"].values],
+            zmin=0,
+            zmax=1,
+            colorscale=theme.SEQUENTIAL,
+            text=texts,
+            texttemplate="%{text}" if values.size <= 400 else None,
+            hovertemplate="trained on %{y}, tested on %{x}: %{z:.1%}<extra></extra>",
+            xgap=1,
+            ygap=1,
+            colorbar=theme.colour_bar("accuracy", tickformat=".0%"),
+        )
+    )
+    theme.finish(fig, title=title, height=180 + 26 * len(values) + (28 if title else 0))
+    fig.update_layout(margin={"b": 80, "r": 90})
+    fig.update_yaxes(title_text="trained on", autorange="reversed", showgrid=False, type="category")
+    fig.update_xaxes(title_text="tested on", showgrid=False, type="category")
+    return fig
+
+
+def steering_lines(result: xr.Dataset, *, title: str | None = None) -> go.Figure:
+    """Draw what `steering_check` returned: the answer by dose, and random directions in grey."""
+    doses = result["dose"].values
+    fig = go.Figure()
+    draws = result["control"].mean("example").values
+    for number in range(draws.shape[1]):
+        fig.add_trace(
+            go.Scatter(
+                x=doses,
+                y=draws[:, number],
+                mode="lines",
+                line={"color": _SHUFFLED, "width": 1},
+                opacity=0.5,
+                name="random direction of this length",
+                showlegend=number == 0,
+                hoverinfo="skip",
+            )
+        )
+    values = result["value"].mean("example").values
+    fig.add_trace(
+        go.Scatter(
+            x=doses,
+            y=values,
+            mode="lines+markers",
+            line={"color": _PROBE, "width": 2.5},
+            marker={"size": 7},
+            name="the probe's direction",
+            hovertemplate="dose %{x:g}: %{y:.2f}<extra></extra>",
+        )
+    )
+    theme.finish(fig, title=title, height=340 + (28 if title else 0))
+    fig.update_layout(margin={"t": 68 if title else 40})
+    fig.update_xaxes(title_text="dose, in standard deviations of the prompts' own activations")
+    fig.update_yaxes(title_text=theme.escape(str(result.attrs["metric"])))
+    return fig
+
+
+def _with_interval(report: xr.Dataset, name: str) -> tuple[Any, str, Any, Any]:
+    values = report[name].values
+    colour = _PROBE if name == "accuracy" else _CONTROL
+    return values, colour, report[f"{name}_low"].values, report[f"{name}_high"].values
+
+
+def _line(
+    sites: list[str],
+    values: np.ndarray[Any, Any],
+    colour: str,
+    *rest: Any,
+    dash: str = "solid",
+    hovers: list[str] | None = None,
+) -> go.Scatter:
+    *interval, name = rest
+    error = None
+    if interval:
+        low, high = interval
+        error = {
+            "type": "data",
+            "symmetric": False,
+            "array": high - values,
+            "arrayminus": values - low,
+            "color": colour,
+            "thickness": 1.2,
+            "width": 4,
+        }
+    return go.Scatter(
+        x=sites,
+        y=values,
+        error_y=error,
+        mode="lines+markers",
+        line={"color": colour, "width": 2, "dash": dash},
+        marker={"size": 8, "color": colour},
+        text=hovers or [f"<b>{name}</b><br>accuracy {value:.1%}" for value in values],
+        hovertemplate="%{x}<br>%{text}<extra></extra>",
+        name=name,
+    )
+
+
+def _hovers(report: xr.Dataset) -> list[str]:
+    out = []
+    for number in range(report.sizes["site"]):
+        one = report.isel(site=number)
+        out.append(
+            f"<b>probe</b><br>accuracy <b>{float(one['accuracy']):.1%}</b>, interval "
+            f"{float(one['accuracy_low']):.1%} to {float(one['accuracy_high']):.1%}"
+            f"<br>selectivity {plain(100 * float(one['selectivity']), 1)} points, interval "
+            f"{plain(100 * float(one['selectivity_low']), 1)} to "
+            f"{plain(100 * float(one['selectivity_high']), 1)}"
+            f"<br>AUROC {float(one['auroc']):.3f}, corrected p {float(one['p_corrected']):.2g}"
+            f"<br>online code {float(one['compression']):.2f} times shorter than a uniform one"
+        )
+    return out

@@ -1,0 +1,167 @@
+"""Is a thing with too many values to be a class, another name say, told by the activations?
+
+A linear map from activations to vectors of the things (their unembedding, say) is fitted on some
+groups; on the others, what it says is compared with the vectors of all things that stand there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import ProbeError
+from interp.stats import holm
+from probes import splits
+from probes.features import as_features
+from probes.labels import Codes, Labels, group_codes
+from probes.significance import against_shuffled, group_bootstrap
+
+STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
+
+
+def retrieve(
+    features: Any,
+    items: Sequence[str],
+    vectors: Mapping[str, Float[Tensor, " target"]],
+    *,
+    groups: Any = None,
+    strengths: Sequence[float] = STRENGTHS,
+    folds: int = 5,
+    nulls: int = 20,
+    seed: int = 0,
+) -> xr.Dataset:
+    """How often the right item is preferred to another one, by ridge regression into its vector.
+
+    Args:
+        features: as for `fit_probes`.
+        items: the right item of each example.
+        vectors: a vector for each item.
+        groups: see `probe_report`; the items if left out. All examples of an item must be in one
+            group, so that no item is both learned and tested.
+        strengths: penalties to choose from, times the site's mean variance per dim; each fold is
+            judged at the one that the other folds choose.
+        folds: of the cross-validation.
+        nulls: how often items are given to the wrong groups, at least 3.
+        seed: of folds and shuffles.
+
+    Returns:
+        preferred(site), the share of other items of the fold that the right one beats (chance is
+        1/2), with `_low` and `_high` over groups; null(site, null), the same with shuffled items;
+        p_value and p_corrected (Holm, over sites); beaten(site, example).
+
+    Raises:
+        ProbeError: items without a vector, an item in several groups, or too few items.
+    """
+    found = as_features(features)
+    names = np.asarray(items)
+    if names.shape != (len(found),):
+        raise ProbeError(
+            f"There are {len(found)} examples but items of shape {names.shape}; give one for each."
+        )
+    classes, codes = np.unique(names, return_inverse=True)
+    missing = [str(name) for name in classes if name not in vectors]
+    if missing:
+        raise ProbeError(f"There is no vector for '{missing[0]}'; give one for each item.")
+    by_group = group_codes(codes if groups is None else groups, len(found))
+    if nulls < 3:
+        raise ProbeError("A test against shuffled items takes at least 3 shuffles.")
+    for item in range(len(classes)):
+        if len(np.unique(by_group[codes == item])) > 1:
+            raise ProbeError(
+                f"'{classes[item]}' stands in several groups, so it could be learned and tested; "
+                "put all examples of an item into one group."
+            )
+    target = torch.stack([torch.as_tensor(vectors[name]).double().cpu() for name in classes])
+    rng = np.random.default_rng(seed)
+    everything = Labels(np.zeros(len(found), dtype=np.int64), ("all",))
+    fold_of = splits.folds(everything, by_group, folds, rng)
+    if min(len(np.unique(codes[fold_of == fold])) for fold in range(folds)) < 2:
+        raise ProbeError("Each fold needs at least two items to choose from; use fewer folds.")
+    answers = [codes, *(splits.shuffled(codes, by_group, fold_of, rng) for _ in range(nulls))]
+    beaten = np.stack(
+        [_beaten(site, np.stack(answers), target, fold_of, strengths) for site in found.values]
+    )
+    chosen = _cross_fitted(beaten, fold_of)
+    scores = chosen.mean(2)
+    low, high = group_bootstrap(chosen[:, 0], by_group)
+    p = against_shuffled(scores[:, 0], scores[:, 1:])
+    coords = {
+        "site": list(found.sites),
+        "item": ("example", [str(name) for name in names]),
+        "group": ("example", by_group),
+    }
+    attrs = {
+        **found.identity,
+        "obverse_version": version("obverse"),
+        "instrument": "retrieve",
+        "items": len(classes),
+        "groups": int(by_group.max()) + 1,
+        "folds": folds,
+        "seed": seed,
+    }
+    return xr.Dataset(
+        {
+            "preferred": ("site", scores[:, 0]),
+            "preferred_low": ("site", low),
+            "preferred_high": ("site", high),
+            "null": (("site", "null"), scores[:, 1:]),
+            "p_value": ("site", p),
+            "p_corrected": ("site", holm(p)),
+            "beaten": (("site", "example"), chosen[:, 0]),
+        },
+        coords,
+        attrs,
+    )
+
+
+def _beaten(
+    x: Float[Tensor, "example dim"],
+    answers: npt.NDArray[np.int64],
+    target: Float[Tensor, "item target"],
+    fold_of: Codes,
+    strengths: Sequence[float],
+) -> npt.NDArray[np.float64]:
+    """[labels, strength, example]: the share of the fold's other items with a lower cosine."""
+    out = np.zeros((len(answers), len(strengths), x.shape[0]))
+    values = x.double().cpu()
+    for fold in range(int(fold_of.max()) + 1):
+        tested = torch.as_tensor(fold_of == fold)
+        train, test = values[~tested], values[tested]
+        mean = train.mean(0)
+        eigenvalues, axes = torch.linalg.eigh((train - mean).T @ (train - mean))
+        scale = eigenvalues.sum() / train.numel()
+        seen, asked = (train - mean) @ axes, (test - mean) @ axes
+        for which, codes in enumerate(torch.as_tensor(answers)):
+            wanted = target[codes[~tested]]
+            centre = wanted.mean(0)
+            cross = seen.T @ (wanted - centre)
+            candidates = codes[tested].unique()
+            known = torch.nn.functional.normalize(target[candidates] - centre, dim=1)
+            right = torch.searchsorted(candidates, codes[tested])
+            for number, strength in enumerate(strengths):
+                shrunk = cross / (eigenvalues.clamp(min=0) + strength * scale + 1e-30)[:, None]
+                cosine = torch.nn.functional.normalize(asked @ shrunk, dim=1) @ known.T
+                own = cosine.gather(1, right[:, None])
+                # Itself is tied with itself; other ties count half.
+                won = (cosine < own).sum(1) + ((cosine == own).sum(1) - 1) / 2
+                out[which, number, tested.numpy()] = (won / (len(candidates) - 1)).numpy()
+    return out
+
+
+def _cross_fitted(beaten: npt.NDArray[np.float64], fold_of: Codes) -> npt.NDArray[np.float64]:
+    """[site, labels, example] at the strength that is best on the other folds."""
+    out = np.empty((*beaten.shape[:2], beaten.shape[3]))
+    for fold in range(int(fold_of.max()) + 1):
+        tested = fold_of == fold
+        best = beaten[..., ~tested].mean(3).argmax(2)
+        picked = np.take_along_axis(beaten[..., tested], best[..., None, None], 2)
+        out[..., tested] = picked[:, :, 0]
+    return out

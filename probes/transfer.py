@@ -1,0 +1,183 @@
+"""Does a probe that was trained here work there: at another site, under another condition?"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from interp.errors import ProbeError
+from probes import splits
+from probes.evaluate import answers
+from probes.features import Features, as_features
+from probes.labels import Labels, encode, group_codes
+from probes.parallel import over_sites
+from probes.significance import group_bootstrap
+from probes.solver import Problems, Workspace, rotated, solve
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def transfer_sites(
+    features: Any,
+    labels: Any,
+    *,
+    groups: Any = None,
+    strength: float = 10.0,
+    folds: int = 5,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Logistic probes of every site tested at every site, on groups that they have not seen.
+
+    Args:
+        features, labels, groups, folds, seed: as for `probe_report`.
+        strength: penalty, times the site's mean variance per dim.
+
+    Returns:
+        accuracy(train, test), with `_low` and `_high` over groups.
+    """
+    found = as_features(features)
+    encoded = encode(labels, len(found))
+    by_group = group_codes(found.prompts if groups is None else groups, len(found))
+    fold_of = splits.folds(encoded, by_group, folds, np.random.default_rng(seed))
+    training = np.stack([fold_of != fold for fold in range(folds)])
+    coef, intercept = _fit(found, encoded, training, strength)
+    codes = torch.as_tensor(encoded.codes)
+    correct = np.zeros((len(found.sites), len(found.sites), len(found)))
+    for fold in range(folds):
+        tested = torch.as_tensor(fold_of == fold)
+        x = found.values[:, tested].cpu()
+        for train in range(len(found.sites)):
+            z = x @ coef[train, fold].mT + intercept[train, fold]
+            right = answers(z.mT, codes[tested]).right
+            correct[train][:, tested.numpy()] = right.numpy()
+    low, high = group_bootstrap(correct, by_group)
+    dims = ("train", "test")
+    sites = list(found.sites)
+    return xr.Dataset(
+        {
+            "accuracy": (dims, correct.mean(2)),
+            "accuracy_low": (dims, low),
+            "accuracy_high": (dims, high),
+            "majority": ((), encoded.majority),
+        },
+        {"train": sites, "test": sites},
+        _attrs(found, "transfer_sites", folds, strength, seed),
+    )
+
+
+def transfer_conditions(
+    features: Any,
+    labels: Any,
+    conditions: Any,
+    *,
+    groups: Any = None,
+    strength: float = 10.0,
+    folds: int = 5,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Logistic probes trained on the examples of one condition and tested on those of another.
+
+    Conditions may be templates, languages or data sets. Groups are left out under every condition,
+    so that a group seen under one does not help under another.
+
+    Args:
+        features, labels, groups, folds, seed: as for `probe_report`.
+        conditions: the condition of each example.
+        strength: penalty, times the site's mean variance per dim.
+
+    Returns:
+        accuracy(site, train, test), with `_low` and `_high` over groups.
+
+    Raises:
+        ProbeError: fewer than two conditions, or one without a class in some training part.
+    """
+    found = as_features(features)
+    encoded = encode(labels, len(found))
+    names, condition = np.unique(np.asarray(conditions), return_inverse=True)
+    if condition.shape != (len(found),) or len(names) < 2:
+        raise ProbeError(
+            f"Give each of the {len(found)} examples one of at least two conditions, or use "
+            "transfer_sites."
+        )
+    by_group = group_codes(found.prompts if groups is None else groups, len(found))
+    fold_of = splits.folds(encoded, by_group, folds, np.random.default_rng(seed))
+    training = np.stack(
+        [
+            (condition == one) & (fold_of != fold)
+            for one in range(len(names))
+            for fold in range(folds)
+        ]
+    )
+    for number, row in enumerate(training):
+        if len(np.unique(encoded.codes[row])) < encoded.n_classes:
+            raise ProbeError(
+                f"Condition '{names[number // folds]}' lacks a class in a training part; give it "
+                "more examples, or use fewer folds."
+            )
+    coef, intercept = _fit(found, encoded, training, strength)
+    codes = torch.as_tensor(encoded.codes)
+    correct = np.zeros((len(found.sites), len(names), len(found)))
+    for number in range(len(training)):
+        tested = torch.as_tensor(fold_of == number % folds)
+        z = found.values[:, tested].cpu() @ coef[:, number].mT + intercept[:, number, None]
+        right = answers(z.mT, codes[tested]).right
+        correct[:, number // folds, tested.numpy()] = right.numpy()
+    shape = (len(found.sites), len(names), len(names))
+    means, lows, highs = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for test in range(len(names)):
+        here = condition == test
+        inside = group_codes(by_group[here], int(here.sum()))
+        means[..., test] = correct[..., here].mean(2)
+        lows[..., test], highs[..., test] = group_bootstrap(correct[..., here], inside)
+    dims = ("site", "train", "test")
+    texts = [str(name) for name in names]
+    return xr.Dataset(
+        {
+            "accuracy": (dims, means),
+            "accuracy_low": (dims, lows),
+            "accuracy_high": (dims, highs),
+            "majority": ((), encoded.majority),
+        },
+        {"site": list(found.sites), "train": texts, "test": texts},
+        _attrs(found, "transfer_conditions", folds, strength, seed),
+    )
+
+
+def _fit(
+    found: Features, labels: Labels, training: Array, strength: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coefficients [site, part, column, dim] and intercepts [site, part, column]."""
+    x = found.values
+    codes = torch.as_tensor(labels.codes, device=x.device).expand(len(training), -1)
+    weights = torch.as_tensor(training, device=x.device).to(x)
+
+    def fit(some: slice, work: Workspace) -> tuple[torch.Tensor, torch.Tensor]:
+        basis = rotated(x[some])
+        scale = basis.spectrum[:, 0, :-1].sum(1) / x[0].numel()
+        l2 = strength * torch.where(scale > 0, scale, 1.0)
+        problems = Problems(codes, weights, l2[:, None].expand(-1, len(training)), labels.n_classes)
+        solved = solve(basis, problems, workspace=work).weights
+        flat, intercept = basis.coefficients(solved.flatten(1, 2))
+        shape = solved.shape[:3]
+        return flat.view(*shape, -1).cpu(), intercept.view(shape).cpu()
+
+    parts = list(over_sites(fit, [slice(i, i + 1) for i in range(len(x))], x.device))
+    coef, intercept = (torch.cat(of) for of in zip(*parts, strict=True))
+    return coef, intercept
+
+
+def _attrs(
+    found: Features, name: str, folds: int, strength: float, seed: int
+) -> dict[str, str | int | float]:
+    return {
+        **found.identity,
+        "obverse_version": version("obverse"),
+        "instrument": name,
+        "folds": folds,
+        "strength": strength,
+        "seed": seed,
+    }
