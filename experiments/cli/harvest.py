@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,29 +22,14 @@ _SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 @guarded(stopped="Stopped; run the same command again to go on.")
 def harvest(
-    text: Annotated[
-        Path,
-        typer.Option(
-            help="The corpus: .txt (one document), .jsonl or .parquet (field 'text').",
-            dir_okay=False,
-        ),
-    ],
-    model: Annotated[
-        str, typer.Option(help="Bundled model, local Hugging Face folder, or hub id.")
-    ] = "reversal-curse",
+    text: options.Corpus,
+    model: options.ModelName = "reversal-curse",
     sites: Annotated[
         str, typer.Option(help="Kinds of activations, such as resid_post or z,mlp_out.")
     ] = "resid_post",
     layers: Annotated[str, typer.Option(help="all, or such as 0,3,6 or 4-8.")] = "all",
-    tokens: Annotated[
-        str | None, typer.Option(help="How many, such as 500k or 10M.", show_default="all")
-    ] = None,
-    context: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Tokens in a row.", show_default="256, or as many as the model takes"
-        ),
-    ] = None,
+    tokens: options.Tokens = None,
+    context: options.RowLength = None,
     cache: options.StorePath = options.DEFAULT_STORE,
     budget: Annotated[
         str | None,

@@ -16,12 +16,16 @@ __all__ = [
     "DEFAULT_STORE",
     "Address",
     "Cache",
+    "Corpus",
     "Device",
     "Dtype",
     "ExecutorKind",
     "ExecutorName",
+    "ModelName",
     "Revision",
+    "RowLength",
     "StorePath",
+    "Tokens",
     "Workers",
     "make_executor",
     "use_cache",
@@ -45,6 +49,23 @@ Cache = Annotated[
         help="Keep activations in this store, and use what is there.",
         file_okay=False,
     ),
+]
+
+ModelName = Annotated[
+    str, typer.Option(help="Bundled model, local Hugging Face folder, or hub id.")
+]
+Corpus = Annotated[
+    Path,
+    typer.Option(
+        help="The corpus: .txt (one document), .jsonl or .parquet (field 'text').", dir_okay=False
+    ),
+]
+Tokens = Annotated[
+    str | None, typer.Option(help="How many, such as 500k or 10M.", show_default="all")
+]
+RowLength = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens in a row.", show_default="256, or as many as the model takes"),
 ]
 
 

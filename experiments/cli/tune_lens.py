@@ -22,28 +22,13 @@ __all__ = ["tune_lens"]
 
 @guarded(stopped="Stopped; run the same command again to go on.")
 def tune_lens(
-    text: Annotated[
-        Path,
-        typer.Option(
-            help="The corpus: .txt (one document), .jsonl or .parquet (field 'text').",
-            dir_okay=False,
-        ),
-    ],
-    model: Annotated[
-        str, typer.Option(help="Bundled model, local Hugging Face folder, or hub id.")
-    ] = "reversal-curse",
+    text: options.Corpus,
+    model: options.ModelName = "reversal-curse",
     out: Annotated[
         Path | None, typer.Option(help="Folder for the lens.", show_default="lenses/MODEL")
     ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(help="How many, such as 500k or 10M.", show_default="all")
-    ] = None,
-    context: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Tokens in a row.", show_default="256, or as many as the model takes"
-        ),
-    ] = None,
+    tokens: options.Tokens = None,
+    context: options.RowLength = None,
     steps: Annotated[int, typer.Option(min=1, help="Of training, at most.")] = 1000,
     seed: Annotated[
         int, typer.Option(min=0, help="Draws the held-out rows, and the order of the others.")

@@ -12,7 +12,7 @@ from interp.figures import theme
 
 
 def band(
-    x: Sequence[float],
+    x: Sequence[float] | np.ndarray[Any, Any],
     low: np.ndarray[Any, Any],
     high: np.ndarray[Any, Any],
     colour: str,
@@ -29,5 +29,5 @@ def band(
         mode="lines",
         hoverinfo="skip",
         showlegend=False,
-        name=f"{theme.escape(name)} 95%",
+        name=theme.escape(name),
     )

@@ -9,6 +9,7 @@ import xarray as xr
 
 from interp.errors import DirectionError
 from interp.figures import numbers, theme
+from interp.figures.bands import band
 from interp.stats import bootstrap
 
 _OWN, _CONTROL = theme.OKABE_ITO[0], theme.MUTED
@@ -37,12 +38,12 @@ def dose_lines(result: xr.Dataset, *, title: str | None = None) -> go.Figure:
     draws = result["control"].mean("example").transpose("dose", "draw").values.astype(float)
     if draws.shape[1]:
         low, high = np.quantile(draws, [0.025, 0.975], axis=1)
-        fig.add_trace(_band(doses, low, high, _CONTROL, "random directions, middle 95%"))
+        fig.add_trace(band(doses, low, high, _CONTROL, "random directions, middle 95%"))
         name = f"{draws.shape[1]} random directions"
         fig.add_trace(_line(doses, draws.mean(1), _CONTROL, name, unit, low, high))
     low, high = np.array([bootstrap(column, n=500) for column in value.T]).T
     if len(value) > 1:
-        fig.add_trace(_band(doses, low, high, _OWN, "direction, 95%"))
+        fig.add_trace(band(doses, low, high, _OWN, "direction, 95%"))
     fig.add_trace(_line(doses, value.mean(0), _OWN, "direction", unit, low, high))
     fig.add_hline(
         y=float(result["plain"].mean()), line={"color": theme.INK, "width": 1, "dash": "dot"}
@@ -77,26 +78,5 @@ def _line(
             for dose, mean, a, b in zip(doses, means, low, high, strict=True)
         ],
         hovertemplate="%{text}<extra></extra>",
-        name=name,
-    )
-
-
-def _band(
-    doses: npt.NDArray[np.float64],
-    low: npt.NDArray[np.float64],
-    high: npt.NDArray[np.float64],
-    colour: str,
-    name: str,
-) -> go.Scatter:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return go.Scatter(
-        x=[*doses, *doses[::-1]],
-        y=[*low, *high[::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.16)",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
         name=name,
     )

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp.figures import theme
+from interp.figures.bands import band
 
 _CIRCUIT, _COMPLEMENT, _RANDOM = theme.OKABE_ITO[0], theme.OKABE_ITO[1], theme.MUTED
 _FURTHEST = (-1.0, 2.0)  # of the axis; a band or draw may leave it, and a note says so
@@ -49,7 +50,7 @@ def faithfulness_lines(
             showarrow=False,
             font={"size": theme.SMALL, "color": theme.MUTED},
         )
-    fig.add_trace(_band(shares, low, high))
+    fig.add_trace(band(shares, low, high, _CIRCUIT, "interval"))
     fig.add_traces(list(_random(shares, random)))
     fig.add_trace(_line(shares, complement, _COMPLEMENT, "all other edges", dash="dash"))
     fig.add_trace(_line(shares, f, _CIRCUIT, "circuit", text=_hovers(curve)))
@@ -103,21 +104,6 @@ def _line(
         text=text or [f"<b>{name}</b><br>faithfulness {_number(value)}" for value in values],
         hovertemplate="%{text}<extra></extra>",
         name=name,
-    )
-
-
-def _band(shares: Floats, low: Floats, high: Floats) -> go.Scatter:
-    red, green, blue = (int(_CIRCUIT[i : i + 2], 16) for i in (1, 3, 5))
-    return go.Scatter(
-        x=[*shares, *shares[::-1]],
-        y=[*high, *low[::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.16)",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
-        name="interval",
     )
 
 

@@ -55,7 +55,7 @@ def rank_lines(
         if (ranks >= 0).sum(axis=0).max(initial=0) > 1:
             low, high = _band(ranks)
             worst = max(worst, float(np.nanmax(high, initial=0)))
-            fig.add_trace(band(layers, rank_scale(low), rank_scale(high), colour, name))
+            fig.add_trace(band(layers, rank_scale(low), rank_scale(high), colour, f"{name} 95%"))
         worst = max(worst, float(np.nanmax(medians, initial=0)))
         fig.add_trace(_line(layers, medians, ranks, colour, name))
     if chance is not None and chance > 1:

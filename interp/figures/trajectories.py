@@ -60,7 +60,7 @@ def trajectory_lines(
         colour = theme.colour(name, number)
         if len(values) > 1:
             low, high = np.array([bootstrap(v[~np.isnan(v)], np.mean, n=500) for v in values.T]).T
-            fig.add_trace(band(layers, low, high, colour, name))
+            fig.add_trace(band(layers, low, high, colour, f"{name} 95%"))
             worst = max(worst, float(high.max())) if ranked else worst
         worst = max(worst, float(mean.max())) if ranked else worst
         fig.add_trace(_line(layers, mean, len(values), quantity, colour, name))

@@ -38,10 +38,10 @@ def test_the_direction_and_the_random_ones_are_drawn_as_means() -> None:
     band = traces(fig, "random directions, middle 95%")[0]
     means = ordered["control"].mean("example").values
     expected = np.quantile(means, [0.025, 0.975], axis=1)
-    np.testing.assert_allclose(band.y, [*expected[0], *expected[1][::-1]])
-    low, high = np.split(np.array(traces(fig, "direction, 95%")[0].y), 2)
-    assert (low < own.y).all()
-    assert (high[::-1] > own.y).all()
+    np.testing.assert_allclose(band.y, [*expected[1], *expected[0][::-1]])
+    high, low = np.split(np.array(traces(fig, "direction, 95%")[0].y), 2)
+    assert (low[::-1] < own.y).all()
+    assert (high > own.y).all()
     (line,) = fig.layout.shapes
     assert line.y0 == pytest.approx(float(data["plain"].mean()))
     assert fig.layout.yaxis.title.text == "logit diff (logits)"
