@@ -192,7 +192,7 @@ def test_a_cursor_tells_stores_of_like_shape_apart(tmp_path: Path) -> None:
     cursors = []
     for name in ("one", "two"):
         rows = [[token + (name == "two") for token in row] for row in ROWS]
-        with make_store(tmp_path / name, rows) as store:
+        with make_store(tmp_path / name, rows, shard_size="1MB") as store:
             data = store.stream("fake", SITE, batch_size=7)
             assert data.n_tokens == len(TOKENS)
             cursors.append(data.state_dict())

@@ -133,6 +133,11 @@ def test_rows_are_chosen_by_keys_and_numbered_in_their_order(store: ActivationSt
     found = places(store.stream("fake", SITE, batch_size=5, keys=keys, info=True))
     assert sorted(found) == [(n, p) for n in (0, 1, 3) for p in range(len(rows[n]))]
     assert contents(store, SITES, keys=keys) == tokens_of([ROWS[7], ROWS[40], ROWS[3]])
+    # On the disk they stand as before.
+    in_order = [row.key for row in store.dataset("fake", SITE).rows()]
+    keys = store.keys("fake", ROWS[::2])
+    chosen = [row.key for row in store.dataset("fake", SITE, keys=keys).rows()]
+    assert chosen == [key for key in in_order if key in set(keys)]
 
 
 def test_rows_that_are_not_stored_are_not_left_out_silently(store: ActivationStore) -> None:
