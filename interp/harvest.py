@@ -155,12 +155,7 @@ class _Part:
         try:
             shard = owner.new_shard()
             with ShardWriter(self.root, shard, self.space, self.sites, self.rows) as writer:
-                before = 0
-                for n_rows, values in source.activations(self.rows, self.sites):
-                    writer.append(values)
-                    if self.done:
-                        self.done(sum(map(len, self.rows[before : before + n_rows])))
-                    before += n_rows
+                self._write(source, writer)
                 # Its name stays until the shard is in the index, so that it is not forgotten if
                 # nobody lives to enter it.
                 clean = False
