@@ -64,7 +64,7 @@ def steering_check(
     place = (
         (batch.lengths - 1).tolist() if isinstance(positions, str) else [int(i) for i in positions]
     )
-    features = collect(model, batch, site.split("@")[0], positions={"": place})
+    features = collect(model, batch, site.split("@")[0], positions={"here": place})
     direction = probes.direction(site, towards).double().cpu()
     own = features.values[0].double().cpu()
     if probes.identity.get("fingerprint") not in (None, model.fingerprint):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cache.store import ActivationStore
+from interp import sites as site_names
 from interp.activations import capture
 from interp.errors import ProbeError
 from interp.model import Model
@@ -46,30 +47,38 @@ def collect(
         SiteError: the model has no such site.
     """
     batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
-    found = capture(model, batch, sites, store=store, progress=progress)
-    for name in found:
-        if name.startswith("pattern"):
-            raise ProbeError("Attention patterns have no fixed width; probe 'z' instead.")
-    streams = {name: _flat(value) for name, value in found.items()}
-    widths = {value.shape[2] for value in streams.values()}
+    wanted = site_names.named(model, sites)
+    widths = {math.prod(_shape(model, site)) for site in wanted}
     if len(widths) > 1:
         raise ProbeError(
-            f"The sites {', '.join(streams)} differ in width; collect those of one width at a time."
+            f"The sites {', '.join(map(str, wanted))} differ in width; collect those of one width "
+            "at a time."
         )
     lengths = batch.lengths.numpy()
-    if positions == "all":
-        prompt, place = _every_token(model, batch)
-        places = {"": (prompt, place)}
+    if isinstance(positions, Mapping):
+        places = {f"@{name}": _named(name, at, lengths) for name, at in positions.items()}
+    elif positions == "all":
+        places = {"": _every_token(model, batch)}
     elif positions == "last":
         places = {"": (np.arange(len(batch)), lengths - 1)}
     else:
-        places = {f"@{name}": _named(name, at, lengths) for name, at in positions.items()}
+        raise ProbeError(f"Unknown positions '{positions}'; choose 'last', 'all' or named places.")
+    only_last = positions == "last"
+    found = capture(
+        model,
+        batch,
+        wanted,
+        positions="last" if only_last else "all",
+        store=store,
+        progress=progress,
+    )
     values, names = [], []
     for suffix, (prompt, place) in places.items():
         rows, columns = torch.as_tensor(prompt), torch.as_tensor(place)
-        for name, value in streams.items():
-            values.append(value[rows.to(value.device), columns.to(value.device)])
-            names.append(f"{name}{suffix}")
+        for name, value in found.items():
+            chosen = value if only_last else value[rows.to(value.device), columns.to(value.device)]
+            values.append(chosen.flatten(1))
+            names.append(name + suffix)
     prompt, place = next(iter(places.values()))
     tokens = model.token_strings([int(i) for i in batch.ids[prompt, place]])
     return as_features(
@@ -77,16 +86,19 @@ def collect(
     )
 
 
-def _flat(value: Tensor) -> Tensor:
-    return value.flatten(2) if value.ndim > 3 else value
+def _shape(model: Model, site: Site) -> tuple[int, ...]:
+    if site.name == "pattern":
+        raise ProbeError("Attention patterns have no fixed width; probe 'z' instead.")
+    return site_names.shape_at(model, site.name)[0 if site.head is None else 1 :]
 
 
 def _every_token(model: Model, batch: TokenBatch) -> tuple[np.ndarray, np.ndarray]:
-    first = int(model.prepends_bos and all(text for text in batch.texts))
+    bos = model.tokenizer.bos_token_id
     pairs = [
         (number, position)
-        for number, length in enumerate(batch.lengths.tolist())
-        for position in range(first, length)
+        for number in range(len(batch))
+        for position, token in enumerate(batch.row(number))
+        if position or token != bos
     ]
     if not pairs:
         raise ProbeError("The prompts have no token besides BOS; give longer ones.")

@@ -66,8 +66,8 @@ def fit_probes(
         raise ProbeError(f"Unknown kind of probe '{kind}'; choose one of {', '.join(KINDS)}.")
     if l2 < 0 or (l2 == 0 and kind in ("logistic", "mlp")):
         raise ProbeError(
-            "l2 must be positive: without a penalty, classes that can be separated have no best "
-            "probe."
+            "The penalty l2 must be positive: without one, classes that can be separated have no "
+            "best probe."
         )
     found = as_features(features)
     settings: dict[str, str | int | float] = {"kind": kind, "l2": l2, "examples": len(found)}

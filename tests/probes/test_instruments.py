@@ -1,0 +1,152 @@
+"""Transfer, retrieval and steering, where the right answer is known beforehand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from interp.model import Model
+from probes import Features, probe_report, retrieve, steering_check, transfer_sites
+from probes.figures import probe_lines, steering_lines, transfer_map
+from probes.probes import Probes
+from probes.transfer import transfer_conditions
+from tests.probes.material import data
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_direction_that_two_sites_share_carries_over_and_another_does_not() -> None:
+    y = RNG.integers(0, 2, 400)
+    x = RNG.standard_normal((3, 400, 8))
+    x[0, :, 0] += 3 * y
+    x[1, :, 0] += 3 * y
+    x[2, :, 5] += 3 * y
+    found = transfer_sites(x, y)["accuracy"].values
+    assert (found[:2, :2] > 0.9).all()
+    assert found[2, 2] > 0.9
+    assert (np.abs(found[:2, 2] - 0.5) < 0.15).all()
+
+
+def test_transfer_between_sites_is_that_of_a_loop() -> None:
+    x, y = data("plain", 3)
+    groups = np.repeat(np.arange(60), 5)
+    found = transfer_sites(x, y, groups=groups, folds=4)
+    fold_of = probe_report(x, y, groups=groups, folds=4)["fold"].values
+    # Folds are drawn from the same seed by another generator, so they are drawn again here.
+    from probes.labels import encode
+    from probes.splits import folds
+
+    fold_of = folds(encode(y, 300), groups, 4, np.random.default_rng(0))
+    for train in range(2):
+        l2 = 10 * x[train].var(0).mean()
+        right = np.zeros((2, 300))
+        for fold in range(4):
+            out = fold_of == fold
+            fitted = LogisticRegression(C=1 / l2, tol=1e-8, max_iter=5000)
+            fitted.fit(x[train][~out], y[~out])
+            for test in range(2):
+                right[test, out] = fitted.predict(x[test][out]) == y[out]
+        np.testing.assert_allclose(found["accuracy"][train], right.mean(1), atol=1 / 300)
+
+
+def test_conditions_with_opposite_directions_do_not_transfer() -> None:
+    y = np.tile(RNG.integers(0, 2, 200), 3)
+    groups = np.tile(np.arange(200), 3)
+    condition = np.repeat(["a", "b", "c"], 200)
+    x = RNG.standard_normal((1, 600, 6))
+    x[0, :, 0] += 2 * (2 * y - 1) * np.where(condition == "c", -1, 1)
+    found = transfer_conditions(x, y, condition, groups=groups)["accuracy"]
+    assert found.sel(train="a", test="b").item() > 0.9
+    assert found.sel(train="c", test="c").item() > 0.9
+    assert found.sel(train="a", test="c").item() < 0.3
+
+
+def test_retrieval_finds_what_is_linearly_there_and_nothing_else() -> None:
+    vectors = {f"item {i}": torch.from_numpy(RNG.standard_normal(6)) for i in range(60)}
+    items = [f"item {i // 2}" for i in range(120)]
+    wanted = np.stack([vectors[name].numpy() for name in items])
+    there = wanted @ RNG.standard_normal((6, 10)) + 0.3 * RNG.standard_normal((120, 10))
+    features = Features(
+        torch.from_numpy(np.stack([there, RNG.standard_normal((120, 10))])), ("there", "noise")
+    )
+    found = retrieve(features, items, vectors)
+    assert found["preferred"][0] > 0.9
+    assert found["p_corrected"][0] < 0.05
+    assert found["preferred_low"][1] < 0.5 < found["preferred_high"][1]
+    assert found["p_corrected"][1] > 0.05
+    assert abs(float(found["null"].mean()) - 0.5) < 0.05
+
+
+def test_retrieval_is_that_of_a_loop() -> None:
+    vectors = {f"item {i:02d}": torch.from_numpy(RNG.standard_normal(3)) for i in range(20)}
+    items = sorted(vectors)
+    target = np.stack([vectors[name].numpy() for name in items])
+    x = target @ RNG.standard_normal((3, 5)) + RNG.standard_normal((20, 5))
+    found = retrieve(x, items, vectors, strengths=[10.0], folds=4)
+    from probes.labels import Labels
+    from probes.splits import folds
+
+    fold_of = folds(
+        Labels(np.zeros(20, np.int64), ("all",)), np.arange(20), 4, np.random.default_rng(0)
+    )
+    for fold in range(4):
+        out = np.flatnonzero(fold_of == fold)
+        train = fold_of != fold
+        fitted = Ridge(alpha=10 * x[train].var(0).mean()).fit(x[train], target[train])
+        centre = target[train].mean(0)
+        said, known = fitted.predict(x[out]) - centre, target[out] - centre
+        cosine = said @ known.T
+        cosine /= np.linalg.norm(said, axis=1)[:, None] * np.linalg.norm(known, axis=1)
+        for row, example in enumerate(out):
+            beaten = (cosine[row] < cosine[row, row]).sum() / (len(out) - 1)
+            assert float(found["beaten"][0, example]) == pytest.approx(beaten)
+
+
+def test_a_direction_of_the_unembedding_steers_and_random_ones_do_not(organism: Model) -> None:
+    """After the last block the model's answer is linear in the direction, but for the norm."""
+    head = organism.bridge.original_model.get_output_embeddings().weight
+    blue, red = (organism.token_ids(f" {name}")[-1] for name in ("blue", "red"))
+    probes = Probes(
+        "mean",
+        (head[red] - head[blue]).detach()[None, None],
+        torch.zeros(1, 1),
+        ("resid_post.2",),
+        ("blue", "red"),
+        {},
+        organism.identity,
+    )
+    names = ["Tom Cruise", "Kate Hudson", "John Lennon", "Liza Minnelli", "Jake Appleby"]
+    prompts = [f"{name}'s favourite colour is" for name in names]
+    answers = {"blue": " blue", "red": " red"}
+    found = steering_check(organism, prompts, probes, "resid_post.2", answers, towards="red")
+    assert float(found["effect"]) > 1
+    assert float(found["p_value"]) < 0.01
+    assert (found["value"].mean("example").diff("dose") > 0).all()
+    at_zero = found["value"].sel(dose=0.0)
+    np.testing.assert_allclose(at_zero, found["plain"], atol=1e-4)
+    for example, text in enumerate(prompts):
+        with torch.no_grad():
+            out = organism.bridge.original_model(torch.tensor([organism.token_ids(text)])).logits
+        expected = float(out[0, -1, red] - out[0, -1, blue])
+        assert float(found["plain"][example]) == pytest.approx(expected, abs=1e-3)
+    back = steering_check(organism, prompts, probes, "resid_post.2", answers, towards="blue")
+    assert float(back["effect"]) > 1
+    assert len(steering_lines(found).data) == 21
+
+
+def test_figures_show_the_control_beside_the_probe() -> None:
+    x, y = data("plain", sites=3)
+    report = probe_report(Features(torch.from_numpy(x), ("a", "<b>", "c")), y)
+    fig = probe_lines(report, title="a title")
+    assert [trace.name for trace in fig.data] == ["shuffled labels", "control labels", "probe"]
+    np.testing.assert_allclose(fig.data[2].y, report["accuracy"])
+    np.testing.assert_allclose(fig.data[1].y, report["control"])
+    tops = fig.data[2].y + fig.data[2].error_y.array
+    np.testing.assert_allclose(tops, report["accuracy_high"])
+    hollow = [symbol == "circle-open" for symbol in fig.data[2].marker.symbol]
+    assert hollow == (report["p_corrected"].values >= 0.05).tolist()
+    assert fig.data[2].x[1] == "&lt;b&gt;"
+    heat = transfer_map(transfer_sites(x, y)).data[0]
+    assert heat.z.shape == (3, 3)
