@@ -77,7 +77,7 @@ class Folder(Catalogue):
         done: list[str] = []
         with self._store_lock.exclusive(patience) as got:
             if not got:
-                return []
+                return ["nothing was put in order: a process holds the store and does not go on"]
             # Asked after the files were listed, so that a new writer's are not taken for these.
             alive = self._owners.alive()
             for path in found:

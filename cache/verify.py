@@ -73,6 +73,7 @@ def verify(
     findings = _check_index(folder, source)
     shards = sorted(folder.committed())
     sizes = {shard: _file_size(folder.root, shard) for shard in shards}
+    total = sum(sizes.values())
     done = intact = intact_bytes = 0
     for shard in shards:
         finding = _check_shard(folder, shard, source)
@@ -83,7 +84,7 @@ def verify(
             findings.append(finding)
         done += sizes[shard]
         if progress:
-            progress(done, sum(sizes.values()))
+            progress(done, total)
     return Report(intact, intact_bytes, tuple(findings))
 
 
@@ -241,4 +242,7 @@ def _describe(sidecar: Sidecar, blocks: Sequence[int]) -> str:
 def _file_size(root: Path, shard: str) -> int:
     path = shard_path(root, shard, DATA)
     with storage_errors(path, "read"):
-        return path.stat().st_size if path.exists() else 0
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return 0

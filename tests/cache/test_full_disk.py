@@ -163,6 +163,26 @@ def test_the_disk_fills_up_between_sidecar_and_index(
     check_left(path, OLD + NEW)
 
 
+def test_who_could_not_enter_a_shard_lets_the_next_one_do_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, source = tmp_path / "store", FakeSource()
+
+    def refuse(*_: object) -> None:
+        raise StorageError("no space; free some.")
+
+    store = ActivationStore(path)
+    monkeypatch.setattr(Index, "add", refuse)
+    with pytest.raises(StorageError):
+        store.get(FakeSource(), NEW, SITES)
+    store.close()
+    monkeypatch.undo()
+    with ActivationStore(path) as store:
+        check_values(store, NEW, source)
+    assert source.runs == 0
+    check_left(path, NEW)
+
+
 def test_a_full_disk_can_be_read_and_made_room_on(path: Path, disk: Path) -> None:
     fill_up(disk)
     with ActivationStore(path, floor=0) as store:

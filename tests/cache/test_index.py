@@ -284,3 +284,18 @@ def test_a_failed_change_changes_nothing(index: Index) -> None:
         index.add([(sidecar(2, [2]), 5), ("nonsense", 1)])  # type: ignore[list-item]
     assert index.total() == 5
     index.check()
+
+
+def test_an_error_in_the_middle_of_a_question_holds_no_lock(index: Index, path: Path) -> None:
+    """A traceback that somebody keeps keeps the cursor, too."""
+    index.add([(sidecar(1, list(range(20))), 5)])
+    cursors = []
+    with pytest.raises(RuntimeError), index._database.reading() as db:
+        cursors.append(db.execute("select * from rows"))
+        cursors[0].fetchone()
+        raise RuntimeError
+    other = sqlite3.connect(path, timeout=0, isolation_level=None)
+    other.execute("begin exclusive")
+    other.execute("rollback")
+    other.close()
+    assert index.total() == 5

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cache import ActivationStore, locks
+from cache import ActivationStore, listing, locks, shard
 from cache.errors import StorageError
 from cache.index import Index
 from cache.owners import Owner, Owners
@@ -276,6 +276,40 @@ def test_a_stopped_process_that_comes_back_does_no_harm(
     check_left(path, ROWS)
 
 
+def test_nobody_clears_up_in_the_middle_of_a_commit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data have their name, the sidecar is about to come, and the writer seems to be dead."""
+    write = shard.write_atomic
+    tried = []
+
+    def late(target: Path, content: bytes, *, temporary: str) -> None:
+        grow_old(path)
+        tried.append(other.folder.reconcile(patience=0.05))
+        write(target, content, temporary=temporary)
+
+    with ActivationStore(path) as store, ActivationStore(path) as other:
+        monkeypatch.setattr(shard, "write_atomic", late)
+        check_values(store, ROWS, FakeSource())
+        monkeypatch.undo()
+        ((line,),) = tried
+        assert line.startswith("nothing was put in order")
+        assert store.verify().findings == ()
+    check_left(path, ROWS)
+
+
+def test_a_sidecar_that_comes_while_orphans_are_listed_saves_its_data(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ActivationStore(path) as store:
+        check_values(store, ROWS, FakeSource())
+        data = list(path.glob("shards/*/*.safetensors"))
+        # As it was a moment ago.
+        monkeypatch.setattr(listing, "orphans", lambda _: iter(data))
+        assert store.folder.reconcile() == []
+        assert all(file.exists() for file in data)
+
+
 def test_leases_that_another_took_over_are_not_released(path: Path) -> None:
     source = FakeSource()
     keys = source.space().keys(source.rows(ROWS))
@@ -332,30 +366,55 @@ def test_a_new_writer_is_not_taken_for_a_dead_one(
 ) -> None:
     """It enters, leases and writes while another clears up; nothing of it may go."""
     source = FakeSource()
-    with ActivationStore(path) as store, ActivationStore(path) as other:
+    others: list[ActivationStore] = []
+    writers: list[ShardWriter] = []
+    with ActivationStore(path) as store:
         store.get(source, ROWS[:3], SITES)
-        store.folder.indexed(Index.claim, [b"a" * 16], f"{'0' * 16}.0")
+        store.folder.indexed(Index.claim, [b"dead"], f"{'0' * 16}.0")
         asked = Owners.alive
 
         def late(owners: Owners) -> set[str]:
             found = asked(owners)
             # Between asking who lives and acting on it; the first time the index is locked.
-            writer = other.folder.writer(source.space(), source.sites(SITES), source.rows(ROWS))
-            writers.append(writer)
-            if len(writers) > 1:
-                other.folder.indexed(Index.claim, [b"b" * 16], f"{other.folder.owner.token}.0")
+            other = ready.pop()
+            folder = other.folder
+            writers.append(folder.writer(source.space(), source.sites(SITES), source.rows(ROWS)))
+            if others:
+                folder.indexed(Index.claim, [folder.owner.token.encode()], folder.owner.token)
+            others.append(other)
             return found
 
-        writers: list[ShardWriter] = []
+        # Open, but not writers yet.
+        ready = [ActivationStore(path) for _ in range(4)]
         monkeypatch.setattr(Owners, "alive", late)
         store.gc()
         monkeypatch.undo()
-        assert store.folder.indexed(Index.holders) == {f"{other.folder.owner.token}.0"}
-        assert len(list(path.glob("shards/*/.partial-*"))) == len(writers) > 1
-        for writer in writers:
+        assert len(others) > 1
+        assert store.folder.indexed(Index.holders) == {o.folder.owner.token for o in others[1:]}
+        assert len(list(path.glob("shards/*/.partial-*"))) == len(writers)
+        for writer, other in zip(writers, others, strict=True):
             writer.__exit__()
-        other.folder.indexed(Index.release, [f"{other.folder.owner.token}.0"])
+            other.folder.indexed(Index.release, [other.folder.owner.token])
+            other.close()
     check_left(path, ROWS)
+
+
+def test_what_another_commits_before_the_lease_is_not_computed_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = Index.claim
+
+    def late(index: Index, keys: Sequence[bytes], holder: str) -> list[bytes]:
+        monkeypatch.setattr(Index, "claim", claim)
+        with ActivationStore(path) as other:
+            other.get(FakeSource(), ROWS, SITES)
+        return claim(index, keys, holder)
+
+    source = FakeSource()
+    with ActivationStore(path) as store:
+        monkeypatch.setattr(Index, "claim", late)
+        check_values(store, ROWS, source)
+        assert source.runs == 0
 
 
 def test_children_read_and_write_with_the_store_that_they_inherit(path: Path) -> None:
@@ -439,6 +498,29 @@ def test_processes_survive_that_the_index_is_made_anew(
     check_tidy(path)
 
 
+def test_an_index_that_another_made_anew_is_not_made_once_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what was leased and noted in the new one would be lost."""
+    close = Index.close
+    with quiet(), ActivationStore(path) as first, ActivationStore(path) as second:
+        first.get(FakeSource(), ROWS[:3], SITES)
+        assert second.size() > 0
+
+        def late(index: Index) -> None:
+            monkeypatch.setattr(Index, "close", close)
+            # Both have seen the damage; the other one is faster.
+            first.folder.indexed(Index.claim, [b"a"], f"{first.folder.owner.token}.0")
+            index.close()
+
+        with open(path / "index.sqlite", "r+b") as file:
+            file.write(b"no database")
+        monkeypatch.setattr(Index, "close", late)
+        assert second.size() > 0
+        assert first.folder.indexed(Index.holders) == {f"{first.folder.owner.token}.0"}
+        first.folder.indexed(Index.release, [f"{first.folder.owner.token}.0"])
+
+
 def test_one_sentence_where_a_stopped_process_holds_the_lock(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,7 +536,8 @@ def test_one_sentence_where_a_stopped_process_holds_the_lock(
         with lock.shared():
             assert store.size() == 0
             # Whoever would clear up leaves it for another time.
-            assert store.folder.reconcile(patience=0.05) == []
+            (line,) = store.folder.reconcile(patience=0.05)
+            assert line.startswith("nothing was put in order")
 
 
 def test_many_scattered_rows_need_few_open_files(path: Path) -> None:
