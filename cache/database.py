@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from cache.errors import DamageError, StorageError
@@ -28,6 +30,24 @@ _REFUSALS = {
     "disk I/O": "the disk reports an error; check the disk, or choose another one",
     "unable to open": "it cannot be opened; check its permissions and the limit on open files",
 }
+
+
+class _Connection(sqlite3.Connection):
+    """Closes its cursors with it: one that a traceback keeps would go on holding a lock."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        cursor = super().execute(*args)
+        self._cursors.add(cursor)
+        return cursor
+
+    def close(self) -> None:
+        for cursor in list(self._cursors):
+            cursor.close()
+        super().close()
 
 
 class Database:
@@ -98,8 +118,7 @@ class Database:
         try:
             yield
         except BaseException:
-            # What was begun is undone. A traceback may keep a cursor alive, and with it a lock
-            # that others wait for, so that the file is closed.
+            # What was begun is undone, and the file closed, so that no lock stays.
             if self._connection is not None and self._connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("rollback")
@@ -129,7 +148,12 @@ class Database:
         # "rw": a file that vanished must not come back empty.
         name = ":memory:" if path is None else f"file:{quote(str(path.absolute()))}?mode=rw"
         return sqlite3.connect(
-            name, timeout=PATIENCE, isolation_level=None, check_same_thread=False, uri=True
+            name,
+            timeout=PATIENCE,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_Connection,
+            uri=True,
         )
 
     @contextlib.contextmanager

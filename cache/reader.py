@@ -17,7 +17,8 @@ from cache.errors import DamageError, GoneError, StorageError
 from cache.files import storage_errors
 from cache.gather import gather
 from cache.layout import BLOCK, TOKENS
-from cache.shard import DATA, DESCRIPTION, map_file, shard_path
+from cache.output import map_file
+from cache.shard import DATA, DESCRIPTION, shard_path
 from cache.sidecar import DIGEST, Sidecar, digest
 from cache.space import Ids
 

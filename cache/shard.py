@@ -7,8 +7,6 @@ number is written and a full disk is noticed there.
 from __future__ import annotations
 
 import contextlib
-import errno
-import mmap
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -21,12 +19,13 @@ from torch import Tensor
 
 from cache.errors import DamageError, GoneError, StorageError
 from cache.files import TEMPORARY_PREFIX, flush, read_bytes, remove, storage_errors, write_atomic
-from cache.layout import BLOCK, OFFSETS, TOKENS, Layout
+from cache.layout import OFFSETS, TOKENS, Layout
 from cache.locks import StoreLock
+from cache.output import Output
 from cache.sidecar import MOST_BYTES, Sidecar, digest
 from cache.space import Ids, SiteShape, Space
 
-__all__ = ["DATA", "DESCRIPTION", "ShardWriter", "map_file", "read_sidecar", "shard_path"]
+__all__ = ["DATA", "DESCRIPTION", "ShardWriter", "read_sidecar", "shard_path"]
 
 DATA = ".safetensors"
 DESCRIPTION = ".json"
@@ -70,8 +69,18 @@ class ShardWriter:
         space: Space,
         sites: Sequence[SiteShape],
         rows: Sequence[Ids],
+        *,
+        direct: bool = False,
     ) -> None:
         """Make the file, at its full size.
+
+        Args:
+            root: the store's folder.
+            shard: its name.
+            space: what the activations are of.
+            sites: where they were taken.
+            rows: token ids, in the order in which activations will come.
+            direct: write past the page cache where possible: for much that is not read at once.
 
         Raises:
             StorageError: the disk is full, or the folder cannot be written.
@@ -87,19 +96,17 @@ class ShardWriter:
         self._target = shard_path(root, shard, DATA)
         self._partial = self._target.with_name(f"{TEMPORARY_PREFIX}{shard}{DATA}")
         self._next = {site.name: self._layout.fields[site.name].begin for site in sites}
-        with storage_errors(self._target, "written"):
-            _make_part(self._target.parent)
-            self._file: int | None = os.open(
-                self._partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
-            )
-            try:
-                _reserve(self._file, self._layout.size)
-                _write(self._file, self._layout.header, 0)
+        self._file: Output | None = None
+        try:
+            with storage_errors(self._target, "written"):
+                _make_part(self._target.parent)
+                self._file = Output(self._partial, self._layout.size, direct=direct)
+                self._file.write(self._layout.header, 0)
                 self._put(TOKENS, np.concatenate(list(rows)).astype("<i4"))
                 self._put(OFFSETS, np.concatenate([[0], np.cumsum(self._lengths)]).astype("<i8"))
-            except BaseException:
-                self._discard()
-                raise
+        except BaseException:
+            self._discard()
+            raise
 
     @property
     def is_open(self) -> bool:
@@ -119,6 +126,7 @@ class ShardWriter:
             StorageError: the disk reports an error, or float16 cannot hold them.
             ValueError: they are of another shape, or more than the shard holds.
         """
+        assert self._file is not None
         for name, tensor in values.items():
             field = self._layout.fields[name]
             if tuple(tensor.shape[1:]) != field.shape[1:]:
@@ -133,7 +141,8 @@ class ShardWriter:
             if begin + stored.nbytes > field.end:
                 raise ValueError(f"{name} has more tokens than the shard")
             self._next[name] = begin + stored.nbytes
-            self._at(stored.reshape(-1).view(torch.uint8).numpy(), begin)
+            with storage_errors(self._target, "written"):
+                self._file.write(stored.reshape(-1).view(torch.uint8).numpy(), begin)
 
     def commit(self) -> Sidecar:
         """Flush the data, give them their name, and write the sidecar.
@@ -147,8 +156,7 @@ class ShardWriter:
             if self._next[site.name] != self._layout.fields[site.name].end:
                 raise ValueError(f"{site.name} lacks tokens")
         with storage_errors(self._target, "written"):
-            blocks = _digests(self._file, self._layout.size)
-            os.fsync(self._file)
+            blocks = self._file.sync()
         sidecar = Sidecar(
             self._shard,
             self._space,
@@ -185,24 +193,15 @@ class ShardWriter:
             raise
 
     def _put(self, name: str, values: Any) -> None:
-        self._at(values.view(np.uint8), self._layout.fields[name].begin)
-
-    def _at(self, data: Any, begin: int) -> None:
         assert self._file is not None
-        with storage_errors(self._target, "written"):
-            _write(self._file, data, begin)
+        self._file.write(values.view(np.uint8), self._layout.fields[name].begin)
 
     def _discard(self) -> None:
         if self._file is not None:
-            os.close(self._file)
+            self._file.close()
             self._file = None
             with contextlib.suppress(OSError):
                 self._partial.unlink()
-
-
-def map_file(descriptor: int) -> mmap.mmap:
-    """The whole of an open file as memory that can be read."""
-    return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
 
 
 def _make_part(folder: Path) -> None:
@@ -211,30 +210,3 @@ def _make_part(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for parent in folder.parents[:2]:
             flush(parent)
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP):
-                raise
-    os.ftruncate(descriptor, size)
-
-
-def _write(descriptor: int, data: Any, begin: int) -> None:
-    with memoryview(data) as view, view.cast("B") as rest:
-        done = 0
-        while done < len(rest):
-            done += os.pwrite(descriptor, rest[done:], begin + done)
-
-
-def _digests(descriptor: int, size: int) -> bytes:
-    with map_file(descriptor) as content, memoryview(content) as view:
-        found = []
-        for begin in range(0, size, BLOCK):
-            with view[begin : begin + BLOCK] as block:
-                found.append(digest(block))
-        return b"".join(found)

@@ -154,7 +154,9 @@ class _Part:
         clean = True
         try:
             shard = owner.new_shard()
-            with ShardWriter(self.root, shard, self.space, self.sites, self.rows) as writer:
+            with ShardWriter(
+                self.root, shard, self.space, self.sites, self.rows, direct=True
+            ) as writer:
                 self._write(source, writer)
                 # Its name stays until the shard is in the index, so that it is not forgotten if
                 # nobody lives to enter it.

@@ -19,6 +19,7 @@ import torch
 
 from cache import ActivationStore
 from cache.index import Index
+from cache.layout import PAGE
 from cache.shard import read_sidecar
 from tests.cache.fake import WIDTHS, FakeSource, expected
 
@@ -114,7 +115,9 @@ def _count_steps(last: int) -> None:
     os.open = os_open
 
     def pwrite(descriptor: int, data: Any, place: int) -> int:
-        tick(lambda: real_pwrite(descriptor, data[: len(data) // 2], place))
+        half = len(data) // 2 // PAGE * PAGE or len(data) // 2
+        # Past the page cache the system takes whole pages only.
+        tick(lambda: real_pwrite(descriptor, data[:half], place))
         return real_pwrite(descriptor, data, place)
 
     os.pwrite = pwrite
@@ -140,18 +143,22 @@ def _count_steps(last: int) -> None:
 
     builtins.open = open_
 
-    class Connection(sqlite3.Connection):
-        def execute(self, sql: str, *args: Any) -> Any:
-            # Before a commit much of the journal is written; what comes before is in memory.
-            if sql == "commit":
-                tick()
-            done = super().execute(sql, *args)
-            if sql == "commit":
-                tick()
-            return done
-
     real_connect = sqlite3.connect
-    sqlite3.connect = lambda *args, **kwargs: real_connect(*args, factory=Connection, **kwargs)
+
+    def connect(*args: Any, factory: Any = sqlite3.Connection, **kwargs: Any) -> sqlite3.Connection:
+        class Connection(factory):
+            def execute(self, sql: str, *args: Any) -> Any:
+                # Before a commit much of the journal is written; what comes before is in memory.
+                if sql == "commit":
+                    tick()
+                done = super().execute(sql, *args)
+                if sql == "commit":
+                    tick()
+                return done
+
+        return real_connect(*args, factory=Connection, **kwargs)
+
+    sqlite3.connect = connect
 
 
 def check_values(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import shutil
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cache import ActivationStore, verify
+from cache import ActivationStore, folder, output, verify
+from cache.layout import PAGE
+from cache.shard import ShardWriter
 from tests.cache.children import (
     SITES,
     check_left,
@@ -83,6 +86,22 @@ def test_making_a_store_and_filling_it(path: Path) -> None:
     assert steps > 40
     # It was killed before the folder was there, and before and after each shard.
     assert {-1, 0, 1, 2} <= committed
+
+
+def test_filling_a_store_past_the_page_cache(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "_WORTHWHILE", PAGE)
+    monkeypatch.setattr(folder, "ShardWriter", functools.partial(ShardWriter, direct=True))
+    rows = prompts(3, longest=250, shortest=200)
+
+    def work() -> None:
+        with ActivationStore(path) as store:
+            store.get(FakeSource(), rows, SITES)
+
+    committed = set()
+    for _ in every_step(work, lambda: again(path)):
+        committed.add(len(sidecars(path)) if path.exists() else -1)
+        check_left(path, rows)
+    assert committed == {-1, 0, 1}
 
 
 def test_adding_to_a_store_and_entering_it_anew(path: Path, template: Path) -> None:

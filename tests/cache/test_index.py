@@ -290,10 +290,15 @@ def test_an_error_in_the_middle_of_a_question_holds_no_lock(index: Index, path: 
     """A traceback that somebody keeps keeps the cursor, too."""
     index.add([(sidecar(1, list(range(20))), 5)])
     cursors = []
-    with pytest.raises(RuntimeError), index._database.reading() as db:
-        cursors.append(db.execute("select * from rows"))
-        cursors[0].fetchone()
-        raise RuntimeError
+
+    def fail() -> None:
+        with index._database.reading() as db:
+            cursors.append(db.execute("select * from rows"))
+            cursors[0].fetchone()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     other = sqlite3.connect(path, timeout=0, isolation_level=None)
     other.execute("begin exclusive")
     other.execute("rollback")
