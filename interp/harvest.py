@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,6 +138,7 @@ class _Part:
     Attributes:
         root: the store's folder.
         done: called with how many tokens were run; only where the part is not sent away.
+        committer: a thread that commits while the next part runs; likewise.
     """
 
     root: Path
@@ -144,27 +146,25 @@ class _Part:
     sites: tuple[SiteShape, ...]
     rows: tuple[Ids, ...]
     done: Callable[[int], None] | None = None
+    committer: ThreadPoolExecutor | None = None
 
-    def __call__(self, model: Model) -> str:
+    def __call__(self, model: Model) -> str | Future[str]:
         """Run the rows, and commit a shard, which somebody must enter into the index."""
         source = model.activation_source()
         if source.space(self.space.dtype) != self.space:
             raise ModelError(f"A worker loaded another model than {self.space.label}; stop it.")
         owner = Owner(self.root / "owners")
-        clean = True
-        try:
+        with ExitStack() as undo:
+            undo.callback(owner.leave, clean=True)
             shard = owner.new_shard()
-            with ShardWriter(
-                self.root, shard, self.space, self.sites, self.rows, direct=True
-            ) as writer:
-                self._write(source, writer)
-                # Its name stays until the shard is in the index, so that it is not forgotten if
-                # nobody lives to enter it.
-                clean = False
-                writer.commit()
-        finally:
-            owner.leave(clean=clean)
-        return shard
+            writer = undo.enter_context(
+                ShardWriter(self.root, shard, self.space, self.sites, self.rows, direct=True)
+            )
+            self._write(source, writer)
+            undo.pop_all()
+        if self.committer:
+            return self.committer.submit(_commit, writer, owner)
+        return _commit(writer, owner)
 
     def _write(self, source: ActivationSource, writer: ShardWriter) -> None:
         """Run the rows; while some run, those before are written."""
@@ -180,6 +180,16 @@ class _Part:
                 before += n_rows
             for last in pending:
                 last.result()
+
+
+def _commit(writer: ShardWriter, owner: Owner) -> str:
+    try:
+        with writer:
+            return writer.commit().id
+    finally:
+        # Its name stays until the shard is in the index, so that it is not forgotten if nobody
+        # lives to enter it.
+        owner.leave(clean=False)
 
 
 @dataclass
@@ -210,6 +220,7 @@ def _run(
     meter.add(0)
     here = executor.kind == "serial"
     size = _part_size(store, space, sites, [rows[key] for key in absent])
+    committer = ThreadPoolExecutor(1, "obverse-commit") if here else None
     with folder.lease(list(absent)) as held:
         # Some may have been committed between the look-up and the lease.
         wanted = lacking(held, folder.find(held, [site.name for site in sites]))
@@ -222,18 +233,21 @@ def _run(
                 tuple(shapes),
                 tuple(rows[key] for key in keys),
                 meter.add if here else None,
+                committer,
             )
             name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
             keys_of[name] = keys
             units.append(Unit(name, part))
         made: list[str] = []
         try:
-            for unit, shard in execute(units, on_model(model, executor), executor):
+            for unit, shard in _committed(execute(units, on_model(model, executor), executor)):
                 made.append(folder.adopt(shard).id)
                 store.room.make(0, made)
                 if not here:
                     meter.add(sum(len(rows[key]) for key in keys_of[unit]))
         finally:
+            if committer:
+                committer.shutdown()
             # What killed workers left, and what was committed after the last part came in.
             folder.tidy()
     # Rows that another process was computing: wait for it, or do it if it died.
@@ -247,6 +261,20 @@ def _run(
         shard_size=size,
     )
     meter.add(meter.total)
+
+
+def _committed(parts: Iterable[tuple[str, str | Future[str]]]) -> Iterator[tuple[str, str]]:
+    """Units and their shards; one part runs while the one before it is committed."""
+    before: tuple[str, Future[str]] | None = None
+    for unit, shard in parts:
+        if isinstance(shard, str):
+            yield unit, shard
+            continue
+        if before:
+            yield before[0], before[1].result()
+        before = unit, shard
+    if before:
+        yield before[0], before[1].result()
 
 
 def _part_size(
