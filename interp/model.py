@@ -15,6 +15,7 @@ import torch
 
 from cache.space import DTYPES, dtype_name
 from interp import sources
+from interp.allocator import keep_freed_memory
 from interp.errors import ModelError
 from interp.fingerprint import fingerprint, n_parameters, tokenizer_fingerprint
 from interp.wrapping import load_hugging_face, quiet, wrap
@@ -302,12 +303,13 @@ def _from_memory(source: Any, tokenizer: Any, device: torch.device) -> Model:
 def _forget_pattern(block: Any, _args: object, _output: object) -> None:
     # Where queries, keys and values are one matrix, TransformerLens keeps the last pattern of every
     # layer [row, head, position, position]: more than all else that a sweep holds.
-    attention = getattr(block, "attn", None)
-    if attention is not None and getattr(attention, "_pattern", None) is not None:
-        attention._pattern = None
+    if getattr(getattr(block, "attn", None), "_pattern", None) is not None:
+        block.attn._pattern = None
 
 
 def _checked(model: Model) -> Model:
+    if model.device.type == "cpu":
+        keep_freed_memory()
     if model.bridge.compatibility_mode:
         raise ModelError(
             f"{model.name} was put in compatibility mode, which changes its weights; load it raw."
