@@ -132,14 +132,14 @@ def _checked(features: Features) -> Features:
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float()
     values = values.detach()
-    bad = ~torch.isfinite(values).flatten(1).all(1)
-    if bool(bad.any()):
-        site = int(bad.nonzero()[0])
-        example = int((~torch.isfinite(values[site]).all(1)).nonzero()[0])
-        raise ProbeError(
-            f"The features of '{features.sites[site]}' are not finite in example {example}; leave "
-            "such examples out, or load the model in float32."
-        )
+    # A finite sum has finite terms, and makes no copy; another one may only have become too large.
+    for site in (~values.flatten(1).sum(1).isfinite()).nonzero()[:, 0].tolist():
+        bad = (~torch.isfinite(values[site]).all(1)).nonzero()
+        if len(bad):
+            raise ProbeError(
+                f"The features of '{features.sites[site]}' are not finite in example "
+                f"{int(bad[0])}; leave such examples out, or load the model in float32."
+            )
     return replace(features, values=values.contiguous())
 
 

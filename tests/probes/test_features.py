@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from cache.store import ActivationStore
+from interp.errors import ProbeError
 from interp.model import Model
 from probes import Probes, collect, fit_probes, probe_report
+from probes.features import as_features
 from tests.probes.material import data
 
 PROMPTS = ["Tom Cruise's mother is", "As for Kate Hudson, the mother is", "Liza Minnelli"]
@@ -134,3 +136,12 @@ def test_accuracy_is_one_where_the_prediction_is_the_label() -> None:
     expected = probes.predict(x).numpy() == y
     np.testing.assert_array_equal(found.values, expected)
     assert found.dims == ("site", "example")
+
+
+def test_large_numbers_are_finite() -> None:
+    large = torch.full((2, 4, 3), 3e38)
+    assert not bool(large.sum().isfinite())
+    assert torch.equal(as_features(large).values, large)
+    large[1, 2, 0] = torch.nan
+    with pytest.raises(ProbeError, match="not finite in example 2"):
+        as_features(large)
