@@ -26,6 +26,8 @@ KINDS: tuple[Kind, ...] = ("logistic", "ridge", "lda", "mean", "mlp")
 # Features of sites solved in one batch: enough to spread the cost of each step, few enough to stay
 # in the processor's cache.
 _BATCH = 8 << 20
+# A fit is soon done if after so many steps its gradient is within so many tolerances.
+_TRIAL, _PROMISING = 8, 50
 
 
 def fit_probes(
@@ -119,18 +121,18 @@ def _logistic(
     curvature = 0.25 if labels.n_classes == 2 else 1 / labels.n_classes
 
     def fit(some: slice, work: Workspace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        basis = plain(x[some])
-        # A factor costs about as much as so many steps without one (timed at 256 and 768 dims;
-        # where there are few, a step is mostly the calls that it takes).
-        few = min(max_iter, max(5, min(found.dim // 10, found.dim**2 // 6500)))
-        solution = solve(basis, problem, tol=tol, max_iter=few, workspace=work)
+        basis = plain(x[some], work)
+        # A factor costs about as much as so many steps without one; after the first few one sees
+        # whether they will do.
+        few = min(max_iter, max(5, found.dim // 10))
+        trial = _TRIAL, _PROMISING * tol
+        solution = solve(basis, problem, tol=tol, max_iter=few, trial=trial, workspace=work)
         steps = solution.iterations
-        if few < max_iter and bool((solution.gradient > tol).any()):
+        left = max_iter - int(steps.max())
+        if left > 0 and bool((solution.gradient > tol).any()):
             basis = factored(basis, l2, curvature) if n >= found.dim else rotated(x[some])
             start = solution.weights if n >= found.dim else None
-            solution = solve(
-                basis, problem, tol=tol, max_iter=max_iter - few, start=start, workspace=work
-            )
+            solution = solve(basis, problem, tol=tol, max_iter=left, start=start, workspace=work)
             steps = steps + solution.iterations
         coef, intercept = basis.coefficients(solution.weights[:, 0])
         return coef, intercept, solution.gradient[:, 0], steps[:, 0]

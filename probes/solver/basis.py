@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes.solver.workspace import Workspace
+
 _TINY = 1e-30
 
 
@@ -62,13 +64,18 @@ class Basis:
         return torch.maximum((inner + ones * self.mean).abs().amax(-1), ones[..., 0].abs())
 
 
-def plain(x: Float[Tensor, "site example dim"]) -> Basis:
-    """Axes are dims, and the preconditioner is diagonal: all that a few steps need."""
+def plain(x: Float[Tensor, "site example dim"], workspace: Workspace) -> Basis:
+    """Axes are dims, and the preconditioner is diagonal: all that a few steps need.
+
+    Args:
+        x: the features.
+        workspace: holds the basis' features, until it is used for the next.
+    """
     mean = x.mean(1, keepdim=True)
-    features = x.new_empty(*x.shape[:2], x.shape[2] + 1)
+    features = workspace.take("features", (*x.shape[:2], x.shape[2] + 1), x)
     torch.sub(x, mean, out=features[..., :-1])
     features[..., -1] = 1
-    return Basis(features, mean, torch.linalg.vector_norm(features, dim=1, keepdim=True) ** 2)
+    return Basis(features, mean, features.square().sum(1, keepdim=True))
 
 
 def factored(basis: Basis, l2: float, curvature: float) -> Basis:

@@ -32,6 +32,7 @@ def solve(
     *,
     tol: float = 1e-4,
     max_iter: int = 1000,
+    trial: tuple[int, float] | None = None,
     start: Float[Tensor, "site problem column axis"] | None = None,
     workspace: Workspace | None = None,
 ) -> Solution:
@@ -42,13 +43,15 @@ def solve(
         problems: what to solve on each.
         tol: a problem is solved when no entry of the mean loss' gradient exceeds this.
         max_iter: most steps of a problem.
+        trial: give up after so many steps if any problem's gradient is still larger than that.
         start: weights to start from; zero if left out.
         workspace: memory to use again.
     """
     with torch.no_grad():
         state = _Descent(basis, problems, start, workspace or Workspace())
         for step in range(max_iter + 1):
-            if not state.go_on(tol, last=step == max_iter):
+            given_up = trial is not None and step == trial[0] and state.worst() > trial[1]
+            if not state.go_on(tol, last=step == max_iter or given_up):
                 break
             state.step(look=step < _CURVATURE_STEPS)
     return state.solution
@@ -104,6 +107,10 @@ class _Descent:
             x.new_full((sites, count), torch.inf),
             torch.zeros(sites, count, dtype=torch.long, device=x.device),
         )
+
+    def worst(self) -> float:
+        """The largest entry of any problem's mean gradient."""
+        return float(self._largest_entries(0.0, everywhere=True).amax())
 
     def go_on(self, tol: float, *, last: bool) -> bool:
         """Note and drop what is solved; whether anything is left to do."""

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from probes import fit_probes
 from probes.solver import Problems, factored, plain, rotated, solve
+from probes.solver.workspace import Workspace
 from tests.probes.material import KINDS, data
 
 Array = npt.NDArray[np.float64]
@@ -100,9 +101,10 @@ def test_both_bases_lead_to_the_same_probe() -> None:
     x, y = data("unequal scales")
     problem = Problems(torch.from_numpy(y)[None], torch.ones(1, len(y)), torch.tensor([1.0]), 2)
     values = torch.from_numpy(x)
+    diagonal = plain(values, Workspace())
     found = [
         basis.coefficients(solve(basis, problem, tol=1e-10).weights[:, 0])[0]
-        for basis in (plain(values), factored(plain(values), 1.0, 0.25), rotated(values))
+        for basis in (diagonal, factored(diagonal, 1.0, 0.25), rotated(values))
     ]
     for other in found[1:]:
         torch.testing.assert_close(found[0], other, rtol=1e-6, atol=1e-8)
