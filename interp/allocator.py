@@ -22,7 +22,7 @@ def keep_freed_memory() -> bool:
 
     PyTorch asks for each result's memory anew. By default glibc gives a large block back to the
     system at once, which must clear every page of the next one: on a virtual machine this can take
-    a third of a forward pass. A process that has set one of glibc's own variables
+    a quarter of a forward pass. A process that has set one of glibc's own variables
     (`MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`, `GLIBC_TUNABLES`) is left as it is; with
     another C library, or another allocator, nothing happens.
     """
