@@ -74,11 +74,8 @@ def sites_at_once(design: Design, example_bytes: int, n_columns: int, device: st
 def find(basis: Basis, design: Design, tol: float, max_iter: int, work: Workspace) -> Findings:
     """Solve all problems of a batch of sites, and test them."""
     x = basis.features
-    sites, n = x.shape[0], x.shape[1]
-    # Strengths are relative to the features' mean variance, so that no unit of theirs matters.
-    dims = basis.mean.shape[2]
-    scale = basis.spectrum[:, 0, :-1].sum(1) / (n * dims)
-    scale = torch.where(scale > 0, scale, 1.0)
+    sites = len(x)
+    scale = basis.variance
     path = design.path(scale)
     solved = _solve(basis, path, tol, max_iter, work)
     weights = solved.weights.reshape(sites, *design.path_shape, *solved.weights.shape[2:])

@@ -157,8 +157,7 @@ def _fit(
 
     def fit(some: slice, work: Workspace) -> tuple[torch.Tensor, torch.Tensor]:
         basis = rotated(x[some])
-        scale = basis.spectrum[:, 0, :-1].sum(1) / x[0].numel()
-        l2 = strength * torch.where(scale > 0, scale, 1.0)
+        l2 = strength * basis.variance
         problems = Problems(codes, weights, l2[:, None].expand(-1, len(training)), labels.n_classes)
         solved = solve(basis, problems, workspace=work).weights
         flat, intercept = basis.coefficients(solved.flatten(1, 2))

@@ -37,6 +37,16 @@ class Basis:
     rotation: Float[Tensor, "site dim axis"] | None = None
     factor: Float[Tensor, "site axis axis"] | None = None
 
+    @property
+    def variance(self) -> Float[Tensor, " site"]:
+        """Mean variance of a site's dims, which strengths are relative to; 1 where all is constant.
+
+        So no unit of the features matters, and no rotation.
+        """
+        n, dims = self.features.shape[1], self.mean.shape[2]
+        found = self.spectrum[:, 0, :-1].sum(1) / (n * dims)
+        return torch.where(found > 0, found, 1.0)
+
     def solve(
         self, gradient: Float[Tensor, "site column axis"]
     ) -> Float[Tensor, "site column axis"]:
