@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks._common import build, describe_machine
+from benchmarks._common import build, describe_machine, timed
 from cache import ActivationStore
 from cache.index import Index
 from cache.shard import DATA, shard_path
@@ -112,8 +112,8 @@ def time_harvest(model: Model, tokens: int, folder: Path) -> None:
     written = 0
     forward()
     for turn in range(TURNS):
-        plain.append(seconds(forward))
-        unwary.append(seconds(partial(forward_and_write, folder / f"files-{turn}")))
+        plain.append(timed(forward, 1, "cpu")[0])
+        unwary.append(timed(partial(forward_and_write, folder / f"files-{turn}"), 1, "cpu")[0])
         shutil.rmtree(folder / f"files-{turn}")
         with ActivationStore(folder / f"harvest-{turn}", floor=0) as store:
             before = bytes_written()
@@ -135,12 +135,6 @@ def time_harvest(model: Model, tokens: int, folder: Path) -> None:
         rates = f"{tokens / min(taken):,.0f} ({tokens / median(taken):,.0f})"
         print(f"| {name} | {rates} | {best:.2f} of the first ({usual:.2f}) |")
     print(f"| bytes written for each byte of activations | {written / done.bytes:.3f} | |\n")
-
-
-def seconds(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def bytes_written() -> int:

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+
 # Counts the pages that the system had to clear while blocks of many sizes came and went.
 _PROBE = """
 import random, resource, torch
@@ -39,18 +41,15 @@ def run(before: str, **environment: str) -> int:
     return int(out.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_used_again() -> None:
     assert run(_KEEP) < _MANY / 10
     assert run("") > _MANY
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_what_a_user_has_set_stays() -> None:
     assert run(_KEEP, MALLOC_MMAP_THRESHOLD_="65536") > _MANY
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_loading_a_model_does_it() -> None:
     load = "from interp import load_model; load_model('reversal-curse')"
     assert run(load) < _MANY / 10
