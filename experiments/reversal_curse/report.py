@@ -17,6 +17,7 @@ from experiments.reversal_curse.findings import headline
 from experiments.reversal_curse.measure import Measurements, Subject
 from experiments.study import Verdict
 from interp.figures import accuracy_bars, direction_scatter, patching_map, rank_lines
+from interp.figures.numbers import place
 
 _SPLITS = {
     "forward": "learned forward only",
@@ -57,7 +58,7 @@ def render(
             "title": "The reversal curse",
             "model": subject.model,
             "headline": headline(subject.model.name, measured.accuracy),
-            "examples": [_example(row) for row in _examples(measured.facts)],
+            "examples": [_example(row, subject.model.d_vocab) for row in _examples(measured.facts)],
             "verdicts": verdicts,
             "accuracy": _accuracy_rows(measured.accuracy),
             "maps": maps,
@@ -126,7 +127,7 @@ def _examples(facts: pd.DataFrame) -> list[pd.Series[Any]]:
     return [row for _, row in order.head(_EXAMPLES).iterrows()]
 
 
-def _example(row: pd.Series[Any]) -> dict[str, Any]:
+def _example(row: pd.Series[Any], vocabulary: int) -> dict[str, Any]:
     """One fact asked both ways, with what the model says."""
     return {
         "split": _SPLITS[str(row["split"])],
@@ -137,7 +138,7 @@ def _example(row: pd.Series[Any]) -> dict[str, Any]:
                 "said": row[f"{direction}_said"],
                 "correct": bool(row[f"{direction}_correct"]),
                 "probability": float(np.exp(row[f"{direction}_logprob"])),
-                "rank": int(row[f"{direction}_rank"]),
+                "place": place(int(row[f"{direction}_rank"]), vocabulary),
             }
             for direction in DIRECTIONS
         ],

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp.errors import PromptError
-from interp.figures import grid, theme
+from interp.figures import grid, numbers, theme
 
 
 def lens_heatmap(
@@ -94,7 +94,7 @@ def _answer(one: xr.Dataset, row: int, column: int) -> str:
     rank = int(one["answer_rank"].values[row, column])
     logprob = float(one["answer_logprob"].values[row, column])
     name = _quoted(str(one["answer"].values)) if "answer" in one.coords else "answer"
-    where = f"rank {rank}" if rank >= 0 else "no rank"
+    where = f"rank {numbers.rank(rank)}" if rank >= 0 else "no rank"
     return f"first token of {name}: {where}, {_number(logprob, 'nats')}"
 
 

@@ -23,3 +23,24 @@ def reach(shown: npt.NDArray[np.float64]) -> float:
     """The end of a colour scale around 0 that holds all numbers."""
     finite = np.abs(shown[np.isfinite(shown)])
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+
+
+def rank(index: float) -> str:
+    """A rank as people read it: 1 is the model's first choice.
+
+    Results count from 0 (`answer_rank`, "rank"), as indices do; whoever shows one to a person goes
+    through here, so that no two screens say different numbers. A median may end in ".5".
+
+    Args:
+        index: how many tokens are likelier; negative or not finite where there is none.
+    """
+    if not np.isfinite(index) or index < 0:
+        return "–"
+    return f"{index + 1:,.1f}".removesuffix(".0")
+
+
+def place(index: float, among: int | None = None) -> str:
+    """The same as part of a sentence ("… is ‹at rank 107 of 512›"), its first place in words."""
+    if index == 0:
+        return "the model’s first choice"
+    return f"at rank {rank(index)}" + (f" of {among:,}" if among is not None else "")

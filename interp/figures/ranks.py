@@ -10,11 +10,12 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp.errors import PromptError
-from interp.figures import theme
+from interp.figures import numbers, theme
 from interp.figures.bands import band
 from interp.stats import bootstrap
 
-_TICKS = (0, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
+# As people count: 1 is the first choice.
+_TICKS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
 
 
 def rank_lines(
@@ -26,8 +27,8 @@ def rank_lines(
 ) -> go.Figure:
     """Draw the median rank of the answer's first token against the layer.
 
-    The axis is log10(1 + rank), rank 0 (the likeliest token) on top. The band is the bootstrap
-    95% interval of the median over facts; with one fact there is none.
+    The axis is logarithmic, rank 1 (the likeliest token, 0 in the results) on top. The band is the
+    bootstrap 95% interval of the median over facts; with one fact there is none.
 
     Args:
         lens_by_name: results of `logit_lens` with answers, by what to call each line; with all
@@ -73,7 +74,7 @@ def rank_lines(
     theme.finish(fig, title=title, height=340, hovermode="closest", clickmode="event+select")
     fig.update_layout(margin_t=72 if title else 40)
     rank_axis(fig, worst)
-    fig.update_yaxes(title_text="rank of the answer")
+    fig.update_yaxes(title_text="rank of the answer (1: first choice)")
     fig.update_xaxes(
         title_text="blocks passed",
         tickvals=layers if len(layers) <= 20 else None,
@@ -84,10 +85,10 @@ def rank_lines(
 
 
 def rank_axis(fig: go.Figure, worst: float) -> None:
-    """A vertical axis of log10(1 + rank), with ranks as labels and rank 0 on top."""
-    ticks = [t for t in _TICKS if t <= worst * 1.15]
+    """A vertical axis of log10(1 + rank) for ranks from 0, labelled from 1 and with 1 on top."""
+    ticks = [t for t in _TICKS if t <= (1 + worst) * 1.15]
     fig.update_yaxes(
-        tickvals=[float(rank_scale(t)) for t in ticks],
+        tickvals=[float(rank_scale(t - 1)) for t in ticks],
         ticktext=[f"{t:,}" for t in ticks],
         range=[float(rank_scale(worst)) * 1.06, -0.12],
     )
@@ -117,7 +118,7 @@ def _band(ranks: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.ND
 
 
 def rank_scale(rank: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Where a rank stands on the axis."""
+    """Where a rank, counted from 0, stands on the axis."""
     logs: npt.NDArray[np.float64] = np.log10(1 + np.asarray(rank, dtype=float))
     return logs
 
@@ -142,7 +143,7 @@ def _line(
         customdata=[[layer] for layer in layers],
         text=[
             f"<b>{label}</b>, {layer} blocks passed<br>{'median ' if many > 1 else ''}rank "
-            f"{median:,.0f}" + (f" over {many} facts" if many > 1 else "")
+            f"{numbers.rank(median)}" + (f" over {many} facts" if many > 1 else "")
             for layer, median, many in zip(layers, medians, n, strict=True)
         ],
         hovertemplate="%{text}<extra></extra>",

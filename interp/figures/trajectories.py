@@ -21,8 +21,8 @@ _TITLES = {
     "entropy": "entropy (nats)",
     "next_logprob": "log-probability of the next token (nats)",
     "answer_logprob": "log-probability of the answer (nats)",
-    "final_rank": "rank of the final prediction",
-    "answer_rank": "rank of the answer",
+    "final_rank": "rank of the final prediction (1: first choice)",
+    "answer_rank": "rank of the answer (1: first choice)",
 }
 
 
@@ -36,7 +36,7 @@ def trajectory_lines(
 
     Every prompt counts once: its positions are averaged first. The line is the mean over prompts
     and the band its bootstrap 95% interval (none with a single prompt). Ranks are averaged and
-    drawn as log10(1 + rank), rank 0 on top.
+    drawn on a logarithmic axis, rank 1 (0 in the results) on top.
 
     Args:
         lens_by_name: results of `logit_lens`, by what to call each line, such as the logit lens
@@ -108,7 +108,8 @@ def _line(
     name: str,
 ) -> go.Scatter:
     label = theme.escape(theme.words(name))
-    shown = 10**mean - 1 if quantity.endswith("rank") else mean
+    # Ranks are counted from 1 for people: 10**mean is the (geometric) mean of 1 + rank.
+    shown = 10**mean if quantity.endswith("rank") else mean
     over = f" over {n} prompts" if n > 1 else ""
     return go.Scatter(
         x=layers,

@@ -11,6 +11,7 @@ import xarray as xr
 
 from interp.errors import PromptError
 from interp.figures import accuracy_bars, direction_scatter, rank_lines
+from interp.figures.numbers import place, rank
 from interp.figures.ranks import last_ranks
 from interp.stats import bootstrap
 from tests.interp.figures.conftest import HOSTILE, MakeLens
@@ -28,9 +29,18 @@ def test_lines_are_medians_on_a_log_scale_with_ranks_as_labels() -> None:
     line = next(trace for trace in fig.data if trace.name == "forward")
     np.testing.assert_allclose(line.y, np.log10([100, 1]))
     axis = fig.layout.yaxis
-    for place, label in zip(axis.tickvals, axis.ticktext, strict=True):
-        assert place == pytest.approx(np.log10(1 + int(label.replace(",", ""))))
-    assert axis.range[0] > axis.range[1]  # rank 0 on top
+    for at, label in zip(axis.tickvals, axis.ticktext, strict=True):
+        assert at == pytest.approx(np.log10(int(label.replace(",", ""))))
+    assert axis.range[0] > axis.range[1]  # the first choice on top
+    assert axis.ticktext[0] == "1"
+    assert "median rank 100 over 3 facts" in line.text[0]
+
+
+def test_people_count_ranks_from_one_and_results_from_zero() -> None:
+    assert [rank(0), rank(106), rank(1233), rank(2.5)] == ["1", "107", "1,234", "3.5"]
+    assert [rank(-1), rank(np.nan)] == ["–", "–"]
+    assert place(0, 512) == "the model’s first choice"
+    assert place(106, 50257) == "at rank 107 of 50,257"
 
 
 def test_the_band_is_the_bootstrap_interval_of_the_median() -> None:

@@ -41,7 +41,8 @@ def test_ranks_are_drawn_on_their_own_scale_and_gaps_do_not_count() -> None:
     np.testing.assert_allclose(fig.data[0].y, [0.5, 0.0])
     axis = fig.layout.yaxis
     assert axis.range[0] > axis.range[1]
-    assert axis.ticktext[0] == "0"
+    assert axis.ticktext[0] == "1"
+    assert axis.tickvals[0] == 0
 
 
 def test_what_cannot_be_drawn_is_refused(make_lens: MakeLens) -> None:
@@ -71,6 +72,6 @@ def test_the_lens_hover_tells_every_answer(make_lens: MakeLens) -> None:
     both = both.assign({name: one[name] for name in ("top_token", "top_prob", "entropy")})
     text = cells(lens_heatmap(both))[(2, 1)]
     assert "Mary Lee" in text
-    assert "rank 7" in text
+    assert "rank 8" in text
     assert "Brad" in text
-    assert "rank 107" in text
+    assert "rank 108" in text
