@@ -18,6 +18,7 @@ import typer
 
 from cache.errors import ObverseError
 from experiments.cli.console import guarded, say
+from experiments.cli.serving import served
 
 __all__ = ["explorer"]
 
@@ -52,9 +53,7 @@ def explorer(
     _check_port(port)
     address = f"http://{_HOST}:{port}"
     say(f"Starting the explorer at {address} …")
-    # Its own greeting goes to stdout; errors go to stderr.
-    child = subprocess.Popen(_command(port, run, root), stdout=subprocess.DEVNULL)
-    try:
+    with served(_arguments(port, run, root)) as child:
         if not _answers(child, port):
             raise ObverseError(
                 "The explorer did not start; what it printed above says why, or try --port."
@@ -63,13 +62,11 @@ def explorer(
         if browser and _has_display():
             webbrowser.open(address)
         code = child.wait()
-    finally:
-        _stop(child)
     if code != 0:
         raise ObverseError(f"The explorer ended with exit code {code}; start it again.")
 
 
-def _command(port: int, run: Path | None, root: Path) -> list[str]:
+def _arguments(port: int, run: Path | None, root: Path) -> list[str]:
     spec = importlib.util.find_spec("app")
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
     page = next((Path(folder) / "main.py" for folder in folders), None)
@@ -85,7 +82,7 @@ def _command(port: int, run: Path | None, root: Path) -> list[str]:
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]
     arguments = ["--root", str(root)] + ([] if run is None else ["--run", str(run)])
-    return [sys.executable, "-m", "streamlit", "run", str(page), *flags, "--", *arguments]
+    return ["run", str(page), *flags, "--", *arguments]
 
 
 def _check_port(port: int) -> None:
@@ -128,13 +125,3 @@ def _has_display() -> bool:
     if sys.platform in ("darwin", "win32"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()

@@ -19,6 +19,7 @@ from experiments.cli import explorer
 from experiments.cli.console import visible
 from experiments.cli.models import describe
 from experiments.records import RunRecord
+from tests.interp.executing import alive, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -353,6 +354,51 @@ def test_the_explorer_listens_here_only_and_ends_with_ctrl_c(tmp_path: Path) -> 
         probe.bind(("127.0.0.1", port))
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
+def test_the_server_ends_with_the_command_however_that_ends(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    """The page is never asked for: what matters is the process that would serve it."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/__init__.py").touch()
+    (tmp_path / "app/main.py").touch()
+    (tmp_path / "streamlit").mkdir()
+    (tmp_path / "streamlit/__init__.py").touch()
+    (tmp_path / "streamlit/__main__.py").write_text(SERVER)
+    port = free_port()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "experiments.cli", "app", "--port", str(port), "--no-browser"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline().startswith("Starting")
+        assert child.stdout.readline() == "The explorer is ready; Ctrl-C ends it.\n"
+        server = int((tmp_path / "pid").read_text())
+        os.kill(server, 0)
+        child.send_signal(how)
+        child.wait(timeout=30)
+    finally:
+        child.kill()
+        child.communicate()
+    assert wait_for(lambda: not alive(server), 10)
+
+
+# Answers on the port that it is given, and ignores requests to end.
+SERVER = """
+import os, pathlib, signal, socket, sys, time
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    pathlib.Path("pid").write_text(str(os.getpid()))
+    with socket.create_server(("127.0.0.1", int(sys.argv[sys.argv.index("--server.port") + 1]))):
+        time.sleep(60)
+"""
+
+
 def _listening(port: int) -> list[str]:
     """The lines of /proc/net/tcp (none on other systems) of sockets that listen on `port`."""
     table = Path("/proc/net/tcp")
@@ -368,7 +414,7 @@ def test_the_explorer_is_told_which_runs_to_show(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
-    command = explorer._command(8600, Path("runs/x"), Path("runs"))
+    command = explorer._arguments(8600, Path("runs/x"), Path("runs"))
     split = command.index("--")
     assert command[split + 1 :] == ["--root", "runs", "--run", "runs/x"]
     flags = command[command.index("run") + 2 : split]
@@ -379,7 +425,7 @@ def test_the_explorer_is_told_which_runs_to_show(
         "--browser.gatherUsageStats": "false",
         "--logger.level": "warning",
     }
-    assert explorer._command(1, None, Path("r"))[-2:] == ["--root", "r"]
+    assert explorer._arguments(1, None, Path("r"))[-2:] == ["--root", "r"]
 
 
 # --- text from elsewhere --------------------------------------------------------------------

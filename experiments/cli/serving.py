@@ -1,0 +1,71 @@
+"""The explorer's server: Streamlit in a process that ends with the one that started it.
+
+However that ends: a process that is killed with SIGKILL can tell nobody, but the system closes its
+end of the pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["serve", "served"]
+
+# Modules are looked for where the starting process looks, and before anything is imported.
+_SERVER = (
+    "import json, sys; fd, paths = int(sys.argv.pop(1)), sys.argv.pop(1); "
+    "sys.path[:] = json.loads(paths); "
+    "from experiments.cli.serving import serve; serve(fd)"
+)
+_SECONDS_TO_END = 5.0
+
+
+@contextmanager
+def served(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that runs `streamlit ARGUMENTS`, and is gone after the block."""
+    watched, kept = os.pipe()
+    try:
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-c", _SERVER, str(watched), json.dumps(sys.path), *arguments],
+                pass_fds=[watched],
+                stdin=subprocess.DEVNULL,
+                # Its own greeting goes to stdout; errors go to stderr.
+                stdout=subprocess.DEVNULL,
+            )
+        finally:
+            os.close(watched)
+        try:
+            yield child
+        finally:
+            _stop(child)
+    finally:
+        os.close(kept)
+
+
+def serve(descriptor: int) -> None:
+    """What the process does; `sys.argv` holds the arguments for Streamlit."""
+    threading.Thread(target=_end_with, args=(descriptor,), daemon=True).start()
+    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
+
+
+def _end_with(descriptor: int) -> None:
+    """End this process when the other end of the pipe, which nobody writes to, is closed."""
+    os.read(descriptor, 1)
+    os._exit(1)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(timeout=_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
