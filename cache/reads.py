@@ -179,12 +179,16 @@ class _MovedError(Exception):
 
 
 def padded(pieces: Pieces, lengths: Sequence[int]) -> Tensor:
-    """Rows as one tensor [example, position, *width]; a view where they lie together."""
+    """Rows as one tensor [example, position, *width]; a view where they lie together.
+
+    Beyond a row's end stands NaN, so that nothing can be computed from it without a trace.
+    """
     first, of_first = pieces[0]
     if len(pieces) == 1 and len(set(of_first)) == 1:
         return first.reshape(len(of_first), of_first[0], *first.shape[1:])
-    out = torch.zeros(len(lengths), max(lengths), *first.shape[1:], dtype=first.dtype)
+    out = torch.empty(len(lengths), max(lengths), *first.shape[1:], dtype=first.dtype)
     rows = (row for tensor, of_piece in pieces for row in torch.split(tensor, of_piece))
     for number, row in enumerate(rows):
         out[number, : len(row)] = row
+        out[number, len(row) :] = torch.nan
     return out

@@ -20,7 +20,15 @@ from interp.forward import observe, recording_memory
 from interp.interventions import Intervention, Plan, plan
 from interp.model import Model
 from interp.sites import Site, shape_at
-from interp.tokens import Prompts, TokenBatch, check_length, check_vocabulary, pad, tokenise
+from interp.tokens import (
+    Prompts,
+    TokenBatch,
+    blank,
+    check_length,
+    check_vocabulary,
+    pad,
+    tokenise,
+)
 
 
 def capture(
@@ -50,8 +58,7 @@ def capture(
     Returns:
         {"resid_post.3": [example, position, d_model], "z.0": [example, position, head, d_head],
         "pattern.0": [example, head, destination, source], …}; with positions="last" the position
-        axis is gone. Shorter prompts are padded on the right: what stands beyond a prompt's
-        length is meaningless. A site with a head ("z.3.h5") has no head axis. What was run is on
+        axis is gone. Beyond a shorter prompt's end stands NaN, from a store as from a run. A site with a head ("z.3.h5") has no head axis. What was run is on
         the model's device, what was stored on the CPU, memory-mapped where possible.
 
     Raises:
@@ -198,7 +205,13 @@ def _run(
             pieces[str(site)].append(value.contiguous())
         if progress:
             progress(stop, len(batch))
-    return {name: torch.cat(parts) for name, parts in pieces.items()}
+    found = {name: torch.cat(parts) for name, parts in pieces.items()}
+    if not last:
+        for site in sites:
+            axes = (-1, -2) if site.name == "pattern" else (1,)
+            for axis in axes:
+                blank(found[str(site)], batch.lengths, axis)
+    return found
 
 
 def _read(

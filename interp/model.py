@@ -130,6 +130,13 @@ class Model:
         block = self.bridge.blocks[0].original_component
         return sum(p.numel() * p.element_size() for p in block.parameters())
 
+    @functools.cached_property
+    def mlp_widths(self) -> tuple[int, ...]:
+        """Neurons of each block's MLP, as its weights have it: configurations may not tell."""
+        cfg = self.bridge.cfg
+        told = int(cfg.d_mlp or 4 * self.d_model)
+        return tuple(_inputs(getattr(block, "mlp", None)) or told for block in self.bridge.blocks)
+
     @property
     def device(self) -> torch.device:
         return next(self._parameters()).device
@@ -217,7 +224,7 @@ class Model:
         cfg = self.bridge.cfg
         scores = self.n_heads * length
         experts = max(1, int(getattr(cfg, "experts_per_token", None) or 1))
-        neurons = experts * int(cfg.d_mlp or 4 * self.d_model)
+        neurons = experts * max(self.mlp_widths)
         width = 8 * self.d_model + max(5 * scores, 5 * neurons + 2 * scores)
         return length * width * self.dtype.itemsize
 
@@ -305,6 +312,15 @@ def _forget_pattern(block: Any, _args: object, _output: object) -> None:
     # layer [row, head, position, position]: more than all else that a sweep holds.
     if getattr(getattr(block, "attn", None), "_pattern", None) is not None:
         block.attn._pattern = None
+
+
+def _inputs(mlp: Any) -> int | None:
+    """What the last matrix of an MLP multiplies, where there is one such matrix."""
+    matrix = getattr(getattr(mlp, "out", None), "original_component", None)
+    if isinstance(matrix, torch.nn.Linear):
+        return matrix.in_features
+    # GPT-2's Conv1D holds its matrix the other way round.
+    return int(matrix.weight.shape[0]) if type(matrix).__name__ == "Conv1D" else None
 
 
 def _checked(model: Model) -> Model:

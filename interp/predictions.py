@@ -17,7 +17,7 @@ from interp.forward import keeping, recording_memory
 from interp.interventions import Intervention, Plan, plan
 from interp.model import Model
 from interp.sites import Site
-from interp.tokens import Prompts, TokenBatch, tokenise
+from interp.tokens import Prompts, TokenBatch, blank, tokenise
 
 
 def logits(
@@ -38,8 +38,8 @@ def logits(
         progress: called with (prompts done, prompts in all).
 
     Returns:
-        [example, vocabulary], or with positions="all" [example, position, vocabulary], where rows
-        beyond a shorter prompt's end are meaningless.
+        [example, vocabulary], or with positions="all" [example, position, vocabulary], with NaN
+        beyond a shorter prompt's end.
 
     Raises:
         PromptError: a prompt is empty or too long, or positions are unknown or absent.
@@ -66,7 +66,10 @@ def logits(
         if progress:
             progress(stop, len(batch))
     out = torch.cat(pieces)
-    return out[:, 0] if positions == "last" else out
+    if positions == "last":
+        return out[:, 0]
+    blank(out, batch.lengths, axis=1)
+    return out
 
 
 def predict(

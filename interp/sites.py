@@ -112,8 +112,18 @@ def heads_at(model: Model, name: str) -> int:
 
 
 def neurons_at(model: Model) -> int:
-    """Neurons of one MLP."""
-    return int(model.bridge.cfg.d_mlp or 4 * model.d_model)
+    """Neurons of one MLP.
+
+    Raises:
+        SiteError: the MLPs of its blocks differ in width.
+    """
+    widths = sorted(set(model.mlp_widths))
+    if len(widths) > 1:
+        raise SiteError(
+            f"The MLPs of {model.name} have from {widths[0]} to {widths[-1]} neurons, so its "
+            "neurons are no one site; use 'mlp_out' instead."
+        )
+    return widths[0]
 
 
 def width_at(model: Model, name: str, length: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import PromptError
@@ -92,6 +92,14 @@ def pad(
     for number, row in enumerate(rows):
         ids[number, : len(row)] = torch.tensor(list(row))
     return TokenBatch(ids, lengths, texts, offsets or (None,) * len(rows))
+
+
+def blank(values: Float[Tensor, "example ..."], lengths: Int[Tensor, " example"], axis: int) -> None:
+    """Put NaN, in place, where prompts have ended: what is computed there belongs to no token."""
+    width = values.shape[axis]
+    for number in (lengths < width).nonzero().flatten().tolist():
+        length = int(lengths[number])
+        values[number : number + 1].narrow(axis, length, width - length).fill_(torch.nan)
 
 
 def check_length(model: Model, length: int, what: str) -> None:

@@ -213,8 +213,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"partial_rotary_factor": 0.5},
         Layout(out_matrix="self_attn.dense", neurons="mlp.fc2", parallel=True),
     ),
-    "OPT": Architecture(  # positions count from two
-        "OPT", {"ffn_dim": 48, "word_embed_proj_dim": D_MODEL}, Layout(**OPT, patterns=False)
+    "OPT": Architecture(  # positions count from two; how wide an MLP is, only its weights tell
+        "OPT",
+        {"ffn_dim": 16, "intermediate_size": None, "word_embed_proj_dim": D_MODEL},
+        Layout(**OPT, patterns=False),
     ),
     "BLOOM": Architecture(  # position biases by example and head
         "Bloom",

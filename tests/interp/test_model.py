@@ -83,7 +83,7 @@ def test_in_memory_and_from_a_folder_compute_the_same(tiny: Tiny) -> None:
     assert model.path is None
     assert model.tokenizer.bos_token == "<bos>"
     ours, theirs = (capture(m, ["we saw Ann", "so"], "resid_post") for m in (model, tiny.model))
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_model_in_training_is_measured_without_dropout() -> None:
