@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +23,11 @@ __all__ = [
     "TEMPORARY_PREFIX",
     "atomic_path",
     "flush",
+    "is_real",
     "make_folder",
+    "open_regular",
     "read_bytes",
+    "real_folder",
     "remove",
     "remove_temporaries",
     "sha256",
@@ -49,7 +53,83 @@ _ADVICE = {
     errno.ENOLCK: "the file system has no locks; choose a folder on another one",
     errno.ENOSYS: "the file system has no locks; choose a folder on another one",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ELOOP: "it is a symbolic link, which is not followed; put the file itself there",
 }
+_SPECIAL = "it is not a regular file but a device, a FIFO or a socket; remove it"
+_PIECE = 1 << 20
+
+
+def open_regular(
+    path: Path | str, flags: int = os.O_RDONLY, *, mode: int = 0o666, links: bool = False
+) -> int:
+    """Open a regular file and nothing else; returns a descriptor, which the caller closes.
+
+    A device or a FIFO is not even opened, so that nothing blocks and no device notices. With
+    `os.O_CREAT` a file is made where nothing is; where a dangling link is, nothing is made.
+
+    Args:
+        flags: of `os.open`. Not `os.O_TRUNC`: `write_atomic` replaces a file.
+        links: whether `path` may be a symbolic link, as where a user names a file. The folders
+            above it are followed in any case: see `real_folder`.
+
+    Raises:
+        OSError: it is missing, a link (`errno.ELOOP`), no regular file, and the like. Within
+            `storage_errors` that becomes a sentence.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _check_regular(os.stat(path, follow_symlinks=links))
+    # What was put there since is opened without waiting, and looked at again.
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if links else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, mode)
+    try:
+        _check_regular(os.fstat(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(0, _SPECIAL)
+
+
+def is_real(path: Path | str) -> bool:
+    """Whether a regular file has that name: not a link, a folder or something special."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def real_folder(root: Path, *names: str) -> Path:
+    """The folder `root/names…`, after a look at each folder below `root`.
+
+    `root` itself, and what is above it, may be symbolic links; that is where the user pointed.
+
+    Raises:
+        StorageError: one of the folders is a symbolic link or no folder. One that does not exist
+            is no error: nothing is read or removed there, and `make_folder` makes a real one.
+    """
+    path = root
+    for name in names:
+        path = path / name
+        with storage_errors(path, "used"):
+            try:
+                mode = os.lstat(path).st_mode
+            except FileNotFoundError:
+                continue
+        if not stat.S_ISDIR(mode):
+            what = "is a symbolic link" if stat.S_ISLNK(mode) else "is not a folder"
+            raise StorageError(
+                f"'{path}' {what}, and none is followed out of '{root}'; put a folder there, or "
+                "remove it."
+            )
+    return path
 
 
 def write_atomic(path: Path | str, data: bytes | str, *, temporary: str | None = None) -> None:
@@ -63,8 +143,12 @@ def write_atomic(path: Path | str, data: bytes | str, *, temporary: str | None =
             file, if there was one, is unchanged.
     """
     content = data.encode("utf-8") if isinstance(data, str) else data
-    with atomic_path(path, temporary) as partial, open(partial, "wb") as file:
-        file.write(content)
+    with atomic_path(path, temporary) as partial:
+        # Not a file, nor a link to one, that somebody has put there.
+        partial.unlink(missing_ok=True)
+        new = open_regular(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with open(new, "wb") as file:
+            file.write(content)
 
 
 @contextlib.contextmanager
@@ -93,15 +177,20 @@ def atomic_path(path: Path | str, temporary: str | None = None) -> Iterator[Path
         flush(target.parent)
 
 
-def read_bytes(path: Path | str, most: int = 1 << 40) -> bytes:
-    """The content of a file, or a StorageError that says why it cannot be read.
+def read_bytes(path: Path | str, most: int = 1 << 40, *, links: bool = True) -> bytes:
+    """The content of a regular file, or a StorageError that says why it cannot be read.
 
     Args:
         most: do not read beyond so many bytes, whatever size the file claims.
+        links: whether `path` may be a symbolic link; False for what stands in a folder of ours.
     """
-    with storage_errors(Path(path), "read"), open(path, "rb") as file:
+    with storage_errors(Path(path), "read"), open(open_regular(path, links=links), "rb") as file:
         # Not `read(most)` at once, which would take that much memory for a small file too.
-        return file.read() if os.fstat(file.fileno()).st_size <= most else file.read(most)
+        pieces: list[bytes] = []
+        while most > 0 and (piece := file.read(min(most, _PIECE))):
+            pieces.append(piece)
+            most -= len(piece)
+        return b"".join(pieces)
 
 
 def make_folder(path: Path | str) -> None:
@@ -122,11 +211,11 @@ def remove_temporaries(folder: Path | str) -> None:
         remove(leftover)
 
 
-def sha256(path: Path | str) -> str:
-    """The SHA-256 of a file's content, as 64 hexadecimal digits."""
+def sha256(path: Path | str, *, links: bool = True) -> str:
+    """The SHA-256 of a regular file's content, as 64 hexadecimal digits; `links` as above."""
     digest = hashlib.sha256()
-    with storage_errors(Path(path), "read"), open(path, "rb") as file:
-        while block := file.read(1 << 20):
+    with storage_errors(Path(path), "read"), open(open_regular(path, links=links), "rb") as file:
+        while block := file.read(_PIECE):
             digest.update(block)
     return digest.hexdigest()
 
@@ -137,7 +226,9 @@ def storage_errors(path: Path, verb: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = _ADVICE.get(error.errno or 0) or f"{error.strerror or error}; check the path"
+        reason = _ADVICE.get(error.errno or 0) or f"{error.strerror or error}"
+        if ";" not in reason:
+            reason += "; check the path"
         raise StorageError(f"'{path}' cannot be {verb}: {reason}.") from error
 
 

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,11 @@ from cache.errors import StorageError
 from cache.files import (
     TEMPORARY_PREFIX,
     atomic_path,
+    is_real,
     make_folder,
+    open_regular,
     read_bytes,
+    real_folder,
     remove,
     remove_temporaries,
     sha256,
@@ -198,7 +202,8 @@ def test_a_missing_folder_is_not_made_silently(tmp_path: Path) -> None:
         (errno.EACCES, "permission is denied"),
         (errno.EROFS, "read-only"),
         (errno.EDQUOT, "quota"),
-        (errno.ELOOP, "check the path"),
+        (errno.ELOOP, "symbolic link"),
+        (errno.ENXIO, "check the path"),
     ],
 )
 def test_every_refusal_is_one_sentence(
@@ -235,3 +240,77 @@ def test_sha256_of_a_file_larger_than_one_block(tmp_path: Path) -> None:
     content = os.urandom((1 << 20) + 17)
     (tmp_path / "file").write_bytes(content)
     assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def _special(folder: Path) -> list[Path]:
+    """A FIFO, a socket, a device and a folder where a file belongs."""
+    os.mkfifo(folder / "fifo")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(folder / "socket"))
+    (folder / "folder").mkdir()
+    return [folder / "fifo", folder / "socket", folder / "folder", Path("/dev/zero")]
+
+
+def test_nothing_but_a_regular_file_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    os.close(open_regular(tmp_path / "file"))
+    for path in _special(tmp_path):
+        assert not is_real(path)
+        for read in (read_bytes, sha256):
+            with pytest.raises(StorageError, match=r"cannot be read: it is (not a reg|a folder)"):
+                read(path)
+        for flags in (os.O_RDONLY, os.O_RDWR | os.O_CREAT):
+            with pytest.raises(OSError, match=r"not a regular file|Is a directory"):
+                open_regular(path, flags)
+
+
+def test_a_link_is_followed_only_where_a_user_names_it(tmp_path: Path) -> None:
+    target, link, dangling = (tmp_path / name for name in ("target", "link", "dangling"))
+    target.write_text("content")
+    link.symlink_to(target)
+    dangling.symlink_to(tmp_path / "outside")
+    assert read_bytes(link) == b"content"
+    assert not is_real(link)
+    for path in (link, dangling):
+        with pytest.raises(StorageError, match="it is a symbolic link, which is not followed"):
+            read_bytes(path, links=False)
+        with pytest.raises(StorageError, match="symbolic link"):
+            sha256(path, links=False)
+        with pytest.raises(OSError, match="symbolic links"):
+            open_regular(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    assert target.read_text() == "content"
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_link_in_the_place_of_a_partial_file_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("precious")
+    (tmp_path / "partial").symlink_to(tmp_path / "outside")
+    (tmp_path / "file").symlink_to(tmp_path / "outside")
+    write_atomic(tmp_path / "file", "new", temporary="partial")
+    assert (tmp_path / "outside").read_text() == "precious"
+    assert (tmp_path / "file").read_text() == "new"
+    assert not (tmp_path / "file").is_symlink()
+
+
+def test_a_folder_that_is_a_link_leads_nowhere(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    (root / "a" / "b").mkdir(parents=True)
+    elsewhere.mkdir()
+    assert real_folder(root, "a", "b") == root / "a" / "b"
+    assert real_folder(root, "missing", "b") == root / "missing" / "b"
+    (root / "link").symlink_to(elsewhere)
+    (root / "a" / "link").symlink_to(elsewhere)
+    (root / "file").write_text("")
+    for names in (("link",), ("link", "b"), ("a", "link", "b"), ("file",)):
+        with pytest.raises(StorageError, match=r"(is a symbolic link|is not a folder), and none"):
+            real_folder(root, *names)
+    # The root may be one: that is where the user pointed.
+    (tmp_path / "root_link").symlink_to(root)
+    assert real_folder(tmp_path / "root_link", "a").is_dir()
+
+
+def test_a_file_that_claims_no_size_or_too_much_is_read_to_the_bound(tmp_path: Path) -> None:
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(1 << 40)
+    assert read_bytes(tmp_path / "sparse", 5000) == bytes(5000)
+    assert read_bytes(tmp_path / "sparse", 0) == b""
