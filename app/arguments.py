@@ -1,4 +1,4 @@
-"""What stands behind "--" on the command line of `streamlit run app/main.py -- …`."""
+"""What the page is told on the command line of `app.server`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The explorer: `streamlit run app/main.py -- [--root DIR] [--run DIR]`."""
+"""The explorer's page: what `app.server` runs for every session."""
 
 from __future__ import annotations
 

@@ -63,6 +63,9 @@ CSS = f"""
   padding: 8px 12px; font-size: 14.5px; line-height: 1.45; margin: 2px 0 6px; }}
 .ob-example {{ background: #f5f6f8; border-radius: 8px; padding: 11px 16px; font-size: 15.5px; }}
 .ob-hint {{ color: {theme.MUTED}; font-size: 13.5px; padding: 6px 0; }}
+.ob-path {{ font-family: {theme.MONO}; font-size: 14px; white-space: pre-wrap;
+  overflow-wrap: anywhere; background: #eef0f3; border-radius: 6px; padding: 10px 14px;
+  margin: 10px 0 4px; }}
 .ob-empty {{ border: 1px dashed #c5cad3; border-radius: 8px; padding: 28px; color: {theme.MUTED};
   text-align: center; font-size: 15px; line-height: 1.6; }}
 .ob-empty b {{ color: {theme.INK}; }}

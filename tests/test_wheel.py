@@ -51,5 +51,6 @@ def test_the_bundled_model_answers_from_the_wheel(installed: Path, tmp_path: Pat
 
 def test_the_report_template_and_the_explorer_are_in_the_wheel(installed: Path) -> None:
     assert (installed / "experiments/reversal_curse/report.html.j2").is_file()
+    assert (installed / "app/server.py").is_file()
     assert (installed / "app/main.py").is_file()
     assert not (installed / "tests").exists()

@@ -12,6 +12,7 @@ from app.engine import ModelSpec
 from app.selection import Source
 from app.views import model_page, parts, run_page
 from experiments.records import RunRecord
+from interp.figures import theme
 
 _OTHER = Source("model", "")
 
@@ -30,7 +31,7 @@ def show(arguments: Arguments) -> None:
         if _asked_for(source.name):
             model_page.show(ModelSpec(source.name))
         else:
-            _other_model(source.name)
+            _ask(source.name)
 
 
 def _choose(found: dict[str, RunRecord]) -> Source | None:
@@ -124,20 +125,41 @@ def _settings() -> None:
 
 
 def _asked_for(name: str) -> bool:
-    """Whether a model may be loaded without a click: a link must not fetch things from a hub."""
-    if not name:
-        return False
-    here = name in _bundled() or Path(name).expanduser().is_dir()
-    return here or name in st.session_state.get("asked_for", ())
+    """Whether a model may be loaded: bundled ones may, others after a click in this session.
+
+    A link alone must neither open a folder of this computer nor fetch anything from a hub.
+    """
+    return bool(name) and (name in _bundled() or name in st.session_state.get("asked_for", ()))
 
 
-def _other_model(name: str = "") -> None:
+def _ask(name: str) -> None:
+    """What a link wants to open, and the click that allows it. Nothing of it is touched before."""
+    with st.container(border=True):
+        parts.html(
+            markup.heading("Open this model?", "The link that you followed asks for it.")
+            + f'<pre class="ob-path">{markup.esc(theme.visible(name))}</pre>'
+            + markup.hint(
+                "If there is such a folder on this computer, the model in it is opened; else the "
+                "name is looked up on the Hugging Face hub and the model is downloaded. Only "
+                "safetensors are read, and no code that a model brings along."
+            )
+        )
+        st.button("Open it", key="allow", type="primary", on_click=_allow, args=(name,))
+
+
+def _allow(name: str) -> None:
+    st.session_state["asked_for"] = {*st.session_state.get("asked_for", ()), name}
+
+
+def _other_model() -> None:
     with st.form("other", border=False):
         columns = st.columns([4, 1], vertical_alignment="bottom")
-        name = columns[0].text_input("Folder of a Hugging Face model, or its id on the hub", name)
+        name = columns[0].text_input(
+            "Folder of a Hugging Face model, or its id on the hub", key="other-name"
+        )
         if columns[1].form_submit_button("Load", width="stretch") and name.strip():
             source = Source("model", name.strip())
-            st.session_state["asked_for"] = {source.name}
+            _allow(source.name)
             _open(source)
             st.session_state.pop("source", None)
             st.rerun()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 import os
 import socket
 import subprocess
@@ -67,22 +66,12 @@ def explorer(
 
 
 def _arguments(port: int, run: Path | None, root: Path) -> list[str]:
-    spec = importlib.util.find_spec("app")
-    folders = list(spec.submodule_search_locations or []) if spec is not None else []
-    page = next((Path(folder) / "main.py" for folder in folders), None)
-    if page is None or not page.is_file():
+    # Not by its name: a user's own folder `app` would be found first.
+    server = Path(__file__).resolve().parents[2] / "app" / "server.py"
+    if not server.is_file():
         raise ObverseError("The explorer is not installed; install obverse with 'pip install'.")
-    options = {
-        "server.address": _HOST,
-        "server.port": str(port),
-        # Without it Streamlit asks for an e-mail address and waits.
-        "server.headless": "true",
-        "browser.gatherUsageStats": "false",
-        "logger.level": "warning",
-    }
-    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
-    arguments = ["--root", str(root)] + ([] if run is None else ["--run", str(run)])
-    return ["run", str(page), *flags, "--", *arguments]
+    arguments = [str(server), "--port", str(port), "--root", str(root)]
+    return arguments + ([] if run is None else ["--run", str(run)])
 
 
 def _check_port(port: int) -> None:

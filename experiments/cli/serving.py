@@ -1,4 +1,4 @@
-"""The explorer's server: Streamlit in a process that ends with the one that started it.
+"""The explorer's server, in a process that ends with the one that started it.
 
 However that ends: a process that is killed with SIGKILL can tell nobody, but the system closes its
 end of the pipe.
@@ -28,7 +28,11 @@ _SECONDS_TO_END = 5.0
 
 @contextmanager
 def served(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that runs `streamlit ARGUMENTS`, and is gone after the block."""
+    """A process that runs a script, and is gone after the block.
+
+    Args:
+        arguments: the script's path, and what it is told.
+    """
     watched, kept = os.pipe()
     try:
         try:
@@ -50,9 +54,10 @@ def served(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def serve(descriptor: int) -> None:
-    """What the process does; `sys.argv` holds the arguments for Streamlit."""
+    """What the process does; `sys.argv` holds the script and its arguments."""
     threading.Thread(target=_end_with, args=(descriptor,), daemon=True).start()
-    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
+    del sys.argv[0]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def _end_with(descriptor: int) -> None:

@@ -42,14 +42,21 @@ def engine() -> Engine:
 
 @pytest.fixture
 def open_page(monkeypatch: pytest.MonkeyPatch) -> Open:
-    """Opens the page on a folder of runs, with the address's parameters, and waits for its work."""
+    """Opens the page on a folder of runs, with the address's parameters, and waits for its work.
+
+    The model that the address names counts as one that the user has agreed to, unless told.
+    """
     monkeypatch.setattr(live, "PATIENCE", 60.0)
 
-    def run(root: Path, *arguments: str, query: dict[str, str] | None = None) -> AppTest:
+    def run(
+        root: Path, *arguments: str, query: dict[str, str] | None = None, agreed: bool = True
+    ) -> AppTest:
         monkeypatch.setattr(sys, "argv", ["main.py", "--root", str(root), *arguments])
         page = AppTest.from_file(str(MAIN), default_timeout=120)
         for name, value in (query or {}).items():
             page.query_params[name] = value
+        if query and "model" in query and agreed:
+            page.session_state["asked_for"] = {query["model"]}
         return page.run()
 
     return run

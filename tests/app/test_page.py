@@ -272,13 +272,32 @@ def test_a_folder_that_is_no_model_is_told(open_page: Open, tmp_path: Path) -> N
     assert "config" in page.error[0].value
 
 
-def test_a_link_never_fetches_a_model_from_the_hub(
-    open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["someone/something", "folder", "~", "//server/share"])
+def test_a_link_opens_no_model_without_a_click(
+    open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    touched: list[str] = []
     monkeypatch.setattr("app.resources._model", lambda *given: pytest.fail("loaded a model"))
-    page = open_page(tmp_path, query={"model": "someone/something"})
+    monkeypatch.setattr("app.resources._touched", lambda spec: touched.append(spec.source))
+    if name == "folder":
+        name = str(tmp_path)
+    page = open_page(tmp_path / "runs", query={"model": name}, agreed=False)
     assert_fine(page)
-    assert page.text_input[0].value == "someone/something"
+    assert f'<pre class="ob-path">{name}</pre>' in html(page)
+    assert [button.label for button in page.button] == ["Open it"]
+    assert "Your own prompts" not in str(page.main)
+    assert touched == []
+
+
+def test_a_model_from_a_link_opens_after_a_click(
+    open_page: Open, model_folder: Path, tmp_path: Path
+) -> None:
+    page = open_page(tmp_path, query={"model": str(model_folder), "fact": "4"}, agreed=False)
+    assert "Finn Grove" not in html(page)
+    page.button(key="allow").click().run()
+    assert_fine(page)
+    assert "Finn Grove  ·  Gia Hale" in html(page)
+    assert page.query_params["fact"] == "4"
 
 
 def test_an_unexpected_error_is_a_sentence_too(

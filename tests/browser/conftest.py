@@ -56,10 +56,8 @@ def slow_explorer(
 ) -> Iterator[Explorer]:
     """Its maps take seconds to become exact."""
     port = _free_port()
-    command = [sys.executable, "-m", "streamlit", "run"]
-    command += [str(Path(__file__).with_name("slow_main.py")), "--server.port", str(port)]
-    command += ["--server.address", "localhost", "--server.headless", "true"]
-    command += ["--browser.gatherUsageStats", "false", "--", "--root", str(_root(record))]
+    command = [sys.executable, str(Path(__file__).with_name("slow_main.py"))]
+    command += ["--port", str(port), "--root", str(_root(record))]
     yield from _serve(command, port, record, tmp_path_factory.mktemp("log") / "slow.txt")
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
+from app import server
 from app.work import Work
 
 
@@ -14,4 +12,4 @@ def pause(work: Work[object]) -> None:
 
 
 Work._pause = pause  # type: ignore[method-assign]
-runpy.run_path(str(Path(__file__).resolve().parents[2] / "app" / "main.py"))
+server.main()

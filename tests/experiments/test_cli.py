@@ -323,7 +323,7 @@ def free_port() -> int:
 def test_the_explorer_listens_here_only_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
     (tmp_path / "app/__init__.py").touch()
-    (tmp_path / "app/main.py").write_text("import streamlit\n")
+    (tmp_path / "app/server.py").write_text("raise SystemExit('another app')\n")
     port = free_port()
     child = subprocess.Popen(
         [sys.executable, "-m", "experiments.cli", "app", "--port", str(port), "--no-browser"],
@@ -359,12 +359,9 @@ def test_the_server_ends_with_the_command_however_that_ends(
     tmp_path: Path, how: signal.Signals
 ) -> None:
     """The page is never asked for: what matters is the process that would serve it."""
-    (tmp_path / "app").mkdir()
-    (tmp_path / "app/__init__.py").touch()
-    (tmp_path / "app/main.py").touch()
-    (tmp_path / "streamlit").mkdir()
-    (tmp_path / "streamlit/__init__.py").touch()
-    (tmp_path / "streamlit/__main__.py").write_text(SERVER)
+    (tmp_path / "streamlit/static").mkdir(parents=True)
+    (tmp_path / "streamlit/__init__.py").write_text(SERVER)
+    (tmp_path / "streamlit/static/index.html").touch()
     port = free_port()
     child = subprocess.Popen(
         [sys.executable, "-m", "experiments.cli", "app", "--port", str(port), "--no-browser"],
@@ -389,13 +386,18 @@ def test_the_server_ends_with_the_command_however_that_ends(
 
 # Answers on the port that it is given, and ignores requests to end.
 SERVER = """
-import os, pathlib, signal, socket, sys, time
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    pathlib.Path("pid").write_text(str(os.getpid()))
-    with socket.create_server(("127.0.0.1", int(sys.argv[sys.argv.index("--server.port") + 1]))):
-        time.sleep(60)
+import os, pathlib, signal, socket, time
+
+class App:
+    def __init__(self, page, middleware):
+        pass
+
+    def run(self, config):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        pathlib.Path("pid").write_text(str(os.getpid()))
+        with socket.create_server(("127.0.0.1", config["server.port"])):
+            time.sleep(60)
 """
 
 
@@ -410,22 +412,11 @@ def _listening(port: int) -> list[str]:
     ]
 
 
-def test_the_explorer_is_told_which_runs_to_show(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    command = explorer._arguments(8600, Path("runs/x"), Path("runs"))
-    split = command.index("--")
-    assert command[split + 1 :] == ["--root", "runs", "--run", "runs/x"]
-    flags = command[command.index("run") + 2 : split]
-    assert dict(zip(flags[::2], flags[1::2], strict=True)) == {
-        "--server.address": "localhost",
-        "--server.port": "8600",
-        "--server.headless": "true",
-        "--browser.gatherUsageStats": "false",
-        "--logger.level": "warning",
-    }
-    assert explorer._arguments(1, None, Path("r"))[-2:] == ["--root", "r"]
+def test_the_explorer_is_told_which_runs_to_show() -> None:
+    server, *told = explorer._arguments(8600, Path("runs/x"), Path("runs"))
+    assert Path(server) == ROOT / "app/server.py"
+    assert told == ["--port", "8600", "--root", "runs", "--run", "runs/x"]
+    assert explorer._arguments(1, None, Path("r"))[1:] == ["--port", "1", "--root", "r"]
 
 
 # --- text from elsewhere --------------------------------------------------------------------

@@ -1,0 +1,70 @@
+"""Starts the explorer: `python app/server.py [--port N] [--root DIR] [--run DIR]`.
+
+Streamlit serves it, behind a guard of our own (`app.guard`), on this computer only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).resolve().parent
+_HOST = "localhost"
+
+
+def options(port: int) -> dict[str, Any]:
+    """Streamlit's options; they win over what stands in a user's own configuration."""
+    return {
+        "server.address": _HOST,
+        "server.port": port,
+        # Without it Streamlit asks for an e-mail address and waits.
+        "server.headless": True,
+        "server.showEmailPrompt": False,
+        "server.allowedHosts": ["localhost", "127.0.0.1", "::1"],
+        "server.corsAllowedOrigins": [],
+        "server.enableCORS": True,
+        "server.enableXsrfProtection": True,
+        "server.enableStaticServing": False,
+        "server.enableAgentApi": False,
+        "server.baseUrlPath": "",
+        # Where it is not set, Streamlit asks outside for this computer's address.
+        "browser.serverAddress": _HOST,
+        "browser.serverPort": port,
+        "browser.gatherUsageStats": False,
+        "client.allowedOrigins": [f"http://{_HOST}:{port}"],
+        "logger.level": "warning",
+        "logger.hideWelcomeMessage": True,
+    }
+
+
+def _scripts() -> list[str]:
+    """The scripts inside of Streamlit's own page."""
+    import streamlit
+
+    page = Path(streamlit.__file__).with_name("static") / "index.html"
+    return re.findall(r"<script>(.*?)</script>", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def main() -> None:
+    """Serve until a signal ends it. `--port` is ours, the rest is the page's."""
+    import streamlit as st
+    from starlette.middleware import Middleware
+
+    from app.guard import Guard, names
+
+    parser = argparse.ArgumentParser(prog="obverse app", add_help=False)
+    parser.add_argument("--port", type=int, default=8501)
+    given, rest = parser.parse_known_args()
+    sys.argv[1:] = rest
+    guard = Middleware(Guard, hosts=names(given.port), scripts=_scripts())
+    st.App(_HERE / "main.py", middleware=[guard]).run(config=options(given.port))
+
+
+if __name__ == "__main__":
+    # Python puts this file's folder first, where `app` itself cannot be found; and what is found
+    # elsewhere by that name is another's.
+    sys.path.insert(0, str(_HERE.parent))
+    main()
