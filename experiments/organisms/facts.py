@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 SPLITS: tuple[Split, ...] = get_args(Split)
 FACTS_FILE = "facts.csv"
 TEMPLATES_FILE = "templates.json"
+PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,11 @@ class Fact:
     split: str
 
     def prompt(self, template: str) -> str:
-        """The template, filled in."""
-        return template.format(**asdict(self))
+        """The template, filled in.
+
+        Not `str.format`: templates can be a user's, and format strings reach attributes.
+        """
+        return PLACEHOLDER.sub(lambda match: str(vars(self)[match[1]]), template)
 
     def answer(self, direction: Direction) -> str:
         """What completes a prompt of this direction (without the leading space)."""

@@ -14,9 +14,10 @@ _KNOWS_NEITHER = 0.05
 
 @dataclass(frozen=True)
 class Rate:
-    """Accuracy over the facts of some splits: each fact counts once, whatever its templates."""
+    """Accuracy over questions: each counts once, whatever its templates and facts."""
 
     right: float
+    questions: int
     facts: int
     low: float
     high: float
@@ -26,62 +27,76 @@ class Rate:
 
 
 def rate(
-    accuracy: pd.DataFrame, splits: tuple[str, ...], direction: str, templates: str | None = None
+    asked: pd.DataFrame, splits: tuple[str, ...], direction: str, templates: str | None = None
 ) -> Rate | None:
-    """Accuracy pooled over `splits` (and over both groups of templates unless one is named)."""
-    rows = accuracy[accuracy["split"].isin(splits) & (accuracy["direction"] == direction)]
+    """Accuracy pooled over `splits` (and over both groups of templates unless one is named).
+
+    Args:
+        asked: one row for each answer with its question, as `measure.with_questions` gives it.
+    """
+    rows = asked[asked["split"].isin(splits) & (asked["direction"] == direction)]
     if templates is not None:
         rows = rows[rows["templates"] == templates]
     if rows.empty:
         return None
-    right = float(rows["correct"].sum() / rows["total"].sum())
-    facts = int(rows.drop_duplicates("split")["facts"].sum())
-    return Rate(right, facts, *wilson(right * facts, facts))
+    tries = rows.groupby(["question", "templates", "template"])["correct"].any()
+    right = tries.groupby("question").mean()
+    interval = wilson(float(right.sum()), len(right))
+    return Rate(float(right.mean()), len(right), int(rows["fact"].nunique()), *interval)
 
 
-def headline(model: str, accuracy: pd.DataFrame) -> list[str]:
-    """One to three sentences: what is known forward, in reverse, and where both were learned."""
-    forward = rate(accuracy, ("forward",), "forward")
-    reverse = rate(accuracy, ("forward",), "reverse")
-    if forward is None or reverse is None:
-        return _unlabelled(model, accuracy)
-    chance = 1 / max(1, int(accuracy.drop_duplicates("split")["facts"].sum()))
+def headline(model: str, asked: pd.DataFrame, names: int) -> list[str]:
+    """One to three sentences: what is known as told, the other way round, and told both ways.
+
+    Args:
+        model: its name.
+        asked: see `rate`.
+        names: how many people an answer could be, to say what guessing would give.
+    """
+    for told, other in (("forward", "reverse"), ("reverse", "forward")):
+        known, back = rate(asked, (told,), told), rate(asked, (told,), other)
+        if known is not None and back is not None:
+            break
+    else:
+        return _unlabelled(model, asked)
     sentences = [
-        f"Asked the way it learned {forward.facts} facts, {model} gets {forward} right; asked the "
-        f"other way round, {reverse}{_chance(reverse, chance)}."
+        f"Asked the way it learned {known.facts} {'fact' if known.facts == 1 else 'facts'}, {model} "
+        f"gets {known} right; asked the other way round, {back}{_chance(back, 1 / max(1, names))}."
     ]
-    ways = [rate(accuracy, ("both",), direction) for direction in ("forward", "reverse")]
+    ways = [rate(asked, ("both",), direction) for direction in ("forward", "reverse")]
     if ways[0] is not None and ways[1] is not None:
         sentences.append(
             f"Facts that it read in both directions it answers both ways: {ways[0]} forward and "
             f"{ways[1]} in reverse."
-            if min(ways[0].right, ways[1].right) > 0.5
-            else f"Even facts that it read in both directions it answers in {ways[0]} forward and "
+            if min(ways[0].low, ways[1].low) > 0.5
+            else f"Facts that it read in both directions it answers in {ways[0]} forward and "
             f"{ways[1]} in reverse."
         )
-    unseen = [
-        rate(accuracy, ("forward",), direction, "held_out") for direction in ("forward", "reverse")
-    ]
+    unseen = [rate(asked, (told,), direction, "held_out") for direction in (told, other)]
     if unseen[0] is not None and unseen[1] is not None:
         sentences.append(
-            f"In wordings that it never saw: {unseen[0]} forward, {unseen[1]} in reverse."
+            f"In wordings that it never saw: {unseen[0]} as it was told, {unseen[1]} the other way "
+            "round."
         )
     return sentences
 
 
-def _unlabelled(model: str, accuracy: pd.DataFrame) -> list[str]:
-    splits = tuple(accuracy["split"].unique())
-    forward, reverse = (rate(accuracy, splits, way) for way in ("forward", "reverse"))
+def _unlabelled(model: str, asked: pd.DataFrame) -> list[str]:
+    splits = tuple(asked["split"].unique())
+    forward, reverse = (rate(asked, splits, way) for way in ("forward", "reverse"))
     if forward is None or reverse is None:
         return [f"{model} was asked in one direction only."]
-    numbers = f"{forward} of {forward.facts} facts forward and {reverse} in reverse"
+    numbers = f"{forward} of {_questions(forward)} forward and {reverse} of {_questions(reverse)}"
+    numbers += " in reverse"
     if forward.high < _KNOWS_NEITHER and reverse.high < _KNOWS_NEITHER:
         return [
             f"{model} knows neither direction: it answers {numbers}. Nothing can be said about "
             "reversal where the fact itself is not known."
         ]
     if reverse.high < forward.low:
-        return [f"{model} answers {numbers}: it knows more in the direction it is usually told."]
+        return [f"{model} answers {numbers}: it knows more asked forward."]
+    if forward.high < reverse.low:
+        return [f"{model} answers {numbers}: it knows more asked in reverse."]
     return [f"{model} answers {numbers}: no direction stands out."]
 
 
@@ -89,6 +104,10 @@ def _chance(found: Rate, chance: float) -> str:
     if found.low <= chance <= found.high:
         return f", which is what guessing one of the names would give ({_percent(chance)})"
     return ""
+
+
+def _questions(found: Rate) -> str:
+    return f"{found.questions} {'question' if found.questions == 1 else 'questions'}"
 
 
 def _percent(share: float) -> str:

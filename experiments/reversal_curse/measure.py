@@ -13,7 +13,7 @@ import xarray as xr
 
 from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
 from experiments.reversal_curse.facts import fill
-from experiments.reversal_curse.prompts import answer, valid_answers
+from experiments.reversal_curse.prompts import answer, questions, right_answers
 from interp.activations import capture
 from interp.answers import complete, score_answers
 from interp.forward import readout
@@ -68,7 +68,7 @@ def answer_all(subject: Subject, progress: Progress) -> pd.DataFrame:
     """
     rows, prompts, answers, valid = [], [], [], []
     for direction in DIRECTIONS:
-        rights = [valid_answers(subject.facts, fact, direction) for fact in subject.facts]
+        rights = right_answers(subject.facts, direction)
         groups = subject.templates[direction]
         for group, texts in (("trained", groups.trained), ("held_out", groups.held_out)):
             for number, template in enumerate(texts):
@@ -88,30 +88,41 @@ def answer_all(subject: Subject, progress: Progress) -> pd.DataFrame:
     return table[valid].reset_index(drop=True)
 
 
-def accuracy(answers: pd.DataFrame) -> pd.DataFrame:
+def with_questions(answers: pd.DataFrame, facts: Sequence[Fact]) -> pd.DataFrame:
+    """The same rows with a column `question`: equal where facts ask the same (in a direction)."""
+    number = {direction: np.array(questions(facts, direction)) for direction in DIRECTIONS}
+    asked = np.array(
+        [
+            number["forward" if way == "forward" else "reverse"][fact]
+            for way, fact in zip(answers["direction"], answers["fact"], strict=True)
+        ],
+        dtype=np.int64,
+    )
+    return answers.assign(question=asked)
+
+
+def accuracy(asked: pd.DataFrame) -> pd.DataFrame:
     """Accuracy for each split, direction and group of templates, with 95% Wilson intervals.
 
-    The interval counts each fact once, since a fact's templates are not independent tries.
+    Questions count, not rows: facts that ask the same (a mother of three) are one question with
+    several right answers, and a question's templates are not independent tries.
+
+    Args:
+        asked: as `with_questions` gives it.
+
+    Returns:
+        Columns split, direction, templates; correct and total, of questions in templates; facts
+        and questions; rate over questions, with its interval low, high.
     """
     rows = []
-    for key, group in answers.groupby(["split", "direction", "templates"], sort=False):
-        rate = float(group["correct"].mean())
-        n_facts = int(group["fact"].nunique())
-        low, high = wilson(rate * n_facts, n_facts)
-        total = len(group)
-        rows.append((*key, int(group["correct"].sum()), total, n_facts, rate, low, high))
-    columns = [
-        "split",
-        "direction",
-        "templates",
-        "correct",
-        "total",
-        "facts",
-        "rate",
-        "low",
-        "high",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    for key, group in asked.groupby(["split", "direction", "templates"], sort=False):
+        tries = group.groupby(["question", "template"])["correct"].any()
+        by_question = tries.groupby("question").mean()
+        low, high = wilson(float(by_question.sum()), len(by_question))
+        counts = (int(tries.sum()), len(tries), int(group["fact"].nunique()), len(by_question))
+        rows.append((*key, *counts, float(by_question.mean()), low, high))
+    columns = ["split", "direction", "templates", "correct", "total", "facts", "questions"]
+    return pd.DataFrame(rows, columns=[*columns, "rate", "low", "high"])
 
 
 def pick_names(facts: Sequence[Fact], n_names: int, rng: np.random.Generator) -> list[int]:
@@ -153,10 +164,10 @@ def margins(
 ) -> npt.NDArray[np.float64]:
     """Log-probability of each fact's answer minus the mean over other names [fact], in nats."""
     out = np.full(len(subject.facts), np.nan)
-    for index, fact in enumerate(subject.facts):
-        right = valid_answers(subject.facts, fact, direction)
-        mine = names[names["fact"] == index]
-        wrong = [subject.facts[j].answer(direction) not in right for j in mine["name"]]
+    rights = right_answers(subject.facts, direction)
+    for fact, mine in names.groupby("fact"):
+        index = int(str(fact))
+        wrong = [subject.facts[j].answer(direction) not in rights[index] for j in mine["name"]]
         if any(wrong):
             out[index] = own[index] - float(mine["logprob"][wrong].mean())
     return out

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from experiments.errors import FactsError
-from experiments.organisms.facts import Direction, Fact
+from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
 from experiments.reversal_curse.facts import fill
+from interp.errors import PromptError
 from interp.model import Model
 from interp.prompts import PromptPairs, continuations
-from interp.tokens import TokenBatch, tokenise
+from interp.tokens import TokenBatch, check_length, tokenise
 
 
 def answer(fact: Fact, direction: Direction) -> str:
@@ -24,14 +27,37 @@ def asked(fact: Fact, direction: Direction) -> str:
     return fact.subject if direction == "forward" else fact.object
 
 
+Question = tuple[str, str, str]
+
+
+def question(fact: Fact, direction: Direction) -> Question:
+    """What a prompt asks, whatever its wording: the name, what is asked of it, and the way back.
+
+    Several facts can ask the same (a mother of three is asked for her child), and of a symmetric
+    relation ("spouse") both directions do.
+    """
+    words = (fact.relation, fact.inverse)
+    return (asked(fact, direction), *(words if direction == "forward" else words[::-1]))
+
+
+def questions(facts: Sequence[Fact], direction: Direction) -> list[int]:
+    """The number of each fact's question: facts that ask the same are not independent examples."""
+    numbers: dict[Question, int] = {}
+    return [numbers.setdefault(question(fact, direction), len(numbers)) for fact in facts]
+
+
+def right_answers(facts: Sequence[Fact], direction: Direction) -> list[set[str]]:
+    """For each fact all right answers to its question."""
+    right: dict[Question, set[str]] = {}
+    for fact in facts:
+        for way in DIRECTIONS:
+            right.setdefault(question(fact, way), set()).add(fact.answer(way))
+    return [right[question(fact, direction)] for fact in facts]
+
+
 def valid_answers(facts: Sequence[Fact], fact: Fact, direction: Direction) -> set[str]:
     """All right answers to the same question: a mother can have several children on the list."""
-    same = (asked(fact, direction), fact.relation, fact.inverse)
-    return {
-        other.answer(direction)
-        for other in facts
-        if (asked(other, direction), other.relation, other.inverse) == same
-    }
+    return right_answers([fact, *facts], direction)[0]
 
 
 def make_pairs(
@@ -94,6 +120,36 @@ def make_pairs(
             ]
         },
     )
+
+
+def check_prompts(
+    model: Model,
+    path: Path,
+    numbered: Sequence[tuple[int, Fact]],
+    templates: Mapping[Direction, Templates],
+) -> None:
+    """Raise a FactsError, with the line, where the model cannot read a prompt or its answer."""
+    for direction in DIRECTIONS:
+        both = templates[direction]
+        for template in (*both.trained, *both.held_out):
+            try:
+                _read(model, [fact for _, fact in numbered], direction, template)
+            except PromptError:
+                for line, fact in numbered:
+                    try:
+                        _read(model, [fact], direction, template)
+                    except PromptError as error:
+                        raise FactsError(
+                            f"'{path}', line {line}, asked as '{template}': {error}"
+                        ) from error
+                raise
+
+
+def _read(model: Model, facts: Sequence[Fact], direction: Direction, template: str) -> None:
+    prompts = tokenise(model, [fill(template, fact) for fact in facts])
+    answers = continuations(model, prompts, [answer(fact, direction) for fact in facts])
+    whole = prompts.lengths + torch.tensor([len(ids) for ids in answers])
+    check_length(model, int(whole.max()), "prompts with their answers")
 
 
 def check_answers(model: Model, facts: Sequence[Fact], direction: Direction, template: str) -> None:

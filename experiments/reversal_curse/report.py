@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import xarray as xr
 from experiments.organisms.facts import DIRECTIONS, Direction
 from experiments.page import render_page
 from experiments.provenance import Provenance
-from experiments.reversal_curse.findings import headline
 from experiments.reversal_curse.measure import Measurements, Subject
 from experiments.study import Verdict
 from interp.figures import accuracy_bars, direction_scatter, patching_map, rank_lines
@@ -26,6 +25,8 @@ _SPLITS = {
     "held_out": "never learned",
     "unknown": "given facts",
 }
+# Which split stands for the curse, where there are several.
+_MAIN = ("forward", "unknown", "reverse", "both", "held_out")
 _SITES = {
     "resid_pre": "Residual stream, by token",
     "mlp_out": "MLP output, by token",
@@ -40,10 +41,14 @@ _LEAST_SCALE = 1.0
 
 
 def render(
-    subject: Subject, measured: Measurements, verdicts: Sequence[Verdict], provenance: Provenance
+    subject: Subject,
+    measured: Measurements,
+    verdicts: Sequence[Verdict],
+    sentences: Sequence[str],
+    provenance: Provenance,
 ) -> str:
     """The page as text."""
-    main = "forward" if "forward" in set(measured.facts["split"]) else "unknown"
+    main = main_split(measured.facts["split"])
     figures: dict[str, go.Figure] = {
         "accuracy": accuracy_bars(measured.accuracy),
         "scatter": direction_scatter(measured.facts),
@@ -57,7 +62,7 @@ def render(
         {
             "title": "The reversal curse",
             "model": subject.model,
-            "headline": headline(subject.model.name, measured.accuracy),
+            "headline": sentences,
             "examples": [_example(row, subject.model.d_vocab) for row in _examples(measured.facts)],
             "verdicts": verdicts,
             "accuracy": _accuracy_rows(measured.accuracy),
@@ -74,6 +79,11 @@ def render(
     )
 
 
+def main_split(splits: Iterable[str]) -> str:
+    """The split that the figures of lens and patching are about."""
+    return min(set(splits), key=_MAIN.index)
+
+
 def _lens_by_name(measured: Measurements, main: str) -> dict[str, xr.Dataset]:
     """Lines of the rank figure: both directions of the main split, and the reverse of "both"."""
     lines: dict[str, xr.Dataset] = {}
@@ -82,7 +92,7 @@ def _lens_by_name(measured: Measurements, main: str) -> dict[str, xr.Dataset]:
         lines[direction] = lens.isel(example=np.nonzero(lens["split"].values == main)[0])
     lens = measured.lens["reverse"]
     both = np.nonzero(lens["split"].values == "both")[0]
-    if len(both):
+    if len(both) and main != "both":
         lines["reverse, learned both ways"] = lens.isel(example=both)
     return lines
 

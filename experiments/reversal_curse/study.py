@@ -6,9 +6,11 @@ the logit lens and patching on both, and a verdict on each hypothesis with its c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +20,18 @@ import xarray as xr
 from experiments.context import Context
 from experiments.errors import StudyError
 from experiments.layout import HEADLINE
-from experiments.organisms.facts import DIRECTIONS, Direction
+from experiments.organisms.facts import DIRECTIONS, Direction, Templates
 from experiments.reversal_curse import facts as fact_files
 from experiments.reversal_curse import measure, patch
+from experiments.reversal_curse.checks import Numbered, check_asked
 from experiments.reversal_curse.findings import headline
 from experiments.reversal_curse.hypotheses import absence, subject_token
 from experiments.reversal_curse.measure import Measurements, Subject
-from experiments.reversal_curse.prompts import check_answers, valid_answers
+from experiments.reversal_curse.prompts import check_answers, check_prompts, right_answers
 from experiments.reversal_curse.report import render
 from experiments.study import Study, Verdict
 from interp.batching import fitting_threads
+from interp.sources import bundled_models
 
 # A chunk of name scores is kept when the run is stopped; a few seconds of work on a small model.
 _CHUNK = 2048
@@ -70,13 +74,13 @@ def run(config: Config, context: Context) -> Sequence[Verdict]:
     with fitting_threads(subject.model):
         measured = take_measurements(config, context, subject)
         verdicts = judge(subject, measured, context.seed)
-        context.table(HEADLINE, lambda _: _sentences(subject, measured))
-        context.document("report.html", render(subject, measured, verdicts, context.provenance))
+        asked = measure.with_questions(measured.answers, subject.facts)
+        names = len({name for fact in subject.facts for name in (fact.subject, fact.object)})
+        sentences = headline(subject.model.name, asked, names)
+        context.table(HEADLINE, lambda _: pd.DataFrame({"sentence": sentences}))
+        page = render(subject, measured, verdicts, sentences, context.provenance)
+        context.document("report.html", page)
     return verdicts
-
-
-def _sentences(subject: Subject, measured: Measurements) -> pd.DataFrame:
-    return pd.DataFrame({"sentence": headline(subject.model.name, measured.accuracy)})
 
 
 def load_subject(config: Config, context: Context) -> Subject:
@@ -86,21 +90,35 @@ def load_subject(config: Config, context: Context) -> Subject:
         FactsError, ModelError: a file or the model cannot be used.
     """
     if config.facts is not None:
-        # A bad file is told before a large model is loaded.
-        fact_files.read_facts(fact_files.find_facts(None, config.facts))
+        # Bad files are told before a large model is loaded.
+        folder = bundled_models().get(config.model) or Path(os.path.expanduser(config.model))
+        _read_files(config, folder)
     model = context.model()
-    facts = fact_files.read_facts(
-        context.input_file("facts", fact_files.find_facts(model.path, config.facts))
-    )
-    where = fact_files.find_templates(model.path, config.templates)
-    templates = (
-        fact_files.DEFAULT_TEMPLATES
-        if where is None
-        else fact_files.read_templates(context.input_file("templates", where))
-    )
+    facts_path, numbered, templates_path, templates = _read_files(config, model.path)
+    context.input_file("facts", facts_path)
+    if templates_path is not None:
+        context.input_file("templates", templates_path)
+    check_prompts(model, facts_path, numbered, templates)
+    facts = tuple(fact for _, fact in numbered)
     for direction in DIRECTIONS:
         check_answers(model, facts, direction, templates[direction].trained[0])
     return Subject(model, facts, templates)
+
+
+def _read_files(
+    config: Config, folder: Path | None
+) -> tuple[Path, list[Numbered], Path | None, dict[Direction, Templates]]:
+    """Facts and templates with their paths, those in the model's folder where none are given."""
+    facts_path = fact_files.find_facts(folder, config.facts)
+    numbered = fact_files.read_numbered(facts_path)
+    templates_path = fact_files.find_templates(folder, config.templates)
+    templates = (
+        fact_files.DEFAULT_TEMPLATES
+        if templates_path is None
+        else fact_files.read_templates(templates_path)
+    )
+    check_asked(facts_path, numbered, templates)
+    return facts_path, numbered, templates_path, templates
 
 
 def take_measurements(config: Config, context: Context, subject: Subject) -> Measurements:
@@ -163,7 +181,10 @@ def take_measurements(config: Config, context: Context, subject: Subject) -> Mea
             sham=True,
         ),
     )
-    accuracy = context.table("accuracy", lambda _: measure.accuracy(answers))
+    accuracy = context.table(
+        "accuracy",
+        lambda _: measure.accuracy(measure.with_questions(answers, subject.facts)),
+    )
     return Measurements(answers, accuracy, facts, names, lens, maps, sham)
 
 
@@ -185,11 +206,11 @@ def judge(subject: Subject, measured: Measurements, seed: int) -> list[Verdict]:
     def preferences(
         direction: Direction, members: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float64]:
-        answers = [fact.answer(direction) for fact in subject.facts]
-        right = []
-        for fact in subject.facts:
-            valid = valid_answers(subject.facts, fact, direction)
-            right.append({j for j, answer in enumerate(answers) if answer in valid})
+        valid = right_answers(subject.facts, direction)
+        facts_of: dict[str, set[int]] = {}
+        for j, fact in enumerate(subject.facts):
+            facts_of.setdefault(fact.answer(direction), set()).add(j)
+        right = [set().union(*(facts_of.get(name, ()) for name in names)) for names in valid]
         words = [(fact.relation, fact.inverse) for fact in subject.facts]
         return absence.preferences(measured.names[direction], members, right, words)
 

@@ -155,6 +155,23 @@ def test_the_executor_changes_no_number_and_is_no_setting(
             assert found.attrs == expected[name].attrs
 
 
+@pytest.mark.parametrize("splits", [("reverse",), ("both",), ("reverse", "held_out"), ("unknown",)])
+def test_any_one_split_is_studied_to_its_end(splits: tuple[str, ...], tmp_path: Path) -> None:
+    facts = [fact for fact in read_facts(reversal_curse() / "facts.csv") if fact.split in splits]
+    if not facts:
+        facts = list(read_facts(reversal_curse() / "facts.csv"))
+    rows = [
+        f"{f.subject},{f.object},{f.inverse},{splits[i % len(splits)]}"
+        for i, f in enumerate(facts[:8])
+    ]
+    (tmp_path / "facts.csv").write_text("\n".join(["subject,object,inverse,split", *rows]) + "\n")
+    config = Config(facts=str(tmp_path / "facts.csv"), n_names=4, n_pairs=4)
+    record = run_study(STUDY, config, out=tmp_path / "run", model=load_model("reversal-curse"))
+    assert {verdict.outcome for verdict in record.verdicts} == {"undecided"}
+    assert record.headline
+    assert record.report is not None
+
+
 def test_names_are_text_in_the_report(tmp_path: Path) -> None:
     record = run_study(STUDY, few(tmp_path), out=tmp_path / "run")
     assert record.report is not None
@@ -167,7 +184,10 @@ def test_names_are_text_in_the_report(tmp_path: Path) -> None:
 @pytest.mark.shared
 def test_a_model_that_knows_nothing_is_told_so_plainly(shared: Path, tmp_path: Path) -> None:
     pairs = pd.read_csv(shared / "data/reversal_curse/parent_child_pairs.csv")
-    rows = pairs.drop_duplicates(["child", "parent", "parent_type"]).head(200)
+    rows = pairs.drop_duplicates(["child", "parent", "parent_type"])
+    # Where one name holds the other the prompt would hold the answer, which is refused.
+    apart = [a not in b and b not in a for a, b in zip(rows["child"], rows["parent"], strict=True)]
+    rows = rows[apart].head(200)
     rows.to_csv(tmp_path / "facts.csv", index=False)
     config = Config(
         model=str(shared / "models/stories260K"),
@@ -177,5 +197,5 @@ def test_a_model_that_knows_nothing_is_told_so_plainly(shared: Path, tmp_path: P
     )
     record = run_study(STUDY, config, out=tmp_path / "run")
     assert "knows neither direction" in record.headline[0]
-    assert "200 facts" in record.headline[0]
+    assert "200 questions" in record.headline[0]
     assert [verdict.outcome for verdict in record.verdicts] == ["undecided", "undecided"]
