@@ -13,6 +13,7 @@ __all__ = [
     "ProbeError",
     "PromptError",
     "SiteError",
+    "StatisticsError",
     "StorageError",
 ]
 
@@ -43,3 +44,7 @@ class ProbeError(ObverseError):
 
 class ExecutionError(ObverseError):
     """Work cannot be spread over workers, or they ended before it was done."""
+
+
+class StatisticsError(ObverseError, ValueError):
+    """Numbers from which no interval or test can be had."""
