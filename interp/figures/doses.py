@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp.errors import DirectionError
-from interp.figures import numbers, theme
-from interp.figures.bands import band
-from interp.stats import bootstrap
+from interp.figures import theme
+from interp.figures.bands import band, interval_text, mean_intervals_of
+from interp.figures.numbers import plain
 
 _OWN, _CONTROL = theme.OKABE_ITO[0], theme.MUTED
 
@@ -18,8 +18,9 @@ _OWN, _CONTROL = theme.OKABE_ITO[0], theme.MUTED
 def dose_lines(result: xr.Dataset, *, title: str | None = None) -> go.Figure:
     """Draw the mean over examples against the dose.
 
-    The band around the line is the bootstrap 95% interval of the mean over examples; the grey one
-    holds the middle 95% of the random directions' means. The dotted line is the model unchanged.
+    The band around the line is the 95% interval of the mean over examples (see `mean_interval`;
+    none with few of them); the grey one holds the middle 95% of the random directions' means. The
+    dotted line is the model unchanged.
 
     Args:
         result: of `dose_response`.
@@ -40,11 +41,14 @@ def dose_lines(result: xr.Dataset, *, title: str | None = None) -> go.Figure:
         low, high = np.quantile(draws, [0.025, 0.975], axis=1)
         fig.add_trace(band(doses, low, high, _CONTROL, "random directions, middle 95%"))
         name = f"{draws.shape[1]} random directions"
-        fig.add_trace(_line(doses, draws.mean(1), _CONTROL, name, unit, low, high))
-    low, high = np.array([bootstrap(column, n=500) for column in value.T]).T
-    if len(value) > 1:
+        spread = [f"middle 95%: {plain(a)} to {plain(b)}" for a, b in zip(low, high, strict=True)]
+        fig.add_trace(_line(doses, draws.mean(1), _CONTROL, name, unit, spread))
+    low, high = mean_intervals_of(value)
+    if np.isfinite(low).any():
         fig.add_trace(band(doses, low, high, _OWN, "direction, 95%"))
-    fig.add_trace(_line(doses, value.mean(0), _OWN, "direction", unit, low, high))
+    counts = np.isfinite(value).sum(0)
+    spread = [interval_text(*each, "examples") for each in zip(low, high, counts, strict=True)]
+    fig.add_trace(_line(doses, value.mean(0), _OWN, "direction", unit, spread))
     fig.add_hline(
         y=float(result["plain"].mean()), line={"color": theme.INK, "width": 1, "dash": "dot"}
     )
@@ -63,8 +67,7 @@ def _line(
     colour: str,
     name: str,
     unit: str,
-    low: npt.NDArray[np.float64],
-    high: npt.NDArray[np.float64],
+    spread: list[str],
 ) -> go.Scatter:
     return go.Scatter(
         x=doses,
@@ -73,9 +76,9 @@ def _line(
         line={"color": colour, "width": 2.5},
         marker={"size": 7, "color": colour},
         text=[
-            f"<b>{name}</b>, {numbers.plain(float(dose))}<br>{numbers.plain(float(mean))} "
-            f"{theme.escape(unit)}<br>95%: {numbers.plain(float(a))} to {numbers.plain(float(b))}"
-            for dose, mean, a, b in zip(doses, means, low, high, strict=True)
+            f"<b>{name}</b>, {plain(float(dose))}<br>{plain(float(mean))} {theme.escape(unit)}"
+            f"<br>{interval}"
+            for dose, mean, interval in zip(doses, means, spread, strict=True)
         ],
         hovertemplate="%{text}<extra></extra>",
         name=name,

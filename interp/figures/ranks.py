@@ -12,7 +12,7 @@ import xarray as xr
 from interp.errors import PromptError
 from interp.figures import numbers, theme
 from interp.figures.bands import band
-from interp.stats import bootstrap
+from interp.stats import median_interval
 
 # As people count: 1 is the first choice.
 _TICKS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
@@ -28,7 +28,7 @@ def rank_lines(
     """Draw the median rank of the answer's first token against the layer.
 
     The axis is logarithmic, rank 1 (the likeliest token, 0 in the results) on top. The band is the
-    bootstrap 95% interval of the median over facts; with one fact there is none.
+    95% interval of the median over facts (see `median_interval`); with fewer than 6 there is none.
 
     Args:
         lens_by_name: results of `logit_lens` with answers, by what to call each line; with all
@@ -53,8 +53,8 @@ def rank_lines(
         layers = [int(layer) for layer in lens["layer"].values]
         medians = _median(ranks)
         colour = theme.colour(name, number)
-        if (ranks >= 0).sum(axis=0).max(initial=0) > 1:
-            low, high = _band(ranks)
+        low, high = _band(ranks)
+        if np.isfinite(high).any():
             worst = max(worst, float(np.nanmax(high, initial=0)))
             fig.add_trace(band(layers, rank_scale(low), rank_scale(high), colour, f"{name} 95%"))
         worst = max(worst, float(np.nanmax(medians, initial=0)))
@@ -113,7 +113,7 @@ def _median(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 def _band(ranks: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     known = [column[column >= 0].astype(float) for column in ranks.T]
-    low, high = zip(*(bootstrap(column, np.median, n=500) for column in known), strict=True)
+    low, high = zip(*(median_interval(column) for column in known), strict=True)
     return np.array(low), np.array(high)
 
 

@@ -11,10 +11,9 @@ import xarray as xr
 
 from interp.errors import PromptError
 from interp.figures import theme
-from interp.figures.bands import band
+from interp.figures.bands import band, mean_intervals_of
 from interp.figures.numbers import plain
 from interp.figures.ranks import rank_axis, rank_scale
-from interp.stats import bootstrap
 
 _TITLES = {
     "kl": "KL to the last layer (nats)",
@@ -35,8 +34,8 @@ def trajectory_lines(
     """Draw one quantity of `logit_lens` against the layer, a line for each lens.
 
     Every prompt counts once: its positions are averaged first. The line is the mean over prompts
-    and the band its bootstrap 95% interval (none with a single prompt). Ranks are averaged and
-    drawn on a logarithmic axis, rank 1 (0 in the results) on top.
+    and the band its 95% interval (see `mean_interval`; none with few prompts). Ranks are averaged
+    and drawn on a logarithmic axis, rank 1 (0 in the results) on top.
 
     Args:
         lens_by_name: results of `logit_lens`, by what to call each line, such as the logit lens
@@ -58,10 +57,10 @@ def trajectory_lines(
         values = _by_prompt(name, lens, quantity)
         mean = np.nanmean(values, axis=0)
         colour = theme.colour(name, number)
-        if len(values) > 1:
-            low, high = np.array([bootstrap(v[~np.isnan(v)], np.mean, n=500) for v in values.T]).T
+        low, high = mean_intervals_of(values)
+        if np.isfinite(high).any():
             fig.add_trace(band(layers, low, high, colour, f"{name} 95%"))
-            worst = max(worst, float(high.max())) if ranked else worst
+            worst = max(worst, float(np.nanmax(high))) if ranked else worst
         worst = max(worst, float(mean.max())) if ranked else worst
         fig.add_trace(_line(layers, mean, len(values), quantity, colour, name))
     theme.finish(fig, title=title, height=340, hovermode="closest")

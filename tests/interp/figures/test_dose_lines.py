@@ -53,6 +53,14 @@ def test_without_controls_or_with_one_example_there_is_no_band() -> None:
     assert [trace.name for trace in fig.data] == ["direction"]
 
 
+def test_few_examples_have_no_interval_and_the_hover_says_why() -> None:
+    fig = dose_lines(result(examples=4))
+    assert not traces(fig, "direction, 95%")
+    text = traces(fig, "direction")[0].text[0]
+    assert "no interval: 4 independent examples, and at least 5 are needed" in text
+    assert "95%: " in traces(dose_lines(result()), "direction")[0].text[0]
+
+
 def test_other_results_are_refused() -> None:
     with pytest.raises(DirectionError, match="no dose response"):
         dose_lines(result().drop_vars("plain"))

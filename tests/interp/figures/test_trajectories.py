@@ -8,7 +8,7 @@ import xarray as xr
 
 from interp.errors import PromptError
 from interp.figures import lens_heatmap, rank_lines, trajectory_lines
-from interp.stats import bootstrap
+from interp.stats import mean_interval
 from tests.interp.figures.conftest import HOSTILE, MakeLens, assert_safe, cells, traces
 
 DIMS = ("example", "layer", "position")
@@ -23,10 +23,20 @@ def test_every_prompt_counts_once_however_long_it_is() -> None:
     fig = trajectory_lines({"logit lens": lens(values)})
     (line,) = traces(fig, "logit lens")
     np.testing.assert_allclose(line.y, [(2 + 6) / 2, (0 + 2) / 2])
-    (shade,) = traces(fig, "logit lens 95%")
-    low, high = bootstrap([2.0, 6.0], np.mean, n=500)
-    assert (shade.y[0], shade.y[-1]) == pytest.approx((high, low))
     assert "over 2 prompts" in line.text[0]
+
+
+def test_the_band_is_the_interval_of_the_mean_where_there_is_one() -> None:
+    means = np.random.default_rng(0).normal(size=(6, 4))
+    means[:, 2] = 0.7  # no spread, no interval
+    fig = trajectory_lines({"logit lens": lens(means[:, :, None])})
+    (shade,) = traces(fig, "logit lens 95%")
+    low, high = np.array([mean_interval(means[:, at]) for at in (0, 1, 3)]).T
+    assert shade.x == (0, 1, 1, 0, None, 3, 3)
+    expected = [high[0], high[1], low[1], low[0], high[2], low[2]]
+    assert [y for y in shade.y if y is not None] == pytest.approx(expected)
+    few = trajectory_lines({"logit lens": lens(means[:4, :, None])})
+    assert not traces(few, "logit lens 95%")
 
 
 def test_one_prompt_has_a_line_and_no_band() -> None:
