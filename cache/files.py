@@ -22,6 +22,7 @@ from cache.errors import StorageError
 __all__ = [
     "TEMPORARY_PREFIX",
     "atomic_path",
+    "expanded",
     "flush",
     "is_real",
     "make_folder",
@@ -191,6 +192,16 @@ def read_bytes(path: Path | str, most: int = 1 << 40, *, links: bool = True) -> 
             pieces.append(piece)
             most -= len(piece)
         return b"".join(pieces)
+
+
+def expanded(path: Path | str) -> Path:
+    """The path with its `~` written out. Raises StorageError where nobody has that home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise StorageError(
+            f"'{path}' names a home folder that is not known; write the path in full."
+        ) from error
 
 
 def make_folder(path: Path | str) -> None:

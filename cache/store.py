@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cache import verify as verification
 from cache.errors import StorageError
+from cache.files import expanded
 from cache.fill import Progress, lacking
 from cache.folder import Folder
 from cache.index import Index, Usage
@@ -68,7 +69,7 @@ class ActivationStore(Training):
         Raises:
             StorageError: the folder holds something else, or cannot be read.
         """
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         self.read_only = open_folder(self.path)
         self._folder = Folder(self.path, read_only=self.read_only)
         self._room = Room(

@@ -197,5 +197,5 @@ class Context:
 
     def _note(self, provenance: Provenance) -> None:
         if provenance != self._provenance:
-            provenance.save(self.directory)
+            provenance.save(self._manifest)
             self._provenance = provenance

@@ -1,8 +1,8 @@
 """Where things lie in a run directory, and what makes two runs the same run.
 
-config.json      study, preset, seed, dtype, and every setting of the study
+config.json      schema, study, preset, seed, dtype, and every setting of the study
 provenance.json  versions, model fingerprint, device, inputs, when it started and finished
-stages.json      the finished results with their SHA-256
+stages.json      the finished results, and the other files here, with their SHA-256
 results/         tables (.parquet) and labelled arrays (.nc)
 report.html      and other documents of the study
 verdicts.json    written last
@@ -17,8 +17,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.files import read_bytes, write_atomic
-from experiments.errors import RunError
+from experiments.errors import StorageError
+from experiments.schema import SCHEMA, check_config, parse, read
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,11 +32,13 @@ __all__ = [
     "STAGES",
     "VERDICTS",
     "check_name",
+    "check_path",
     "differences",
     "identity",
-    "read_json",
+    "read_settings",
     "run_name",
-    "write_json",
+    "settings_json",
+    "to_json",
 ]
 
 CONFIG = "config.json"
@@ -82,22 +84,38 @@ def check_name(name: str) -> str:
     return name
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises StorageError or RunError where it cannot be read."""
+def check_path(path: Path) -> Path:
+    """`path` if it can be the name of a folder. Raises StorageError otherwise."""
+    if "\0" in str(path):
+        raise StorageError(f"{str(path)!r} holds a NUL, which no path can; choose another name.")
+    return path
+
+
+def read_settings(directory: Path) -> tuple[dict[str, Any], bytes]:
+    """The settings in config.json of a run directory, and the content of that file.
+
+    Raises:
+        RunError: it is damaged, of no run, or of another schema.
+        StorageError: it cannot be read.
+    """
+    path = directory / CONFIG
+    data = read(path)
+    return check_config(parse(data, path), path), data
+
+
+def settings_json(settings: dict[str, Any]) -> bytes:
+    """The content of config.json."""
+    return to_json({"schema": SCHEMA, **settings})
+
+
+def to_json(value: Any) -> bytes:
+    """JSON that people can read."""
     try:
-        value = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise RunError(
-            f"'{path}' is damaged; remove the run directory and run it again."
-        ) from error
-    if not isinstance(value, dict):
-        raise RunError(f"'{path}' is not of a run; choose another directory.")
-    return value
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON that people can read."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        return f"{text}\n".encode()
+    except UnicodeEncodeError:
+        # A path of bytes that are no text, say.
+        return f"{json.dumps(value, indent=2, allow_nan=False)}\n".encode()
 
 
 def _path(value: object) -> str:

@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cache.files import storage_errors
-from experiments.errors import RunError
+from cache.files import open_regular, storage_errors
+from experiments.errors import RunError, StorageError
 
 __all__ = ["locked"]
 
@@ -23,11 +23,14 @@ def locked(path: Path) -> Iterator[None]:
 
     Raises:
         RunError: another process holds it.
-        StorageError: the file cannot be made.
+        StorageError: the file cannot be made, or is a link.
     """
     with storage_errors(path, "locked"):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
     try:
+        # Another name of a file that is somebody's: it would be emptied under both.
+        if os.fstat(descriptor).st_nlink > 1:
+            raise StorageError(f"'{path}' is a hard link to another file; remove it.")
         with storage_errors(path, "locked"):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.errors import RunError
-from experiments.layout import PROVENANCE, read_json, write_json
+from experiments.layout import PROVENANCE, to_json
+from experiments.manifest import Manifest
+from experiments.schema import check_provenance, parse, read
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -73,30 +75,26 @@ class Provenance:
         )
 
     @classmethod
-    def load(cls, directory: Path) -> Provenance:
-        """Read provenance.json. Raises RunError or StorageError where it is not readable."""
-        path = directory / PROVENANCE
-        data = read_json(path)
-        names = {item.name for item in dataclasses.fields(cls)}
-        try:
-            loaded = cls(**{name: data[name] for name in names})
-            for time in (loaded.started, loaded.finished or loaded.started):
-                datetime.fromisoformat(time)
-            consistent = (
-                isinstance(loaded.finished, str | None)
-                and isinstance(loaded.versions, dict)
-                and isinstance(loaded.model, dict | None)
-                and isinstance(loaded.inputs, dict)
-            )
-        except (KeyError, TypeError, ValueError):
-            consistent = False
-        if not consistent:
-            raise RunError(f"'{path}' is damaged; run the study again with --fresh.")
-        return loaded
+    def load(cls, directory: Path, manifest: Manifest) -> Provenance:
+        """Read provenance.json.
 
-    def save(self, directory: Path) -> None:
+        Raises:
+            RunError: it is damaged, or not what the run wrote.
+            StorageError: it cannot be read.
+        """
+        path = directory / PROVENANCE
+        data = read(path)
+        fields = check_provenance(parse(data, path), path)
+        if not manifest.is_file(PROVENANCE, data):
+            raise RunError(
+                f"'{path}' is damaged (it does not match its checksum in stages.json); run the "
+                "study again with --fresh."
+            )
+        return cls(**fields)
+
+    def save(self, manifest: Manifest) -> None:
         """Write provenance.json."""
-        write_json(directory / PROVENANCE, dataclasses.asdict(self))
+        manifest.write_file(PROVENANCE, to_json(dataclasses.asdict(self)))
 
     def resume(self) -> tuple[Provenance, list[str]]:
         """The provenance of the same run going on now, and a sentence for each change of code."""

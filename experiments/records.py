@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.files import read_bytes
+from cache.files import is_real, storage_errors
 from experiments.errors import ObverseError, RunError
-from experiments.layout import CONFIG, HEADLINE, PROVENANCE, VERDICTS, read_json
+from experiments.layout import (
+    CONFIG,
+    HEADLINE,
+    PROVENANCE,
+    STAGES,
+    VERDICTS,
+    check_path,
+    read_settings,
+)
 from experiments.manifest import Kind, Manifest
 from experiments.provenance import Provenance
+from experiments.schema import check_verdicts, parse, read
 from experiments.storage import decode_dataset, decode_table
 from experiments.study import Verdict
 
@@ -21,6 +31,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["RunRecord", "list_runs"]
+
+# A run that is at work writes between two looks at its files.
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -41,26 +54,49 @@ class RunRecord:
     def open(cls, path: Path | str) -> RunRecord:
         """Open a run directory.
 
+        Settings, provenance and verdicts are held to their types and to their checksums; results
+        when they are read (`table`, `dataset`), or all of them by `damage`.
+
         Raises:
-            RunError: it is not one, or is damaged.
+            RunError: it is not one, is damaged, was edited, or is of another schema.
             StorageError: it cannot be read.
         """
-        directory = Path(path)
-        if not (directory / CONFIG).is_file():
-            what = "has no config.json" if directory.is_dir() else "does not exist"
-            raise RunError(f"'{path}' is not a run directory: it {what}; see 'obverse runs'.")
-        config = read_json(directory / CONFIG)
-        if not {"study", "preset", "seed"} <= set(config):
+        directory = check_path(Path(path))
+        for _ in range(_TRIES - 1):
+            before = _stamp(directory)
+            try:
+                return cls._open(directory)
+            except ObverseError:
+                if _stamp(directory) == before:
+                    raise
+        return cls._open(directory)
+
+    @classmethod
+    def _open(cls, directory: Path) -> RunRecord:
+        with storage_errors(directory, "opened"):
+            if not _there(directory / CONFIG):
+                what = "has no config.json" if directory.is_dir() else "does not exist"
+                raise RunError(
+                    f"'{directory}' is not a run directory: it {what}; see 'obverse runs'."
+                )
+        config, written = read_settings(directory)
+        if not _there(directory / PROVENANCE):
+            raise RunError(f"'{directory}' has no provenance.json; run the study again.")
+        manifest = Manifest(directory)
+        if not manifest.exists:
             raise RunError(
-                f"'{path}' is not a run directory: its config.json names no study; see "
-                "'obverse runs'."
+                f"'{directory}' has no stages.json, so that nothing in it can be checked; run the "
+                "study again."
             )
-        if not (directory / PROVENANCE).is_file():
-            raise RunError(f"'{path}' has no provenance.json; run the study again.")
-        provenance = Provenance.load(directory)
+        if not manifest.is_file(CONFIG, written):
+            raise RunError(
+                f"'{directory / CONFIG}' is damaged (it does not match its checksum in "
+                "stages.json); run the study again with --fresh."
+            )
+        provenance = Provenance.load(directory, manifest)
         done = provenance.finished is not None
-        verdicts = _read_verdicts(directory / VERDICTS) if done else ()
-        return cls(directory, config, provenance, verdicts, done, Manifest(directory))
+        verdicts = _read_verdicts(directory / VERDICTS, manifest) if done else ()
+        return cls(directory, config, provenance, verdicts, done, manifest)
 
     @property
     def study(self) -> str:
@@ -70,14 +106,20 @@ class RunRecord:
     @property
     def report(self) -> Path | None:
         """report.html, if the study has written one."""
-        return self._manifest.path("report.html") if self._has_report() else None
+        if "report.html" not in self._manifest.names("document"):
+            return None
+        path = self._manifest.path("report.html")
+        return path if is_real(path) else None
 
     @property
     def headline(self) -> tuple[str, ...]:
         """What was found, in sentences to quote; none where the study has not stored any."""
         if not self.finished or HEADLINE not in self.names("table"):
             return ()
-        return tuple(str(sentence) for sentence in self.table(HEADLINE)["sentence"])
+        table = self.table(HEADLINE)
+        if list(table.columns) != ["sentence"]:
+            raise RunError(f"'{HEADLINE}' of '{self.path}' holds no sentences; run it again.")
+        return tuple(str(sentence) for sentence in table["sentence"])
 
     def names(self, kind: Kind | None = None) -> list[str]:
         """The names of the stored results: all, or those of one kind ("table", "dataset")."""
@@ -100,31 +142,80 @@ class RunRecord:
                 found.append(f"'{self._manifest.path(name)}' {damage}.")
         return found
 
-    def _has_report(self) -> bool:
-        return "report.html" in self._manifest.names("document")
-
 
 def list_runs(
     root: Path | str, *, on_skip: Callable[[Path, str], None] | None = None
 ) -> list[RunRecord]:
     """The runs in `root`, or in the folders of studies in it, the newest first.
 
-    A directory that has a config.json but cannot be opened is skipped, and `on_skip` told why.
+    A directory that has a config.json but cannot be opened is skipped, and `on_skip` told why. One
+    that is there under several names (links) is listed once.
+
+    Raises:
+        StorageError: `root` is there and cannot be read.
     """
-    folder = Path(root)
-    found = []
-    for config in sorted({*folder.glob(f"*/{CONFIG}"), *folder.glob(f"*/*/{CONFIG}")}):
+    folder = check_path(Path(root))
+    with storage_errors(folder, "read"):
+        if not os.path.lexists(folder):
+            return []
+        os.scandir(folder).close()
+    found: list[RunRecord] = []
+    seen: set[str] = set()
+    for directory in sorted(_candidates(folder)):
+        place = os.path.realpath(directory)
+        if place in seen:
+            continue
+        seen.add(place)
         try:
-            found.append(RunRecord.open(config.parent))
-        except ObverseError as error:
+            found.append(RunRecord.open(directory))
+        except (ObverseError, OSError) as error:
             if on_skip is not None:
-                on_skip(config.parent, str(error))
-    return sorted(found, key=lambda record: record.provenance.started, reverse=True)
+                on_skip(directory, str(error))
+    return sorted(found, key=_started, reverse=True)
 
 
-def _read_verdicts(path: Path) -> tuple[Verdict, ...]:
+def _started(record: RunRecord) -> datetime:
+    return datetime.fromisoformat(record.provenance.started)
+
+
+def _candidates(root: Path) -> Iterator[Path]:
+    """Folders with a config.json, one and two floors below `root`."""
+    for folder in _folders(root):
+        for candidate in (folder, *_folders(folder)):
+            if os.path.lexists(candidate / CONFIG):
+                yield candidate
+
+
+def _folders(parent: Path) -> list[Path]:
     try:
-        stored = json.loads(read_bytes(path))
-        return tuple(Verdict.from_dict(item) for item in stored)
-    except (ValueError, TypeError) as error:
-        raise RunError(f"'{path}' is damaged; run the study again with --fresh.") from error
+        return [parent / name for name in os.listdir(parent) if os.path.isdir(parent / name)]
+    except OSError:
+        return []
+
+
+def _there(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+def _stamp(directory: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Changes with every file that a runner puts into the directory."""
+
+    def of(path: Path) -> tuple[int, int] | None:
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    return tuple(of(directory / name) for name in (CONFIG, PROVENANCE, STAGES, VERDICTS))
+
+
+def _read_verdicts(path: Path, manifest: Manifest) -> tuple[Verdict, ...]:
+    data = read(path)
+    stored = check_verdicts(parse(data, path), path)
+    if not manifest.is_file(VERDICTS, data):
+        raise RunError(
+            f"'{path}' is not what the run wrote (it does not match its checksum in stages.json); "
+            "run the study again, which judges anew."
+        )
+    return tuple(Verdict.from_dict(item) for item in stored)

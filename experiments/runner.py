@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cache.files import TEMPORARY_PREFIX, make_folder, remove, remove_temporaries, sha256
+from cache.files import (
+    TEMPORARY_PREFIX,
+    expanded,
+    make_folder,
+    real_folder,
+    remove,
+    remove_temporaries,
+    sha256,
+    storage_errors,
+    write_atomic,
+)
 from experiments.context import Context
 from experiments.errors import ObverseError, RunError, StorageError
 from experiments.layout import (
@@ -21,18 +32,22 @@ from experiments.layout import (
     LOCK,
     PROVENANCE,
     RESULTS,
+    STAGES,
     VERDICTS,
+    check_path,
     differences,
     identity,
-    read_json,
+    read_settings,
     run_name,
-    write_json,
+    settings_json,
+    to_json,
 )
 from experiments.lock import locked
 from experiments.manifest import Manifest
 from experiments.provenance import Provenance
 from experiments.records import RunRecord
 from experiments.reporter import QuietReporter, Reporter
+from experiments.schema import MOST_SEED, parse, read
 from experiments.study import Study, StudyConfig, Verdict
 from interp.execute import Executor, Workers
 
@@ -83,12 +98,12 @@ def run_study(
         StorageError: it cannot be written.
         ObverseError: whatever the study refuses.
     """
-    if seed < 0:
-        raise RunError(f"The seed is {seed}; choose 0 or a positive number.")
+    if not 0 <= seed <= MOST_SEED:
+        raise RunError(f"The seed is {seed}; choose a number from 0 to 2**63 - 1.")
     if model is not None:
         config = _with_model(config, model)
     settings = identity(study.name, config, preset=preset, seed=seed, dtype=dtype)
-    directory = out if out is not None else root / study.name / run_name(settings)
+    directory = check_path(out if out is not None else root / study.name / run_name(settings))
     reporter = reporter or QuietReporter()
     loader = _Loader(config, model, device, dtype)
 
@@ -122,8 +137,9 @@ def run_study(
         )
         verdicts = _checked(study.run(config, context))
         context.forget_unused()
-        write_json(directory / VERDICTS, [verdict.to_dict() for verdict in verdicts])
-        context.provenance.finish().save(directory)
+        manifest.write_file(VERDICTS, to_json([verdict.to_dict() for verdict in verdicts]))
+        # Last: a run is finished when its provenance says so.
+        context.provenance.finish().save(manifest)
     return RunRecord.open(directory)
 
 
@@ -160,35 +176,61 @@ def _with_model(config: ConfigT, model: Model) -> ConfigT:
 
 def _check_directory(directory: Path, settings: dict[str, Any], fresh: bool) -> None:
     """Refuse a directory that holds anything but this run."""
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise StorageError(f"'{directory}' is a file; choose a folder as --out.")
-    if not (directory / CONFIG).exists():
-        own = (LOCK, TEMPORARY_PREFIX)
-        others = sorted(p.name for p in _entries(directory) if not p.name.startswith(own))
+    with storage_errors(directory, "used"):
+        if not directory.exists():
+            return
+        if not directory.is_dir():
+            raise StorageError(f"'{directory}' is a file; choose a folder as --out.")
+        begun = os.path.lexists(directory / CONFIG)
+    if not begun:
+        others = sorted(
+            path.name
+            for path in _entries(directory)
+            if path.name != LOCK and not path.name.startswith(TEMPORARY_PREFIX)
+        )
         if others:
             raise RunError(
                 f"'{directory}' holds other files ('{others[0]}') and no run; choose an empty or "
                 "new folder as --out."
             )
         return
-    stored = read_json(directory / CONFIG)
-    if "study" not in stored:
-        raise RunError(
-            f"'{directory}' holds a config.json that is not of a run; choose another --out."
-        )
+    try:
+        stored, written = read_settings(directory)
+    except RunError:
+        # Of another version, or damaged: --fresh replaces what is known as a run all the same.
+        if fresh and _is_run(directory, str(settings["study"])):
+            return
+        raise
     if stored["study"] != settings["study"]:
         raise RunError(
             f"'{directory}' holds a run of the study '{stored['study']}', not "
             f"'{settings['study']}'; choose another --out."
         )
+    if fresh:
+        return
     different = differences(stored, settings)
-    if different and not fresh:
+    if different:
         raise RunError(
             f"'{directory}' holds a run with other settings ({different}); choose another --out, "
             "or replace that run with --fresh."
         )
+    manifest = Manifest(directory)
+    if manifest.exists and not manifest.is_file(CONFIG, written):
+        raise RunError(
+            f"'{directory / CONFIG}' is damaged (it does not match its checksum in stages.json); "
+            "run the study again with --fresh."
+        )
+
+
+def _is_run(directory: Path, study: str) -> bool:
+    """Whether it is a run of the study, though its settings cannot be used."""
+    path = directory / CONFIG
+    with contextlib.suppress(ObverseError):
+        value = parse(read(path), path)
+        return isinstance(value, dict) and value.get("study") == study
+    with contextlib.suppress(ObverseError):
+        return Manifest(directory).exists
+    return False
 
 
 def _entries(directory: Path) -> list[Path]:
@@ -225,7 +267,7 @@ def _may_have_changed(loader: _Loader, provenance: Provenance) -> bool:
     """Whether the model must be loaded to tell: files in its folder are newer than the run."""
     if loader.model is not None:
         return True
-    folder = Path(str(loader.source)).expanduser()
+    folder = expanded(str(loader.source))
     if not folder.is_dir():
         return False
     started = datetime.fromisoformat(provenance.started).timestamp()
@@ -235,15 +277,25 @@ def _may_have_changed(loader: _Loader, provenance: Provenance) -> bool:
 
 def _clean(directory: Path, fresh: bool) -> None:
     """Remove what killed writers left, and with `fresh` everything that the runner wrote."""
+    results = real_folder(directory, RESULTS)
     remove_temporaries(directory)
-    remove_temporaries(directory / RESULTS)
+    remove_temporaries(results)
     if not fresh:
         return
     # The settings go last: until then the directory is still known as a run.
     remove(directory / VERDICTS)
-    Manifest(directory).clear()
+    _stored(directory).clear()
     remove(directory / PROVENANCE)
     remove(directory / CONFIG)
+
+
+def _stored(directory: Path) -> Manifest:
+    """The manifest, or an empty one in place of one that is damaged or of another version."""
+    try:
+        return Manifest(directory)
+    except RunError:
+        remove(directory / STAGES)
+        return Manifest(directory)
 
 
 @contextlib.contextmanager
@@ -264,19 +316,23 @@ def _begin(
     directory: Path, settings: dict[str, Any], manifest: Manifest, reporter: Reporter
 ) -> Provenance:
     """Write settings and provenance, or go on with those that are there."""
-    begun = bool(manifest.names())
-    # Verdicts of results that are about to be computed anew are not verdicts any more.
-    remove(directory / VERDICTS)
     try:
-        provenance, changes = Provenance.load(directory).resume()
+        # What no manifest vouches for is not gone on with.
+        provenance, changes = Provenance.load(directory, manifest).resume()
     except ObverseError:
-        if begun:
+        if manifest.begun:
             raise
         provenance, changes = Provenance.begin(), []
-    if not (directory / CONFIG).exists():
-        write_json(directory / CONFIG, settings)
-    provenance.save(directory)
-    for change in changes if begun else []:
+    path, content = directory / CONFIG, settings_json(settings)
+    if os.path.lexists(path):
+        content = read(path)
+    else:
+        write_atomic(path, content)
+    manifest.note_file(CONFIG, content)
+    provenance.save(manifest)
+    # Verdicts of results that are about to be computed anew are not verdicts any more.
+    manifest.remove_file(VERDICTS)
+    for change in changes if manifest.begun else []:
         reporter.warn(f"{change}; stored results are kept, --fresh computes all anew.")
     return provenance
 

@@ -71,11 +71,11 @@ def decode_dataset(data: bytes, name: str) -> xr.Dataset:
 
     try:
         stored = xr.load_dataset(io.BytesIO(data), engine="h5netcdf", decode_times=False)
+        plain = {str(name): _decode_variable(stored[name]) for name in stored.variables}
+        coordinates = {name: plain.pop(str(name)) for name in stored.coords}
+        return xr.Dataset(plain, coordinates, _decode_attributes(stored.attrs))
     except Exception as error:  # h5py, h5netcdf and xarray raise several unrelated types
-        raise RunError(f"'{name}' is not a netCDF file; run the study again.") from error
-    plain = {str(name): _decode_variable(stored[name]) for name in stored.variables}
-    coordinates = {name: plain.pop(str(name)) for name in stored.coords}
-    return xr.Dataset(plain, coordinates, _decode_attributes(stored.attrs))
+        raise RunError(f"'{name}' is not a netCDF file of a run; run the study again.") from error
 
 
 def _encode_variable(name: str, array: xr.DataArray) -> xr.Variable:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from cache.files import expanded
 from interp.errors import ModelError
 
 ENTRY_POINT_GROUP = "obverse.models"
@@ -39,8 +41,8 @@ def locate(source: str | Path) -> tuple[str, Path | None]:
         folder = bundled_models()[text]
         check_folder(folder)
         return str(folder), folder
-    path = Path(text).expanduser()
-    if path.exists():
+    path = expanded(text)
+    if os.path.exists(path):  # False, not an OSError, for a name that no file can have
         check_folder(path)
         return str(path), path
     if text.startswith((".", "/", "~")) or not _HUB_ID.match(text):

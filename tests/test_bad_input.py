@@ -161,7 +161,9 @@ def test_a_folder_that_is_no_run_is_left_alone(home: Path) -> None:
 
 
 def test_a_run_of_another_study_is_left_alone(home: Path) -> None:
-    (home / "config.json").write_text('{"study": "another", "preset": "quick", "seed": 0}')
+    (home / "config.json").write_text(
+        '{"schema": 2, "study": "another", "preset": "quick", "seed": 0, "dtype": "float32"}'
+    )
     before = files(home)
     assert "another" in told("run", "reversal-curse", "--out", str(home))
     assert {name: data for name, data in files(home).items() if name in before} == before

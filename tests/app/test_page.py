@@ -17,6 +17,7 @@ from experiments.records import RunRecord
 from interp.patching import normalised
 from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of
+from tests.experiments.sealing import edit
 
 
 def test_an_empty_root_says_what_to_do(open_page: Open, tmp_path: Path) -> None:
@@ -125,16 +126,11 @@ def copy(record: RunRecord, root: Path) -> Path:
     return folder
 
 
-def change(path: Path, **fields: Any) -> None:
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | fields))
-
-
 def test_without_its_model_a_run_shows_what_it_stored(
     open_page: Open, record: RunRecord, tmp_path: Path
 ) -> None:
     folder = copy(record, tmp_path)
-    change(folder / "config.json", model=str(tmp_path / "gone"))
+    edit(folder / "config.json", model=str(tmp_path / "gone"))
     page = open_page(tmp_path)
     assert_fine(page)
     assert "Only what the run stored can be shown" in page.warning[0].value
@@ -147,7 +143,7 @@ def test_a_model_with_other_weights_is_told(
 ) -> None:
     folder = copy(record, tmp_path)
     provenance = json.loads((folder / "provenance.json").read_text())
-    change(folder / "provenance.json", model=provenance["model"] | {"fingerprint": "0" * 32})
+    edit(folder / "provenance.json", model=provenance["model"] | {"fingerprint": "0" * 32})
     page = open_page(tmp_path)
     assert_fine(page)
     assert "other weights" in page.warning[0].value
@@ -157,9 +153,9 @@ def test_an_unfinished_run_says_how_to_go_on(
     open_page: Open, record: RunRecord, tmp_path: Path
 ) -> None:
     folder = copy(record, tmp_path)
-    change(folder / "provenance.json", finished=None)
+    edit(folder / "provenance.json", finished=None)
     (folder / "verdicts.json").unlink()
-    change(folder / "stages.json", results={})
+    edit(folder / "stages.json", results={})
     page = open_page(tmp_path)
     assert_fine(page)
     assert "is not finished" in page.warning[0].value

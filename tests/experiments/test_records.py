@@ -12,6 +12,7 @@ from experiments.records import RunRecord, list_runs
 from experiments.runner import run_study
 from experiments.study import Study, Verdict, find_study
 from tests.experiments import toy
+from tests.experiments.sealing import edit
 
 
 @pytest.fixture
@@ -61,8 +62,6 @@ def test_foreign_and_damaged_folders_are_one_sentence(record: RunRecord, tmp_pat
         content = (record.path / name).read_bytes()
         for nonsense in (b"", b"{", b"\xff\xfe", b"[1]", b'{"a": 1}', b"null"):
             (record.path / name).write_bytes(nonsense)
-            if name == "stages.json" and nonsense == b'{"a": 1}':
-                continue  # a manifest without results is an empty one
             with pytest.raises(RunError, match=r"^[^\n]*\.$"):
                 RunRecord.open(record.path)
         (record.path / name).write_bytes(content)
@@ -80,8 +79,11 @@ def test_foreign_and_damaged_folders_are_one_sentence(record: RunRecord, tmp_pat
         {"partial": {"x": {"items": 1}}},
     ],
 )
-def test_a_nonsensical_manifest_is_one_sentence(record: RunRecord, stages: object) -> None:
-    (record.path / "stages.json").write_text(json.dumps(stages))
+def test_a_nonsensical_manifest_is_one_sentence(
+    record: RunRecord, stages: dict[str, object]
+) -> None:
+    path = record.path / "stages.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **stages}))
     with pytest.raises(RunError, match=r"stages\.json' is damaged"):
         RunRecord.open(record.path)
 
@@ -93,8 +95,7 @@ def test_a_nonsensical_manifest_is_one_sentence(record: RunRecord, stages: objec
 def test_nonsensical_provenance_is_one_sentence(
     record: RunRecord, name: str, value: object
 ) -> None:
-    path = record.path / "provenance.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    edit(record.path / "provenance.json", **{name: value})
     with pytest.raises(RunError, match=r"provenance\.json' is damaged"):
         RunRecord.open(record.path)
 
@@ -103,10 +104,7 @@ def test_runs_are_listed_newest_first_and_broken_ones_with_a_reason(
     record: RunRecord, tmp_path: Path
 ) -> None:
     later = run_study(toy.STUDY, toy.Config(), out=tmp_path / "mine", model=toy.fake_model())
-    path = later.path / "provenance.json"
-    provenance = json.loads(path.read_text())
-    provenance["started"] = "2999-01-01T00:00:00+00:00"
-    path.write_text(json.dumps(provenance))
+    edit(later.path / "provenance.json", started="2999-01-01T00:00:00+00:00")
     (tmp_path / "toy" / "broken").mkdir()
     (tmp_path / "toy" / "broken" / "config.json").write_text("{")
     (tmp_path / "unrelated").mkdir()
@@ -127,10 +125,6 @@ def test_a_verdict_survives_json_with_plain_numbers() -> None:
     assert Verdict.from_dict(stored) == verdict
     with pytest.raises(ValueError, match="outcome is 'proved'"):
         Verdict(**{**stored, "outcome": "proved"})
-    with pytest.raises(RunError, match="damaged"):
-        Verdict.from_dict({**stored, "outcome": "proved"})
-    with pytest.raises(RunError, match="damaged"):
-        Verdict.from_dict({"id": "H1"})
 
 
 def test_a_study_refuses_unknown_settings_and_presets() -> None:
