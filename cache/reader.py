@@ -1,10 +1,19 @@
-"""Reading shards: the file is mapped, and a MiB of it is checked before its first use."""
+"""Reading shards: the file is mapped, and a MiB of it is checked before its first use.
+
+And again when the file was changed since, which its size and times tell. What they cannot tell:
+a page that another process has mapped for writing, and writes a second time before the system has
+brought the first to the disk; a change past the file system (the disk itself, memory that fails);
+on a network file system what another machine does, until this one hears of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +23,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import DamageError, GoneError, StorageError
-from cache.files import storage_errors
+from cache.files import is_real, open_regular, storage_errors
 from cache.gather import gather
 from cache.layout import BLOCK, TOKENS
 from cache.output import map_file
@@ -32,6 +41,27 @@ _TORCH = {
     "I32": torch.int32,
     "I64": torch.int64,
 }
+# Two changes within a tick of the clock leave the same time. The kernel's ticks are 10 ms at most;
+# file systems without fractions of a second go in steps of one or two.
+_TICK, _COARSE_TICK = 50_000_000, 2_000_000_000  # in nanoseconds
+# How often a file may be changed while something is copied from it.
+_TURNS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """A file as it was when it was last looked at.
+
+    Attributes:
+        stamp: its size and times.
+        settles: the time (in ns since 1970) from which on another change gets another stamp.
+        checked: whether each block was found right in this state; a thread that has not noticed a
+            newer one marks nothing in that.
+    """
+
+    stamp: tuple[int, int, int]
+    settles: int
+    checked: npt.NDArray[np.bool_]
 
 
 class ShardReader:
@@ -48,19 +78,24 @@ class ShardReader:
         path = shard_path(root, sidecar.id, DATA)
         with storage_errors(path, "read"):
             try:
-                self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._file = open_regular(path)
             except FileNotFoundError as error:
                 # Who removes a shard removes the sidecar first.
-                if shard_path(root, sidecar.id, DESCRIPTION).exists():
+                if is_real(shard_path(root, sidecar.id, DESCRIPTION)):
                     raise DamageError("its data are missing") from error
                 raise GoneError(f"Shard {sidecar.id} of '{root}' is gone.") from error
+            except OSError as error:
+                if is_real(path):
+                    raise
+                raise DamageError("its data are no regular file") from error
             try:
-                self._check_size()
+                self._state = self._look()
                 self._bytes = map_file(self._file)
             except BaseException:
                 os.close(self._file)
+                # So that the finalizer does not close what may have this number by then.
+                del self._file
                 raise
-        self._checked = np.zeros(self._layout.n_blocks, dtype=np.bool_)
         # Bytes of one token, for each field.
         self._widths = {
             name: (field, field.nbytes // field.shape[0])
@@ -106,7 +141,7 @@ class ShardReader:
             DamageError: the file has another size.
             StorageError: the system has no room for another map.
         """
-        self._check_size()
+        self._now()
         try:
             # By this name it can be opened even if it has no other any more.
             path = f"/dev/fd/{self._file}"
@@ -125,12 +160,15 @@ class ShardReader:
         field, width = self._widths[site]
         if not 0 <= token < field.shape[0]:
             raise IndexError(f"the shard has no token {token}")
-        self._check_size()
         begin = field.begin + token * width
-        for block in range(begin // BLOCK, (begin + width - 1) // BLOCK + 1):
-            self._check_block(block)
-        own = np.frombuffer(self._bytes, np.uint8, width, begin).copy()
-        return torch.from_numpy(own).view(_TORCH[field.code]).reshape(field.shape[1:])
+        blocks = range(begin // BLOCK, (begin + width - 1) // BLOCK + 1)
+        for _ in range(_TURNS):
+            state = self._now()
+            self._check_blocks(state, blocks)
+            own = np.frombuffer(self._bytes, np.uint8, width, begin).copy()
+            if self._now() is state:
+                return torch.from_numpy(own).view(_TORCH[field.code]).reshape(field.shape[1:])
+        raise DamageError("the file is changed all the time")
 
     def vectors(self, site: str, tokens: Any) -> Tensor:
         """A copy of single tokens at `site` [token, *width]; `tokens` count from the shard's start.
@@ -151,16 +189,20 @@ class ShardReader:
             return
         if tokens.min() < 0 or tokens.max() >= field.shape[0]:
             raise IndexError(f"the shard has {field.shape[0]} tokens")
-        self._check_size()
         begins = field.begin + tokens * width
         # Where blocks begin and end to be used; the sum in between counts their users.
         n_blocks = self._layout.n_blocks
         used = np.bincount(begins // BLOCK, minlength=n_blocks + 1)
         used -= np.bincount((begins + width - 1) // BLOCK + 1, minlength=n_blocks + 1)
-        for block in np.flatnonzero((np.cumsum(used)[:-1] > 0) & ~self._checked):
-            self._check_block(int(block))
+        blocks = np.cumsum(used)[:-1] > 0
         whole = np.frombuffer(self._bytes, np.uint8, field.nbytes, field.begin)
-        gather(whole.reshape(-1, width), tokens, out)
+        for _ in range(_TURNS):
+            state = self._now()
+            self._check_blocks(state, np.flatnonzero(blocks & ~state.checked).tolist())
+            gather(whole.reshape(-1, width), tokens, out)
+            if self._now() is state:
+                return
+        raise DamageError("the file is changed all the time")
 
     def ids(self, row: int) -> Ids:
         """The token ids of a row (a copy).
@@ -169,6 +211,7 @@ class ShardReader:
             DamageError: they are not those that the row's key was made from.
         """
         begin, end = self._range(TOKENS, row, row + 1)
+        self._now()
         found = np.frombuffer(self._bytes, "<i4", (end - begin) // 4, begin).copy()
         # Their key tells, so they are good even where the rest of their MiB is not.
         if self.sidecar.space.key(found) != self.sidecar.key(row):
@@ -176,22 +219,27 @@ class ShardReader:
         return found
 
     def check(self, begin: int, end: int) -> None:
-        """Compare the blocks that hold bytes `begin` to `end` with the sidecar, each once.
+        """Compare the blocks that hold bytes `begin` to `end` with the sidecar.
+
+        Each once, as long as the file stays as it is.
 
         Raises:
             DamageError: one of them is not what was written.
         """
-        self._check_size()
-        self._check_block(0)
-        for block in range(begin // BLOCK, -(-end // BLOCK)):
-            self._check_block(block)
+        self._check_blocks(self._now(), {0, *range(begin // BLOCK, -(-end // BLOCK))})
+
+    def confirm(self, site: str) -> None:
+        """Raises a DamageError if what was read at `site` may have been changed before that."""
+        field = self._layout.fields[site]
+        self.check(field.begin, field.end)
 
     def check_all(self) -> list[int]:
         """The numbers of all damaged blocks."""
+        state = self._now()
         damaged = []
         for block in range(self._layout.n_blocks):
             try:
-                self._check_block(block)
+                self._check_blocks(state, [block])
             except DamageError:
                 damaged.append(block)
         return damaged
@@ -202,9 +250,15 @@ class ShardReader:
         offsets = self.sidecar.offsets
         return field.begin + int(offsets[first]) * width, field.begin + int(offsets[beyond]) * width
 
+    def _check_blocks(self, state: _State, blocks: Iterable[int]) -> None:
+        for block in blocks:
+            if not state.checked[block]:
+                # Else what is changed after this would leave no trace.
+                settled = time.time_ns() > state.settles
+                self._check_block(block)
+                state.checked[block] = settled
+
     def _check_block(self, block: int) -> None:
-        if self._checked[block]:
-            return
         begin = block * BLOCK
         end = min(begin + BLOCK, self._layout.size)
         self._load(begin, end)
@@ -215,13 +269,28 @@ class ShardReader:
         header = self._layout.header
         if block == 0 and self._bytes[: len(header)] != header:
             raise DamageError("the header does not fit the sidecar")
-        self._checked[block] = True
 
-    def _check_size(self) -> None:
-        # Reading a map beyond the end of its file would end the process.
-        size = os.fstat(self._file).st_size
+    def _now(self) -> _State:
+        """The file as it is now: the same object as before if it was not changed."""
+        found = os.fstat(self._file)
+        state = self._state
+        if (found.st_size, found.st_mtime_ns, found.st_ctime_ns) != state.stamp:
+            self._state = state = self._look()
+        return state
+
+    def _look(self) -> _State:
+        """
+        Raises:
+            DamageError: the size is another. Reading a map beyond the end of its file would end the
+                process.
+        """
+        found = os.fstat(self._file)
+        size, changed = found.st_size, found.st_ctime_ns
         if size != self._layout.size:
             raise DamageError(f"the file has {size:,} bytes instead of {self._layout.size:,}")
+        tick = _COARSE_TICK if changed % 1_000_000_000 == 0 else _TICK
+        checked = np.zeros(self._layout.n_blocks, dtype=np.bool_)
+        return _State((size, found.st_mtime_ns, changed), changed + tick, checked)
 
     def _load(self, begin: int, end: int) -> None:
         """Have the system read bytes, so that what the disk cannot give is an error.
