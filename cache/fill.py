@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from cache.errors import GoneError
 from cache.folder import Folder
 from cache.index import Place
 from cache.layout import Layout, bytes_per_token
 from cache.room import Room
-from cache.sidecar import Sidecar
+from cache.sidecar import Sidecar, most_bytes
 from cache.source import ActivationSource
 from cache.space import Ids, SiteShape, Space
 
@@ -24,8 +24,6 @@ _MOST_ROWS = 1 << 16  # of one shard, so that its sidecar stays small
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.01, 0.25
 _SECONDS_BETWEEN_CHECKS = 1.0
 _MOST_INTERRUPTIONS = 5
-# Bytes of a sidecar and of a row in it, about.
-_SIDECAR, _SIDECAR_ROW = 1000, 30
 
 
 def fill(
@@ -37,17 +35,23 @@ def fill(
     sites: Sequence[SiteShape],
     *,
     shard_size: int,
+    keep: Collection[str] = (),
     progress: Progress | None = None,
 ) -> list[str]:
     """Compute and commit what is missing of `rows` (by key) at `sites`; returns the new shards.
 
     A row that another process computes is waited for; if that process dies, it is computed here.
+    No row is computed here twice: others may have evicted it by the time that this returns.
+
+    Args:
+        keep: shards that are not evicted for it.
     """
     names = [site.name for site in sites]
     left = list(rows)
     made: list[str] = []
+    computed: set[bytes] = set()
     wait, checked, interruptions = _SHORTEST_WAIT, -math.inf, 0
-    while left := list(lacking(left, folder.find(left, names))):
+    while left := [key for key in lacking(left, folder.find(left, names)) if key not in computed]:
         if progress:
             progress(len(rows) - len(left), len(rows))
         with folder.lease(left) as claimed:
@@ -57,7 +61,9 @@ def fill(
             try:
                 for shapes, part in cut(space, sites, rows, absent, shard_size):
                     of_part = [rows[key] for key in part]
-                    made.append(write_shard(folder, room, source, space, of_part, shapes, made).id)
+                    stay = {*made, *keep}
+                    made.append(write_shard(folder, room, source, space, of_part, shapes, stay).id)
+                    computed.update(part)
                     done += len(part)
                     if progress:
                         progress(done, len(rows))
@@ -111,14 +117,19 @@ def cut(
             yield shapes, part
 
 
-def needed(space: Space, sites: Sequence[SiteShape], rows: Mapping[bytes, Ids], size: int) -> int:
-    """Bytes that rows take in shards of about `size` bytes, with all that comes with them."""
-    names = tuple(site.name for site in sites)
+def needed(
+    space: Space,
+    sites: Sequence[SiteShape],
+    rows: Mapping[bytes, Ids],
+    absent: Mapping[bytes, tuple[str, ...]],
+    size: int,
+) -> int:
+    """Bytes that `fill` will take for what is absent, as `lacking` tells, and not less."""
     total = 0
-    for shapes, part in cut(space, sites, rows, dict.fromkeys(rows, names), size):
-        n_tokens = sum(len(rows[key]) for key in part)
-        total += Layout.of(shapes, space.dtype, n_tokens, len(part)).size
-        total += _SIDECAR + _SIDECAR_ROW * len(part)
+    for shapes, part in cut(space, sites, rows, absent, size):
+        lengths = [len(rows[key]) for key in part]
+        layout = Layout.of(shapes, space.dtype, sum(lengths), len(part))
+        total += layout.size + most_bytes(space, shapes, lengths, layout.n_blocks)
     return total
 
 
@@ -129,7 +140,7 @@ def write_shard(
     space: Space,
     rows: Sequence[Ids],
     sites: Sequence[SiteShape],
-    keep: Sequence[str] = (),
+    keep: Collection[str] = (),
 ) -> Sidecar:
     """Run the rows, and commit them as one shard."""
     n_tokens = sum(len(ids) for ids in rows)

@@ -186,6 +186,18 @@ class Index:
             (size,) = db.execute("select coalesce(sum(bytes), 0) from shards").fetchone()
         return int(size)
 
+    def bytes_of(self, shards: Iterable[str]) -> int:
+        """Bytes of these shards, of those that there are."""
+        size = 0
+        with self._database.reading() as db:
+            for part in _parts(list(shards)):
+                marks = ",".join("?" * len(part))
+                (more,) = db.execute(
+                    f"select coalesce(sum(bytes), 0) from shards where id in ({marks})", part
+                ).fetchone()
+                size += more
+        return size
+
     def oldest(self, limit: int) -> list[Entry]:
         """The shards whose last use is longest ago."""
         with self._database.reading() as db:

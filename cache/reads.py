@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from cache.fill import Progress, fill, lacking, needed
 from cache.folder import Folder
 from cache.index import Index, Place
 from cache.locks import ThreadLock
+from cache.reader import ShardReader
 from cache.room import Room
 from cache.source import ActivationSource
 from cache.space import Ids, SiteShape, Space
@@ -25,8 +27,17 @@ Pieces = list[tuple[Tensor, list[int]]]
 """Rows one after the other, those that stand together in one tensor, and the rows' lengths."""
 
 _SECONDS_BETWEEN_NOTES = 5.0
-# How often rows may vanish between being found and being read, because others need the room.
+# How often rows may be computed in vain: they vanish before they are read, because others need the
+# room, or the disk returns something else than what was written.
 _ATTEMPTS = 5
+_SMALL = (
+    "is too small for what is used at once: rows are evicted before they are read; raise its "
+    "budget, or ask for fewer rows."
+)
+_UNRELIABLE = (
+    "does not give back what was just written to it; check its disk, or choose a folder on "
+    "another one."
+)
 
 
 class Reads:
@@ -55,24 +66,25 @@ class Reads:
         names = [site.name for site in sites]
         unique = dict(zip(keys, rows, strict=True))
         attempts = _ATTEMPTS
+        made: set[str] = set()
+        reason = ""
         while attempts:
             found = self._folder.find(list(unique), names)
             if lacking(list(unique), found):
-                self._compute(source, space, unique, sites, found, progress)
-                continue
+                made.update(self._compute(source, space, unique, sites, found, progress))
+                found = self._folder.find(list(unique), names)
             try:
-                maps: dict[str, Tensor] = {}
-                out = {name: self._pieces(name, keys, found[name], maps) for name in names}
+                if lacking(list(unique), found):
+                    raise _MovedError
+                out = self._pieces(keys, found)
             except _MovedError as moved:
-                # A damaged shard is set aside once and for all; evictions may go on.
-                attempts -= not moved.damaged
+                # What stood here damaged is so much, and set aside once and for all.
+                attempts -= moved.damaged is None or moved.damaged in made
+                reason = _SMALL if moved.damaged is None else _UNRELIABLE
                 continue
             self.note()
             return out
-        raise StorageError(
-            f"'{self._folder.root}' is too small for what is used at once: rows are evicted before "
-            "they are read; raise its budget, or ask for fewer rows."
-        )
+        raise StorageError(f"'{self._folder.root}' {reason}")
 
     def note(self, *, now: bool = False) -> None:
         """Enter what was used into the index, now and then.
@@ -96,13 +108,30 @@ class Reads:
         sites: Sequence[SiteShape],
         found: Mapping[str, Mapping[bytes, Place]],
         progress: Progress | None,
-    ) -> None:
+    ) -> list[str]:
+        """Compute what is lacking; returns the new shards."""
         self._folder.check_writable()
+        keys, names = list(rows), [site.name for site in sites]
         n_tokens = sum(len(ids) for ids in rows.values())
-        size = needed(space, sites, rows, self._shard_size)
-        self._room.check(size, f"{n_tokens:,} tokens at {len(sites)} sites")
+        what = f"{n_tokens:,} tokens at {len(sites)} sites"
+        kept = _shards(found)
+        size = needed(space, sites, rows, lacking(keys, found), self._shard_size)
+        size += self._folder.indexed(Index.bytes_of, kept)
+        if self._room.holds(size):
+            self._room.check(size, what, kept)
+        else:
+            # What is there may take more than it must: many small shards, or a large one of other
+            # rows. It goes, and all is computed together, if that fits.
+            everything = dict.fromkeys(keys, tuple(names))
+            size = needed(space, sites, rows, everything, self._shard_size)
+            self._room.check(size, what)
+            for _ in range(_ATTEMPTS):
+                self._folder.remove(kept)
+                # Older shards may hold the same rows.
+                if not (kept := _shards(self._folder.find(keys, names))):
+                    break
         # What is evicted for it depends on what was used last, and these are about to be.
-        for shard in {place.shard for places in found.values() for place in places.values()}:
+        for shard in kept:
             self._used(shard, 0)
         self.note(now=True)
         made = fill(
@@ -113,57 +142,58 @@ class Reads:
             rows,
             sites,
             shard_size=self._shard_size,
+            keep=kept,
             progress=progress,
         )
-        self._room.make(0, made)
+        self._room.make(0, {*made, *kept})
+        return made
 
     def _pieces(
-        self,
-        site: str,
-        keys: Sequence[bytes],
-        places: Mapping[bytes, Place],
-        maps: dict[str, Tensor],
-    ) -> Pieces:
-        """The rows at `site` in the order of `keys`; neighbours in a shard come as one tensor.
+        self, keys: Sequence[bytes], found: Mapping[str, Mapping[bytes, Place]]
+    ) -> dict[str, Pieces]:
+        """The rows at each site in the order of `keys`; neighbours in a shard are one tensor."""
+        runs = [
+            (site, first, start, stop)
+            for site, places in found.items()
+            for first, start, stop in _runs(keys, places)
+        ]
+        out: dict[str, dict[int, tuple[Tensor, list[int]]]] = {site: {} for site in found}
+        # Shard by shard, so that each is opened and mapped once for all sites.
+        for shard, of_shard in itertools.groupby(
+            sorted(runs, key=lambda run: run[1].shard), key=lambda run: run[1].shard
+        ):
+            whole: Tensor | None = None
+            for site, first, start, stop in of_shard:
+                reader = self._reader(shard, site, first.row, keys[start:stop])
+                with self._moved(shard):
+                    whole = reader.map() if whole is None else whole
+                    tensor = reader.tensor(site, first.row, first.row + stop - start, of=whole)
+                lengths = reader.sidecar.lengths[first.row : first.row + stop - start]
+                out[site][start] = tensor, lengths.tolist()
+            self._used(shard, 1)
+        return {site: [pieces[start] for start in sorted(pieces)] for site, pieces in out.items()}
 
-        Args:
-            maps: of the shards that are mapped already.
-        """
-        out = []
-        start = 0
-        while start < len(keys):
-            first = places[keys[start]]
-            stop = start + 1
-            while stop < len(keys) and places[keys[stop]] == Place(
-                first.shard, first.row + stop - start
-            ):
-                stop += 1
-            out.append(self._piece(site, first, keys[start:stop], maps))
-            start = stop
-        return out
-
-    def _piece(
-        self, site: str, first: Place, keys: Sequence[bytes], maps: dict[str, Tensor]
-    ) -> tuple[Tensor, list[int]]:
-        shard, beyond = first.shard, first.row + len(keys)
-        try:
+    def _reader(self, shard: str, site: str, row: int, keys: Sequence[bytes]) -> ShardReader:
+        """The reader of a shard which holds these rows from `row` on."""
+        with self._moved(shard):
             reader = self._folder.reader(shard)
-            sidecar = reader.sidecar
-            right = sidecar.row_keys(first.row, beyond) == list(keys)
-            if not right or site not in sidecar.layout.fields:
-                self._folder.rebuild_index(f"it is wrong about shard {shard}")
-                raise _MovedError(damaged=False)
-            if shard not in maps:
-                maps[shard] = reader.map()
-            tensor = reader.tensor(site, first.row, beyond, of=maps[shard])
+        right = reader.sidecar.row_keys(row, row + len(keys)) == list(keys)
+        if not right or site not in reader.sidecar.layout.fields:
+            self._folder.rebuild_index(f"it is wrong about shard {shard}")
+            raise _MovedError
+        return reader
+
+    @contextlib.contextmanager
+    def _moved(self, shard: str) -> Iterator[None]:
+        """Set a shard aside that turns out damaged, and forget one that is gone; look again."""
+        try:
+            yield
         except DamageError as error:
             set_aside(self._folder, shard, str(error))
-            raise _MovedError(damaged=True) from error
+            raise _MovedError(damaged=shard) from error
         except GoneError as error:
             self._folder.forget([shard])
-            raise _MovedError(damaged=False) from error
-        self._used(shard, 1)
-        return tensor, [int(n) for n in sidecar.lengths[first.row : beyond]]
+            raise _MovedError from error
 
     def _used(self, shard: str, times: int) -> None:
         with self._lock:
@@ -172,10 +202,32 @@ class Reads:
 
 
 class _MovedError(Exception):
-    """A row is not where the index said; look again."""
+    """A row is not where the index said, or not what was written; look again."""
 
-    def __init__(self, *, damaged: bool) -> None:
+    def __init__(self, *, damaged: str | None = None) -> None:
+        """
+        Args:
+            damaged: the shard that was set aside.
+        """
         self.damaged = damaged
+
+
+def _shards(found: Mapping[str, Mapping[bytes, Place]]) -> set[str]:
+    return {place.shard for places in found.values() for place in places.values()}
+
+
+def _runs(keys: Sequence[bytes], places: Mapping[bytes, Place]) -> Iterator[tuple[Place, int, int]]:
+    """Where rows stand one after the other: (the first one's place, where they begin, and end)."""
+    start = 0
+    while start < len(keys):
+        first = places[keys[start]]
+        stop = start + 1
+        while stop < len(keys) and places[keys[stop]] == Place(
+            first.shard, first.row + stop - start
+        ):
+            stop += 1
+        yield first, start, stop
+        start = stop
 
 
 def padded(pieces: Pieces, lengths: Sequence[int]) -> Tensor:

@@ -35,7 +35,13 @@ class Room:
     budget: int | None
     floor: int | None
 
-    def check(self, size: int, what: str) -> None:
+    def holds(self, size: int) -> bool:
+        """Whether so many bytes fit if everything else is evicted."""
+        free, floor = self.free()
+        most = free - floor + self.folder.indexed(Index.total)
+        return size <= (most if self.budget is None else min(most, self.budget))
+
+    def check(self, size: int, what: str, keep: Collection[str] = ()) -> None:
         """Refuse what cannot fit even if everything else is evicted; else let it begin.
 
         What must stay free is made free; the rest goes when shards are made.
@@ -43,6 +49,7 @@ class Room:
         Args:
             size: bytes that it takes.
             what: what to call it, such as "10,000 tokens at 12 sites".
+            keep: shards that stay, and are a part of it.
 
         Raises:
             StorageError: with the figures.
@@ -60,7 +67,7 @@ class Room:
                 f"{show_size(free)} free, of which {show_size(floor)} stay free; choose another "
                 "folder, or store fewer sites or tokens."
             )
-        self.make(0)
+        self.make(0, keep)
 
     def make(self, size: int, keep: Collection[str] = ()) -> None:
         """Evict what was not used for longest until `size` bytes more fit.

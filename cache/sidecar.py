@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -23,7 +23,7 @@ from cache.errors import DamageError
 from cache.layout import BLOCK, PAGE, Layout
 from cache.space import DTYPES, SiteShape, Space
 
-__all__ = ["DIGEST", "MOST_BYTES", "Sidecar", "digest", "seal_json"]
+__all__ = ["DIGEST", "MOST_BYTES", "Sidecar", "digest", "most_bytes", "seal_json"]
 
 DIGEST = 16  # bytes of an xxh3-128
 _KEY = 16
@@ -125,6 +125,23 @@ class Sidecar:
             return _read(body)
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise DamageError("the sidecar does not describe a shard") from error
+
+
+def most_bytes(
+    space: Space, sites: Sequence[SiteShape], lengths: Sequence[int], n_blocks: int
+) -> int:
+    """Bytes that the sidecar of a shard will take, or a few more, before the shard is made."""
+    blank = Sidecar(
+        f"{0:016x}-{0:06x}",
+        space,
+        tuple(sites),
+        np.array(lengths, dtype=np.int64),
+        bytes(_KEY * len(lengths)),
+        bytes(DIGEST * n_blocks),
+        # A time has no more digits than this.
+        -0.12345678901234567e-100,
+    )
+    return len(blank.encode())
 
 
 def seal_json(body: Any) -> bytes:
