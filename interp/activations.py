@@ -17,9 +17,11 @@ from interp.batching import batches, fitting_threads, rows_that_fit
 from interp.between import check_between
 from interp.errors import ModelError, PromptError, SiteError
 from interp.forward import observe, recording_memory
+from interp.identity import Seen
 from interp.interventions import Intervention, Plan, plan
 from interp.model import Model
 from interp.sites import Site, shape_at
+from interp.structure import hooks, walk
 from interp.tokens import (
     Prompts,
     TokenBatch,
@@ -95,23 +97,19 @@ class ModelSource:
         """What its activations are of: weights as they are now, tokenizer, and BOS policy.
 
         Raises:
-            ModelError: hooks are placed on the model, so that its activations are not its own.
+            ModelError: hooks are placed on the model, or it was changed otherwise, so that its
+                activations are not its own.
         """
         model = self._model
-        if is_hooked(model):
-            raise ModelError(
-                f"Hooks are placed on {model.name}, so what it computes is not its own; remove "
-                "them before using a store."
-            )
-        if model.bridge.training:
-            raise ModelError(f"{model.name} is in training mode; call its bridge's eval() first.")
+        seen = model.look()
+        _check_unchanged(model, seen)
         chosen = dtype_name(dtype or str(model.dtype).removeprefix("torch."))
         if chosen not in DTYPES:
             raise ModelError(f"Cannot store '{chosen}'; choose one of {', '.join(DTYPES)}.")
         processed = "+compatible" if model.bridge.compatibility_mode else ""
         bos = "bos" if model.prepends_bos else "no bos"
         return Space(
-            f"{model.fingerprint}{processed}",
+            f"{seen.fingerprint}{processed}",
             chosen,
             model.tokenizer_fingerprint,
             f"{bos}, padded on the right",
@@ -174,8 +172,28 @@ class ModelSource:
 
 
 def is_hooked(model: Model) -> bool:
-    """Whether somebody has placed hooks on the model's hook points."""
-    return any(point.fwd_hooks for point in model.bridge.hook_dict.values())
+    """Whether somebody has placed hooks: on hook points, on any module, or on all of PyTorch's.
+
+    Those that TransformerLens needs for itself do not count.
+    """
+    with model.lock:
+        return bool(hooks(walk(model.bridge)))
+
+
+def _check_unchanged(model: Model, seen: Seen) -> None:
+    if not seen.changes:
+        return
+    if any(change.hook for change in seen.changes):
+        raise ModelError(
+            f"Hooks are placed on {model.name}, so what it computes is not its own; remove "
+            "them before using a store."
+        )
+    if model.bridge.training:
+        raise ModelError(f"{model.name} is in training mode; call its bridge's eval() first.")
+    raise ModelError(
+        f"{model.name} is more than its weights and configuration say ({seen.changes[0].what}), so "
+        "that a store cannot name its activations; undo that, or use no store."
+    )
 
 
 def _run(

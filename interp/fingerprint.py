@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 # Settings that change with the place or the library version, not with the function computed.
 _VOLATILE = frozenset(
@@ -27,6 +29,22 @@ _VOLATILE = frozenset(
 _CHUNK = 1 << 24
 
 
+def configuration(hf_model: torch.nn.Module) -> str:
+    """Everything in the configuration that decides what is computed, as JSON."""
+    settings = {k: v for k, v in hf_model.config.to_diff_dict().items() if k not in _VOLATILE}  # type: ignore[operator, union-attr]
+    return json.dumps(settings, sort_keys=True, default=str)
+
+
+def hash_tensors(digest: Any, named: Mapping[str, torch.Tensor]) -> None:
+    """Add names, dtypes, shapes and bytes of tensors to a hash."""
+    for name, tensor in sorted(named.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().reshape(-1)
+        for start in range(0, flat.numel(), _CHUNK):
+            piece = flat[start : start + _CHUNK].cpu().contiguous()
+            digest.update(piece.view(torch.uint8).numpy().tobytes())
+
+
 def fingerprint(hf_model: torch.nn.Module) -> str:
     """Hash the configuration and every weight of a Hugging Face model: 32 hexadecimal digits.
 
@@ -34,14 +52,8 @@ def fingerprint(hf_model: torch.nn.Module) -> str:
     model, whatever the device. Another dtype is another fingerprint: it computes other numbers.
     """
     digest = hashlib.sha256()
-    settings = {k: v for k, v in hf_model.config.to_diff_dict().items() if k not in _VOLATILE}  # type: ignore[operator, union-attr]
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(canonical_weights(hf_model).items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().reshape(-1)
-        for start in range(0, flat.numel(), _CHUNK):
-            piece = flat[start : start + _CHUNK].cpu().contiguous()
-            digest.update(piece.view(torch.uint8).numpy().tobytes())
+    digest.update(configuration(hf_model).encode())
+    hash_tensors(digest, canonical_weights(hf_model))
     return digest.hexdigest()[:32]
 
 
@@ -75,7 +87,7 @@ def canonical_weights(hf_model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """
     present: dict[str, Any] = {}
     for name, tensor in hf_model.state_dict().items():
-        present.setdefault(name.replace("_original_component.", ""), tensor)
+        present.setdefault(plain_name(name), tensor)
     names = twin(hf_model).state_dict().keys()
     # An architecture that builds its modules differently on the meta device still gets a stable
     # identity, from everything that is present.
@@ -86,3 +98,31 @@ def twin(hf_model: torch.nn.Module) -> torch.nn.Module:
     """The same architecture and configuration, with nothing in its weights."""
     with torch.device("meta"):
         return type(hf_model)(hf_model.config)
+
+
+def built_anew(hf_model: torch.nn.Module) -> torch.nn.Module:
+    """As `twin`, in eval mode and with the buffers that are computed and not saved.
+
+    What somebody did to `hf_model` after it was built shows when both are compared.
+    """
+    with torch.random.fork_rng(devices=[]), _MatricesNowhere():
+        return type(hf_model)(hf_model.config).eval()
+
+
+def plain_name(name: str) -> str:
+    """The name of a module or weight without TransformerLens' wrappers."""
+    return ".".join(part for part in name.split(".") if part != "_original_component")
+
+
+class _MatricesNowhere(TorchFunctionMode):
+    """Inside, memory that is to hold a matrix of weights is made on the meta device."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            shape = kwargs.get("size", args[0] if len(args) == 1 else args)
+            if not isinstance(shape, int) and len(shape) > 1:
+                kwargs["device"] = "meta"
+        return func(*args, **kwargs)

@@ -17,13 +17,15 @@ from cache.space import DTYPES, dtype_name
 from interp import sources
 from interp.allocator import keep_freed_memory
 from interp.errors import ModelError
-from interp.fingerprint import fingerprint, n_parameters, tokenizer_fingerprint
+from interp.fingerprint import n_parameters, tokenizer_fingerprint
+from interp.identity import Identity, Seen
 from interp.wrapping import load_hugging_face, quiet, wrap
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     from cache.source import ActivationSource
+    from interp.structure import Change
 
 Offsets = list[tuple[int, int]]
 
@@ -70,12 +72,12 @@ class Model:
         self.linear_in_heads: bool | None = None
         self.stream_between: bool | None = None
         self.editable: dict[str, bool] = {}
-        self._fingerprint: tuple[Any, str] | None = None
         bridge.eval()
         for parameter in bridge.original_model.parameters():
             parameter.requires_grad_(False)
         for block in bridge.blocks:
             block.register_forward_hook(_forget_pattern)
+        self._identity = Identity(bridge, from_memory=in_memory)
 
     def __repr__(self) -> str:
         return (
@@ -147,14 +149,27 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that name the weights and configuration (see `fingerprint`).
+        """32 hexadecimal digits that name what the model computes now (see `interp.identity`).
 
-        Computed anew when a weight was replaced or changed in place (by folding, say).
+        As long as nobody changes the model these are the hash of its weights and configuration,
+        the same wherever it is loaded. Edited weights have their own; what has no name, such as a
+        hook or other code, gives one that no other process has.
         """
-        state = tuple((weight.data_ptr(), weight._version) for weight in self._parameters())
-        if self._fingerprint is None or self._fingerprint[0] != state:
-            self._fingerprint = state, fingerprint(self.bridge.original_model)
-        return self._fingerprint[1]
+        return self.look().fingerprint
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What the model is beside its weights and configuration: hooks, other code, settings."""
+        return self.look().changes
+
+    def look(self) -> Seen:
+        """Fingerprint and changes at this moment: a digest of all weights and a short forward pass.
+
+        Raises:
+            ModelError: some weights are not in memory.
+        """
+        with self.lock:
+            return self._identity.look()
 
     @functools.cached_property
     def tokenizer_fingerprint(self) -> str:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from interp import sources
 from interp.batching import fitting_threads
 from interp.errors import ModelError
 from interp.execute import Executor, Workers
-from interp.fingerprint import canonical_weights, twin
+from interp.fingerprint import canonical_weights, plain_name, twin
 from interp.model import Model, load_model
 from interp.wrapping import load_hugging_face, quiet
 
@@ -25,6 +26,7 @@ R = TypeVar("R")
 
 # The same weights give the same logits but for rounding.
 _TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_BUFFERS = "buffers.safetensors"
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,15 @@ class ModelRecipe:
             ModelError: it was made in memory and cannot be saved as it is.
         """
         with model.lock:
+            seen = model.look()
+            if seen.changes:
+                raise ModelError(
+                    f"{model.name} is more than its weights and configuration say "
+                    f"({seen.changes[0].what}), so workers cannot have it; undo that, or use the "
+                    "executor 'serial'."
+                )
             known = _RECIPES.get(model)
-            if known is None or known.fingerprint != model.fingerprint:
+            if known is None or known.fingerprint != seen.fingerprint:
                 known = _RECIPES[model] = _recipe(model)
             return known
 
@@ -107,6 +116,9 @@ class ModelRecipe:
         precision = getattr(torch, self.dtype)
         with quiet():
             hf_model, _ = load_hugging_face(self.source, self.source, folder, precision, None)
+            for name, value in load_file(folder / _BUFFERS).items():
+                module, _, buffer = name.rpartition(".")
+                hf_model.get_submodule(module)._buffers[buffer] = value
             tokenizer = saved.tokenizer.from_pretrained(folder, local_files_only=True)  # type: ignore[attr-defined]
         model = load_model(hf_model, device=self.device, tokenizer=tokenizer)
         wanted = torch.tensor(saved.logits)
@@ -186,8 +198,18 @@ def _save(model: Model) -> str:
     weakref.finalize(model, folder.cleanup)
     with quiet():
         plain.save_pretrained(folder.name)
+        save_file(_computed_buffers(original), Path(folder.name) / _BUFFERS)
         model.tokenizer.save_pretrained(folder.name)
     return folder.name
+
+
+def _computed_buffers(original: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers that no checkpoint holds: they are made from the configuration, and may be cast."""
+    saved = canonical_weights(original).keys()
+    real = {name for name, _ in twin(original).named_buffers()}
+    named = original.named_buffers(remove_duplicate=False)
+    found = {plain_name(name): value for name, value in named}
+    return {n: v.cpu().clone() for n, v in found.items() if n in real and n not in saved}
 
 
 def _logits(model: Model) -> tuple[float, ...]:

@@ -91,9 +91,17 @@ def test_a_model_with_a_hook_of_its_own_is_refused() -> None:
     hf = builders.gpt2()
     hf.transformer.h[1].mlp.register_forward_hook(lambda module, args, output: 1.1 * output)
     model = in_memory(hf)
-    recipe = sent(ModelRecipe.of(model))
+    with pytest.raises(ModelError, match=r"hook is placed on 'transformer.h.1.mlp'\), so workers"):
+        ModelRecipe.of(model)
+
+
+def test_a_copy_that_answers_otherwise_is_refused() -> None:
+    model = in_memory(builders.gpt2())
+    recipe = ModelRecipe.of(model)
+    assert recipe.saved is not None
+    saved = replace(recipe.saved, logits=tuple(1.1 * value for value in recipe.saved.logits))
     with pytest.raises(ModelError, match="computes something else than its weights"):
-        recipe.load()
+        sent(replace(recipe, saved=saved)).load()
 
 
 def test_a_saved_model_that_is_not_there_is_told_of() -> None:
