@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from cache.errors import GoneError
+from cache.errors import GoneError, StorageError
 from cache.folder import Folder
 from cache.index import Place
 from cache.layout import Layout, bytes_per_token
@@ -15,7 +15,7 @@ from cache.sidecar import Sidecar, most_bytes
 from cache.source import ActivationSource
 from cache.space import Ids, SiteShape, Space
 
-__all__ = ["Progress", "cut", "fill", "lacking", "needed", "write_shard"]
+__all__ = ["Progress", "check_space", "cut", "fill", "lacking", "needed", "write_shard"]
 
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
@@ -148,9 +148,19 @@ def write_shard(
     with folder.writer(space, sites, rows) as writer:
         for _, values in source.activations(rows, sites):
             writer.append(values)
+        check_space(source, space)
         sidecar = writer.commit()
     folder.enter(sidecar)
     return sidecar
+
+
+def check_space(source: ActivationSource, space: Space) -> None:
+    """Raises a StorageError if the model is no longer the one that was asked for."""
+    if source.space(space.dtype) != space:
+        raise StorageError(
+            f"{space.label or 'The model'} was changed while its activations were computed, so "
+            "they are not stored; ask again."
+        )
 
 
 def _shards(

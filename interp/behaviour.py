@@ -23,7 +23,7 @@ _TRIES = 2
 _FLOOR = 1e-4
 
 Answers = tuple[Tensor, ...]
-"""The stream into the first block and out of each [1, position, d_model], and the logits."""
+"""The stream into the first block and out of each [1, position, d_model], and logits at the end."""
 
 
 def answers(bridge: Any) -> Answers:
@@ -38,12 +38,19 @@ def answers(bridge: Any) -> Answers:
         stream = output[0] if isinstance(output, tuple) else output
         kept.append(stream.detach().clone())
 
+    def last(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        # The unembedding of every position can be a third of the work.
+        return (args[0][:, -1:], *args[1:])
+
     blocks = list(bridge.blocks)
     # What a module computes once and keeps, such as a mask, must be fit for gradients later.
     with torch.inference_mode(False), torch.no_grad():
         device = next(bridge.original_model.parameters()).device
         ids = torch.arange(1, length + 1, device=device) * _STRIDE % int(bridge.cfg.d_vocab)
-        handles = [blocks[0].register_forward_pre_hook(entry)]
+        handles = [
+            blocks[0].register_forward_pre_hook(entry),
+            bridge.unembed.register_forward_pre_hook(last),
+        ]
         try:
             handles += [block.register_forward_hook(exit_) for block in blocks]
             logits = bridge(ids[None], use_cache=False, return_type="logits")

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cache.fill import cut, fill, lacking
+from cache.fill import check_space, cut, fill, lacking
 from cache.layout import bytes_per_token
 from cache.owners import Owner
 from cache.shard import ShardWriter
@@ -161,6 +161,7 @@ class _Part:
                 ShardWriter(self.root, shard, self.space, self.sites, self.rows, direct=True)
             )
             self._write(source, writer)
+            check_space(source, self.space)
             undo.pop_all()
         if self.committer:
             return self.committer.submit(_commit, writer, owner)

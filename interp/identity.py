@@ -13,7 +13,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,15 @@ class Seen:
     answers: Answers | None
 
 
+class _State(NamedTuple):
+    """What a model holds: weights, other numbers, and configuration."""
+
+    weights: bytes
+    others: bytes
+    settings: str
+    compatible: bool
+
+
 class Identity:
     """Tells what a model is, and remembers what that was made of.
 
@@ -77,7 +86,7 @@ class Identity:
         self._extra = digest(self._others(held))
         if plain is not None and not _has_buffers_of(model, plain):
             self._extra = b""
-        self.look()
+        self._compare()
 
     def look(self) -> Seen:
         """The model as it is now. The caller holds the model's lock.
@@ -85,6 +94,19 @@ class Identity:
         Raises:
             ModelError: some weights are not in memory.
         """
+        state, others, changes, now = self._compare()
+        name = self._names.get(state)
+        if name is None:
+            name = self._names[state] = self._name(state.others, others)
+            while len(self._names) > _NAMED:
+                self._names.popitem(last=False)
+        if changes:
+            told = "\n".join([name, _PROCESS, *(change.token for change in changes)])
+            name = hashlib.sha256(told.encode()).hexdigest()[:32]
+        return Seen(name, tuple(changes), now)
+
+    def _compare(self) -> tuple[_State, dict[str, Tensor], list[Change], Answers | None]:
+        """All but the name, which takes a slow hash where the weights are new."""
         bridge = self._bridge
         if bool(bridge.compatibility_mode) != self._compatible:
             # TransformerLens rebuilt the model; what was folded is in the weights.
@@ -102,20 +124,13 @@ class Identity:
         held = tensors(modules)
         weights = {name: value for name, value in held.items() if name in self._canonical}
         others = self._others(held)
-        state = (digest(weights), digest(others), configuration(bridge.original_model), self._compatible)
-        name = self._names.get(state)
-        if name is None:
-            name = self._names[state] = self._name(state[1], others)
-            while len(self._names) > _NAMED:
-                self._names.popitem(last=False)
+        settings = configuration(bridge.original_model)
+        state = _State(digest(weights), digest(others), settings, self._compatible)
         if now is not None and not self._behaviour.is_same(state, _settings(bridge), bridge, now):
             token = hashlib.sha256(b"".join(_bytes(value) for value in now)).hexdigest()
             changes = [Change("it answers otherwise than its weights did before", token)]
             now = None
-        if changes:
-            told = "\n".join([name, _PROCESS, *(change.token for change in changes)])
-            name = hashlib.sha256(told.encode()).hexdigest()[:32]
-        return Seen(name, tuple(changes), now)
+        return state, others, changes, now
 
     def _others(self, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value for name, value in held.items() if name not in self._canonical}

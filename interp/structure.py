@@ -14,7 +14,7 @@ import sys
 import sysconfig
 import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, is_
 from pathlib import Path
@@ -113,6 +113,7 @@ class Structure:
         modules = walk(bridge)
         self._modules = modules
         self._settings = {path: _settings(module) for path, module in modules.items()}
+        self._held = {path: set(module.__dict__) for path, module in modules.items()}
         self._types: dict[str, type] = {path: type(m) for path, m in modules.items()}
         for path, module in plain.named_modules() if plain is not None else ():
             self._expect(path, module)
@@ -148,8 +149,11 @@ class Structure:
                 found.append(
                     _change(f"{_place(path)} was replaced by a {kind.__name__}", path, _serial(kind))
                 )
-            elif not _as_expected(module, self._settings[path]):
-                found += _differences(path, module, self._settings[path])
+                continue
+            settings = self._settings[path]
+            new = module.__dict__.keys() - self._held[path]
+            if new or not _as_expected(module, settings):
+                found += _differences(path, module, settings, sorted(new))
         for code in self._code:
             found += code.changes()
         return found
@@ -230,9 +234,7 @@ def _as_expected(module: nn.Module, expected: Mapping[str, Any]) -> bool:
         now = held.get(name, _MISSING)
         if now is not value and not _same(now, value):
             return False
-    if len(held) <= len(expected):
-        return True
-    return not any(_is_new(module, name) for name in held.keys() - expected.keys())
+    return True
 
 
 def _is_new(module: nn.Module, name: str) -> bool:
@@ -243,7 +245,9 @@ def _is_new(module: nn.Module, name: str) -> bool:
     return isinstance(value, _FUNCTIONS) or hasattr(type(module), name)
 
 
-def _differences(path: str, module: nn.Module, expected: Mapping[str, Any]) -> Iterator[Change]:
+def _differences(
+    path: str, module: nn.Module, expected: Mapping[str, Any], new: Sequence[str]
+) -> Iterator[Change]:
     held = module.__dict__
     for name, value in expected.items():
         now = held.get(name, _MISSING)
@@ -252,7 +256,7 @@ def _differences(path: str, module: nn.Module, expected: Mapping[str, Any]) -> I
                 yield _change(f"{_place(path)} is in training mode", path, name)
             else:
                 yield _change(f"'{name}' of {_place(path)} was changed", path, name, _serial(now))
-    for name in sorted(held.keys() - expected.keys()):
+    for name in new:
         if _is_new(module, name):
             yield _change(f"'{name}' of {_place(path)} was replaced", path, _serial(held[name]))
 
