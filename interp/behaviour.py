@@ -119,8 +119,6 @@ def _equal(ours: Answers, theirs: Answers) -> bool:
     return len(ours) == len(theirs) and all(
         mine.shape == other.shape
         and mine.dtype == other.dtype
-        and torch.equal(
-            mine.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)
-        )
+        and torch.equal(mine.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
         for mine, other in zip(ours, theirs, strict=True)
     )

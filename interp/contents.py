@@ -70,11 +70,11 @@ def digest(values: Mapping[str, Tensor]) -> bytes:
         hasher.update(f"{name} {value.dtype} {tuple(value.shape)} {value.device}".encode())
         flat = value.detach().reshape(-1)
         if value.device.type == "cpu":
-            hasher.update(flat.contiguous().view(torch.uint8).numpy())
+            hasher.update(flat.contiguous().view(torch.uint8).numpy().data)
         else:
             pending.append(_reduced(flat))
     for sums in pending:  # only now, so that the device does not wait for each
-        hasher.update(sums.cpu().numpy())
+        hasher.update(sums.cpu().numpy().data)
     return hasher.digest()
 
 

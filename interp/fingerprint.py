@@ -117,9 +117,7 @@ def plain_name(name: str) -> str:
 class _MatricesNowhere(TorchFunctionMode):
     """Inside, memory that is to hold a matrix of weights is made on the meta device."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is torch.empty:
             shape = kwargs.get("size", args[0] if len(args) == 1 else args)

@@ -61,12 +61,12 @@ class Change:
     hook: bool = False
 
 
-def walk(bridge: nn.Module) -> dict[str, nn.Module]:
+def walk(bridge: Any) -> dict[str, nn.Module]:
     """Every module that takes part, by path: the bridge's, and Hugging Face's below them."""
     found: dict[str, nn.Module] = {}
     seen: set[int] = set()
     # TransformerLens' tree holds wrappers only by attribute, Hugging Face's holds the wrappers.
-    left = [("bridge", bridge), ("model", bridge.original_model)]
+    left: list[tuple[str, nn.Module]] = [("bridge", bridge), ("model", bridge.original_model)]
     while left:
         path, module = left.pop()
         if id(module) in seen:
@@ -108,7 +108,7 @@ class Structure:
             matter: what it says of a module counts, where somebody may have had the model before.
     """
 
-    def __init__(self, bridge: nn.Module, plain: nn.Module | None = None) -> None:
+    def __init__(self, bridge: Any, plain: nn.Module | None = None) -> None:
         self._bridge = bridge
         modules = walk(bridge)
         self._modules = modules
@@ -147,7 +147,9 @@ class Structure:
             if type(module) is not expected:
                 kind = type(module)
                 found.append(
-                    _change(f"{_place(path)} was replaced by a {kind.__name__}", path, _serial(kind))
+                    _change(
+                        f"{_place(path)} was replaced by a {kind.__name__}", path, _serial(kind)
+                    )
                 )
                 continue
             settings = self._settings[path]
@@ -175,7 +177,7 @@ class Structure:
     def _by_plain_path(self) -> dict[str, list[tuple[str, nn.Module]]]:
         found: dict[str, list[tuple[str, nn.Module]]] = {}
         # A module has two paths where TransformerLens has another name for it.
-        originals = self._bridge.original_model.named_modules(remove_duplicate=False)  # type: ignore[union-attr,operator]
+        originals = self._bridge.original_model.named_modules(remove_duplicate=False)
         known = {id(module): path for path, module in self._modules.items()}
         for path, module in originals:
             if not type(module).__module__.startswith("transformer_lens."):
@@ -315,9 +317,7 @@ class _Code:
         return [
             self._change(name, value)
             for name, value in list(now.items())
-            if name not in known
-            and isinstance(value, types.FunctionType)
-            and _is_code(name, value)
+            if name not in known and isinstance(value, types.FunctionType) and _is_code(name, value)
         ]
 
     def _change(self, name: str, value: object) -> Change:

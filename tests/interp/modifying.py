@@ -174,9 +174,11 @@ def split_copy(model: Model) -> Iterator[None]:
 
 def double(*given: Any) -> Any:
     output = given[-1]
-    return tuple(2 * v if i == 0 else v for i, v in enumerate(output)) if isinstance(
-        output, tuple
-    ) else 2 * output
+    return (
+        tuple(2 * v if i == 0 else v for i, v in enumerate(output))
+        if isinstance(output, tuple)
+        else 2 * output
+    )
 
 
 def on_word(_module: Any, args: Any, output: Any) -> Any:
