@@ -60,8 +60,9 @@ def capture(
     Returns:
         {"resid_post.3": [example, position, d_model], "z.0": [example, position, head, d_head],
         "pattern.0": [example, head, destination, source], …}; with positions="last" the position
-        axis is gone. Beyond a shorter prompt's end stands NaN, from a store as from a run. A site with a head ("z.3.h5") has no head axis. What was run is on
-        the model's device, what was stored on the CPU, memory-mapped where possible.
+        axis is gone. Beyond a shorter prompt's end stands NaN, from a store as from a run. A site
+        with a head ("z.3.h5") has no head axis. What was run is on the model's device, what was
+        stored on the CPU, memory-mapped where possible.
 
     Raises:
         SiteError: the model has no such site, layer or head.

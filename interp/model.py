@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -334,8 +334,9 @@ def _inputs(mlp: Any) -> int | None:
     matrix = getattr(getattr(mlp, "out", None), "original_component", None)
     if isinstance(matrix, torch.nn.Linear):
         return matrix.in_features
-    # GPT-2's Conv1D holds its matrix the other way round.
-    return int(matrix.weight.shape[0]) if type(matrix).__name__ == "Conv1D" else None
+    if type(matrix).__name__ == "Conv1D":  # GPT-2's holds its matrix the other way round
+        return int(cast(torch.nn.Module, matrix).get_parameter("weight").shape[0])
+    return None
 
 
 def _checked(model: Model) -> Model:

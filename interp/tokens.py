@@ -94,7 +94,9 @@ def pad(
     return TokenBatch(ids, lengths, texts, offsets or (None,) * len(rows))
 
 
-def blank(values: Float[Tensor, "example ..."], lengths: Int[Tensor, " example"], axis: int) -> None:
+def blank(
+    values: Float[Tensor, "example ..."], lengths: Int[Tensor, " example"], axis: int
+) -> None:
     """Put NaN, in place, where prompts have ended: what is computed there belongs to no token."""
     width = values.shape[axis]
     for number in (lengths < width).nonzero().flatten().tolist():
