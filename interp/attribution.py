@@ -201,7 +201,10 @@ def _questions(
     if isinstance(prompts, PromptPairs):
         if answers is not None or foils is not None:
             raise PromptError("Pairs bring their answers and foils; leave answers and foils out.")
-        foil_tokens = None if prompts.foil_ids is None else prompts.first_tokens("foil")
+        foil_tokens = None
+        if prompts.foil_ids is not None:
+            prompts.check_first_tokens()
+            foil_tokens = prompts.first_tokens("foil")
         return prompts.prompts(run), (prompts.first_tokens("answer"), foil_tokens)
     if run != "clean":
         raise PromptError("Only pairs have a corrupted run; give PromptPairs, or leave run out.")
@@ -212,4 +215,9 @@ def _questions(
     foil_tokens = first_tokens(model, batch, foils, "foils")
     if any(t is not None and t.ndim > 1 for t in (tokens, foil_tokens)):
         raise PromptError("Give one answer, and at most one foil, for each prompt.")
+    if foil_tokens is not None and bool((same := tokens == foil_tokens).any()):
+        raise PromptError(
+            f"The answer and the foil of prompt {int(same.nonzero()[0])} begin with the same "
+            "token, and only first tokens are compared here; choose another foil."
+        )
     return batch, (tokens, foil_tokens)

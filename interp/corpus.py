@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from cache.space import Ids
+from interp import unknown
 from interp.errors import PromptError, StorageError
 from interp.model import Model
 
@@ -42,8 +44,12 @@ def read_rows(
         tokens: stop after so many; all if left out.
         progress: called with (tokens read, `tokens`).
 
+    Words that the tokenizer does not know are counted and told in a warning: some stand in any
+    text. Where most of it is unknown, the tokenizer is not one for this text.
+
     Raises:
-        PromptError: there are no tokens, or `context` does not suit the model.
+        PromptError: there are no tokens, most of them stand for unknown words, or `context` does
+            not suit the model.
         StorageError: the file cannot be read.
     """
     bos = [int(model.tokenizer.bos_token_id)] if model.prepends_bos else []
@@ -57,7 +63,8 @@ def read_rows(
     documents = _documents(Path(texts)) if isinstance(texts, Path | str) else texts
     rows: dict[bytes, Ids] = {}
     left = tokens
-    for content in _contents(model, documents, context - len(bos)):
+    missed = _Missed(model)
+    for content in _contents(documents, context - len(bos), missed):
         if left is not None:
             content = content[: max(0, left - len(bos))]
         if not content:
@@ -72,15 +79,63 @@ def read_rows(
                 progress(tokens - left, tokens)
     if not rows:
         raise PromptError("There is no text to read; give a file that holds some.")
+    missed.tell()
     return list(rows.values())
 
 
-def _contents(model: Model, documents: Iterable[str], length: int) -> Iterator[list[int]]:
+class _Missed:
+    """What a tokenizer did not know of the text that it has read so far."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._tokens = self._unknown = self._dropped = self._characters = 0
+
+    def read(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of some texts.
+
+        Raises:
+            PromptError: they are no text, or the tokenizer fails on a word.
+        """
+        tokenizer = self._model.tokenizer
+        unknown.check_unicode(texts, "documents")
+        try:
+            rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        except Exception as error:  # tokenizers raises bare ones for a word without a token
+            raise unknown.unreadable(tokenizer, self._model.name, texts, "documents") from error
+        self._tokens += sum(map(len, rows))
+        self._unknown += int(unknown.count_unknown(tokenizer, texts, rows).sum())
+        dropped = unknown.dropped_characters(tokenizer, texts)
+        for text in texts if dropped else ():
+            self._dropped += sum(text.count(character) for character in dropped)
+        self._characters += sum(map(len, texts))
+        return rows
+
+    def tell(self) -> None:
+        """Warn of what was not known.
+
+        Raises:
+            PromptError: it was most of the text.
+        """
+        name = self._model.name
+        for count, of, what in (
+            (self._unknown, self._tokens, "tokens stand for words that it does not know"),
+            (self._dropped, self._characters, "characters are left out by its tokenizer"),
+        ):
+            if 2 * count > of:
+                raise PromptError(
+                    f"{name} cannot read this text: {count:,} of {of:,} {what}; give a text in its "
+                    "own language, or another model."
+                )
+            if count:
+                warnings.warn(f"{count:,} of {of:,} {what} ({name}).", stacklevel=4)
+
+
+def _contents(documents: Iterable[str], length: int, missed: _Missed) -> Iterator[list[int]]:
     """Token ids of the documents, `length` at a time and fewer at the end of each."""
     pieces = _pieces(documents)
     held: list[int] = []
     while batch := list(islice(pieces, _PIECES_AT_ONCE)):
-        read = model.tokenizer([text for text, _ in batch], add_special_tokens=False)["input_ids"]
+        read = missed.read([text for text, _ in batch])
         for ids, (_, ends) in zip(read, batch, strict=True):
             held += ids
             whole = len(held) // length * length

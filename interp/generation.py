@@ -60,7 +60,7 @@ class Generation:
         tokens: token(example, step), id(example, step), logprob(example, step) in nats;
             n_tokens(example); ended(example): "eos" or "length". Beyond a text's end tokens are
             "", ids -1 and log-probabilities NaN.
-        activations: by site [example, step, …]; zero beyond a text's end.
+        activations: by site [example, step, …]; NaN beyond a text's end.
     """
 
     texts: tuple[str, ...]
@@ -255,7 +255,7 @@ def _collected(
             texts[example] += text
         for name, value in step.activations.items():
             if name not in activations:
-                activations[name] = value.new_zeros(*shape, *value.shape[1:])
+                activations[name] = value.new_full((*shape, *value.shape[1:]), torch.nan)
             activations[name][rows, step.index] = value
     lengths = (ids >= 0).sum(1)
     ended = [

@@ -63,7 +63,8 @@ def logit_lens(
         Layer 0 is the embedding, layer n the stream after n blocks. Positions count from the left;
         beyond a shorter prompt's end tokens are "", numbers NaN and ranks -1. With
         positions="last" the axis has one entry. The coordinate token(example, position) is what
-        stands there. [layer, position, vocabulary] is never in memory.
+        stands there, answer_token(example[, candidate]) the first token of each answer, which is
+        all that is looked for. [layer, position, vocabulary] is never in memory.
 
     Raises:
         PromptError: empty or too long prompts, an answer without tokens, or no such position.
@@ -108,7 +109,7 @@ def logit_lens(
         pass
     found = _label(model, out, batch, where.numpy(), labels)
     if targets is not None:
-        found = _with_answers(found, out, targets, answers)
+        found = _with_answers(model, found, out, targets, answers)
     found.attrs = {"instrument": "logit lens", **model.identity}
     if lens is not None:
         found.attrs |= {"instrument": "tuned lens"}
@@ -150,7 +151,7 @@ def _label(
 
 
 def _with_answers(
-    found: xr.Dataset, readings: Readings, targets: Tensor, answers: Answers | None
+    model: Model, found: xr.Dataset, readings: Readings, targets: Tensor, answers: Answers | None
 ) -> xr.Dataset:
     ranks, logprobs = readings.answer_rank, readings.answer_logprob
     if targets.ndim == 1:
@@ -158,6 +159,8 @@ def _with_answers(
     axes: tuple[str, ...] = ("candidate",) if targets.ndim == 2 else ()
     dims = ("example", "layer", "position", *axes)
     found = found.assign(answer_rank=(dims, ranks), answer_logprob=(dims, logprobs))
+    tokens = _strings(model, targets.numpy())
+    found = found.assign_coords(answer_token=(("example", *axes), tokens))
     if isinstance(answers, Tensor) or answers is None:
         return found
     texts = np.array([answers] if isinstance(answers, str) else list(answers), dtype=object)

@@ -61,7 +61,13 @@ class Metric:
         return tuple(term for term in self.terms if term.read == read)
 
     def targets(self, pairs: PromptPairs, term: Term) -> Targets:
-        """The tokens that `term` looks for [example, read]."""
+        """The tokens that `term` looks for [example, read].
+
+        Raises:
+            PromptError: first tokens are compared, and those of an answer and its foil are one.
+        """
+        if {"answer", "foil"} <= {one.targets for one in self.terms if one.read == "prompt"}:
+            pairs.check_first_tokens()
         if term.read == "prompt" and term.targets in ("answer", "foil"):
             return pairs.first_tokens(term.targets)[:, None]
         return pairs.reading("clean", term.read).targets

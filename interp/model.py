@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from cache.space import DTYPES, dtype_name
-from interp import sources
+from interp import sources, unknown
 from interp.allocator import keep_freed_memory
 from interp.errors import ModelError
 from interp.fingerprint import n_parameters, tokenizer_fingerprint
@@ -196,22 +196,37 @@ class Model:
         """Whether prompts given as text start with the BOS token (TransformerLens' default)."""
         return bool(self.bridge.cfg.default_prepend_bos) and self.tokenizer.bos_token_id is not None
 
-    def encode(self, texts: Sequence[str]) -> list[tuple[list[int], Offsets | None]]:
+    def encode(
+        self, texts: Sequence[str], *, what: str = "texts", check: bool = True
+    ) -> list[tuple[list[int], Offsets | None]]:
         """For each text its token ids and the characters (start, end) of each token.
 
         BOS comes first where the model's prompts start with it; it stands at (0, 0). Offsets are
         None for tokenizers that cannot tell them (the slow, Python ones).
+
+        Args:
+            what: what to call the texts in an error.
+            check: whether all that the texts hold must be known to the tokenizer.
+
+        Raises:
+            PromptError: a text holds what the tokenizer does not know, or leaves out.
         """
+        unknown.check_unicode(texts, what)
         fast = bool(getattr(self.tokenizer, "is_fast", False))
-        encoded = self.tokenizer(
-            list(texts), add_special_tokens=False, return_offsets_mapping=fast, truncation=False
-        )
+        try:
+            encoded = self.tokenizer(
+                list(texts), add_special_tokens=False, return_offsets_mapping=fast, truncation=False
+            )
+        except Exception as error:  # tokenizers raises bare ones for a word without a token
+            raise unknown.unreadable(self.tokenizer, self.name, texts, what) from error
+        offsets = encoded["offset_mapping"] if fast else [None] * len(texts)
+        found = list(zip(encoded["input_ids"], offsets, strict=True))
+        if check:
+            unknown.check_known(self.tokenizer, self.name, texts, found, what)
         bos = [int(self.tokenizer.bos_token_id)] if self.prepends_bos else []
         before = [(0, 0)] * len(bos)
-        offsets = encoded["offset_mapping"] if fast else [None] * len(texts)
         return [
-            ([*bos, *ids], None if spans is None else [*before, *spans])
-            for ids, spans in zip(encoded["input_ids"], offsets, strict=True)
+            ([*bos, *ids], None if spans is None else [*before, *spans]) for ids, spans in found
         ]
 
     def token_ids(self, text: str) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from interp.alignment import Alignment, Range
 from interp.errors import PromptError
 from interp.model import Model
 from interp.tokens import Prompts, TokenBatch, check_length, check_vocabulary, pad, tokenise
+from interp.unknown import check_known, quoted
 
 Run = Literal["clean", "corrupt"]
 Read = Literal["prompt", "answer", "foil"]
@@ -61,7 +62,9 @@ class PromptPairs:
 
     Raises:
         PromptError: lists of different lengths, an answer without tokens or merging with its
-            prompt, prompts of unequal length without spans, a span that is not in its prompt.
+            prompt, prompts of unequal length without spans, a span that is not in its prompt;
+            words that the tokenizer does not know, an answer that is its own foil, or two prompts
+            that the tokenizer cannot tell apart.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class PromptPairs:
         self.foils = (
             None if self.foil_ids is None else tuple(model.decode(ids) for ids in self.foil_ids)
         )
+        self._check_differences(model)
         self.alignment = _align(self.clean, self.corrupt, spans)
         self._check_lengths(model)
 
@@ -130,6 +134,21 @@ class PromptPairs:
         ids = self.answer_ids if read == "answer" else self._foil_ids()
         return torch.tensor([continuation[0] for continuation in ids])
 
+    def check_first_tokens(self, examples: Iterable[int] | None = None) -> None:
+        """Raise a PromptError where an answer and its foil begin alike: nothing else is compared.
+
+        Args:
+            examples: the pairs to look at; all if left out.
+        """
+        for i in range(len(self)) if examples is None else examples:
+            if self.answer_ids[i][0] == self._foil_ids()[i][0]:
+                answer, foil = self.answers[i], (self.foils or ())[i]
+                raise PromptError(
+                    f"The answer {quoted(answer)} and the foil {quoted(foil)} of pair {i} begin "
+                    "with the same token, and only first tokens are compared here; choose another "
+                    "foil, or the metric 'logprob_diff', which compares whole answers."
+                )
+
     def _foil_ids(self) -> tuple[tuple[int, ...], ...]:
         if self.foil_ids is None:
             raise PromptError("This metric compares with a foil; give PromptPairs its foils=….")
@@ -145,6 +164,21 @@ class PromptPairs:
                 raise PromptError(
                     f"Some of the {what} have other tokens after the corrupted prompt than after "
                     "the clean one; end both prompts alike."
+                )
+
+    def _check_differences(self, model: Model) -> None:
+        """What is compared must differ, or every number would be 0 by construction."""
+        for i, (one, other) in enumerate(zip(self.clean.texts, self.corrupt.texts, strict=True)):
+            if one != other and self.clean.row(i) == self.corrupt.row(i):
+                raise PromptError(
+                    f"The two prompts of pair {i} are the same to {model.name}, whose tokenizer "
+                    f"does not tell {quoted(one)} from {quoted(other)}; change one of them."
+                )
+        for i, (answer, foil) in enumerate(zip(self.answer_ids, self.foil_ids or (), strict=False)):
+            if answer == foil:
+                raise PromptError(
+                    f"The answer of pair {i} is its own foil ({quoted(model.decode(answer))}), so "
+                    "every difference between them would be 0; give another foil."
                 )
 
     def _check_lengths(self, model: Model) -> None:
@@ -179,26 +213,29 @@ def _continuations(
             raise PromptError(f"Token ids of {what} must be integers of shape [example, token].")
         check_vocabulary(model, [int(rows.min()), int(rows.max())], what)
         return tuple(tuple(int(i) for i in row) for row in rows)
-    return continuations(model, prompts, given)
+    return continuations(model, prompts, given, what)
 
 
 def continuations(
-    model: Model, prompts: TokenBatch, answers: Sequence[str]
+    model: Model, prompts: TokenBatch, answers: Sequence[str], what: str = "answers"
 ) -> tuple[tuple[int, ...], ...]:
     """For each prompt the tokens that its answer adds when it is written right after it.
 
     Tokenised together with the prompt, because many tokenizers treat the start of a text
     differently from the middle.
 
+    Args:
+        what: what to call the answers in an error.
+
     Raises:
-        PromptError: an answer has no tokens, or melts into its prompt's last one.
+        PromptError: an answer has no tokens, melts into its prompt's last one, or is not known to
+            the tokenizer.
     """
     for number, answer in enumerate(answers):
         if not isinstance(answer, str):
             raise PromptError(f"Each answer must be text; number {number} is not.")
-    wholes = model.encode(
-        [text + answer for text, answer in zip(prompts.texts, answers, strict=True)]
-    )
+    texts = [text + answer for text, answer in zip(prompts.texts, answers, strict=True)]
+    wholes = model.encode(texts, what=what, check=False)
     out = []
     for number, ((whole, _), answer) in enumerate(zip(wholes, answers, strict=True)):
         length = int(prompts.lengths[number])
@@ -209,8 +246,12 @@ def continuations(
             )
         if len(whole) == length:
             raise PromptError(f"The answer '{answer}' has no tokens; give visible text.")
-        check_vocabulary(model, whole[length:], "answers")
+        check_vocabulary(model, whole[length:], what)
         out.append(tuple(whole[length:]))
+    # Now that no word is one that was merged.
+    bos = int(model.prepends_bos)
+    without = [(ids[bos:], offsets and offsets[bos:]) for ids, offsets in wholes]
+    check_known(model.tokenizer, model.name, texts, without, what)
     return tuple(out)
 
 

@@ -12,6 +12,7 @@ from interp.errors import PromptError
 from interp.model import Model
 from interp.prompts import continuations
 from interp.tokens import TokenBatch, check_vocabulary
+from interp.unknown import quoted
 
 __all__ = ["Answers", "first_tokens"]
 
@@ -51,6 +52,22 @@ def first_tokens(
     counts = {len(one) for one in several}
     if len(counts) > 1 or 0 in counts or len(set(lists)) > 1:
         raise PromptError(f"Give every prompt equally many {what}, one or more.")
-    columns = [continuations(model, batch, column) for column in zip(*several, strict=True)]
+    columns = [continuations(model, batch, column, what) for column in zip(*several, strict=True)]
     ids = torch.tensor([[ids[0] for ids in column] for column in columns]).T
+    _check_distinct(ids, several, what)
     return ids if lists[0] else ids[:, 0]
+
+
+def _check_distinct(
+    ids: Int[Tensor, "example candidate"], texts: Sequence[Sequence[str]], what: str
+) -> None:
+    """Two candidates of one first token would have the same numbers, whatever follows it."""
+    for number, row in enumerate(ids.tolist()):
+        first: dict[int, str] = {}
+        for token, text in zip(row, texts[number], strict=True):
+            if token in first:
+                raise PromptError(
+                    f"The {what} {quoted(first[token])} and {quoted(text)} of prompt {number} "
+                    "begin with the same token, and only first tokens are read here; leave one out."
+                )
+            first[token] = text

@@ -70,7 +70,7 @@ def tokenise(model: Model, prompts: Prompts | str, *, what: str = "prompts") -> 
     for number, text in enumerate(prompts):
         if not isinstance(text, str):
             raise PromptError(f"Each of the {what} must be text; number {number} is not.")
-    encoded = model.encode(prompts)
+    encoded = model.encode(prompts, what=what)
     for number, (ids, _) in enumerate(encoded):
         if len(ids) <= model.prepends_bos:
             raise PromptError(f"Number {number} of the {what} is empty; give text to read.")

@@ -22,10 +22,10 @@ from interp.errors import ObverseError
 from interp.model import Model
 
 FACTS = (
-    "subject,object\n"
-    "Tom Cruise,Mary Lee Pfeiffer\n"
-    "Kate Hudson,Goldie Hawn\n"
-    "Carrie Fisher,Debbie Reynolds\n"
+    "subject,object,relation,inverse\n"
+    "Tom Cruise,Mary Lee Pfeiffer,mother,son\n"
+    "Kate Hudson,Goldie Hawn,mother,daughter\n"
+    "Carrie Fisher,Debbie Reynolds,mother,daughter\n"
 )
 
 
@@ -123,10 +123,11 @@ def test_an_unknown_model_is_refused_with_the_nearest_name(home: Path) -> None:
         (b"", "is empty"),
         (b"subject,object\n", "is empty"),
         ("subject,object\nZoë,Lisa\n".encode("latin-1"), "not UTF-8"),
-        (FACTS.encode() + b"Tom Cruise,Mary Lee Pfeiffer\n", "same fact twice"),
-        (FACTS.encode() + b"Tom Cruise,\n", "empty name in line 5"),
+        (FACTS.encode() + b"Tom Cruise,Mary Lee Pfeiffer,mother,son\n", "same fact twice"),
+        (FACTS.encode() + b"Tom Cruise,,mother,son\n", "empty name in line 5"),
         (b"subject,object,split\nTom,Mary,sideways\n", "unknown split 'sideways'"),
-        (b"subject,object\nTom Cruise,Mary Lee Pfeiffer\n", "three different names"),
+        (b"subject,object\nTom Cruise,Mary Lee Pfeiffer\n", "does not know 'parent'"),
+        ("".join(FACTS.splitlines(True)[:2]).encode(), "three different names"),
     ],
 )
 def test_a_bad_facts_file_is_refused(content: bytes, sentence: str, home: Path) -> None:

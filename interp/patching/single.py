@@ -131,6 +131,7 @@ def _label(model: Model, pairs: PromptPairs, example: int, logits: Tensor, k: in
         "answer_logit": ("run", logits[:, answer].numpy()),
     }
     if pairs.foil_ids is not None:
+        pairs.check_first_tokens([example])
         foil = int(pairs.first_tokens("foil")[example])
         variables["foil_prob"] = ("run", probability[:, foil].numpy())
         variables["foil_logit"] = ("run", logits[:, foil].numpy())

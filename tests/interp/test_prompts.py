@@ -44,13 +44,6 @@ def test_token_ids_are_taken_as_they_are(tiny: Tiny) -> None:
     assert batch.offsets == (None, None)
 
 
-def test_words_that_the_tokenizer_does_not_know_are_unknown(llama: Tiny) -> None:
-    assert tokenise(llama.model, "we Zed").row(0) == [
-        *words(f"{BOS} we"),
-        VOCABULARY.index("<unk>"),
-    ]
-
-
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
