@@ -8,19 +8,23 @@ checkpoint can run code.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
+import stat
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from cache.files import expanded
+from interp.configuration import Shapes, check_configuration, read_json, shapes_in
 from interp.errors import ModelError
+from interp.unknown import quoted
 
 ENTRY_POINT_GROUP = "obverse.models"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?\Z")
+# What Hugging Face opens in a folder besides Python, which it is told to leave alone.
+_OPENED = {".json", ".txt", ".model", ".jinja", ".safetensors", ".tiktoken", ".bpe", ".vocab"}
+_LARGEST = 512 << 20  # bytes, of anything but weights
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt*", "*.h5", "*.msgpack")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
 
@@ -65,62 +69,85 @@ def unknown_model(source: str, reason: str) -> ModelError:
     )
 
 
-def check_folder(folder: Path) -> None:
-    """Raise a ModelError unless `folder` holds a config, whole safetensors and a tokenizer."""
+def check_folder(folder: Path) -> Shapes:
+    """The names and shapes of the weights in `folder`, if it can be loaded.
+
+    Raises:
+        ModelError: it does not hold a configuration, the whole safetensors of it and a tokenizer;
+            or something in it is no regular file, or points out of it.
+    """
     if not folder.is_dir():
         raise ModelError(
             f"'{folder}' is a file; give the folder that holds the model's config.json."
         )
-    _check_config(folder)
-    _check_weights(folder)
+    if not (folder / "config.json").exists():
+        raise ModelError(f"'{folder}' is not a model folder: it has no config.json.")
+    _check_files(folder)
+    shapes = shapes_in(_shards(folder))
+    check_configuration(folder / "config.json", shapes)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ModelError(
             f"'{folder}' has no tokenizer; put tokenizer.json and tokenizer_config.json beside "
             "the weights."
         )
+    return shapes
 
 
-def _check_config(folder: Path) -> None:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(f"'{folder}' is not a model folder: it has no config.json.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+def _check_files(folder: Path) -> None:
+    """Whatever Hugging Face may open is a regular file, and of a size that can be read."""
+    for path in (*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")):
+        if path.suffix not in _OPENED or path.is_dir():
+            continue
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise ModelError(f"'{path}' is a broken link; copy the model again.") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"'{path}' is no regular file but a device or a pipe; remove it.")
+        if path.suffix != ".safetensors" and status.st_size > _LARGEST:
+            raise ModelError(
+                f"'{path}' has {status.st_size:,} bytes, more than any tokenizer or configuration; "
+                "restore it from the original checkpoint."
+            )
+    if (folder / "adapter_config.json").exists():
         raise ModelError(
-            f"'{path}' cannot be read as JSON; restore it from the original checkpoint."
-        ) from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"'{path}' names no model_type; it is not a Hugging Face configuration.")
+            f"'{folder}' holds an adapter of another model; merge it into that one and save both "
+            "together (merge_and_unload in PEFT)."
+        )
 
 
-def _check_weights(folder: Path) -> None:
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+def _shards(folder: Path) -> list[Path]:
+    """The weight files that Hugging Face reads."""
+    if not any(folder.glob("*.safetensors")):
+        pickled = any(path for kind in _PICKLED for path in folder.glob(kind))
         what = "only pickled weights, which can run code" if pickled else "no weights"
         raise ModelError(f"'{folder}' has {what}; save the model there as safetensors.")
-    for name in _indexed_shards(folder):
+    shards = _indexed_shards(folder)
+    for name in shards:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelError(
+                f"The index of '{folder}' points to {quoted(name)}, which is no safetensors file "
+                "beside it; only those are read."
+            )
         if not (folder / name).is_file():
             raise ModelError(f"'{folder}' lacks the weight file '{name}'; copy the model again.")
-    for shard in shards:
-        try:
-            with safe_open(str(shard), framework="pt") as weights:
-                weights.keys()
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"'{shard}' is truncated or damaged; copy the file again from its source."
-            ) from error
+    whole = folder / "model.safetensors"
+    if whole.is_file():
+        return [whole]
+    if not shards:
+        raise ModelError(
+            f"'{folder}' has neither model.safetensors nor an index of its parts; copy the model "
+            "again."
+        )
+    return [folder / name for name in shards]
 
 
-def _indexed_shards(folder: Path) -> set[str]:
+def _indexed_shards(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return set()
-    try:
-        return {
-            str(name)
-            for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        }
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ModelError(f"'{index}' is damaged; copy the file again from its source.") from error
+    if not index.exists():
+        return []
+    found = read_json(index)
+    named = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise ModelError(f"'{index}' is damaged; copy the file again from its source.")
+    return sorted(set(named.values()))

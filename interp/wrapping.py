@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
 import logging
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from interp import sources
+from interp.configuration import check_size
 from interp.errors import ModelError
 
 if TYPE_CHECKING:
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
 
 # A wrong norm, mask or position is off by 0.1 or more, rounding in bfloat16 by less than this.
 WRAPPED_TOLERANCE = 0.05
+# Modules that hold no weights themselves, for each weight and besides.
+_MODULES_OF_ONE_WEIGHT, _MODULES = 16, 2000
 
 
 def load_hugging_face(
@@ -35,7 +42,9 @@ def load_hugging_face(
     where = {"revision": revision, "trust_remote_code": False, "local_files_only": bool(folder)}
     try:
         # A hub that cannot be reached is waited for once, not for each of the tokenizer's files.
-        AutoConfig.from_pretrained(target, **where)
+        config = AutoConfig.from_pretrained(target, **where)
+        if folder is not None:
+            _check_fit(folder, config)
         tokenizer = AutoTokenizer.from_pretrained(target, **where)
         hf_model, info = AutoModelForCausalLM.from_pretrained(
             target,
@@ -47,6 +56,8 @@ def load_hugging_face(
             ignore_mismatched_sizes=True,
             **where,
         )
+    except ModelError:
+        raise
     except Exception as error:  # Hugging Face raises a dozen unrelated types here
         if folder is None:
             raise sources.unknown_model(source, first_sentence(error)) from error
@@ -67,6 +78,42 @@ def load_hugging_face(
             "both from the same checkpoint."
         )
     return hf_model, tokenizer
+
+
+def _check_fit(folder: Path, config: Any) -> None:
+    """Raise a ModelError if the configuration asks for more than its weight files hold.
+
+    The model is built without memory for its weights, and no further than its files can fill it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    shapes = sources.check_folder(folder)
+    packed = getattr(config, "quantization_config", None) is not None
+    with _modules_at_most(_MODULES_OF_ONE_WEIGHT * len(shapes) + _MODULES), torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), attn_implementation="eager", trust_remote_code=False
+        )
+    wanted = sum(weight.numel() for weight in skeleton.parameters())
+    check_size(str(folder), wanted, shapes, packed=packed)
+
+
+@contextlib.contextmanager
+def _modules_at_most(most: int) -> Iterator[None]:
+    """Inside, this thread may put no more than `most` modules together."""
+    thread, count = threading.get_ident(), itertools.count(1)
+
+    def check(*_: object) -> None:
+        if threading.get_ident() == thread and next(count) > most:
+            raise ModelError(
+                f"The config.json asks for more than {most:,} modules, far more than there are "
+                "weights; restore both from the same checkpoint."
+            )
+
+    handle = register_module_module_registration_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _blocks_left_out(hf_model: Any, unexpected: Iterable[str]) -> list[str]:
@@ -104,6 +151,11 @@ def wrap(
         raise ModelError(
             f"TransformerLens cannot wrap '{name}' ({architecture}): {first_sentence(error)}"
         ) from error
+    if not bool(torch.isfinite(expected).all()) and _finite(hf_model):
+        raise ModelError(
+            f"'{name}' computes no finite logits from finite weights, so a setting in its "
+            "config.json is wrong; restore it from the original checkpoint."
+        )
     difference = (found - expected).norm() / expected.norm().clamp(min=1e-12)
     # NaN is told of by the check of the weights, which names the tensor.
     if float(difference) > WRAPPED_TOLERANCE:
@@ -113,6 +165,10 @@ def wrap(
             "would be true; use another architecture or version of transformer-lens."
         )
     return bridge
+
+
+def _finite(model: Any) -> bool:
+    return all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
 
 
 def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
