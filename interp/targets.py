@@ -59,15 +59,15 @@ def first_tokens(
 
 
 def _check_distinct(
-    ids: Int[Tensor, "example candidate"], texts: Sequence[Sequence[str]], what: str
+    ids: Int[Tensor, "example candidate"], texts: Sequence[Sequence[object]], what: str
 ) -> None:
     """Two candidates of one first token would have the same numbers, whatever follows it."""
     for number, row in enumerate(ids.tolist()):
-        first: dict[int, str] = {}
+        first: dict[int, object] = {}
         for token, text in zip(row, texts[number], strict=True):
             if token in first:
                 raise PromptError(
-                    f"The {what} {quoted(first[token])} and {quoted(text)} of prompt {number} "
+                    f"The {what} {quoted(str(first[token]))} and {quoted(str(text))} of prompt {number} "
                     "begin with the same token, and only first tokens are read here; leave one out."
                 )
             first[token] = text

@@ -103,7 +103,8 @@ def count_unknown(
         return np.zeros(len(texts), dtype=np.int64)
     counts = [int(np.isin(row, list(unknown)).sum()) for row in rows]
     written = [sum(text.count(token) for token in unknown.values()) for text in texts]
-    return np.maximum(0, np.array(counts) - np.array(written))
+    found: npt.NDArray[np.int64] = np.maximum(0, np.array(counts) - np.array(written))
+    return found
 
 
 def dropped_characters(tokenizer: Any, texts: Iterable[str]) -> set[str]:
