@@ -76,13 +76,16 @@ def loss(x: Floats, problem: Problem, coef: npt.NDArray[np.floating], intercept:
     return float((problem.weights * each).sum() + penalty) / float(problem.weights.sum())
 
 
-def problems_of(design: Design, l2: npt.NDArray[np.float64], chosen: int) -> Iterator[Problem]:
+def problems_of(
+    design: Design, l2: npt.NDArray[np.float64], chosen: int, control_chosen: int
+) -> Iterator[Problem]:
     """What a report fits on a site, in its order."""
     paths = design.path(torch.ones(1))
     for i, (codes, weights) in enumerate(zip(paths.labels, paths.weights, strict=True)):
         strength = i // (design.folds + 1) % len(design.strengths)
         yield Problem(codes.numpy(), weights.numpy(), float(l2[strength]))
-    rest = design.rest(torch.tensor([l2[design.middle]]), torch.tensor([l2[chosen]]))
+    strengths = (design.middle, chosen, control_chosen)
+    rest = design.rest(*(torch.tensor([l2[strength]]) for strength in strengths))
     for codes, weights, penalty in zip(rest.labels, rest.weights, rest.l2[0], strict=True):
         yield Problem(codes.numpy(), weights.numpy(), float(penalty))
 
@@ -127,7 +130,12 @@ def report(x: Floats, labels: npt.NDArray[np.int64], device: str, peer_sites: in
     work = [
         (int(site), problem)
         for site in sites
-        for problem in problems_of(design, result["l2"].values[site], int(result["chosen"][site]))
+        for problem in problems_of(
+            design,
+            result["l2"].values[site],
+            int(result["chosen"][site]),
+            int(result["control_chosen"][site]),
+        )
     ]
     cores = os.cpu_count() or 1
     # One thread a process: the loop is parallel over fits.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probes import splits
 from probes.labels import Codes, Labels
+from probes.shuffling import shuffles
 from probes.solver import Problems
 
 TRUE, CONTROL = 0, 1
@@ -27,6 +28,9 @@ class Design:
         fold_of: the fold in which each example is tested.
         control: control labels.
         nulls: shuffled labels [null, example].
+        null_folds: the fold in which each example is tested with shuffled labels: that of the group
+            which it has its labels from, so that folds stay as alike as they were made
+            [null, example].
         resamples: how often each example is drawn [bootstrap, example].
         order, ends: see `splits.prefixes`.
         strengths: relative penalties.
@@ -37,6 +41,7 @@ class Design:
     fold_of: Codes
     control: Codes
     nulls: npt.NDArray[np.int64]
+    null_folds: npt.NDArray[np.int64]
     resamples: splits.Floats
     order: Codes
     ends: tuple[int, ...]
@@ -55,19 +60,26 @@ class Design:
         bootstraps: int,
         prefixes: int,
         seed: int,
+        turned: bool = False,
     ) -> Design:
-        """Each part has random numbers of its own, so that asking for more of one leaves others."""
+        """Each part has random numbers of its own, so that asking for more of one leaves others.
+
+        Args:
+            turned: see `splits.shuffled`.
+        """
         rngs = np.random.default_rng(seed).spawn(5)
-        order, ends = splits.prefixes(labels.codes, groups, prefixes, rngs[4])
+        control = splits.control_labels(labels.codes, types, rngs[1])
+        both = np.stack([labels.codes, control])
+        order, ends = splits.prefixes(both, groups, prefixes, rngs[4])
         fold_of = splits.folds(labels, groups, folds, rngs[0])
-        shuffles = [splits.shuffled(labels.codes, groups, fold_of, rngs[2]) for _ in range(nulls)]
+        dealt = shuffles(labels, groups, fold_of, nulls, rngs[2], turned=turned)
         return cls(
             labels,
             groups,
             fold_of,
-            splits.control_labels(labels.codes, types, rngs[1]),
-            np.stack(shuffles),
-            splits.resamples(groups, bootstraps, rngs[3]),
+            control,
+            *dealt,
+            splits.resamples(labels.codes, groups, bootstraps, rngs[3]),
             order,
             ends,
             tuple(strengths),
@@ -94,6 +106,23 @@ class Design:
         out = [self.fold_of != fold for fold in range(self.folds)]
         return np.stack([*out, np.ones_like(out[0])]).astype(np.float64)
 
+    def null_training(self) -> splits.Floats:
+        """The same with shuffled labels, without the last row [null, fold, example]."""
+        tested = self.null_folds[:, None] == np.arange(self.folds)[:, None]
+        training: splits.Floats = (~tested).astype(np.float64)
+        return training
+
+    def prefix_training(self) -> splits.Floats:
+        """1 where an example is in the prefix before a block [block, example]."""
+        seen = np.zeros((len(self.ends) - 1, len(self.labels)))
+        for row, end in zip(seen, self.ends, strict=False):
+            row[self.order[:end]] = 1
+        return seen
+
+    def counts(self, codes: Codes, trained: npt.NDArray[np.bool_]) -> Codes:
+        """How many of the examples that are trained on [example] are of each class [class]."""
+        return np.bincount(codes[trained], minlength=self.labels.n_classes)
+
     def path(self, scale: Tensor) -> Problems:
         """Every strength on every fold, for true and control labels.
 
@@ -115,18 +144,17 @@ class Design:
         """Index of the strength that true and shuffled labels are compared at."""
         return len(self.strengths) // 2
 
-    def rest(self, null_l2: Tensor, l2: Tensor) -> Problems:
+    def rest(self, null_l2: Tensor, l2: Tensor, control_l2: Tensor) -> Problems:
         """Shuffled labels on every fold, resampled groups, and prefixes.
 
         Args:
             null_l2: penalty for shuffled labels [site].
-            l2: penalty otherwise [site].
+            l2: penalty for true labels [site].
+            control_l2: penalty for control labels [site].
         """
         n, blocks = len(self.labels), len(self.ends) - 1
         grid = (len(self.nulls), self.folds, n)
-        seen = np.zeros((blocks, n))
-        for row, end in zip(seen, self.ends, strict=False):
-            row[self.order[:end]] = 1
+        seen = self.prefix_training()
         codes = np.concatenate(
             [
                 np.broadcast_to(self.nulls[:, None], grid).reshape(-1, n),
@@ -137,15 +165,18 @@ class Design:
         )
         weights = np.concatenate(
             [
-                np.broadcast_to(self.training()[:-1], grid).reshape(-1, n),
+                self.null_training().reshape(-1, n),
                 self.resamples,
                 seen,
                 seen,
             ]
         )
-        shuffled = len(self.nulls) * self.folds
+        counts = len(self.nulls) * self.folds, len(self.resamples) + blocks, blocks
         penalties = torch.cat(
-            [null_l2[:, None].expand(-1, shuffled), l2[:, None].expand(-1, len(codes) - shuffled)],
+            [
+                each[:, None].expand(-1, count)
+                for each, count in zip((null_l2, l2, control_l2), counts, strict=True)
+            ],
             1,
         )
         return Problems(

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.design import CONTROL, TRUE, Design
+from probes.design import TRUE, Design
+from probes.labels import Codes
 from probes.solver import Basis, Problems, Solution, Workspace, solve
 
 # Linear predictors of problems that are solved together, in bytes.
@@ -36,7 +37,7 @@ class Findings:
     Attributes:
         l2: penalties of the path [site, strength].
         path: held-out answers [site, true or control, strength, example].
-        chosen: index of the strength with the least held-out loss [site].
+        chosen: index of the strength with the least held-out loss [site, true or control].
         chosen_folds: the same for each fold, judged by the other folds only
             [site, true or control, fold].
         null: held-out answers to shuffled labels [site, null, example].
@@ -84,25 +85,27 @@ def find(basis: Basis, design: Design, tol: float, max_iter: int, work: Workspac
     nulls = torch.as_tensor(design.nulls, device=x.device)
     z = _by_fold(x, weights[:, :, :, :-1], design)
     held = answers(z, torch.stack([labels, control])[:, None])
-    area = ranked(z[:, TRUE, design.middle, None], labels[None], design)
+    folds = torch.as_tensor(design.fold_of, device=x.device)[None]
+    area = ranked(z[:, TRUE, design.middle, None], labels[None], folds, design.labels.n_classes)
     fold_of = torch.as_tensor(design.fold_of, device=x.device)
     by_fold = torch.zeros(sites, 2, len(design.strengths), design.folds, dtype=torch.float64)
     by_fold = by_fold.to(x.device).index_add_(3, fold_of, held.bits.double())
     total = by_fold.sum(3)
-    chosen = total[:, TRUE].argmin(1)
+    chosen = total.argmin(2)
     # A fold's own loss has no say in the strength that it is judged by.
     chosen_folds = (total[..., None] - by_fold).argmin(2)
     l2 = scale[:, None] * torch.tensor(design.strengths).to(scale)
-    rest = design.rest(l2[:, design.middle], l2.gather(1, chosen[:, None])[:, 0])
+    rest = design.rest(l2[:, design.middle], *l2.gather(1, chosen).unbind(1))
     others = _solve(basis, rest, tol, max_iter, work)
     each = torch.arange(sites, device=x.device)
-    whole = weights[each, TRUE, chosen, -1]
+    whole = weights[each, TRUE, chosen[:, TRUE], -1]
     coef, intercept = basis.coefficients(whole)
     first = len(design.nulls) * design.folds
     second = first + len(design.resamples)
     shuffled = others.weights[:, :first]
     shape = sites, len(design.nulls), design.folds, *shuffled.shape[2:]
-    z = _by_fold(x, shuffled.reshape(shape), design)
+    z = _with_nulls(x, shuffled.reshape(shape), design)
+    null_folds = torch.as_tensor(design.null_folds, device=x.device)
     resampled, cosine = _resampled(x, others.weights[:, first:second], whole, design)
     return Findings(
         l2,
@@ -110,7 +113,7 @@ def find(basis: Basis, design: Design, tol: float, max_iter: int, work: Workspac
         chosen,
         chosen_folds,
         answers(z, nulls),
-        torch.cat([area, ranked(z, nulls, design)], 1),
+        torch.cat([area, ranked(z, nulls, null_folds, design.labels.n_classes)], 1),
         resampled,
         cosine,
         _code(x, others.weights[:, second:], design),
@@ -135,34 +138,37 @@ def answers(z: Float[Tensor, "*batch column example"], labels: Tensor) -> Held:
 
 
 def ranked(
-    z: Float[Tensor, "site batch column example"], labels: Tensor, design: Design
+    z: Float[Tensor, "site batch column example"],
+    labels: Int[Tensor, "batch example"],
+    folds: Int[Tensor, "batch example"],
+    n_classes: int,
 ) -> Float[Tensor, "site batch"]:
     """The area under the ROC curve, held out: of each class against the others, and averaged.
 
-    Ranks are taken inside of folds, in which labels are shuffled, so that neither the strength of
-    conviction nor what one fold says on the whole counts; 1/2 is chance (Mann & Whitney 1947).
-
-    Args:
-        labels: [batch, example].
+    Ranks are taken inside of folds, so that neither the strength of conviction nor what one fold
+    says on the whole counts; 1/2 is chance (Mann & Whitney 1947).
     """
-    n_classes, binary = design.labels.n_classes, z.shape[-2] == 1
+    binary, n = z.shape[-2] == 1, z.shape[-1]
     # Of two classes, one area is the other's.
     scores = z if binary else torch.log_softmax(z, -2)
-    won = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
-    pairs = torch.zeros(z.shape[1], dtype=torch.float64, device=z.device)
-    for fold in range(design.folds):
-        tested = torch.as_tensor(design.fold_of == fold, device=z.device)
-        of_fold, index = scores[..., tested].contiguous(), labels[:, tested]
-        ordered = of_fold.sort(-1).values
-        # Half of the ties count as won.
-        below = torch.searchsorted(ordered, of_fold)
-        above = torch.searchsorted(ordered, of_fold, right=True)
-        rank = (below + above).double() / 2
-        member = torch.nn.functional.one_hot(index, n_classes).mT.to(rank)
-        member = member[:, 1:] if binary else member
-        size = member.sum(-1)
-        won += (rank * member).sum((-2, -1)) - (size**2).sum(-1) / 2
-        pairs += (size * (index.shape[1] - size)).sum(-1)
+    value, order = scores.sort(-1)
+    higher = torch.zeros_like(order)
+    higher[..., 1:] = (value[..., 1:] > value[..., :-1]).cumsum(-1)
+    # Places among all examples, ties in one, and folds one after another.
+    place = torch.empty_like(order).scatter_(-1, order, higher) + n * folds[:, None]
+    ordered = place.sort(-1).values
+    below = torch.searchsorted(ordered, place)
+    above = torch.searchsorted(ordered, place, right=True)
+    in_fold = torch.nn.functional.one_hot(folds).double()
+    sizes = in_fold.sum(1)
+    before = (in_fold @ (sizes.cumsum(1) - sizes)[..., None])[..., 0]
+    # Half of the ties count as won.
+    rank = (below + above).double() / 2 - before[:, None]
+    member = torch.nn.functional.one_hot(labels, n_classes).mT.double()
+    member = member[:, 1:] if binary else member
+    size = member @ in_fold
+    won = (rank * member).sum((-2, -1)) - (size**2).sum((-2, -1)) / 2
+    pairs = (size * (sizes[:, None] - size)).sum((-2, -1))
     return won / pairs.clamp(min=1)
 
 
@@ -208,8 +214,53 @@ def _by_fold(
     for fold in range(design.folds):
         tested = torch.as_tensor(design.fold_of == fold, device=x.device)
         inner = weights[..., fold, :, :].reshape(sites, -1, weights.shape[-1])
-        z[..., tested] = (inner @ x[:, tested].mT).view(sites, *batch, columns, -1)
+        found = (inner @ x[:, tested].mT).view(sites, *batch, columns, -1)
+        for kind, codes in enumerate((design.labels.codes, design.control)):
+            complete(found[:, kind], design.counts(codes, design.fold_of != fold))
+        z[..., tested] = found
     return z
+
+
+def _with_nulls(
+    x: Float[Tensor, "site example axis"],
+    weights: Float[Tensor, "site null fold column axis"],
+    design: Design,
+) -> Float[Tensor, "site null column example"]:
+    """The same for shuffled labels, each of which have folds of their own."""
+    sites, n_nulls, n_folds, columns, _ = weights.shape
+    z = x.new_empty(sites, n_nulls, columns, x.shape[1])
+    for null, (codes, folds) in enumerate(zip(design.nulls, design.null_folds, strict=True)):
+        everywhere = (weights[:, null].flatten(1, 2) @ x.mT).view(sites, n_folds, columns, -1)
+        for fold in range(n_folds):
+            complete(everywhere[:, fold], design.counts(codes, folds != fold))
+        index = torch.as_tensor(folds, device=x.device).expand(sites, 1, columns, -1)
+        z[:, null] = everywhere.gather(1, index)[:, 0]
+    return z
+
+
+def complete(z: Float[Tensor, "*batch column example"], counts: Codes) -> None:
+    """Mend predictors of a probe that was trained on examples that lack a class.
+
+    Without a penalty on the intercept its probability goes to zero for ever, and where it stops is
+    a matter of the tolerance. So classes that were not seen get 1/(examples + classes) each, the
+    rule of succession (Laplace 1774), and the others share the rest as the probe says.
+
+    Args:
+        z: changed in place.
+        counts: how many examples of each class were trained on [class].
+    """
+    lacking = counts == 0
+    if not lacking.any():
+        return
+    each = 1 / (counts.sum() + len(counts))
+    rest = math.log(1 - each * lacking.sum())
+    if z.shape[-2] == 1:
+        z.fill_((rest - math.log(each)) * (1 if lacking[0] else -1))
+        return
+    unseen = torch.as_tensor(lacking, device=z.device)
+    z[..., unseen, :] = -torch.inf
+    z.copy_(torch.log_softmax(z, -2) + rest)
+    z[..., unseen, :] = math.log(each)
 
 
 def _resampled(x: Tensor, weights: Tensor, whole: Tensor, design: Design) -> tuple[Tensor, Tensor]:
@@ -227,17 +278,15 @@ def _code(x: Tensor, weights: Tensor, design: Design) -> Tensor:
     """Length of the online code in bits [site, true or control]: each block by the probe of all
     before it, the first by a uniform code, and the choice of the strength."""
     blocks = len(design.ends) - 1
-    labels = [
-        torch.as_tensor(codes, device=x.device) for codes in (design.labels.codes, design.control)
-    ]
     n_classes = design.labels.n_classes
     told = design.ends[0] * math.log2(n_classes) + math.log2(len(design.strengths))
     total = torch.full((len(x), 2), told, dtype=torch.float64, device=x.device)
     grouped = weights.reshape(len(x), 2, blocks, *weights.shape[2:])
-    for block in range(blocks):
-        some = torch.as_tensor(design.order[design.ends[block] : design.ends[block + 1]])
-        some = some.to(x.device)
-        for kind in (TRUE, CONTROL):
-            z = grouped[:, kind, block] @ x[:, some].mT
-            total[:, kind] += answers(z, labels[kind][some]).bits.double().sum(1)
+    for block, seen in enumerate(design.prefix_training()):
+        some = design.order[design.ends[block] : design.ends[block + 1]]
+        for kind, codes in enumerate((design.labels.codes, design.control)):
+            z = grouped[:, kind, block] @ x[:, torch.as_tensor(some, device=x.device)].mT
+            complete(z, design.counts(codes, seen > 0))
+            labels = torch.as_tensor(codes[some], device=x.device)
+            total[:, kind] += answers(z, labels).bits.double().sum(1)
     return total

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ProbeError
+from probes.labels import Codes, group_codes
 
 Strings = tuple[str, ...]
 
@@ -97,6 +98,33 @@ def as_features(features: Any) -> Features:
             values = values[None]
         found = Features(values, tuple(f"site {i}" for i in range(len(values))))
     return _checked(found)
+
+
+def example_groups(features: Features, groups: Any) -> Codes:
+    """Groups of the examples, as numbers.
+
+    Where none are given, each prompt is a group, and each example where there are no prompts with
+    several. Examples that are the very same at every site are of one group then, or a probe would
+    be tested on what it has learned.
+
+    Raises:
+        ProbeError: as `group_codes` does.
+    """
+    if groups is not None:
+        return group_codes(groups, len(features))
+    found = group_codes(features.prompts, len(features))
+    if int(found.max()) + 1 < len(features):
+        return found
+    flat = features.values.movedim(1, 0).flatten(1)
+    # Sums tell nearly all examples apart, and few are left to be looked at.
+    sums = flat.sum(1).cpu().numpy()
+    _, first, count = np.unique(sums, return_index=True, return_counts=True)
+    known: dict[bytes, int] = {}
+    if (count > 1).any():
+        for example in np.flatnonzero(np.isin(sums, sums[first[count > 1]])):
+            row = flat[example].cpu().numpy().tobytes()
+            found[example] = found[known.setdefault(row, int(example))]
+    return group_codes(found, len(features))
 
 
 def _from_xarray(array: xr.DataArray) -> Features:

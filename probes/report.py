@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.metadata import version
@@ -16,10 +17,12 @@ from interp.errors import ProbeError
 from interp.stats import holm
 from probes.design import CONTROL, TRUE, Design
 from probes.evaluate import Findings, Held, find, sites_at_once
-from probes.features import Features, as_features
+from probes.features import Features, as_features, example_groups
 from probes.labels import encode, group_codes
+from probes.order import DRIFT, drifts, in_sequence
 from probes.parallel import over_sites
-from probes.significance import against_shuffled, group_bootstrap
+from probes.shuffling import arrangements, too_few
+from probes.significance import against_shuffled, difference_interval, group_interval
 from probes.solver import Workspace, rotated
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -47,7 +50,8 @@ def probe_report(
         features: as for `fit_probes`.
         labels: class of each example.
         groups: examples of one group (a prompt, an entity) never stand on both sides of a split;
-            each prompt of `features` if left out, each example where there are none.
+            each prompt of `features` if left out, each example where there are none. Examples that
+            are the very same are of one group then.
         types: word type of each example, which control labels are assigned to; the tokens of
             `features` if left out, and groups where there are none.
         strengths: penalties to choose from, times the site's mean variance per dim (l2, which is
@@ -66,10 +70,19 @@ def probe_report(
         and `_high`; `bits` and `control_bits` (held-out loss of an example); `null`, the
         accuracy on shuffled labels (…, null); `auroc` and `null_auroc`, at the middle strength,
         which the test compares; `p_value` and `p_corrected` (Holm, over sites); `code`,
-        `control_code` and `compression` (uniform code over code); `resampled` and `cosine`
-        (…, bootstrap); `path` and `path_bits` (labels, …, strength); `l2`, `chosen`; and the probe
-        of all examples, `coef` and `intercept`. For each example: `correct` and `control_correct`,
-        held out. `majority` is what answering without looking gets.
+        `control_code`, each at its own strength, and `compression` (uniform code over code);
+        `resampled` and `cosine` (…, bootstrap); `path` and `path_bits` (labels, …, strength);
+        `l2`, `chosen` and `control_chosen`; and the probe of all examples, `coef` and `intercept`.
+        For each example: `correct` and `control_correct`, held out. `majority` is what answering
+        without looking gets. Intervals are NaN with fewer than 5 groups. Attributes:
+        `arrangements`, in how many ways labels can be shuffled, counted up to a million (no p value
+        is below one over it); `inside_groups`, how they are (see `probes.shuffling.shuffled`); and
+        `drift`.
+
+    Warns:
+        UserWarning: there are too few groups for any p value to be small, or groups that follow
+            each other are alike in labels and features (`drift` is 1), so that p values may be too
+            small.
 
     Raises:
         ProbeError: features, labels or groups do not make a probe; the message says why.
@@ -84,10 +97,11 @@ def probe_report(
         raise ProbeError(
             "Strengths must be positive: without a penalty there may be no best probe."
         )
-    by_group = group_codes(found.prompts if groups is None else groups, len(found))
+    by_group = example_groups(found, groups)
     by_type = by_group
     if types is not None or found.tokens:
         by_type = group_codes(found.tokens if types is None else types, len(found))
+    turned = in_sequence(found.values, by_group)
     design = Design.draw(
         encoded,
         by_group,
@@ -98,8 +112,24 @@ def probe_report(
         bootstraps=bootstraps,
         prefixes=prefixes,
         seed=seed,
+        turned=turned,
     )
-    settings = {"folds": folds, "nulls": nulls, "bootstraps": bootstraps, "seed": seed, "tol": tol}
+    _check_ranks(design)
+    ways = arrangements(encoded.codes, by_group, turned=turned, symmetric=True)
+    drift = drifts(found.values, encoded.codes, by_group)
+    for warning in (too_few(ways, len(found.sites)), DRIFT if drift else ""):
+        if warning:
+            warnings.warn(warning, stacklevel=2)
+    settings = {
+        "folds": folds,
+        "nulls": nulls,
+        "bootstraps": bootstraps,
+        "seed": seed,
+        "tol": tol,
+        "arrangements": ways,
+        "inside_groups": "turned" if turned else "shuffled",
+        "drift": int(drift),
+    }
     findings = _all_sites(found, design, tol, max_iter, progress)
     return _dataset(found, design, findings, settings)
 
@@ -127,6 +157,16 @@ def _all_sites(
     return _joined(parts)
 
 
+def _check_ranks(design: Design) -> None:
+    """Refuse folds of one class each, in which no example can be ranked above another."""
+    codes = design.labels.codes
+    if all(len(np.unique(codes[design.fold_of == fold])) == 1 for fold in range(design.folds)):
+        raise ProbeError(
+            f"Each of the {design.folds} folds holds examples of one class only, so that nothing "
+            "can be compared inside of a fold; use fewer folds, or more groups."
+        )
+
+
 def _joined(parts: list[Findings]) -> Findings:
     columns: dict[str, Any] = {}
     for field in fields(Findings):
@@ -139,9 +179,7 @@ def _joined(parts: list[Findings]) -> Findings:
     return Findings(**columns)
 
 
-def _dataset(
-    found: Features, design: Design, f: Findings, settings: dict[str, int | float]
-) -> xr.Dataset:
+def _dataset(found: Features, design: Design, f: Findings, settings: dict[str, Any]) -> xr.Dataset:
     groups, sites = design.groups, len(found.sites)
     fold_of = torch.as_tensor(design.fold_of, device=f.chosen.device)
     # Each example is judged at the strength that the other folds chose.
@@ -152,7 +190,7 @@ def _dataset(
     )
     correct, control = right[:, TRUE], right[:, CONTROL]
     area = f.area.cpu().numpy()
-    p = against_shuffled(area[:, 0], area[:, 1:])
+    p = against_shuffled(area[:, 0], area[:, 1:], least=1 / settings["arrangements"])
     code = f.code.cpu().numpy()
     uniform = len(found) * math.log2(design.labels.n_classes)
     values: dict[str, Any] = {
@@ -171,7 +209,8 @@ def _dataset(
         "path": (("site", "labels", "strength"), _mean(f.path.right)),
         "path_bits": (("site", "labels", "strength"), _mean(f.path.bits)),
         "l2": (("site", "strength"), f.l2.double().cpu().numpy()),
-        "chosen": ("site", f.chosen.cpu().numpy()),
+        "chosen": ("site", f.chosen[:, TRUE].cpu().numpy()),
+        "control_chosen": ("site", f.chosen[:, CONTROL].cpu().numpy()),
         "coef": (("site", "column", "dim"), f.coef.cpu().numpy()),
         "intercept": (("site", "column"), f.intercept.cpu().numpy()),
         "gradient": ("site", f.gradient.amax(1).double().cpu().numpy()),
@@ -180,9 +219,12 @@ def _dataset(
         "control_correct": (("site", "example"), control),
         "majority": ((), design.labels.majority),
     }
-    measured = {"accuracy": correct, "control": control, "selectivity": correct - control}
-    lows, highs = group_bootstrap(np.stack(list(measured.values())), groups)
-    for (name, each), low, high in zip(measured.items(), lows, highs, strict=True):
+    measured = {
+        "accuracy": (correct, group_interval(correct, groups)),
+        "control": (control, group_interval(control, groups)),
+        "selectivity": (correct - control, difference_interval(correct, control, groups)),
+    }
+    for name, (each, (low, high)) in measured.items():
         values |= {
             name: ("site", each.mean(1)),
             f"{name}_low": ("site", low),

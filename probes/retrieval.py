@@ -6,7 +6,9 @@ groups; on the others, what it says is compared with the vectors of all things t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -15,14 +17,18 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 from jaxtyping import Float
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from interp.errors import ProbeError
 from interp.stats import holm
 from probes import splits
-from probes.features import as_features
+from probes.features import Features, as_features, example_groups
 from probes.labels import Codes, Labels, group_codes
-from probes.significance import against_shuffled, group_bootstrap
+from probes.order import DRIFT, drifts, in_sequence
+from probes.shuffling import arrangements, shuffled, too_few
+from probes.significance import against_shuffled, group_interval
 
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 
@@ -70,7 +76,7 @@ def retrieve(
     missing = [str(name) for name in classes if name not in vectors]
     if missing:
         raise ProbeError(f"There is no vector for '{missing[0]}'; give one for each item.")
-    by_group = group_codes(codes if groups is None else groups, len(found))
+    by_group = _groups(found, codes, groups)
     if nulls < 3:
         raise ProbeError("A test against shuffled items takes at least 3 shuffles.")
     for item in range(len(classes)):
@@ -85,14 +91,22 @@ def retrieve(
     fold_of = splits.folds(everything, by_group, folds, rng)
     if min(len(np.unique(codes[fold_of == fold])) for fold in range(folds)) < 2:
         raise ProbeError("Each fold needs at least two items to choose from; use fewer folds.")
-    answers = [codes, *(splits.shuffled(codes, by_group, fold_of, rng) for _ in range(nulls))]
+    turned = in_sequence(found.values, by_group)
+    ways = arrangements(codes, by_group, within=fold_of, turned=turned)
+    drift = drifts(found.values, codes, by_group)
+    for warning in (too_few(ways, len(found.sites)), DRIFT if drift else ""):
+        if warning:
+            warnings.warn(warning, stacklevel=2)
+    answers = [codes]
+    for _ in range(nulls):
+        answers.append(shuffled(codes, by_group, rng, within=fold_of, turned=turned)[0])
     beaten = np.stack(
         [_beaten(site, np.stack(answers), target, fold_of, strengths) for site in found.values]
     )
     chosen = _cross_fitted(beaten, fold_of)
     scores = chosen.mean(2)
-    low, high = group_bootstrap(chosen[:, 0], by_group)
-    p = against_shuffled(scores[:, 0], scores[:, 1:])
+    low, high = group_interval(chosen[:, 0], by_group)
+    p = against_shuffled(scores[:, 0], scores[:, 1:], least=1 / ways)
     coords = {
         "site": list(found.sites),
         "item": ("example", [str(name) for name in names]),
@@ -106,6 +120,9 @@ def retrieve(
         "groups": int(by_group.max()) + 1,
         "folds": folds,
         "seed": seed,
+        "arrangements": ways,
+        "inside_groups": "turned" if turned else "shuffled",
+        "drift": int(drift),
     }
     return xr.Dataset(
         {
@@ -120,6 +137,18 @@ def retrieve(
         coords,
         attrs,
     )
+
+
+def _groups(found: Features, codes: Codes, groups: Any) -> Codes:
+    """The groups that are given; else items, those of examples that are the very same in one."""
+    if groups is not None:
+        return group_codes(groups, len(found))
+    alike = example_groups(replace(found, prompts=None), None)
+    ends = codes, int(codes.max()) + 1 + alike
+    size = int(ends[1].max()) + 1
+    links = coo_array((np.ones(len(found)), ends), shape=(size, size))
+    part = connected_components(links, directed=False)[1]
+    return group_codes(part[codes], len(found))
 
 
 def _beaten(

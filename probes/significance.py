@@ -9,36 +9,111 @@ from scipy import stats as scipy_stats
 from probes.labels import Codes
 
 Floats = npt.NDArray[np.float64]
-_AT_ONCE = 50
+
+LEAST_GROUPS = 5
+"""Fewer groups do not tell how much groups differ: their intervals are NaN."""
 
 
-def group_bootstrap(
-    values: Floats, groups: Codes, *, n: int = 1000, seed: int = 0, confidence: float = 0.95
+def group_interval(
+    values: Floats, groups: Codes, *, confidence: float = 0.95
 ) -> tuple[Floats, Floats]:
-    """Percentile interval of the mean over examples, groups drawn with replacement.
+    """Interval of a mean over examples, where examples of a group are no evidence of their own.
+
+    A score interval (Wilson 1927) for as many independent examples as there effectively are
+    (Kish 1965; Korn & Graubard 1998): the variance of the mean comes from the groups' totals, with
+    the small-sample correction of Bell & McCaffrey (2002), and Student's t replaces the normal
+    quantile, with one degree of freedom less than there are effective groups. Where hardly any
+    group has a wrong answer, or hardly any a right one, nothing shows that examples of a group
+    differ; there a group counts as little more than one example.
+
+    In simulations, 95% intervals cover 95 to 99% with 10 groups, 92 to 98% with 50: equal and
+    unequal groups, means of .5 to .98, answers that depend on the group hardly, somewhat or
+    entirely.
 
     Args:
-        values: one number for each example [..., example].
+        values: between 0 and 1, for each example [..., example].
         groups: of the examples, as numbers.
+        confidence: of the interval.
 
     Returns:
-        low and high [...].
+        low and high [...]; NaN for fewer than `LEAST_GROUPS` groups.
     """
-    count = int(groups.max()) + 1
     flat = values.reshape(-1, values.shape[-1])
-    sums = np.stack([np.bincount(groups, row, count) for row in flat])
-    sizes = np.bincount(groups, minlength=count).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    means = []
-    for start in range(0, n, _AT_ONCE):
-        draws = rng.multinomial(count, np.full(count, 1 / count), min(_AT_ONCE, n - start))
-        means.append(sums @ draws.T / (draws @ sizes))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means, 1), [tail, 1 - tail], axis=1)
+    mean, variance, totals, sizes = _by_group(flat, groups)
+    if len(sizes) < LEAST_GROUPS:
+        none = np.full(values.shape[:-1], np.nan)
+        return none, none.copy()
+    n, groups_worth = sizes.sum(), sizes.sum() ** 2 / (sizes**2).sum()
+    alone = mean * (1 - mean)
+    # Answers that are right or wrong vary no less than independent ones; shares may.
+    least = 1.0 if np.isin(flat, (0.0, 1.0)).all() else 0.01
+    effect = np.maximum(n * variance / np.where(alone > 0, alone, 1), least)
+    most = np.maximum(effect, n / groups_worth)
+    slack = 1e-9 * sizes
+    mixed = np.minimum((totals > slack).sum(1), (totals < sizes - slack).sum(1))
+    trust = mixed / (mixed + 1)
+    independent = n / (effect**trust * most ** (1 - trust))
+    t = scipy_stats.t.ppf(0.5 + confidence / 2, max(1.0, groups_worth - 1))
+    share = t * t / independent
+    centre = (mean + share / 2) / (1 + share)
+    half = t / (1 + share) * np.sqrt(alone / independent + share / (4 * independent))
+    low, high = np.clip(centre - half, 0, mean), np.clip(centre + half, mean, 1)
     return low.reshape(values.shape[:-1]), high.reshape(values.shape[:-1])
 
 
-def against_shuffled(found: Floats, shuffled: Floats) -> Floats:
+def difference_interval(
+    first: Floats, second: Floats, groups: Codes, *, confidence: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Interval of the difference of two means over the same examples.
+
+    From the intervals of both and the correlation of their groups' totals (Newcombe 1998, method
+    10), so that two probes that are always right differ by nothing, give or take what their
+    intervals do.
+
+    Args:
+        first, second, groups, confidence: as for `group_interval`.
+
+    Returns:
+        low and high [...] of first minus second.
+    """
+    means, below, above, rest = [], [], [], []
+    for values in (first, second):
+        low, high = group_interval(values, groups, confidence=confidence)
+        flat = values.reshape(-1, values.shape[-1])
+        mean, _, totals, sizes = _by_group(flat, groups)
+        means.append(mean.reshape(low.shape))
+        below.append(means[-1] - low)
+        above.append(high - means[-1])
+        rest.append(totals - mean[:, None] * sizes)
+    product = (rest[0] * rest[1]).sum(1)
+    length = np.sqrt((rest[0] ** 2).sum(1) * (rest[1] ** 2).sum(1))
+    related = np.where(length > 0, product / np.where(length > 0, length, 1), 0.0)
+    # A positive correlation narrows the interval, and few groups do not tell how large it is.
+    worth = sizes.sum() ** 2 / (sizes**2).sum()
+    related = np.where(related > 0, related * max(0.0, 1 - 3 / worth), related)
+    related = np.clip(related, -1, 1).reshape(means[0].shape)
+    difference = means[0] - means[1]
+
+    def reach(one: Floats, other: Floats) -> Floats:
+        squared: Floats = one**2 - 2 * related * one * other + other**2
+        return np.sqrt(np.maximum(squared, 0))
+
+    return difference - reach(below[0], above[1]), difference + reach(above[0], below[1])
+
+
+def _by_group(values: Floats, groups: Codes) -> tuple[Floats, Floats, Floats, Floats]:
+    """Means [row], their variances [row], totals of groups [row, group] and sizes [group]."""
+    count = int(groups.max()) + 1
+    totals: Floats = np.stack([np.bincount(groups, row, count) for row in values])
+    sizes = np.bincount(groups, minlength=count).astype(np.float64)
+    mean: Floats = totals.sum(1) / sizes.sum()
+    rest = totals - mean[:, None] * sizes
+    leverage = 1 - sizes / sizes.sum()
+    variance: Floats = (rest**2 / np.where(leverage > 0, leverage, 1)).sum(1) / sizes.sum() ** 2
+    return mean, variance, totals, sizes
+
+
+def against_shuffled(found: Floats, shuffled: Floats, *, least: float = 0.0) -> Floats:
     """One-sided p values that a score is larger than those of shuffled labels.
 
     Under the null hypothesis the score and its shuffled copies are draws of one distribution;
@@ -48,11 +123,12 @@ def against_shuffled(found: Floats, shuffled: Floats) -> Floats:
     Args:
         found: [site].
         shuffled: [site, shuffle].
+        least: p value that none can be below, since there are no more ways to shuffle.
     """
     m = shuffled.shape[1]
     mean, sd = shuffled.mean(1), shuffled.std(1, ddof=1)
     flat = sd <= 1e-12 * np.maximum(1e-300, np.abs(mean))
     t = (found - mean) / np.where(flat, 1.0, sd * np.sqrt(1 + 1 / m))
     rank = (1 + (shuffled >= found[:, None]).sum(1)) / (m + 1)
-    p: Floats = np.where(flat, rank, scipy_stats.t.sf(t, m - 1))
+    p: Floats = np.maximum(np.where(flat, rank, scipy_stats.t.sf(t, m - 1)), least)
     return p

@@ -1,4 +1,4 @@
-"""Who is trained on and who is tested: folds, resamples, shuffles, control labels, prefixes.
+"""Who is trained on and who is tested: folds, resamples, control labels, prefixes.
 
 Everything is drawn over groups, so that what belongs together stays together.
 """
@@ -13,6 +13,9 @@ from probes.labels import Codes, Labels
 
 Floats = npt.NDArray[np.float64]
 
+TRIES = 100
+"""How often to draw anew what lacks a class."""
+
 
 def folds(labels: Labels, groups: Codes, n: int, rng: np.random.Generator) -> Codes:
     """The fold of each example; folds are alike in size and in their shares of the classes.
@@ -26,7 +29,7 @@ def folds(labels: Labels, groups: Codes, n: int, rng: np.random.Generator) -> Co
     Raises:
         ProbeError: there are fewer groups than folds, or leaving a fold out leaves out a class.
     """
-    counts = _counts(labels.codes, groups, labels.n_classes)
+    counts = counts_of(labels.codes, groups, labels.n_classes)
     if len(counts) < n:
         raise ProbeError(
             f"{n} folds need at least {n} groups, but there are {len(counts)}; use fewer folds, or "
@@ -55,32 +58,19 @@ def folds(labels: Labels, groups: Codes, n: int, rng: np.random.Generator) -> Co
     return found
 
 
-def resamples(groups: Codes, n: int, rng: np.random.Generator) -> Floats:
-    """How often each example is drawn, groups with replacement [resample, example]."""
-    count = int(groups.max()) + 1
-    draws = rng.integers(0, count, (n, count))
-    times = np.stack([np.bincount(draw, minlength=count) for draw in draws])
-    return times[:, groups].astype(np.float64)
+def resamples(labels: Codes, groups: Codes, n: int, rng: np.random.Generator) -> Floats:
+    """How often each example is drawn, groups with replacement [resample, example].
 
-
-def shuffled(labels: Codes, groups: Codes, fold_of: Codes, rng: np.random.Generator) -> Codes:
-    """Labels shuffled as the null hypothesis allows.
-
-    Where all examples of each group have one label, groups of one fold exchange their labels, so
-    that folds stay as alike as they were made; where labels differ inside of a group, examples of
-    that group do.
+    A draw that leaves no group out to be tested on, or a class, is drawn again.
     """
     count = int(groups.max()) + 1
-    first, fold = np.full(count, -1), np.zeros(count, dtype=np.int64)
-    first[groups[::-1]], fold[groups] = labels[::-1], fold_of
-    if (first[groups] == labels).all():
-        moved = first.copy()
-        for members in _members(fold):
-            moved[members] = first[rng.permutation(members)]
-        return moved[groups]
-    out = labels.copy()
-    for members in _members(groups):
-        out[members] = labels[rng.permutation(members)]
+    n_classes = len(np.unique(labels))
+    out = np.empty((n, len(groups)))
+    for row in out:
+        for _ in range(TRIES):
+            row[:] = np.bincount(rng.integers(0, count, count), minlength=count)[groups]
+            if not row.all() and len(np.unique(labels[row > 0])) == n_classes:
+                break
     return out
 
 
@@ -107,6 +97,13 @@ def prefixes(
     Groups stay together. Each prefix is about half of the next, the last one is everything; those
     in which a class is missing are left out.
 
+    Args:
+        labels: one labelling, or several that are to be told by the same prefixes
+            [labelling, example]; a prefix must hold every class of each.
+        groups: of the examples, as numbers.
+        n: most blocks.
+        rng: random numbers.
+
     Returns:
         (order [example], ends): block i is order[ends[i]:ends[i + 1]], and the first block, before
         ends[0], is told without a probe.
@@ -114,20 +111,22 @@ def prefixes(
     members = _members(groups)
     order = np.concatenate([members[i] for i in rng.permutation(len(members))])
     boundaries = np.flatnonzero(np.diff(groups[order])) + 1
-    total, n_classes = len(order), int(labels.max()) + 1
+    told = np.atleast_2d(labels)[:, order]
+    total, n_classes = len(order), [len(np.unique(each)) for each in told]
     ends: list[int] = []
     for halvings in range(n, 0, -1):
         if not len(boundaries):
             break
         wanted = total / 2**halvings
         end = int(boundaries[np.argmin(np.abs(boundaries - wanted))])
-        whole = len(np.unique(labels[order[:end]])) == n_classes
+        whole = [len(np.unique(each)) for each in told[:, :end]] == n_classes
         if whole and (not ends or end > ends[-1]):
             ends.append(end)
     return order, (*ends, total)
 
 
-def _counts(labels: Codes, groups: Codes, n_classes: int) -> Floats:
+def counts_of(labels: Codes, groups: Codes, n_classes: int) -> Floats:
+    """How many examples of each class a group has [group, class]."""
     counts = np.zeros((int(groups.max()) + 1, n_classes))
     np.add.at(counts, (groups, labels), 1)
     return counts

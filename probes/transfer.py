@@ -12,10 +12,10 @@ import xarray as xr
 from interp.errors import ProbeError
 from probes import splits
 from probes.evaluate import answers
-from probes.features import Features, as_features
+from probes.features import Features, as_features, example_groups
 from probes.labels import Labels, encode, group_codes
 from probes.parallel import over_sites
-from probes.significance import group_bootstrap
+from probes.significance import group_interval
 from probes.solver import Problems, Workspace, rotated, solve
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -41,7 +41,7 @@ def transfer_sites(
     """
     found = as_features(features)
     encoded = encode(labels, len(found))
-    by_group = group_codes(found.prompts if groups is None else groups, len(found))
+    by_group = example_groups(found, groups)
     fold_of = splits.folds(encoded, by_group, folds, np.random.default_rng(seed))
     training = np.stack([fold_of != fold for fold in range(folds)])
     coef, intercept = _fit(found, encoded, training, strength)
@@ -54,7 +54,7 @@ def transfer_sites(
             z = x @ coef[train, fold].mT + intercept[train, fold]
             right = answers(z.mT, codes[tested]).right
             correct[train][:, tested.numpy()] = right.numpy()
-    low, high = group_bootstrap(correct, by_group)
+    low, high = group_interval(correct, by_group)
     dims = ("train", "test")
     sites = list(found.sites)
     return xr.Dataset(
@@ -103,7 +103,7 @@ def transfer_conditions(
             f"Give each of the {len(found)} examples one of at least two conditions, or use "
             "transfer_sites."
         )
-    by_group = group_codes(found.prompts if groups is None else groups, len(found))
+    by_group = example_groups(found, groups)
     fold_of = splits.folds(encoded, by_group, folds, np.random.default_rng(seed))
     training = np.stack(
         [
@@ -132,7 +132,7 @@ def transfer_conditions(
         here = condition == test
         inside = group_codes(by_group[here], int(here.sum()))
         means[..., test] = correct[..., here].mean(2)
-        lows[..., test], highs[..., test] = group_bootstrap(correct[..., here], inside)
+        lows[..., test], highs[..., test] = group_interval(correct[..., here], inside)
     dims = ("site", "train", "test")
     texts = [str(name) for name in names]
     return xr.Dataset(

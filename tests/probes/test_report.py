@@ -88,8 +88,9 @@ def test_the_area_under_the_curve_is_that_of_pairs_inside_of_folds(n_classes: in
 def test_the_online_code_is_that_of_growing_prefixes() -> None:
     x, y, _ = labelled()
     report, design = settled()
-    l2 = float(report["l2"][0, int(report["chosen"][0])])
-    for name, labels in (("code", y), ("control_code", design.control)):
+    works = (("code", "chosen", y), ("control_code", "control_chosen", design.control))
+    for name, chosen, labels in works:
+        l2 = float(report["l2"][0, int(report[chosen][0])])
         bits = design.ends[0] * 1.0 + np.log2(len(STRENGTHS))
         for start, end in zip(design.ends, design.ends[1:], strict=False):
             seen = np.zeros(len(y))
@@ -99,6 +100,8 @@ def test_the_online_code_is_that_of_growing_prefixes() -> None:
             p = fitted.predict_proba(x[0][block])[np.arange(len(block)), labels[block]]
             bits -= np.log2(p).sum()
         assert float(report[name][0]) == pytest.approx(bits, rel=1e-4)
+    by_control = report["path_bits"].sel(labels="control").argmin("strength")
+    assert (report["control_chosen"] == by_control).all()
     assert float(report["compression"][0]) == pytest.approx(300 / float(report["code"][0]))
 
 
@@ -194,7 +197,8 @@ def noise(run: int, kind: str) -> xr.Dataset:
 def test_on_pure_noise_the_corrected_test_cries_wolf_in_one_of_twenty_runs(kind: str) -> None:
     runs = [noise(run, kind) for run in range(200)]
     cries = sum(bool((report["p_corrected"] < 0.05).any()) for report in runs)
-    assert cries <= 0.05 * 200
+    # 18 or more have a probability of one percent at the nominal rate.
+    assert cries < 18
     p = np.array([float(report["p_value"][0]) for report in runs])
     assert kstest(p, "uniform").pvalue > 0.01
 

@@ -7,7 +7,7 @@ import pytest
 
 from interp.errors import ProbeError
 from probes.labels import check_split, encode
-from probes.splits import control_labels, folds, prefixes, resamples, shuffled
+from probes.splits import control_labels, folds, prefixes, resamples
 
 RNG = np.random.default_rng(0)
 GROUPS = np.repeat(np.arange(40), RNG.integers(1, 6, 40))
@@ -36,27 +36,6 @@ def test_too_few_groups_and_classes_of_one_group_are_refused() -> None:
         folds(lonely, np.concatenate([[0, 0], np.arange(1, 19)]), 5, RNG)
 
 
-def test_shuffles_move_labels_between_groups_of_a_fold() -> None:
-    of_group = np.arange(40) % 3
-    labels = of_group[GROUPS]
-    fold_of = (np.arange(40) % 4)[GROUPS]
-    found = shuffled(labels, GROUPS, fold_of, np.random.default_rng(0))
-    assert (found != labels).any()
-    for group in range(40):
-        assert len(set(found[group == GROUPS])) == 1
-    for fold in range(4):
-        one = [found[g == GROUPS][0] for g in range(40) if g % 4 == fold]
-        other = [labels[g == GROUPS][0] for g in range(40) if g % 4 == fold]
-        assert sorted(one) == sorted(other)
-
-
-def test_shuffles_stay_inside_groups_whose_labels_differ() -> None:
-    found = shuffled(LABELS, GROUPS, GROUPS % 4, np.random.default_rng(0))
-    assert (found != LABELS).any()
-    for group in range(40):
-        assert sorted(found[group == GROUPS]) == sorted(LABELS[group == GROUPS])
-
-
 def test_control_labels_depend_on_the_word_type_alone() -> None:
     types = RNG.integers(0, 30, len(LABELS))
     found = control_labels(LABELS, types, np.random.default_rng(0))
@@ -66,7 +45,7 @@ def test_control_labels_depend_on_the_word_type_alone() -> None:
 
 
 def test_resamples_draw_whole_groups() -> None:
-    found = resamples(GROUPS, 7, np.random.default_rng(0))
+    found = resamples(LABELS, GROUPS, 7, np.random.default_rng(0))
     for row in found:
         times = [set(row[g == GROUPS]) for g in range(40)]
         assert all(len(one) == 1 for one in times)
