@@ -88,7 +88,12 @@ def principal_directions(activations: Activations, n: int = 1) -> Principal:
 
 
 def random_directions(
-    like: Vector, n: int, *, seed: int = 0, activations: Activations | None = None
+    like: Vector,
+    n: int,
+    *,
+    seed: int = 0,
+    activations: Activations | None = None,
+    apart: bool = False,
 ) -> Float[Tensor, "draw ..."]:
     """Random directions as long as another one, to see what any change of that size does.
 
@@ -98,9 +103,13 @@ def random_directions(
         seed: of the draws.
         activations: if given, directions vary as these do; otherwise they are equally likely
             everywhere, and mostly point where activations hardly ever go.
+        apart: at right angles to the direction. Of the activations, what goes with their
+            coordinate along it is left out too: where one concept makes most of their variance,
+            directions that vary as they do would be that concept's own.
 
     Raises:
-        DirectionError: no such direction, or activations of another shape.
+        DirectionError: no such direction, activations of another shape, or ones that do not vary
+            (but along the direction).
     """
     direction = as_direction(like)
     if n < 1:
@@ -117,12 +126,33 @@ def random_directions(
             )
         flat = values.flatten(1)
         mixing = torch.randn(n, len(flat), generator=generator, dtype=torch.float64)
-        drawn = mixing @ (flat - flat.mean(0))
+        drawn = mixing @ _spread(flat - flat.mean(0), direction, apart)
+    if apart:
+        unit = (direction.double() / direction.double().norm()).flatten()
+        drawn = drawn - (drawn @ unit)[:, None] * unit
     length = drawn.norm(dim=1, keepdim=True)
     if not bool((length > 0).all()):
         raise DirectionError("These activations do not vary, so no direction can be drawn.")
     scaled: Tensor = drawn / length * direction.double().norm()
     return scaled.reshape(n, *direction.shape).float()
+
+
+def _spread(
+    centred: Float[Tensor, "example dim"], direction: Vector, apart: bool
+) -> Float[Tensor, "example dim"]:
+    """How activations vary; with `apart`, how they do given their coordinate along a direction."""
+    if not apart:
+        return centred
+    coordinate = centred @ direction.double().flatten()
+    size = coordinate @ coordinate
+    told = torch.outer(coordinate, coordinate @ centred)
+    rest = centred - told / size if float(size) > 0 else centred
+    if not float(rest.norm()) > 1e-6 * float(centred.norm()):
+        raise DirectionError(
+            "These activations do not vary but along the direction, so no other direction can be "
+            "drawn; give more of them."
+        )
+    return rest
 
 
 def _examples(activations: Activations) -> Tensor:

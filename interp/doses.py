@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.batching import batches, rows_that_fit
-from interp.directions import random_directions
+from interp.directions import Activations, random_directions
 from interp.errors import DirectionError, PromptError
 from interp.forward import recording_memory
 from interp.interventions import Intervention, Plan, Sites, Vector, as_direction, plan
@@ -40,7 +40,7 @@ def dose_response(
     answers: Answers | None = None,
     foils: Answers | None = None,
     control: int = 20,
-    activations: Float[Tensor, "example ..."] | None = None,
+    activations: Activations | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
@@ -55,13 +55,17 @@ def dose_response(
         metric: a metric, or a function of the next token's logits.
         sites, positions: where; see `Intervention`.
         kind: what is done with the dose.
-        control: how many random directions of the same length to measure beside it.
-        activations: if given, control directions vary as these [example, …] do.
+        control: how many random directions of the same length, at right angles to it, to measure
+            beside it.
+        activations: if given, control directions vary as these [example, …] do, without what goes
+            with their coordinate along the direction; as many that are equally likely everywhere
+            are measured too.
         seed: of the control directions.
         progress: called with (passes over the prompts done, in all).
 
     Returns:
-        value(example, dose); control(example, dose, draw); plain(example), without intervention.
+        value(example, dose); control(example, dose, draw); plain(example), without intervention;
+        with `activations` also isotropic(example, dose, draw).
 
     Raises:
         DirectionError: no doses, or a direction that does not fit.
@@ -76,11 +80,14 @@ def dose_response(
     if control < 0:
         raise DirectionError(f"There cannot be {control} control directions; ask for 0 or more.")
     measured = _measure(model, prompts, metric, answers, foils)
-    rivals = (
-        random_directions(vector, control, seed=seed, activations=activations)
-        if control
-        else torch.zeros(0, *vector.shape)
-    )
+    kinds: dict[str, Activations | None] = {"control": activations}
+    if activations is not None:
+        kinds["isotropic"] = None
+    rivals = [
+        direction
+        for like in (kinds.values() if control else ())
+        for direction in random_directions(vector, control, seed=seed, activations=like, apart=True)
+    ]
     out = np.zeros((1 + len(rivals), len(levels), measured.n), dtype=np.float32)
     done, total = 0, out.shape[0] * out.shape[1] + 1
     plain = measured(())
@@ -93,7 +100,7 @@ def dose_response(
                 progress(done + 1, total)
     coords: dict[str, Any] = {
         "dose": levels,
-        "draw": np.arange(len(rivals)),
+        "draw": np.arange(control),
         "prompt": ("example", list(measured.texts)),
     }
     attrs = {
@@ -105,15 +112,12 @@ def dose_response(
         "seed": seed,
         **model.identity,
     }
-    return xr.Dataset(
-        {
-            "value": (("example", "dose"), out[0].T),
-            "control": (("example", "dose", "draw"), out[1:].transpose(2, 1, 0)),
-            "plain": ("example", plain),
-        },
-        coords,
-        attrs,
-    )
+    values: dict[str, Any] = {"value": (("example", "dose"), out[0].T)}
+    for number, name in enumerate(kinds):
+        drawn = out[1 + number * control : 1 + (number + 1) * control]
+        values[name] = (("example", "dose", "draw"), drawn.transpose(2, 1, 0))
+    values["plain"] = ("example", plain)
+    return xr.Dataset(values, coords, attrs)
 
 
 class _Measure:

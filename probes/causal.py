@@ -45,19 +45,23 @@ def steering_check(
         towards: the class that the direction points to.
         doses: in standard deviations of these prompts' own activations along the direction.
         positions: where to add: each prompt's last token, or one token number for each prompt.
-        control: how many random directions of the same length are tried beside it; they vary as
-            the activations do. At least 3.
+        control: how many random directions of the same length, at right angles to it, are tried
+            beside it: so many that vary as the prompts' activations do where their coordinate along
+            the direction says nothing, and as many that are equally likely everywhere. At least 3.
         seed: of the random directions.
 
     Returns:
         value(example, dose), the logit of the class' answer minus the mean of the others';
-        control(example, dose, draw); plain(example); and effect, the mean over examples of value
-        at the largest dose minus that at the smallest; control_effect(draw); p_value, one-sided,
-        of the effect among those of random directions.
+        control(example, dose, draw) and isotropic(example, dose, draw), of random directions that
+        vary as activations do and of those that go everywhere; plain(example); effect, the mean
+        over examples of value at the largest dose minus that at the smallest; control_effect and
+        isotropic_effect (draw), the same of random directions; p_control and p_isotropic,
+        one-sided, of the effect among either; and p_value, the larger of the two.
 
     Raises:
-        ProbeError: answers that do not tell classes apart, no such site or class, or one prompt.
-        ModelError: the probes belong to another model.
+        ProbeError: answers that do not tell classes apart, no such site or class, fewer than four
+            prompts, or probes of another model.
+        DirectionError: the prompts' activations do not vary but along the direction.
     """
     _check(probes, answers, towards, control, doses, len(prompts))
     batch = tokenise(model, list(prompts))
@@ -91,13 +95,19 @@ def steering_check(
         seed=seed,
     )
     low, high = int(np.argmin(doses)), int(np.argmax(doses))
-    moved = result["value"].isel(dose=high) - result["value"].isel(dose=low)
-    others = result["control"].isel(dose=high) - result["control"].isel(dose=low)
-    effect = moved.mean("example").values
-    control_effect = others.mean("example").values
-    p = against_shuffled(effect[None].astype(float), control_effect[None].astype(float))
+    moved = (result.isel(dose=high) - result.isel(dose=low)).mean("example")
+    effect = moved["value"].values.astype(float)
+    p = {
+        name: float(against_shuffled(effect[None], moved[name].values[None].astype(float))[0])
+        for name in ("control", "isotropic")
+    }
     return result.assign(
-        effect=((), effect), control_effect=("draw", control_effect), p_value=((), p[0])
+        effect=((), effect),
+        control_effect=moved["control"],
+        isotropic_effect=moved["isotropic"],
+        p_control=((), p["control"]),
+        p_isotropic=((), p["isotropic"]),
+        p_value=((), max(p.values())),
     ).assign_attrs(
         instrument="steering_check",
         metric=f"logit of '{towards}' minus the others' mean",
@@ -127,6 +137,9 @@ def _reader(
 def _first_tokens(model: Model, answers: Mapping[str, str]) -> tuple[list[str], list[int]]:
     names = list(answers)
     skip = int(model.prepends_bos)
+    for name in names:
+        if len(model.token_ids(answers[name])) <= skip:
+            raise ProbeError(f"The answer of class '{name}' is empty; give its text.")
     ids = [model.token_ids(answers[name])[skip] for name in names]
     if len(set(ids)) < len(ids):
         raise ProbeError(
@@ -152,5 +165,5 @@ def _check(
         raise ProbeError(f"Unknown class '{towards}'; there are {', '.join(probes.classes)}.")
     if control < 3:
         raise ProbeError("At least 3 random directions are needed to compare with.")
-    if len(doses) < 2 or n_prompts < 2:
-        raise ProbeError("Give at least two doses and two prompts.")
+    if len(doses) < 2 or n_prompts < 4:
+        raise ProbeError("Give at least two doses and four prompts.")

@@ -19,7 +19,8 @@ def probe_lines(report: xr.Dataset, *, title: str | None = None) -> go.Figure:
 
     One line is the probe, one the control labels, each with its interval over groups; the grey one
     is what probes make of shuffled labels, and the dotted one what answering without looking gets.
-    Points are hollow where the corrected p value is .05 or more.
+    Points are hollow where the corrected p value is .05 or more. Where there are too few groups for
+    intervals, none are drawn.
 
     Args:
         report: result of `probe_report`.
@@ -50,9 +51,13 @@ def probe_lines(report: xr.Dataset, *, title: str | None = None) -> go.Figure:
     fig.update_yaxes(title_text="held-out accuracy", range=[0, 1.03], tickformat=".0%")
     fig.update_xaxes(showgrid=False, type="category")
     groups = int(report.attrs.get("groups", 0))
-    theme.note(
-        fig, f"95% intervals over {groups:,} groups; hollow points: corrected p ≥ .05.", below=48
-    )
+    intervals = f"95% intervals over {groups:,} groups"
+    if report["accuracy_low"].isnull().all():
+        intervals = f"{groups:,} groups are too few for intervals"
+    note = f"{intervals}; hollow points: corrected p ≥ .05."
+    if report.attrs.get("drift"):
+        note += " Neighbours are alike: p may be too small."
+    theme.note(fig, note, below=48)
     return fig
 
 
@@ -96,23 +101,34 @@ def transfer_map(
 
 
 def steering_lines(result: xr.Dataset, *, title: str | None = None) -> go.Figure:
-    """Draw what `steering_check` returned: the answer by dose, and random directions in grey."""
+    """Draw what `steering_check` returned: the answer by dose, and random directions in grey.
+
+    Lines are random directions that vary as the activations do, dotted ones those that are equally
+    likely everywhere; all are at right angles to the probe's.
+    """
+    result = result.sortby("dose")
     doses = result["dose"].values
     fig = go.Figure()
-    draws = result["control"].mean("example").values
-    for number in range(draws.shape[1]):
-        fig.add_trace(
-            go.Scatter(
-                x=doses,
-                y=draws[:, number],
-                mode="lines",
-                line={"color": _SHUFFLED, "width": 1},
-                opacity=0.5,
-                name="random direction of this length",
-                showlegend=number == 0,
-                hoverinfo="skip",
+    kinds = {
+        "control": ("random, as activations vary", "solid"),
+        "isotropic": ("random, everywhere alike", "dot"),
+    }
+    for kind, (name, dash) in kinds.items():
+        draws = result[kind].mean("example").transpose("dose", "draw").values
+        for number in range(draws.shape[1]):
+            fig.add_trace(
+                go.Scatter(
+                    x=doses,
+                    y=draws[:, number],
+                    mode="lines",
+                    line={"color": _SHUFFLED, "width": 1, "dash": dash},
+                    opacity=0.5,
+                    name=name,
+                    legendgroup=kind,
+                    showlegend=number == 0,
+                    hoverinfo="skip",
+                )
             )
-        )
     values = result["value"].mean("example").values
     fig.add_trace(
         go.Scatter(
@@ -172,16 +188,24 @@ def _line(
     )
 
 
+def _interval(one: xr.Dataset, name: str) -> str:
+    low, high = float(one[f"{name}_low"]), float(one[f"{name}_high"])
+    if np.isnan(low):
+        return ""
+    if name == "accuracy":
+        return f", interval {low:.1%} to {high:.1%}"
+    return f", interval {plain(100 * low, 1)} to {plain(100 * high, 1)}"
+
+
 def _hovers(report: xr.Dataset) -> list[str]:
     out = []
     for number in range(report.sizes["site"]):
         one = report.isel(site=number)
         out.append(
-            f"<b>probe</b><br>accuracy <b>{float(one['accuracy']):.1%}</b>, interval "
-            f"{float(one['accuracy_low']):.1%} to {float(one['accuracy_high']):.1%}"
-            f"<br>selectivity {plain(100 * float(one['selectivity']), 1)} points, interval "
-            f"{plain(100 * float(one['selectivity_low']), 1)} to "
-            f"{plain(100 * float(one['selectivity_high']), 1)}"
+            f"<b>probe</b><br>accuracy <b>{float(one['accuracy']):.1%}</b>"
+            f"{_interval(one, 'accuracy')}"
+            f"<br>selectivity {plain(100 * float(one['selectivity']), 1)} points"
+            f"{_interval(one, 'selectivity')}"
             f"<br>AUROC {float(one['auroc']):.3f}, corrected p {float(one['p_corrected']):.2g}"
             f"<br>online code {float(one['compression']):.2f} times shorter than a uniform one"
         )

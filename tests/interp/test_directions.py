@@ -71,6 +71,31 @@ def test_random_directions_can_vary_as_activations_do() -> None:
     assert float(share[-1] / share[0]) > 100
 
 
+def test_directions_apart_are_at_right_angles_and_not_the_concept_in_disguise() -> None:
+    """One concept makes nearly all variance; a direction that reads it leans away from it."""
+    like = noise(N_HEADS, D_HEAD)
+    for drawn in (
+        random_directions(like, 50, apart=True),
+        random_directions(like, 50, apart=True, activations=noise(40, N_HEADS, D_HEAD, seed=3)),
+    ):
+        assert (
+            float((drawn.flatten(1) @ like.flatten()).abs().max()) < 1e-5 * float(like.norm()) ** 2
+        )
+        torch.testing.assert_close(drawn.flatten(1).norm(dim=1), like.norm().expand(50))
+    concept = torch.zeros(20)
+    concept[0] = 1.0
+    told = torch.cat([torch.ones(50), -torch.ones(50)])
+    activations = 30 * told[:, None] * concept + noise(100, 20, seed=2)
+    read = concept + 0.1 * noise(20, seed=5)
+    disguised = random_directions(read, 200, activations=activations)
+    apart = random_directions(read, 200, activations=activations, apart=True)
+    share = [float((drawn[:, 0] / drawn.norm(dim=1)).abs().mean()) for drawn in (disguised, apart)]
+    assert share[0] > 0.8
+    assert share[1] < 0.4
+    with pytest.raises(DirectionError, match="do not vary but along the direction"):
+        random_directions(read, 2, activations=told[:, None] * read, apart=True)
+
+
 def measured_by_hand(
     tiny: Tiny, metric: str, kind: str, direction: Tensor, dose: float, example: int
 ) -> float:
@@ -112,7 +137,7 @@ def test_doses_do_what_hooks_by_hand_do(tiny: Tiny, metric: str, kind: Any) -> N
         control=2,
         seed=5,
     )
-    drawn = random_directions(direction, 2, seed=5)
+    drawn = random_directions(direction, 2, seed=5, apart=True)
     assert dict(found.sizes) == {"example": 3, "dose": 3, "draw": 2}
     for example in range(3):
         plain = measured_by_hand(tiny, metric, "add", direction, 0.0, example)

@@ -174,6 +174,7 @@ def test_steering_needs_answers_that_can_be_told_apart(organism: Model) -> None:
         ({"towards": "green"}, "Unknown class 'green'"),
         ({"control": 1}, "At least 3 random directions"),
         ({"doses": [1.0]}, "at least two doses"),
+        ({"answers": {"blue": "", "red": " red"}}, "The answer of class 'blue' is empty"),
     ):
         with pytest.raises(ProbeError, match=message) as caught:
             check(**changed)

@@ -7,10 +7,12 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from interp.directions import random_directions
 from interp.model import Model
 from probes import Features, probe_report, retrieve, steering_check, transfer_sites
 from probes.figures import probe_lines, steering_lines, transfer_map
 from probes.probes import Probes
+from probes.significance import against_shuffled
 from probes.transfer import transfer_conditions
 from tests.probes.material import data
 
@@ -133,7 +135,56 @@ def test_a_direction_of_the_unembedding_steers_and_random_ones_do_not(organism: 
         assert float(found["plain"][example]) == pytest.approx(expected, abs=1e-3)
     back = steering_check(organism, prompts, probes, "resid_post.2", answers, towards="blue")
     assert float(back["effect"]) > 1
-    assert len(steering_lines(found).data) == 21
+    assert float(found["p_value"]) == max(float(found["p_control"]), float(found["p_isotropic"]))
+    assert found["isotropic"].shape == found["control"].shape
+    fig = steering_lines(found)
+    assert len(fig.data) == 41
+    assert [trace.name for trace in fig.data if trace.showlegend] == [
+        "random, as activations vary",
+        "random, everywhere alike",
+    ]
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, 12.0])
+def test_a_used_direction_is_found_and_an_unused_one_is_not(strength: float) -> None:
+    """A model that is linear from here on: an effect of 20 logits, and none.
+
+    However much of the activations' variance the concept makes, and though the direction is only
+    an estimate of it."""
+    rng = np.random.default_rng(0)
+    p: dict[bool, list[float]] = {True: [], False: []}
+    for trial in range(100):
+        told = rng.permutation(24) % 2 - 0.5
+        scale = np.linspace(2, 0.3, 32)
+        concept = np.eye(32)[trial % 32] + 0.3 * rng.standard_normal(32)
+        concept /= np.linalg.norm(concept)
+        own = strength * np.outer(told, concept) + rng.standard_normal((24, 32)) * scale
+        direction = concept + 0.05 * rng.standard_normal(32)
+        direction /= np.linalg.norm(direction)
+        length = 8 * (own @ direction).std()
+        other = rng.standard_normal(32)
+        other -= (other @ concept) * concept
+        for used in p:
+            weight = 20 / length * concept * used + other * 5 / length / np.linalg.norm(other)
+            pushes = [
+                random_directions(
+                    torch.from_numpy(direction * length),
+                    20,
+                    seed=trial,
+                    activations=like,
+                    apart=True,
+                )
+                for like in (torch.from_numpy(own), None)
+            ]
+            effect = np.array([direction @ weight * length])
+            p[used].append(
+                max(
+                    float(against_shuffled(effect, (drawn.numpy() @ weight)[None])[0])
+                    for drawn in pushes
+                )
+            )
+    assert np.mean(np.array(p[True]) < 0.05) >= 0.9
+    assert np.mean(np.array(p[False]) < 0.05) <= 0.05
 
 
 def test_figures_show_the_control_beside_the_probe() -> None:
