@@ -138,7 +138,7 @@ def random_directions(
 
 
 def _spread(
-    centred: Float[Tensor, "example dim"], direction: Vector, apart: bool
+    centred: Float[Tensor, "example dim"], direction: Tensor, apart: bool
 ) -> Float[Tensor, "example dim"]:
     """How activations vary; with `apart`, how they do given their coordinate along a direction."""
     if not apart:

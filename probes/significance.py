@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
+from interp.stats import LEAST_N
 from probes.labels import Codes
 
 Floats = npt.NDArray[np.float64]
 
-LEAST_GROUPS = 5
+LEAST_GROUPS = LEAST_N
 """Fewer groups do not tell how much groups differ: their intervals are NaN."""
 
 
