@@ -27,7 +27,7 @@ def group_interval(
     group has a wrong answer, or hardly any a right one, nothing shows that examples of a group
     differ; there a group counts as little more than one example.
 
-    In simulations, 95% intervals cover 95 to 99% with 10 groups, 92 to 98% with 50: equal and
+    In simulations, 95% intervals cover 94 to 99% with 10 groups and 92 to 98% with 50: equal and
     unequal groups, means of .5 to .98, answers that depend on the group hardly, somewhat or
     entirely.
 
