@@ -35,6 +35,8 @@ class Circuit:
         positions: labels of the position axis, where scores were told apart by position.
         position: for each edge the position where most of its score lies [source, destination];
             -1 where it is not known.
+        found_on: clean prompts of the pairs that the edges were scored on; none where that is not
+            known. What a circuit does is measured on other pairs.
     """
 
     graph: Graph
@@ -44,6 +46,7 @@ class Circuit:
     settings: Mapping[str, str | int | float]
     positions: tuple[str, ...] = ()
     position: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    found_on: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.included.sum())
@@ -125,6 +128,7 @@ class Circuit:
             "graph": asdict(self.graph),
             "settings": dict(self.settings),
             "positions": list(self.positions),
+            "found_on": list(self.found_on),
             "edges": edges,
         }
         write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -187,7 +191,9 @@ def _read_edges(
         for key, value in content["settings"].items()
         if isinstance(value, str | int | float)
     }
-    return Circuit(graph, included, scores, identity, settings, positions, position)
+    # Circuits of earlier versions do not say.
+    found_on = tuple(str(prompt) for prompt in content.get("found_on", []))
+    return Circuit(graph, included, scores, identity, settings, positions, position, found_on)
 
 
 def _finite(value: float) -> float | None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from interp.circuits.circuit import jaccard
-from interp.circuits.measure import Ablation, Progress, check_model, measure
+from interp.circuits.measure import Ablation, Progress, check_model, measure, shared_pairs
 from interp.circuits.prune import Choice, choose, random_circuits
+from interp.effect import Effect, effect
+from interp.effect import shares as shares_of
 from interp.errors import MetricError, SiteError
 from interp.graph import Edges, Graph
+from interp.intervals import Clusters
 from interp.metrics import Metric, get_metric
 from interp.model import Model
 from interp.prompts import PromptPairs
@@ -36,9 +39,8 @@ def faithfulness_curve(
     ablation: Ablation = "patching",
     reference: Prompts | None = None,
     n_random: int = 3,
-    n_bootstrap: int = 1000,
     n_resampled: int = 20,
-    confidence: float = 0.95,
+    clusters: Clusters | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -49,29 +51,34 @@ def faithfulness_curve(
     2025) by the trapezoid rule; and over its logarithm, divided by that axis' length, because half
     of the linear axis lies above 50% of the edges, where any circuit is nearly the model.
 
+    Give it pairs that are held out: on the pairs that gave the scores, the edges that happen to do
+    well are the edges that were chosen. How many pairs are the same is noted in the result.
+
     Args:
         model, metric: what to run.
-        pairs: prompts to run on; others than those that gave the scores tell whether the circuit
-            is that of the task.
+        pairs: prompts to run on, others than those that gave the scores.
         scores: what `attribute_edges` returned for this model.
         fractions: shares of all edges, growing.
         choice, absolute: as for `prune`.
         ablation, reference: as for `measure`.
         n_random: random circuits beside each; built up from the logits by random scores until
             they have at least as many edges.
-        n_bootstrap: resamples of the pairs for the intervals.
         n_resampled: circuits chosen anew from resampled pairs, for `jaccard`.
+        clusters: which pairs are not independent, as for `mean_interval`.
         progress: called with (runs done, runs in all).
 
     Returns:
-        f, f_low, f_high (fraction); complement(fraction), f of all other edges; random(draw,
-        fraction) and random_edges(draw, fraction); n_edges(fraction), what is left after dropping
-        the disconnected.
+        f and its 95% interval f_low, f_high (fraction; see `ratio_interval`); complement(fraction),
+        f of all other edges; random(draw, fraction) and random_edges(draw, fraction);
+        n_edges(fraction), what is left after dropping the disconnected.
         cpr, cmd, cpr_log, cmd_log, each with _low, _high, and _random(draw).
         jaccard, jaccard_low (fraction): the share of edges that a circuit and one from resampled
         pairs have in common, mean and lowest.
         circuit_metric(fraction, example), full(example), empty(example): the metric itself.
-        The attribute `clear` says whether the interval of m(N) − m(∅) excludes 0.
+        All shares are NaN, and circuit_metric is what is left, where m(N) − m(∅) is not clear of
+        zero: its 95% interval must lie above 0, for which at least `LEAST_N` pairs are needed. The
+        attribute `clear` is then 0 and `reason` says why; `effect`, `effect_low` and `effect_high`
+        are that difference. `shared_pairs` counts the pairs that the scores are from, too.
 
     Raises:
         MetricError: the whole and the empty model do equally well, so shares mean nothing.
@@ -100,28 +107,22 @@ def faithfulness_curve(
         reference=reference,
         progress=progress,
     ).astype(np.float64)
-    resamples = rng.integers(0, len(pairs), size=(n_bootstrap, len(pairs)))
     means = found.mean(1)
-    gap = float(means[0] - means[1])
-    if abs(gap) <= 1e-5 * max(1.0, float(np.abs(found[:2]).max())):
+    if abs(means[0] - means[1]) <= 1e-5 * max(1.0, float(np.abs(found[:2]).max())):
         raise MetricError(
             "The metric is the same for the whole model and without any edge, so no share of it "
             "can be told; choose pairs on which the two prompts differ."
         )
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    resampled = found[:, resamples].mean(-1)  # [run, resample]
-    clear = np.prod(np.quantile(resampled[0] - resampled[1], tails)) > 0
-    n = len(shares)
-    share_of = (means[2:] - means[1]) / gap
-    with np.errstate(divide="ignore", invalid="ignore"):
-        spread = (resampled[2 : n + 2] - resampled[1]) / (resampled[0] - resampled[1])
-    low, high = np.nanquantile(spread, tails, axis=1)
+    metric, n = get_metric(metric), len(shares)
+    full, empty, parts = found[0], found[1], found[2:]
+    whole = effect(full, empty, unit=metric.unit, metric=metric.name, clusters=clusters)
+    share_of, low, high = shares_of(parts, full, empty, whole, clusters)
     random = share_of[2 * n :].reshape(n_random, n)
     similar = _similar(scores, circuits, chosen, rng, n_resampled)
     variables: dict[str, object] = {
         "f": ("fraction", share_of[:n]),
-        "f_low": ("fraction", low),
-        "f_high": ("fraction", high),
+        "f_low": ("fraction", low[:n]),
+        "f_high": ("fraction", high[:n]),
         "complement": ("fraction", share_of[n : 2 * n]),
         "random": (("draw", "fraction"), random),
         "random_edges": (
@@ -137,10 +138,45 @@ def faithfulness_curve(
     }
     for name in ("cpr", "cmd", "cpr_log", "cmd_log"):
         variables[name] = ((), area(shares, share_of[:n], name))
-        ends = np.nanquantile(area(shares, spread.T, name), tails)
+        ends = _area_interval(shares, parts[:n], full, empty, whole, name, clusters)
         variables[f"{name}_low"], variables[f"{name}_high"] = ((), ends[0]), ((), ends[1])
         variables[f"{name}_random"] = ("draw", area(shares, random, name))
-    return _label(model, variables, shares, get_metric(metric), ablation, bool(clear), scores)
+    shared = shared_pairs(pairs, scores["clean_prompt"].values)
+    notes = {
+        "instrument": "circuit faithfulness",
+        "method": scores.attrs["method"],
+        "ablation": ablation,
+        "metric": metric.name,
+        "unit": metric.unit,
+        **whole.attrs,
+        "pairs": len(pairs),
+        "shared_pairs": shared,
+        **model.identity,
+    }
+    return xr.Dataset(variables, coords={"fraction": shares}, attrs=notes)
+
+
+def _area_interval(
+    fractions: Floats,
+    parts: Floats,
+    full: Floats,
+    empty: Floats,
+    whole: Effect,
+    name: str,
+    clusters: Clusters | None,
+) -> tuple[float, float]:
+    """An area is a weighted sum of shares, so it is one share too, that of a weighted sum.
+
+    CMD's |1 − f| is taken on the side of 1 where f is.
+    """
+    weights = area(fractions, np.eye(len(fractions)), name.replace("cmd", "cpr"))
+    moved = parts - empty
+    if name.startswith("cmd"):
+        gap = full - empty
+        moved = np.sign(np.sum(gap - moved, axis=1))[:, None] * (gap - moved)
+    _, low, high = shares_of(weights @ moved + empty, full, empty, whole, clusters)
+    least = 0.0 if name.startswith("cmd") else -np.inf
+    return float(np.maximum(low, least)), float(np.maximum(high, least))
 
 
 def area(fractions: Floats, f: Floats, name: str) -> Floats:
@@ -173,27 +209,3 @@ def _similar(
         others = chosen(by_example[drawn].mean(0))
         out[number] = [jaccard(a, b) for a, b in zip(circuits, others, strict=True)]
     return out if n_resampled else out * np.nan
-
-
-def _label(
-    model: Model,
-    variables: Mapping[str, object],
-    shares: Floats,
-    metric: Metric,
-    ablation: Ablation,
-    clear: bool,
-    scores: xr.Dataset,
-) -> xr.Dataset:
-    return xr.Dataset(
-        variables,
-        coords={"fraction": shares},
-        attrs={
-            "instrument": "circuit faithfulness",
-            "method": scores.attrs["method"],
-            "ablation": ablation,
-            "metric": metric.name,
-            "unit": metric.unit,
-            "clear": int(clear),
-            **model.identity,
-        },
-    )

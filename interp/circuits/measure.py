@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -95,7 +95,9 @@ def minimality(
     Returns:
         effect(edge, example): the circuit's metric minus that of the circuit without the edge;
         about 0 for edges that could be left out. whole(example): the circuit's metric. Edges come
-        in the order of `circuit.edges`, named by source(edge) and destination(edge).
+        in the order of `circuit.edges`, named by source(edge) and destination(edge). The attribute
+        `shared_pairs` counts the pairs that the circuit was found on (-1 where that is not known):
+        on these its edges look better than they are.
     """
     edges = circuit.edges
     sets = np.repeat(circuit.included[None], len(edges) + 1, axis=0)
@@ -119,9 +121,17 @@ def minimality(
             "ablation": ablation,
             "metric": metric.name,
             "unit": metric.unit,
+            "pairs": len(pairs),
+            "shared_pairs": shared_pairs(pairs, circuit.found_on) if circuit.found_on else -1,
             **model.identity,
         },
     )
+
+
+def shared_pairs(pairs: PromptPairs, found_on: Iterable[str]) -> int:
+    """How many pairs have one of the clean prompts that the edges were scored on."""
+    known = {str(prompt) for prompt in found_on}
+    return sum(prompt in known for prompt in pairs.clean.texts)
 
 
 def check_model(model: Model, identity: Mapping[str, str]) -> None:

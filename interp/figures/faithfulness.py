@@ -13,6 +13,7 @@ from interp.figures import theme
 from interp.figures.bands import band
 
 _CIRCUIT, _COMPLEMENT, _RANDOM = theme.OKABE_ITO[0], theme.OKABE_ITO[1], theme.MUTED
+_WIDTH = 640  # px that a line of small print has
 _FURTHEST = (-1.0, 2.0)  # of the axis; a band or draw may leave it, and a note says so
 
 Floats = npt.NDArray[np.float64]
@@ -23,9 +24,10 @@ def faithfulness_lines(
 ) -> go.Figure:
     """Draw what `faithfulness_curve` returned.
 
-    One line is the circuits' faithfulness with its bootstrap interval, one their complements',
-    and the grey ones those of random circuits of the same size, with their mean. 1 does what the
-    whole model does, 0 what it does without any edge.
+    One line is the circuits' faithfulness with its 95% interval, one their complements', and the
+    grey ones those of random circuits of the same size, with their mean. 1 does what the whole
+    model does, 0 what it does without any edge. Where no share can be told nothing is drawn but
+    the reason. A note says whether the pairs are others than those that the edges were scored on.
 
     Args:
         curve: result of `faithfulness_curve`.
@@ -54,17 +56,15 @@ def faithfulness_lines(
     fig.add_traces(list(_random(shares, random)))
     fig.add_trace(_line(shares, complement, _COMPLEMENT, "all other edges", dash="dash"))
     fig.add_trace(_line(shares, f, _CIRCUIT, "circuit", text=_hovers(curve)))
-    notes = _areas(curve, log)
+    clear = bool(int(curve.attrs["clear"]))
+    notes = _areas(curve, log) if clear else theme.lines(f"⚠ {curve.attrs['reason']}", _WIDTH)
+    if not clear:
+        fig.update_layout(plot_bgcolor=theme.EMPTY)
     bottom, top = _reach(f, complement, random.mean(0) if len(random) else f)
     beyond = sum(int(((v < bottom) | (v > top)).sum()) for v in (f, complement, low, high, random))
     if beyond:
         notes.append(f"▲ {beyond} values, ends of intervals among them, lie beyond the axis.")
-    if not int(curve.attrs["clear"]):
-        notes.append(
-            "⚠ Whole and empty model cannot be told apart on these pairs: the interval of their "
-            "difference"
-        )
-        notes.append("holds 0, so no share means anything. Use more pairs, or another metric.")
+    notes += _pairs(curve)
     below = 52
     theme.finish(fig, title=title, height=330 + 18 * len(notes) + (28 if title else 0))
     fig.update_layout(
@@ -138,6 +138,16 @@ def _hovers(curve: xr.Dataset) -> list[str]:
             f"at least {float(one['jaccard_low']):.0%}"
         )
     return texts
+
+
+def _pairs(curve: xr.Dataset) -> list[str]:
+    """Whether the circuits are measured on pairs that they were not found on."""
+    n, shared = int(curve.attrs["pairs"]), int(curve.attrs["shared_pairs"])
+    if not shared:
+        return [f"Measured on {n} pairs that the edges were not scored on."]
+    which = "the pairs" if shared == n else f"{n} pairs, {shared} of them those"
+    text = f"⚠ Measured on {which} that the edges were scored on, which flatters the circuits; "
+    return theme.lines(text + "give faithfulness_curve others.", _WIDTH)
 
 
 def _areas(curve: xr.Dataset, log: bool) -> list[str]:

@@ -41,7 +41,7 @@ def patching_map(
     result: xr.Dataset,
     *,
     example: int | None = None,
-    value: Value = "normalised",
+    value: Value | None = None,
     limit: float | None = None,
     title: str | None = None,
     selected: tuple[int, int] | None = None,
@@ -59,9 +59,11 @@ def patching_map(
         example: one pair, or None for the mean over all (pairs without the token are left out of
             a cell's mean; its hover says how many there are).
         value: "normalised" colours the share of the effect, 0 as in the corrupted run and 1 as in
-            the clean one, on a scale fixed to [-1, 1] (cells beyond it carry a triangle); "raw"
-            the metric itself; "change" the metric minus its value in the corrupted run, which
-            needs no division and can be compared between maps.
+            the clean one, on a scale fixed to [-1, 1] (cells beyond it carry a triangle; where
+            there are no shares, see `normalised`, all are grey and a note says why); "raw" the
+            metric itself; "change" the metric minus its value in the corrupted run, which needs no
+            division and can be compared between maps. If left out, shares where there are any,
+            and changes elsewhere.
         limit: the end of the colour scale of "raw" and "change", for maps to be compared; the
             largest value of this one if left out.
         title: of the figure.
@@ -71,7 +73,7 @@ def patching_map(
     Raises:
         SiteError: the sweep has other than two axes, an unknown value, or no such example.
     """
-    if value not in get_args(Value):
+    if value is not None and value not in get_args(Value):
         raise SiteError(f"Unknown value '{value}'; choose one of {', '.join(get_args(Value))}.")
     if example is not None and not 0 <= example < result.sizes["example"]:
         raise SiteError(
@@ -79,6 +81,9 @@ def patching_map(
         )
     rows, columns = axes_of(result, example)
     numbers = _numbers(result, rows, columns, example)
+    reasons = [numbers.reason] if numbers.reason and value in (None, "normalised") else []
+    if value is None:
+        value = "change" if numbers.reason else "normalised"
     # Of one pair, what it has no tokens for is left out; clicks still name the result's entries.
     row, column = _present(numbers, example)
     if rows.name not in ("layer", "head"):
@@ -109,7 +114,11 @@ def patching_map(
         title=title,
         selected=_visible_selection(selected, column),
         width=width,
-        notes=[*_estimates(estimated, shown), *_clipping(shown, beyond, limit)],
+        notes=[
+            *(line for reason in reasons for line in theme.lines(reason, width)),
+            *_estimates(estimated, shown),
+            *_clipping(shown, beyond, limit),
+        ],
     )
     targets = next(trace for trace in fig.data if trace.name == "cells")
     targets.customdata = [[key, int(column[at])] for key, at in targets.customdata]
@@ -129,6 +138,9 @@ class _Numbers:
     estimated: npt.NDArray[np.bool_]
     clean: float
     corrupt: float
+    reason: str
+    """Why there are no shares; empty where there are."""
+    n_shares: npt.NDArray[np.int64]
 
 
 def _numbers(result: xr.Dataset, rows: Axis, columns: Axis, example: int | None) -> _Numbers:
@@ -141,6 +153,10 @@ def _numbers(result: xr.Dataset, rows: Axis, columns: Axis, example: int | None)
     if example is not None:
         share, patched = share.isel(example=[example]), patched.isel(example=[example])
         result = result.isel(example=[example])
+    reason = str(share.attrs["reason"])
+    if not reason and not bool(np.isfinite(share).any()) and bool(np.isfinite(patched).any()):
+        reason = "No share can be told: this pair's clean and corrupted runs hardly differ, or "
+        reason += "differ the wrong way round."
     change = patched - result["corrupt"]
     n = np.isfinite(patched.values).sum(axis=0)
     if "exact" in result:
@@ -156,6 +172,8 @@ def _numbers(result: xr.Dataset, rows: Axis, columns: Axis, example: int | None)
         estimated & (n > 0),
         float(result["clean"].mean()),
         float(result["corrupt"].mean()),
+        reason,
+        np.isfinite(share.values).sum(axis=0),
     )
 
 
@@ -182,7 +200,7 @@ def _hovers(
             hover[row, column] = "<br>".join([*lines, "no such token here"])
             continue
         lines += [
-            _share_line(float(numbers.share[row, column])),
+            _share_line(float(numbers.share[row, column]), int(numbers.n_shares[row, column]), n),
             f"{metric} patched {plain(float(numbers.patched[row, column]))} {unit}",
             f"clean {plain(numbers.clean)}, corrupted {plain(numbers.corrupt)}",
             f"{n} pair{'s' if n > 1 else ''}",
@@ -201,10 +219,11 @@ def _place(result: xr.Dataset, rows: Axis, columns: Axis, row: int, column: int)
     return ", ".join([f"<b>{site} {theme.escape(layer)}</b>", *where, columns.hovers[column]])
 
 
-def _share_line(share: float) -> str:
+def _share_line(share: float, n_shares: int, n: int) -> str:
     if not np.isfinite(share):
-        return "share of the effect: undefined, clean and corrupted hardly differ"
-    return f"share of the effect <b>{plain(share)}</b>"
+        return "share of the effect: none can be told"
+    of = f", of {n_shares} pairs with an effect" if n_shares < n else ""
+    return f"share of the effect <b>{plain(share)}</b>{of}"
 
 
 def _bar(value: Value, unit: str) -> dict[str, object]:

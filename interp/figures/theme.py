@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -207,6 +208,11 @@ def note(fig: go.Figure, text: str, *, below: int) -> None:
         align="left",
         font={"size": SMALL, "color": MUTED},
     )
+
+
+def lines(text: str, width: float) -> list[str]:
+    """A sentence in as many lines of small print as fit into so many px."""
+    return textwrap.wrap(text, max(20, characters(width)))
 
 
 def export_config(name: str, image: str = "svg", scale: float = 2) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from interp.effect import Effect, direction, effect
+from interp.intervals import Clusters
 from interp.metrics import Metric
 from interp.model import Model
 from interp.patching.request import Request
@@ -68,20 +70,53 @@ def prompt_coordinates(pairs: PromptPairs) -> dict[str, Any]:
     }
 
 
-def normalised(result: xr.Dataset, *, minimum: float | None = None) -> xr.DataArray:
+def normalised(
+    result: xr.Dataset, *, minimum: float | None = None, clusters: Clusters | None = None
+) -> xr.DataArray:
     """(patched − corrupt) / (clean − corrupt): 0 as corrupted, 1 as clean.
+
+    Only where there is an effect to have a share of: the 95% interval of the mean of clean −
+    corrupt must lie above 0 (below, for ranks), for which at least `LEAST_N` pairs are needed.
+    Otherwise all shares are NaN. Choose pairs afterwards, `normalised(result).isel(example=0)`.
 
     Args:
         result: what `sweep` returned.
-        minimum: the smallest |clean − corrupt| that counts as clear of zero, in the metric's unit;
-            a tenth of the median over examples if left out. Examples below it become NaN: a ratio
-            to next to nothing is noise.
+        minimum: the smallest clean − corrupt of a single pair of which a share is taken, in the
+            metric's unit; a tenth of the median over examples if left out. Pairs below it, those
+            with the wrong sign among them, become NaN: a ratio to next to nothing is noise.
+        clusters: which pairs are not independent, as for `mean_interval`.
+
+    Returns:
+        Of the shape of result["patched"]. The attributes `clear`, 1 or 0, and `reason`, why there
+        are no shares, say which; `effect`, `effect_low` and `effect_high` are the mean of clean −
+        corrupt, and `left_out` is how many pairs have no share of their own.
+
+    Raises:
+        StatisticsError: clean or corrupt are not finite.
     """
-    gap = result["clean"] - result["corrupt"]
+    whole = effect_of(result, clusters)
+    sign = direction(str(result.attrs.get("metric", "")))
+    gap = sign * (result["clean"] - result["corrupt"])
     floor = 0.1 * float(np.median(np.abs(gap))) if minimum is None else minimum
-    clear = np.abs(gap) > max(floor, 1e-6)
-    share = (result["patched"] - result["corrupt"]) / gap.where(clear)
-    return share.rename("normalised").assign_attrs(result.attrs, unit="share of the effect")
+    usable = (gap > max(floor, 1e-6)) & whole.clear
+    share = sign * (result["patched"] - result["corrupt"]) / gap.where(usable)
+    return share.rename("normalised").assign_attrs(
+        result.attrs,
+        **whole.attrs,
+        unit="share of the effect",
+        left_out=int((~usable).sum()),
+    )
+
+
+def effect_of(result: xr.Dataset, clusters: Clusters | None = None) -> Effect:
+    """How far clean and corrupted runs lie apart, and whether shares of that mean something."""
+    return effect(
+        result["clean"].values,
+        result["corrupt"].values,
+        unit=str(result.attrs.get("unit", "")),
+        metric=str(result.attrs.get("metric", "")),
+        clusters=clusters,
+    )
 
 
 def agreement(estimated: xr.Dataset, exact: xr.Dataset) -> xr.Dataset:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from interp.predictions import logits
 from interp.prompts import PromptPairs
-from tests.interp.tiny import Tiny, words
+from tests.interp.tiny import NAMES, PLACES, Tiny, words
 
 Slot = tuple[str, list[tuple[int, int] | None]]
 """A label, and for each example the token index in the clean and in the corrupted prompt."""
@@ -92,6 +95,32 @@ def prompt_pairs(tiny: Tiny, cases: Sequence[Case] = CASES) -> PromptPairs:
         foils=[f" {case.foil}" for case in cases],
         spans={"who": span("who"), "where": span("where")},
     )
+
+
+def clear_cases(tiny: Tiny, n: int = 6, seed: int = 0) -> tuple[Case, ...]:
+    """Pairs whose clean run prefers the answer more than the corrupted one, by unequal amounts.
+
+    Those of seed 0 have no prompt in common with others.
+    """
+    rng = np.random.default_rng(seed)
+    start = "so we saw" if seed else "we saw"
+    cases = []
+    for _ in range(n):
+        who, other, answer, foil = rng.choice(NAMES[:-1], size=4, replace=False)
+        where, there = rng.choice(PLACES, size=2, replace=False)
+        pieces = (
+            ("start", start, start),
+            ("who", str(who), str(other)),
+            ("who+", "near", "near"),
+            ("where", str(where), str(there)),
+            ("end", "and then", "and then"),
+        )
+        case = Case(pieces, str(answer), str(foil))
+        a, b = words(case.answer)[0], words(case.foil)[0]
+        clean, corrupt = logits(tiny.model, [case.text("clean"), case.text("corrupt")])
+        gap = float(clean[a] - clean[b] - corrupt[a] + corrupt[b])
+        cases.append(case if gap > 0 else Case(pieces, str(foil), str(answer)))
+    return tuple(cases)
 
 
 def slots(tiny: Tiny, cases: Sequence[Case] = CASES) -> list[Slot]:

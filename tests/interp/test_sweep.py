@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from interp import capture, normalised, sweep
 from interp.errors import SiteError
 from interp.sites import Site
-from tests.interp import brute_force
-from tests.interp.pairs import CASES, prompt_pairs, slots
+from tests.interp.pairs import CASES, clear_cases, prompt_pairs, slots
 from tests.interp.tiny import Tiny
 
 
@@ -83,18 +83,64 @@ def test_progress_counts_every_cell_once(llama: Tiny, monkeypatch: pytest.Monkey
 
 
 def test_normalised_is_the_share_of_the_effect(llama: Tiny) -> None:
-    found = sweep(llama.model, prompt_pairs(llama), "resid_post")
-    clean, corrupt = brute_force.unpatched(llama, "clean"), brute_force.unpatched(llama, "corrupt")
-    expected = brute_force.patched(llama, "resid_post", "denoising", ("position",))
-    for example in range(len(CASES)):
-        share = (expected[example] - corrupt[example]) / (clean[example] - corrupt[example])
-        np.testing.assert_allclose(normalised(found, minimum=0.0)[example], share, atol=1e-3)
-    gaps = np.abs(np.array(clean) - np.array(corrupt))
-    middle = float(np.sort(gaps)[:2].mean())
-    kept = normalised(found, minimum=middle)
+    found = sweep(llama.model, prompt_pairs(llama, clear_cases(llama)), "resid_post")
+    patched, clean, corrupt = (found[name].values for name in ("patched", "clean", "corrupt"))
+    gaps = clean - corrupt
+    shares = normalised(found, minimum=0.0)
+    assert shares.attrs["clear"] == 1
+    assert shares.attrs["effect"] == pytest.approx(float(gaps.mean()))
+    expected = (patched - corrupt[:, None, None]) / gaps[:, None, None]
+    np.testing.assert_allclose(shares, expected, rtol=1e-5)
+    kept = normalised(found, minimum=float(np.sort(gaps)[:2].mean()))
     small = int(np.argmin(gaps))
     assert bool(kept[small].isnull().all())
     assert not bool(kept.drop_isel(example=small).isnull().all("position").any())
+    assert (shares.attrs["left_out"], kept.attrs["left_out"]) == (0, 1)
+
+
+def _shared_out(clean: list[float], corrupt: list[float], metric: str = "logit_diff") -> xr.Dataset:
+    patched = np.array(corrupt)[:, None] + [[0.5, 1.0]]
+    return xr.Dataset(
+        {
+            "patched": (("example", "layer"), patched),
+            "clean": ("example", clean),
+            "corrupt": ("example", corrupt),
+        },
+        attrs={"metric": metric, "unit": "logits"},
+    )
+
+
+def test_there_is_no_share_of_an_effect_that_is_not_clear() -> None:
+    clean, zeros = [2.0, 3.0, 2.5, 4.0, 1.0, 2.0], [0.0] * 6
+    assert normalised(_shared_out(clean, zeros)).notnull().all()
+    for left, right, reason in (
+        (clean[:1], zeros[:1], "2.00 logits, no interval: 1 independent pairs"),
+        (clean[:4], zeros[:4], "at least 5 are needed"),
+        (zeros, clean, "has the wrong sign, −2.42 logits [−3."),
+        ([2.0, -2.0, 1.0, -1.0, 0.5, 0.3], zeros, "could be none"),
+        ([2.0] * 6, zeros, "the same value"),
+    ):
+        found = normalised(_shared_out(left, right))
+        assert found.isnull().all()
+        assert found.attrs["clear"] == 0
+        assert reason in found.attrs["reason"]
+    # Of ranks, less is better.
+    assert normalised(_shared_out(zeros, clean, "rank")).notnull().all()
+    assert normalised(_shared_out(clean, zeros, "rank")).isnull().all()
+
+
+def test_a_pair_that_goes_the_wrong_way_has_no_share_of_its_own() -> None:
+    found = normalised(_shared_out([2.0, 3.0, 2.5, 4.0, 1.0, 3.0, 2.0, -1.0], [0.0] * 8))
+    assert found[:-1].notnull().all()
+    assert found[-1].isnull().all()
+    assert found.attrs["left_out"] == 1
+
+
+def test_pairs_that_ask_the_same_are_one() -> None:
+    clean, questions = [2.0, 3.0, 2.5, 4.0, 1.0, 2.0], [*"aabbcc"]
+    found = normalised(_shared_out(clean, [0.0] * 6), clusters=questions)
+    assert found.isnull().all()
+    assert "3 independent pairs" in found.attrs["reason"]
 
 
 @pytest.mark.parametrize(

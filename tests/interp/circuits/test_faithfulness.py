@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import xarray as xr
 from scipy import integrate
 
-from interp.circuits import attribute_edges, faithfulness_curve, measure, prune
+from interp.circuits import attribute_edges, faithfulness_curve, measure, minimality, prune
 from interp.circuits.circuit import jaccard
 from interp.circuits.faithfulness import FRACTIONS, area
+from interp.circuits.measure import shared_pairs
 from interp.circuits.prune import choose
 from interp.errors import MetricError, ModelError, SiteError
 from interp.graph import Graph
 from interp.prompts import PromptPairs
-from tests.interp.pairs import prompt_pairs
+from interp.stats import ratio_interval
+from tests.interp.pairs import Case, clear_cases, prompt_pairs
 from tests.interp.tiny import Tiny
 
 SHARES = (0.02, 0.05, 0.1, 0.3, 1.0)
 
 
+def held_out(llama: Tiny, n: int = 8, seed: int = 0) -> PromptPairs:
+    return prompt_pairs(llama, clear_cases(llama, n, seed))
+
+
 @pytest.fixture(scope="module")
 def scores(llama: Tiny) -> xr.Dataset:
-    return attribute_edges(llama.model, prompt_pairs(llama))
+    return attribute_edges(llama.model, held_out(llama, seed=3))
 
 
 @pytest.fixture(scope="module")
 def curve(llama: Tiny, scores: xr.Dataset) -> xr.Dataset:
-    return faithfulness_curve(llama.model, prompt_pairs(llama), scores, fractions=SHARES)
+    return faithfulness_curve(llama.model, held_out(llama), scores, fractions=SHARES)
 
 
 def test_each_point_is_a_share_of_the_gap(
     llama: Tiny, scores: xr.Dataset, curve: xr.Dataset
 ) -> None:
-    graph, pairs = Graph.from_attrs(scores.attrs), prompt_pairs(llama)
+    graph, pairs = Graph.from_attrs(scores.attrs), held_out(llama)
     full, empty = measure(llama.model, pairs, np.stack([graph.real, graph.real & False])).mean(1)
     for number, share in enumerate(SHARES):
         circuit = prune(scores, round(share * graph.n_edges))
@@ -85,13 +89,61 @@ def test_scalars_are_the_areas_of_the_curve(curve: xr.Dataset) -> None:
     assert bool((curve["f_high"] >= curve["f"] - 1e-9).all())
 
 
-def test_intervals_are_those_of_resampled_pairs(llama: Tiny, scores: xr.Dataset) -> None:
-    """One pair, resampled, is always itself; so its interval is a point."""
-    pairs = prompt_pairs(llama, _first())
-    curve = faithfulness_curve(llama.model, pairs, scores, fractions=SHARES, n_bootstrap=50)
-    np.testing.assert_allclose(curve["f_low"], curve["f"], atol=1e-6)
-    np.testing.assert_allclose(curve["f_high"], curve["f"], atol=1e-6)
+def test_intervals_are_those_of_ratios_of_means(curve: xr.Dataset) -> None:
+    empty = curve["empty"].values
+    gap = curve["full"].values - empty
+    weights = np.array([0.03, 0.08, 0.25, 0.9, 0.7]) / 2  # trapezoids between SHARES
+    for name, moved in (
+        ("f", (curve["circuit_metric"] - curve["empty"]).values),
+        ("cpr", weights @ (curve["circuit_metric"] - curve["empty"]).values),
+    ):
+        low, high = (np.atleast_1d(curve[f"{name}_{end}"]) for end in ("low", "high"))
+        for at, row in enumerate(np.atleast_2d(moved)[:4]):
+            assert (low[at], high[at]) == pytest.approx(ratio_interval(row, gap), rel=1e-3)
+    # The whole model does what the whole model does.
+    assert (float(curve["f_low"][-1]), float(curve["f_high"][-1])) == (1.0, 1.0)
     assert curve.attrs["clear"] == 1
+    assert curve.attrs["effect_low"] > 0
+    assert curve.attrs["effect"] == pytest.approx(gap.mean(), rel=1e-5)
+
+
+def test_of_few_pairs_or_a_wrong_sign_there_is_no_share(llama: Tiny, scores: xr.Dataset) -> None:
+    cases = clear_cases(llama, 6)
+    wrong = tuple(Case(case.pieces, case.foil, case.answer) for case in cases)
+    for some, reason in (
+        (cases[:1], "no interval: 1 independent pairs"),
+        (cases[:4], "at least 5 are needed"),
+        (wrong, "wrong sign"),
+        (cases[:3] + wrong[3:], "could be none"),
+    ):
+        pairs = prompt_pairs(llama, some)
+        curve = faithfulness_curve(llama.model, pairs, scores, fractions=SHARES, n_random=1)
+        assert curve.attrs["clear"] == 0
+        assert reason in curve.attrs["reason"]
+        for name in ("f", "f_low", "f_high", "complement", "random", "cpr", "cmd_low"):
+            assert curve[name].isnull().all(), name
+        assert curve["circuit_metric"].notnull().all()
+
+
+def test_pairs_that_ask_the_same_are_one(llama: Tiny, scores: xr.Dataset) -> None:
+    curve = faithfulness_curve(
+        llama.model, held_out(llama), scores, fractions=SHARES, clusters=[*"aabbccdd"]
+    )
+    assert "4 independent pairs" in curve.attrs["reason"]
+
+
+def test_pairs_that_gave_the_scores_are_counted(
+    llama: Tiny, scores: xr.Dataset, curve: xr.Dataset
+) -> None:
+    assert (curve.attrs["pairs"], curve.attrs["shared_pairs"]) == (8, 0)
+    found_on = held_out(llama, seed=3)
+    assert shared_pairs(found_on, scores["clean_prompt"].values) == 8
+    mixed = prompt_pairs(llama, clear_cases(llama, 5) + clear_cases(llama, 8, seed=3)[:3])
+    again = faithfulness_curve(llama.model, mixed, scores, fractions=SHARES, n_random=1)
+    assert again.attrs["shared_pairs"] == 3
+    circuit = prune(scores, 3)
+    assert minimality(llama.model, found_on, circuit).attrs["shared_pairs"] == 8
+    assert minimality(llama.model, held_out(llama), circuit).attrs["shared_pairs"] == 0
 
 
 def test_jaccard_is_that_of_circuits_from_resampled_pairs(
@@ -100,29 +152,23 @@ def test_jaccard_is_that_of_circuits_from_resampled_pairs(
     graph = Graph.from_attrs(scores.attrs)
     by_example = scores["by_example"].values
     similar = []
-    for weights in ([3, 0, 0], [0, 3, 0], [0, 0, 3], [2, 1, 0], [1, 1, 1], [0, 1, 2]):
-        values = np.tensordot(np.array(weights) / 3, by_example, 1).astype("f4")
+    for alone in range(len(by_example)):
+        values = by_example[alone]
         chosen = [
             choose(graph, v, round(0.1 * graph.n_edges)) for v in (values, scores["score"].values)
         ]
         similar.append(jaccard(*chosen))
-    # All that resampling three pairs can give lies between the worst of them and 1.
+    # A resample of many pairs is closer to all of them than the worst single pair is.
     assert min(similar) <= float(curve["jaccard_low"][2]) <= float(curve["jaccard"][2]) <= 1.0
     assert float(curve["jaccard"][-1]) == 1.0
     assert float(curve["jaccard"][2]) < 1.0
 
 
 def test_the_seed_gives_the_same_curve(llama: Tiny, scores: xr.Dataset, curve: xr.Dataset) -> None:
-    again = faithfulness_curve(llama.model, prompt_pairs(llama), scores, fractions=SHARES)
+    again = faithfulness_curve(llama.model, held_out(llama), scores, fractions=SHARES)
     xr.testing.assert_identical(curve, again)
-    other = faithfulness_curve(llama.model, prompt_pairs(llama), scores, fractions=SHARES, seed=1)
+    other = faithfulness_curve(llama.model, held_out(llama), scores, fractions=SHARES, seed=3)
     assert not np.array_equal(curve["random"], other["random"])
-
-
-def _first() -> Any:
-    from tests.interp.pairs import CASES
-
-    return CASES[:1]
 
 
 def test_what_means_nothing_is_refused(llama: Tiny, gpt2: Tiny, scores: xr.Dataset) -> None:

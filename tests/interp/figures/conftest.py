@@ -71,17 +71,24 @@ def make_lens() -> MakeLens:
 
 @pytest.fixture
 def make_sweep() -> MakeSweep:
-    """Corrupted −3, clean 5 in every pair; `share` [example, layer, column] of the way between."""
+    """Corrupted −3, clean 5; `share` [example, layer, column] of the way between.
+
+    With `times` the pairs come so often, with effects of 8 on average, so that there are shares.
+    """
 
     def make(
         share: np.ndarray,
         axis: str = "position",
         labels: tuple[str, ...] | None = None,
         tokens: tuple[str, ...] | None = None,
+        times: int = 1,
     ) -> xr.Dataset:
+        share = np.tile(share, (times, 1, 1))
         n, n_layers, n_columns = share.shape
         labels = labels or tuple(f"end -{n_columns - i}" for i in range(n_columns))
         clean, corrupt = np.full(n, 5.0, np.float32), np.full(n, -3.0, np.float32)
+        clean += np.repeat(np.linspace(-1, 1, times) if times > 1 else [0.0], n // times)
+        patched = corrupt[:, None, None] + share * (clean - corrupt)[:, None, None]
         coords: dict[str, object] = {"layer": np.arange(n_layers)}
         if axis == "position":
             text = np.array([tokens or [f" t{i}" for i in range(n_columns)]] * n, dtype=object)
@@ -92,7 +99,7 @@ def make_sweep() -> MakeSweep:
             coords[axis] = list(labels) if axis == "span" else np.arange(n_columns)
         return xr.Dataset(
             {
-                "patched": (("example", "layer", axis), (share * 8 - 3).astype(np.float32)),
+                "patched": (("example", "layer", axis), patched.astype(np.float32)),
                 "clean": ("example", clean),
                 "corrupt": ("example", corrupt),
             },

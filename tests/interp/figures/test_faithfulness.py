@@ -9,11 +9,13 @@ import plotly.graph_objects as go
 import pytest
 import xarray as xr
 
-from interp.figures import faithfulness_lines
+from interp.figures import faithfulness_lines, theme
 from tests.interp.figures.conftest import traces
 
 
-def make(clear: int = 1, draws: int = 2, f: tuple[float, ...] = (0.2, 0.9, 1.0)) -> xr.Dataset:
+def make(
+    clear: int = 1, draws: int = 2, f: tuple[float, ...] = (0.2, 0.9, 1.0), shared: int = 0
+) -> xr.Dataset:
     random = np.array([[0.0, 0.1, 1.0], [0.1, 0.3, 1.0]])[:draws]
     values = np.array(f)
     scalars = {"cpr": 0.9, "cmd": 0.1, "cpr_log": 0.6, "cmd_log": 0.4}
@@ -31,7 +33,15 @@ def make(clear: int = 1, draws: int = 2, f: tuple[float, ...] = (0.2, 0.9, 1.0))
         variables |= {name: value, f"{name}_low": value - 0.05, f"{name}_high": value + 0.05}
         variables[f"{name}_random"] = ("draw", np.full(draws, value / 2))
     coords = {"fraction": [0.01, 0.1, 1.0]}
-    return xr.Dataset(variables, coords=coords, attrs={"clear": clear})
+    found = xr.Dataset(variables, coords=coords)
+    attrs = {"pairs": 8, "shared_pairs": shared}
+    if clear:
+        return found.assign_attrs(clear=1, reason="", **attrs)
+    reason = "No share can be told: the effect, 0.85 [−0.04, 1.74] logits, could be none."
+    nothing = [name for name in found if name not in ("n_edges", "jaccard", "jaccard_low")]
+    return found.assign({name: found[name] * np.nan for name in nothing}).assign_attrs(
+        clear=0, reason=reason, **attrs
+    )
 
 
 def notes(fig: go.Figure) -> str:
@@ -74,9 +84,25 @@ def test_the_areas_are_those_of_the_axis_that_is_drawn(log: bool, cpr: str, cmd:
     assert fig.layout.xaxis.type == ("log" if log else "linear")
 
 
-def test_a_gap_that_is_not_clear_is_warned_of() -> None:
+def test_of_a_gap_that_is_not_clear_only_the_reason_is_drawn() -> None:
     assert "⚠" not in notes(faithfulness_lines(make()))
-    assert "⚠ Whole and empty model cannot be told apart" in notes(faithfulness_lines(make(0)))
+    fig = faithfulness_lines(make(0))
+    assert "⚠ No share can be told: the effect, 0.85 [−0.04, 1.74] logits, could be none." in notes(
+        fig
+    )
+    assert "CPR" not in notes(fig)
+    drawn = [y for trace in fig.data for y in trace.y if y is not None and np.isfinite(y)]
+    assert not drawn
+    assert fig.layout.plot_bgcolor == theme.EMPTY
+
+
+def test_it_says_whether_the_pairs_are_held_out() -> None:
+    assert "Measured on 8 pairs that the edges were not scored on." in notes(
+        faithfulness_lines(make())
+    )
+    all_of_them = notes(faithfulness_lines(make(shared=8)))
+    assert "⚠ Measured on the pairs that the edges were scored on" in all_of_them
+    assert "⚠ Measured on 8 pairs, 3 of them those" in notes(faithfulness_lines(make(shared=3)))
 
 
 def test_values_out_of_all_proportion_leave_the_axis_and_are_counted() -> None:

@@ -113,7 +113,7 @@ def test_streams_say_where_they_are(make_sweep: MakeSweep) -> None:
 
 
 def test_cells_that_were_not_run_are_hatched(make_sweep: MakeSweep) -> None:
-    result = make_sweep(np.array([[[0.1, 0.3, 0.2], [1.0, np.nan, 0.3]]]))
+    result = make_sweep(np.array([[[0.1, 0.3, 0.2], [1.0, np.nan, 0.3]]]), times=5)
     exact = np.array([[True, False, True], [False, False, True]])
     fig = patching_map(result.assign(exact=(("layer", "position"), exact)))
     assert hatched(fig) == {(0, 1), (1, 0)}  # there is nothing to estimate at (1, 1)
@@ -136,7 +136,7 @@ def test_a_pattern_is_hatched_where_it_stands() -> None:
 
 
 def test_a_whole_estimate_is_hatched_and_a_sweep_is_not(make_sweep: MakeSweep) -> None:
-    result = make_sweep(np.array([[[0.1, 0.9]]]))
+    result = make_sweep(np.array([[[0.1, 0.9]]]), times=5)
     assert not hatched(patching_map(result))
     result.attrs["instrument"] = "attribution patching, first order"
     fig = patching_map(result)
@@ -145,7 +145,7 @@ def test_a_whole_estimate_is_hatched_and_a_sweep_is_not(make_sweep: MakeSweep) -
 
 
 def test_hatching_and_clipping_are_both_noted(make_sweep: MakeSweep) -> None:
-    result = make_sweep(np.array([[[0.1, 1.9]]]))
+    result = make_sweep(np.array([[[0.1, 1.9]]]), times=5)
     fig = patching_map(result.assign(exact=(("layer", "position"), [[False, True]])))
     texts = [note.text for note in fig.layout.annotations]
     assert ["hatched" in text for text in texts] == [True, False]

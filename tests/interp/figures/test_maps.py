@@ -95,7 +95,7 @@ def test_text_contrasts_with_its_cell(make_lens: MakeLens) -> None:
 
 def test_the_map_shows_the_mean_share_over_pairs(make_sweep: MakeSweep) -> None:
     share = np.array([[[0.0, 0.2], [1.0, 0.5]], [[0.0, 0.4], [0.5, -0.5]]])
-    fig = patching_map(make_sweep(share))
+    fig = patching_map(make_sweep(share, times=3))
     values = traces(fig, "values")[0]
     np.testing.assert_allclose(values.z, [[0.0, 0.3], [0.75, 0.0]], atol=1e-6)
     assert (values.zmin, values.zmax) == (-1, 1)
@@ -103,12 +103,12 @@ def test_the_map_shows_the_mean_share_over_pairs(make_sweep: MakeSweep) -> None:
     assert "0.75" in text
     assert "patched 3.00 logits" in text
     assert "clean 5.00, corrupted −3.00" in text
-    assert "2 pairs" in text
+    assert "6 pairs" in text
 
 
 def test_the_map_of_one_pair_names_its_tokens(make_sweep: MakeSweep) -> None:
     share = np.array([[[0.0, 0.2]], [[0.4, 0.6]]])
-    fig = patching_map(make_sweep(share, tokens=(" Tom", "'s")), example=1)
+    fig = patching_map(make_sweep(share, tokens=(" Tom", "'s"), times=3), example=1)
     np.testing.assert_allclose(traces(fig, "values")[0].z, [[0.4, 0.6]], atol=1e-6)
     assert list(fig.layout.xaxis.ticktext) == ["·Tom", "'s"]
     assert "1 pair" in cells(fig)[(0, 0)]
@@ -133,7 +133,7 @@ def test_changes_count_from_the_corrupted_run_and_can_share_a_scale(make_sweep: 
 
 
 def test_values_beyond_the_colours_are_flagged(make_sweep: MakeSweep) -> None:
-    fig = patching_map(make_sweep(np.array([[[0.0, 1.4], [-1.2, 1.0]]])))
+    fig = patching_map(make_sweep(np.array([[[0.0, 1.4], [-1.2, 1.0]]]), times=5))
     hover = cells(fig)
     assert "beyond" in hover[(0, 1)]
     assert "beyond" in hover[(1, 0)]
@@ -141,7 +141,7 @@ def test_values_beyond_the_colours_are_flagged(make_sweep: MakeSweep) -> None:
     assert "beyond" not in hover[(1, 1)]
     assert "2 cells lie beyond" in fig.layout.annotations[0].text
     assert "up to 1.40" in fig.layout.annotations[0].text
-    assert not patching_map(make_sweep(np.array([[[0.0, 1.0]]]))).layout.annotations
+    assert not patching_map(make_sweep(np.array([[[0.0, 1.0]]]), times=5)).layout.annotations
 
 
 def test_tokens_that_some_pairs_lack_count_only_where_they_are(make_sweep: MakeSweep) -> None:
@@ -156,18 +156,44 @@ def test_tokens_that_some_pairs_lack_count_only_where_they_are(make_sweep: MakeS
 
 
 def test_pairs_without_an_effect_have_no_share(make_sweep: MakeSweep) -> None:
-    result = make_sweep(np.array([[[0.5]], [[0.5]], [[0.5]]]))
-    result["clean"][0] = result["corrupt"][0]
-    fig = patching_map(result, example=0)
-    assert np.isnan(traces(fig, "values")[0].z).all()
-    assert "undefined" in cells(fig)[(0, 0)]
+    result = make_sweep(np.array([[[0.5]]] * 6), times=2)
+    for clean in (result["corrupt"][0], result["corrupt"][0] - 5):
+        result["clean"][0] = clean
+        fig = patching_map(result, example=0, value="normalised")
+        assert np.isnan(traces(fig, "values")[0].z).all()
+        assert "none can be told" in cells(fig)[(0, 0)]
+        assert "this pair's clean and corrupted runs hardly differ" in notes(fig)
+        fig = patching_map(result)
+        np.testing.assert_allclose(traces(fig, "values")[0].z, [[0.5]])
+        assert "0.50</b>, of 11 pairs with an effect" in cells(fig)[(0, 0)]
+
+
+def notes(fig: go.Figure) -> str:
+    return " ".join(note.text for note in fig.layout.annotations)
+
+
+def test_without_a_clear_effect_the_map_shows_changes_and_says_why(make_sweep: MakeSweep) -> None:
+    one = make_sweep(np.array([[[0.0, 0.5]]]))
+    fig = patching_map(one, example=0)
+    np.testing.assert_allclose(traces(fig, "values")[0].z, [[0.0, 4.0]])
+    assert "No share can be told: the effect is 8.00 logits, no interval: 1 indep" in notes(fig)
+    asked = patching_map(one, example=0, value="normalised")
+    assert np.isnan(traces(asked, "values")[0].z).all()
+    assert "No share can be told" in notes(asked)
+    assert "No share" not in notes(patching_map(one, value="raw"))
+    wrong = make_sweep(np.array([[[0.0, 0.5]]]), times=6)
+    wrong["clean"], wrong["corrupt"] = wrong["corrupt"], wrong["clean"]
+    assert "wrong sign, −8.00 logits" in notes(patching_map(wrong, value="normalised"))
+    clear = patching_map(make_sweep(np.array([[[0.0, 0.5]]]), times=6))
+    np.testing.assert_allclose(traces(clear, "values")[0].z, [[0.0, 0.5]])
+    assert not notes(clear)
 
 
 @pytest.mark.parametrize(("axis", "labels"), [("head", None), ("span", ("start", "subject"))])
 def test_heads_and_spans_have_maps_too(
     make_sweep: MakeSweep, axis: str, labels: tuple[str, ...] | None
 ) -> None:
-    fig = patching_map(make_sweep(np.array([[[0.1, 0.9]]]), axis=axis, labels=labels))
+    fig = patching_map(make_sweep(np.array([[[0.1, 0.9]]]), axis=axis, labels=labels, times=5))
     np.testing.assert_allclose(traces(fig, "values")[0].z, [[0.1, 0.9]], atol=1e-6)
     assert list(fig.layout.xaxis.ticktext) == list(labels or ("0", "1"))
 
