@@ -19,7 +19,7 @@ MARKER = "store.json"
 _NAME = "obverse-activations"
 _CONTENT = seal_json({"format": _NAME, "version": 1})
 _MOST_BYTES = 4096
-_OURS = {"index.sqlite", "owners", "quarantine", "shards", "store.lock"}
+_OURS = {"index.sqlite", "owners", "quarantine", "shards", "store.lock", "witnesses"}
 
 
 def open_folder(path: Path) -> bool:

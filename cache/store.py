@@ -25,6 +25,7 @@ from cache.source import ActivationSource, HasActivations
 from cache.space import Ids, SiteShape, Space
 from cache.training import Training
 from cache.verify import Report
+from cache.witness import Witnesses
 
 __all__ = ["ENVIRONMENT", "ActivationStore"]
 
@@ -79,6 +80,7 @@ class ActivationStore(Training):
         )
         self._shard_size = parse_size(shard_size)
         self._reads = Reads(self._folder, self._room, self._shard_size)
+        self._witnesses = Witnesses(self._folder)
 
     @classmethod
     def from_environment(cls) -> ActivationStore | None:
@@ -150,7 +152,7 @@ class ActivationStore(Training):
             StorageError: the store cannot be written, or the rows do not fit into it.
             ObverseError: what the model refuses.
         """
-        wanted = _wanted(model, tokens, sites, dtype)
+        wanted = self._wanted(model, tokens, sites, dtype, keep=True)
         lengths = [len(ids) for ids in wanted.rows]
         found = self._reads.read(*wanted, progress)
         return {name: padded(pieces, lengths) for name, pieces in found.items()}
@@ -165,7 +167,8 @@ class ActivationStore(Training):
         progress: Progress | None = None,
     ) -> dict[str, list[Tensor]]:
         """As `get`, but a tensor [position, *width] for each prompt: always memory-mapped."""
-        found = self._reads.read(*_wanted(model, tokens, sites, dtype), progress)
+        wanted = self._wanted(model, tokens, sites, dtype, keep=True)
+        found = self._reads.read(*wanted, progress)
         return {
             name: [row for tensor, lengths in pieces for row in torch.split(tensor, lengths)]
             for name, pieces in found.items()
@@ -180,11 +183,35 @@ class ActivationStore(Training):
         dtype: str | None = None,
     ) -> int:
         """How many of the prompts lack some of the sites."""
-        _, rows, shapes, space = _wanted(model, tokens, sites, dtype)
+        _, rows, shapes, space = self._wanted(model, tokens, sites, dtype, keep=False)
         keys = space.keys(rows)
         found = self._folder.find(keys, [site.name for site in shapes])
         absent = lacking(keys, found)
         return sum(key in absent for key in keys)
+
+    def admit(self, source: ActivationSource, space: Space, *, keep: bool) -> None:
+        """Compare a model with what a space was filled by (see `cache.witness`).
+
+        Args:
+            keep: whether to keep its answers as the space's witness, if there is none.
+
+        Raises:
+            StorageError: it computes something else.
+        """
+        self._witnesses.admit(source, space, keep=keep)
+
+    def _wanted(
+        self,
+        model: HasActivations | ActivationSource,
+        tokens: Any,
+        sites: Any,
+        dtype: str | None,
+        *,
+        keep: bool,
+    ) -> _Wanted:
+        wanted = _wanted(model, tokens, sites, dtype)
+        self.admit(wanted.source, wanted.space, keep=keep)
+        return wanted
 
     # -- keeping house ------------------------------------------------------------------------
 
@@ -219,6 +246,9 @@ class ActivationStore(Training):
         if model is None:
             return verification.verify(self._folder, None, progress)
         source = _source(model)
+        for space in self.spaces():
+            if source.space(space.dtype) == space:
+                self.admit(source, space, keep=False)
         report = verification.verify(self._folder, source, progress)
         return verification.repair(self._folder, self._room, source, report, self._shard_size)
 
@@ -230,6 +260,7 @@ class ActivationStore(Training):
         self._folder.check_writable("nothing can be removed from it")
         done = self._folder.reconcile()
         done += verification.empty_quarantine(self._folder)
+        done += self._witnesses.tidy()
         before = set(self._folder.committed())
         self._room.make(0)
         evicted = len(before - set(self._folder.committed()))
@@ -239,6 +270,8 @@ class ActivationStore(Training):
         """Remove what is stored of a space, or at some of its sites; returns the bytes freed."""
         before = self.size()
         verification.drop(self._folder, self._room, space, sites)
+        if not self._folder.indexed(Index.shards, space.id):
+            self._witnesses.forget(space)
         return before - self.size()
 
     def close(self) -> None:

@@ -36,6 +36,9 @@ class Training:
     def folder(self) -> Folder:
         raise NotImplementedError
 
+    def admit(self, source: ActivationSource, space: Space, *, keep: bool) -> None:
+        raise NotImplementedError
+
     def dataset(
         self,
         model: Named,
@@ -161,6 +164,8 @@ class Training:
         else:
             own = source.space()
             found, name = [space for space in stored if _same_model(space, own)], own.label
+            for space in found:
+                self.admit(source, space, keep=False)
         if not found:
             names = ", ".join(sorted({space.label for space in stored})) or "nothing yet"
             raise StorageError(

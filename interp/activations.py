@@ -12,8 +12,10 @@ from torch import Tensor
 
 from cache.space import DTYPES, Ids, SiteShape, Space, dtype_name
 from cache.store import ActivationStore
+from cache.witness import Witness
 from interp import sites as site_names
 from interp.batching import batches, fitting_threads, rows_that_fit
+from interp.behaviour import Answers, rounding
 from interp.between import check_between
 from interp.errors import ModelError, PromptError, SiteError
 from interp.forward import observe, recording_memory
@@ -54,7 +56,8 @@ def capture(
             activation.
         store: read from here what is there, and keep here what is not; the store that the
             environment variable OBVERSE_CACHE names if left out, or none. Patterns are never
-            stored, nor anything while hooks are placed on the model or interventions made.
+            stored, nor anything while hooks are placed on the model or interventions made. A model
+            that was changed otherwise than in its weights is refused with a store.
         progress: called with (prompts done, prompts in all).
 
     Returns:
@@ -68,7 +71,8 @@ def capture(
         SiteError: the model has no such site, layer or head.
         PromptError: a prompt is empty or too long, or `positions` is unknown.
         DirectionError: an intervention does not fit its site.
-        StorageError: the store cannot be used.
+        ModelError: there is a store, and code or settings of the model were changed.
+        StorageError: the store cannot be used, or was filled by other code.
     """
     batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
     wanted = site_names.named(model, sites)
@@ -93,6 +97,7 @@ class ModelSource:
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        self._answers: Answers | None = None
 
     def space(self, dtype: str | None = None) -> Space:
         """What its activations are of: weights as they are now, tokenizer, and BOS policy.
@@ -104,6 +109,7 @@ class ModelSource:
         model = self._model
         seen = model.look()
         _check_unchanged(model, seen)
+        self._answers = seen.answers
         chosen = dtype_name(dtype or str(model.dtype).removeprefix("torch."))
         if chosen not in DTYPES:
             raise ModelError(f"Cannot store '{chosen}'; choose one of {', '.join(DTYPES)}.")
@@ -116,6 +122,16 @@ class ModelSource:
             f"{bos}, padded on the right",
             model.name,
         )
+
+    def witness(self) -> Witness:
+        """The streams between blocks of a short fixed input, as they were last looked at."""
+        if self._answers is None:
+            self.space()
+        assert self._answers is not None
+        *streams, _ = self._answers
+        first = streams[0]
+        values = torch.cat([stream.to("cpu", torch.float32) for stream in streams])
+        return Witness.of(values.numpy(), rounding(first.dtype, first.device, len(streams)))
 
     def rows(self, tokens: Any) -> Sequence[Ids]:
         """Texts, token ids [example, position] or rows of ids, as rows of ids."""

@@ -18,6 +18,7 @@ from cache.shard import ShardWriter
 from cache.source import ActivationSource
 from cache.space import Ids, SiteShape, Space
 from cache.store import ActivationStore
+from cache.witness import HasWitness, compare
 from interp.corpus import read_rows
 from interp.errors import ModelError
 from interp.execute import Executor, Unit, Workers, execute
@@ -96,6 +97,7 @@ def harvest(
     """
     source = model.activation_source()
     space, shapes = source.space(dtype), tuple(source.sites(sites))
+    store.admit(source, space, keep=True)
     length = min(_CONTEXT, model.n_ctx) if context is None else context
     rows = read_rows(model, texts, context=length, tokens=tokens)
     named = dict(zip(space.keys(rows), rows, strict=True))
@@ -153,6 +155,8 @@ class _Part:
         source = model.activation_source()
         if source.space(self.space.dtype) != self.space:
             raise ModelError(f"A worker loaded another model than {self.space.label}; stop it.")
+        if isinstance(source, HasWitness):
+            compare(self.root, source.witness(), self.space)
         owner = Owner(self.root / "owners")
         with ExitStack() as undo:
             undo.callback(owner.leave, clean=True)
