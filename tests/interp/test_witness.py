@@ -137,7 +137,9 @@ def test_a_witness_outlives_housekeeping(tmp_path: Path, llama: Tiny) -> None:
         store.folder.rebuild_index("the test asks for it")
         assert path.exists()
     (tmp_path / "store" / "store.json").unlink()
-    with pytest.warns(UserWarning, match="missing"), ActivationStore(tmp_path / "store") as store:
+    with pytest.warns(UserWarning, match="missing"):
+        again = ActivationStore(tmp_path / "store")
+    with again as store:
         assert store.missing(llama.model, ROWS, "resid_post") == 0
         store.folder.remove(store.folder.committed())
         assert store.gc() == [f"'{path.name}' is the witness of nothing and is removed"]
