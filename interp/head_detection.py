@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 from jaxtyping import Float, Int
@@ -106,23 +107,30 @@ def detect_heads(
 ) -> xr.Dataset:
     """Find previous-token, duplicate-token and induction heads on random sequences said twice.
 
+    What is said twice has another length in each sequence, after other tokens, so that no head that
+    always looks equally far back passes for one that looks for a token. A previous-token head is
+    positional by definition.
+
     Args:
         model: the model.
-        n: sequences.
-        length: distinct tokens that are repeated; 25, or what fits, if left out.
+        n: sequences, at least 4.
+        length: the most distinct tokens that are repeated, at least 5 (25, or what fits, if left
+            out); the fewest are half of it.
         seed: of the sequences.
         threshold: a head is of a kind if its mean score is at least this, and it writes at least
             a tenth as much as its layer's loudest head.
 
     Returns:
-        What `head_scores` gives; moved(layer, head), the mean length of what each head writes from
-        the token it looks at most; is_kind(kind, layer, head).
+        What `head_scores` gives; repeated(example), how many tokens come twice in each sequence;
+        induction_offset() and so on, what the best head of one fixed distance would score; moved(
+        layer, head), the mean length of what each head writes from the token it looks at most;
+        is_kind(kind, layer, head).
 
     Raises:
         PromptError: the context or vocabulary is too small for such sequences.
         ModelError: the model's heads do not put out pattern times values.
     """
-    ids = repeated_sequences(model, n, length, seed=seed)
+    ids, lengths = _mixed_sequences(model, n, length, seed)
     batch = tokenise(model, ids)
     check_values(model, batch)
     found = head_scores(model, batch, progress=progress)
@@ -135,8 +143,16 @@ def detect_heads(
     loud = moved >= 0.1 * moved.max(1, keepdims=True)
     kinds = np.stack([(found[name].mean("example").values >= threshold) & loud for name in KINDS])
     found = found.drop_vars("prompt").assign_coords(kind=list(KINDS))
+    offsets = {
+        f"{name}_offset": _best_offset(weight) for name, weight in _sought(model, batch).items()
+    }
     return found.assign(
-        moved=(("layer", "head"), moved), is_kind=(("kind", "layer", "head"), kinds)
+        {
+            **offsets,
+            "repeated": ("example", lengths),
+            "moved": (("layer", "head"), moved),
+            "is_kind": (("kind", "layer", "head"), kinds),
+        }
     ).assign_attrs(instrument="head detection", threshold=threshold, seed=seed)
 
 
@@ -148,10 +164,7 @@ def repeated_sequences(
     Raises:
         PromptError: the context or vocabulary is too small.
     """
-    bos = [int(model.tokenizer.bos_token_id)] if model.prepends_bos else []
-    known = min(model.d_vocab, len(model.tokenizer))
-    special = set(model.tokenizer.all_special_ids)
-    ordinary = torch.tensor([i for i in range(known) if i not in special])
+    bos, ordinary = _bos(model), _ordinary(model)
     most = min((model.n_ctx - len(bos)) // 2, len(ordinary))
     length = min(25, most) if length is None else length
     if n < 1 or not 2 <= length <= most:
@@ -164,6 +177,39 @@ def repeated_sequences(
     once = torch.stack(rows)
     start = torch.tensor(bos, dtype=torch.long).expand(n, -1)
     return torch.cat([start, once, once], dim=1)
+
+
+def _mixed_sequences(
+    model: Model, n: int, length: int | None, seed: int
+) -> tuple[Int[Tensor, "example position"], npt.NDArray[np.int64]]:
+    """Sequences of one width that end in tokens said twice, of other lengths, and these lengths."""
+    bos, ordinary = _bos(model), _ordinary(model)
+    # The shortest repetition stands after the most other tokens, which are distinct from it.
+    most = min((model.n_ctx - len(bos)) // 2, 2 * len(ordinary) // 3)
+    length = min(25, most) if length is None else length
+    if n < 4 or not 5 <= length <= most:
+        raise PromptError(
+            f"Heads cannot be told apart on {n} sequences of up to {length} repeated tokens for "
+            f"{model.name}; ask for at least 4, of 5 to {most} tokens."
+        )
+    lengths = length - np.arange(n) * (length - length // 2 + 1) // n
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for repeated in lengths.tolist():
+        drawn = ordinary[torch.randperm(len(ordinary), generator=generator)]
+        twice, before = drawn[:repeated], drawn[repeated : 2 * length - repeated]
+        rows.append(torch.cat([torch.tensor(bos, dtype=torch.long), before, twice, twice]))
+    return torch.stack(rows), lengths
+
+
+def _bos(model: Model) -> list[int]:
+    return [int(model.tokenizer.bos_token_id)] if model.prepends_bos else []
+
+
+def _ordinary(model: Model) -> Int[Tensor, " token"]:
+    known = min(model.d_vocab, len(model.tokenizer))
+    special = set(model.tokenizer.all_special_ids)
+    return torch.tensor([i for i in range(known) if i not in special])
 
 
 def repetition_loss(
@@ -228,6 +274,14 @@ def _sought(model: Model, batch: TokenBatch) -> dict[str, Float[Tensor, "example
 def _averaged(pairs: Tensor) -> Tensor:
     destinations = pairs.any(2).sum(1).float()[:, None, None]
     return torch.where(destinations > 0, pairs / destinations, torch.nan)
+
+
+def _best_offset(weight: Float[Tensor, "example dest source"]) -> float:
+    """The mean score of the best head that attends to the token at one fixed distance."""
+    by_offset = [
+        torch.diagonal(weight, -back, 1, 2).sum(1).mean() for back in range(1, weight.shape[1])
+    ]
+    return float(torch.stack(by_offset).max())
 
 
 def _entropy(

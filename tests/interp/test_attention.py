@@ -17,7 +17,8 @@ from interp.model import Model
 from tests.interp import surgery
 from tests.interp.architectures import ARCHITECTURES, D_HEAD, N_HEADS
 from tests.interp.circuits import train_induction
-from tests.interp.circuits.planted import Planted
+from tests.interp.circuits.canvas import N_CTX, Canvas
+from tests.interp.circuits.planted import Planted, V, one_hot
 from tests.interp.circuits.trained import known_heads, trained_induction
 from tests.interp.tiny import N_LAYERS, N_SPECIAL, VOCABULARY, Tiny, build_tokenizer
 
@@ -141,6 +142,71 @@ def test_sequences_are_distinct_tokens_said_twice(llama: Tiny) -> None:
     for n, length in ((0, 5), (3, 1), (3, 12)):
         with pytest.raises(PromptError, match="cannot be made"):
             repeated_sequences(llama.model, n, length)
+
+
+def positional(canvas: Canvas, layer: int, head: int, back: int) -> None:
+    """A head that attends to the token so many places before, or the first, and copies it."""
+    at = canvas.at
+    canvas.head(
+        layer,
+        head,
+        query=canvas.reads({at("position", p): (max(0, p - back), 15.0) for p in range(N_CTX)}),
+        key=canvas.reads({at("position", p): p for p in range(N_CTX)}),
+        value=canvas.reads({at("token", i): i for i in range(V)}),
+        out=canvas.reads({at("unread", i): i for i in range(V)}).T,
+    )
+
+
+def test_positional_heads_are_no_induction_or_duplicate_token_heads() -> None:
+    """Beside a planted induction head and one for duplicates stand heads of each fixed distance."""
+    canvas = Canvas.blank(
+        "gpt2", {"position": N_CTX, "token": V, "before": V, "unread": V}, n_layers=4
+    )
+    canvas.embed(one_hot(canvas, "token", V), one_hot(canvas, "position", N_CTX))
+    at, reads = canvas.at, canvas.reads
+    tokens = {at("token", i): i for i in range(V)}
+    before = {at("before", i): i for i in range(V)}
+    canvas.head(
+        0,
+        1,
+        query=reads({at("position", p): (max(0, p - 1), 15.0) for p in range(N_CTX)}),
+        key=reads({at("position", p): p for p in range(N_CTX)}),
+        value=reads(tokens),
+        out=reads(before).T,
+    )
+    query = reads({c: (i, 20.0) for c, i in tokens.items()})
+    unread = reads({at("unread", i): i for i in range(V)}).T
+    canvas.head(1, 2, query=query, key=reads(before), value=reads(tokens), out=unread)
+    # The present token itself is as good a match as an earlier one.
+    canvas.head(1, 0, query=query, key=reads(tokens), value=reads(tokens), out=unread)
+    distances = {(2, 0): 4, (2, 1): 5, (2, 2): 6, (2, 3): 7, (3, 0): 3, (3, 1): 2}
+    for place, back in distances.items():
+        positional(canvas, *place, back)
+    model = load_model(canvas.hf, tokenizer=build_tokenizer())
+    trap = head_scores(model, repeated_sequences(model, 8, 7)).mean("example")
+    assert float(trap["induction"][2, 2]) > 0.99
+    assert float(trap["duplicate_token"][2, 3]) > 0.99
+    found = detect_heads(model, threshold=0.3)
+    assert sorted(found["repeated"].values) == sorted([3, 4, 5, 6, 7] * 3 + [7])
+    kinds = {
+        str(kind): [tuple(at) for at in np.argwhere(found["is_kind"].sel(kind=kind).values)]
+        for kind in found["kind"].values
+    }
+    assert kinds["induction"] == [(1, 2)]
+    assert kinds["duplicate_token"] == [(1, 0)]
+    assert kinds["previous_token"] == [(0, 1)]
+    means = found.mean("example")
+    assert float(means["induction"][1, 2]) > 0.99
+    for name in ("induction", "duplicate_token"):
+        heads = [float(means[name][place]) for place in distances]
+        assert max(heads) <= float(found[f"{name}_offset"]) + 1e-3 < 0.3
+    assert float(found["previous_token_offset"]) == pytest.approx(1.0)
+
+
+def test_too_few_sequences_to_tell_heads_apart_are_refused(llama: Tiny) -> None:
+    for n, length in ((3, 8), (16, 4), (16, 12), (0, None)):
+        with pytest.raises(PromptError, match="cannot be told apart"):
+            detect_heads(llama.model, n=n, length=length)
 
 
 @pytest.fixture(scope="module")
