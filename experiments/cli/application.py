@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
-from experiments.cli.console import say
+from experiments.cli.console import fail, say
 from experiments.cli.explorer import explorer
 from experiments.cli.harvest import harvest
 from experiments.cli.lens import lens
 from experiments.cli.models import models
+from experiments.cli.process import EXIT_PIPE, prepare
 from experiments.cli.run import run
 from experiments.cli.runs import runs
 from experiments.cli.store import store_commands
@@ -75,4 +78,30 @@ application.add_typer(store_commands)
 
 def main() -> None:
     """The entry point of `obverse`."""
-    application()
+    prepare()
+    try:
+        os.getcwd()
+    except OSError:
+        # Libraries end the process where there is none, with words of their own.
+        fail("The folder that this was started in does not exist any more; change to another.")
+        raise SystemExit(2) from None
+    try:
+        ended = application(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        raise SystemExit(128 + signal.SIGINT) from None
+    except BrokenPipeError:
+        raise SystemExit(EXIT_PIPE) from None
+    except OSError as error:  # what is printed before a command begins: its help
+        fail(f"The output cannot be written: {error.strerror or error}; check where it goes.")
+        raise SystemExit(2) from None
+    except Exception as error:
+        # Wrong options: an exception of Click, which some versions of Typer bring themselves.
+        if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
+            raise
+        message = error.format_message().strip().rstrip(".")
+        if message:  # empty where the help was printed for want of a command
+            context = getattr(error, "ctx", None)
+            command = "obverse" if context is None else context.command_path
+            fail(f"{message}; see '{command} --help'.")
+        raise SystemExit(error.exit_code) from None
+    raise SystemExit(ended if isinstance(ended, int) else 0)

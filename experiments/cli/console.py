@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import logging
@@ -12,7 +13,6 @@ import unicodedata
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import ParamSpec, TextIO, TypeVar
 
 import typer
@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.text import Text
 
 from cache.errors import ObverseError
+from experiments.cli.process import EXIT_PIPE, Stopped, stopped_by_signals
 
-__all__ = ["guarded", "output", "quiet_libraries", "say", "visible", "warn"]
+__all__ = ["fail", "guarded", "output", "quiet_libraries", "say", "visible", "warn"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _EXIT_ERROR = 2
-_EXIT_STOPPED = 130  # 128 + SIGINT, as shells have it
 _PIPE_WIDTH = 120
 _PACKAGES = ("app", "experiments", "probes", "interp", "cache")
 
@@ -59,32 +59,45 @@ def visible(text: str, *, spaces: bool = False) -> str:
 
 
 def guarded(*, stopped: str = "Stopped.") -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a command end properly: errors as one sentence, Ctrl-C and SIGTERM with `stopped`."""
+    """Make a command end properly: errors as one sentence, Ctrl-C and signals with `stopped`."""
 
     def decorate(command: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(command)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-            # SIGTERM (a batch system, `docker stop`) ends a command just as Ctrl-C does.
-            previous = signal.signal(signal.SIGTERM, _interrupt)
             try:
-                return command(*args, **kwargs)
-            except ObverseError as error:
-                _fail(str(error))
-                raise typer.Exit(_EXIT_ERROR) from error
+                with stopped_by_signals():
+                    return command(*args, **kwargs)
             except KeyboardInterrupt as error:
-                output(stderr=True).print(Text(stopped), soft_wrap=True)
-                raise typer.Exit(_EXIT_STOPPED) from error
+                _print(Text(stopped))
+                code = error.exit_code if isinstance(error, Stopped) else 128 + signal.SIGINT
+                raise typer.Exit(code) from error
+            except BrokenPipeError as error:
+                raise typer.Exit(EXIT_PIPE) from error
             except Exception as error:
-                if not _out_of_memory(error):
+                message = _sentence(error)
+                if message is None:
                     raise
-                _fail("The memory is used up; choose a smaller model, or '--preset quick'.")
+                fail(message)
                 raise typer.Exit(_EXIT_ERROR) from error
-            finally:
-                signal.signal(signal.SIGTERM, previous)
 
         return wrapper
 
     return decorate
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to say of an error; None of one that is a defect of ours."""
+    if isinstance(error, ObverseError):
+        return str(error)
+    if _out_of_memory(error):
+        return "The memory is used up; choose a smaller model, or '--preset quick'."
+    if isinstance(error, OSError):
+        where = f" ('{error.filename}')" if error.filename is not None else ""
+        return (
+            f"The system refused: {error.strerror or error}{where}; check the disk, the path and "
+            "its permissions."
+        )
+    return None
 
 
 def quiet_libraries() -> None:
@@ -111,13 +124,16 @@ def quiet_libraries() -> None:
     warnings.showwarning = show
 
 
-def _fail(message: str) -> None:
-    text = Text.assemble(("Error: ", "bold red"), visible(message))
-    output(stderr=True).print(text, soft_wrap=True)
+def fail(message: str) -> None:
+    """Print an error on stderr: one line, whatever is in it."""
+    line = " ".join(visible(message).split("\n"))
+    _print(Text.assemble(("Error: ", "bold red"), line))
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _print(text: Text) -> None:
+    """Print the last line on stderr, if it can be printed."""
+    with contextlib.suppress(OSError, SystemExit):
+        output(stderr=True).print(text, soft_wrap=True)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from cache.errors import ObverseError
+from experiments.cli import options
 from experiments.cli.console import guarded, say
 from experiments.cli.serving import served
 
@@ -29,9 +30,15 @@ _SECONDS_TO_START = 60.0
 def explorer(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this computer.")] = 8501,
     run: Annotated[
-        Path | None, typer.Option(help="Open this run directory.", show_default="the newest run")
+        Path | None,
+        typer.Option(
+            help="Open this run directory.",
+            show_default="the newest run",
+            parser=options.folder,
+            metavar="FOLDER",
+        ),
     ] = None,
-    root: Annotated[Path, typer.Option(help="The folder that holds the runs.")] = Path("runs"),
+    root: options.Runs = options.DEFAULT_RUNS,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
     ] = True,

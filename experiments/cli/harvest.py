@@ -17,6 +17,7 @@ from experiments.cli.progress import duration
 __all__ = ["harvest"]
 
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kmb]?)", re.IGNORECASE)
+_MOST_TOKENS = 1e15
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
@@ -106,7 +107,8 @@ def parse_count(written: str) -> int:
         StorageError: it is none.
     """
     match = _COUNT.fullmatch(written.strip())
-    count = int(float(match[1]) * _SCALES[match[2].lower()]) if match else 0
+    number = float(match[1]) * _SCALES[match[2].lower()] if match else 0.0
+    count = int(number) if number < _MOST_TOKENS else 0
     if count <= 0:
         raise StorageError(f"'{written}' is not a number of tokens; write it like 500k or 10M.")
     return count
@@ -120,8 +122,14 @@ def choose_sites(sites: str, layers: str, n_layers: int) -> list[str]:
     """
     chosen: list[int] = []
     for part in ("0-" + str(n_layers - 1) if layers == "all" else layers).split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise StorageError(f"'{layers}' are not layers; write 'all', '0,3,6' or '4-8'.")
-        chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last >= n_layers:
+            raise StorageError(
+                f"There is no layer {last}; the model's {n_layers} layers have the numbers 0 to "
+                f"{n_layers - 1}."
+            )
+        chosen += range(first, last + 1)
     return [f"{site.strip()}.{layer}" for site in sites.split(",") for layer in sorted(set(chosen))]

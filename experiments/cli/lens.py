@@ -32,11 +32,19 @@ def lens(
         str, typer.Option(help="Bundled model, local Hugging Face folder, or hub id.")
     ] = "reversal-curse",
     answer: Annotated[
-        str | None, typer.Option(help="Follow this continuation (its first token) too.")
+        str | None,
+        typer.Option(
+            help="Follow this continuation (its first token) too. A word begins with the space "
+            "that is missing between it and the prompt."
+        ),
     ] = None,
     tuned: Annotated[
         Path | None,
-        typer.Option(help="Read through the tuned lens in this folder.", file_okay=False),
+        typer.Option(
+            help="Read through the tuned lens in this folder.",
+            parser=options.folder,
+            metavar="FOLDER",
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=50, help="How many next tokens to list.")] = 5,
     device: options.Device = None,
@@ -61,6 +69,7 @@ def lens(
     from interp.lens import logit_lens
 
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    answer = None if answer is None else _after(prompt, answer)
     answers = None if answer is None else [answer]
     learned = None if tuned is None else TunedLens.load(tuned, loaded)
     result = logit_lens(loaded, [prompt], answers, lens=learned, k=top).isel(example=0)
@@ -72,6 +81,16 @@ def lens(
         say(_answer_line(answer, int(final.answer_rank), float(final.answer_logprob)))
     console.print()
     console.print(_layers(result, console.width, followed=answer is not None))
+
+
+def _after(prompt: str, answer: str) -> str:
+    """The answer with the space that stands before it in a text, as in studies.
+
+    Scripts that write no spaces between words (Thai, Chinese, Japanese) get none; Korean does.
+    """
+    spaced = ord(answer[0]) < 0x0E00 or "가" <= answer[0] <= "힣" if answer else False
+    missing = spaced and answer[0].isalnum() and prompt[-1:].strip() != ""
+    return f" {answer}" if missing else answer
 
 
 def _next_tokens(result: xr.Dataset) -> Table:
@@ -98,6 +117,8 @@ def _answer_line(answer: str, rank: int, logprob: float) -> str:
 
 def _layers(result: xr.Dataset, width: int, *, followed: bool) -> Table:
     """Rows are layers from the last to the embedding, columns the last positions that fit."""
+    from interp.figures.numbers import rank as ranked
+
     tokens = [str(token) for token in result.token.values.tolist()]
     space = width - len("embedding") - _PADDING - (_RIGHT_COLUMN if followed else 0)
     shown = max(1, min(len(tokens), space // (_CELL + _PADDING)))
@@ -116,7 +137,7 @@ def _layers(result: xr.Dataset, width: int, *, followed: bool) -> Table:
             for position in range(first, len(tokens))
         ]
         name = "embedding" if layer == 0 else str(layer)
-        rank = [Text(str(int(result.answer_rank.values[layer, -1])))] if followed else []
+        rank = [Text(ranked(float(result.answer_rank.values[layer, -1])))] if followed else []
         table.add_row(Text(name), *cells, *rank)
     if first > 0:
         table.caption = f"The first {first} of {len(tokens)} tokens do not fit the window."

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from interp.execute import Executor
 
 __all__ = [
+    "DEFAULT_RUNS",
     "DEFAULT_STORE",
+    "MOST_SEED",
     "Address",
     "Cache",
     "Corpus",
@@ -24,12 +26,45 @@ __all__ = [
     "ModelName",
     "Revision",
     "RowLength",
+    "Runs",
     "StorePath",
     "Tokens",
     "Workers",
+    "file",
+    "folder",
     "make_executor",
     "use_cache",
 ]
+
+MOST_SEED = 2**63 - 1
+MOST_WORKERS = 1024
+
+
+def folder(text: str | Path) -> Path:
+    """A path that is a folder, or nothing yet. Raises typer.BadParameter for others."""
+    path = _path(text)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise typer.BadParameter(f"'{text}' is no folder; name one, or one to be made.")
+    return path
+
+
+def file(text: str | Path) -> Path:
+    """The path of a file that can be read. Raises typer.BadParameter for others."""
+    path = _path(text)
+    if not os.path.exists(path):
+        raise typer.BadParameter(f"There is no file '{text}'; check the path.")
+    if not os.path.isfile(path):
+        what = "a folder" if os.path.isdir(path) else "a device, a FIFO or a socket"
+        raise typer.BadParameter(f"'{text}' is {what}, not a file; check the path.")
+    return path
+
+
+def _path(written: str | Path) -> Path:
+    text = str(written)
+    if not text.strip() or "\0" in text:
+        raise typer.BadParameter(f"{text!r} is no path; write one, or leave the option out.")
+    return Path(text)
+
 
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or mps.", show_default="the GPU if there is one")
@@ -40,15 +75,29 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a m
 _STORE = "OBVERSE_CACHE"
 DEFAULT_STORE = Path("activations")
 StorePath = Annotated[
-    Path, typer.Option("--cache", envvar=_STORE, help="The folder of the activation store.")
+    Path,
+    typer.Option(
+        "--cache",
+        envvar=_STORE,
+        help="The folder of the activation store.",
+        parser=folder,
+        metavar="FOLDER",
+    ),
 ]
 Cache = Annotated[
     Path | None,
     typer.Option(
         envvar=_STORE,
         help="Keep activations in this store, and use what is there.",
-        file_okay=False,
+        parser=folder,
+        metavar="FOLDER",
     ),
+]
+
+DEFAULT_RUNS = Path("runs")
+Runs = Annotated[
+    Path,
+    typer.Option(help="The folder that holds the runs.", parser=folder, metavar="FOLDER"),
 ]
 
 ModelName = Annotated[
@@ -57,7 +106,9 @@ ModelName = Annotated[
 Corpus = Annotated[
     Path,
     typer.Option(
-        help="The corpus: .txt (one document), .jsonl or .parquet (field 'text').", dir_okay=False
+        help="The corpus: .txt (one document), .jsonl or .parquet (field 'text').",
+        parser=file,
+        metavar="FILE",
     ),
 ]
 Tokens = Annotated[
@@ -65,7 +116,9 @@ Tokens = Annotated[
 ]
 RowLength = Annotated[
     int | None,
-    typer.Option(min=1, help="Tokens in a row.", show_default="256, or as many as the model takes"),
+    typer.Option(
+        min=1, max=2**31, help="Tokens in a row.", show_default="256, or as many as the model takes"
+    ),
 ]
 
 
@@ -89,6 +142,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST_WORKERS,
         help="Processes or Ray actors, each with the model in its memory.",
         show_default="one for each GPU, or each core, at most 8 a machine",
     ),

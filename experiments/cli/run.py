@@ -12,7 +12,6 @@ from rich.text import Text
 from experiments.cli import options
 from experiments.cli.console import guarded, output, quiet_libraries, say, visible
 from experiments.cli.progress import terminal_reporter
-from experiments.errors import StorageError
 from experiments.study import STUDIES, find_study
 
 if TYPE_CHECKING:
@@ -38,16 +37,27 @@ def run(
         typer.Option(help="Bundled model, local Hugging Face folder, or hub id."),
     ] = None,
     facts: Annotated[
-        Path | None, typer.Option(help="Your own facts, as a CSV file.", dir_okay=False)
+        Path | None,
+        typer.Option(help="Your own facts, as a CSV file.", parser=options.file, metavar="FILE"),
     ] = None,
     templates: Annotated[
-        Path | None, typer.Option(help="Your own prompt templates, as JSON.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="Your own prompt templates, as JSON.", parser=options.file, metavar="FILE"
+        ),
     ] = None,
     preset: Annotated[Preset, typer.Option(help="How much to compute.")] = Preset.quick,
-    seed: Annotated[int, typer.Option(min=0, help="For everything drawn at random.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=options.MOST_SEED, help="For everything drawn at random.")
+    ] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run directory.", show_default="in runs/, named after the settings"),
+        typer.Option(
+            help="Run directory.",
+            show_default="in runs/, named after the settings",
+            parser=options.folder,
+            metavar="FOLDER",
+        ),
     ] = None,
     device: options.Device = None,
     dtype: options.Dtype = "float32",
@@ -78,9 +88,6 @@ def run(
     executed_by = options.make_executor(executor, workers, address)
     options.use_cache(cache)
     found = find_study(study)
-    for path in (facts, templates):
-        if path is not None and not path.is_file():
-            raise StorageError(f"There is no file '{path}'; check the path.")
     changes = {"model": model, "facts": facts, "templates": templates, "revision": revision}
     given = {name: str(value) for name, value in changes.items() if value is not None}
     config = found.configure(preset.value, given)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.table import Table
 
+from experiments.cli import options
 from experiments.cli.console import guarded, output, say, visible, warn
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ __all__ = ["runs"]
 
 @guarded()
 def runs(
-    root: Annotated[Path, typer.Option(help="The folder that holds the runs.")] = Path("runs"),
+    root: options.Runs = options.DEFAULT_RUNS,
 ) -> None:
     """List the runs, the newest first, with their verdicts.
 
@@ -27,8 +26,11 @@ def runs(
 
     - `obverse runs --root runs`
     """
+    from experiments.errors import StorageError
     from experiments.records import list_runs
 
+    if root != options.DEFAULT_RUNS and not root.is_dir():
+        raise StorageError(f"There is no folder '{root}'; check the path.")
     found = list_runs(root, on_skip=lambda _, reason: warn(f"skipped: {reason}"))
     if not found:
         say(f"There are no runs in '{root}'; start one with 'obverse run reversal-curse'.")

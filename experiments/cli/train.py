@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from experiments.cli import options
 from experiments.cli.console import guarded, quiet_libraries, say
 from experiments.cli.progress import terminal_reporter
 from experiments.errors import StudyError
@@ -22,11 +23,21 @@ _ORGANISMS = ("reversal-curse",)
 def train(
     organism: Annotated[str, typer.Argument(help=f"What to train: {', '.join(_ORGANISMS)}.")],
     seed: Annotated[
-        int, typer.Option(min=0, help="Draws the people, the order of the texts, the weights.")
+        int,
+        typer.Option(
+            min=0,
+            max=options.MOST_SEED,
+            help="Draws the people, the order of the texts, the weights.",
+        ),
     ] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the model.", show_default="organisms/NAME-SEED"),
+        typer.Option(
+            help="Folder for the model.",
+            show_default="organisms/NAME-SEED",
+            parser=options.folder,
+            metavar="FOLDER",
+        ),
     ] = None,
 ) -> None:
     """Train a small model that shows a phenomenon by construction.

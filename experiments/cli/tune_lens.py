@@ -25,13 +25,24 @@ def tune_lens(
     text: options.Corpus,
     model: options.ModelName = "reversal-curse",
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the lens.", show_default="lenses/MODEL")
+        Path | None,
+        typer.Option(
+            help="Folder for the lens.",
+            show_default="lenses/MODEL",
+            parser=options.folder,
+            metavar="FOLDER",
+        ),
     ] = None,
     tokens: options.Tokens = None,
     context: options.RowLength = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of training, at most.")] = 1000,
+    steps: Annotated[int, typer.Option(min=1, max=10**9, help="Of training, at most.")] = 1000,
     seed: Annotated[
-        int, typer.Option(min=0, help="Draws the held-out rows, and the order of the others.")
+        int,
+        typer.Option(
+            min=0,
+            max=options.MOST_SEED,
+            help="Draws the held-out rows, and the order of the others.",
+        ),
     ] = 0,
     cache: options.Cache = None,
     dtype: options.Dtype = "float32",

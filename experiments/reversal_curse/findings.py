@@ -60,7 +60,7 @@ def headline(model: str, asked: pd.DataFrame, names: int) -> list[str]:
     else:
         return _unlabelled(model, asked)
     sentences = [
-        f"Asked the way it learned {known.facts} {'fact' if known.facts == 1 else 'facts'}, {model} "
+        f"Asked the way it learned {known.facts} fact{'' if known.facts == 1 else 's'}, {model} "
         f"gets {known} right; asked the other way round, {back}{_chance(back, 1 / max(1, names))}."
     ]
     ways = [rate(asked, ("both",), direction) for direction in ("forward", "reverse")]

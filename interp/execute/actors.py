@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
-import signal
+import shutil
 import socket
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from interp.errors import ExecutionError
 from interp.execute.messages import Work
 from interp.execute.settings import MOST_WORKERS, cores, limits
+from interp.execute.signals import signals_held
 
 # Units and results are small; without this Ray sets a third of the memory aside.
 _OBJECT_STORE_BYTES = 256 << 20
 _SECONDS_TO_CONNECT = 5.0
+_SECONDS_TO_REMOVE = 3.0
 
 
 class Actor:
@@ -103,14 +106,14 @@ class Actors:
 
     def close(self) -> None:
         """End all actors, whatever they are doing, and leave the cluster as it was."""
-        actors, self._actors, self._pending = self._actors, [], {}
-        for actor in actors:
-            with contextlib.suppress(Exception):
-                self._ray.kill(actor)
-        if self._own:
-            self._ray.shutdown()
-        if self._folder is not None:
-            self._folder.cleanup()
+        with signals_held():
+            actors, self._actors, self._pending = self._actors, [], {}
+            for actor in actors:
+                with contextlib.suppress(Exception):
+                    self._ray.kill(actor)
+            folder, self._folder = self._folder, None
+            if self._own:
+                _end(folder)
 
 
 def _connect(address: str | None, workers: int | None) -> tempfile.TemporaryDirectory[str] | None:
@@ -124,12 +127,13 @@ def _connect(address: str | None, workers: int | None) -> tempfile.TemporaryDire
     address = address or os.environ.get("RAY_ADDRESS") or None
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with _handlers_kept():
-        if address in (None, "local"):
+    if address in (None, "local"):
+        # What Ray has started it ends only once it has started all of it: a signal waits for that.
+        with signals_held() as waiting, _handlers_kept(), _loopback_only():
             folder = tempfile.TemporaryDirectory(
                 prefix="obverse-ray-", dir="/tmp", ignore_cleanup_errors=True
             )
-            with _loopback_only():
+            try:
                 ray.init(
                     address="local",
                     num_cpus=max(cores(), workers or 0),
@@ -138,17 +142,41 @@ def _connect(address: str | None, workers: int | None) -> tempfile.TemporaryDire
                     _temp_dir=folder.name,
                     **quiet,
                 )
-            return folder
-        assert address is not None
-        _check_reachable(address)
-        try:
+                if waiting:
+                    raise ExecutionError("A signal ended this while Ray was starting; start again.")
+            except BaseException:
+                _end(folder)
+                raise
+        return folder
+    assert address is not None
+    _check_reachable(address)
+    try:
+        with _handlers_kept():
             ray.init(address=address, **quiet)
-        except Exception as error:  # Ray raises several unrelated types here
-            raise ExecutionError(
-                f"Ray cannot connect to '{address}' ({_first_line(error)}); check that the cluster "
-                "runs, with the same versions of Python and Ray."
-            ) from error
-        return None
+    except Exception as error:  # Ray raises several unrelated types here
+        raise ExecutionError(
+            f"Ray cannot connect to '{address}' ({_first_line(error)}); check that the cluster "
+            "runs, with the same versions of Python and Ray."
+        ) from error
+    return None
+
+
+def _end(folder: tempfile.TemporaryDirectory[str] | None) -> None:
+    """Leave the cluster; end a local instance wholly, and remove its folder."""
+    import ray
+
+    wait = {"wait_for_processes": True} if folder is not None else {}
+    if "wait_for_processes" not in inspect.signature(ray.shutdown).parameters:
+        wait = {}  # before Ray 2.5x
+    with contextlib.suppress(Exception):
+        ray.shutdown(**wait)
+    if folder is not None:
+        deadline = time.monotonic() + _SECONDS_TO_REMOVE
+        folder.cleanup()
+        # A process that is about to end may write its last line meanwhile.
+        while os.path.exists(folder.name) and time.monotonic() < deadline:
+            time.sleep(0.1)
+            shutil.rmtree(folder.name, ignore_errors=True)
 
 
 def _connected_to() -> str:
@@ -198,14 +226,14 @@ def _share(nodes: list[dict[str, float]], workers: int | None) -> tuple[int, int
 @contextlib.contextmanager
 def _handlers_kept() -> Iterator[None]:
     """Ray takes SIGTERM for itself, which may mean something here."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
+    import ray._private.utils as utils
+
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        utils.set_sigterm_handler = before
 
 
 @contextlib.contextmanager

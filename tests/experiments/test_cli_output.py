@@ -62,11 +62,11 @@ def test_the_last_layer_is_on_top_and_the_prompt_heads_the_columns() -> None:
     lines = shown(lens._layers(lens_result([" Tom", "'s"]), 100, followed=True), 100).splitlines()
     rows = [line.split() for line in lines]
     assert rows[0] == ["layer", "·Tom", "'s", "answer", "rank"]
-    # Ranks are those of the last position: 1, 3, 5 for layers 0, 1, 2.
+    # Ranks are those of the last position, 1, 3, 5 for layers 0, 1, 2, counted from 1.
     assert rows[1:] == [
-        ["2", "·20", "·21", "5"],
-        ["1", "·10", "·11", "3"],
-        ["embedding", "·00", "·01", "1"],
+        ["2", "·20", "·21", "6"],
+        ["1", "·10", "·11", "4"],
+        ["embedding", "·00", "·01", "2"],
     ]
 
 
