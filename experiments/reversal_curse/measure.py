@@ -57,6 +57,8 @@ class Measurements:
     lens: dict[Direction, xr.Dataset]
     maps: dict[tuple[Direction, str], xr.Dataset]
     sham: xr.Dataset
+    probes: dict[tuple[Direction, Direction], xr.Dataset]
+    """By how the facts were told, and how they are asked."""
 
 
 def answer_all(subject: Subject, progress: Progress) -> pd.DataFrame:

@@ -22,12 +22,19 @@ from experiments.errors import StudyError
 from experiments.layout import HEADLINE
 from experiments.organisms.facts import DIRECTIONS, Direction, Templates
 from experiments.reversal_curse import facts as fact_files
-from experiments.reversal_curse import measure, patch
+from experiments.reversal_curse import measure, patch, retrieve
 from experiments.reversal_curse.checks import Numbered, check_asked
 from experiments.reversal_curse.findings import headline
-from experiments.reversal_curse.hypotheses import absence, subject_token
+from experiments.reversal_curse.hypotheses import absence, lens, retrieval, subject_token
+from experiments.reversal_curse.hypotheses.preferences import Preferences, joined, preferences
 from experiments.reversal_curse.measure import Measurements, Subject
-from experiments.reversal_curse.prompts import check_answers, check_prompts, right_answers
+from experiments.reversal_curse.prompts import (
+    check_answers,
+    check_prompts,
+    question,
+    questions,
+    right_answers,
+)
 from experiments.reversal_curse.report import render
 from experiments.study import Study, Verdict
 from interp.batching import fitting_threads
@@ -130,7 +137,7 @@ def take_measurements(config: Config, context: Context, subject: Subject) -> Mea
     of_lens = measure.pick_names(subject.facts, _LENS_NAMES, context.rng("lens names"))
     scores: dict[Direction, pd.DataFrame] = {}
     names: dict[Direction, xr.Dataset] = {}
-    lens: dict[Direction, xr.Dataset] = {}
+    ranks: dict[Direction, xr.Dataset] = {}
     for direction in DIRECTIONS:
         scores[direction] = context.chunks(
             f"names_{direction}",
@@ -138,7 +145,7 @@ def take_measurements(config: Config, context: Context, subject: Subject) -> Mea
             partial(measure.score_names, subject, direction),
             _CHUNK,
         )
-        lens[direction] = context.dataset(
+        ranks[direction] = context.dataset(
             f"lens_{direction}", partial(measure.lens_ranks, subject, direction)
         )
         names[direction] = context.dataset(
@@ -181,11 +188,25 @@ def take_measurements(config: Config, context: Context, subject: Subject) -> Mea
             sham=True,
         ),
     )
+    probes = {
+        (told, direction): context.dataset(
+            f"retrieval_{told}_asked_{direction}",
+            partial(
+                retrieve.probe_name,
+                subject,
+                direction,
+                known_as_told(facts, names, told),
+                context.seed_for("retrieval"),
+            ),
+        )
+        for told in DIRECTIONS
+        for direction in DIRECTIONS
+    }
     accuracy = context.table(
         "accuracy",
         lambda _: measure.accuracy(measure.with_questions(answers, subject.facts)),
     )
-    return Measurements(answers, accuracy, facts, names, lens, maps, sham)
+    return Measurements(answers, accuracy, facts, names, ranks, maps, sham, probes)
 
 
 def judge(subject: Subject, measured: Measurements, seed: int) -> list[Verdict]:
@@ -201,33 +222,53 @@ def judge(subject: Subject, measured: Measurements, seed: int) -> list[Verdict]:
         known[rows],
         {site: measured.maps["forward", site] for site in ("mlp_out", "attn_out")},
         seed,
+        [question(subject.facts[i], "forward") for i in rows],
     )
 
-    def preferences(
-        direction: Direction, members: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float64]:
+    words = [(fact.relation, fact.inverse) for fact in subject.facts]
+
+    def scored(direction: Direction, members: npt.NDArray[np.int64]) -> Preferences:
         valid = right_answers(subject.facts, direction)
         facts_of: dict[str, set[int]] = {}
         for j, fact in enumerate(subject.facts):
             facts_of.setdefault(fact.answer(direction), set()).add(j)
         right = [set().union(*(facts_of.get(name, ()) for name in names)) for names in valid]
-        words = [(fact.relation, fact.inverse) for fact in subject.facts]
-        return absence.preferences(measured.names[direction], members, right, words)
-
-    def members(learned: tuple[str, ...], told: Direction) -> npt.NDArray[np.int64]:
-        """Facts learned in one direction only that the model answers the way it was told them."""
-        right = measured.facts[f"{told}_correct"].to_numpy(dtype=bool) & np.isin(split, learned)
-        return np.array([i for i in measured.names[told]["name"].values if right[i]], np.int64)
+        asks = questions(subject.facts, direction)
+        return preferences(measured.names[direction], members, right, words, asks)
 
     # The curse has two sides: facts told forward and asked in reverse, and the other way round.
-    forward, reverse = members(("forward", "unknown"), "forward"), members(("reverse",), "reverse")
-    both = np.array([i for i in measured.names["reverse"]["name"].values if split[i] == "both"])
-    h2 = absence.judge(
-        np.hstack([preferences("reverse", forward), preferences("forward", reverse)]),
-        np.hstack([preferences("forward", forward), preferences("reverse", reverse)]),
-        preferences("reverse", both.astype(np.int64)) if len(both) else None,
+    forward = known_as_told(measured.facts, measured.names, "forward")
+    reverse = known_as_told(measured.facts, measured.names, "reverse")
+    both = [i for i in measured.names["reverse"]["name"].values if split[i] == "both"]
+    h2 = lens.judge(
+        joined(scored("reverse", forward), scored("forward", reverse)),
+        joined(scored("forward", forward), scored("reverse", reverse)),
+        scored("reverse", np.array(both, np.int64)) if both else None,
     )
-    return [h1, h2]
+    probes = measured.probes
+    h3 = retrieval.judge(
+        [probes["forward", "reverse"], probes["reverse", "forward"]],
+        [probes["forward", "forward"], probes["reverse", "reverse"]],
+    )
+    return [h1, h2, h3, absence.judge([h2, h3])]
+
+
+_TOLD: dict[Direction, tuple[str, ...]] = {
+    "forward": ("forward", "unknown"),
+    "reverse": ("reverse",),
+}
+
+
+def known_as_told(
+    facts: pd.DataFrame, names: dict[Direction, xr.Dataset], told: Direction
+) -> npt.NDArray[np.int64]:
+    """Facts learned in one direction only that the model answers when asked in that one.
+
+    Those of which nobody says how they were learned count as told forward if they are known so.
+    """
+    learned = np.isin(facts["split"].to_numpy(), _TOLD[told])
+    right = facts[f"{told}_correct"].to_numpy(dtype=bool) & learned
+    return np.array([i for i in names[told]["name"].values if right[i]], np.int64)
 
 
 STUDY = Study(

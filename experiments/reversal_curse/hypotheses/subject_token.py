@@ -2,11 +2,13 @@
 
 Patching the residual stream there, in some layer, must bring the answer back, and patching any
 other token must not. Layer and rival are chosen on one half of the pairs and judged on the other,
-so that the best of many cells is not mistaken for a finding.
+so that the best of many cells is not mistaken for a finding. Shares are of sums over pairs: what
+the patches move in all, of what there is to move; a pair with next to no effect has no share.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,32 +16,67 @@ import numpy.typing as npt
 import xarray as xr
 
 from experiments.study import Outcome, Verdict
-from interp.patching import normalised
-from interp.stats import bootstrap
+from interp.stats import mean_interval, ratio_interval
 
 CLAIM = "The forward fact is read at the subject's last token."
 SUBJECT_END = "subject -1"
-LEAST_PAIRS = 10
+LEAST_PAIRS = 20
+"""Half of them choose the place, the other half judge it."""
 # At least half of the effect must pass through the place, and a sham must move less than this.
 LEAST_SHARE = 0.5
 MOST_SHAM = 0.25
 
+Floats = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True)
-class _Shares:
-    """Shares of the effect [example, layer, position], and the same for sham patches."""
+class _Moved:
+    """What patches moved [example, layer, position], of how much [example]."""
 
-    true: npt.NDArray[np.float64]
-    sham: npt.NDArray[np.float64]
+    moved: Floats
+    whole: Floats
+
+    @classmethod
+    def of(cls, result: xr.Dataset, clean: Floats | None = None) -> _Moved:
+        patched = result["patched"].transpose("example", "layer", "position").values
+        corrupt = result["corrupt"].values.astype(np.float64)
+        top = result["clean"].values.astype(np.float64) if clean is None else clean
+        return cls(patched.astype(np.float64) - corrupt[:, None, None], top - corrupt)
+
+    def means(self, rows: npt.NDArray[np.int64]) -> Floats:
+        """Share of the effect by layer and position, over pairs that have the position."""
+        moved, whole = self.moved[rows], self.whole[rows, None, None]
+        there = np.isfinite(moved)
+        below = np.where(there, whole, 0.0).sum(0)
+        above = np.where(there, moved, 0.0).sum(0)
+        shares: Floats = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+        return shares
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A share with its 95% interval; NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{_percent(self.mean)} [{_percent(self.low)}, {_percent(self.high)}]"
+
+
+def _share(above: Floats, below: Floats, clusters: npt.NDArray[np.int64]) -> _Share:
+    return _Share(float(above.sum() / below.sum()), *ratio_interval(above, below, clusters))
 
 
 def judge(
     result: xr.Dataset,
     sham: xr.Dataset,
-    clean_logprob: npt.NDArray[np.float64],
+    clean_logprob: Floats,
     known: npt.NDArray[np.bool_],
     parts: dict[str, xr.Dataset],
     seed: int,
+    questions: Sequence[Hashable] | None = None,
 ) -> Verdict:
     """Decide H1.
 
@@ -50,71 +87,95 @@ def judge(
         clean_logprob: that log-probability after the clean prompt [example].
         known: whether the model answers each example's forward question [example].
         parts: sweeps of "attn_out" and "mlp_out", to say what does it.
-        seed: of the halving and the bootstrap.
+        seed: of the halving.
+        questions: what each example asks; pairs that ask the same count once. All different if
+            left out.
     """
     labels = [str(name) for name in result["position_label"].values]
-    usable = known & np.isfinite(_values(normalised(result))[:, 0]).any(axis=1)
-    if usable.sum() < LEAST_PAIRS or SUBJECT_END not in labels or result.sizes["layer"] < 2:
-        return _undecided(int(known.sum()), int(usable.sum()))
-    order = np.random.default_rng(seed).permutation(np.nonzero(usable)[0])
-    first, second = np.sort(order[::2]), np.sort(order[1::2])
-    shares = _Shares(_values(normalised(result)), _sham_shares(sham, clean_logprob))
-    place = labels.index(SUBJECT_END)
+    sham_labels = [str(name) for name in sham["position_label"].values]
+    asks = np.arange(result.sizes["example"]) if questions is None else _numbers(questions)
+    if not {SUBJECT_END} <= set(labels) & set(sham_labels) or result.sizes["layer"] < 2:
+        return _undecided(int(known.sum()), 0)
+    true, shammed = _Moved.of(result), _Moved.of(sham, np.asarray(clean_logprob, np.float64))
+    place, sham_place = labels.index(SUBJECT_END), sham_labels.index(SUBJECT_END)
+    # A pair without a number, of the patch or of its control, is none.
+    finite = np.isfinite(true.moved[:, :, place]).all(1) & np.isfinite(true.whole)
+    finite &= np.isfinite(shammed.moved[:, :, sham_place]).all(1) & np.isfinite(shammed.whole)
+    usable = np.nonzero(known & finite)[0]
+    drawn = np.random.default_rng(seed).permutation(np.unique(asks[usable]))
+    if len(drawn) < LEAST_PAIRS:
+        return _undecided(int(known.sum()), len(drawn))
+    first = usable[np.isin(asks[usable], drawn[::2])]
+    second = usable[np.isin(asks[usable], drawn[1::2])]
+    judged = asks[second]
+    effects = [mean_interval(each.whole[second], judged)[0] for each in (true, shammed)]
+    if not all(effect > 0 for effect in effects):
+        return _undecided(int(known.sum()), len(drawn), clear=False)
     # In layer 0 the stream is the embedding: replacing it replaces the word, not what was read.
-    means = np.nanmean(shares.true[first], axis=0)
+    means = true.means(first)
     layer = 1 + int(np.nanargmax(means[1:, place]))
-    rival = int(np.nanargmax(np.where(np.arange(len(labels)) == place, -np.inf, means[layer])))
-    here = shares.true[second, layer, place]
-    lead = here - np.nan_to_num(shares.true[second, layer, rival])
-    of_sham = shares.sham[second, layer, place]
-    share, lead_interval = bootstrap(here, seed=seed), bootstrap(lead, seed=seed)
-    sham_interval = bootstrap(of_sham, seed=seed)
-    outcome = _outcome(share, lead_interval, sham_interval)
+    others = np.where(np.arange(len(labels)) == place, np.nan, means[layer])
+    rival = int(np.nanargmax(others)) if np.isfinite(others).any() else None
+    here = true.moved[second, layer, place]
+    there = np.zeros(len(second))
+    if rival is not None:
+        there = np.nan_to_num(true.moved[second, layer, rival])
+    whole = true.whole[second]
+    share, lead = _share(here, whole, judged), _share(here - there, whole, judged)
+    of_sham = _share(shammed.moved[second, layer, sham_place], shammed.whole[second], judged)
+    outcome = _outcome(share, lead, of_sham)
     statement = (
         f"Patching the residual stream into block {layer} at the subject's last token alone brings "
-        f"back {_percent(here)} [{_percent(share[0])}, {_percent(share[1])}] of the answer; the "
-        f"next best token ('{labels[rival]}') brings back "
-        f"{_percent(shares.true[second, layer, rival])}"
+        f"back {share} of the answer"
     )
-    statement += f"; {_who(parts, second, labels)}."
+    if rival is not None:
+        statement += f"; {lead} more than the next best token ('{labels[rival]}')"
+    statement += _who(parts, first, second, judged)
     return Verdict(
         id="H1",
         claim=CLAIM,
         outcome=outcome,
-        statement=statement,
-        estimate=float(np.mean(here)),
-        low=share[0],
-        high=share[1],
+        statement=f"{statement}.",
+        estimate=share.mean,
+        low=share.low,
+        high=share.high,
         unit="share of the effect",
-        n=len(second),
+        n=len(np.unique(judged)),
         control=(
-            f"The same patch from a third name, which has another answer, brings back "
-            f"{_percent(of_sham)} [{_percent(sham_interval[0])}, {_percent(sham_interval[1])}] of "
-            f"the answer's log-probability. Layer and rival were chosen on {len(first)} other "
-            "pairs."
+            f"The same patch from a third name, which has another answer, brings back {of_sham} of "
+            "the answer's log-probability. Layer and rival were chosen on "
+            f"{len(np.unique(asks[first]))} other questions."
         ),
     )
 
 
-def _outcome(
-    share: tuple[float, float], lead: tuple[float, float], sham: tuple[float, float]
-) -> Outcome:
-    if sham[1] >= MOST_SHAM:
-        # The instrument moves the answer whatever is patched in: no finding either way.
+def _numbers(questions: Sequence[Hashable]) -> npt.NDArray[np.int64]:
+    codes: dict[Hashable, int] = {}
+    return np.array([codes.setdefault(each, len(codes)) for each in questions], np.int64)
+
+
+def _outcome(share: _Share, lead: _Share, sham: _Share) -> Outcome:
+    if not (sham.high < MOST_SHAM):
+        # The instrument moves the answer whatever is patched in, or it is not known that it does
+        # not: no finding either way.
         return "undecided"
-    if share[0] > LEAST_SHARE and lead[0] > 0:
+    if share.low > LEAST_SHARE and lead.low > 0:
         return "supported"
-    return "rejected" if share[1] < LEAST_SHARE or lead[1] < 0 else "undecided"
+    return "rejected" if share.high < LEAST_SHARE or lead.high < 0 else "undecided"
 
 
-def _undecided(n_known: int, n_usable: int) -> Verdict:
+def _undecided(n_known: int, n_usable: int, *, clear: bool = True) -> Verdict:
     return Verdict(
         id="H1",
         claim=CLAIM,
         outcome="undecided",
         statement=(
-            f"The model answers the forward question in {n_known} of the patched pairs, too few to "
-            f"see where it reads the fact ({LEAST_PAIRS} with a clear effect are needed)."
+            f"The model answers the forward question in {n_known} of the patched pairs; {n_usable} "
+            f"different questions can be judged, too few to see where it reads the fact "
+            f"({LEAST_PAIRS} are needed)."
+            if clear
+            else "Clean and corrupted prompts differ by no effect that is clear of 0, so there is "
+            "nothing to bring back."
         ),
         estimate=None,
         low=None,
@@ -125,30 +186,33 @@ def _undecided(n_known: int, n_usable: int) -> Verdict:
     )
 
 
-def _values(array: xr.DataArray) -> npt.NDArray[np.float64]:
-    return np.asarray(array.transpose("example", "layer", "position").values, dtype=np.float64)
+def _who(
+    parts: dict[str, xr.Dataset],
+    first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+    judged: npt.NDArray[np.int64],
+) -> str:
+    """Which single MLP and attention layer move the answer most, where that is clear of nothing.
 
-
-def _sham_shares(
-    sham: xr.Dataset, clean_logprob: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    corrupt = sham["corrupt"].values[:, None, None]
-    moved = sham["patched"].values - corrupt
-    return np.asarray(moved / (clean_logprob[:, None, None] - corrupt), dtype=np.float64)
-
-
-def _who(parts: dict[str, xr.Dataset], rows: npt.NDArray[np.int64], labels: list[str]) -> str:
-    """Which single MLP and which attention layer move the answer most, and at which token."""
+    Chosen on the first pairs and measured on the second.
+    """
     said = []
     for site, name in (("mlp_out", "MLP"), ("attn_out", "attention")):
-        means = np.nanmean(_values(normalised(parts[site]))[rows], axis=0)
+        part = parts[site]
+        labels = [str(label) for label in part["position_label"].values]
+        found = _Moved.of(part)
+        means = found.means(first)
+        if not np.isfinite(means).any():
+            continue
         layer, position = np.unravel_index(int(np.nanargmax(means)), means.shape)
-        said.append(
-            f"the {name} of block {layer} at '{labels[position]}' "
-            f"({_percent(means[layer, position])})"
-        )
-    return "of single parts most is done by " + " and ".join(said)
+        moved = found.moved[second, layer, position]
+        there = np.isfinite(moved)
+        if mean_interval(found.whole[second][there], judged[there])[0] > 0:
+            share = _share(moved[there], found.whole[second][there], judged[there])
+            if share.low > 0:
+                said.append(f"the {name} of block {layer} at '{labels[position]}' ({share})")
+    return f"; of single parts most is done by {' and '.join(said)}" if said else ""
 
 
-def _percent(value: float | npt.NDArray[np.float64]) -> str:
-    return f"{100 * float(np.nanmean(value)):.0f}%"
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f}%".replace("-", "−")
