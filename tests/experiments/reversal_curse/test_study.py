@@ -67,16 +67,29 @@ def test_accuracy_agrees_with_plain_hugging_face(record: RunRecord) -> None:
         )
 
 
-def test_both_verdicts_are_supported_with_their_controls(record: RunRecord) -> None:
-    first, second = record.verdicts
-    assert (first.id, first.outcome) == ("H1", "supported")
-    assert (second.id, second.outcome) == ("H2", "supported")
+def test_the_bundled_verdicts_with_their_controls(record: RunRecord) -> None:
+    first, lens, probe, absence = record.verdicts
+    assert [verdict.id for verdict in record.verdicts] == ["H1", "H2", "H3", "H2+H3"]
+    assert {verdict.outcome for verdict in record.verdicts} == {"supported"}
     assert first.low is not None
     assert first.low > 0.5
-    assert second.high is not None
-    assert second.high < 0.5
-    assert second.confidence == 0.9
+    assert first.n == 30
     assert "third name" in first.control
+    assert lens.high is not None
+    assert lens.high < 0.05
+    assert lens.n == probe.n == 120
+    assert "Asked the way they were told, the same lens finds" in lens.control
+    assert probe.high is not None
+    assert probe.high < 0.65
+    assert "were not asked" in absence.statement
+
+
+def test_a_probe_finds_what_was_told_and_not_what_was_not(record: RunRecord) -> None:
+    told = record.dataset("retrieval_forward_asked_forward")
+    untold = record.dataset("retrieval_forward_asked_reverse")
+    assert float(told["preferred"].max()) > 0.75
+    assert abs(float(untold["preferred"].mean()) - 0.5) < 0.15
+    assert told.attrs["questions"] == 60
 
 
 def test_the_headline_and_the_report_show_the_example_everyone_knows(record: RunRecord) -> None:
@@ -198,4 +211,4 @@ def test_a_model_that_knows_nothing_is_told_so_plainly(shared: Path, tmp_path: P
     record = run_study(STUDY, config, out=tmp_path / "run")
     assert "knows neither direction" in record.headline[0]
     assert "200 questions" in record.headline[0]
-    assert [verdict.outcome for verdict in record.verdicts] == ["undecided", "undecided"]
+    assert {verdict.outcome for verdict in record.verdicts} == {"undecided"}
