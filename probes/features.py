@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,8 @@ from interp.errors import ProbeError
 from probes.labels import Codes, group_codes
 
 Strings = tuple[str, ...]
+# Tokens at the start of prompts may be the same in many; that is no reason to warn.
+_REPEATED = 0.1
 
 
 @dataclass(frozen=True)
@@ -105,26 +108,42 @@ def example_groups(features: Features, groups: Any) -> Codes:
 
     Where none are given, each prompt is a group, and each example where there are no prompts with
     several. Examples that are the very same at every site are of one group then, or a probe would
-    be tested on what it has learned.
+    be tested on what it has learned. Groups that are given are taken as they are, with a warning
+    where many examples of different groups are the very same.
 
     Raises:
         ProbeError: as `group_codes` does.
     """
-    if groups is not None:
-        return group_codes(groups, len(features))
-    found = group_codes(features.prompts, len(features))
-    if int(found.max()) + 1 < len(features):
-        return found
-    flat = features.values.movedim(1, 0).flatten(1)
-    # Sums tell nearly all examples apart, and few are left to be looked at.
-    sums = flat.sum(1).cpu().numpy()
-    _, first, count = np.unique(sums, return_index=True, return_counts=True)
+    found = group_codes(features.prompts if groups is None else groups, len(features))
+    same = alike(features)
+    if groups is None and int(found.max()) + 1 == len(features):
+        return same
+    groups_of = np.zeros(int(same.max()) + 1, dtype=np.int64)
+    pairs = np.unique(np.stack([same, found], 1), axis=0)
+    np.add.at(groups_of, pairs[:, 0], 1)
+    share = float((groups_of[same] > 1).mean())
+    if share > _REPEATED:
+        warnings.warn(
+            f"{share:.0%} of the examples are the very same as one of another group, so that a "
+            "probe can be tested on what it has learned, and p values and intervals count them "
+            "twice; put them into one group.",
+            stacklevel=3,
+        )
+    return found
+
+
+def alike(features: Features) -> Codes:
+    """A number for each example; those that are the very same at every site have the same."""
+    values = features.values.detach()
+    few = np.ascontiguousarray(values[0, :, :8].cpu().numpy())
+    # A few numbers tell nearly all examples apart, and only the others are looked at whole.
+    _, kind, count = np.unique(few, axis=0, return_inverse=True, return_counts=True)
+    number = np.arange(len(features))
     known: dict[bytes, int] = {}
-    if (count > 1).any():
-        for example in np.flatnonzero(np.isin(sums, sums[first[count > 1]])):
-            row = flat[example].cpu().numpy().tobytes()
-            found[example] = found[known.setdefault(row, int(example))]
-    return group_codes(found, len(features))
+    for example in np.flatnonzero(count[kind.reshape(-1)] > 1).tolist():
+        row = values[:, example].cpu().numpy().tobytes()
+        number[example] = known.setdefault(row, example)
+    return group_codes(number, len(features))
 
 
 def _from_xarray(array: xr.DataArray) -> Features:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -24,9 +23,9 @@ from torch import Tensor
 from interp.errors import ProbeError
 from interp.stats import holm
 from probes import splits
-from probes.features import Features, as_features, example_groups
+from probes.features import Features, alike, as_features, example_groups
 from probes.labels import Codes, Labels, group_codes
-from probes.order import DRIFT, drifts, in_sequence
+from probes.order import in_sequence
 from probes.shuffling import arrangements, shuffled, too_few
 from probes.significance import against_shuffled, group_interval
 
@@ -93,10 +92,8 @@ def retrieve(
         raise ProbeError("Each fold needs at least two items to choose from; use fewer folds.")
     turned = in_sequence(found.values, by_group)
     ways = arrangements(codes, by_group, within=fold_of, turned=turned)
-    drift = drifts(found.values, codes, by_group)
-    for warning in (too_few(ways, len(found.sites)), DRIFT if drift else ""):
-        if warning:
-            warnings.warn(warning, stacklevel=2)
+    if warning := too_few(ways, len(found.sites)):
+        warnings.warn(warning, stacklevel=2)
     answers = [codes]
     for _ in range(nulls):
         answers.append(shuffled(codes, by_group, rng, within=fold_of, turned=turned)[0])
@@ -122,7 +119,6 @@ def retrieve(
         "seed": seed,
         "arrangements": ways,
         "inside_groups": "turned" if turned else "shuffled",
-        "drift": int(drift),
     }
     return xr.Dataset(
         {
@@ -142,9 +138,8 @@ def retrieve(
 def _groups(found: Features, codes: Codes, groups: Any) -> Codes:
     """The groups that are given; else items, those of examples that are the very same in one."""
     if groups is not None:
-        return group_codes(groups, len(found))
-    alike = example_groups(replace(found, prompts=None), None)
-    ends = codes, int(codes.max()) + 1 + alike
+        return example_groups(found, groups)
+    ends = codes, int(codes.max()) + 1 + alike(found)
     size = int(ends[1].max()) + 1
     links = coo_array((np.ones(len(found)), ends), shape=(size, size))
     part = connected_components(links, directed=False)[1]

@@ -13,6 +13,7 @@ from probes.splits import TRIES, counts_of
 
 LEAST_EXCHANGED = 10
 """So many groups at least exchange their labels with each other, if there are so many."""
+_LIKE = 2  # mixed groups exchange labels if none is so many times as large as another
 _MANY = 1e6  # arrangements, beyond which their number sets no limit
 _COUNTED = 1000  # groups, which mostly have so many
 _TURNS = 64  # of a sequence, likewise
@@ -36,9 +37,11 @@ def shuffled(
     shuffles groups; where all groups hold the same labels, it shuffles inside of them; and between
     the two nothing jumps.
 
-    A sequence that goes to a group of another size is cut, or repeated from its start. Groups are
-    of like size if they stand in one stratum: groups sorted by size, equal ones always together,
-    in as many strata as have `LEAST_EXCHANGED` groups each.
+    Groups of one label exchange with each other, and mixed groups with mixed ones, or large groups
+    could seem to be more mixed than they are, and examples more independent. Groups are of like
+    size if they stand in one stratum: sorted by size, equal ones always together, in as many strata
+    as have `LEAST_EXCHANGED` groups each; mixed groups are never of like size if one is more than
+    twice as large. A sequence that goes to a group of another size is cut, or repeated.
 
     Args:
         labels: [example], in the order in which they stand.
@@ -54,7 +57,7 @@ def shuffled(
     starts = np.cumsum(sizes) - sizes
     members = np.argsort(groups, kind="stable")
     source = np.arange(len(sizes))
-    for stratum in _strata(sizes, groups, within):
+    for stratum in _strata(labels, groups, within):
         source[stratum] = rng.permutation(stratum)
     of = np.repeat(source, sizes)
     place = np.arange(len(labels)) - np.repeat(starts, sizes)
@@ -122,7 +125,7 @@ def arrangements(
             return _MANY
     sizes = np.bincount(groups)
     sequences = np.split(labels[np.argsort(groups, kind="stable")], np.cumsum(sizes)[:-1])
-    strata = _strata(sizes, groups, within)
+    strata = _strata(labels, groups, within)
 
     def held(names: Codes) -> tuple[float, list[Counter[bytes]]]:
         kinds = [_orders(names[sequence], turned) for sequence in sequences]
@@ -167,19 +170,24 @@ def _orders(sequence: Codes, turned: bool) -> tuple[float, bytes]:
     return math.log(len(turns)), min(turns)[: len(turns) * sequence.itemsize]
 
 
-def _strata(sizes: Codes, groups: Codes, within: Codes | None) -> list[Codes]:
-    """Groups of like size, in the same part of `within`."""
-    part = np.zeros(len(sizes), dtype=np.int64)
+def _strata(labels: Codes, groups: Codes, within: Codes | None) -> list[Codes]:
+    """Groups that may exchange their labels: of one part, alike in kind and in size."""
+    sizes = np.bincount(groups)
+    first = np.zeros_like(sizes)
+    first[groups] = labels
+    part, mixed = np.zeros_like(sizes), np.zeros(len(sizes), dtype=bool)
+    mixed[groups[labels != first[groups]]] = True
     if within is not None:
         part[groups] = within
     out: list[Codes] = []
-    for one in np.unique(part):
-        inside = np.flatnonzero(part == one)
+    for one in np.unique(2 * part + mixed):
+        inside = np.flatnonzero(2 * part + mixed == one)
         inside = inside[np.argsort(sizes[inside], kind="stable")]
-        new = np.flatnonzero(np.diff(sizes[inside])) + 1
-        cuts: list[int] = []
-        for cut in new.tolist():
-            if min(cut - (cuts[-1] if cuts else 0), len(inside) - cut) >= LEAST_EXCHANGED:
+        cuts: list[int] = [0]
+        for cut in (np.flatnonzero(np.diff(sizes[inside])) + 1).tolist():
+            enough = min(cut - cuts[-1], len(inside) - cut) >= LEAST_EXCHANGED
+            unlike = sizes[inside[cut]] > _LIKE * sizes[inside[cuts[-1]]]
+            if enough or (one % 2 and unlike):
                 cuts.append(cut)
-        out += [stratum.astype(np.int64) for stratum in np.split(inside, cuts)]
+        out += [stratum.astype(np.int64) for stratum in np.split(inside, cuts[1:])]
     return out

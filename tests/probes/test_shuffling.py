@@ -104,6 +104,18 @@ def paired(n: int, size: int, effect: float = 0.0) -> Callable[[Rng], Sample]:
     return draw
 
 
+def unlike(n: int) -> Callable[[Rng], Sample]:
+    """What small groups hold says nothing of how mixed large ones are."""
+
+    def draw(rng: Rng) -> Sample:
+        sizes = np.where(np.arange(n) < n // 3, 12, 2)
+        groups, pure = np.repeat(np.arange(n), sizes), rng.permutation(n) % 2
+        y = np.where(groups < n // 3, pure[groups], np.arange(len(groups)) % 2)
+        return features(rng, groups, 2.0), y, groups
+
+    return draw
+
+
 def runs(n: int, length: int, memory: float, effect: float = 0.0) -> Callable[[Rng], Sample]:
     """Tokens: labels in runs of a dozen, features like their neighbours'."""
 
@@ -125,6 +137,7 @@ NOISE = {
     "mixed uneven groups": of_groups(25, None, mixed=0.7),
     "a rare class": of_groups(40, 3, share=0.2),
     "few groups": of_groups(8, 5),
+    "large groups of one label, pairs of two": unlike(20),
     "pairs": paired(20, 2),
     "paired sequences": paired(6, 8),
     "runs": runs(10, 40, 0.9),
@@ -206,6 +219,8 @@ def test_whole_sequences_are_dealt_to_groups_of_like_size() -> None:
     rng = np.random.default_rng(0)
     groups = rng.permutation(np.repeat(np.arange(30), np.repeat([2, 5], [18, 12])))
     labels = rng.integers(0, 3, len(groups))
+    for group in range(30):
+        labels[np.flatnonzero(groups == group)[:2]] = 0, 1
     for turned in (True, False):
         found, origin = shuffled(labels, groups, np.random.default_rng(1), turned=turned)
         source = np.array([origin[groups == group][0] for group in range(30)])
@@ -297,3 +312,29 @@ def test_the_same_example_twice_is_one_group() -> None:
     items = [f"item {i}" for i in range(120)]
     vectors = {name: torch.from_numpy(rng.standard_normal(4)) for name in items}
     assert retrieve(x[:1, order], items, vectors).attrs["groups"] == 60
+
+
+def test_the_same_example_in_several_groups_gets_a_warning() -> None:
+    rng = np.random.default_rng(0)
+    x, y = np.repeat(rng.standard_normal((1, 40, 30)), 3, 1), np.repeat(rng.permutation(40) % 2, 3)
+    with pytest.warns(UserWarning, match="100% of the examples are the very same"):
+        probe_report(x, y, groups=np.arange(120), prefixes=1, bootstraps=1)
+    # A mother of three, asked once for each child.
+    items = [f"item {i}" for i in range(120)]
+    vectors = {name: torch.from_numpy(rng.standard_normal(4)) for name in items}
+    with pytest.warns(UserWarning, match="put them into one group"):
+        retrieve(x, items, vectors, groups=items)
+
+
+def test_groups_of_one_label_and_mixed_ones_keep_apart() -> None:
+    groups = np.repeat(np.arange(24), np.repeat([1, 3, 12, 30], 6))
+    labels = np.where(groups % 2 == 0, 0, np.arange(len(groups)) % 2)
+    for seed in range(20):
+        found, origin = shuffled(labels, groups, np.random.default_rng(seed))
+        mixed = [len(np.unique(each[groups == 23])) == 2 for each in (labels, found)]
+        assert mixed == [True, True]
+        sizes = np.bincount(groups)
+        both = np.array([len(np.unique(labels[groups == g])) == 2 for g in range(24)])
+        assert (both[origin] == both[groups]).all()
+        ratio = sizes[origin] / sizes[groups]
+        assert ratio[both[groups]].max() <= 2
