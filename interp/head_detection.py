@@ -117,8 +117,9 @@ def detect_heads(
         length: the most distinct tokens that are repeated, at least 5 (25, or what fits, if left
             out); the fewest are half of it.
         seed: of the sequences.
-        threshold: a head is of a kind if its mean score is at least this, and it writes at least
-            a tenth as much as its layer's loudest head.
+        threshold: a head is of a kind if its mean score is at least this, and more than one and a
+            half times that of any head of a fixed distance (previous-token heads are one), and it
+            writes at least a tenth as much as its layer's loudest head.
 
     Returns:
         What `head_scores` gives; repeated(example), how many tokens come twice in each sequence;
@@ -141,14 +142,15 @@ def detect_heads(
             weighted = activations[Site("pattern", layer)].float() * values[:, :, None]
             moved[layer] += (weighted.amax(-1).mean((0, 2)) * (stop - start) / n).cpu().numpy()
     loud = moved >= 0.1 * moved.max(1, keepdims=True)
-    kinds = np.stack([(found[name].mean("example").values >= threshold) & loud for name in KINDS])
+    offsets = {name: _best_offset(weight) for name, weight in _sought(model, batch).items()}
+    least = {name: max(threshold, 1.5 * offset) for name, offset in offsets.items()}
+    least["previous_token"] = threshold
+    scores = {name: found[name].mean("example").values for name in KINDS}
+    kinds = np.stack([(scores[name] >= least[name]) & loud for name in KINDS])
     found = found.drop_vars("prompt").assign_coords(kind=list(KINDS))
-    offsets = {
-        f"{name}_offset": _best_offset(weight) for name, weight in _sought(model, batch).items()
-    }
     return found.assign(
         {
-            **offsets,
+            **{f"{name}_offset": offset for name, offset in offsets.items()},
             "repeated": ("example", lengths),
             "moved": (("layer", "head"), moved),
             "is_kind": (("kind", "layer", "head"), kinds),

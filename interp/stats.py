@@ -184,6 +184,7 @@ def specificity(scores: Floats) -> Floats:
     Raises:
         StatisticsError: not square, fewer than 3 pairs, or infinite entries.
     """
+    scores = np.asarray(scores, dtype=np.float64)
     n = len(scores)
     if scores.shape != (n, n) or n < 3:
         raise StatisticsError("Specificity needs a square matrix of at least 3 pairs.")

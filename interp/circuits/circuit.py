@@ -183,6 +183,8 @@ def _read_edges(
             raise ValueError(f"{edge['source']} cannot reach {edge['destination']}")
         included[at] = True
         scores[at] = np.nan if edge["score"] is None else float(edge["score"])
+        if np.isinf(scores[at]) or (edge["score"] is not None and np.isnan(scores[at])):
+            raise ValueError("a score is not finite")
         position[at] = int(edge["position"])
         if not -1 <= position[at] < max(1, len(positions)):
             raise ValueError("an edge stands at a position that is not there")
@@ -192,8 +194,12 @@ def _read_edges(
         if isinstance(value, str | int | float)
     }
     # Circuits of earlier versions do not say.
-    found_on = tuple(str(prompt) for prompt in content.get("found_on", []))
-    return Circuit(graph, included, scores, identity, settings, positions, position, found_on)
+    found_on = content.get("found_on", [])
+    if not isinstance(found_on, list) or not all(isinstance(text, str) for text in found_on):
+        raise ValueError("the prompts that it was found on are no texts")
+    return Circuit(
+        graph, included, scores, identity, settings, positions, position, tuple(found_on)
+    )
 
 
 def _finite(value: float) -> float | None:

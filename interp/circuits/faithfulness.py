@@ -64,7 +64,8 @@ def faithfulness_curve(
         n_random: random circuits beside each; built up from the logits by random scores until
             they have at least as many edges.
         n_resampled: circuits chosen anew from resampled pairs, for `jaccard`.
-        clusters: which pairs are not independent, as for `mean_interval`.
+        clusters: which pairs are not independent, as for `mean_interval`; those with one clean
+            prompt if left out.
         progress: called with (runs done, runs in all).
 
     Returns:
@@ -115,6 +116,7 @@ def faithfulness_curve(
         )
     metric, n = get_metric(metric), len(shares)
     full, empty, parts = found[0], found[1], found[2:]
+    clusters = pairs.clean.texts if clusters is None else clusters
     whole = effect(full, empty, unit=metric.unit, metric=metric.name, clusters=clusters)
     share_of, low, high = shares_of(parts, full, empty, whole, clusters)
     random = share_of[2 * n :].reshape(n_random, n)

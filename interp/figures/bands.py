@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
+import xarray as xr
 
 from interp.figures import numbers, theme
+from interp.intervals import Clusters
 from interp.stats import mean_interval, no_interval
 
 Floats = npt.NDArray[np.float64]
@@ -51,17 +53,26 @@ def band(
     )
 
 
-def mean_intervals_of(values: Floats) -> tuple[Floats, Floats]:
+def mean_intervals_of(values: Floats, clusters: Clusters) -> tuple[Floats, Floats]:
     """The 95% interval of each column's mean over examples [example, column]; NaN if it has none.
 
     Missing values are left out, column by column.
     """
-    ends = [mean_interval(column[np.isfinite(column)]) for column in values.T]
+    names = np.asarray(clusters)
+    there = np.isfinite(values)
+    ends = [mean_interval(values[at, i], names[at]) for i, at in enumerate(there.T)]
     low, high = np.array(ends, dtype=float).reshape(-1, 2).T
     return low, high
 
 
-def interval_text(low: float, high: float, n: int, what: str) -> str:
+def prompts_of(result: xr.Dataset) -> Clusters:
+    """The prompt of each example: those with the same one are not independent."""
+    if "prompt" in result.coords:
+        return np.asarray(result["prompt"].values)
+    return np.arange(result.sizes["example"])
+
+
+def interval_text(low: float, high: float, n: float, what: str) -> str:
     """An interval over n examples as a hover tells it, or why there is none."""
     if not (np.isfinite(low) and np.isfinite(high)):
         return no_interval(n, what)

@@ -9,8 +9,9 @@ import xarray as xr
 
 from interp.errors import DirectionError
 from interp.figures import theme
-from interp.figures.bands import band, interval_text, mean_intervals_of
+from interp.figures.bands import band, interval_text, mean_intervals_of, prompts_of
 from interp.figures.numbers import plain
+from interp.stats import n_independent
 
 _OWN, _CONTROL = theme.OKABE_ITO[0], theme.MUTED
 
@@ -43,10 +44,11 @@ def dose_lines(result: xr.Dataset, *, title: str | None = None) -> go.Figure:
         name = f"{draws.shape[1]} random directions"
         spread = [f"middle 95%: {plain(a)} to {plain(b)}" for a, b in zip(low, high, strict=True)]
         fig.add_trace(_line(doses, draws.mean(1), _CONTROL, name, unit, spread))
-    low, high = mean_intervals_of(value)
+    prompts = np.asarray(prompts_of(result))
+    low, high = mean_intervals_of(value, prompts)
     if np.isfinite(low).any():
         fig.add_trace(band(doses, low, high, _OWN, "direction, 95%"))
-    counts = np.isfinite(value).sum(0)
+    counts = [n_independent(at.sum(), prompts[at]) for at in np.isfinite(value).T]
     spread = [interval_text(*each, "examples") for each in zip(low, high, counts, strict=True)]
     fig.add_trace(_line(doses, value.mean(0), _OWN, "direction", unit, spread))
     fig.add_hline(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import xarray as xr
 
 from interp.errors import PromptError
 from interp.figures import numbers, theme
-from interp.figures.bands import band
+from interp.figures.bands import band, prompts_of
 from interp.stats import median_interval
 
 # As people count: 1 is the first choice.
@@ -53,7 +54,7 @@ def rank_lines(
         layers = [int(layer) for layer in lens["layer"].values]
         medians = _median(ranks)
         colour = theme.colour(name, number)
-        low, high = _band(ranks)
+        low, high = _band(ranks, np.asarray(prompts_of(lens)))
         if np.isfinite(high).any():
             worst = max(worst, float(np.nanmax(high, initial=0)))
             fig.add_trace(band(layers, rank_scale(low), rank_scale(high), colour, f"{name} 95%"))
@@ -111,10 +112,12 @@ def _median(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return np.array([np.median(column) if column.size else np.nan for column in known])
 
 
-def _band(ranks: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    known = [column[column >= 0].astype(float) for column in ranks.T]
-    low, high = zip(*(median_interval(column) for column in known), strict=True)
-    return np.array(low), np.array(high)
+def _band(
+    ranks: npt.NDArray[np.int64], prompts: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    ends = [median_interval(column[column >= 0], prompts[column >= 0]) for column in ranks.T]
+    low, high = np.array(ends, dtype=float).reshape(-1, 2).T
+    return low, high
 
 
 def rank_scale(rank: npt.ArrayLike) -> npt.NDArray[np.float64]:

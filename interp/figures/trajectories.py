@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import xarray as xr
 
 from interp.errors import PromptError
 from interp.figures import theme
-from interp.figures.bands import band, mean_intervals_of
+from interp.figures.bands import band, mean_intervals_of, prompts_of
 from interp.figures.numbers import plain
 from interp.figures.ranks import rank_axis, rank_scale
 
@@ -54,10 +55,10 @@ def trajectory_lines(
     worst = float(rank_scale(1))
     for number, (name, lens) in enumerate(lens_by_name.items()):
         layers = [int(layer) for layer in lens["layer"].values]
-        values = _by_prompt(name, lens, quantity)
+        values, prompts = _by_prompt(name, lens, quantity)
         mean = np.nanmean(values, axis=0)
         colour = theme.colour(name, number)
-        low, high = mean_intervals_of(values)
+        low, high = mean_intervals_of(values, prompts)
         if np.isfinite(high).any():
             fig.add_trace(band(layers, low, high, colour, f"{name} 95%"))
             worst = max(worst, float(np.nanmax(high))) if ranked else worst
@@ -79,8 +80,11 @@ def trajectory_lines(
     return fig
 
 
-def _by_prompt(name: str, lens: xr.Dataset, quantity: str) -> npt.NDArray[np.float64]:
-    """The mean over each prompt's positions [example, layer]; of ranks that of log10(1 + rank)."""
+def _by_prompt(
+    name: str, lens: xr.Dataset, quantity: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
+    """The mean over each prompt's positions [example, layer], of ranks that of log10(1 + rank); and
+    the prompts."""
     if quantity not in lens:
         raise PromptError(f"The lens '{name}' has no '{quantity}'; pass answers to logit_lens.")
     found = lens[quantity]
@@ -92,10 +96,10 @@ def _by_prompt(name: str, lens: xr.Dataset, quantity: str) -> npt.NDArray[np.flo
         found = xr.DataArray(rank_scale(found.where(found >= 0)), dims=found.dims)
     averaged = found.mean([dim for dim in found.dims if dim not in ("example", "layer")])
     values = averaged.transpose("example", "layer").values.astype(np.float64)
-    known: npt.NDArray[np.float64] = values[~np.isnan(values).any(axis=1)]
-    if not len(known):
+    known = ~np.isnan(values).any(axis=1)
+    if not known.any():
         raise PromptError(f"No prompt of the lens '{name}' has a '{quantity}' at these positions.")
-    return known
+    return values[known], np.asarray(prompts_of(lens))[known]
 
 
 def _line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from interp.effect import Effect, direction, effect
+from interp.errors import MetricError
 from interp.intervals import Clusters
 from interp.metrics import Metric
 from interp.model import Model
@@ -84,7 +86,8 @@ def normalised(
         minimum: the smallest clean − corrupt of a single pair of which a share is taken, in the
             metric's unit; a tenth of the median over examples if left out. Pairs below it, those
             with the wrong sign among them, become NaN: a ratio to next to nothing is noise.
-        clusters: which pairs are not independent, as for `mean_interval`.
+        clusters: which pairs are not independent, as for `mean_interval`; those with one clean
+            prompt if left out.
 
     Returns:
         Of the shape of result["patched"]. The attributes `clear`, 1 or 0, and `reason`, why there
@@ -93,7 +96,10 @@ def normalised(
 
     Raises:
         StatisticsError: clean or corrupt are not finite.
+        MetricError: a minimum that is no number.
     """
+    if minimum is not None and not math.isfinite(minimum):
+        raise MetricError(f"The smallest difference that counts is a number, not {minimum}.")
     whole = effect_of(result, clusters)
     sign = direction(str(result.attrs.get("metric", "")))
     gap = sign * (result["clean"] - result["corrupt"])
@@ -109,7 +115,12 @@ def normalised(
 
 
 def effect_of(result: xr.Dataset, clusters: Clusters | None = None) -> Effect:
-    """How far clean and corrupted runs lie apart, and whether shares of that mean something."""
+    """How far clean and corrupted runs lie apart, and whether shares of that mean something.
+
+    Pairs with one clean prompt ask one question, and count as one where `clusters` says no other.
+    """
+    if clusters is None and "clean_prompt" in result.coords:
+        clusters = result["clean_prompt"].values
     return effect(
         result["clean"].values,
         result["corrupt"].values,

@@ -186,7 +186,7 @@ def test_positional_heads_are_no_induction_or_duplicate_token_heads() -> None:
     trap = head_scores(model, repeated_sequences(model, 8, 7)).mean("example")
     assert float(trap["induction"][2, 2]) > 0.99
     assert float(trap["duplicate_token"][2, 3]) > 0.99
-    found = detect_heads(model, threshold=0.3)
+    found = detect_heads(model, threshold=0.05)
     assert sorted(found["repeated"].values) == sorted([3, 4, 5, 6, 7] * 3 + [7])
     kinds = {
         str(kind): [tuple(at) for at in np.argwhere(found["is_kind"].sel(kind=kind).values)]
@@ -194,7 +194,7 @@ def test_positional_heads_are_no_induction_or_duplicate_token_heads() -> None:
     }
     assert kinds["induction"] == [(1, 2)]
     assert kinds["duplicate_token"] == [(1, 0)]
-    assert kinds["previous_token"] == [(0, 1)]
+    assert (0, 1) in kinds["previous_token"]
     means = found.mean("example")
     assert float(means["induction"][1, 2]) > 0.99
     for name in ("induction", "duplicate_token"):

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from interp import capture, normalised, sweep
-from interp.errors import SiteError
+from interp.errors import MetricError, SiteError
 from interp.sites import Site
 from tests.interp.pairs import CASES, clear_cases, prompt_pairs, slots
 from tests.interp.tiny import Tiny
@@ -141,6 +141,12 @@ def test_pairs_that_ask_the_same_are_one() -> None:
     found = normalised(_shared_out(clean, [0.0] * 6), clusters=questions)
     assert found.isnull().all()
     assert "3 independent pairs" in found.attrs["reason"]
+    # Those with one clean prompt do, if nobody says otherwise.
+    again = _shared_out(clean, [0.0] * 6).assign_coords(clean_prompt=("example", questions))
+    assert "3 independent pairs" in normalised(again).attrs["reason"]
+    assert normalised(again, clusters=range(6)).notnull().all()
+    with pytest.raises(MetricError, match="is a number, not nan"):
+        normalised(again, minimum=float("nan"))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def test_a_circuit_comes_back_as_it_was(llama: Tiny, circuit: Circuit, tmp_path:
         found.position[found.included], circuit.position[circuit.included]
     )
     assert (found.positions, dict(found.settings)) == (circuit.positions, dict(circuit.settings))
+    assert found.found_on == circuit.found_on != ()
     assert found.jaccard(circuit) == 1.0
     again = tmp_path / "again.json"
     found.save(again)
@@ -76,6 +77,9 @@ DAMAGES = [
     lambda content: content.update(identity=[]),
     lambda content: content.update(edges={"a": 1}),
     lambda content: content.update(settings=3),
+    lambda content: content.update(found_on="so we saw Ann"),
+    lambda content: content.update(found_on=[1]),
+    _edge(score=float("inf")),
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -13,6 +15,7 @@ from interp.circuits.faithfulness import FRACTIONS, area
 from interp.circuits.measure import shared_pairs
 from interp.circuits.prune import choose
 from interp.errors import MetricError, ModelError, SiteError
+from interp.figures import faithfulness_lines
 from interp.graph import Graph
 from interp.prompts import PromptPairs
 from interp.stats import ratio_interval
@@ -130,6 +133,22 @@ def test_pairs_that_ask_the_same_are_one(llama: Tiny, scores: xr.Dataset) -> Non
         llama.model, held_out(llama), scores, fractions=SHARES, clusters=[*"aabbccdd"]
     )
     assert "4 independent pairs" in curve.attrs["reason"]
+    three = clear_cases(llama, 3)
+    curve = faithfulness_curve(
+        llama.model, prompt_pairs(llama, three * 4), scores, fractions=SHARES, n_random=1
+    )
+    assert "3 independent pairs" in curve.attrs["reason"]
+
+
+def test_a_curve_and_its_reason_can_be_saved(
+    llama: Tiny, scores: xr.Dataset, curve: xr.Dataset, tmp_path: Path
+) -> None:
+    unclear = faithfulness_curve(llama.model, held_out(llama, 2), scores, fractions=SHARES)
+    for number, each in enumerate((curve, unclear)):
+        each.to_netcdf(tmp_path / f"{number}.nc", engine="h5netcdf")
+        with xr.open_dataset(tmp_path / f"{number}.nc", engine="h5netcdf") as read:
+            assert read.attrs["reason"] == each.attrs["reason"]
+            faithfulness_lines(read)
 
 
 def test_pairs_that_gave_the_scores_are_counted(

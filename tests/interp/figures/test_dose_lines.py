@@ -58,6 +58,8 @@ def test_few_examples_have_no_interval_and_the_hover_says_why() -> None:
     assert not traces(fig, "direction, 95%")
     text = traces(fig, "direction")[0].text[0]
     assert "no interval: 4 independent examples, and at least 5 are needed" in text
+    twice = result(examples=8).assign_coords(prompt=("example", [*"aabbccdd"]))
+    assert "no interval: 4 independent" in traces(dose_lines(twice), "direction")[0].text[0]
     assert "95%: " in traces(dose_lines(result()), "direction")[0].text[0]
 
 
