@@ -12,6 +12,7 @@ import torch
 
 from interp.errors import ObverseError
 from interp.model import Model
+from interp.threads import threads_for
 
 T = TypeVar("T")
 
@@ -21,9 +22,6 @@ T = TypeVar("T")
 # eleven times a block's weights on.
 _CPU_BUDGET = 32 << 20
 _CPU_WEIGHTS = 11
-# Parameters. Below this, threads wait for each other longer than they work: on two cores one thread
-# is as fast as two on an idle machine, and ten times faster on a busy one.
-_ONE_THREAD = 5_000_000
 
 
 class MemoryExhausted(ObverseError):
@@ -59,13 +57,8 @@ def _available() -> int | None:
 @contextlib.contextmanager
 def fitting_threads(model: Model) -> Iterator[None]:
     """Inside, a small model on the CPU is computed by one thread."""
-    before = torch.get_num_threads()
-    if model.device.type == "cpu" and model.n_parameters < _ONE_THREAD:
-        torch.set_num_threads(1)
-    try:
+    with threads_for(model.n_parameters, model.device):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def rows_that_fit(model: Model, bytes_per_row: int) -> int:

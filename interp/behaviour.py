@@ -21,6 +21,7 @@ _KNOWN = 8  # states of the weights whose answers are kept
 _TRIES = 2
 # Of float32, where sums are taken in another order; a softmax can amplify it so far.
 _FLOOR = 1e-4
+_FINE = 8  # the same with other threads, in units of the precision
 
 Answers = tuple[Tensor, ...]
 """The stream into the first block and out of each [1, position, d_model], and logits at the end."""
@@ -103,9 +104,10 @@ class Behaviour:
             return True
         before = known.get(settings)
         if before is not None and self._steady:
-            return _equal(now, before) or any(
-                _equal(answers(bridge), before) for _ in range(_TRIES)
-            )
+            if _equal(now, before) or any(_equal(answers(bridge), before) for _ in range(_TRIES)):
+                return True
+            # A busy machine may give fewer threads than were asked for.
+            return agree(now, before, _FINE * torch.finfo(now[0].dtype).eps * len(now) ** 0.5)
         other = next(iter(known.values())) if before is None else before
         tolerance = rounding(now[0].dtype, now[0].device, len(now))
         if not agree(now, other, tolerance):

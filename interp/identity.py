@@ -28,11 +28,13 @@ from interp.fingerprint import (
     hash_tensors,
     plain_name,
 )
-from interp.structure import Change, Structure, walk
+from interp.structure import Change, Structure, serial, walk
+from interp.threads import threads_for
 
 __all__ = ["Identity", "Seen"]
 
 _NAMED = 64
+_SPLIT = ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in")
 # No other process makes the same name for what it cannot name.
 _PROCESS = secrets.token_hex(8)
 
@@ -81,6 +83,7 @@ class Identity:
         self._names: OrderedDict[object, str] = OrderedDict()
         modules = walk(bridge)
         held = tensors(modules)
+        self._numbers = sum(value.numel() for value in held.values())
         hashed = {value.data_ptr() for value in canonical_weights(model).values()}
         self._canonical = {name for name, value in held.items() if value.data_ptr() in hashed}
         self._extra = digest(self._others(held))
@@ -88,13 +91,18 @@ class Identity:
             self._extra = b""
         self._compare()
 
-    def look(self) -> Seen:
+    def look(self, bridge: Any) -> Seen:
         """The model as it is now. The caller holds the model's lock.
+
+        Args:
+            bridge: what runs, which somebody may have exchanged.
 
         Raises:
             ModelError: some weights are not in memory.
         """
         state, others, changes, now = self._compare()
+        if bridge is not self._bridge:
+            changes = [Change("its bridge was exchanged", f"bridge {serial(bridge)}")]
         name = self._names.get(state)
         if name is None:
             name = self._names[state] = self._name(state.others, others)
@@ -107,6 +115,11 @@ class Identity:
 
     def _compare(self) -> tuple[_State, dict[str, Tensor], list[Change], Answers | None]:
         """All but the name, which takes a slow hash where the weights are new."""
+        first = next(self._bridge.original_model.parameters())
+        with threads_for(self._numbers, first.device):
+            return self._compared()
+
+    def _compared(self) -> tuple[_State, dict[str, Tensor], list[Change], Answers | None]:
         bridge = self._bridge
         if bool(bridge.compatibility_mode) != self._compatible:
             # TransformerLens rebuilt the model; what was folded is in the weights.
@@ -177,6 +190,8 @@ def _settings(bridge: Any) -> tuple[object, ...]:
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
         torch.backends.cudnn.allow_tf32,
         getattr(config, "_attn_implementation", None),
+        # The same sums, head by head.
+        *(bool(getattr(bridge.cfg, name, False)) for name in _SPLIT),
     )
 
 

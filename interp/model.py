@@ -169,7 +169,7 @@ class Model:
             ModelError: some weights are not in memory.
         """
         with self.lock:
-            return self._identity.look()
+            return self._identity.look(self.bridge)
 
     @functools.cached_property
     def tokenizer_fingerprint(self) -> str:

@@ -26,7 +26,7 @@ from torch.nn.modules import module as torch_modules
 
 from interp.fingerprint import plain_name
 
-__all__ = ["Change", "Structure", "hooks", "walk"]
+__all__ = ["Change", "Structure", "hooks", "serial", "walk"]
 
 _HOOKS = (
     "_forward_hooks",
@@ -147,9 +147,7 @@ class Structure:
             if type(module) is not expected:
                 kind = type(module)
                 found.append(
-                    _change(
-                        f"{_place(path)} was replaced by a {kind.__name__}", path, _serial(kind)
-                    )
+                    _change(f"{_place(path)} was replaced by a {kind.__name__}", path, serial(kind))
                 )
                 continue
             settings = self._settings[path]
@@ -257,10 +255,10 @@ def _differences(
             if name == "training":
                 yield _change(f"{_place(path)} is in training mode", path, name)
             else:
-                yield _change(f"'{name}' of {_place(path)} was changed", path, name, _serial(now))
+                yield _change(f"'{name}' of {_place(path)} was changed", path, name, serial(now))
     for name in new:
         if _is_new(module, name):
-            yield _change(f"'{name}' of {_place(path)} was replaced", path, _serial(held[name]))
+            yield _change(f"'{name}' of {_place(path)} was replaced", path, serial(held[name]))
 
 
 # -- code -----------------------------------------------------------------------------------------
@@ -322,7 +320,7 @@ class _Code:
 
     def _change(self, name: str, value: object) -> Change:
         space = getattr(self._space, "__qualname__", self._space.__name__)
-        return _change(f"{space}.{name} was patched", space, name, _serial(value))
+        return _change(f"{space}.{name} was patched", space, name, serial(value))
 
 
 _SEEN: dict[int, _Code] = {}
@@ -403,7 +401,7 @@ def _is_ours(fn: object) -> bool:
 
 
 def _hook(fn: object, where: str) -> Change:
-    return Change(f"a hook is placed on {where}", f"hook {where} {_serial(fn)}", hook=True)
+    return Change(f"a hook is placed on {where}", f"hook {where} {serial(fn)}", hook=True)
 
 
 def _change(what: str, *token: object) -> Change:
@@ -420,7 +418,7 @@ _NUMBERS = itertools.count()
 _SERIALS: dict[int, tuple[Callable[[], object] | None, int | str]] = {}
 
 
-def _serial(value: object) -> int | str:
+def serial(value: object) -> int | str:
     """A number for an object that no other object gets in this process; plain values are theirs."""
     if isinstance(value, (*_PLAIN, tuple)):
         return repr(value)
