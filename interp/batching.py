@@ -39,11 +39,11 @@ def memory_budget(model: Model) -> int:
         kept = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
         return (free + kept) // 2
     wanted = max(_CPU_BUDGET, _CPU_WEIGHTS * model.block_bytes)
-    available = _available()
+    available = available_memory()
     return wanted if available is None else max(1 << 20, min(wanted, available // 4))
 
 
-def _available() -> int | None:
+def available_memory() -> int | None:
     """Bytes that a process can have without others being swapped out, where the system tells."""
     with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -21,8 +21,8 @@ from experiments.context import Context
 from experiments.errors import StudyError
 from experiments.layout import HEADLINE
 from experiments.organisms.facts import DIRECTIONS, Direction, Templates
+from experiments.reversal_curse import cost, measure, patch, retrieve
 from experiments.reversal_curse import facts as fact_files
-from experiments.reversal_curse import measure, patch, retrieve
 from experiments.reversal_curse.checks import Numbered, check_asked
 from experiments.reversal_curse.findings import headline
 from experiments.reversal_curse.hypotheses import absence, lens, retrieval, subject_token
@@ -105,11 +105,14 @@ def load_subject(config: Config, context: Context) -> Subject:
     context.input_file("facts", facts_path)
     if templates_path is not None:
         context.input_file("templates", templates_path)
-    check_prompts(model, facts_path, numbered, templates)
     facts = tuple(fact for _, fact in numbered)
+    subject = Subject(model, facts, templates)
+    # Before all facts are made into prompts, which takes long too.
+    cost.tell(subject, cost.estimate(subject, config.n_names, _LENS_NAMES), context.note)
+    check_prompts(model, facts_path, numbered, templates)
     for direction in DIRECTIONS:
         check_answers(model, facts, direction, templates[direction].trained[0])
-    return Subject(model, facts, templates)
+    return subject
 
 
 def _read_files(

@@ -1,0 +1,109 @@
+"""What a run takes, told before it is begun, and refused where it cannot fit."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cache.sizes import show_size
+from experiments.errors import FactsError
+from experiments.organisms.facts import DIRECTIONS
+from experiments.reversal_curse.facts import fill
+from experiments.reversal_curse.measure import Subject
+from experiments.reversal_curse.prompts import answer, right_answers
+from interp.answers import score_answers
+from interp.batching import available_memory
+from interp.errors import PromptError
+
+# Bytes that a text with its answer, its tokens and its row in a table take, and one of a pair
+# (fact, name). Rough: seen on the bundled model (short prompts) beside what a batch takes.
+_TEXT = 1500
+_PAIR = 150
+# Copies of an array of the lens that are there at once, while it is stacked and stored.
+_COPIES = 3
+_SAMPLE = 64
+_WORTH_TELLING = 120.0
+# Fewer than this, and nothing of it can be long or large on a model that could be loaded.
+_FEW = 2000
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a run: how many texts with answers are scored, and bytes of memory at the largest step."""
+
+    texts: int
+    memory: int
+
+
+def estimate(subject: Subject, n_names: int, lens_names: int) -> Cost:
+    """What the settings ask of the model, counted and not computed.
+
+    Args:
+        n_names: other names of each split that an answer is compared with.
+        lens_names: names of each split that the lens reads.
+    """
+    facts, model = subject.facts, subject.model
+    splits = Counter(fact.split for fact in facts)
+    pairs = sum(count * min(count, n_names) for count in splits.values())
+    answers = 0
+    for direction in DIRECTIONS:
+        both = subject.templates[direction]
+        rights = sum(len(right) for right in right_answers(facts, direction))
+        answers += rights * (len(both.trained) + len(both.held_out))
+    names = sum(min(count, lens_names) for count in splits.values())
+    layers = model.n_layers + 1
+    lens = 4 * layers * (_COPIES * names + model.d_model)
+    if model.device.type == "cpu":
+        lens += 4 * _COPIES * model.d_vocab
+    tables = answers * _TEXT + 2 * pairs * _PAIR
+    return Cost(answers + 2 * pairs, tables + len(facts) * lens)
+
+
+def tell(subject: Subject, cost: Cost, note: Callable[[str], None]) -> None:
+    """Say how long it will take, if that is long.
+
+    Raises:
+        FactsError: it does not fit the memory.
+    """
+    count = len(subject.facts)
+    if count < _FEW and cost.texts < _FEW * 100:
+        return
+    free = available_memory()
+    if free is not None and cost.memory > free:
+        fit = f"{count * free / cost.memory:.1g}"
+        raise FactsError(
+            f"What is measured of {count:,} facts takes about {show_size(cost.memory)} of memory, "
+            f"and {show_size(free)} are free; give fewer facts (about {float(fit):,.0f} would fit)."
+        )
+    seconds = cost.texts * _seconds_of_text(subject)
+    if seconds > _WORTH_TELLING:
+        note(
+            f"{cost.texts:,} answers to {count:,} facts are scored: about {_duration(seconds)} and "
+            f"{show_size(cost.memory)} of memory; it can be stopped, and goes on where it stopped."
+        )
+
+
+def _seconds_of_text(subject: Subject) -> float:
+    """Seconds to score one answer, from a few: the second time, when all is warm."""
+    template = subject.main_template("forward")
+    few = subject.facts[:_SAMPLE]
+    prompts = [fill(template, fact) for fact in few]
+    answers = [answer(fact, "forward") for fact in few]
+    seconds = 0.0
+    # What the model cannot be asked is refused afterwards, with the line it stands in.
+    with contextlib.suppress(PromptError):
+        for _ in range(2):
+            start = time.perf_counter()
+            score_answers(subject.model, prompts, answers)
+            seconds = time.perf_counter() - start
+    return seconds / max(1, len(few))
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
