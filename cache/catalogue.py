@@ -16,7 +16,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from cache import listing
 from cache.database import COMPANIONS
 from cache.errors import DamageError, GoneError, StorageError
-from cache.files import TEMPORARY_PREFIX, flush, remove, storage_errors
+from cache.files import TEMPORARY_PREFIX, flush, is_real, remove, storage_errors
 from cache.index import Index, Place
 from cache.locks import PATIENCE, StoreLock, ThreadLock
 from cache.owners import Membership
@@ -165,7 +165,7 @@ class Catalogue:
                     "it and does not go on; end that process, and try again."
                 )
             # Another process may have done it while this one waited.
-            if not path.exists() or path.stat().st_ino == damaged.inode:
+            if not is_real(path) or path.lstat().st_ino == damaged.inode:
                 remove(fresh)
                 Index.make(fresh, self._sidecars()).close()
                 # The old one must not be used without its journal, nor the new one with it.
@@ -191,6 +191,6 @@ def _size(root: Path, sidecar: Sidecar) -> int | None:
     path = shard_path(root, sidecar.id, DESCRIPTION)
     with storage_errors(path, "read"):
         try:
-            return sidecar.layout.size + path.stat().st_size
+            return sidecar.layout.size + path.lstat().st_size
         except FileNotFoundError:
             return None

@@ -1,7 +1,8 @@
 """A SQLite file that several processes use, and that may be damaged, deleted or replaced.
 
 What the system refuses (a full disk, a missing permission) is a `StorageError`; whatever else
-SQLite reports is taken for damage.
+SQLite reports is taken for damage. A file may come from somebody else: before SQLite opens it, it
+is made sure that it is a file of ours and no more than that.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from cache.errors import DamageError, StorageError
+from cache.files import open_regular
 from cache.locks import PATIENCE, StoreLock, ThreadLock
 
 __all__ = ["COMPANIONS", "Database"]
@@ -30,6 +33,11 @@ _REFUSALS = {
     "disk I/O": "the disk reports an error; check the disk, or choose another one",
     "unable to open": "it cannot be opened; check its permissions and the limit on open files",
 }
+
+
+# What SQLite writes at the end of a journal that names another file, which it may then delete.
+_JOURNAL_ENDS = bytes.fromhex("d9d505f920a163d7")
+_LONGEST = 16 << 20  # bytes of a value
 
 
 class _Connection(sqlite3.Connection):
@@ -53,15 +61,22 @@ class _Connection(sqlite3.Connection):
 class Database:
     """One connection for each process, which its threads use in turn."""
 
-    def __init__(self, path: Path | None, lock: StoreLock | None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        lock: StoreLock | None,
+        check: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> None:
         """Nothing is opened yet.
 
         Args:
             path: of the file, which must exist; in memory if None.
             lock: held, shared, during each use; None where nobody else knows the file.
+            check: raises a DamageError if a file that was opened is none of ours.
         """
         self._path = path
         self._store_lock = lock
+        self._check = check
         self._lock = ThreadLock()
         self._connection: sqlite3.Connection | None = None
         self._of: tuple[int, int] | None = None
@@ -133,21 +148,24 @@ class Database:
         now = (0, 0)
         if self._path is not None:
             try:
-                now = (os.getpid(), self._path.stat().st_ino)
+                now = (os.getpid(), self._path.lstat().st_ino)
             except FileNotFoundError:
                 self._of = None
                 raise DamageError("the index is missing") from None
         if self._connection is None or self._of != now:
             if self._connection is not None and self._of and self._of[0] != now[0]:
                 self._inherited.append(self._connection)
+            # Which file it is must be known where it cannot be opened: it may have to go.
+            self._connection, self._of = None, now
             self._connection = self._connect(self._path)
-            self._of = now
         return self._connection
 
     def _connect(self, path: Path | None) -> sqlite3.Connection:
+        if path is not None:
+            _check_files(path)
         # "rw": a file that vanished must not come back empty.
         name = ":memory:" if path is None else f"file:{quote(str(path.absolute()))}?mode=rw"
-        return sqlite3.connect(
+        db = sqlite3.connect(
             name,
             timeout=PATIENCE,
             isolation_level=None,
@@ -155,6 +173,17 @@ class Database:
             factory=_Connection,
             uri=True,
         )
+        try:
+            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+            # Nothing in a file is run, and its pages are looked at before they are used.
+            db.execute("pragma trusted_schema = off")
+            db.execute("pragma cell_size_check = on")
+            if self._check is not None:
+                self._check(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -173,8 +202,24 @@ class Database:
             raise DamageError(f"the index is damaged ({error})") from error
 
     def _is_missing(self) -> bool:
-        return self._path is not None and not self._path.exists()
+        return self._path is not None and not os.path.lexists(self._path)
 
     def _writable(self) -> bool:
         path = self._path
         return path is not None and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
+def _check_files(path: Path) -> None:
+    """Raises a DamageError if SQLite must not open a file, or what stands beside it."""
+    for end in ("", *COMPANIONS):
+        try:
+            mode = os.lstat(f"{path}{end}").st_mode
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(mode):
+            raise DamageError(f"'{path.name}{end}' is no regular file")
+    journal = f"{path}{COMPANIONS[0]}"
+    with contextlib.suppress(OSError), open(open_regular(journal), "rb") as file:
+        file.seek(-len(_JOURNAL_ENDS), os.SEEK_END)
+        if file.read() == _JOURNAL_ENDS:
+            raise DamageError("its journal names another file")

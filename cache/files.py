@@ -125,11 +125,11 @@ def real_folder(root: Path, *names: str) -> Path:
             except FileNotFoundError:
                 continue
         if not stat.S_ISDIR(mode):
-            what = "is a symbolic link" if stat.S_ISLNK(mode) else "is not a folder"
-            raise StorageError(
-                f"'{path}' {what}, and none is followed out of '{root}'; put a folder there, or "
-                "remove it."
-            )
+            if stat.S_ISLNK(mode):
+                what = "is a symbolic link, which is not followed; put the folder itself there"
+            else:
+                what = "is not a folder; remove it, or choose another path"
+            raise StorageError(f"'{path}' {what}.")
     return path
 
 

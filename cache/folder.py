@@ -17,7 +17,7 @@ from pathlib import Path
 from cache import listing
 from cache.catalogue import Catalogue
 from cache.errors import DamageError, GoneError, StorageError
-from cache.files import TEMPORARY_PREFIX, make_folder, remove, storage_errors
+from cache.files import TEMPORARY_PREFIX, make_folder, real_folder, remove, storage_errors
 from cache.index import Index
 from cache.locks import PATIENCE
 from cache.owners import Owner, Owners
@@ -163,18 +163,19 @@ class Folder(Catalogue):
     def remove(self, shards: Iterable[str]) -> None:
         """Remove shards. Maps of them that were given out stay valid."""
         shards = list(shards)
+        # All names before the first file: a folder that is a link is refused before anything goes.
+        paths = [path for shard in shards for path in self._files(shard)]
         self._announce()
         try:
-            for shard in shards:
-                for path in self._files(shard):
-                    remove(path)
+            for path in paths:
+                remove(path)
         finally:
             self.forget(shards)
 
     def quarantine(self, shard: str) -> None:
         """Move a damaged shard out of the way."""
         self._announce()
-        place = self.root / QUARANTINE
+        place = real_folder(self.root, QUARANTINE)
         make_folder(place)
         for path in self._files(shard):
             with storage_errors(path, "moved"), contextlib.suppress(FileNotFoundError):
@@ -219,8 +220,8 @@ class Folder(Catalogue):
     def _is_left(self, path: Path, alive: set[str]) -> bool:
         """Whether nobody needs a file any more; asked while nobody can commit."""
         if path.name.startswith(TEMPORARY_PREFIX):
-            return listing.writer_of(path) not in alive and path.exists()
-        return path.exists() and not path.with_suffix(DESCRIPTION).exists()
+            return listing.writer_of(path) not in alive and os.path.lexists(path)
+        return os.path.lexists(path) and not os.path.lexists(path.with_suffix(DESCRIPTION))
 
     def _announce(self) -> None:
         """Leave a name before files are removed, so that somebody goes on if this process dies."""

@@ -16,11 +16,9 @@ from cache.errors import DamageError
 from cache.index import Index
 from cache.plan import Numbers
 from cache.space import Space
+from cache.tables import as_count, as_key, as_shard
 
-__all__ = ["KEY", "Holdings", "Places", "find_holdings", "find_places"]
-
-KEY = 16
-"""Bytes of a row's key."""
+__all__ = ["Holdings", "Places", "find_holdings", "find_places"]
 
 _KEYS_AT_ONCE = 500
 _OF_SPACE = (
@@ -76,7 +74,7 @@ def find_holdings(index: Index, space: Space, sites: Sequence[str]) -> Holdings:
         f"select number, id, content, rows, tokens from shards where number in ({of_space})",
         [space.id, *sites],
     ):
-        entries.append(np.array([(n, i.encode(), *rest) for n, i, *rest in part], dtype=kind))
+        entries.append(np.array([_entry(*entry) for entry in part], dtype=kind))
     found = np.concatenate([np.empty(0, dtype=kind), *entries])
     found.sort(order="number")
     holds = np.zeros((len(found), len(sites)), dtype=np.bool_)
@@ -84,7 +82,7 @@ def find_holdings(index: Index, space: Space, sites: Sequence[str]) -> Holdings:
     for part in index.select(
         f"select shard, site from sites where shard in ({of_space})", [space.id, *sites]
     ):
-        wanted = [(number, place[site]) for number, site in part if site in place]
+        wanted = [(as_count(number), place[site]) for number, site in part if site in place]
         if wanted and len(found):
             number, site = np.array(wanted).T
             at = np.minimum(np.searchsorted(found["number"], number), len(found) - 1)
@@ -96,6 +94,16 @@ def find_holdings(index: Index, space: Space, sites: Sequence[str]) -> Holdings:
     return Holdings(
         found["number"], found["id"], found["content"], found["rows"], found["tokens"], holds
     )
+
+
+def _entry(
+    number: object, shard: object, content: object, rows: object, tokens: object
+) -> tuple[int, bytes, bytes, int, int]:
+    n_rows, n_tokens = as_count(rows), as_count(tokens)
+    # A row has a token at least. How many there can be at most, the largest shard's file tells.
+    if n_rows > n_tokens:
+        raise DamageError("the index is damaged (there are more rows than tokens)")
+    return as_count(number), as_shard(shard).encode(), as_key(content), n_rows, n_tokens
 
 
 def find_places(
@@ -131,10 +139,8 @@ def _rows_of(index: Index, keys: Sequence[bytes]) -> Iterator[list[tuple[bytes, 
 def _gathered(held: Holdings, found: Iterator[list[tuple[bytes, int, int]]]) -> Places:
     keys, shards, rows = [b""], [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for part in found:
-        keys.append(b"".join(key for key, _, _ in part))
-        if len(keys[-1]) != KEY * len(part):
-            raise DamageError("the index is damaged (a key is no key)")
-        numbers = np.array([entry[1:] for entry in part], dtype=np.int64)
+        keys.append(b"".join(as_key(key) for key, _, _ in part))
+        numbers = np.array([(as_count(n), as_count(row)) for _, n, row in part], dtype=np.int64)
         shards.append(held.places(numbers[:, 0]))
         rows.append(numbers[:, 1])
     shard, row = np.concatenate(shards), np.concatenate(rows)

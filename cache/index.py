@@ -6,7 +6,7 @@ time. SQLite keeps it whole when a process dies.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from cache import tables
 from cache.database import Database
+from cache.files import open_regular, storage_errors
 from cache.locks import StoreLock
 from cache.sidecar import Sidecar
 from cache.space import Space
@@ -81,7 +82,8 @@ class Index:
             lock: of the store; None where nobody else knows the file.
         """
         self._path = path
-        self._database = Database(path, lock)
+        # A file that nobody else knows is still empty.
+        self._database = Database(path, lock, tables.check_definitions if lock else None)
 
     @classmethod
     def make(cls, path: Path | None, sidecars: Iterable[tuple[Sidecar, int]]) -> Index:
@@ -91,7 +93,8 @@ class Index:
             sidecars: shards with the bytes of their files.
         """
         if path is not None:
-            path.touch()
+            with storage_errors(path, "written"):
+                os.close(open_regular(path, os.O_WRONLY | os.O_CREAT))
         index = cls(path, None)
         with index._database.writing() as db:
             tables.create(db)
@@ -123,8 +126,10 @@ class Index:
                     if number not in sites_of:
                         of_shard = db.execute("select site from sites where shard = ?", (number,))
                         sites_of[number] = [site for (site,) in of_shard if site in wanted]
+                    if sites_of[number]:
+                        place = Place(tables.as_shard(shard), tables.as_count(row))
                     for site in sites_of[number]:
-                        out[site][key] = Place(shard, row)
+                        out[site][key] = place
         return out
 
     def claim(self, keys: Sequence[bytes], holder: str) -> list[bytes]:
@@ -145,7 +150,8 @@ class Index:
     def holders(self) -> set[str]:
         """Who holds leases."""
         with self._database.reading() as db:
-            return {holder for (holder,) in db.execute("select distinct holder from leases")}
+            found = db.execute("select distinct holder from leases")
+            return {tables.as_text(holder) for (holder,) in found}
 
     # -- shards -------------------------------------------------------------------------------
 
@@ -184,7 +190,7 @@ class Index:
         """Bytes of all shards."""
         with self._database.reading() as db:
             (size,) = db.execute("select coalesce(sum(bytes), 0) from shards").fetchone()
-        return int(size)
+        return tables.as_count(size)
 
     def bytes_of(self, shards: Iterable[str]) -> int:
         """Bytes of these shards, of those that there are."""
@@ -195,7 +201,7 @@ class Index:
                 (more,) = db.execute(
                     f"select coalesce(sum(bytes), 0) from shards where id in ({marks})", part
                 ).fetchone()
-                size += more
+                size += tables.as_count(more)
         return size
 
     def oldest(self, limit: int) -> list[Entry]:
@@ -204,7 +210,15 @@ class Index:
             found = db.execute(
                 "select id, bytes, rows, used from shards order by used, number limit ?", (limit,)
             )
-            return [Entry(*row) for row in found]
+            return [
+                Entry(
+                    tables.as_shard(shard),
+                    tables.as_count(size),
+                    tables.as_count(rows),
+                    tables.as_time(used),
+                )
+                for shard, size, rows, used in found
+            ]
 
     def shards(self, space: str | None = None, site: str | None = None) -> list[str]:
         """Ids of the shards (of a space, at a site), the oldest first."""
@@ -214,7 +228,7 @@ class Index:
                 "exists (select 1 from sites where shard = number and site = ?2)) order by number",
                 (space, site),
             )
-            return [shard for (shard,) in found]
+            return [tables.as_shard(shard) for (shard,) in found]
 
     def select(
         self, statement: str, parameters: Sequence[str | bytes | int] = ()
@@ -228,7 +242,7 @@ class Index:
     def spaces(self) -> list[Space]:
         with self._database.reading() as db:
             found = db.execute("select described from spaces order by id").fetchall()
-            return [Space(**json.loads(described)) for (described,) in found]
+            return [tables.as_space(described) for (described,) in found]
 
     def usage(self) -> list[Usage]:
         """What is stored, by space and site."""
@@ -240,7 +254,20 @@ class Index:
                 "join spaces on spaces.id = shards.space "
                 "group by spaces.id, sites.site"
             ).fetchall()
-            return [Usage(Space(**json.loads(described)), *rest) for described, *rest in found]
+        return [
+            Usage(
+                space=tables.as_space(described),
+                site=tables.as_text(site),
+                bytes=tables.as_count(size),
+                shards=shards,
+                rows=tables.as_count(rows),
+                tokens=tables.as_count(tokens),
+                created=tables.as_time(created),
+                used=tables.as_time(used),
+                hits=tables.as_count(hits),
+            )
+            for described, site, size, shards, rows, tokens, created, used, hits in found
+        ]
 
     # -- checks -------------------------------------------------------------------------------
 
@@ -253,7 +280,7 @@ class Index:
             (text,) = db.execute(
                 "select described from spaces where id = ?", described.shard[1:2]
             ).fetchone()
-            return Space(**json.loads(text)), described
+            return tables.as_space(text), described
 
     def disagrees(self, sidecar: Sidecar, size: int) -> bool:
         """Whether it knows a shard, and says something else of it than the sidecar."""

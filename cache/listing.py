@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cache.files import TEMPORARY_PREFIX, storage_errors
-from cache.shard import DATA, DESCRIPTION, shard_path
+from cache.files import TEMPORARY_PREFIX, real_folder, storage_errors
+from cache.shard import DATA, DESCRIPTION, SHARDS, part_of, shard_path
+from cache.sidecar import is_shard
 
 __all__ = ["committed", "is_committed", "orphans", "partials", "writer_of"]
 
-_SHARD = re.compile(r"[0-9a-f]{16}-[0-9a-f]{6}")
+_PART = re.compile(r"[0-9a-f]{2}")
 _TOKEN = re.compile(r"[0-9a-f]{16}")
 
 
@@ -20,13 +21,13 @@ def committed(root: Path) -> Iterator[str]:
     """Ids of the shards that have a sidecar."""
     for folder, names in _folders(root):
         for name in names:
-            if name.endswith(DESCRIPTION) and _is_shard(root, folder / name, DESCRIPTION):
+            if _is_shard(folder, name, DESCRIPTION):
                 yield name.removesuffix(DESCRIPTION)
 
 
 def is_committed(root: Path, shard: str) -> bool:
     """Whether a shard has a sidecar."""
-    return shard_path(root, shard, DESCRIPTION).exists()
+    return os.path.lexists(shard_path(root, shard, DESCRIPTION))
 
 
 def orphans(root: Path) -> Iterator[Path]:
@@ -34,17 +35,18 @@ def orphans(root: Path) -> Iterator[Path]:
     for folder, names in _folders(root):
         known = set(names)
         for name in names:
-            alone = name.endswith(DATA) and name.removesuffix(DATA) + DESCRIPTION not in known
-            if alone and _is_shard(root, folder / name, DATA):
+            if _is_shard(folder, name, DATA) and name.replace(DATA, DESCRIPTION) not in known:
                 yield folder / name
 
 
 def partials(root: Path) -> Iterator[Path]:
     """Files that are being written, or were when their writer died."""
     with storage_errors(root, "read"):
-        yield from sorted(root.glob(f"{TEMPORARY_PREFIX}*"))
-    for folder, names in _folders(root):
-        yield from (folder / name for name in names if name.startswith(TEMPORARY_PREFIX))
+        here = root, sorted(os.listdir(root))
+    for folder, names in (here, *_folders(root)):
+        for name in names:
+            if name.startswith(TEMPORARY_PREFIX) and _may_be_removed(folder / name):
+                yield folder / name
 
 
 def writer_of(path: Path) -> str:
@@ -53,18 +55,27 @@ def writer_of(path: Path) -> str:
     return match[0] if match else ""
 
 
-def _is_shard(root: Path, path: Path, suffix: str) -> bool:
+def _is_shard(folder: Path, name: str, suffix: str) -> bool:
     """Whether it is a file of ours in its place, and not something that somebody put there."""
-    shard = path.name.removesuffix(suffix)
-    return bool(_SHARD.fullmatch(shard)) and shard_path(root, shard, suffix) == path
+    shard = name.removesuffix(suffix)
+    return name.endswith(suffix) and is_shard(shard) and part_of(shard) == folder.name
+
+
+def _may_be_removed(path: Path) -> bool:
+    """Whether it is no folder, which nobody here has made; of a link only the link would go."""
+    return path.is_symlink() or not path.is_dir()
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """The folders that hold shards, with the names in each."""
-    shards = root / "shards"
+    """The folders that hold shards, with the names in each.
+
+    Raises:
+        StorageError: one of them is a symbolic link, or cannot be read.
+    """
+    shards = real_folder(root, SHARDS)
     with storage_errors(shards, "read"):
         if not shards.is_dir():
             return
-        for part in sorted(os.listdir(shards)):
-            if (shards / part).is_dir():
-                yield shards / part, sorted(os.listdir(shards / part))
+        for part in sorted(filter(_PART.fullmatch, os.listdir(shards))):
+            folder = real_folder(root, SHARDS, part)
+            yield folder, sorted(os.listdir(folder))

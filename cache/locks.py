@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cache.errors import StorageError
-from cache.files import storage_errors
+from cache.files import open_regular, storage_errors
 
 __all__ = ["PATIENCE", "StoreLock", "ThreadLock"]
 
@@ -115,7 +115,7 @@ class StoreLock:
     @contextlib.contextmanager
     def _open(self, mode: int) -> Iterator[int]:
         with storage_errors(self._path, "locked"):
-            descriptor = os.open(self._path, mode | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = open_regular(self._path, mode | os.O_CREAT)
         try:
             yield descriptor
         finally:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import StorageError
-from cache.files import TEMPORARY_PREFIX, make_folder, read_bytes, remove, storage_errors
+from cache.files import (
+    TEMPORARY_PREFIX,
+    is_real,
+    make_folder,
+    read_bytes,
+    real_folder,
+    remove,
+    storage_errors,
+)
 from cache.files import write_atomic as write
 from cache.sidecar import seal_json
 
@@ -19,21 +27,25 @@ MARKER = "store.json"
 _NAME = "obverse-activations"
 _CONTENT = seal_json({"format": _NAME, "version": 1})
 _MOST_BYTES = 4096
-_OURS = {"index.sqlite", "owners", "quarantine", "shards", "store.lock", "witnesses"}
+_FOLDERS = {"owners", "quarantine", "shards", "witnesses"}
+_OURS = {"index.sqlite", "store.lock", *_FOLDERS}
 
 
 def open_folder(path: Path) -> bool:
     """Make sure that `path` is a store; returns whether it can only be read.
 
     Raises:
-        StorageError: it holds something else, was made by another version, or cannot be used.
+        StorageError: it holds something else, was made by another version, or cannot be used; or a
+            folder of it is a symbolic link. The store itself may be one.
     """
     make_folder(path)
     with storage_errors(path, "read"):
         names = {name for name in os.listdir(path) if not name.startswith(TEMPORARY_PREFIX)}
     writable = os.access(path, os.W_OK)
     marker = path / MARKER
-    content = read_bytes(marker, _MOST_BYTES) if MARKER in names else b""
+    content = read_bytes(marker, _MOST_BYTES, links=False) if MARKER in names else b""
+    for folder in sorted(_FOLDERS & names):
+        real_folder(path, folder)
     if content == _CONTENT:
         return not writable
     if _is_of_another_version(content):
@@ -66,10 +78,11 @@ def _mark(path: Path) -> None:
         write(marker, _CONTENT)
     except StorageError:
         # Somebody else, who makes the same store, took this one's partial file for a leftover.
-        if not marker.exists() or read_bytes(marker, _MOST_BYTES) != _CONTENT:
+        if not is_real(marker) or read_bytes(marker, _MOST_BYTES, links=False) != _CONTENT:
             raise
     for leftover in path.glob(f"{TEMPORARY_PREFIX}*-{MARKER}"):
-        remove(leftover)
+        if is_real(leftover):
+            remove(leftover)
 
 
 def _is_of_another_version(content: bytes) -> bool:

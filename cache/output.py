@@ -16,6 +16,7 @@ from typing import Any
 
 import xxhash
 
+from cache.files import open_regular
 from cache.layout import BLOCK, PAGE
 from cache.sidecar import digest
 
@@ -42,7 +43,7 @@ class Output:
         """
         self._path, self._size = path, size
         self._checksums = _Checksums(size)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._file = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self._direct: _Direct | None = None
         try:
             _reserve(self._file, size)
@@ -96,7 +97,7 @@ class _Direct:
         if not hasattr(os, "O_DIRECT"):
             return None
         try:
-            return cls(os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC))
+            return cls(open_regular(path, os.O_WRONLY | os.O_DIRECT))
         except OSError:
             return None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cache.errors import StorageError
-from cache.files import flush, make_folder, storage_errors
+from cache.files import flush, is_real, make_folder, open_regular, real_folder, storage_errors
 from cache.locks import ThreadLock
 from cache.sidecar import digest
 
@@ -28,7 +28,9 @@ LIFETIME = 60.0
 """Seconds without a heartbeat after which a writer on another machine counts as dead."""
 BEAT = 10.0
 
-_NAME = re.compile(r"(?P<token>[0-9a-f]{16})\.(?P<place>[0-9a-f]{12})\.(?P<pid>\d+)\.(?P<born>\d+)")
+_NAME = re.compile(
+    r"(?P<token>[0-9a-f]{16})\.(?P<place>[0-9a-f]{12})\.(?P<pid>[0-9]{1,10})\.(?P<born>[0-9]+)"
+)
 
 
 class Work(Protocol):
@@ -53,9 +55,9 @@ class Owner:
         self._lock = threading.Lock()
         self._begun: weakref.WeakSet[Work] = weakref.WeakSet()
         self._path = folder / f"{self.token}.{_place()}.{self.pid}.{_born(self.pid)}"
-        make_folder(folder)
+        make_folder(real_folder(folder.parent, folder.name))
         with storage_errors(self._path, "written"):
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
+            os.close(open_regular(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             # Whatever it leaves must not outlive its name when the machine goes down.
             flush(folder)
         self._ended = threading.Event()
@@ -64,7 +66,7 @@ class Owner:
     @property
     def is_current(self) -> bool:
         """Whether it is of this process, and nobody has taken it for dead meanwhile."""
-        return self.pid == os.getpid() and self._path.exists()
+        return self.pid == os.getpid() and is_real(self._path)
 
     def new_shard(self) -> str:
         """An id that no other shard has, and that tells its writer."""
@@ -90,12 +92,12 @@ class Owner:
                 self._path.unlink()
             else:
                 # As old as can be, so that nobody waits for another heartbeat.
-                os.utime(self._path, (0, 0))
+                os.utime(self._path, (0, 0), follow_symlinks=False)
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):
             with contextlib.suppress(OSError):
-                os.utime(self._path)
+                os.utime(self._path, follow_symlinks=False)
 
 
 class Membership:
@@ -157,6 +159,7 @@ class Owners:
                     path.unlink()
 
     def _all(self) -> dict[Path, bool]:
+        real_folder(self._folder.parent, self._folder.name)
         try:
             names = os.listdir(self._folder)
         except FileNotFoundError:
@@ -165,13 +168,14 @@ class Owners:
             raise StorageError(
                 f"'{self._folder}' cannot be read ({error.strerror}); check its permissions."
             ) from error
-        return {self._folder / n: _lives(self._folder / n) for n in names if _NAME.fullmatch(n)}
+        paths = (self._folder / name for name in names if _NAME.fullmatch(name))
+        return {path: _lives(path) for path in paths if path.is_symlink() or not path.is_dir()}
 
 
 def _lives(path: Path) -> bool:
     match = _NAME.fullmatch(path.name)
     try:
-        age = time.time() - path.stat().st_mtime
+        age = time.time() - path.lstat().st_mtime
     except FileNotFoundError:
         return False
     if match is None or age > LIFETIME:
@@ -197,7 +201,7 @@ def _born(pid: int) -> str:
     """
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return ""
     except PermissionError:
         pass

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import StorageError
+from cache.errors import DamageError, GoneError, StorageError
 from cache.folder import Folder
 from cache.holdings import Holdings, Places, find_holdings, find_places
 from cache.opening import index_error, open_shard, opening, planned_sidecar
 from cache.plan import Numbers, Other, Plan, Row
 from cache.positions import Positions
-from cache.shard import read_sidecar
+from cache.shard import DATA, read_sidecar, shard_path
 from cache.space import SiteShape, Space
 
 __all__ = ["make_plan"]
@@ -46,6 +46,7 @@ def make_plan(
         raise StorageError(
             f"'{folder.root}' holds nothing any more of a site that it held; try again."
         )
+    _check_tokens(folder, held)
     numbers = None if keys is None else {key: at for at, key in reversed([*enumerate(keys)])}
     named = None if numbers is None else list(numbers)
     places = folder.indexed(find_places, held, space, sites, named)
@@ -171,8 +172,32 @@ def _check(plan: Plan, shard: int, places: Places, found: Numbers) -> None:
     """That rows stand where the index says, of which the sidecar is the judge."""
     keys = np.frombuffer(planned_sidecar(plan, shard).keys, dtype=places.keys.dtype)
     rows = places.row[found]
-    if rows.max() >= len(keys) or (keys[rows] != places.keys[found]).any():
+    if (
+        len(keys) != plan.rows[shard]
+        or rows.max() >= len(keys)
+        or (keys[rows] != places.keys[found]).any()
+    ):
         raise index_error(plan, shard)
+
+
+def _check_tokens(folder: Folder, held: Holdings) -> None:
+    """That no shard has more tokens than fit into its file, whatever the index says of it.
+
+    Else what is reserved for them would know no bound. The largest one stands for all.
+    """
+    largest = int(held.tokens.argmax())
+    shard = str(held.ids[largest], "ascii")
+    with opening(folder.root, shard):
+        path = shard_path(folder.root, shard, DATA)
+        try:
+            size = path.lstat().st_size
+        except OSError as error:
+            raise GoneError(f"Shard {shard} of '{folder.root}' is gone.") from error
+    if 4 * int(held.tokens[largest]) > size:
+        raise DamageError(
+            f"The index of '{folder.root}' does not fit shard {shard}; run `obverse cache verify`, "
+            "and open the data again."
+        )
 
 
 def _shapes(folder: Folder, held: Holdings, sites: Sequence[str]) -> Iterator[SiteShape]:

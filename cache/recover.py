@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import StorageError
-from cache.files import storage_errors
+from cache.files import open_regular, storage_errors
 from cache.layout import OFFSETS, TOKENS
 from cache.sidecar import MOST_BYTES, Sidecar
 from cache.source import ActivationSource
@@ -59,7 +59,10 @@ def recover_from_index(
     try:
         places = _places(path)
         begin, end = places[TOKENS]
-        offsets = np.frombuffer(_read(path, *places[OFFSETS]), "<i8")
+        first, beyond = places[OFFSETS]
+        if beyond - first != 8 * (len(keys) + 1):
+            return None
+        offsets = np.frombuffer(_read(path, first, beyond), "<i8")
     except (StorageError, ValueError, KeyError, TypeError, RecursionError, struct.error):
         return None
     in_order = len(offsets) == len(keys) + 1 and bool((offsets[1:] > offsets[:-1]).all())
@@ -78,13 +81,13 @@ def _rows(
     keys: Sequence[bytes],
 ) -> tuple[Ids, ...]:
     found = []
-    try:
-        content = _read(path, begin, begin + 4 * int(offsets[-1]))
-    except StorageError:
-        return ()
     for row, key in enumerate(keys):
-        part = content[4 * int(offsets[row]) : 4 * int(offsets[row + 1])]
-        if len(part) == 4 * int(offsets[row + 1] - offsets[row]):
+        first, beyond = 4 * int(offsets[row]), 4 * int(offsets[row + 1])
+        try:
+            part = _read(path, begin + first, begin + beyond)
+        except StorageError:
+            return ()
+        if len(part) == beyond - first:
             ids = np.frombuffer(part, "<i4")
             if space.key(ids) == key:
                 found.append(ids)
@@ -107,8 +110,9 @@ def _places(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def _read(path: Path, begin: int, end: int) -> bytes:
-    """Bytes `begin` to `end` of a file, of those that there are."""
-    with storage_errors(path, "read"), open(path, "rb") as file:
+    """Bytes `begin` to `end` of a file, of those that there are, and not more than `MOST_BYTES`."""
+    end = min(end, begin + MOST_BYTES)
+    with storage_errors(path, "read"), open(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(min(begin, size))
         return file.read(max(0, min(end, size) - min(begin, size)))

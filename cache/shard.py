@@ -18,22 +18,44 @@ import torch
 from torch import Tensor
 
 from cache.errors import DamageError, GoneError, StorageError
-from cache.files import TEMPORARY_PREFIX, flush, read_bytes, remove, storage_errors, write_atomic
+from cache.files import (
+    TEMPORARY_PREFIX,
+    flush,
+    is_real,
+    read_bytes,
+    real_folder,
+    remove,
+    storage_errors,
+    write_atomic,
+)
 from cache.layout import OFFSETS, TOKENS, Layout
 from cache.locks import StoreLock
 from cache.output import Output
-from cache.sidecar import MOST_BYTES, Sidecar, digest
+from cache.sidecar import MOST_BYTES, Sidecar, digest, is_shard
 from cache.space import Ids, SiteShape, Space
 
-__all__ = ["DATA", "DESCRIPTION", "ShardWriter", "read_sidecar", "shard_path"]
+__all__ = ["DATA", "DESCRIPTION", "SHARDS", "ShardWriter", "part_of", "read_sidecar", "shard_path"]
 
+SHARDS = "shards"
 DATA = ".safetensors"
 DESCRIPTION = ".json"
 
 
 def shard_path(root: Path, shard: str, suffix: str) -> Path:
-    """Where a shard's data or description stands: in one of 256 folders, so that none is huge."""
-    return root / "shards" / digest(shard.encode()).hex()[:2] / f"{shard}{suffix}"
+    """Where a shard's data or description stands.
+
+    Raises:
+        DamageError: that is no shard's id: what an index says may lead anywhere.
+        StorageError: one of the folders is a symbolic link, which may lead anywhere too.
+    """
+    if not is_shard(shard):
+        raise DamageError("that is not the name of a shard")
+    return real_folder(root, SHARDS, part_of(shard)) / f"{shard}{suffix}"
+
+
+def part_of(shard: str) -> str:
+    """In which of 256 folders a shard stands, so that none is huge."""
+    return digest(shard.encode()).hex()[:2]
 
 
 def read_sidecar(root: Path, shard: str) -> Sidecar:
@@ -45,10 +67,12 @@ def read_sidecar(root: Path, shard: str) -> Sidecar:
     """
     path = shard_path(root, shard, DESCRIPTION)
     try:
-        content = read_bytes(path, MOST_BYTES + 1)
+        content = read_bytes(path, MOST_BYTES + 1, links=False)
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise GoneError(f"Shard {shard} of '{root}' is gone.") from error
+        if not is_real(path):
+            raise DamageError("the sidecar is no regular file") from error
         raise
     sidecar = Sidecar.decode(content)
     if sidecar.id != shard:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,15 +24,24 @@ from cache.errors import DamageError
 from cache.layout import BLOCK, PAGE, Layout
 from cache.space import DTYPES, SiteShape, Space
 
-__all__ = ["DIGEST", "MOST_BYTES", "Sidecar", "digest", "most_bytes", "seal_json"]
+__all__ = [
+    "DIGEST",
+    "MOST_BYTES",
+    "Sidecar",
+    "digest",
+    "is_shard",
+    "most_bytes",
+    "read_space",
+    "seal_json",
+]
 
 DIGEST = 16  # bytes of an xxh3-128
 _KEY = 16
 _FORMAT = "obverse-activations-1"
-MOST_BYTES = 64 << 20
+MOST_BYTES = 16 << 20
 _MOST_TOKENS = 1 << 40
 _MOST_WIDTH = 1 << 32
-_ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{6}\Z")
+_ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{6}")
 _SPACE = {"model", "dtype", "tokenizer", "policy", "label"}
 _BODY = {"format", "id", "space", "sites", "lengths", "keys", "blocks", "created"}
 
@@ -144,6 +154,25 @@ def most_bytes(
     return len(blank.encode())
 
 
+def is_shard(name: Any) -> bool:
+    """Whether it is the id of a shard, and so nothing that leads elsewhere as part of a path."""
+    return isinstance(name, str) and bool(_ID.fullmatch(name))
+
+
+def read_space(described: Any) -> Space:
+    """A space from what `Space.to_dict` gave.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if not isinstance(described, dict) or set(described) != _SPACE:
+        raise ValueError("space")
+    space = Space(**{name: _text(value) for name, value in described.items()})
+    if space.dtype not in DTYPES:
+        raise ValueError("dtype")
+    return space
+
+
 def seal_json(body: Any) -> bytes:
     """A value as one line of JSON, in its only spelling, with a checksum.
 
@@ -157,7 +186,7 @@ def seal_json(body: Any) -> bytes:
 def _read(body: Mapping[str, Any]) -> Sidecar:
     if body["format"] != _FORMAT:
         raise ValueError("another format")
-    if not _ID.match(body["id"]):
+    if not is_shard(body["id"]):
         raise ValueError("no id")
     lengths = np.array(_whole_numbers(body["lengths"], _MOST_TOKENS), dtype=np.int64)
     keys = base64.b64decode(body["keys"], validate=True)
@@ -178,7 +207,7 @@ def _read(body: Mapping[str, Any]) -> Sidecar:
         raise ValueError("a time")
     sidecar = Sidecar(
         body["id"],
-        _space(body["space"]),
+        read_space(body["space"]),
         sites,
         lengths,
         keys,
@@ -190,20 +219,8 @@ def _read(body: Mapping[str, Any]) -> Sidecar:
     return sidecar
 
 
-def _space(described: Any) -> Space:
-    if not isinstance(described, dict) or set(described) != _SPACE:
-        raise ValueError("space")
-    space = Space(**{name: _text(value) for name, value in described.items()})
-    if space.dtype not in DTYPES:
-        raise ValueError("dtype")
-    return space
-
-
 def _fits(site: SiteShape) -> bool:
-    product = 1
-    for extent in site.width:
-        product *= extent
-    return len(site.width) <= 4 and product <= _MOST_WIDTH
+    return len(site.width) <= 4 and math.prod(site.width) <= _MOST_WIDTH
 
 
 def _whole_numbers(values: Any, most: int) -> list[int]:

@@ -27,6 +27,8 @@ from cache.tokens import TokenReader
 __all__ = ["Settings", "TokenStream"]
 
 _FORMAT = "obverse-cursor-1"
+_NO_CURSOR = "This is no cursor of a stream; give what `state_dict` returned."
+_MOST_EPOCHS = 1 << 62
 # Bytes that finding a token's place takes, besides its activations.
 _OVERHEAD = 64
 
@@ -169,23 +171,28 @@ class TokenStream(IterableDataset[Any]):
             StorageError: it was over other tokens (because the store has changed since, or other
                 rows, positions or sites were chosen), or had another order; or this is no cursor.
         """
-        epoch, token = state.get("epoch"), state.get("token")
-        if state.get("format") != _FORMAT or type(epoch) is not int or type(token) is not int:
-            raise StorageError("This is no cursor of a stream; give what `state_dict` returned.")
+        if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
+            raise StorageError(_NO_CURSOR)
         if state.get("content") != self.plan.digest:
             raise StorageError(
                 f"The cursor is not of these tokens: '{self.plan.root}' has changed since, or "
                 "other rows, positions or sites were chosen; begin a new epoch, or bring back "
                 "what there was."
             )
+        settings = state.get("settings")
+        if not isinstance(settings, Mapping):
+            raise StorageError(_NO_CURSOR)
         for name, value in asdict(self.settings).items():
-            if (found := dict(state["settings"]).get(name)) != value:
+            if (found := settings.get(name)) != value:
                 raise StorageError(
                     f"The cursor is of a stream with {name}={found}, this one has {name}={value}; "
                     "make them alike."
                 )
-        if epoch < 0 or not 0 <= token < self.n_tokens:
-            raise StorageError("This is no cursor of a stream; give what `state_dict` returned.")
+        epoch, token = state.get("epoch"), state.get("token")
+        if type(epoch) is not int or type(token) is not int:
+            raise StorageError(_NO_CURSOR)
+        if not 0 <= epoch < _MOST_EPOCHS or not 0 <= token < self.n_tokens:
+            raise StorageError(_NO_CURSOR)
         self.move(epoch, token)
 
     def loader(self, num_workers: int = 0, **options: Any) -> TokenLoader:

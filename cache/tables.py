@@ -7,14 +7,23 @@ import json
 import sqlite3
 import struct
 from dataclasses import dataclass
+from typing import cast
 
 import xxhash
 
 from cache.errors import DamageError
-from cache.sidecar import Sidecar
+from cache.sidecar import Sidecar, is_shard, read_space
+from cache.space import Space
 
 __all__ = [
+    "KEY",
     "Described",
+    "as_count",
+    "as_key",
+    "as_shard",
+    "as_space",
+    "as_text",
+    "as_time",
     "check",
     "check_definitions",
     "create",
@@ -24,6 +33,9 @@ __all__ = [
     "mark",
     "use_seal",
 ]
+
+KEY = 16
+"""Bytes of a row's key."""
 
 # Marks the file as an index of ours.
 _APPLICATION = 0x4F627672
@@ -136,6 +148,53 @@ def lookup(db: sqlite3.Connection, shard: str) -> Described | None:
     return Described(tuple(found[1:]), tuple(sites), tuple(rows))
 
 
+def as_shard(value: object) -> str:
+    """A value that was read, if it is the id of a shard: as a part of a path it leads nowhere else.
+
+    Raises:
+        DamageError: it is not, as for those below.
+    """
+    if not (isinstance(value, str) and is_shard(value)):
+        raise DamageError("the index is damaged (a shard has no name)")
+    return value
+
+
+def as_count(value: object) -> int:
+    """A value that was read, if it is a number of things or a place among them."""
+    if type(value) is not int or value < 0:
+        raise DamageError("the index is damaged (a number is no number)")
+    return value
+
+
+def as_time(value: object) -> float:
+    """A value that was read, if it is seconds since 1970."""
+    if type(value) not in (float, int):
+        raise DamageError("the index is damaged (a time is no time)")
+    return cast("float", value)
+
+
+def as_text(value: object) -> str:
+    """A value that was read, if it is a text."""
+    if not isinstance(value, str):
+        raise DamageError("the index is damaged (a text is no text)")
+    return value
+
+
+def as_key(value: object) -> bytes:
+    """A value that was read, if it is the key of a row."""
+    if not isinstance(value, bytes) or len(value) != KEY:
+        raise DamageError("the index is damaged (a key is no key)")
+    return value
+
+
+def as_space(described: object) -> Space:
+    """A space from the text that describes it."""
+    try:
+        return read_space(json.loads(as_text(described)))
+    except (ValueError, RecursionError) as error:
+        raise DamageError("the index misnames a model") from error
+
+
 def _seal(*values: object) -> int:
     """A checksum for a column, of what cannot be found out from the sidecars."""
     packed = b"".join(
@@ -156,10 +215,15 @@ def check(db: sqlite3.Connection) -> None:
     Raises:
         DamageError: something does not fit.
     """
+    # First, since SQLite may work out what is defined in a file when it looks at it.
+    check_definitions(db)
     problems = [text for (text,) in db.execute("pragma integrity_check(1)")]
     if problems != ["ok"]:
         raise DamageError(f"the index is damaged ({problems[0]})")
-    check_definitions(db)
+    for table, columns in _types().items():
+        wrong = " or ".join(f"typeof({name}) != '{kind}'" for name, kind in columns.items())
+        if db.execute(f"select exists (select 1 from {table} where {wrong})").fetchone() != (0,):
+            raise DamageError(f"the index has {table} of the wrong type")
     for table, key, of, column in _LINKS:
         strays = db.execute(
             f"select exists (select 1 from {table} where {key} not in (select {column} from {of}))"
@@ -187,6 +251,24 @@ def _definitions(db: sqlite3.Connection) -> list[tuple[object, ...]]:
         settings[-1] = ("delete",)
     tables = db.execute("select type, name, tbl_name, sql from sqlite_master order by name, type")
     return [*settings, *tables.fetchall()]
+
+
+@functools.cache
+def _types() -> dict[str, dict[str, str]]:
+    """The type of each column, {table: {column: type}}; SQLite itself takes any."""
+    with sqlite3.connect(":memory:", isolation_level=None) as db:
+        create(db)
+        names = [
+            name for (name,) in db.execute("select name from sqlite_master where type='table'")
+        ]
+        found = {
+            name: {
+                column[1]: column[2].lower() for column in db.execute(f"pragma table_info({name})")
+            }
+            for name in names
+        }
+    db.close()
+    return found
 
 
 @functools.cache

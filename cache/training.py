@@ -22,6 +22,7 @@ from cache.sizes import parse_size
 from cache.source import ActivationSource, HasActivations
 from cache.space import DTYPES, Space
 from cache.stream import Settings, TokenStream
+from cache.tables import as_text
 
 __all__ = ["Training"]
 
@@ -196,7 +197,7 @@ def _same_model(one: Space, other: Space) -> bool:
 def _spaces(index: Index) -> list[Space]:
     """The spaces of which something is stored still."""
     found = index.select("select distinct space from shards")
-    ids = {space for part in found for (space,) in part}
+    ids = {as_text(space) for part in found for (space,) in part}
     return [space for space in index.spaces() if space.id in ids]
 
 
@@ -206,7 +207,7 @@ def _sites(index: Index, space: Space) -> list[str]:
         "where space = ?)",
         [space.id],
     )
-    return sorted((str(site) for part in found for (site,) in part), key=_natural)
+    return sorted((as_text(site) for part in found for (site,) in part), key=_natural)
 
 
 def _is_or_begins(site: str, written: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cache.errors import DamageError, GoneError, StorageError
-from cache.files import remove, storage_errors
+from cache.files import real_folder, remove, storage_errors
 from cache.fill import fill
 from cache.folder import QUARANTINE, Folder
 from cache.index import Index
@@ -125,8 +125,11 @@ def repair(
 def empty_quarantine(folder: Folder) -> list[str]:
     """Remove what was set aside; returns a line for each shard."""
     done = []
-    place = folder.root / QUARANTINE
+    place = real_folder(folder.root, QUARANTINE)
     for path in sorted(place.glob("*")) if place.is_dir() else []:
+        if path.is_dir() and not path.is_symlink():
+            done.append(f"'{path}' is a folder, which is not removed here")
+            continue
         remove(path)
         if path.suffix == DATA:
             done.append(f"damaged shard {path.stem} is removed")
@@ -245,6 +248,6 @@ def _file_size(root: Path, shard: str) -> int:
     path = shard_path(root, shard, DATA)
     with storage_errors(path, "read"):
         try:
-            return path.stat().st_size
+            return path.lstat().st_size
         except FileNotFoundError:
             return 0

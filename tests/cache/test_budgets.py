@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,19 +22,7 @@ from cache.space import Ids, SiteShape
 from tests.cache.children import SITES, check_values, quiet
 from tests.cache.fake import FakeSource, expected, prompts
 
-
-@pytest.fixture(autouse=True)
-def _ends() -> Iterator[None]:
-    """A read that does not return fails the test."""
-
-    def stop(*_: object) -> None:
-        raise AssertionError("it does not end")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+pytestmark = pytest.mark.usefixtures("ends")
 
 
 class ManySites(FakeSource):

@@ -165,9 +165,9 @@ def test_an_owner_that_is_forgotten_leaves(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_used_is_said_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "owners").write_text("")
-    with pytest.raises(StorageError, match=r"cannot be made: .*; choose another path\.$"):
+    with pytest.raises(StorageError, match=r"is not a folder; .*choose another path\.$"):
         Owner(tmp_path / "owners")
-    with pytest.raises(StorageError, match=r"cannot be read .*; check its permissions\.$"):
+    with pytest.raises(StorageError, match=r"is not a folder; remove it"):
         Owners(tmp_path / "owners").alive()
 
 
