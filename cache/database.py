@@ -12,7 +12,7 @@ import os
 import sqlite3
 import stat
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -41,7 +41,7 @@ _LONGEST = 16 << 20  # bytes of a value
 
 
 class _Connection(sqlite3.Connection):
-    """Closes its cursors with it: one that a traceback keeps would go on holding a lock."""
+    """Closes its cursors when told to, or with it: one that a traceback keeps would hold a lock."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -52,9 +52,12 @@ class _Connection(sqlite3.Connection):
         self._cursors.add(cursor)
         return cursor
 
-    def close(self) -> None:
+    def close_cursors(self) -> None:
         for cursor in list(self._cursors):
             cursor.close()
+
+    def close(self) -> None:
+        self.close_cursors()
         super().close()
 
 
@@ -77,11 +80,12 @@ class Database:
         self._path = path
         self._store_lock = lock
         self._check = check
-        self._lock = ThreadLock()
-        self._connection: sqlite3.Connection | None = None
+        # No child must be forked while SQLite works: what it has locked stays so in the child.
+        self._lock, self._apart = ThreadLock(), ThreadLock()
+        self._connection: _Connection | None = None
         self._of: tuple[int, int] | None = None
         # A child must not close what it inherited: SQLite might undo what its parent is doing.
-        self._inherited: list[sqlite3.Connection] = []
+        self._inherited: list[_Connection] = []
 
     @property
     def inode(self) -> int | None:
@@ -95,21 +99,39 @@ class Database:
             DamageError, StorageError: see above.
         """
         with self._lock, self._errors(), self._shared(), self._closing_on_error():
-            yield self._current()
+            db = self._current()
+            yield db
+            # While no child can be forked, and not when a caller's variable goes.
+            db.close_cursors()
 
-    @contextlib.contextmanager
-    def reading_apart(self) -> Iterator[sqlite3.Connection]:
-        """As `reading`, for long: a connection of its own, so that other threads need not wait."""
+    def pages(
+        self, statement: str, parameters: Sequence[str | bytes | int], size: int
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows that a SELECT finds, `size` at a time; raises what `reading` does.
+
+        On a connection of its own, so that other threads need not wait.
+        """
         if self._path is None:
             with self.reading() as db:
-                yield db
+                found = db.execute(statement, parameters)
+                while part := found.fetchmany(size):
+                    yield part
             return
         with self._errors(), self._shared():
-            db = self._connect(self._path)
+            _check_files(self._path)
+            with self._apart:
+                db = self._connect(self._path)
             try:
-                yield db
+                with self._apart:
+                    found = db.execute(statement, parameters)
+                    part = found.fetchmany(size)
+                while part:
+                    yield part
+                    with self._apart:
+                        part = found.fetchmany(size)
             finally:
-                db.close()
+                with self._apart:
+                    db.close()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -120,6 +142,7 @@ class Database:
             db.execute("begin immediate")
             yield db
             db.execute("commit")
+            db.close_cursors()
 
     def close(self) -> None:
         """Close the file; what is in memory stays."""
@@ -143,10 +166,12 @@ class Database:
     def _shared(self) -> contextlib.AbstractContextManager[None]:
         return self._store_lock.shared() if self._store_lock else contextlib.nullcontext()
 
-    def _current(self) -> sqlite3.Connection:
+    def _current(self) -> _Connection:
         # What is in memory a child may use: it has a copy of its own.
         now = (0, 0)
         if self._path is not None:
+            # Each time: what stands there may be another file by now.
+            _check_files(self._path)
             try:
                 now = (os.getpid(), self._path.lstat().st_ino)
             except FileNotFoundError:
@@ -160,9 +185,7 @@ class Database:
             self._connection = self._connect(self._path)
         return self._connection
 
-    def _connect(self, path: Path | None) -> sqlite3.Connection:
-        if path is not None:
-            _check_files(path)
+    def _connect(self, path: Path | None) -> _Connection:
         # "rw": a file that vanished must not come back empty.
         name = ":memory:" if path is None else f"file:{quote(str(path.absolute()))}?mode=rw"
         db = sqlite3.connect(
@@ -220,6 +243,7 @@ def _check_files(path: Path) -> None:
             raise DamageError(f"'{path.name}{end}' is no regular file")
     journal = f"{path}{COMPANIONS[0]}"
     with contextlib.suppress(OSError), open(open_regular(journal), "rb") as file:
-        file.seek(-len(_JOURNAL_ENDS), os.SEEK_END)
-        if file.read() == _JOURNAL_ENDS:
+        size = file.seek(-len(_JOURNAL_ENDS), os.SEEK_END)
+        # It begins in the same way, of which a killed process may have written no more.
+        if size and file.read() == _JOURNAL_ENDS:
             raise DamageError("its journal names another file")

@@ -234,10 +234,7 @@ class Index:
         self, statement: str, parameters: Sequence[str | bytes | int] = ()
     ) -> Iterator[list[tuple[Any, ...]]]:
         """The rows that a SELECT finds, some thousand at a time, for questions of other modules."""
-        with self._database.reading_apart() as db:
-            found = db.execute(statement, parameters)
-            while part := found.fetchmany(_ROWS_AT_ONCE):
-                yield part
+        yield from self._database.pages(statement, parameters, _ROWS_AT_ONCE)
 
     def spaces(self) -> list[Space]:
         with self._database.reading() as db:

@@ -451,6 +451,7 @@ def test_children_that_are_forked_while_threads_work(path: Path) -> None:
                 seed += 100
                 store.get(FakeSource(), prompts(2, seed=seed), SITES)
                 store.usage()
+                store.keys("fake", ROWS)
 
         threads = [threading.Thread(target=work, args=(number,)) for number in (50, 51)]
         for thread in threads:
