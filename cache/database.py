@@ -170,18 +170,20 @@ class Database:
         # What is in memory a child may use: it has a copy of its own.
         now = (0, 0)
         if self._path is not None:
-            # Each time: what stands there may be another file by now.
-            _check_files(self._path)
             try:
                 now = (os.getpid(), self._path.lstat().st_ino)
             except FileNotFoundError:
                 self._of = None
                 raise DamageError("the index is missing") from None
-        if self._connection is None or self._of != now:
+        if self._of != now:
             if self._connection is not None and self._of and self._of[0] != now[0]:
                 self._inherited.append(self._connection)
             # Which file it is must be known where it cannot be opened: it may have to go.
             self._connection, self._of = None, now
+        if self._path is not None:
+            # Each time: what stands beside it may be something else by now.
+            _check_files(self._path)
+        if self._connection is None:
             self._connection = self._connect(self._path)
         return self._connection
 

@@ -41,8 +41,9 @@ class ActivationStore(Training):
     Each activation is named by what decides it: the model's weights and configuration, the site,
     the precision, the tokenizer, and the token ids of its prompt; not by the batch, the padding or
     the data set. Several processes may use a store at once: a row that one of them computes, the
-    others wait for. Every MiB is compared with its checksum before its first use; what is damaged
-    is set aside and computed again. Files are safetensors with a JSON sidecar each.
+    others wait for. Every MiB is compared with its checksum before its first use, and when its
+    file was changed since; what is damaged is set aside and computed again. Files are safetensors
+    with a JSON sidecar each.
 
     Attributes:
         path: the store's folder.
