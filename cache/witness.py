@@ -90,9 +90,14 @@ class Witness:
             body = json.loads(content)["body"]
             if seal_json(body) != content or (body["format"], body["space"]) != (_FORMAT, space.id):
                 raise ValueError("another content")
-            shape = tuple(int(n) for n in body["shape"])
+            shape, tolerance = body["shape"], body["tolerance"]
+            if len(shape) != 3 or not all(type(n) is int and 0 < n < 1 << 32 for n in shape):
+                raise ValueError("no shape")
+            # With a larger one any model would agree.
+            if type(tolerance) is not float or not 0 <= tolerance < 1:
+                raise ValueError("no tolerance")
             values = np.frombuffer(base64.b64decode(body["values"]), "<f4").reshape(shape)
-            return cls(values, float(body["tolerance"]))
+            return cls(values, tolerance)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DamageError("the witness is damaged") from error
 
@@ -154,6 +159,8 @@ class Witnesses:
         ids = {space.id for space in self._folder.indexed(Index.spaces)}
         used = {one for one in ids if self._folder.indexed(Index.shards, one)}
         for path in sorted(place.glob("*")) if place.is_dir() else []:
+            if path.is_dir() and not path.is_symlink():
+                continue
             if path.stem not in used or path.name.startswith(TEMPORARY_PREFIX):
                 remove(path)
                 done.append(f"'{path.name}' is the witness of nothing and is removed")
@@ -164,7 +171,7 @@ class Witnesses:
 def compare(root: Path, ours: Witness, space: Space) -> bool:
     """Whether a space has a witness; a StorageError if it is another model's."""
     try:
-        content = read_bytes(_path(root, space), _MOST_BYTES)
+        content = read_bytes(_path(root, space), _MOST_BYTES, links=False)
         theirs = Witness.decode(content, space)
     except (StorageError, DamageError):
         return False

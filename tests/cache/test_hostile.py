@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cache import ActivationStore
 from cache.errors import DamageError, StorageError
 from cache.owners import Owners, _born, _place
 from cache.sidecar import Sidecar, seal_json
+from cache.witness import Witness
 from tests.cache.children import SITES, check_values, quiet
 from tests.cache.fake import FakeSource, prompts
 
@@ -97,7 +99,7 @@ def use(path: Path) -> list[str]:
 
 def test_a_folder_of_the_store_that_is_a_link_is_refused(path: Path) -> None:
     outside = path.parent / "precious"
-    for name in ("shards", "quarantine", "owners"):
+    for name in ("shards", "quarantine", "owners", "witnesses"):
         folder = path / name
         moved = path.parent / "elsewhere"
         if folder.exists():
@@ -220,13 +222,15 @@ def test_what_is_named_like_a_leftover_is_not_followed(path: Path) -> None:
         put(path / "owners" / f"{token}.{_place()}.{'9' * 10}.5")
         (path / "quarantine").mkdir(exist_ok=True)
         put(path / "quarantine" / "a.safetensors")
+        (path / "witnesses").mkdir(exist_ok=True)
+        put(path / "witnesses" / f"{'a' * 32}.json")
         with quiet(), ActivationStore(path) as store:
             source = SOURCE()
             check_values(store, ROWS, source, SITES)
             assert source.runs == 0
             store.gc()
         left = [p for p in path.rglob("*") if "partial" in p.name or p.name.startswith(token)]
-        for folder in [*left, path / "quarantine" / "a.safetensors"]:
+        for folder in [*left, *path.glob("quarantine/*"), *path.glob("witnesses/*")]:
             # Folders, which are not ours, are left alone; of everything else nothing is.
             if folder.exists():
                 assert folder.is_dir()
@@ -475,3 +479,19 @@ def test_a_cursor_of_any_type_is_a_sentence(path: Path) -> None:
                     one.load_state_dict(state)
         stream.load_state_dict(cursor)
         assert stream.epoch == 0
+
+
+def test_a_witness_that_any_model_would_agree_with_is_none() -> None:
+    space = SOURCE().space()
+    witness = Witness(np.ones((2, 3, 4), dtype=np.float32), 0.25)
+    content = witness.encode(space)
+    assert Witness.decode(content, space).agrees(witness)
+    body = json.loads(content)["body"]
+    wrong: list[dict[str, Any]] = [
+        {"tolerance": value} for value in (1e300, 1, -0.5, None, "0.1", [0.1], True)
+    ]
+    wrong += [{"shape": value} for value in ([-1, 3, 4], [24], [1 << 70, 1, 1], [2.0, 3, 4], "234")]
+    wrong += [{"values": value} for value in ("", "!", 5, None)]
+    for change in wrong:
+        with pytest.raises(DamageError):
+            Witness.decode(seal_json({**body, **change}), space)
