@@ -130,3 +130,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
     return condition()
+
+
+def load_for_ever(folder: Path) -> Callable[[Any], Any]:
+    """The start of a worker that is never ready."""
+    leave_pid(folder)
+    time.sleep(60)
+    return len
