@@ -126,8 +126,7 @@ def main() -> None:
     n = 2 + len(curve["fraction"]) * (2 + arguments.random)
     print(
         f"\nfaithfulness curve, {len(curve['fraction'])} sizes, {n} circuits × {arguments.pairs} "
-        f"pairs: {seconds:.1f} s (CMD {float(curve['cmd']):.2f}, random "
-        f"{float(curve['cmd_random'].mean()):.2f})"
+        f"pairs: {seconds:.1f} s"
     )
     print(f"edges left of 200 chosen: {len(prune(scores, 200))}")
 

@@ -7,6 +7,7 @@ thing they are no independent ones; `clusters` says which belong together, and t
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ LEAST_N = 5
 
 _RESAMPLES = 1999
 _CELLS_AT_ONCE = 500
+_MOST_RESAMPLED = 1000
+"""Independent examples beyond which skew no longer matters, and Student's t is enough."""
 ROUNDING = 1e-6
 """Spread, as a share of the largest value, that rounding in float32 explains."""
 _WIDEST = 3.0
@@ -171,8 +174,10 @@ def _studentised(
     error = np.sqrt(factor * (rest**2).sum(1)) / abs(total)
     scale = np.abs(above).max(1) * n / abs(total)
     error[error <= ROUNDING * scale / math.sqrt(n)] = math.nan
-    # The seed is fixed: an interval is a property of the numbers.
-    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), _RESAMPLES).T
+    half = _t(confidence, independent)
+    if n > _MOST_RESAMPLED:
+        return ratio - half * error, ratio + half * error
+    weights = _resamples(n)
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = below @ weights
         moved = (rest @ weights) / drawn
@@ -183,12 +188,19 @@ def _studentised(
         flat = errors <= ROUNDING * error[:, None]
         off = np.where(flat, np.sign(moved) * (np.abs(moved) > ROUNDING * error[:, None]), moved)
         t = off / np.where(flat, 0.0, errors)
-    half = _t(confidence, independent)
     t = np.clip(np.nan_to_num(t, posinf=np.inf, neginf=-np.inf), -_WIDEST * half, _WIDEST * half)
     tail = (1 - confidence) / 2
     left, right = np.quantile(t, [tail, 1 - tail], axis=1)
     low = ratio - np.maximum(right, half) * error
     return low, ratio - np.minimum(left, -half) * error
+
+
+@functools.lru_cache(maxsize=4)
+def _resamples(n: int) -> Floats:
+    """How often each of n columns is drawn [column, resample]; the same for the same n, because an
+    interval is a property of the numbers."""
+    rng = np.random.default_rng(0)
+    return rng.multinomial(n, np.full(n, 1 / n), _RESAMPLES).T.astype(np.float64)
 
 
 def median_interval(
@@ -305,7 +317,7 @@ def bootstrap(
     """BCa bootstrap interval of `statistic` over examples (Efron 1987); NaN where there is none.
 
     Of means and medians use `mean_interval` and `median_interval`, which cover what they say with
-    few examples too; of skewed ones this covers .86 to .90 at 10 examples, not .95.
+    few examples too: this holds .90 of normal, .85 of exponential means at 10 examples, not .95.
 
     Args:
         values: one number for each example [example].

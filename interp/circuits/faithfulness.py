@@ -15,7 +15,7 @@ from interp.effect import Effect, effect
 from interp.effect import shares as shares_of
 from interp.errors import MetricError, SiteError
 from interp.graph import Edges, Graph
-from interp.intervals import Clusters
+from interp.intervals import Clusters, n_independent
 from interp.metrics import Metric, get_metric
 from interp.model import Model
 from interp.prompts import PromptPairs
@@ -85,9 +85,12 @@ def faithfulness_curve(
         MetricError: the whole and the empty model do equally well, so shares mean nothing.
         SiteError: fractions that do not grow between 0 and 1, or as for `measure`.
         ModelError: as for `measure`.
+        StatisticsError: clusters that do not fit the pairs.
     """
     check_model(model, scores.attrs)
     shares = _check(fractions)
+    clusters = pairs.clean.texts if clusters is None else clusters
+    n_independent(len(pairs), clusters)  # refused before anything is run
     graph, rng = Graph.from_attrs(scores.attrs), np.random.default_rng(seed)
     counts = [round(share * graph.n_edges) for share in shares]
 
@@ -116,7 +119,6 @@ def faithfulness_curve(
         )
     metric, n = get_metric(metric), len(shares)
     full, empty, parts = found[0], found[1], found[2:]
-    clusters = pairs.clean.texts if clusters is None else clusters
     whole = effect(full, empty, unit=metric.unit, metric=metric.name, clusters=clusters)
     share_of, low, high = shares_of(parts, full, empty, whole, clusters)
     random = share_of[2 * n :].reshape(n_random, n)

@@ -102,6 +102,14 @@ def test_an_interval_moves_and_grows_with_its_values() -> None:
     assert mean_interval(3 * values + 5) == pytest.approx((3 * low + 5, 3 * high + 5))
 
 
+def test_of_thousands_of_examples_the_interval_is_students() -> None:
+    values = np.random.default_rng(16).exponential(size=5_000)
+    theirs = scipy_stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert mean_interval(values) == pytest.approx((theirs.low, theirs.high))
+    fewer = scipy_stats.ttest_1samp(values[:900], 0.0).confidence_interval(0.95)
+    assert mean_interval(values[:900]) == pytest.approx((fewer.low, fewer.high), rel=0.02)
+
+
 def test_cells_are_the_intervals_one_by_one() -> None:
     values = np.random.default_rng(4).normal(size=(3, 2, 8))
     low, high = mean_intervals(values)

@@ -14,7 +14,7 @@ from interp.circuits.circuit import jaccard
 from interp.circuits.faithfulness import FRACTIONS, area
 from interp.circuits.measure import shared_pairs
 from interp.circuits.prune import choose
-from interp.errors import MetricError, ModelError, SiteError
+from interp.errors import MetricError, ModelError, SiteError, StatisticsError
 from interp.figures import faithfulness_lines
 from interp.graph import Graph
 from interp.prompts import PromptPairs
@@ -190,6 +190,10 @@ def test_the_seed_gives_the_same_curve(llama: Tiny, scores: xr.Dataset, curve: x
     assert not np.array_equal(curve["random"], other["random"])
 
 
+def never(_done: int, _total: int) -> None:
+    pytest.fail("circuits were run")
+
+
 def test_what_means_nothing_is_refused(llama: Tiny, gpt2: Tiny, scores: xr.Dataset) -> None:
     pairs = prompt_pairs(llama)
     with pytest.raises(ModelError, match="not of gpt2"):
@@ -197,6 +201,8 @@ def test_what_means_nothing_is_refused(llama: Tiny, gpt2: Tiny, scores: xr.Datas
     for fractions in ((0.1,), (0.0, 1.0), (0.2, 0.1), (0.5, 1.5)):
         with pytest.raises(SiteError, match="at least two fractions"):
             faithfulness_curve(llama.model, pairs, scores, fractions=fractions)
+    with pytest.raises(StatisticsError, match="2 clusters named for 3"):
+        faithfulness_curve(llama.model, pairs, scores, clusters=["a", "b"], progress=never)
     texts = ["we saw Ann near Rome"]
     same = PromptPairs(llama.model, texts, texts, [" Gus"], [" Ida"])
     with pytest.raises(MetricError, match="same for the whole model and without any edge"):
