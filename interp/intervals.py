@@ -301,9 +301,10 @@ def n_independent(n: int, clusters: Clusters | None = None) -> float:
 
 
 def no_interval(n: float, what: str = "examples") -> str:
-    """Why there is no interval over n independent examples, as words after a colon or a dash."""
+    """Why there is no interval over n independent examples (`what`, a plural), as words."""
     if n < LEAST_N:
-        return f"no interval: {n:.3g} independent {what}, and at least {LEAST_N} are needed"
+        counted = what.removesuffix("s") if n == 1 else what
+        return f"no interval: {n:.3g} independent {counted}, and at least {LEAST_N} are needed"
     return f"no interval: all {what} have the same value, so their spread is not known"
 
 

@@ -88,7 +88,7 @@ def test_few_or_equal_examples_have_no_interval_and_a_reason() -> None:
     for values in ([], [0.3], [0.3, 0.4, 0.2, 0.1], [0.36] * 30, [0.1 + 0.2, 0.3] * 4):
         for found in (mean_interval(values), ratio_interval(values, np.ones(len(values)))):
             assert all(math.isnan(end) for end in found)
-    assert no_interval(1) == "no interval: 1 independent examples, and at least 5 are needed"
+    assert no_interval(1) == "no interval: 1 independent example, and at least 5 are needed"
     assert "all pairs have the same value" in no_interval(30, "pairs")
     assert not math.isnan(mean_interval(np.arange(LEAST_N))[0])
 

@@ -114,7 +114,7 @@ def test_there_is_no_share_of_an_effect_that_is_not_clear() -> None:
     clean, zeros = [2.0, 3.0, 2.5, 4.0, 1.0, 2.0], [0.0] * 6
     assert normalised(_shared_out(clean, zeros)).notnull().all()
     for left, right, reason in (
-        (clean[:1], zeros[:1], "2.00 logits, no interval: 1 independent pairs"),
+        (clean[:1], zeros[:1], "2.00 logits, no interval: 1 independent pair,"),
         (clean[:4], zeros[:4], "at least 5 are needed"),
         (zeros, clean, "has the wrong sign, −2.42 logits [−3."),
         ([2.0, -2.0, 1.0, -1.0, 0.5, 0.3], zeros, "could be none"),

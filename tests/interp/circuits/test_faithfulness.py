@@ -114,7 +114,7 @@ def test_of_few_pairs_or_a_wrong_sign_there_is_no_share(llama: Tiny, scores: xr.
     cases = clear_cases(llama, 6)
     wrong = tuple(Case(case.pieces, case.foil, case.answer) for case in cases)
     for some, reason in (
-        (cases[:1], "no interval: 1 independent pairs"),
+        (cases[:1], "no interval: 1 independent pair,"),
         (cases[:4], "at least 5 are needed"),
         (wrong, "wrong sign"),
         (cases[:3] + wrong[3:], "could be none"),
