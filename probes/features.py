@@ -20,6 +20,7 @@ from probes.labels import Codes, group_codes
 Strings = tuple[str, ...]
 # Tokens at the start of prompts may be the same in many; that is no reason to warn.
 _REPEATED = 0.1
+_FEW = 5
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,25 @@ def as_features(features: Any) -> Features:
     return _checked(found)
 
 
+def fittable(features: Any) -> Features:
+    """Features of which products can be taken; see `as_features`.
+
+    Raises:
+        ProbeError: no features, or numbers so large or small that their squares are none.
+    """
+    found = as_features(features)
+    low, high = found.values.flatten(1).aminmax(dim=1)
+    largest = torch.maximum(high, -low)
+    limit = float(torch.finfo(found.values.dtype).max) ** 0.4
+    fine = (largest == 0) | ((largest > 1 / limit) & (largest < limit))
+    for site in (~fine).nonzero()[:, 0].tolist():
+        raise ProbeError(
+            f"The largest feature of '{found.sites[site]}' is {float(largest[site]):.1g}, whose "
+            "products cannot be told from zero or infinity; scale the features."
+        )
+    return found
+
+
 def example_groups(features: Features, groups: Any) -> Codes:
     """Groups of the examples, as numbers.
 
@@ -117,6 +137,12 @@ def example_groups(features: Features, groups: Any) -> Codes:
     found = group_codes(features.prompts if groups is None else groups, len(features))
     same = alike(features)
     if groups is None and int(found.max()) + 1 == len(features):
+        if int(same.max()) + 1 < min(_FEW, len(features)):
+            raise ProbeError(
+                f"The {len(features)} examples have {int(same.max()) + 1} different features only, "
+                "so that a probe would be tested on what it has learned; give groups=… if that is "
+                "meant."
+            )
         return same
     groups_of = np.zeros(int(same.max()) + 1, dtype=np.int64)
     pairs = np.unique(np.stack([same, found], 1), axis=0)
@@ -179,14 +205,13 @@ def _checked(features: Features) -> Features:
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float()
     values = values.detach()
-    # A finite sum has finite terms, and makes no copy; another one may only have become too large.
-    for site in (~values.flatten(1).sum(1).isfinite()).nonzero()[:, 0].tolist():
-        bad = (~torch.isfinite(values[site]).all(1)).nonzero()
-        if len(bad):
-            raise ProbeError(
-                f"The features of '{features.sites[site]}' are not finite in example "
-                f"{int(bad[0])}; leave such examples out, or load the model in float32."
-            )
+    low, high = values.flatten(1).aminmax(dim=1)  # makes no copy, and shows what is not finite
+    for site in (~(low.isfinite() & high.isfinite())).nonzero()[:, 0].tolist():
+        bad = int((~torch.isfinite(values[site]).all(1)).nonzero()[0])
+        raise ProbeError(
+            f"The features of '{features.sites[site]}' are not finite in example {bad}; leave such "
+            "examples out, or load the model in float32."
+        )
     return replace(features, values=values.contiguous())
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.errors import ProbeError
 from probes import closed
-from probes.features import Features, as_features
+from probes.features import Features, fittable
 from probes.labels import Labels, encode
 from probes.mlp import fit_mlp
 from probes.moments import Moments
@@ -71,7 +71,7 @@ def fit_probes(
             "The penalty l2 must be positive: without one, classes that can be separated have no "
             "best probe."
         )
-    found = as_features(features)
+    found = fittable(features)
     settings: dict[str, str | int | float] = {"kind": kind, "l2": l2, "examples": len(found)}
     if kind == "ridge" and _are_numbers(labels):
         targets = _targets(labels, found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +66,7 @@ def encode(labels: Any, n: int) -> Labels:
             "These labels are numbers with fractions, not classes; use kind='ridge' to predict "
             "numbers."
         )
-    names, codes = np.unique(values, return_inverse=True)
+    names, codes = np.unique(_sortable(values), return_inverse=True)
     if len(names) < 2:
         raise ProbeError(
             f"All labels are '{names[0]}'; a probe needs examples of at least two classes."
@@ -92,7 +94,36 @@ def group_codes(groups: Any, n: int) -> Codes:
         )
     if pd.isna(values).any():
         raise ProbeError(f"Example {int(pd.isna(values).argmax())} has no group; give it one.")
-    return np.unique(values, return_inverse=True)[1].astype(np.int64).reshape(-1)
+    return np.unique(_sortable(values), return_inverse=True)[1].astype(np.int64).reshape(-1)
+
+
+def _sortable(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Texts, where things of several kinds have no order."""
+    return values.astype(str) if values.dtype.kind == "O" else values
+
+
+def check_numbers(strengths: Sequence[float], **counts: tuple[int, int]) -> None:
+    """Refuse settings that make no sense.
+
+    Args:
+        strengths: penalties.
+        counts: whole numbers, each with the least that it may be.
+
+    Raises:
+        ProbeError: one is of another kind, or too small.
+    """
+    for name, (value, least) in counts.items():
+        if not isinstance(value, numbers.Integral) or value < least:
+            raise ProbeError(
+                f"The setting {name} must be a whole number of at least {least}, not {value!r}."
+            )
+    given = np.asarray(strengths)
+    if given.ndim != 1 or given.dtype.kind not in "iuf" or not len(given):
+        raise ProbeError("Strengths must be positive numbers, at least one.")
+    if not ((given > 0) & (given < np.inf)).all():
+        raise ProbeError(
+            "Strengths must be positive: without a penalty there may be no best probe."
+        )
 
 
 def check_split(train: Codes, test: Codes, names: Any = None) -> None:

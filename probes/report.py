@@ -17,8 +17,8 @@ from interp.errors import ProbeError
 from interp.stats import holm
 from probes.design import CONTROL, TRUE, Design
 from probes.evaluate import Findings, Held, find, sites_at_once
-from probes.features import Features, as_features, example_groups
-from probes.labels import encode, group_codes
+from probes.features import Features, example_groups, fittable
+from probes.labels import check_numbers, encode, group_codes
 from probes.order import DRIFT, drifts, in_sequence
 from probes.parallel import over_sites
 from probes.shuffling import arrangements, too_few
@@ -87,16 +87,19 @@ def probe_report(
     Raises:
         ProbeError: features, labels or groups do not make a probe; the message says why.
     """
-    found = as_features(features)
+    found = fittable(features)
     encoded = encode(labels, len(found))
-    if nulls < 3 or bootstraps < 1 or folds < 2 or prefixes < 1 or not len(strengths):
-        raise ProbeError(
-            "A report takes at least 2 folds, 3 shuffles, 1 bootstrap, 1 prefix and 1 strength."
-        )
-    if min(strengths) <= 0:
-        raise ProbeError(
-            "Strengths must be positive: without a penalty there may be no best probe."
-        )
+    check_numbers(
+        strengths,
+        folds=(folds, 2),
+        nulls=(nulls, 3),
+        bootstraps=(bootstraps, 1),
+        prefixes=(prefixes, 1),
+        seed=(seed, 0),
+        max_iter=(max_iter, 1),
+    )
+    if not tol > 0:
+        raise ProbeError(f"The tolerance must be positive, not {tol}.")
     by_group = example_groups(found, groups)
     by_type = by_group
     if types is not None or found.tokens:

@@ -23,8 +23,8 @@ from torch import Tensor
 from interp.errors import ProbeError
 from interp.stats import holm
 from probes import splits
-from probes.features import Features, alike, as_features, example_groups
-from probes.labels import Codes, Labels, group_codes
+from probes.features import Features, alike, example_groups, fittable
+from probes.labels import Codes, Labels, check_numbers, group_codes
 from probes.order import in_sequence
 from probes.shuffling import arrangements, shuffled, too_few
 from probes.significance import against_shuffled, group_interval
@@ -65,7 +65,7 @@ def retrieve(
     Raises:
         ProbeError: items without a vector, an item in several groups, or too few items.
     """
-    found = as_features(features)
+    found = fittable(features)
     names = np.asarray(items)
     if names.shape != (len(found),):
         raise ProbeError(
@@ -75,16 +75,22 @@ def retrieve(
     missing = [str(name) for name in classes if name not in vectors]
     if missing:
         raise ProbeError(f"There is no vector for '{missing[0]}'; give one for each item.")
+    check_numbers(strengths, folds=(folds, 2), nulls=(nulls, 3), seed=(seed, 0))
     by_group = _groups(found, codes, groups)
-    if nulls < 3:
-        raise ProbeError("A test against shuffled items takes at least 3 shuffles.")
     for item in range(len(classes)):
         if len(np.unique(by_group[codes == item])) > 1:
             raise ProbeError(
                 f"'{classes[item]}' stands in several groups, so it could be learned and tested; "
                 "put all examples of an item into one group."
             )
-    target = torch.stack([torch.as_tensor(vectors[name]).double().cpu() for name in classes])
+    of_items = [torch.as_tensor(vectors[name]).detach().double().cpu() for name in classes]
+    for name, vector in zip(classes, of_items, strict=True):
+        if vector.ndim != 1 or vector.shape != of_items[0].shape or not vector.isfinite().all():
+            raise ProbeError(
+                f"The vector of '{name}' is not one of {of_items[0].numel()} finite numbers like "
+                "the others; give all items vectors of one length."
+            )
+    target = torch.stack(of_items)
     rng = np.random.default_rng(seed)
     everything = Labels(np.zeros(len(found), dtype=np.int64), ("all",))
     fold_of = splits.folds(everything, by_group, folds, rng)

@@ -6,14 +6,15 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 
 from interp.errors import ProbeError
 from probes import splits
 from probes.evaluate import answers
-from probes.features import Features, as_features, example_groups
-from probes.labels import Labels, encode, group_codes
+from probes.features import Features, example_groups, fittable
+from probes.labels import Labels, check_numbers, encode, group_codes
 from probes.parallel import over_sites
 from probes.significance import group_interval
 from probes.solver import Problems, Workspace, rotated, solve
@@ -39,8 +40,9 @@ def transfer_sites(
     Returns:
         accuracy(train, test), with `_low` and `_high` over groups.
     """
-    found = as_features(features)
+    found = fittable(features)
     encoded = encode(labels, len(found))
+    check_numbers([strength], folds=(folds, 2), seed=(seed, 0))
     by_group = example_groups(found, groups)
     fold_of = splits.folds(encoded, by_group, folds, np.random.default_rng(seed))
     training = np.stack([fold_of != fold for fold in range(folds)])
@@ -95,14 +97,20 @@ def transfer_conditions(
     Raises:
         ProbeError: fewer than two conditions, or one without a class in some training part.
     """
-    found = as_features(features)
+    found = fittable(features)
     encoded = encode(labels, len(found))
-    names, condition = np.unique(np.asarray(conditions), return_inverse=True)
+    given = np.asarray(conditions)
+    if pd.isna(given).any():
+        raise ProbeError("Some examples have no condition; give each one, or leave them out.")
+    if given.dtype.kind == "O":
+        given = given.astype(str)
+    names, condition = np.unique(given, return_inverse=True)
     if condition.shape != (len(found),) or len(names) < 2:
         raise ProbeError(
             f"Give each of the {len(found)} examples one of at least two conditions, or use "
             "transfer_sites."
         )
+    check_numbers([strength], folds=(folds, 2), seed=(seed, 0))
     by_group = example_groups(found, groups)
     fold_of = splits.folds(encoded, by_group, folds, np.random.default_rng(seed))
     training = np.stack(

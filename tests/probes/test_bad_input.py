@@ -12,7 +12,7 @@ import xarray as xr
 from interp.errors import ModelError, ObverseError, ProbeError, SiteError, StorageError
 from interp.model import Model
 from probes import Features, Probes, collect, fit_probes, probe_report, retrieve, steering_check
-from probes.transfer import transfer_conditions
+from probes.transfer import transfer_conditions, transfer_sites
 from tests.probes.material import data
 
 X, Y = data("plain")
@@ -70,8 +70,14 @@ def test_settings_of_a_fit(settings: dict[str, Any], message: str) -> None:
         ({"groups": np.zeros(300)}, "5 folds need at least 5 groups, but there are 1"),
         ({"groups": np.zeros(3)}, "groups of shape \\(3,\\)"),
         ({"groups": Y}, "5 folds need at least 5 groups, but there are 2"),
-        ({"nulls": 1}, "A report takes at least"),
-        ({"strengths": ()}, "A report takes at least"),
+        ({"nulls": 1}, "nulls must be a whole number of at least 3, not 1"),
+        ({"nulls": 3.5}, "nulls must be a whole number"),
+        ({"folds": 1}, "folds must be a whole number of at least 2"),
+        ({"seed": "a"}, "seed must be a whole number"),
+        ({"tol": float("nan")}, "The tolerance must be positive"),
+        ({"strengths": ()}, "at least one"),
+        ({"strengths": 1.0}, "at least one"),
+        ({"strengths": (float("nan"), 1.0)}, "Strengths must be positive"),
         ({"strengths": (0.0, 1.0)}, "Strengths must be positive"),
     ],
 )
@@ -99,7 +105,49 @@ def test_retrieval_refuses_what_would_leak_or_lacks_a_vector() -> None:
         retrieve(X[:, :20], items[:20], vectors, folds=15)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"strengths": []}, "at least one"),
+        ({"strengths": [-1.0]}, "Strengths must be positive"),
+        ({"folds": 1}, "folds must be a whole number"),
+        ({"nulls": 2}, "nulls must be a whole number"),
+        ({"vectors": {"item 1": torch.full((4,), torch.nan)}}, "vector of 'item 1' is not one of"),
+        ({"vectors": {"item 1": torch.ones(3)}}, "is not one of 4 finite numbers"),
+    ],
+)
+def test_settings_of_a_retrieval(changed: dict[str, Any], message: str) -> None:
+    items = [f"item {i}" for i in range(60)]
+    vectors = {name: torch.randn(4) for name in items} | changed.pop("vectors", {})
+    with pytest.raises(ProbeError, match=message) as caught:
+        retrieve(X[:, :60], items, vectors, **changed)
+    assert one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_features_whose_squares_are_no_numbers(scale: float) -> None:
+    for run in (fit_probes, probe_report):
+        with pytest.raises(ProbeError, match="scale the features"):
+            run(X * scale, Y)
+    with pytest.raises(ProbeError, match="have 1 different features only"):
+        probe_report(np.ones((300, 4)), Y)
+
+
+def test_labels_and_groups_of_several_kinds_are_told_apart_as_texts() -> None:
+    labels = np.array([1 if y else "one" for y in Y], dtype=object)
+    groups = np.array([i // 4 if i % 8 else f"group {i // 4}" for i in range(300)], dtype=object)
+    report = probe_report(X, labels, groups=groups, prefixes=1, bootstraps=1)
+    assert report.attrs["classes"] == ["1", "one"]
+
+
 def test_transfer_needs_conditions() -> None:
+    for conditions in (np.where(Y, np.nan, 1.0), [None if y else "a" for y in Y]):
+        with pytest.raises(ProbeError, match="Some examples have no condition"):
+            transfer_conditions(X, Y, conditions)
+    with pytest.raises(ProbeError, match="Strengths must be positive"):
+        transfer_conditions(X, Y, np.arange(300) % 2, strength=0)
+    with pytest.raises(ProbeError, match="folds must be a whole number"):
+        transfer_sites(X, Y, folds=1)
     with pytest.raises(ProbeError, match="at least two conditions"):
         transfer_conditions(X, Y, np.zeros(300))
     with pytest.raises(ProbeError, match="Condition '0' lacks a class"):

@@ -316,7 +316,9 @@ def test_the_same_example_twice_is_one_group() -> None:
 
 def test_the_same_example_in_several_groups_gets_a_warning() -> None:
     rng = np.random.default_rng(0)
-    x, y = np.repeat(rng.standard_normal((1, 40, 30)), 3, 1), np.repeat(rng.permutation(40) % 2, 3)
+    order = rng.permutation(120)
+    x = np.repeat(rng.standard_normal((1, 40, 30)), 3, 1)[:, order]
+    y = np.repeat(rng.permutation(40) % 2, 3)[order]
     with pytest.warns(UserWarning, match="100% of the examples are the very same"):
         probe_report(x, y, groups=np.arange(120), prefixes=1, bootstraps=1)
     # A mother of three, asked once for each child.
