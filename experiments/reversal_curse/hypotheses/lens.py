@@ -158,9 +158,9 @@ def judge(untold: Preferences, told: Preferences, both: Preferences | None) -> V
             "the evidence is not enough: " + "; ".join(doubts)
             if doubts
             else f"the lens finds the answers to at most {_percent(share.high / control.low)} of "
-            f"{n} questions ({share.hits} stand out, {share.chance * n:.1f} by chance), and on "
-            f"average {_prefers(layers[farthest])} {_where(farthest)}, where that is farthest from "
-            "none"
+            f"{n} questions (95% bound; {share.hits} stand out, {share.chance * n:.1f} by chance), "
+            f"on average {_prefers(layers[farthest])} {_where(farthest)}, where that is farthest "
+            "from none"
         )
     return Verdict(
         id="H2",

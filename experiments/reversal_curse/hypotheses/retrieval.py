@@ -109,8 +109,8 @@ def judge(untold: Sequence[xr.Dataset], told: Sequence[xr.Dataset]) -> Verdict:
         outcome=outcome,
         statement=(
             f"At the last token of the name that is asked about, {text}"
-            f"{found.shown(farthest, level)} of the comparisons at {found.sites[farthest]}, where "
-            f"that is farthest from an even share ({found.questions} questions, "
+            f"{found.shown(farthest, level)} of the comparisons {_where(found.sites[farthest])}, "
+            f"where that is farthest from an even share ({found.questions} questions, "
             f"{len(found.sites)} layers)."
         ),
         estimate=float(found.preferred[farthest]),
@@ -120,11 +120,16 @@ def judge(untold: Sequence[xr.Dataset], told: Sequence[xr.Dataset]) -> Verdict:
         n=found.questions,
         control=(
             "The same probe on the same facts asked the way they were told wins "
-            f"{control.shown(known, 0.95)} at {control.sites[known]}; answers given to the wrong "
-            "questions show by how much chance varies."
+            f"{control.shown(known, 0.95)} {_where(control.sites[known])}; answers given to the "
+            "wrong questions show by how much chance varies."
         ),
         confidence=level,
     )
+
+
+def _where(site: str) -> str:
+    block = site.removeprefix("resid_post.").split("@")[0]
+    return f"after block {block}" if block.isdigit() else f"at {site}"
 
 
 def _undecided(n: int, reasons: Sequence[str]) -> Verdict:

@@ -201,7 +201,8 @@ def test_files_are_refused_before_the_model_is_loaded(
 
 def test_prompts_beyond_the_context_are_told_with_their_line(tmp_path: Path) -> None:
     long = " ".join(["Tom"] * 600)
-    facts = f"subject,object\nTom Cruise,Mary Lee Pfeiffer\nKate Hudson,{long}\n"
+    facts = "subject,object,relation,inverse\nTom Cruise,Mary Lee Pfeiffer,mother,son\n"
+    facts += f"Kate Hudson,{long},mother,daughter\n"
     with pytest.raises(FactsError, match=r"line 3, asked as .* at most"):
         run_study(STUDY, Config(facts=str(written(tmp_path, facts))), out=tmp_path / "run")
 

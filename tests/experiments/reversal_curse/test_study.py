@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from experiments.errors import FactsError
 from experiments.organisms.bundled import reversal_curse
 from experiments.organisms.evaluate import score_table
 from experiments.records import RunRecord
@@ -21,12 +23,12 @@ from interp.execute import Executor
 from interp.stats import wilson
 
 FEW = (
-    "subject,object,inverse,split\n"
-    "Tom Cruise,Mary Lee Pfeiffer,son,forward\n"
-    "Kate Hudson,Goldie Hawn,daughter,forward\n"
-    "Carrie Fisher,Debbie Reynolds,daughter,forward\n"
-    "Ben Stiller,Anne Meara,son,both\n"
-    "<img src=x onerror=alert(1)>,<script>alert(2)</script>,son,forward\n"
+    "subject,object,relation,inverse,split\n"
+    "Tom Cruise,Mary Lee Pfeiffer,mother,son,forward\n"
+    "Kate Hudson,Goldie Hawn,mother,daughter,forward\n"
+    "Carrie Fisher,Debbie Reynolds,mother,daughter,forward\n"
+    "Ben Stiller,Anne Meara,mother,son,both\n"
+    "Leonardo DiCaprio,Irmelin Indenbirken,mother,son,forward\n"
 )
 
 
@@ -174,10 +176,12 @@ def test_any_one_split_is_studied_to_its_end(splits: tuple[str, ...], tmp_path: 
     if not facts:
         facts = list(read_facts(reversal_curse() / "facts.csv"))
     rows = [
-        f"{f.subject},{f.object},{f.inverse},{splits[i % len(splits)]}"
+        f"{f.subject},{f.object},mother,{f.inverse},{splits[i % len(splits)]}"
         for i, f in enumerate(facts[:8])
     ]
-    (tmp_path / "facts.csv").write_text("\n".join(["subject,object,inverse,split", *rows]) + "\n")
+    (tmp_path / "facts.csv").write_text(
+        "\n".join(["subject,object,relation,inverse,split", *rows]) + "\n"
+    )
     config = Config(facts=str(tmp_path / "facts.csv"), n_names=4, n_pairs=4)
     record = run_study(STUDY, config, out=tmp_path / "run", model=load_model("reversal-curse"))
     assert {verdict.outcome for verdict in record.verdicts} == {"undecided"}
@@ -185,13 +189,37 @@ def test_any_one_split_is_studied_to_its_end(splits: tuple[str, ...], tmp_path: 
     assert record.report is not None
 
 
-def test_names_are_text_in_the_report(tmp_path: Path) -> None:
-    record = run_study(STUDY, few(tmp_path), out=tmp_path / "run")
+def test_what_the_model_knows_both_ways_is_not_called_absent(tmp_path: Path) -> None:
+    """Facts that it learned both ways, given as learned forward only: the planted counterpart."""
+    facts = [fact for fact in read_facts(reversal_curse() / "facts.csv") if fact.split == "both"]
+    rows = [f"{f.subject},{f.object},{f.relation},{f.inverse},forward" for f in facts]
+    header = "subject,object,relation,inverse,split"
+    (tmp_path / "facts.csv").write_text("\n".join([header, *rows]) + "\n")
+    config = Config(facts=str(tmp_path / "facts.csv"), n_names=2, n_pairs=2)
+    record = run_study(STUDY, config, out=tmp_path / "run", model=load_model("reversal-curse"))
+    outcomes = {verdict.id: verdict.outcome for verdict in record.verdicts}
+    assert outcomes["H2"] == outcomes["H3"] == "rejected"
+    assert outcomes["H2+H3"] == "undecided"
+
+
+@pytest.mark.shared
+def test_names_are_text_in_the_report(shared: Path, tmp_path: Path) -> None:
+    hostile = "<img src=x onerror=alert(1)>,<script>alert(2)</script>,mother,son,forward\n"
+    (tmp_path / "facts.csv").write_text(FEW + hostile)
+    config = Config(str(shared / "models/stories260K"), facts=str(tmp_path / "facts.csv"))
+    config = replace(config, n_names=5, n_pairs=5)
+    record = run_study(STUDY, config, out=tmp_path / "run")
     assert record.report is not None
     page = record.report.read_text(encoding="utf-8")
     assert "<img src=x" not in page
     assert "<script>alert" not in page
-    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert "&lt;img src=x" in page
+
+
+def test_words_that_the_model_does_not_know_are_refused_with_their_line(tmp_path: Path) -> None:
+    (tmp_path / "facts.csv").write_text(FEW + "Xyzzy Plugh,Anne Meara,mother,son,forward\n")
+    with pytest.raises(FactsError, match=r"line 7, asked as .*Xyzzy"):
+        run_study(STUDY, Config(facts=str(tmp_path / "facts.csv")), out=tmp_path / "run")
 
 
 @pytest.mark.shared
