@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.markup import Token
-from app.pairs import Pair
+from app.pairs import Aligned, Pair
 from app.work import Work
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ Progress = Callable[[int, int], None]
 
 _RESULTS = 128  # kept in memory, a few hundred kB each for prompts of usual length
 _TOP = 10
+_WAIT = 0.05  # s, between two looks whether a turn is still wanted
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class About:
     n_heads: int
     d_vocab: int
     n_parameters: int
+
+
+class Replaced(Exception):
+    """What was asked for is not wanted any more."""
 
 
 class Engine:
@@ -111,19 +117,15 @@ class Engine:
             lambda model: logit_lens(model, [prompt], None if answer is None else [answer], k=_TOP),
         )
 
-    def slots(self, spec: ModelSpec, pair: Pair) -> dict[str, int]:
-        """The clean prompt's token at each label of the position axis."""
+    def aligned(self, spec: ModelSpec, pair: Pair) -> Aligned:
+        """Which token of the clean prompt stands for which of the corrupted one.
 
-        def read(model: Model) -> dict[str, int]:
-            alignment = pair.build(model).alignment
-            places = alignment.clean[0]
-            return {
-                label: int(place)
-                for label, place in zip(alignment.labels, places, strict=True)
-                if place >= 0
-            }
+        Raises:
+            PromptError: the two prompts, or what should follow them, do not fit.
+        """
+        from app.pairs import aligned
 
-        return self._compute(spec, ("slots", pair), read)
+        return self._compute(spec, ("aligned", pair), lambda model: aligned(model, pair))
 
     def sweep(
         self, spec: ModelSpec, pair: Pair, site: str, progress: Progress | None = None
@@ -161,11 +163,17 @@ class Engine:
         *,
         label: str | None = None,
         head: int | None = None,
+        replaced: Callable[[], bool] = lambda: False,
     ) -> xr.Dataset:
         """One patch, at a label of the position axis or at a head, with the next tokens.
 
+        Args:
+            replaced: asked while others compute and once more before the patch is run, whether
+                it is still wanted.
+
         Raises:
             SiteError: the pair has no such place.
+            Replaced: it was not wanted any more, and was not run.
         """
         from interp.errors import SiteError
         from interp.patching.single import patch_once
@@ -180,7 +188,9 @@ class Engine:
             position = None if label is None else pairs.positions.index(label)
             return patch_once(model, pairs, site, layer, position=position, head=head, k=_TOP)
 
-        return self._compute(spec, ("patch", pair, site, layer, label, head), run)
+        key = ("patch", pair, site, layer, label, head)
+        with self._turn(replaced):
+            return self._compute(spec, key, run)
 
     def pair(
         self,
@@ -253,6 +263,19 @@ class Engine:
             ("facts",),
             lambda model: facts.measured(model, _templates(model, None), progress),
         )
+
+    @contextmanager
+    def _turn(self, replaced: Callable[[], bool]) -> Iterator[None]:
+        """Hold the lock, unless it is not wanted any more by the time that it is free."""
+        while not self._lock.acquire(timeout=_WAIT):
+            if replaced():
+                raise Replaced
+        try:
+            if replaced():
+                raise Replaced
+            yield
+        finally:
+            self._lock.release()
 
     def _compute(self, spec: ModelSpec, key: tuple[Hashable, ...], work: Callable[[Model], T]) -> T:
         from interp.batching import fitting_threads

@@ -89,7 +89,8 @@ def _answer(host: str, scripts: str) -> list[tuple[bytes, bytes]]:
     policy = "; ".join(
         (
             "default-src 'self'",
-            f"script-src 'self'{scripts}",
+            # Streamlit hands components of our own to the browser as blobs.
+            f"script-src 'self' blob:{scripts}",
             "style-src 'self' 'unsafe-inline'",
             "img-src 'self' data: blob:",
             "font-src 'self' data:",

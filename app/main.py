@@ -9,7 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from app import arguments, markup, state
-from app.views import live, page, parts
+from app.views import follow, live, page, parts
 from cache.errors import ObverseError
 
 # A file of our own: Streamlit fetches its symbols for this place from the internet.
@@ -22,8 +22,10 @@ def main() -> None:
     # Now, since the page below can take a while, and again at the end, when defaults are chosen.
     state.to_address()
     try:
+        follow.start()
         with live.only_what_is_shown():
             page.show(arguments.parse(sys.argv[1:]))
+        follow.show()
     except ObverseError as error:
         parts.error(error)
     except Exception as error:  # whatever it is, the user gets a sentence and the log the rest

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from interp.figures import theme
+from interp.figures import numbers, theme
 
 SPAN_COLOURS = {"subject": "#0072B2", "changed": "#0072B2", "last": "#009E73"}
 BADGES = {
@@ -132,7 +132,8 @@ def next_tokens(
         filled = 100 * max(0.0, min(1.0, p)) if p == p else 0.0
         weight = "font-weight:700" if answer is not None and token == answer else ""
         rows.append(
-            f'<span class="r">{rank}</span><span class="t" style="{weight}">{shown}</span>'
+            f'<span class="r">{numbers.rank(rank)}</span>'
+            f'<span class="t" style="{weight}">{shown}</span>'
             f'<span class="ob-bar"><div style="width:{filled:.1f}%;'
             f'background:{colour}"></div></span><span class="p">{percent(p)}</span>'
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from interp.errors import PromptError
 
@@ -80,7 +82,8 @@ def typed(clean: str, corrupt: str, answer: str, foil: str) -> Pair:
 
 
 def changed_words(clean: str, corrupt: str) -> tuple[str, str]:
-    """The words in which two prompts differ, made longer until each stands there only once.
+    """The words in which two prompts differ, with as few of those around them as make each stand
+    only once in its prompt: by its words a part of a prompt is found.
 
     Raises:
         PromptError: the prompts are the same.
@@ -95,23 +98,30 @@ def changed_words(clean: str, corrupt: str) -> tuple[str, str]:
     tail = 0
     while tail < shortest - head and left[-1 - tail] == right[-1 - tail]:
         tail += 1
-    while True:
-        pieces = ("".join(left[head : len(left) - tail]), "".join(right[head : len(right) - tail]))
-        words = tuple(piece.strip() for piece in pieces)
-        found = [
-            text.find(word) == len("".join(all_words[:head])) + len(piece) - len(piece.lstrip())
-            for text, word, piece, all_words in zip(
-                (clean, corrupt), words, pieces, (left, right), strict=True
-            )
-        ]
-        if all(words) and all(found):
-            return words[0], words[1]
-        if head > 0:
-            head -= 1
-        elif tail > 0:
-            tail -= 1
-        else:
-            return clean.strip(), corrupt.strip()
+    for more in range(head + tail + 1):
+        for before in range(min(more, head), max(0, more - tail) - 1, -1):
+            start, end = head - before, tail - (more - before)
+            found = [_piece(words, start, end) for words in (left, right)]
+            if all(
+                piece and _occurrences(text, piece) == [at]
+                for text, (piece, at) in zip((clean, corrupt), found, strict=True)
+            ):
+                return found[0][0], found[1][0]
+    return clean.strip(), corrupt.strip()
+
+
+def _piece(words: Sequence[str], start: int, end: int) -> tuple[str, int]:
+    """The words from `start` on but the last `end`, and at which character they begin."""
+    piece = "".join(words[start : len(words) - end])
+    return piece.strip(), len("".join(words[:start])) + len(piece) - len(piece.lstrip())
+
+
+def _occurrences(text: str, piece: str) -> list[int]:
+    """Where a piece of whole words stands in a text, as `PromptPairs` looks for it."""
+    left = r"(?<!\w)" if re.match(r"\w", piece) else ""
+    right = r"(?!\w)" if re.match(r"\w", piece[-1]) else ""
+    # Looking ahead finds places that overlap, too.
+    return [found.start() for found in re.finditer(f"(?={left}{re.escape(piece)}{right})", text)]
 
 
 def stored(result: xr.Dataset, example: int, facts: pd.DataFrame, way: str) -> Pair:
@@ -135,6 +145,82 @@ def made(model: Model, facts: pd.DataFrame, row: int, way: str, template: str, s
 
     pairs = make_pairs(model, _facts(facts), [row], _direction(way), template, seed)
     return _from_facts(facts, way, pairs.clean.texts[0], pairs.corrupt.texts[0])
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The tokens of a pair's two prompts, and which stands for which.
+
+    Attributes:
+        clean, corrupt: the tokens of either prompt.
+        places: the token of the clean and of the corrupted prompt at each label of the position
+            axis; none where only other pairs have one.
+    """
+
+    clean: tuple[str, ...]
+    corrupt: tuple[str, ...]
+    places: Mapping[str, tuple[int, int]]
+
+    @property
+    def slots(self) -> dict[str, int]:
+        """The clean prompt's token at each label."""
+        return {label: place for label, (place, _) in self.places.items()}
+
+    @property
+    def unmatched(self) -> tuple[list[int], list[int]]:
+        """The tokens of the clean and of the corrupted prompt that have no counterpart."""
+        matched = list(self.places.values())
+        return (
+            [i for i in range(len(self.clean)) if i not in {place for place, _ in matched}],
+            [i for i in range(len(self.corrupt)) if i not in {place for _, place in matched}],
+        )
+
+
+def aligned(model: Model, pair: Pair) -> Aligned:
+    """How the two prompts of a pair are aligned. Raises PromptError where they cannot be."""
+    pairs = pair.build(model)
+    alignment = pairs.alignment
+    both = zip(alignment.labels, alignment.clean[0], alignment.corrupt[0], strict=True)
+    return Aligned(
+        tuple(model.token_strings(pairs.clean.row(0))),
+        tuple(model.token_strings(pairs.corrupt.row(0))),
+        {label: (int(clean), int(corrupt)) for label, clean, corrupt in both if clean >= 0},
+    )
+
+
+def every_token(result: xr.Dataset, pair: Aligned) -> tuple[xr.Dataset, dict[str, int]]:
+    """The map of one pair with all tokens of its clean prompt, in their order.
+
+    Args:
+        result: of `sweep`, of one example and with the labels of `pair`.
+
+    Returns:
+        The map, NaN where a token has no counterpart in the corrupted prompt, and the token of the
+        clean prompt at each of its labels.
+    """
+    import xarray as xr
+
+    if "position_label" not in result.coords:
+        return result, pair.slots
+    labels = [str(label) for label in result["position_label"].values]
+    column = {pair.slots[label]: i for i, label in enumerate(labels) if label in pair.slots}
+    tokens = range(len(pair.clean))
+    there = xr.DataArray([token in column for token in tokens], dims="position")
+    shown = result.isel(position=[column.get(token, 0) for token in tokens])
+    names = [labels[column[token]] if token in column else f"token {token}" for token in tokens]
+    shown = shown.assign(
+        {
+            str(name): values.where(there, False if values.dtype == bool else np.nan)
+            for name, values in shown.data_vars.items()
+            if "position" in values.dims
+        }
+    ).assign_coords(
+        position=np.arange(len(names)),
+        position_label=("position", names),
+        clean_token=(("example", "position"), [list(pair.clean)]),
+        corrupt_token=shown["corrupt_token"].where(there, ""),
+    )
+    return shown, {name: token for token, name in enumerate(names)}
 
 
 def _from_facts(facts: pd.DataFrame, way: str, clean: str, corrupt: str) -> Pair:

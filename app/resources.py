@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,7 @@ def _open_run(path: str, stamp: tuple[int, ...]) -> runs.Run:
 def _load_model(spec: ModelSpec, touched: float) -> Model:
     from interp.model import load_model
 
+    gc.collect()  # models that made room for this one hold themselves in circles
     return load_model(spec.source, revision=spec.revision, dtype=spec.dtype)
 
 

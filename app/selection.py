@@ -114,19 +114,19 @@ def from_query(query: Mapping[str, str]) -> View:
     return view
 
 
-def clicked(event: Mapping[str, Any] | None) -> tuple[int, int] | None:
-    """(layer, column) of the cell that a chart's selection event tells of.
+def clicked(told: object) -> tuple[str, tuple[int, int]] | None:
+    """The figure and the (layer, column) of the cell that was clicked, as the browser tells it.
 
-    None where nothing is selected: Streamlit sends such events whenever a chart is redrawn.
+    None where it tells something else.
     """
-    points = ((event or {}).get("selection") or {}).get("points") or []
-    for point in points:
-        data = point.get("customdata")
-        if isinstance(data, Mapping):  # Streamlit hands arrays on as {"0": …, "1": …}
-            data = [data[key] for key in sorted(data, key=int)]
-        if isinstance(data, Sequence) and len(data) == 2 and not isinstance(data, str):
-            return int(data[0]), int(data[1])
-    return None
+    if not isinstance(told, Mapping):
+        return None
+    name, cell = told.get("figure"), told.get("cell")
+    if not isinstance(name, str) or not isinstance(cell, list) or len(cell) != 2:
+        return None
+    if not all(type(n) in (int, float) and 0 <= n < 1e6 for n in cell):
+        return None
+    return name, (int(cell[0]), int(cell[1]))
 
 
 def clicked_one(event: Mapping[str, Any] | None) -> int | None:

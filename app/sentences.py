@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from interp.figures import theme
+from interp.figures import numbers, theme
 
 _WHAT = {
     "resid_pre": "the residual stream into block {layer}",
@@ -14,10 +14,31 @@ _WHAT = {
     "z": "head {head} of block {layer}",
 }
 
+_LISTED = 6  # tokens
+
 
 def token(text: str) -> str:
     """A token in quotes, with its spaces made visible."""
     return f"‘{theme.shorten(theme.visible(text), 60)}’"
+
+
+def unmatched(clean: Sequence[str], corrupt: Sequence[str]) -> str | None:
+    """Which tokens have no counterpart in the other prompt; None where all have one."""
+    told = []
+    for names, which in ((clean, "clean"), (corrupt, "corrupted")):
+        if names:
+            listed = ", ".join(token(name) for name in names[:_LISTED])
+            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+            told.append(f"{listed}{more} of the {which} prompt")
+    if not told:
+        return None
+    n = len(clean) + len(corrupt)
+    verb, what = ("has", "it") if n == 1 else ("have", "them")
+    grey = "; grey columns stand for those of the clean one" if clean else ""
+    return (
+        f"{' and '.join(told)} {verb} no counterpart in the other prompt, so nothing is patched "
+        f"for {what}{grey}."
+    )
 
 
 def number(value: float) -> str:
@@ -31,14 +52,20 @@ def number(value: float) -> str:
 def lens(
     layer: int, position: int, read: str, best: str, probability: float, rank: int | None
 ) -> str:
-    """What the logit lens shows in one cell."""
-    stage = "At the embedding" if layer == 0 else f"After {layer} block{'s' if layer > 1 else ''}"
+    """What the logit lens shows in one cell.
+
+    Args:
+        layer: blocks passed; these are named from 0.
+        rank: tokens that are likelier than the answer's first one.
+    """
+    stage = f"After {layer} blocks (0 {'and' if layer == 2 else 'to'} {layer - 1})"
+    if layer < 2:
+        stage = "After 1 block (block 0)" if layer else "At the embedding"
     said = f"{stage}, at {token(read)} (token {position}), the next token would be {token(best)} "
     said += f"({_percent(probability)})"
-    if rank is None:
+    if rank is None or rank < 0:
         return f"{said}."
-    place = "on top" if rank == 0 else f"at rank {rank:,}"
-    return f"{said}; the answer’s first token is {place}."
+    return f"{said}; the answer’s first token is at rank {numbers.rank(rank)}."
 
 
 def patch(

@@ -35,6 +35,9 @@ def options(port: int) -> dict[str, Any]:
         "browser.serverPort": port,
         "browser.gatherUsageStats": False,
         "client.allowedOrigins": [f"http://{_HOST}:{port}"],
+        # It looks at every object of every library after each click, for a third of a second; what
+        # takes much memory are models, and those are collected when another is loaded.
+        "runner.postScriptGC": False,
         "logger.level": "warning",
         "logger.hideWelcomeMessage": True,
     }

@@ -10,9 +10,7 @@ from app.engine import ModelSpec
 from app.pairs import Pair
 
 
-def lens(
-    model: ModelSpec, prompt: str, answer: str | None, selected: tuple[int, int] | None
-) -> str:
+def lens(model: ModelSpec, prompt: str, answer: str | None) -> str:
     """A lens heatmap of one prompt."""
     answers = "" if answer is None else f", [{answer!r}]"
     return _lines(
@@ -21,7 +19,7 @@ def lens(
         "",
         _load(model),
         f"lens = logit_lens(model, [{prompt!r}]{answers})",
-        f"lens_heatmap(lens{_selected(selected)}).show()",
+        "lens_heatmap(lens).show()",
     )
 
 
@@ -139,10 +137,6 @@ def _pairs(pairs: Sequence[Pair]) -> list[str]:
 
 def _settings(settings: Mapping[str, Any]) -> list[str]:
     return [f"{name}={value!r}" for name, value in settings.items() if value is not None]
-
-
-def _selected(selected: tuple[int, int] | None) -> str:
-    return "" if selected is None else f", selected={selected!r}"
 
 
 def _lines(*lines: str) -> str:

@@ -109,7 +109,7 @@ def _one(
         data=lambda: table(one),
         code=snippets.circuit(spec, pairs, n_edges),
         alt=f"Circuit of {len(circuit)} edges, {_TITLES[way].lower()}",
-        below=markup.sentence(said),
+        below=lambda: markup.sentence(said),
     )
     unit = str(circuit.settings["unit"])
     mean = sum(one.random) / len(one.random)

@@ -7,12 +7,12 @@ import pandas as pd
 import streamlit as st
 import xarray as xr
 
-from app import markup, resources, snippets, state
+from app import markup, resources, snippets
 from app.engine import ModelSpec
 from app.facts import WAYS
-from app.views import fact_patching, fact_table, lens_view, parts
+from app.views import fact_patching, fact_table, follow, lens_view, parts
 from app.views.study import Study
-from interp.figures import rank_lines, theme
+from interp.figures import numbers, rank_lines, theme
 
 
 def show(study: Study, fact: int) -> None:
@@ -45,9 +45,7 @@ def _question(study: Study, row: pd.Series, way: str) -> xr.Dataset | None:
     subject = str(row["subject" if way == "forward" else "object"])
     with st.spinner("Loading the model …", show_time=True):
         tokens = resources.engine().tokens(study.spec, prompt, {"subject": subject})
-    cell = state.view().cell
-    chosen = cell.position if cell is not None and cell.way == way else None
-    parts.html(markup.strip(tokens, chosen) + markup.legend(token.span for token in tokens))
+    parts.strip(tokens, way)
     parts.html(_said(row, way))
     lens = lens_view.computed(study.spec, prompt, answer)
     names, probabilities = lens_view.last_tokens(lens)
@@ -74,7 +72,7 @@ def _said(row: pd.Series, way: str) -> str:
         mark = '<b style="color:#a34700">✗ wrong</b>'
         said = str(row.get(f"{way}_said", "") or "").strip()
         text = f"says “{markup.esc(said)}”, " if said else ""
-        text += f"the answer “{markup.esc(answer)}” starts at rank {rank:,}"
+        text += f"the answer “{markup.esc(answer)}” starts at rank {numbers.rank(rank)}"
     return f'<div class="ob-said">{mark} &nbsp; {text}</div>'
 
 
@@ -93,8 +91,6 @@ def _layers(spec: ModelSpec, row: pd.Series, lenses: dict[str, xr.Dataset]) -> N
 
 def _ranks(study: Study, row: pd.Series, lenses: dict[str, xr.Dataset]) -> None:
     """The answer's rank from layer to layer: in this fact, and in all of its split."""
-    cell = state.view().cell
-    layer = None if cell is None else cell.layer
     stored = {} if study.run is None else {w: study.run.dataset(f"lens_{w}") for w in WAYS}
     group = {way: _of_split(lens, row) for way, lens in stored.items() if lens is not None}
     if not lenses and not group:
@@ -112,24 +108,26 @@ def _ranks(study: Study, row: pd.Series, lenses: dict[str, xr.Dataset]) -> None:
         asked = {w: (str(row[f"{w}_prompt"]), str(row[f"{w}_answer"])) for w in lenses}
         with columns[0]:
             parts.figure(
-                rank_lines(lenses, title="This fact", chance=chance, selected=layer),
+                rank_lines(lenses, title="This fact", chance=chance),
                 "ranks",
                 data=lambda: _rank_table(lenses),
                 code=snippets.ranks(study.spec, asked),
                 alt="Rank of the answer by layer, this fact in both directions",
             )
+            follow.layers("ranks")
     if group and study.run is not None:
         run, split = study.run.record.path, str(row["split"])
         n = next(iter(group.values())).sizes["example"]
         title = f"All {n} facts of its kind: median and 95% interval"
         with columns[1 if lenses else 0]:
             parts.figure(
-                rank_lines(group, title=title, chance=chance, selected=layer),
+                rank_lines(group, title=title, chance=chance),
                 "ranks-all",
                 data=lambda: _rank_table(group),
                 code=snippets.run_ranks(run, split),
                 alt="Rank of the answer by layer, all facts of the same split",
             )
+            follow.layers("ranks-all")
 
 
 def _of_split(lens: xr.Dataset, row: pd.Series) -> xr.Dataset:

@@ -135,7 +135,6 @@ def _one(
     if pair is None:
         parts.html(markup.hint("The run has not patched this fact, and its model is not here."))
         return None
-    slots = {} if study.spec is None else resources.engine().slots(study.spec, pair)
     value = st.session_state.get("patch-value", "change")
     stored = _stored(study, fact, site, way)
     if study.run is not None and stored is not None:
@@ -144,11 +143,11 @@ def _one(
         code = snippets.run_patching(
             study.run.record.path, f"patching_{way}_{site}", None, settings
         )
-        return patch_view.Map(way, result, example, pair, slots, code)
+        return patch_view.of_pair(way, result, example, pair, study.spec, code)
     if study.spec is None or refined is None:
         return None
     code = snippets.patching(study.spec, pair, site, patch_view.settings(value, 0, None))
-    return patch_view.Map(way, refined.result, 0, pair, slots, code, refined)
+    return patch_view.of_pair(way, refined.result, 0, pair, study.spec, code, refined)
 
 
 def _stored(study: Study, fact: int, site: str, way: str) -> tuple[xr.Dataset, int] | None:

@@ -25,8 +25,8 @@ _HELP = {
     "split": "The direction in which the model learned the fact.",
     "forward_correct": "Whether it gives the right answer when asked about the subject.",
     "reverse_correct": "Whether it gives the right answer when asked about the object.",
-    "forward_rank": "Rank of the answer’s first token, asked forward; 0 is on top.",
-    "reverse_rank": "Rank of the answer’s first token, asked in reverse; 0 is on top.",
+    "forward_rank": "Rank of the answer’s first token, asked forward; 1 is on top.",
+    "reverse_rank": "Rank of the answer’s first token, asked in reverse; 1 is on top.",
     "forward_margin": "Log-probability of the right name minus the mean over others, in nats.",
     "reverse_margin": "Log-probability of the right name minus the mean over others, in nats.",
 }
@@ -105,7 +105,7 @@ def _table(rows: pd.DataFrame, chosen: int | None) -> None:
     # The selection is ours: what the widget remembers are row numbers of another search.
     st.session_state["facts"] = {"selection": {"rows": place, "columns": [], "cells": []}}
     st.dataframe(
-        rows[names].replace({"split": {"held_out": "held out"}}),
+        _shown(rows[names]),
         height=min(_HEIGHT, 38 + 35 * len(rows)),
         hide_index=True,
         column_config=_config(names),
@@ -113,6 +113,14 @@ def _table(rows: pd.DataFrame, chosen: int | None) -> None:
         on_select=selected,
         selection_mode="single-row",
         alt="Facts with ranks and margins in both directions",
+    )
+
+
+def _shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """Values as people read them: ranks from 1, as in `interp.figures.numbers.rank`."""
+    ranks = [str(name) for name in rows if str(name).endswith("rank")]
+    return rows.assign(**{name: rows[name] + 1 for name in ranks}).replace(
+        {"split": {"held_out": "held out"}}
     )
 
 

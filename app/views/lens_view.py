@@ -9,8 +9,8 @@ import xarray as xr
 
 from app import markup, resources, sentences, snippets, state
 from app.engine import ModelSpec
-from app.selection import Cell, clicked
-from app.views import parts
+from app.selection import Cell
+from app.views import follow, parts
 from interp.figures import lens_heatmap
 
 
@@ -24,28 +24,31 @@ def show(
     width: int = parts.HALF,
 ) -> None:
     """A heatmap that sets the chosen cell."""
-    cell = state.view().cell
-    selected = None
-    if cell is not None and cell.way == way and cell.position is not None:
-        selected = (cell.layer, cell.position)
     name = f"lens-{way}"
-    few = lens.isel(k=slice(0, 5))
-    said = sentence(lens, selected)
 
-    def on_click() -> None:
-        place = clicked(parts.event(name))
-        if place is not None:
+    def selected() -> tuple[int, int] | None:
+        cell = state.view().cell
+        if cell is None or cell.way != way or cell.position is None:
+            return None
+        return cell.layer, cell.position
+
+    def choose(place: tuple[int, int]) -> None:
+        if place[0] in lens["layer"].values and place[1] in lens["position"].values:
             state.change(cell=Cell(way, place[0], position=place[1]))
 
+    def below() -> str:
+        said = sentence(lens, selected())
+        return markup.sentence(said) if said else markup.hint("Click a cell to read it.")
+
     parts.figure(
-        lens_heatmap(few, selected=selected, width=width),
+        lens_heatmap(lens.isel(k=slice(0, 5)), width=width),
         name,
         data=lambda: table(lens),
-        code=snippets.lens(spec, prompt, answer, selected),
+        code=snippets.lens(spec, prompt, answer),
         alt=f"Logit lens on the {way} prompt: the likeliest next token at each layer and token",
-        on_click=on_click,
-        below=markup.sentence(said) if said else markup.hint("Click a cell to read it."),
+        below=below,
     )
+    follow.cells(name, selected, choose)
 
 
 def sentence(lens: xr.Dataset, selected: tuple[int, int] | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import streamlit as st
 
@@ -13,6 +13,7 @@ from app import resources, sentences, state
 from app.engine import ModelSpec
 from app.pairs import Pair
 from app.refining import Refined
+from app.selection import View
 from app.views import parts
 from app.work import Work
 
@@ -75,10 +76,10 @@ def draw(refining: Sequence[Refining], show: Callable[[], None]) -> None:
     """Call `show`, and while there is work to do again and again."""
     deadline = time.monotonic() + PATIENCE
     running = [one.work.wait(max(0.0, deadline - time.monotonic())).running for one in refining]
-    view = state.view()
+    page = _page()
 
     def again() -> None:
-        if state.view() != view or not any(one.work.stand.running for one in refining):
+        if _page() != page or not any(one.work.stand.running for one in refining):
             st.rerun()
         show()
 
@@ -86,6 +87,11 @@ def draw(refining: Sequence[Refining], show: Callable[[], None]) -> None:
         st.fragment(again, run_every=_EVERY)()
     else:
         show()
+
+
+def _page() -> View:
+    """What the page is about, but for the chosen cell: that changes without a new page."""
+    return replace(state.view(), cell=None)
 
 
 def progress(one: Refining) -> None:

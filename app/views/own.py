@@ -16,6 +16,9 @@ from interp.figures import theme
 
 _COLOURS = {"clean": theme.OKABE_ITO[0], "corrupt": theme.OKABE_ITO[1]}
 _TITLES = {"clean": "Clean prompt", "corrupt": "Corrupted prompt"}
+FORM = {f"ask-{name}": name for name in ("clean", "answer", "corrupt", "foil")}
+"""The fields of the form, by their keys."""
+
 _EXAMPLE = Ask(
     "The Eiffel Tower is in the city of", "The Colosseum is in the city of", "Paris", "Rome"
 )
@@ -23,7 +26,7 @@ _EXAMPLE = Ask(
 
 def show(spec: ModelSpec) -> None:
     """A form, and below it what the model makes of the two prompts."""
-    ask = _form(state.view().ask or _suggestion(spec))
+    ask = _form(spec)
     if ask is None:
         parts.html(
             '<div class="ob-empty"><b>Two prompts that differ in one thing.</b><br>'
@@ -38,16 +41,25 @@ def show(spec: ModelSpec) -> None:
         parts.error(error)
 
 
-def _form(ask: Ask) -> Ask | None:
+def _form(spec: ModelSpec) -> Ask | None:
     """The prompts to compare; None until the user has asked."""
+    if any(key not in st.session_state for key in FORM):
+        # What the fields start with stands in their state: a default that changes with what was
+        # asked would make new fields of them, and what was typed meanwhile would be lost.
+        ask = state.view().ask or _suggestion(spec)
+        st.session_state.update({key: getattr(ask, name) for key, name in FORM.items()})
+
+    def submitted() -> None:
+        texts = {name: str(st.session_state[key]) for key, name in FORM.items()}
+        state.change(ask=Ask(**texts), cell=None)
+
     with st.form("ask"):
         left, right = st.columns(2, gap="large")
-        clean = left.text_input("Clean prompt", ask.clean)
-        answer = left.text_input("Answer", ask.answer)
-        corrupt = right.text_input("Corrupted prompt", ask.corrupt)
-        foil = right.text_input("Foil: what follows the corrupted prompt", ask.foil)
-        if st.form_submit_button("Compare", type="primary"):
-            state.change(ask=Ask(clean, corrupt, answer, foil), cell=None)
+        left.text_input("Clean prompt", key="ask-clean")
+        left.text_input("Answer", key="ask-answer")
+        right.text_input("Corrupted prompt", key="ask-corrupt")
+        right.text_input("Foil: what follows the corrupted prompt", key="ask-foil")
+        st.form_submit_button("Compare", type="primary", on_click=submitted)
     return state.view().ask
 
 
@@ -70,7 +82,7 @@ def _suggestion(spec: ModelSpec) -> Ask:
 def _compare(spec: ModelSpec, pair: pairs.Pair) -> None:
     engine = resources.engine()
     with st.spinner("Loading the model …", show_time=True):
-        engine.slots(spec, pair)  # refuses what cannot be aligned before anything is drawn
+        engine.aligned(spec, pair)  # refuses what cannot be aligned before anything is drawn
     lenses: dict[str, xr.Dataset] = {}
     sides = {"clean": (pair.clean, pair.answer, 0), "corrupt": (pair.corrupt, pair.foil, 1)}
     for (way, (prompt, answer, side)), column in zip(
@@ -79,9 +91,7 @@ def _compare(spec: ModelSpec, pair: pairs.Pair) -> None:
         with column:
             parts.html(markup.way(_TITLES[way], _COLOURS[way]))
             tokens = engine.tokens(spec, prompt, {pair.span: pair.words[side]})
-            cell = state.view().cell
-            chosen = cell.position if cell is not None and cell.way == way else None
-            parts.html(markup.strip(tokens, chosen) + markup.legend(t.span for t in tokens))
+            parts.strip(tokens, way)
             lens = lenses[way] = lens_view.computed(spec, prompt, answer)
             names, probabilities = lens_view.last_tokens(lens)
             parts.html(
@@ -131,8 +141,7 @@ def _map(spec: ModelSpec, pair: pairs.Pair, site: str, value: str, refining: liv
     refined = refining.refined
     if refined is not None:
         code = snippets.patching(spec, pair, site, patch_view.settings(value, 0, None))
-        slots = resources.engine().slots(spec, pair)
-        one = patch_view.Map("clean", refined.result, 0, pair, slots, code, refined)
+        one = patch_view.of_pair("clean", refined.result, 0, pair, spec, code, refined)
         limit = patch_view.reach([one], value)
         patch_view.show(one, spec, value, limit, width=parts.WHOLE)
     live.progress(refining)

@@ -10,7 +10,7 @@ from app import markup, resources, runs, state
 from app.arguments import Arguments
 from app.engine import ModelSpec
 from app.selection import Source
-from app.views import model_page, parts, run_page
+from app.views import model_page, own, parts, run_page
 from experiments.records import RunRecord
 from interp.figures import theme
 
@@ -89,7 +89,7 @@ def _selectbox(options: list[Source], current: Source | None, found: dict[str, R
 def _open(source: Source) -> None:
     """Look at something else; what was chosen in one run or model means nothing in another."""
     state.change(source=source, fact=None, cell=None, ask=None, page="study")
-    for widget in ("page", "facts", "search", "splits"):
+    for widget in ("page", "facts", "search", "splits", "table", *own.FORM):
         st.session_state.pop(widget, None)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from app import markup
+from app import markup, state
+from app.views import follow
 from interp.figures import theme
 
 HALF, WHOLE = 600, 1220  # px of a column and of the page, on a screen of 1280
@@ -18,6 +19,18 @@ HALF, WHOLE = 600, 1220  # px of a column and of the page, on a screen of 1280
 def html(text: str) -> None:
     """Show markup made by `app.markup`, where all foreign text is escaped."""
     st.html(text)
+
+
+def strip(tokens: Sequence[markup.Token], way: str) -> None:
+    """A prompt token by token; the chosen one is framed."""
+    legend = markup.legend(token.span for token in tokens)
+
+    def tell() -> str:
+        cell = state.view().cell
+        chosen = cell.position if cell is not None and cell.way == way else None
+        return markup.strip(tokens, chosen) + legend
+
+    follow.words(f"strip-{way}", tell)
 
 
 def error(problem: object) -> None:
@@ -37,20 +50,22 @@ def figure(
     code: str,
     alt: str,
     on_click: Callable[[], None] | None = None,
-    below: str = "",
+    below: Callable[[], str] | None = None,
 ) -> None:
-    """A figure whose points can be clicked, with its data as CSV and its code.
+    """A figure with its data as CSV and its code.
 
     Args:
         name: key of the chart, and the name of downloaded files.
         data: the numbers, made when they are asked for.
         code: Python that makes the same figure.
         alt: a description for those who cannot see it.
-        on_click: called when a point was clicked; the event is in st.session_state[name].
-        below: markup under the figure: what the chosen cell says.
+        on_click: called when a point was clicked; the event is in st.session_state[name], and
+            the page is drawn anew. Cells are chosen without that (`follow.cells`).
+        below: markup under the figure, told anew whenever another cell is chosen.
     """
     config = theme.export_config(name, st.session_state.get("image", "svg"))
     wide = fig.layout.width is not None
+    fig.update_layout(dragmode="zoom")
     with st.container(key=f"wide-{name}" if wide else None):
         st.plotly_chart(
             fig,
@@ -63,7 +78,8 @@ def figure(
             selection_mode="points",
         )
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
-        st.html(below or "<span></span>", width="stretch")
+        with st.container():
+            follow.words(f"{name}-below", below or str)
         _export(name, data, code)
 
 

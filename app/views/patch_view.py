@@ -14,10 +14,11 @@ import xarray as xr
 
 from app import markup, resources, sentences, state
 from app.engine import ModelSpec
-from app.pairs import Pair
+from app.pairs import Aligned, Pair, every_token
 from app.refining import Refined, trust
-from app.selection import Cell, clicked, column_of
-from app.views import parts
+from app.selection import Cell, column_of
+from app.views import follow, parts
+from cache.errors import ObverseError
 from interp.figures import patching_map
 
 SITE_NAMES = {
@@ -41,6 +42,7 @@ class Map:
         slots: the clean prompt's token at each position label; empty where that is not known.
         code: Python that makes the figure, without its selection.
         refined: the estimate that the result has replaced in part or in whole, if there was one.
+        aligned: the tokens of the pair's prompts, where they are known.
     """
 
     way: str
@@ -50,10 +52,29 @@ class Map:
     slots: Mapping[str, int]
     code: str
     refined: Refined | None = None
+    aligned: Aligned | None = None
 
     @property
     def site(self) -> str:
         return str(self.result.attrs["site"])
+
+
+def of_pair(
+    way: str,
+    result: xr.Dataset,
+    example: int,
+    pair: Pair,
+    spec: ModelSpec | None,
+    code: str,
+    refined: Refined | None = None,
+) -> Map:
+    """The map of one pair, with every token of its clean prompt where the model is there to tell
+    them."""
+    if spec is None:
+        return Map(way, result, example, pair, {}, code, refined)
+    aligned = resources.engine().aligned(spec, pair)
+    shown, slots = every_token(result.isel(example=[example]), aligned)
+    return Map(way, shown, 0, pair, slots, code, refined, aligned)
 
 
 def reach(maps: list[Map], value: str) -> float | None:
@@ -76,14 +97,12 @@ def show(
     one: Map, spec: ModelSpec | None, value: str, limit: float | None, *, width: int = parts.HALF
 ) -> None:
     """The map, its chosen cell as a sentence, and what that patch does to the next token."""
-    selected = _selected(one)
-    said = None if selected is None else sentence(one, selected)
     name = f"patching-{one.way}-{one.site}"
 
-    def on_click() -> None:
-        place = clicked(parts.event(name))
-        if place is not None:
-            state.change(cell=_cell(one, *place))
+    def choose(place: tuple[int, int]) -> None:
+        cell = _cell(one, *place)
+        if cell is not None:
+            state.change(cell=cell)
 
     parts.figure(
         patching_map(
@@ -91,28 +110,36 @@ def show(
             example=one.example,
             value=value,  # type: ignore[arg-type]
             limit=limit,
-            selected=selected,
             width=width,
         ),
         name,
         data=lambda: table(one),
         code=one.code,
         alt=f"Patching map of the {SITE_NAMES[one.site].lower()}, {one.way} prompt",
-        on_click=on_click,
-        below=_below(said, selected),
+        below=lambda: _below(one),
     )
+    follow.cells(name, lambda: _selected(one), choose)
+    if one.aligned is not None and "position_label" in one.result.coords:
+        clean, corrupt = one.aligned.unmatched
+        lone = sentences.unmatched(
+            [one.aligned.clean[i] for i in clean], [one.aligned.corrupt[i] for i in corrupt]
+        )
+        if lone:
+            parts.html(markup.hint(lone))
     trusted = None if one.refined is None else trust(one.refined)
     if trusted is not None and (text := sentences.trust(**dataclasses.asdict(trusted))):
         parts.html(markup.hint(text))
-    if said and selected and one.pair is not None and spec is not None:
-        before_and_after(one, spec, selected)
+    if one.pair is not None and spec is not None:
+        follow.words(f"{name}-after", lambda: _after(one, spec))
 
 
-def _below(said: str | None, selected: tuple[int, int] | None) -> str:
+def _below(one: Map) -> str:
+    selected = _selected(one)
+    said = None if selected is None else sentence(one, selected)
     if said is not None:
         return markup.sentence(said)
     if selected is not None:
-        return markup.hint("This pair has no token there.")
+        return markup.hint("No token of the other prompt stands for this one: nothing to patch.")
     return markup.hint("Click a cell to read what that patch does.")
 
 
@@ -165,20 +192,35 @@ def _mean_share(one: Map, layer: int, column: int) -> float | None:
     return float(shares.mean("example", skipna=True))
 
 
-def before_and_after(one: Map, spec: ModelSpec, selected: tuple[int, int]) -> None:
-    """The next tokens of the corrupted run, and after the patch."""
+def _after(one: Map, spec: ModelSpec) -> str:
+    """What the chosen patch does to the next token, where there is such a cell."""
+    selected = _selected(one)
+    if selected is None or sentence(one, selected) is None:
+        return ""
+    try:
+        return before_and_after(one, spec, selected)
+    except ObverseError as error:
+        return markup.hint(str(error))
+
+
+def before_and_after(one: Map, spec: ModelSpec, selected: tuple[int, int]) -> str:
+    """The next tokens of the corrupted run, and after the patch.
+
+    Raises:
+        Replaced: another cell was clicked before this patch was run.
+    """
     layer, column = selected
     heads = "head" in one.result["patched"].dims
     assert one.pair is not None
-    with st.spinner("Patching …"):
-        patched = resources.engine().patch(
-            spec,
-            one.pair,
-            one.site,
-            layer,
-            label=None if heads else str(one.result["position_label"].values[column]),
-            head=int(one.result["head"].values[column]) if heads else None,
-        )
+    patched = resources.engine().patch(
+        spec,
+        one.pair,
+        one.site,
+        layer,
+        label=None if heads else str(one.result["position_label"].values[column]),
+        head=int(one.result["head"].values[column]) if heads else None,
+        replaced=follow.replaced,
+    )
     pieces = []
     for run, heading, colour in (
         ("corrupt", f"before: {one.pair.corrupt}", "#8b93a1"),
@@ -193,7 +235,7 @@ def before_and_after(one: Map, spec: ModelSpec, selected: tuple[int, int]) -> No
                 heading=heading,
             )
         )
-    parts.html(f'<div class="ob-two"><div>{pieces[0]}</div><div>{pieces[1]}</div></div>')
+    return f'<div class="ob-two"><div>{pieces[0]}</div><div>{pieces[1]}</div></div>'
 
 
 def table(one: Map) -> pd.DataFrame:
@@ -247,7 +289,11 @@ def _selected(one: Map) -> tuple[int, int] | None:
     return None if column is None else (cell.layer, column)
 
 
-def _cell(one: Map, layer: int, column: int) -> Cell:
+def _cell(one: Map, layer: int, column: int) -> Cell | None:
+    """The cell at a place that the browser tells; None where there is none."""
+    axis = "head" if "head" in one.result["patched"].dims else "position"
+    if layer not in one.result["layer"].values or not 0 <= column < one.result.sizes[axis]:
+        return None
     if "head" in one.result["patched"].dims:
         return Cell(one.way, layer, head=int(one.result["head"].values[column]))
     label = str(one.result["position_label"].values[column])

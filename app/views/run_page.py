@@ -161,7 +161,7 @@ def _without_facts(run: runs.Run) -> None:
             "<code>obverse run</code> again and reload this page.</div>"
         )
         return
-    name = st.selectbox("Table", tables)
+    name = st.selectbox("Table", tables, key="table")
     table = run.table(name)
     if table is not None:
         st.dataframe(table, hide_index=True)

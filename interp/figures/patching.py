@@ -85,7 +85,7 @@ def patching_map(
     if value is None:
         value = "change" if numbers.reason else "normalised"
     # Of one pair, what it has no tokens for is left out; clicks still name the result's entries.
-    row, column = _present(numbers, example)
+    row, column = _present(numbers, result, columns, example)
     if rows.name not in ("layer", "head"):
         row = row[::-1]  # a prompt is read from the top down
     shown = {"normalised": numbers.share, "raw": numbers.patched, "change": numbers.change}[value]
@@ -178,13 +178,20 @@ def _numbers(result: xr.Dataset, rows: Axis, columns: Axis, example: int | None)
 
 
 def _present(
-    numbers: _Numbers, example: int | None
+    numbers: _Numbers, result: xr.Dataset, columns: Axis, example: int | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The rows and columns that are drawn: of one pair, only those it has."""
+    """The rows and columns that are drawn: of one pair, those it has.
+
+    A token of the clean prompt that has a name but no numbers (none stands for it in the corrupted
+    one) is drawn, too: what is left out without a word looks as if it did not matter.
+    """
     there = numbers.n > 0
     if example is None or not there.any():
         there = np.ones_like(there)
-    return np.nonzero(there.any(axis=1))[0], np.nonzero(there.any(axis=0))[0]
+    drawn = there.any(axis=0)
+    if example is not None and columns.name == "position" and "clean_token" in result.coords:
+        drawn |= result["clean_token"].values[example] != ""
+    return np.nonzero(there.any(axis=1))[0], np.nonzero(drawn)[0]
 
 
 def _hovers(
@@ -197,7 +204,7 @@ def _hovers(
         n = int(numbers.n[row, column])
         lines = [_place(result, rows, columns, row, column)]
         if n == 0:
-            hover[row, column] = "<br>".join([*lines, "no such token here"])
+            hover[row, column] = "<br>".join([*lines, "no token stands for it in the other prompt"])
             continue
         lines += [
             _share_line(float(numbers.share[row, column]), int(numbers.n_shares[row, column]), n),

@@ -61,12 +61,17 @@ def test_an_unknown_place_is_refused(engine: Engine, spec: ModelSpec, pair: Pair
         engine.patch(spec, pair, "resid_pre", 0, label="nowhere")
 
 
-def test_slots_name_tokens_of_the_clean_prompt(engine: Engine, spec: ModelSpec) -> None:
+def test_aligned_tokens_name_those_without_a_counterpart(engine: Engine, spec: ModelSpec) -> None:
     longer = typed("Mary Lee Pfeiffer's son is", "Bea Stone's son is", "Tom", "Ann")
-    slots = engine.slots(spec, longer)
-    assert slots["changed -1"] == 3
-    assert slots["end -1"] == 6
-    assert 1 not in slots.values()  # "Mary" has no counterpart in the shorter name
+    aligned = engine.aligned(spec, longer)
+    assert aligned.slots["changed -1"] == 3
+    assert aligned.slots["end -1"] == 6
+    assert [aligned.clean[i] for i in aligned.unmatched[0]] == ["Mary"]
+    assert aligned.unmatched[1] == []
+    turned = typed("Bea Stone's son is", "Mary Lee Pfeiffer's son is", "Tom", "Ann")
+    aligned = engine.aligned(spec, turned)
+    assert aligned.unmatched[0] == []
+    assert [aligned.corrupt[i] for i in aligned.unmatched[1]] == ["Mary"]
 
 
 def test_results_are_computed_once(model_folder: Path) -> None:

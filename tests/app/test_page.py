@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from app.selection import Cell, Source, View
 from experiments.records import RunRecord
@@ -49,7 +50,7 @@ def test_the_chosen_fact_drives_everything_below(open_page: Open, record: RunRec
     assert_fine(page)
     shown = html(page)
     assert "Dan Frost  ·  Eva Lane" in shown
-    assert "After 1 block, at ‘Lane’ (token 2)" in shown
+    assert "After 1 block (block 0), at ‘Lane’ (token 2)" in shown
     assert "Patching the residual stream into block 1 at ‘Lane’" in shown
     assert "after the patch" in shown
     assert page.query_params["fact"] == "3"
@@ -248,6 +249,87 @@ def test_own_prompts_are_compared(open_page: Open, model_folder: Path, tmp_path:
     assert "Patching the residual stream into block 1 at ‘Cruise’" in html(page)
     assert "<img" not in html(page)
     assert len(page.get("plotly_chart")) == 3
+
+
+def form(page: AppTest) -> list[str]:
+    return [page.text_input(key=f"ask-{name}").value for name in ("clean", "corrupt", "answer")]
+
+
+def test_what_was_typed_is_kept_every_time(
+    open_page: Open, model_folder: Path, tmp_path: Path
+) -> None:
+    page = open_page(tmp_path, query={"model": str(model_folder), "page": "yours"})
+    assert_fine(page)
+    for name in ("Dan Frost", "Cy Dale", "Hal Iris"):
+        ids = [field.proto.id for field in page.text_input]
+        page.text_input(key="ask-clean").set_value(f"{name}'s mother is")
+        page.text_input(key="ask-corrupt").set_value("Tom Cruise's mother is")
+        page.text_input(key="ask-answer").set_value("Eva")
+        page.button[0].click().run()
+        assert_fine(page)
+        assert form(page) == [f"{name}'s mother is", "Tom Cruise's mother is", "Eva"]
+        assert page.query_params["clean"] == f"{name}'s mother is"
+        assert f">{name.split()[0]}</span>" in html(page)
+        # A field with another id is another one in the browser, without what is typed there.
+        assert [field.proto.id for field in page.text_input] == ids
+
+
+def test_another_model_starts_with_its_own_prompts(
+    open_page: Open, record: RunRecord, model_folder: Path
+) -> None:
+    query = {"model": str(model_folder), "page": "yours", "clean": "Tom is", "corrupt": "Ann is"}
+    page = open_page(root_of(record), query=query | {"answer": "Mary", "foil": "Bea"})
+    assert form(page)[0] == "Tom is"
+    page.selectbox(key="source").select_index(0).run()
+    assert_fine(page)
+    page.segmented_control(key="page").set_value("yours").run()
+    assert_fine(page)
+    assert form(page)[0] == "Tom Cruise's mother is"
+
+
+def test_an_indirect_object_sentence_is_compared(
+    open_page: Open, model_folder: Path, tmp_path: Path
+) -> None:
+    page = open_page(tmp_path, query={"model": str(model_folder), "page": "yours"})
+    page.text_input(key="ask-clean").set_value("Mary and Tom met, Tom is")
+    page.text_input(key="ask-corrupt").set_value("Mary and Ann met, Tom is")
+    page.text_input(key="ask-answer").set_value("Mary")
+    page.text_input(key="ask-foil").set_value("Tom")
+    page.button[0].click().run()
+    assert_fine(page)
+    assert len(page.get("plotly_chart")) == 3
+
+
+def test_a_token_without_a_counterpart_is_told(
+    open_page: Open, model_folder: Path, tmp_path: Path
+) -> None:
+    query = {
+        "model": str(model_folder),
+        "page": "yours",
+        "clean": "Mary Lee Pfeiffer's son is",
+        "corrupt": "Bea Stone's son is",
+        "answer": "Tom",
+        "foil": "Ann",
+        "way": "clean",
+        "layer": "1",
+        "position": "1",
+    }
+    page = open_page(tmp_path, query=query)
+    assert_fine(page)
+    assert "‘Mary’ of the clean prompt has no counterpart in the other prompt" in html(page)
+    assert "No token of the other prompt stands for this one" in html(page)
+    figure = json.loads(page.get("plotly_chart")[-1].proto.spec)
+    assert figure["layout"]["xaxis"]["ticktext"][1] == "Mary"
+
+
+def test_ranks_are_those_of_the_report(open_page: Open, record: RunRecord) -> None:
+    page = open_page(root_of(record), query={"fact": "0"})
+    stored = record.table("facts").set_index("fact")
+    shown = page.dataframe[0].value
+    assert list(shown["reverse_rank"]) == [rank + 1 for rank in stored["reverse_rank"]]
+    row = stored.loc[0]
+    assert not row["reverse_correct"]
+    assert f"starts at rank {row['reverse_rank'] + 1:,}<" in html(page)
 
 
 def test_prompts_that_do_not_fit_are_told_in_one_sentence(

@@ -11,6 +11,8 @@ from app import pairs
 from app.engine import Engine, ModelSpec
 from experiments.records import RunRecord
 from interp.errors import PromptError
+from interp.figures import patching_map
+from interp.prompts import _places
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,20 @@ from interp.errors import PromptError
         ("He is very tall", "He is tall", ("is very", "is")),
         # "a" stands earlier too; it is made longer until it is found in the right place.
         ("a b a", "a b c", ("b a", "b c")),
+        # It stands again later: looked for by its words alone, it would be refused.
+        ("Bo and Al met, Al left", "Bo and Cy met, Al left", ("and Al", "and Cy")),
+        ("Al saw Bo, Al left", "Cy saw Bo, Al left", ("Al saw", "Cy saw")),
+        ("a a", "a a a", ("a a", "a a a")),
+        (
+            "When Mary and John went to the store, John gave a drink to",
+            "When Mary and John went to the store, Mary gave a drink to",
+            (", John", ", Mary"),
+        ),
+        (
+            "When Mary and John went to the store, John gave a drink to",
+            "When John and Mary went to the store, Mary gave a drink to",
+            ("Mary and John went to the store, John", "John and Mary went to the store, Mary"),
+        ),
     ],
 )
 def test_the_words_that_differ_are_found(
@@ -43,8 +59,10 @@ def test_outside_of_the_words_that_differ_the_prompts_are_the_same(
     if clean == corrupt:
         return
     found = pairs.changed_words(clean, corrupt)
-    starts = [text.find(word) for text, word in zip((clean, corrupt), found, strict=True)]
-    assert min(starts) >= 0
+    places = [_places(text, word) for text, word in zip((clean, corrupt), found, strict=True)]
+    # As `PromptPairs` wants it: each stands in its prompt, and only once.
+    assert [len(place) for place in places] == [1, 1]
+    starts = [place[0] for place in places]
     assert clean[: starts[0]] == corrupt[: starts[1]]
     assert clean[starts[0] + len(found[0]) :] == corrupt[starts[1] + len(found[1]) :]
 
@@ -103,3 +121,31 @@ def test_a_fact_the_run_did_not_patch_gets_a_partner_like_the_others(
     assert pair.words[1] in pair.corrupt
     other = facts[facts["reverse_prompt"] == pair.corrupt].iloc[0]
     assert pair.foil == other["reverse_answer"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_indirect_object_sentence_can_be_patched(
+    engine: Engine, spec: ModelSpec, turned: bool
+) -> None:
+    """The name that gives stands there twice, so by its word alone it cannot be found."""
+    clean, corrupt = "Mary and Tom met, Tom is", "Mary and Ann met, Tom is"
+    pair = pairs.typed(*((corrupt, clean) if turned else (clean, corrupt)), "Mary", "Tom")
+    swept = engine.sweep(spec, pair, "resid_pre")
+    assert np.isfinite(swept["patched"]).all()
+    assert swept.sizes["position"] == len(engine.aligned(spec, pair).clean)
+
+
+def test_a_map_has_a_column_for_every_token(engine: Engine, spec: ModelSpec) -> None:
+    pair = pairs.typed("Mary Lee Pfeiffer's son is", "Bea Stone's son is", "Tom", "Ann")
+    aligned, swept = engine.aligned(spec, pair), engine.sweep(spec, pair, "resid_pre")
+    shown, slots = pairs.every_token(swept, aligned)
+    assert list(shown["clean_token"].values[0]) == list(aligned.clean)
+    lone = aligned.clean.index("Mary")
+    assert np.isnan(shown["patched"].values[0, :, lone]).all()
+    assert list(slots.values()) == list(range(len(aligned.clean)))
+    kept = [i for i in range(len(aligned.clean)) if i != lone]
+    np.testing.assert_array_equal(shown["patched"].values[:, :, kept], swept["patched"].values)
+    drawn = patching_map(shown, example=0, value="change")
+    assert "Mary" in drawn.layout.xaxis.ticktext
+    (cells,) = (trace for trace in drawn.data if trace.name == "cells")
+    assert "no token stands for it" in " ".join(cells.text)

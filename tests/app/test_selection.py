@@ -80,25 +80,22 @@ def event(data: object) -> dict[str, object]:
     return {"selection": {"points": [{"customdata": data}], "point_indices": [0]}}
 
 
-@pytest.mark.parametrize("data", [[2, 5], (2, 5), {"0": 2, "1": 5}, {"1": 5, "0": 2}])
-def test_a_click_tells_layer_and_column(data: object) -> None:
-    assert clicked(event(data)) == (2, 5)
+def test_a_click_tells_figure_layer_and_column() -> None:
+    assert clicked({"figure": "lens-forward", "cell": [2, 5]}) == ("lens-forward", (2, 5))
+    assert clicked({"figure": "lens-forward", "cell": [2.0, 5.0]}) == ("lens-forward", (2, 5))
 
 
 @pytest.mark.parametrize(
-    "nothing",
+    "nonsense",
     [
         None,
-        {},
-        {"selection": {}},
-        {"selection": {"points": []}},
-        event(None),
-        event([1]),
-        event("ab"),
+        *("ab", [], {}, {"figure": "x"}, {"cell": [1, 2]}, {"figure": 3, "cell": [1, 2]}),
+        *({"figure": "x", "cell": cell} for cell in ([1], [1, 2, 3], ["1", 2], [-1, 2], "12")),
+        *({"figure": "x", "cell": [1, n]} for n in (float("nan"), float("inf"), 1e300, None, True)),
     ],
 )
-def test_an_empty_event_selects_nothing(nothing: dict[str, object] | None) -> None:
-    assert clicked(nothing) is None
+def test_a_click_that_makes_no_sense_selects_nothing(nonsense: object) -> None:
+    assert clicked(nonsense) is None
 
 
 def test_a_point_tells_its_fact() -> None:

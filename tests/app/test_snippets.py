@@ -34,10 +34,9 @@ def values(fig: go.Figure) -> np.ndarray:
 
 def test_the_lens(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     prompt, answer = f"Ann {HOSTILE}'s mother is", " Bea Stone"
-    made = run_code(snippets.lens(spec, prompt, answer, (1, 2)))
-    drawn = lens_heatmap(engine.lens(spec, prompt, answer), selected=(1, 2))
+    made = run_code(snippets.lens(spec, prompt, answer))
+    drawn = lens_heatmap(engine.lens(spec, prompt, answer))
     np.testing.assert_allclose(values(made), values(drawn), atol=1e-6)
-    assert made.layout.shapes == drawn.layout.shapes
 
 
 def test_ranks(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
@@ -93,7 +92,7 @@ def test_ranks_and_tables_of_a_run(run_code: Any, record: RunRecord) -> None:
 
 def test_nothing_in_a_prompt_can_end_its_quotes(spec: ModelSpec) -> None:
     evil = "'); __import__('os').abort() #\n\"\"\"\\"
-    code = snippets.lens(spec, evil, evil, None)
+    code = snippets.lens(spec, evil, evil)
     calls = [line for line in code.splitlines() if "logit_lens(model" in line]
     assert len(calls) == 1
     assert repr(evil) in calls[0]

@@ -50,6 +50,17 @@ def test_the_share_of_means_is_not_the_mean_of_shares() -> None:
     assert "%" not in patch(share=float("nan"))
 
 
+def test_tokens_without_a_counterpart_are_named() -> None:
+    assert sentences.unmatched([], []) is None
+    assert sentences.unmatched([" Lee"], []) == (
+        "‘·Lee’ of the clean prompt has no counterpart in the other prompt, so nothing is patched "
+        "for it; grey columns stand for those of the clean one."
+    )
+    both = sentences.unmatched(["a"] * 9, ["b"])
+    assert both is not None
+    assert "and 3 more of the clean prompt and ‘b’ of the corrupted prompt have no" in both
+
+
 def test_the_wrong_way_is_a_negative_share() -> None:
     assert "−50% of the way" in patch(clean=1.0, corrupt=-1.0, patched=-2.0)
 
@@ -58,8 +69,12 @@ def test_the_wrong_way_is_a_negative_share() -> None:
     ("layer", "rank", "expected"),
     [
         (0, None, "At the embedding, at ‘·Tom’ (token 3), the next token would be ‘x’ (36%)."),
-        (1, 0, "After 1 block, at"),
-        (2, 41, "is at rank 41."),
+        (1, 0, "After 1 block (block 0), at"),
+        (2, 41, "After 2 blocks (0 and 1), at"),
+        (3, 0, "After 3 blocks (0 to 2), at"),
+        # As in the report and the figures, the first choice has rank 1.
+        (2, 0, "is at rank 1."),
+        (2, 41, "is at rank 42."),
     ],
 )
 def test_a_lens_cell_is_told(layer: int, rank: int | None, expected: str) -> None:

@@ -34,6 +34,8 @@ class Explorer:
     url: str
     port: int
     record: RunRecord
+    patches: Path | None = None
+    """Where the slow one writes down the patches of single cells that it has run."""
 
 
 @pytest.fixture(scope="session")
@@ -58,14 +60,17 @@ def slow_explorer(
     port = _free_port()
     command = [sys.executable, str(Path(__file__).with_name("slow_main.py"))]
     command += ["--port", str(port), "--root", str(_root(record))]
-    yield from _serve(command, port, record, tmp_path_factory.mktemp("log") / "slow.txt")
+    folder = tmp_path_factory.mktemp("log")
+    yield from _serve(command, port, record, folder / "slow.txt", folder / "patches.txt")
 
 
 def _root(record: RunRecord) -> Path:
     return record.path.parent.parent
 
 
-def _serve(command: list[str], port: int, record: RunRecord, log: Path) -> Iterator[Explorer]:
+def _serve(
+    command: list[str], port: int, record: RunRecord, log: Path, patches: Path | None = None
+) -> Iterator[Explorer]:
     # Started elsewhere than in the checkout: it must not depend on the working directory.
     with log.open("wb") as output:
         child = subprocess.Popen(
@@ -73,11 +78,13 @@ def _serve(command: list[str], port: int, record: RunRecord, log: Path) -> Itera
             cwd=_root(record),
             stdout=output,
             stderr=output,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+            env=os.environ
+            | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+            | ({} if patches is None else {"OBVERSE_PATCHES": str(patches)}),
         )
     try:
         _wait(child, port, log)
-        yield Explorer(f"http://localhost:{port}", port, record)
+        yield Explorer(f"http://localhost:{port}", port, record, patches)
     finally:
         child.terminate()
         try:

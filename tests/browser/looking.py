@@ -34,6 +34,28 @@ def click_cell(page: Any, key: str, layer: int, column: int) -> None:
     page.mouse.click(x + 1, y + 1)
 
 
+def framed(page: Any, key: str) -> list[float]:
+    """Where the frame of the chosen cell lies in a figure: left, top, width, height."""
+    frame = page.locator(f".st-key-{key} .ob-mark")
+    frame.wait_for(timeout=10_000)
+    box: list[float] = frame.evaluate(
+        """frame => {
+            const at = frame.getBoundingClientRect(), plot = frame.parentElement;
+            const around = plot.getBoundingClientRect();
+            return [at.x - around.x, at.y - around.y, at.width, at.height];
+        }"""
+    )
+    return box
+
+
+def ranges(page: Any, key: str) -> list[list[float]]:
+    """What part of its axes a figure shows."""
+    found: list[list[float]] = wait_for_plot(page, key).evaluate(
+        "plot => [plot._fullLayout.xaxis.range, plot._fullLayout.yaxis.range]"
+    )
+    return found
+
+
 def sentence(page: Any, beginning: str) -> str:
     found = page.locator(".ob-sentence", has_text=beginning).first
     found.wait_for(timeout=20_000)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+from typing import Any
+
 from app import server
 from app.work import Work
+from interp.patching import single
+
+patch_once = single.patch_once
 
 
 def pause(work: Work[object]) -> None:
@@ -11,5 +19,14 @@ def pause(work: Work[object]) -> None:
     work._stop.wait(5.0 if work.stand.done == 0 else 0.1)
 
 
+def patch_slowly(*given: Any, **named: Any) -> Any:
+    """Takes its time, and writes down that it was run."""
+    with Path(os.environ["OBVERSE_PATCHES"]).open("a") as log:
+        log.write(f"{given[2:]} {named}\n")
+    time.sleep(2.0)
+    return patch_once(*given, **named)
+
+
 Work._pause = pause  # type: ignore[method-assign]
+single.patch_once = patch_slowly
 server.main()

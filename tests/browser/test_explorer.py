@@ -14,7 +14,15 @@ import pytest
 
 from tests.app.material import HOSTILE
 from tests.browser.conftest import Explorer
-from tests.browser.looking import OpenPage, click_cell, sentence, wait_for_plot, wait_until_exact
+from tests.browser.looking import (
+    OpenPage,
+    click_cell,
+    framed,
+    ranges,
+    sentence,
+    wait_for_plot,
+    wait_until_exact,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -78,10 +86,57 @@ def test_a_link_shows_the_same_in_a_fresh_browser(explorer: Explorer, open_page:
     assert fresh.url == page.url
     for key in ("lens-reverse", "lens-forward"):
         figures = [
-            wait_for_plot(one, key).evaluate("plot => [plot.data[0].z, plot.layout.shapes || []]")
-            for one in (page, fresh)
+            wait_for_plot(one, key).evaluate("plot => plot.data[0].z") for one in (page, fresh)
         ]
         assert figures[0] == figures[1]
+    assert framed(page, "lens-reverse") == framed(fresh, "lens-reverse")
+    assert page.locator(".st-key-lens-forward .ob-mark").count() == 0
+
+
+def test_a_click_frames_the_cell_everywhere_and_keeps_the_zoom(open_page: OpenPage) -> None:
+    page = open_page("/?fact=0")
+    figures = ("lens-forward", "patching-forward-resid_pre")
+    for key in figures:
+        plot = wait_for_plot(page, key)
+        plot.scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        box = plot.evaluate(
+            """plot => {
+                const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
+                return [box.x + xaxis._offset, box.y + yaxis._offset, xaxis._length, yaxis._length];
+            }"""
+        )
+        whole = ranges(page, key)
+        page.mouse.move(box[0] + 3, box[1] + 3)
+        page.mouse.down()
+        page.mouse.move(box[0] + 0.7 * box[2], box[1] + box[3] - 4, steps=8)
+        page.mouse.up()
+        page.wait_for_timeout(500)
+        assert ranges(page, key) != whole
+    zoomed = [ranges(page, key) for key in figures]
+    unframed = page.locator(".ob-mark").count()
+    assert unframed == 0
+    click_cell(page, "patching-forward-resid_pre", 1, 1)
+    assert "at ‘Tom’" in sentence(page, "Patching the residual stream into block 1")
+    click_cell(page, "lens-forward", 1, 2)
+    assert "at ‘Cruise’" in sentence(page, "Patching the residual stream into block 1")
+    assert [ranges(page, key) for key in figures] == zoomed
+    for key in figures:
+        plot = wait_for_plot(page, key)
+        middle = plot.evaluate(
+            """(plot, [row, column]) => {
+                const {xaxis, yaxis} = plot._fullLayout;
+                return [xaxis._offset + xaxis.l2p(column), yaxis._offset + yaxis.l2p(row)];
+            }""",
+            [1, 2],
+        )
+        left, top, width, height = framed(page, key)
+        assert left < middle[0] < left + width
+        assert top < middle[1] < top + height
+    # What is clicked again is still chosen, and so is what another figure had chosen meanwhile.
+    click_cell(page, "patching-forward-resid_pre", 1, 1)
+    page.wait_for_url("**position=1")
+    assert "at ‘Tom’" in sentence(page, "Patching the residual stream into block 1")
 
 
 def test_a_row_of_the_table_chooses_the_fact(explorer: Explorer, open_page: OpenPage) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.looking import OpenPage, wait_for_plot, wait_until_exact
+from tests.browser.conftest import Explorer
+from tests.browser.looking import (
+    OpenPage,
+    click_cell,
+    sentence,
+    wait_for_plot,
+    wait_until_exact,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -37,3 +44,23 @@ def test_work_can_be_cancelled(open_slow_page: OpenPage) -> None:
         if cancel.count() == 0 and again.count():
             again.first.click()
     wait_until_exact(page, "patching-forward-mlp_out")
+
+
+def test_no_work_is_done_for_a_click_that_a_newer_one_has_replaced(
+    slow_explorer: Explorer, open_slow_page: OpenPage
+) -> None:
+    assert slow_explorer.patches is not None
+    key = "patching-forward-resid_pre"
+    first, second = (open_slow_page("/?fact=0") for _ in range(2))
+    for page in (first, second):
+        wait_for_plot(page, "patching-reverse-resid_pre")
+    click_cell(first, key, 1, 1)  # takes 2 s, in which the other session has to wait
+    first.wait_for_timeout(300)
+    for column in (1, 2, 3, 2):
+        click_cell(second, key, 0, column)
+    assert "block 0 at ‘Cruise’" in sentence(second, "Patching the residual stream into block 0")
+    second.locator(".ob-two").first.wait_for(timeout=20_000)
+    second.wait_for_timeout(2_500)
+    ran = slow_explorer.patches.read_text().splitlines()
+    assert len(ran) == 2, ran
+    assert "1, " in ran[0]

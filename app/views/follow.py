@@ -1,0 +1,109 @@
+"""What follows the chosen cell: its frames in figures, and what is said of it beside them.
+
+A click redraws neither the page nor a figure (whose zoom would be lost): a fragment of the page
+answers it with where the frames lie now and what the words say, and the browser puts both in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from streamlit.runtime.scriptrunner_utils.script_requests import ScriptRequestType
+from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState, get_script_run_ctx
+
+from app import markup, state
+from app.engine import Replaced
+from app.selection import clicked
+
+Place = tuple[int, int]
+_KEY = "follow"
+_SCRIPT = (Path(__file__).parents[1] / "static" / "follow.js").read_text(encoding="utf-8")
+_component = st.components.v2.component("obverse_follow", js=_SCRIPT)
+
+
+@dataclass
+class Followers:
+    """By name: where the chosen cell lies in a figure, what a click into it chooses, and what
+    tells of it in words."""
+
+    marks: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
+    choices: dict[str, Callable[[Place], None]] = field(default_factory=dict)
+    words: dict[str, Callable[[], str]] = field(default_factory=dict)
+
+
+def start() -> None:
+    """Forget the page as it was drawn before."""
+    st.session_state[_KEY] = Followers()
+
+
+def cells(name: str, selected: Callable[[], Place | None], choose: Callable[[Place], None]) -> None:
+    """The cells of a figure can be chosen; its key is `name`."""
+    followers = _followers()
+    followers.marks[name] = lambda: {"cell": selected(), "clicks": True}
+    followers.choices[name] = choose
+
+
+def layers(name: str) -> None:
+    """The layers of a figure lie along its horizontal axis."""
+
+    def mark() -> dict[str, Any]:
+        cell = state.view().cell
+        return {"layer": None if cell is None else cell.layer}
+
+    _followers().marks[name] = mark
+
+
+def words(name: str, tell: Callable[[], str]) -> None:
+    """Markup made by `app.markup` that is told anew whenever another cell is chosen.
+
+    Args:
+        tell: makes it; may raise Replaced, which leaves what was told before.
+    """
+    _followers().words[name] = tell
+    try:
+        said = tell()
+    except Replaced:  # the page is drawn anew in a moment
+        said = ""
+    # The name of a place comes from our own code, but prompts may be part of it.
+    st.html(f'<div data-words="{markup.esc(name)}">{said}</div>')
+
+
+def show() -> None:
+    """Stand at the end of the page and wait for clicks."""
+    st.fragment(_wait)()
+
+
+def _wait() -> None:
+    followers, told = _followers(), {}
+    state.to_address()
+    for name, tell in list(followers.words.items()):
+        with contextlib.suppress(Replaced):
+            told[name] = tell()
+    marks = {name: mark() for name, mark in list(followers.marks.items())}
+    _component(key="clicks", data={"marks": marks, "words": told}, on_click_change=_clicked)
+
+
+def replaced() -> bool:
+    """Whether a newer click of this session waits, so that nobody will see what is made now."""
+    context = get_script_run_ctx()
+    requests = None if context is None else context.script_requests
+    if requests is None or requests._state is not ScriptRequestType.RERUN:
+        return False
+    waiting = requests._rerun_data.fragment_id_queue
+    return not waiting or ThreadState.get().fragment_id in waiting
+
+
+def _clicked() -> None:
+    told = clicked(dict(st.session_state["clicks"]).get("click"))
+    if told is not None and told[0] in _followers().choices:
+        _followers().choices[told[0]](told[1])
+
+
+def _followers() -> Followers:
+    followers: Followers = st.session_state.setdefault(_KEY, Followers())
+    return followers
