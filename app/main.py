@@ -25,7 +25,6 @@ def main() -> None:
         follow.start()
         with live.only_what_is_shown():
             page.show(arguments.parse(sys.argv[1:]))
-        follow.show()
     except ObverseError as error:
         parts.error(error)
     except Exception as error:  # whatever it is, the user gets a sentence and the log the rest

@@ -49,29 +49,40 @@ function draw(plot, mark) {
 export default function ({ data, parentElement, setStateValue }) {
   running.get(parentElement)?.();
   const page = parentElement.ownerDocument;
-  const marks = structuredClone(data?.marks ?? {});
   const plots = new Map();
-  const places = () => [...page.querySelectorAll("[data-words]")];
-  for (const place of places()) {
-    const said = data?.words?.[place.dataset.words];
+  let asked = 0;
+
+  const all = (kind) => [...page.querySelectorAll(`[data-${kind}]`)];
+  // An answer to a click on a page that was drawn anew meanwhile comes too late.
+  const answered = (kind) => all(kind).filter((at) => Number(at.dataset.run) === data?.run);
+  for (const place of answered("words")) {
+    const said = data.words[place.dataset.words];
     if (said !== undefined && place.innerHTML !== said) place.innerHTML = said;
     place.style.opacity = "";
   }
-  let asked = 0;
+  for (const holder of answered("figure")) {
+    const mark = data.marks[holder.dataset.figure];
+    if (mark) holder.dataset.mark = JSON.stringify(mark);
+  }
 
   const follow = (plot, name) => {
-    const again = () => draw(plot, marks[name]);
+    // Looked up each time: a page that is drawn anew brings its own.
+    const find = () => page.querySelector(`[data-figure="${CSS.escape(name)}"]`);
+    const again = () => {
+      const holder = find();
+      if (holder) draw(plot, JSON.parse(holder.dataset.mark));
+    };
     const clicked = (event) => {
       const cell = Array.from(event.points?.[0]?.customdata ?? [], Number);
       if (cell.length !== 2) return;
-      marks[name] = { cell };
+      const holder = find();
+      if (holder) holder.dataset.mark = JSON.stringify({ cell });
       again();
-      for (const place of places()) place.style.opacity = "0.55";
+      for (const place of all("words")) place.style.opacity = "0.55";
       // The time makes a second click on the same cell another one.
       setStateValue("click", { figure: name, cell, at: Date.now() });
     };
-    const events = { plotly_afterplot: again, plotly_relayouting: again };
-    if (marks[name].clicks) events.plotly_click = clicked;
+    const events = { plotly_afterplot: again, plotly_relayouting: again, plotly_click: clicked };
     for (const [event, act] of Object.entries(events)) plot.on(event, act);
     plots.set(plot, () => {
       for (const [event, act] of Object.entries(events)) plot.removeListener?.(event, act);
@@ -81,11 +92,12 @@ export default function ({ data, parentElement, setStateValue }) {
   const look = () => {
     asked = 0;
     for (const plot of plots.keys()) if (!plot.isConnected) plots.delete(plot);
-    for (const [name, mark] of Object.entries(marks)) {
-      for (const plot of page.querySelectorAll(`.st-key-${CSS.escape(name)} .js-plotly-plot`)) {
+    for (const holder of all("figure")) {
+      const key = CSS.escape(holder.dataset.figure);
+      for (const plot of page.querySelectorAll(`.st-key-${key} .js-plotly-plot`)) {
         if (!plot.on || !plot._fullLayout?.xaxis || !plot.calcdata) continue;
-        if (!plots.has(plot)) follow(plot, name);
-        draw(plot, mark);
+        if (!plots.has(plot)) follow(plot, holder.dataset.figure);
+        draw(plot, JSON.parse(holder.dataset.mark));
       }
     }
   };

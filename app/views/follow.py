@@ -7,6 +7,7 @@ answers it with where the frames lie now and what the words say, and the browser
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from app.engine import Replaced
 from app.selection import clicked
 
 Place = tuple[int, int]
+Mark = dict[str, Any]
 _KEY = "follow"
 _SCRIPT = (Path(__file__).parents[1] / "static" / "follow.js").read_text(encoding="utf-8")
 _component = st.components.v2.component("obverse_follow", js=_SCRIPT)
@@ -29,33 +31,40 @@ _component = st.components.v2.component("obverse_follow", js=_SCRIPT)
 @dataclass
 class Followers:
     """By name: where the chosen cell lies in a figure, what a click into it chooses, and what
-    tells of it in words."""
+    tells of it in words.
 
-    marks: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
+    Attributes:
+        run: counts how often the page was drawn.
+    """
+
+    run: int = 0
+    marks: dict[str, Callable[[], Mark]] = field(default_factory=dict)
     choices: dict[str, Callable[[Place], None]] = field(default_factory=dict)
     words: dict[str, Callable[[], str]] = field(default_factory=dict)
 
 
 def start() -> None:
-    """Forget the page as it was drawn before."""
-    st.session_state[_KEY] = Followers()
+    """Stand at the beginning of the page and wait for clicks; they are answered when all of it is
+    drawn."""
+    st.session_state[_KEY] = Followers(_followers().run + 1)
+    st.fragment(_wait)()
 
 
 def cells(name: str, selected: Callable[[], Place | None], choose: Callable[[Place], None]) -> None:
     """The cells of a figure can be chosen; its key is `name`."""
     followers = _followers()
-    followers.marks[name] = lambda: {"cell": selected(), "clicks": True}
     followers.choices[name] = choose
+    _mark(name, lambda: {"cell": selected()})
 
 
 def layers(name: str) -> None:
     """The layers of a figure lie along its horizontal axis."""
 
-    def mark() -> dict[str, Any]:
+    def mark() -> Mark:
         cell = state.view().cell
         return {"layer": None if cell is None else cell.layer}
 
-    _followers().marks[name] = mark
+    _mark(name, mark)
 
 
 def words(name: str, tell: Callable[[], str]) -> None:
@@ -64,28 +73,35 @@ def words(name: str, tell: Callable[[], str]) -> None:
     Args:
         tell: makes it; may raise Replaced, which leaves what was told before.
     """
-    _followers().words[name] = tell
+    followers = _followers()
+    followers.words[name] = tell
     try:
         said = tell()
     except Replaced:  # the page is drawn anew in a moment
         said = ""
-    # The name of a place comes from our own code, but prompts may be part of it.
-    st.html(f'<div data-words="{markup.esc(name)}">{said}</div>')
+    # The number of the run has the browser put this in place of what a click has put there.
+    st.html(f'<div data-words="{markup.esc(name)}" data-run="{followers.run}">{said}</div>')
 
 
-def show() -> None:
-    """Stand at the end of the page and wait for clicks."""
-    st.fragment(_wait)()
+def _mark(name: str, mark: Callable[[], Mark]) -> None:
+    followers = _followers()
+    followers.marks[name] = mark
+    where = markup.esc(json.dumps(mark()))
+    st.html(
+        f'<i data-figure="{markup.esc(name)}" data-mark="{where}" data-run="{followers.run}"></i>'
+    )
 
 
 def _wait() -> None:
+    # At the beginning of the page there is nothing yet to tell.
     followers, told = _followers(), {}
     state.to_address()
     for name, tell in list(followers.words.items()):
         with contextlib.suppress(Replaced):
             told[name] = tell()
     marks = {name: mark() for name, mark in list(followers.marks.items())}
-    _component(key="clicks", data={"marks": marks, "words": told}, on_click_change=_clicked)
+    answer = {"marks": marks, "words": told, "run": followers.run}
+    _component(key="clicks", data=answer, on_click_change=_clicked)
 
 
 def replaced() -> bool:

@@ -41,7 +41,7 @@ def show(
         return markup.sentence(said) if said else markup.hint("Click a cell to read it.")
 
     parts.figure(
-        lens_heatmap(lens.isel(k=slice(0, 5)), width=width),
+        lens_heatmap(lens.isel(k=slice(0, 5)), width=width).update_layout(dragmode="zoom"),
         name,
         data=lambda: table(lens),
         code=snippets.lens(spec, prompt, answer),

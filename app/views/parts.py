@@ -65,7 +65,6 @@ def figure(
     """
     config = theme.export_config(name, st.session_state.get("image", "svg"))
     wide = fig.layout.width is not None
-    fig.update_layout(dragmode="zoom")
     with st.container(key=f"wide-{name}" if wide else None):
         st.plotly_chart(
             fig,

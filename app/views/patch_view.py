@@ -111,7 +111,7 @@ def show(
             value=value,  # type: ignore[arg-type]
             limit=limit,
             width=width,
-        ),
+        ).update_layout(dragmode="zoom"),
         name,
         data=lambda: table(one),
         code=one.code,

@@ -119,7 +119,7 @@ def test_a_click_frames_the_cell_everywhere_and_keeps_the_zoom(open_page: OpenPa
     click_cell(page, "patching-forward-resid_pre", 1, 1)
     assert "at ‘Tom’" in sentence(page, "Patching the residual stream into block 1")
     click_cell(page, "lens-forward", 1, 2)
-    assert "at ‘Cruise’" in sentence(page, "Patching the residual stream into block 1")
+    sentence(page, "Patching the residual stream into block 1 at ‘Cruise’")
     assert [ranges(page, key) for key in figures] == zoomed
     for key in figures:
         plot = wait_for_plot(page, key)
