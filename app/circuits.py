@@ -10,7 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     import xarray as xr
 
+    from app.pairs import Pair
     from interp.circuits import Circuit
+    from interp.effect import Effect
     from interp.model import Model
     from interp.prompts import PromptPairs
 
@@ -26,39 +28,71 @@ class Measured:
     """A circuit and what was measured when it was run; means over the pairs.
 
     Attributes:
+        n_pairs: those that it was measured on.
+        unseen: whether these are others than those that its edges were scored on.
+        effect: of the whole model over the one without any edge.
         whole, empty: the metric of the whole model and without any edge.
         alone: with the circuit's edges only.
         rest: with all other edges only.
         random: with the edges of random circuits of at least the same size.
+        interval: of the share that the circuit does.
     """
 
     circuit: Circuit
     n_pairs: int
+    unseen: bool
+    effect: Effect
     whole: float
     empty: float
     alone: float
     rest: float
     random: tuple[float, ...]
+    interval: tuple[float, float]
 
     def share(self, value: float) -> float:
         """The faithfulness of a metric: 0 without any edge, 1 as the whole model; NaN where the
-        whole model does no better, so that there is nothing to be carried."""
-        gap = self.whole - self.empty
-        return (value - self.empty) / gap if gap > 0.05 else float("nan")
+        effect is not clear of zero, so that there is nothing to have a share of."""
+        if not self.effect.clear:
+            return float("nan")
+        return (value - self.empty) / (self.whole - self.empty)
+
+
+def halves(pairs: tuple[Pair, ...]) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """Pairs to score edges on, and pairs to measure the circuit on: the same if there are few."""
+    from interp.intervals import LEAST_N
+
+    return (pairs[::2], pairs[1::2]) if len(pairs) >= 2 * LEAST_N else (pairs, pairs)
 
 
 def measured(model: Model, pairs: PromptPairs, scores: xr.Dataset, n_edges: int) -> Measured:
     """The circuit of so many edges, built up from the logits, and its measurements."""
     from interp.circuits import measure, prune, random_circuits
+    from interp.circuits.measure import shared_pairs
+    from interp.effect import effect, shares
 
     circuit = prune(scores, n_edges, choice="greedy")
     rng = np.random.default_rng(0)
     random = [random_circuits(circuit.graph, rng, [len(circuit)])[0] for _ in range(_RANDOM)]
     every = circuit.graph.real
     sets = [every, every & False, circuit.included, every & ~circuit.included, *random]
-    found = measure(model, pairs, np.stack(sets)).astype(float).mean(1).tolist()
-    whole, empty, alone, rest, *others = found
-    return Measured(circuit, len(pairs), whole, empty, alone, rest, tuple(others))
+    found = measure(model, pairs, np.stack(sets)).astype(float)
+    full, none, alone = found[:3]
+    settings = {name: str(circuit.settings[name]) for name in ("unit", "metric")}
+    of = effect(full, none, **settings)
+    _, low, high = shares(alone, full, none, of)
+    whole, empty, carried, rest, *others = found.mean(1).tolist()
+    return Measured(
+        circuit,
+        len(pairs),
+        shared_pairs(pairs, circuit.found_on) == 0,
+        of,
+        whole,
+        empty,
+        carried,
+        rest,
+        tuple(others),
+        (float(low), float(high)),
+    )
 
 
 def sizes(n_edges: int) -> list[int]:

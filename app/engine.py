@@ -240,15 +240,19 @@ class Engine:
         )
 
     def circuit(self, spec: ModelSpec, pairs: tuple[Pair, ...], n_edges: int) -> Measured:
-        """The circuit of so many edges on these pairs, with what running it gives."""
-        from app.circuits import measured
+        """The circuit of so many edges on these pairs, with what running it gives.
+
+        Where there are enough pairs, it is run on others than those that its edges were scored on.
+        """
+        from app.circuits import halves, measured
         from app.pairs import build
 
-        scores = self.edges(spec, pairs)
+        scored, run = halves(pairs)
+        scores = self.edges(spec, scored)
         return self._compute(
             spec,
             ("circuit", pairs, n_edges),
-            lambda model: measured(model, build(model, pairs), scores, n_edges),
+            lambda model: measured(model, build(model, run), scores, n_edges),
         )
 
     def facts(self, spec: ModelSpec, progress: Progress | None = None) -> pd.DataFrame | None:

@@ -81,14 +81,16 @@ def patch(
     corrupt: float,
     metric: str = "logit difference",
     share: float | None = None,
+    reason: str = "",
     estimated: bool = False,
 ) -> str:
     """What one patch did: from where to where, and how much of the way.
 
     Args:
         estimated: whether it was estimated and not run.
-        share: how much of the way, where the numbers are means: the mean of the pairs' shares,
-            which is what the map shows, is not the share of the means.
+        share: how much of the way, on average over pairs whose effect is clear of zero; None for
+            a single pair, of which nothing can be said.
+        reason: why there is no share, where one could be looked for.
     """
     what = _WHAT[site].format(layer=layer, head=head)
     where = ""
@@ -100,24 +102,32 @@ def patch(
     said = f"Patching {what}{where} moves the {metric} from {number(corrupt)} to {number(patched)}"
     if estimated:
         said = f"By estimate, p{said[1:]}"
-    gap = clean - corrupt
-    if abs(gap) < 0.05 or (share is not None and not math.isfinite(share)):
-        return f"{said}; clean and corrupted hardly differ ({number(clean)}), so there is no way."
-    if share is None:
-        share = (patched - corrupt) / gap
+    if share is None or not math.isfinite(share):
+        return f"{said}; in the clean run it is {number(clean)}.{' ' if reason else ''}{reason}"
     return f"{said}: {_share(share)} to the clean run’s {number(clean)}."
 
 
 def circuit(
-    n_edges: int, all_edges: int, share: float, random: Sequence[float], rest: float
+    n_edges: int,
+    all_edges: int,
+    share: float,
+    random: Sequence[float],
+    rest: float,
+    *,
+    interval: tuple[float, float] = (math.nan, math.nan),
+    reason: str = "",
 ) -> str:
-    """What a circuit does when it is run, beside random ones of its size and all other edges."""
+    """What a circuit does when it is run, beside random ones of its size and all other edges.
+
+    Args:
+        interval: of the share.
+        reason: why there is no share, where it is NaN.
+    """
     if not math.isfinite(share):
-        return (
-            "The whole model does no better here than without any edge, where all is as in the "
-            "corrupted run: there is nothing that a circuit could carry."
-        )
+        return f"These are {n_edges:,} of {all_edges:,} edges. {reason}"
     said = f"{n_edges:,} of {all_edges:,} edges do {_whole(share)} of what the whole model does"
+    if all(map(math.isfinite, interval)):
+        said += f" (95% interval {_whole(interval[0])} to {_whole(interval[1])})"
     mean = sum(random) / len(random)
     said += f"; random circuits of that size {_whole(mean)} on average ({_whole(min(random))} "
     return f"{said}to {_whole(max(random))}), all other edges {_whole(rest)}."

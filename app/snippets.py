@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.circuits import halves
 from app.engine import ModelSpec
 from app.pairs import Pair
 
@@ -73,16 +74,20 @@ def patching(model: ModelSpec, pair: Pair, site: str, settings: Mapping[str, Any
 
 def circuit(model: ModelSpec, pairs: Sequence[Pair], n_edges: int) -> str:
     """A circuit map of some pairs, and what the circuit does when it is run."""
+    scored, run = halves(tuple(pairs))
+    others = [] if run == scored else ["", *_pairs(run, "others")]
     return _lines(
         "from interp import PromptPairs, load_model",
         "from interp.circuits import attribute_edges, measure, prune",
         "from interp.figures import circuit_map",
         "",
         _load(model),
-        *_pairs(pairs),
+        *_pairs(scored),
+        *others,
+        "",
         'scores = attribute_edges(model, pairs, method="eap-ig", by="position")',
         f'circuit = prune(scores, {n_edges}, choice="greedy")',
-        "print(measure(model, pairs, circuit).mean())",
+        f"print(measure(model, {'others' if others else 'pairs'}, circuit).mean())",
         "circuit_map(circuit).show()",
     )
 
@@ -122,9 +127,9 @@ def _load(model: ModelSpec) -> str:
     return f"model = load_model({', '.join(given)})"
 
 
-def _pairs(pairs: Sequence[Pair]) -> list[str]:
+def _pairs(pairs: Sequence[Pair], name: str = "pairs") -> list[str]:
     return [
-        "pairs = PromptPairs(",
+        f"{name} = PromptPairs(",
         "    model,",
         f"    clean={[pair.clean for pair in pairs]!r},",
         f"    corrupt={[pair.corrupt for pair in pairs]!r},",

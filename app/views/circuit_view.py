@@ -85,7 +85,7 @@ def _score(spec: ModelSpec, pairs: Mapping[str, tuple[Pair, ...]]) -> int:
     n = 0
     for some in pairs.values():
         with resources.progress("Scoring edges") as tell:
-            scores = resources.engine().edges(spec, some, tell)
+            scores = resources.engine().edges(spec, circuits.halves(some)[0], tell)
         n = int(np.isfinite(scores["score"].values).sum())
     return n
 
@@ -101,10 +101,19 @@ def _one(
 ) -> None:
     circuit, random = one.circuit, [one.share(value) for value in one.random]
     said = sentences.circuit(
-        len(circuit), circuit.graph.n_edges, one.share(one.alone), random, one.share(one.rest)
+        len(circuit),
+        circuit.graph.n_edges,
+        one.share(one.alone),
+        random,
+        one.share(one.rest),
+        interval=one.interval,
+        reason=one.effect.reason,
     )
+    drawn = circuit_map(circuit, limit=limit, width=width)
+    if not one.effect.clear:  # what could be noise must not look like a finding
+        drawn.update_layout(plot_bgcolor=theme.EMPTY)
     parts.figure(
-        circuit_map(circuit, limit=limit, width=width),
+        drawn,
         f"circuit-{way}",
         data=lambda: table(one),
         code=snippets.circuit(spec, pairs, n_edges),
@@ -129,8 +138,12 @@ def _one(
         )
     )
     n = one.n_pairs
-    which = "this pair only" if n == 1 else f"means over {n} pairs, on which it was also found"
-    parts.html(markup.hint(f"Measured faithfulness, and the {metric(one)}; {which}."))
+    which = "this pair only, on which it was also found"
+    if n > 1:
+        seen = "that its edges were not scored on" if one.unseen else "on which it was also found"
+        which = f"means over {n} pairs {seen}"
+    told = "Measured faithfulness, and the" if one.effect.clear else "The"
+    parts.html(markup.hint(f"{told} {metric(one)}; {which}."))
 
 
 def metric(one: Measured) -> str:

@@ -161,6 +161,7 @@ def sentence(one: Map, selected: tuple[int, int]) -> str | None:
         tokens = [str(cell[f"{run}_token"].values[0]) for run in ("clean", "corrupt")]
     elif axis == "position":
         tokens, label = [label, None], None
+    share, reason = _mean_share(one, layer, column)
     said = sentences.patch(
         one.site,
         layer,
@@ -174,22 +175,23 @@ def sentence(one: Map, selected: tuple[int, int]) -> str | None:
         metric=str(one.result.attrs.get("metric", "metric")).replace(
             "logit_diff", "logit difference"
         ),
-        share=_mean_share(one, layer, column),
+        share=share,
+        reason=reason,
         estimated="exact" in cell and not bool(cell["exact"]),
     )
     n = cell.sizes["example"]
     return said if one.example is not None else f"Mean over {n} pairs. {said}"
 
 
-def _mean_share(one: Map, layer: int, column: int) -> float | None:
-    """The mean of the pairs' shares in one cell; None on the map of a single pair."""
+def _mean_share(one: Map, layer: int, column: int) -> tuple[float | None, str]:
+    """The mean of the pairs' shares in one cell, None on the map of a single pair; or why not."""
     if one.example is not None:
-        return None
+        return None, ""
     from interp.patching import normalised
 
     axis = "head" if "head" in one.result["patched"].dims else "position"
     shares = normalised(one.result).sel(layer=layer).isel({axis: column})
-    return float(shares.mean("example", skipna=True))
+    return float(shares.mean("example", skipna=True)), str(shares.attrs.get("reason", ""))
 
 
 def _after(one: Map, spec: ModelSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from app.engine import Engine, ModelSpec
 from app.pairs import Pair, build, typed
 from interp import load_model
 from interp.circuits import measure, prune
+from interp.effect import effect
 from interp.errors import ModelError
 
 PAIRS = (
@@ -69,11 +71,44 @@ def test_the_circuit_is_run_and_so_is_all_that_it_leaves_out(
 
 def test_shares_count_from_no_edge_to_the_whole_model(engine: Engine, spec: ModelSpec) -> None:
     circuit = engine.circuit(spec, PAIRS, 20).circuit
-    one = Measured(circuit, 1, whole=5.0, empty=1.0, alone=4.0, rest=0.0, random=(1.0, 2.0))
+
+    def measured(full: list[float]) -> Measured:
+        whole, ends = effect(full, [1.0] * len(full)), (0.5, 0.9)
+        return Measured(circuit, len(full), True, whole, 5.0, 1.0, 4.0, 0.0, (1.0, 2.0), ends)
+
+    one = measured([4.0, 5.0, 6.0, 5.0, 4.0, 6.0])
     assert one.share(one.alone) == 0.75
     assert one.share(one.rest) == -0.25
-    nothing = Measured(circuit, 1, whole=1.0, empty=5.0, alone=4.0, rest=0.0, random=(1.0,))
-    assert np.isnan(nothing.share(nothing.alone))
+    # A single pair, an effect that could be none, and one of the wrong sign have no shares.
+    for full in ([5.0], [9.0, -7.0, 6.0, 0.0, 5.0, 2.0], [-4.0, -5.0, -6.0, -5.0, -4.0, -6.0]):
+        nothing = measured(full)
+        assert np.isnan(nothing.share(nothing.alone))
+        assert nothing.effect.reason.startswith("No share can be told")
+
+
+def test_a_single_pair_has_no_share(engine: Engine, spec: ModelSpec) -> None:
+    found = engine.circuit(spec, PAIRS[:1], 20)
+    assert not found.effect.clear
+    assert not found.unseen
+    assert np.isnan(found.share(found.alone))
+
+
+def test_enough_pairs_are_measured_on_others_than_they_were_found_on(
+    engine: Engine, spec: ModelSpec
+) -> None:
+    names = ["Tom Cruise", "Cy Dale", "Dan Frost", "Finn Grove", "Hal Iris"]
+    pairs = tuple(
+        typed(f"{a}'s mother is", f"{b}'s mother is", "Mary", "Bea")
+        for a, b in itertools.permutations(names, 2)
+    )[:12]
+    scored, run = circuits.halves(pairs)
+    assert set(scored).isdisjoint(run)
+    assert {*scored, *run} == set(pairs)
+    found = engine.circuit(spec, run + scored, 20)
+    assert found.n_pairs == 6
+    prompts = {pair.clean for pair in circuits.halves(run + scored)[1]}
+    assert found.unseen == prompts.isdisjoint(found.circuit.found_on)
+    assert circuits.halves(PAIRS) == (PAIRS, PAIRS)
 
 
 def test_sizes_fit_the_model() -> None:

@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import xarray as xr
 from streamlit.testing.v1 import AppTest
 
 from app.selection import Cell, Source, View
+from app.views.patch_view import Map, sentence
 from experiments.records import RunRecord
 from interp.patching import normalised
 from tests.app.material import HOSTILE
@@ -92,21 +95,54 @@ def test_every_site_and_value_can_be_drawn(open_page: Open, record: RunRecord) -
                 assert len(page.get("plotly_chart")) == 7
 
 
-def test_the_mean_map_and_its_sentence_tell_the_same_share(
+def test_no_share_is_shown_of_an_effect_that_could_be_none(
     open_page: Open, record: RunRecord
 ) -> None:
-    page = open_page(root_of(record), query={"fact": "0"})
-    page.session_state["patch-of"] = "mean"
+    """Two pairs of a model that knows nothing: neither the mean nor one of them has a share."""
+    page = open_page(root_of(record), query={"fact": "0", "edges": "20"})
     page.session_state["patch-value"] = "normalised"
-    result = record.dataset("patching_forward_resid_pre")
-    chosen = result.isel(example=result["split"].values == "forward")
-    share = float(normalised(chosen).mean("example")[0, 2])
-    page.session_state["view"] = replace(
-        page.session_state["view"], cell=Cell("forward", 0, position=2)
+    for of in ("mean", "one"):
+        page.session_state["patch-of"] = of
+        page.session_state["view"] = replace(
+            page.session_state["view"], cell=Cell("forward", 0, position=2)
+        )
+        page.run()
+        assert_fine(page)
+        assert "Patching the residual stream into block 0" in html(page)
+        assert "of the way" not in html(page)
+        assert "of what the whole model does" not in html(page)
+        assert "No share can be told" in html(page)
+        figures = {
+            chart.proto.id: json.loads(chart.proto.spec) for chart in page.get("plotly_chart")
+        }
+        (drawn,) = (fig for key, fig in figures.items() if "patching-forward" in key)
+        assert "No share can be told" in json.dumps(drawn["layout"], ensure_ascii=False)
+    assert "this pair only, on which it was also found" in html(page)
+
+
+def test_the_mean_map_and_its_sentence_tell_the_same_share() -> None:
+    rng = np.random.default_rng(0)
+    corrupt = rng.normal(size=8)
+    clean = corrupt + 4 + rng.normal(size=8) / 4
+    patched = (corrupt + (clean - corrupt) * rng.uniform(0.5, 0.9, size=8))[:, None, None]
+    result = xr.Dataset(
+        {
+            "patched": (("example", "layer", "head"), patched),
+            "clean": ("example", clean),
+            "corrupt": ("example", corrupt),
+        },
+        coords={"layer": [0], "head": [0]},
+        attrs={"site": "z", "metric": "logit_diff", "unit": "logits", "direction": "denoising"},
     )
-    page.run()
-    assert_fine(page)
-    assert f"{round(100 * share)}% of the way".replace("-", "−") in html(page)
+    share = float(normalised(result).mean("example")[0, 0])
+    said = sentence(Map("forward", result, None, None, {}, ""), (0, 0))
+    assert said is not None
+    assert f"{round(100 * share)}% of the way" in said
+    shuffled = result.assign(clean=("example", corrupt - rng.normal(size=8)))
+    said = sentence(Map("forward", shuffled, None, None, {}, ""), (0, 0))
+    assert said is not None
+    assert "%" not in said
+    assert "No share can be told" in said
 
 
 def test_hostile_names_reach_the_page_as_text_only(open_page: Open, record: RunRecord) -> None:
@@ -291,8 +327,8 @@ def test_an_indirect_object_sentence_is_compared(
     open_page: Open, model_folder: Path, tmp_path: Path
 ) -> None:
     page = open_page(tmp_path, query={"model": str(model_folder), "page": "yours"})
-    page.text_input(key="ask-clean").set_value("Mary and Tom met, Tom is")
-    page.text_input(key="ask-corrupt").set_value("Mary and Ann met, Tom is")
+    page.text_input(key="ask-clean").set_value("Mary Tom's mother Tom is")
+    page.text_input(key="ask-corrupt").set_value("Mary Ann's mother Tom is")
     page.text_input(key="ask-answer").set_value("Mary")
     page.text_input(key="ask-foil").set_value("Tom")
     page.button[0].click().run()

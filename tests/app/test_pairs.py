@@ -128,7 +128,7 @@ def test_an_indirect_object_sentence_can_be_patched(
     engine: Engine, spec: ModelSpec, turned: bool
 ) -> None:
     """The name that gives stands there twice, so by its word alone it cannot be found."""
-    clean, corrupt = "Mary and Tom met, Tom is", "Mary and Ann met, Tom is"
+    clean, corrupt = "Mary Tom's mother Tom is", "Mary Ann's mother Tom is"
     pair = pairs.typed(*((corrupt, clean) if turned else (clean, corrupt)), "Mary", "Tom")
     swept = engine.sweep(spec, pair, "resid_pre")
     assert np.isfinite(swept["patched"]).all()

@@ -28,10 +28,13 @@ def patch(**changes: object) -> str:
 
 
 def test_a_patch_is_told_from_where_to_where_and_how_far() -> None:
-    assert patch() == (
+    said = (
         "Patching the residual stream into block 2 at ‘·Cruise’ over ‘·Pitt’ (subject -1) moves "
-        "the logit difference from −3.1 to 4.0: 96% of the way to the clean run’s 4.3."
+        "the logit difference from −3.1 to 4.0"
     )
+    assert patch(share=0.96) == f"{said}: 96% of the way to the clean run’s 4.3."
+    # Of a single pair no share is told: nothing says that its effect is none of chance.
+    assert patch() == f"{said}; in the clean run it is 4.3."
 
 
 def test_a_head_has_no_token() -> None:
@@ -39,15 +42,10 @@ def test_a_head_has_no_token() -> None:
     assert said.startswith("Patching head 5 of block 2 moves the logit difference")
 
 
-def test_no_share_is_told_where_there_is_no_way_to_go() -> None:
-    said = patch(clean=1.0, corrupt=0.99, patched=3.0)
+def test_no_share_is_told_where_there_is_none_and_why() -> None:
+    said = patch(share=float("nan"), reason="The effect could be none.")
+    assert said.endswith("in the clean run it is 4.3. The effect could be none.")
     assert "%" not in said
-    assert "hardly differ" in said
-
-
-def test_the_share_of_means_is_not_the_mean_of_shares() -> None:
-    assert ": 70% of the way to" in patch(share=0.7)
-    assert "%" not in patch(share=float("nan"))
 
 
 def test_tokens_without_a_counterpart_are_named() -> None:
@@ -62,7 +60,7 @@ def test_tokens_without_a_counterpart_are_named() -> None:
 
 
 def test_the_wrong_way_is_a_negative_share() -> None:
-    assert "−50% of the way" in patch(clean=1.0, corrupt=-1.0, patched=-2.0)
+    assert "−50% of the way" in patch(share=-0.5)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +84,13 @@ def test_a_circuit_is_told_beside_random_ones_and_its_complement() -> None:
         "40 of 262 edges do 96% of what the whole model does; random circuits of that size 14% on "
         "average (0% to 30%), all other edges 0%."
     )
-    assert "nothing that a circuit could carry" in sentences.circuit(40, 262, float("nan"), [], 0.0)
+    assert "do 96% of what the whole model does (95% interval 80% to 110%);" in sentences.circuit(
+        40, 262, 0.958, [0.0], 0.0, interval=(0.8, 1.1)
+    )
+    reason = "No share can be told: the effect, 0.85 [−0.04, 1.74] logits, could be none."
+    said = sentences.circuit(38, 262, float("nan"), [0.1], 0.0, reason=reason)
+    assert said == f"These are 38 of 262 edges. {reason}"
+    assert "%" not in said
 
 
 def tags(text: str) -> set[str]:
