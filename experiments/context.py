@@ -12,6 +12,7 @@ from cache.files import sha256
 from experiments.manifest import Kind, Manifest
 from experiments.provenance import Provenance
 from experiments.reporter import Progress, Reporter
+from experiments.shapes import Shapes, check_dataset, check_table
 from experiments.storage import decode_dataset, decode_table, encode_dataset, encode_table
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Context:
         manifest: Manifest,
         reporter: Reporter,
         executor: Executor | Workers,
+        shapes: Shapes | None = None,
     ) -> None:
         self.directory = directory
         self.seed = seed
@@ -62,6 +64,7 @@ class Context:
         self._provenance = provenance
         self._manifest = manifest
         self._reporter = reporter
+        self._shapes = shapes or {}
         self._model: Model | None = None
         self._used: set[str] = set()
 
@@ -118,7 +121,7 @@ class Context:
         if not self._stored(name, "table"):
             with self._reporter.stage(name) as progress:
                 self._manifest.store(name, "table", encode_table(compute(progress)))
-        return decode_table(self._manifest.read(name, "table"), name)
+        return self._table(name)
 
     def dataset(self, name: str, compute: Callable[[Progress], xr.Dataset]) -> xr.Dataset:
         """The labelled arrays `name` (results/<name>.nc), computed where not stored yet.
@@ -130,7 +133,8 @@ class Context:
         if not self._stored(name, "dataset"):
             with self._reporter.stage(name) as progress:
                 self._manifest.store(name, "dataset", encode_dataset(compute(progress)))
-        return decode_dataset(self._manifest.read(name, "dataset"), name)
+        dataset = decode_dataset(self._manifest.read(name, "dataset"), name)
+        return check_dataset(dataset, name, self._shapes)
 
     def chunks(
         self,
@@ -163,7 +167,7 @@ class Context:
                 whole = pd.concat([decode_table(p, name) for p in parts], ignore_index=True)
                 self._manifest.store(name, "table", encode_table(whole))
             self._manifest.drop_chunks(name)
-        return decode_table(self._manifest.read(name, "table"), name)
+        return self._table(name)
 
     def document(self, name: str, text: str) -> Path:
         """Write a document ("report.html") into the run directory; returns its path."""
@@ -179,6 +183,10 @@ class Context:
         for name in unused:
             self._manifest.forget(name)
         return unused
+
+    def _table(self, name: str) -> pd.DataFrame:
+        table = decode_table(self._manifest.read(name, "table"), name)
+        return check_table(table, name, self._shapes)
 
     def _stored(self, name: str, kind: Kind) -> bool:
         if name not in self._manifest.names(kind):

@@ -23,6 +23,7 @@ from experiments.layout import (
 from experiments.manifest import Kind, Manifest
 from experiments.provenance import Provenance
 from experiments.schema import check_verdicts, parse, read
+from experiments.shapes import check_dataset, check_table, shapes_of
 from experiments.storage import decode_dataset, decode_table
 from experiments.study import Verdict
 
@@ -127,11 +128,17 @@ class RunRecord:
 
     def table(self, name: str) -> pd.DataFrame:
         """A stored table. Raises RunError where there is none, or it was changed since."""
-        return decode_table(self._manifest.read(name, "table"), name)
+        table = decode_table(self._manifest.read(name, "table"), name)
+        return check_table(table, name, shapes_of(self.study))
 
     def dataset(self, name: str) -> xr.Dataset:
         """Stored labelled arrays. Raises RunError where there are none, or they were changed."""
-        return decode_dataset(self._manifest.read(name, "dataset"), name)
+        dataset = decode_dataset(self._manifest.read(name, "dataset"), name)
+        return check_dataset(dataset, name, shapes_of(self.study))
+
+    def document(self, name: str) -> bytes:
+        """A stored document ("report.html"). Raises RunError where it is none, or was changed."""
+        return self._manifest.read(name, "document")
 
     def damage(self) -> list[str]:
         """A sentence for each stored result or document whose file is missing or was changed."""

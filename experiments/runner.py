@@ -48,6 +48,7 @@ from experiments.provenance import Provenance
 from experiments.records import RunRecord
 from experiments.reporter import QuietReporter, Reporter
 from experiments.schema import MOST_SEED, parse, read
+from experiments.shapes import shapes_of
 from experiments.study import Study, StudyConfig, Verdict
 from interp.execute import Executor, Workers
 
@@ -134,6 +135,7 @@ def run_study(
             manifest=manifest,
             reporter=reporter,
             executor=workers,
+            shapes=shapes_of(study.name),
         )
         verdicts = _checked(study.run(config, context))
         context.forget_unused()

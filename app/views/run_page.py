@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pandas as pd
 import streamlit as st
 
@@ -42,10 +44,11 @@ def _header(run: runs.Run) -> None:
             f'<div class="ob-meta">{markup.esc(about)} · {markup.esc(runs.when(record))}</div>',
             width="stretch",
         )
-        if record.report is not None and record.report.is_file():
+        report = _report(run)
+        if report is not None:
             st.download_button(
                 "Report",
-                data=record.report.read_bytes(),
+                data=report,
                 file_name="report.html",
                 mime="text/html",
                 on_click="ignore",
@@ -130,6 +133,15 @@ def _facts(run: runs.Run, facts: pd.DataFrame) -> int | None:
                     alt="Accuracy by split, direction and wording",
                 )
     return fact
+
+
+def _report(run: runs.Run) -> bytes | None:
+    """The run's report, as it was written; a changed one is not handed on."""
+    if run.record.report is None:
+        return None
+    with contextlib.suppress(ObverseError):
+        return run.record.document("report.html")
+    return None
 
 
 def _model(run: runs.Run) -> ModelSpec | None:

@@ -1,0 +1,74 @@
+"""What the report and the explorer look for in the stored results."""
+
+from __future__ import annotations
+
+from experiments.shapes import Kind, Shapes
+
+__all__ = ["RESULTS"]
+
+_COLUMNS: dict[str, Kind] = {
+    "prompt": "text",
+    "answer": "text",
+    "said": "text",
+    "rank": "integer",
+    "logprob": "number",
+    "margin": "number or NaN",
+    "correct": "flag",
+}
+_ASKED: dict[str, Kind] = {
+    f"{direction}_{column}": kind
+    for direction in ("forward", "reverse")
+    for column, kind in _COLUMNS.items()
+}
+
+RESULTS: Shapes = {
+    "headline": {"sentence": "text"},
+    "answers": {
+        "fact": "integer",
+        "split": "text",
+        "direction": "text",
+        "templates": "text",
+        "template": "integer",
+        "logprob": "number",
+        "rank": "integer",
+        "correct": "flag",
+    },
+    "facts": {
+        "fact": "integer",
+        "subject": "text",
+        "object": "text",
+        "relation": "text",
+        "inverse": "text",
+        "split": "text",
+        **_ASKED,
+    },
+    "accuracy": {
+        "split": "text",
+        "direction": "text",
+        "templates": "text",
+        "correct": "integer",
+        "total": "integer",
+        "facts": "integer",
+        "rate": "number",
+        "low": "number",
+        "high": "number",
+    },
+    "lens_names_*": {
+        "logprob": ("number", ("example", "layer", "name")),
+        "name": ("integer", ("name",)),
+    },
+    "lens_*": {
+        "answer_rank": ("integer", ("example", "layer")),
+        "answer_logprob": ("number", ("example", "layer")),
+        "subject": ("text", ("example",)),
+        "object": ("text", ("example",)),
+    },
+    "patching_*": {
+        # NaN at places that a prompt does not have.
+        "patched": "number or NaN",
+        "clean": ("number", ("example",)),
+        "corrupt": ("number", ("example",)),
+        "fact": ("integer", ("example",)),
+        "layer": ("integer", ("layer",)),
+    },
+}
