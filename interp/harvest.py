@@ -264,6 +264,7 @@ def _run(
         {key: rows[key] for key in absent},
         sites,
         shard_size=size,
+        keep=made,
     )
     meter.add(meter.total)
 

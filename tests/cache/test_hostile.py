@@ -495,3 +495,18 @@ def test_a_witness_that_any_model_would_agree_with_is_none() -> None:
     for change in wrong:
         with pytest.raises(DamageError):
             Witness.decode(seal_json({**body, **change}), space)
+
+
+def test_a_writer_whose_heartbeat_lies_in_the_future_holds_nobody_up(path: Path) -> None:
+    """Its leases, and so whoever waits for these rows, would never end."""
+    token = "0123456789abcdef"
+    (path / "owners").mkdir(exist_ok=True)
+    owner = path / "owners" / f"{token}.{'0' * 12}.1.1"
+    owner.touch()
+    os.utime(owner, (1 << 33, 1 << 33))
+    rows = prompts(2, seed=12)
+    with ActivationStore(path) as store, quiet():
+        keys = [key.hex() for key in store.keys(SOURCE(), rows)]
+        change_index(path, *(f"insert into leases values (x'{k}', '{token}.0')" for k in keys))
+        check_values(store, rows, SOURCE(), SITES)
+    assert not owner.exists()
