@@ -11,6 +11,10 @@ class ObverseError(Exception):
     """Something the user can put right; the message says how."""
 
 
+class ArgumentError(ObverseError, TypeError):
+    """A function was given something that it does not take."""
+
+
 class StorageError(ObverseError):
     """A file or folder cannot be read or written."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cache import verify as verification
+from cache.arguments import typed
 from cache.errors import StorageError
 from cache.files import expanded
 from cache.fill import Progress, lacking
@@ -35,6 +36,7 @@ ENVIRONMENT = "OBVERSE_CACHE"
 _SHARD = 256 << 20
 
 
+@typed
 class ActivationStore(Training):
     """Activations on disk: `get` returns what is stored, and computes and keeps what is not.
 

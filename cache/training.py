@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cache.arguments import typed
 from cache.dataset import Form, TokenDataset
 from cache.errors import StorageError
 from cache.folder import Folder
@@ -30,6 +31,7 @@ Named = HasActivations | ActivationSource | Space | str
 """What activations are of: a model, one of the store's spaces, or a model's name."""
 
 
+@typed
 class Training:
     """Datasets over what is stored. They read only: what is missing is not computed."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cache.arguments import typed
 from cache.space import DTYPES, Ids, SiteShape, Space, dtype_name
 from cache.store import ActivationStore
 from cache.witness import Witness
@@ -35,6 +36,7 @@ from interp.tokens import (
 )
 
 
+@typed
 def capture(
     model: Model,
     prompts: Prompts | str | TokenBatch,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from cache.arguments import typed
 from interp.batching import batches, rows_that_fit
 from interp.errors import PromptError
 from interp.forward import readout, record, recording_memory
@@ -18,6 +19,7 @@ from interp.sites import Site
 from interp.tokens import check_length, tokenise
 
 
+@typed
 def score_answers(
     model: Model,
     prompts: Sequence[str],
@@ -90,6 +92,7 @@ def score_answers(
     )
 
 
+@typed
 def complete(model: Model, prompts: Sequence[str], n_tokens: Sequence[int] | int) -> list[str]:
     """Greedy continuations: for each prompt the `n_tokens` likeliest next tokens, as text.
 

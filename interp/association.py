@@ -17,12 +17,14 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.errors import PromptError
 from interp.model import Model
 from interp.tokens import check_vocabulary
 from interp.weights import Weights
 
 
+@typed
 @torch.no_grad()
 def association_matrix(
     model: Model,

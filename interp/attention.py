@@ -11,8 +11,9 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.batching import batches, rows_that_fit
-from interp.errors import ModelError
+from interp.errors import ModelError, SiteError
 from interp.forward import TOLERANCE, observe, recording_memory, relative_error
 from interp.heads import output_matrix
 from interp.linear import each_head
@@ -21,6 +22,7 @@ from interp.sites import Site, check
 from interp.tokens import Prompts, TokenBatch, tokenise
 
 
+@typed
 def attention_patterns(
     model: Model,
     prompts: Prompts | str,
@@ -52,6 +54,8 @@ def attention_patterns(
     """
     batch = tokenise(model, prompts)
     chosen = list(range(model.n_layers)) if layers is None else list(layers)
+    if not chosen:
+        raise SiteError("There are no layers to look at; name one or more, or leave layers out.")
     for layer in chosen:
         check(model, Site("pattern", layer))
     if weighted:

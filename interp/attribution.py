@@ -15,6 +15,7 @@ import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
 
+from cache.arguments import typed
 from interp import shares
 from interp.attribution_labels import By, labelled, with_questions
 from interp.batching import batches, rows_that_fit
@@ -41,6 +42,7 @@ _DIVISIONS: dict[str, tuple[tuple[str, ...], shares.By, tuple[str, ...]]] = {
 }
 
 
+@typed
 def direct_logit_attribution(
     model: Model,
     prompts: PromptPairs | Prompts | str,

@@ -150,6 +150,8 @@ def _contents(documents: Iterable[str], length: int, missed: _Missed) -> Iterato
 def _pieces(documents: Iterable[str]) -> Iterator[tuple[str, bool]]:
     """(a piece, whether its document ends with it)."""
     for document in documents:
+        if not isinstance(document, str):
+            raise PromptError(f"Documents must be text, not {type(document).__name__}.")
         start = 0
         while start < len(document):
             stop = len(document)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.errors import DirectionError
 from interp.interventions import Vector, as_direction
 
@@ -34,6 +35,7 @@ class Principal:
     mean: Tensor
 
 
+@typed
 def difference_of_means(positive: Activations, negative: Activations) -> Tensor:
     """The mean of one class minus that of another (Marks & Tegmark 2023; Arditi et al. 2024).
 
@@ -52,6 +54,7 @@ def difference_of_means(positive: Activations, negative: Activations) -> Tensor:
     return difference.float()
 
 
+@typed
 def principal_directions(activations: Activations, n: int = 1) -> Principal:
     """The directions along which activations vary most (principal component analysis).
 
@@ -87,6 +90,7 @@ def principal_directions(activations: Activations, n: int = 1) -> Principal:
     )
 
 
+@typed
 def random_directions(
     like: Vector,
     n: int,

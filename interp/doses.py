@@ -12,6 +12,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.batching import batches, rows_that_fit
 from interp.directions import Activations, random_directions
 from interp.errors import DirectionError, PromptError
@@ -27,6 +28,7 @@ from interp.tokens import Prompts, TokenBatch, tokenise
 Reader = Callable[[Float[Tensor, "example vocabulary"]], Float[Tensor, " example"]]
 
 
+@typed
 def dose_response(
     model: Model,
     prompts: PromptPairs | Prompts,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cache.errors import ObverseError, StorageError
+from cache.errors import ArgumentError, ObverseError, StorageError
 
 __all__ = [
+    "ArgumentError",
     "DirectionError",
     "ExecutionError",
     "MetricError",

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cache.arguments import typed
 from interp import packing
 from interp import sites as site_names
 from interp.batching import is_out_of_memory
@@ -86,6 +87,7 @@ def observe(
     return kept
 
 
+@typed
 def record(
     model: Model,
     ids: Int[Tensor, "example position"],
@@ -147,6 +149,7 @@ def record(
     return recording
 
 
+@typed
 def resume(
     model: Model,
     recording: Recording,

@@ -17,6 +17,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cache.arguments import typed
 from interp import sites as site_names
 from interp.batching import batches, rows_that_fit
 from interp.errors import PromptError, SiteError
@@ -68,6 +69,7 @@ class Generation:
     activations: dict[str, Tensor]
 
 
+@typed
 def stream(
     model: Model,
     prompts: Prompts | str | TokenBatch,
@@ -115,6 +117,7 @@ def stream(
     return writer.steps()
 
 
+@typed
 def generate(
     model: Model,
     prompts: Prompts | str | TokenBatch,

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cache.arguments import typed
 from cache.fill import check_space, cut, fill, lacking
 from cache.layout import bytes_per_token
 from cache.owners import Owner
@@ -58,6 +59,7 @@ class Harvest:
     seconds: float
 
 
+@typed
 def harvest(
     model: Model,
     texts: Path | str | Iterable[str],
@@ -125,6 +127,7 @@ def harvest(
     )
 
 
+@typed
 def bytes_of_token(
     model: Model, sites: str | Site | Iterable[str | Site], dtype: str | None = None
 ) -> int:

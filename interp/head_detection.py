@@ -16,6 +16,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.attention import check_values, patterns_of, value_lengths
 from interp.batching import batches, rows_that_fit
 from interp.errors import PromptError
@@ -29,6 +30,7 @@ from interp.tokens import Prompts, TokenBatch, tokenise
 KINDS = ("previous_token", "duplicate_token", "induction")
 
 
+@typed
 def head_scores(
     model: Model,
     prompts: Prompts | str | TokenBatch,
@@ -96,6 +98,7 @@ def head_scores(
     return xr.Dataset(variables, coords, attrs)
 
 
+@typed
 def detect_heads(
     model: Model,
     *,
@@ -158,6 +161,7 @@ def detect_heads(
     ).assign_attrs(instrument="head detection", threshold=threshold, seed=seed)
 
 
+@typed
 def repeated_sequences(
     model: Model, n: int = 16, length: int | None = None, *, seed: int = 0
 ) -> Int[Tensor, "example position"]:
@@ -214,6 +218,7 @@ def _ordinary(model: Model) -> Int[Tensor, " token"]:
     return torch.tensor([i for i in range(known) if i not in special])
 
 
+@typed
 def repetition_loss(
     model: Model,
     ids: Int[Tensor, "example position"],

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cache.arguments import typed
 from interp import sites as site_names
 from interp.editable import check_editable
 from interp.errors import DirectionError, PromptError, SiteError
@@ -30,6 +31,7 @@ Sites = str | Site | Iterable[str | Site]
 Vector = Float[Tensor, "..."] | npt.ArrayLike
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class Intervention:
     """One change of an activation x, with d the direction and u = d/|d|.
@@ -157,6 +159,7 @@ def plan(
     return Plan(model, tuple(edits))
 
 
+@typed
 @contextlib.contextmanager
 def applied(model: Model, *interventions: Intervention) -> Iterator[None]:
     """Inside, everything that runs the model sees it changed.

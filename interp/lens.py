@@ -18,6 +18,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.batching import batches, rows_that_fit
 from interp.errors import PromptError
 from interp.forward import record, recording_memory
@@ -31,6 +32,7 @@ from interp.tuned import TunedLens
 __all__ = ["logit_lens"]
 
 
+@typed
 def logit_lens(
     model: Model,
     prompts: Prompts | str,
@@ -172,7 +174,9 @@ def _positions(
 ) -> tuple[npt.NDArray[np.int64], Int[Tensor, "example position"]]:
     """Labels [position], and token indices to read; -1 where a prompt has no such token."""
     longest, lengths = batch.ids.shape[1], batch.lengths[:, None]
-    if isinstance(positions, str) and positions not in ("all", "last"):
+    if not isinstance(positions, str):
+        positions = [int(one) for one in positions]
+    elif positions not in ("all", "last"):
         raise PromptError(f"Unknown positions '{positions}'; choose 'all', 'last' or numbers.")
     if positions == "last":
         return np.arange(1), lengths - 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from cache.arguments import typed
 from cache.space import DTYPES, dtype_name
 from interp import sources, unknown
 from interp.allocator import keep_freed_memory
@@ -263,6 +264,7 @@ class Model:
         return parameters
 
 
+@typed
 def load_model(
     source: str | Path | Any,
     *,

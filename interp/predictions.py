@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.batching import batches, rows_that_fit
 from interp.between import check_between
 from interp.errors import PromptError
@@ -20,6 +21,7 @@ from interp.sites import Site
 from interp.tokens import Prompts, TokenBatch, blank, tokenise
 
 
+@typed
 def logits(
     model: Model,
     prompts: Prompts | str | TokenBatch,

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from cache.arguments import typed
 from interp import alignment
 from interp.alignment import Alignment, Range
 from interp.errors import PromptError
@@ -42,6 +43,7 @@ class Reading:
     targets: Int[Tensor, "example read"]
 
 
+@typed
 class PromptPairs:
     """Clean and corrupted prompts, aligned position by position.
 

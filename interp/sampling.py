@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.errors import PromptError
 
 
+@typed
 @dataclass(frozen=True)
 class Sampling:
     """Settings of random generation; greedy generation has none.

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cache.arguments import typed
 from interp.errors import SiteError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ KINDS: dict[str, SiteKind] = {
 _WRITTEN = re.compile(r"(?P<name>[a-z_]+)(?:\.(?P<layer>\d+))?(?:\.h(?P<head>\d+))?\Z")
 
 
+@typed
 @dataclass(frozen=True, order=True)
 class Site:
     """A place in the model: a kind of activation, a layer, and for per-head kinds a head.
@@ -152,6 +154,8 @@ def named(model: Model, sites: str | Site | Iterable[str | Site]) -> list[Site]:
         for site in ([sites] if isinstance(sites, str | Site) else sites)
         for one in (expand(model, site) if isinstance(site, str) else [site])
     ]
+    if not found:
+        raise SiteError(f"There are no sites; name one or more of {', '.join(KINDS)}.")
     return list(dict.fromkeys(found))
 
 

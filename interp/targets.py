@@ -66,8 +66,9 @@ def _check_distinct(
         first: dict[int, object] = {}
         for token, text in zip(row, texts[number], strict=True):
             if token in first:
+                alike = f"{quoted(str(first[token]))} and {quoted(str(text))}"
                 raise PromptError(
-                    f"The {what} {quoted(str(first[token]))} and {quoted(str(text))} of prompt {number} "
-                    "begin with the same token, and only first tokens are read here; leave one out."
+                    f"The {what} {alike} of prompt {number} begin with the same token, and only "
+                    "first tokens are read here; leave one out."
                 )
             first[token] = text

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.errors import PromptError
 from interp.model import Model
 from interp.prompts import find_span
@@ -39,6 +40,7 @@ class TokenMask:
         return mask[:, : value.shape[axis]].reshape(shape).to(value.device)
 
 
+@typed
 def span_mask(
     model: Model, prompts: Prompts | str | TokenBatch, words: Sequence[str]
 ) -> Bool[Tensor, "example position"]:

@@ -15,6 +15,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from cache.arguments import typed
 from cache.files import make_folder, read_bytes, remove, write_atomic
 from interp.errors import ModelError, StorageError
 from interp.model import Model
@@ -26,6 +27,7 @@ CARD = "lens.json"
 """The file that describes a saved lens; written last."""
 
 
+@typed
 @dataclass(frozen=True)
 class TunedLens:
     """Reads layer l as the model's readout of h + h @ weight[l] + bias[l].

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cache.arguments import typed
 from cache.space import Ids
 from cache.store import ActivationStore
 from interp.activations import capture
@@ -66,6 +67,7 @@ class _Settings:
             raise PromptError(f"The learning rate must be above 0, not {self.learning_rate}.")
 
 
+@typed
 def train_tuned_lens(
     model: Model,
     texts: Path | str | Iterable[str],

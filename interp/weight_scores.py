@@ -11,6 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.errors import PromptError, SiteError
 from interp.linear import affine
 from interp.model import Model
@@ -22,6 +23,7 @@ Matrix = Literal["ov", "mlp_in", "mlp_gate", "mlp_out"]
 _MLP = {"mlp_in": "mlp.in", "mlp_gate": "mlp.gate", "mlp_out": "mlp.out"}
 
 
+@typed
 @torch.no_grad()
 def copying_scores(model: Model) -> xr.Dataset:
     """Whether each head raises the logits of the tokens it attends to (Elhage et al. 2021).
@@ -47,6 +49,7 @@ def copying_scores(model: Model) -> xr.Dataset:
     return xr.Dataset({"copying": (("layer", "head"), found)}, coords, attrs)
 
 
+@typed
 @torch.no_grad()
 def composition_scores(model: Model) -> xr.Dataset:
     """How much of what a head reads lies where an earlier head writes (Elhage et al. 2021).
@@ -97,6 +100,7 @@ def composition_scores(model: Model) -> xr.Dataset:
     return xr.Dataset({"score": (tuple(coords), found)}, coords, attrs)
 
 
+@typed
 @torch.no_grad()
 def singular_tokens(
     model: Model, matrix: Matrix, layer: int, head: int | None = None, *, n: int = 5, k: int = 8

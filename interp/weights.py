@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.batching import batches, rows_that_fit
 from interp.components import Components, Projection
 from interp.errors import ModelError, SiteError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformer_lens.FactoredMatrix import FactoredMatrix
 
 
+@typed
 class Weights:
     """The folded weights of a model; making one tries on the model's own numbers what it assumes.
 

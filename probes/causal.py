@@ -11,6 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.doses import dose_response
 from interp.errors import ProbeError
 from interp.model import Model
@@ -20,6 +21,7 @@ from probes.probes import Probes
 from probes.significance import against_shuffled
 
 
+@typed
 def steering_check(
     model: Model,
     prompts: Sequence[str],

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from cache.arguments import typed
 from cache.store import ActivationStore
 from interp import sites as site_names
 from interp.activations import capture
@@ -21,6 +22,7 @@ from probes.features import Features, as_features
 Places = Literal["all", "last"] | Mapping[str, int | Sequence[int]]
 
 
+@typed
 def collect(
     model: Model,
     prompts: Prompts | str | TokenBatch,

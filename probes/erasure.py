@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cache.arguments import typed
 from probes.moments import Moments
 
 _SMALLEST = 1e-8  # of the largest eigenvalue; directions below have no variance
 
 
+@typed
 @dataclass(frozen=True)
 class Eraser:
     """The smallest change after which no linear probe does better than a constant.

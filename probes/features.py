@@ -14,6 +14,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.errors import ProbeError
 from probes.labels import Codes, group_codes
 
@@ -23,6 +24,7 @@ _REPEATED = 0.1
 _FEW = 5
 
 
+@typed
 @dataclass(frozen=True)
 class Features:
     """Activations [site, example, dim], float32 or float64, and what the examples are.
@@ -97,7 +99,18 @@ def as_features(features: Any) -> Features:
     elif isinstance(features, xr.DataArray):
         found = _from_xarray(features)
     else:
-        values = torch.as_tensor(features)
+        try:
+            values = torch.as_tensor(features)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ProbeError(
+                f"A {type(features).__name__} holds no features; give numbers [example, dim] or "
+                "[site, example, dim]."
+            ) from error
+        if values.ndim not in (2, 3):
+            raise ProbeError(
+                f"Features are numbers [example, dim] or [site, example, dim], and these have the "
+                f"shape {tuple(values.shape)}."
+            )
         if values.ndim == 2:
             values = values[None]
         found = Features(values, tuple(f"site {i}" for i in range(len(values))))

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.errors import ProbeError
 from probes import closed
 from probes.features import Features, fittable
@@ -30,6 +31,7 @@ _BATCH = 8 << 20
 _TRIAL, _PROMISING = 8, 50
 
 
+@typed
 def fit_probes(
     features: Any,
     labels: Any,

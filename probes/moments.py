@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.errors import ProbeError
 
 
+@typed
 @dataclass(frozen=True)
 class Moments:
     """Count, means and centred second moments, float64.

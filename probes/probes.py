@@ -14,6 +14,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cache.arguments import typed
 from cache.files import read_bytes, write_atomic
 from interp.errors import ModelError, ProbeError, StorageError
 from interp.model import Model
@@ -22,6 +23,7 @@ from probes.features import Features, as_features
 _FORMAT = "obverse probes 1"
 
 
+@typed
 @dataclass(frozen=True)
 class Probes:
     """One probe for each site.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from cache.arguments import typed
 from interp.errors import ProbeError
 from interp.stats import holm
 from probes.design import CONTROL, TRUE, Design
@@ -28,6 +29,7 @@ from probes.solver import Workspace, rotated
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
 
+@typed
 def probe_report(
     features: Any,
     labels: Any,

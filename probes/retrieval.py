@@ -20,6 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.errors import ProbeError
 from interp.stats import holm
 from probes import splits
@@ -32,6 +33,7 @@ from probes.significance import against_shuffled, group_interval
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 
 
+@typed
 def retrieve(
     features: Any,
     items: Sequence[str],

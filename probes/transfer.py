@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from cache.arguments import typed
 from interp.errors import ProbeError
 from probes import splits
 from probes.evaluate import answers
@@ -22,6 +23,7 @@ from probes.solver import Problems, Workspace, rotated, solve
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+@typed
 def transfer_sites(
     features: Any,
     labels: Any,
@@ -71,6 +73,7 @@ def transfer_sites(
     )
 
 
+@typed
 def transfer_conditions(
     features: Any,
     labels: Any,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cache.arguments import typed
 from cache.files import read_bytes, write_atomic
 from interp.errors import ModelError, StorageError
 from interp.graph import Edges, Graph
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _FORMAT = "obverse circuit 1"
 
 
+@typed
 @dataclass(frozen=True)
 class Circuit:
     """Edges of one model.

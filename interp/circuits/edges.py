@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.circuits.exact import exact_scores
 from interp.circuits.ladder import Ladder
 from interp.components import Components
@@ -30,6 +31,7 @@ Progress = Callable[[int, int], None]
 Scores = npt.NDArray[np.float32]
 
 
+@typed
 def attribute_edges(
     model: Model,
     pairs: PromptPairs,

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from cache.arguments import typed
 from interp.circuits.circuit import jaccard
 from interp.circuits.measure import Ablation, Progress, check_model, measure, shared_pairs
 from interp.circuits.prune import Choice, choose, random_circuits
@@ -19,6 +20,7 @@ from interp.intervals import Clusters, n_independent
 from interp.metrics import Metric, get_metric
 from interp.model import Model
 from interp.prompts import PromptPairs
+from interp.results import EdgeScores
 from interp.tokens import Prompts
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -27,10 +29,11 @@ FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 Floats = npt.NDArray[np.float64]
 
 
+@typed
 def faithfulness_curve(
     model: Model,
     pairs: PromptPairs,
-    scores: xr.Dataset,
+    scores: EdgeScores,
     metric: Metric | str = "logit_diff",
     *,
     fractions: Sequence[float] = FRACTIONS,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from cache.arguments import typed
 from interp.circuits.circuit import Circuit
 from interp.components import Components
 from interp.contrast import contrasts
@@ -27,6 +28,7 @@ Progress = Callable[[int, int], None]
 Values = npt.NDArray[np.float32]
 
 
+@typed
 def measure(
     model: Model,
     pairs: PromptPairs,
@@ -78,6 +80,7 @@ def measure(
     return values
 
 
+@typed
 def minimality(
     model: Model,
     pairs: PromptPairs,
@@ -149,6 +152,8 @@ def _edge_sets(
     if isinstance(circuits, Circuit):
         circuits = [circuits]
     if not isinstance(circuits, np.ndarray):
+        if not circuits:
+            raise SiteError("There are no circuits to run; give one or more.")
         for circuit in circuits:
             check_model(model, circuit.identity)
         circuits = np.stack([circuit.included for circuit in circuits])

@@ -8,18 +8,20 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
+from cache.arguments import typed
 from interp.circuits.circuit import Circuit
 from interp.errors import SiteError
 from interp.graph import Edges, Graph
+from interp.results import EdgeScores
 
 Choice = Literal["top", "greedy"]
 Scores = npt.NDArray[np.float32]
 
 
+@typed
 def prune(
-    scores: xr.Dataset,
+    scores: EdgeScores,
     n_edges: int | None = None,
     *,
     threshold: float | None = None,
@@ -172,6 +174,7 @@ def _highest_connected(graph: Graph, ranked: Scores) -> float:
     return float(levels[low])
 
 
+@typed
 def random_circuits(graph: Graph, rng: np.random.Generator, sizes: Sequence[int]) -> list[Edges]:
     """Circuits built up from the logits by random scores, each with at least so many edges.
 

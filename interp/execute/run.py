@@ -8,6 +8,7 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
+from cache.arguments import typed
 from interp.errors import ExecutionError
 from interp.execute import messages
 from interp.execute.actors import Actors
@@ -22,6 +23,7 @@ Progress = Callable[[int, int], None]
 _TRIES = 3
 
 
+@typed
 def execute(
     units: Iterable[Unit],
     start: Start[R],
@@ -68,6 +70,7 @@ def execute(
     return _alone(Workers(executor), todo, start, _counter(total, len(skip), progress))
 
 
+@typed
 class Workers:
     """Workers that are kept for several calls of `execute`, so that each loads the model once.
 

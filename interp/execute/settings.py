@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from cache.arguments import typed
 from interp.errors import ExecutionError
 
 Kind = Literal["serial", "processes", "ray"]
@@ -16,6 +17,7 @@ Kind = Literal["serial", "processes", "ray"]
 MOST_WORKERS = 8
 
 
+@typed
 @dataclass(frozen=True)
 class Unit:
     """A piece of work that depends on nothing but its payload, and may be done twice.
@@ -29,6 +31,7 @@ class Unit:
     payload: Any
 
 
+@typed
 @dataclass(frozen=True)
 class Executor:
     """Where units are run.

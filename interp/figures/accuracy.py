@@ -6,14 +6,17 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from cache.arguments import typed
 from interp.figures import theme
+from interp.results import AccuracyTable
 
 _SPLITS = ("forward", "reverse", "both", "held_out")
 _TEMPLATES = ("trained", "held_out")
 _DIRECTIONS = ("forward", "reverse")
 
 
-def accuracy_bars(accuracy: pd.DataFrame, *, title: str | None = None) -> go.Figure:
+@typed
+def accuracy_bars(accuracy: AccuracyTable, *, title: str | None = None) -> go.Figure:
     """Draw accuracy with its 95% intervals: one panel for the wordings seen in training, one
     for the held-out ones; groups are what a fact was trained on, bars how it is asked.
 

@@ -6,16 +6,18 @@ from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
-import xarray as xr
 
+from cache.arguments import typed
 from interp.errors import PromptError, SiteError
 from interp.figures import grid, numbers, theme
+from interp.results import HeadScores, Patterns
 
 _NAMES = {"pattern": "attention", "moved": "length moved"}
 
 
+@typed
 def pattern_map(
-    patterns: xr.Dataset,
+    patterns: Patterns,
     layer: int,
     head: int,
     example: int = 0,
@@ -83,8 +85,9 @@ def pattern_map(
     )
 
 
+@typed
 def head_score_grid(
-    scores: xr.Dataset,
+    scores: HeadScores,
     kind: str = "induction",
     *,
     title: str | None = None,

@@ -9,9 +9,11 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import xarray as xr
 
+from cache.arguments import typed
 from interp.errors import PromptError
 from interp.figures import grid, theme
 from interp.figures.numbers import plain, reach, texts
+from interp.results import Attribution
 
 # Of heads by the tokens attended to, so many are shown: those with the largest share anywhere.
 _MOST_HEADS = 24
@@ -34,8 +36,9 @@ class _Table:
     notes: tuple[str, ...]
 
 
+@typed
 def attribution_map(
-    result: xr.Dataset,
+    result: Attribution,
     example: int | None = None,
     *,
     limit: float | None = None,

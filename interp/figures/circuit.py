@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
+from cache.arguments import typed
 from interp.figures import grid, theme
 from interp.figures.layout import Layout, Place, Points, curves, lay_out
 
@@ -30,6 +31,7 @@ _READERS = {
 }
 
 
+@typed
 def circuit_map(
     circuit: Circuit,
     *,

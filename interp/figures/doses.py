@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
-import xarray as xr
 
+from cache.arguments import typed
 from interp.errors import DirectionError
 from interp.figures import theme
 from interp.figures.bands import band, interval_text, mean_intervals_of, prompts_of
 from interp.figures.numbers import plain
+from interp.results import DoseResponse
 from interp.stats import n_independent
 
 _OWN, _CONTROL = theme.OKABE_ITO[0], theme.MUTED
 
 
-def dose_lines(result: xr.Dataset, *, title: str | None = None) -> go.Figure:
+@typed
+def dose_lines(result: DoseResponse, *, title: str | None = None) -> go.Figure:
     """Draw the mean over examples against the dose.
 
     The band around the line is the 95% interval of the mean over examples (see `mean_interval`;

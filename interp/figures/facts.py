@@ -6,13 +6,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from cache.arguments import typed
 from interp.figures import theme
+from interp.results import FactTable
 
 _SPLITS = ("forward", "reverse", "both", "held_out")
 
 
+@typed
 def direction_scatter(
-    facts: pd.DataFrame, *, title: str | None = None, selected: int | None = None
+    facts: FactTable, *, title: str | None = None, selected: int | None = None
 ) -> go.Figure:
     """Draw the margin asked forward (x) against the margin asked in reverse (y).
 

@@ -9,8 +9,10 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import xarray as xr
 
+from cache.arguments import typed
 from interp.figures import theme
 from interp.figures.bands import band
+from interp.results import Curve
 
 _CIRCUIT, _COMPLEMENT, _RANDOM = theme.OKABE_ITO[0], theme.OKABE_ITO[1], theme.MUTED
 _WIDTH = 640  # px that a line of small print has
@@ -19,9 +21,8 @@ _FURTHEST = (-1.0, 2.0)  # of the axis; a band or draw may leave it, and a note 
 Floats = npt.NDArray[np.float64]
 
 
-def faithfulness_lines(
-    curve: xr.Dataset, *, log: bool = True, title: str | None = None
-) -> go.Figure:
+@typed
+def faithfulness_lines(curve: Curve, *, log: bool = True, title: str | None = None) -> go.Figure:
     """Draw what `faithfulness_curve` returned.
 
     One line is the circuits' faithfulness with its 95% interval, one their complements', and the

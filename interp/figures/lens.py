@@ -6,12 +6,15 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from cache.arguments import typed
 from interp.errors import PromptError
 from interp.figures import grid, numbers, theme
+from interp.results import Lens
 
 
+@typed
 def lens_heatmap(
-    lens: xr.Dataset,
+    lens: Lens,
     example: int = 0,
     *,
     title: str | None = None,

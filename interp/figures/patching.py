@@ -10,10 +10,12 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import xarray as xr
 
+from cache.arguments import typed
 from interp.errors import SiteError
 from interp.figures import grid, marks, theme
 from interp.figures.axes import Axis, axes_of
 from interp.figures.numbers import plain, reach, texts
+from interp.results import Patched
 
 Value = Literal["normalised", "raw", "change"]
 
@@ -37,8 +39,9 @@ def site_name(site: str) -> str:
     return _SITES.get(site, f"{site} of block")
 
 
+@typed
 def patching_map(
-    result: xr.Dataset,
+    result: Patched,
     *,
     example: int | None = None,
     value: Value | None = None,

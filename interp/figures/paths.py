@@ -7,13 +7,16 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import xarray as xr
 
+from cache.arguments import typed
 from interp.errors import SiteError
 from interp.figures import grid, theme
 from interp.figures.numbers import plain, reach, texts
+from interp.results import Paths
 
 
+@typed
 def path_map(
-    result: xr.Dataset,
+    result: Paths,
     *,
     example: int | None = None,
     title: str | None = None,

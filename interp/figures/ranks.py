@@ -10,17 +10,20 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import xarray as xr
 
+from cache.arguments import typed
 from interp.errors import PromptError
 from interp.figures import numbers, theme
 from interp.figures.bands import band, prompts_of
+from interp.results import AnswerLens
 from interp.stats import median_interval
 
 # As people count: 1 is the first choice.
 _TICKS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
 
 
+@typed
 def rank_lines(
-    lens_by_name: Mapping[str, xr.Dataset],
+    lens_by_name: Mapping[str, AnswerLens],
     *,
     title: str | None = None,
     chance: int | None = None,

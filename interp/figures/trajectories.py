@@ -10,11 +10,13 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import xarray as xr
 
+from cache.arguments import typed
 from interp.errors import PromptError
 from interp.figures import theme
 from interp.figures.bands import band, mean_intervals_of, prompts_of
 from interp.figures.numbers import plain
 from interp.figures.ranks import rank_axis, rank_scale
+from interp.results import AnswerLens
 
 _TITLES = {
     "kl": "KL to the last layer (nats)",
@@ -26,8 +28,9 @@ _TITLES = {
 }
 
 
+@typed
 def trajectory_lines(
-    lens_by_name: Mapping[str, xr.Dataset],
+    lens_by_name: Mapping[str, AnswerLens],
     quantity: str = "kl",
     *,
     title: str | None = None,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import xarray as xr
 
+from cache.arguments import typed
 from interp.execute import Executor, Workers
 from interp.metrics import Metric
 from interp.model import Model
@@ -27,6 +28,7 @@ from interp.prompts import PromptPairs
 from interp.tokens import Prompts
 
 
+@typed
 def sweep(
     model: Model,
     pairs: PromptPairs,

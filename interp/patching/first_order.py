@@ -17,6 +17,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from cache.arguments import typed
 from interp import sites as site_names
 from interp.batching import batches, rows_that_fit
 from interp.errors import SiteError
@@ -36,6 +37,7 @@ from interp.sites import Site, width_at
 from interp.tokens import Prompts
 
 
+@typed
 def estimate(
     model: Model,
     pairs: PromptPairs,

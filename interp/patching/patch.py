@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache.arguments import typed
 from interp.alignment import Alignment
 from interp.editable import check_editable
 from interp.errors import SiteError
@@ -16,6 +17,7 @@ from interp.patching.interventions import Indices, Interventions, Mask, Places
 from interp.sites import Site
 
 
+@typed
 @dataclass(frozen=True)
 class Patch:
     """Activations to replace at one site.

@@ -17,6 +17,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from cache.arguments import typed
 from interp import sites as site_names
 from interp.batching import batches, rows_that_fit
 from interp.components import Components
@@ -35,6 +36,7 @@ Progress = Callable[[int, int], None]
 Scores = npt.NDArray[np.float32]
 
 
+@typed
 def patch_paths(
     model: Model,
     pairs: PromptPairs,

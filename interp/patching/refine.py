@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import xarray as xr
 
+from cache.arguments import typed
 from interp.errors import SiteError
 from interp.metrics import Metric
 from interp.model import Model
@@ -26,6 +27,7 @@ from interp.tokens import Prompts
 _STEPS = 12
 
 
+@typed
 def refine(
     model: Model,
     pairs: PromptPairs,

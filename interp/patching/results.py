@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from cache.arguments import typed
 from interp.effect import Effect, direction, effect
 from interp.errors import MetricError
 from interp.intervals import Clusters
@@ -17,6 +18,7 @@ from interp.metrics import Metric
 from interp.model import Model
 from interp.patching.request import Request
 from interp.prompts import PromptPairs, Run
+from interp.results import Patched, Paths
 
 
 def label(
@@ -72,8 +74,9 @@ def prompt_coordinates(pairs: PromptPairs) -> dict[str, Any]:
     }
 
 
+@typed
 def normalised(
-    result: xr.Dataset, *, minimum: float | None = None, clusters: Clusters | None = None
+    result: Patched | Paths, *, minimum: float | None = None, clusters: Clusters | None = None
 ) -> xr.DataArray:
     """(patched − corrupt) / (clean − corrupt): 0 as corrupted, 1 as clean.
 
@@ -130,7 +133,8 @@ def effect_of(result: xr.Dataset, clusters: Clusters | None = None) -> Effect:
     )
 
 
-def agreement(estimated: xr.Dataset, exact: xr.Dataset) -> xr.Dataset:
+@typed
+def agreement(estimated: Patched, exact: Patched) -> xr.Dataset:
     """How far an estimate can be trusted, layer by layer.
 
     Returns:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
+from cache.arguments import typed
 from interp.errors import SiteError
 from interp.metrics import Metric, get_metric
 from interp.model import Model
@@ -20,6 +21,7 @@ from interp.prompts import PromptPairs
 from interp.tokens import Prompts
 
 
+@typed
 def patch_sets(
     model: Model,
     pairs: PromptPairs,

@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from cache.arguments import typed
 from interp.errors import PromptError, SiteError
 from interp.forward import readout, record
 from interp.model import Model
@@ -20,6 +21,7 @@ from interp.scoring import Scorer
 from interp.sites import Site
 
 
+@typed
 def patch_once(
     model: Model,
     pairs: PromptPairs,

@@ -1,0 +1,234 @@
+"""What public functions are given, held against what they say that they take.
+
+A wrong type would end in a traceback far from its cause, or be taken for something else: one text
+is a sequence of letters. So the annotations are read, and what clearly is something else is told in
+one sentence before anything is computed. What annotations leave open, functions check themselves.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import inspect
+import numbers
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, TypeVar, Union
+
+from cache.errors import ArgumentError
+
+__all__ = ["Wanted", "typed"]
+
+
+@dataclass(frozen=True)
+class _ByName:
+    """A class that is not imported, for the time that this would take."""
+
+    __name__: str
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SEVERAL = (
+    collections.abc.Sequence,
+    collections.abc.Iterable,
+    collections.abc.Collection,
+    list,
+    tuple,
+)
+_TEXTS = ("object", "str", "<U", ">U", "|S")  # how dtypes of texts, or of anything, are called
+_UNIONS = (Union, types.UnionType)
+
+
+class Wanted(Protocol):
+    """In `Annotated[…]`: more than a type that an argument must be."""
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value of the right type is what is wanted."""
+
+    def __str__(self) -> str:
+        """What to give: "a result of sweep"."""
+
+
+def typed(what: F) -> F:
+    """Look at the arguments of a public function before it runs; of a class's public methods."""
+    if inspect.isclass(what):
+        return typing.cast(F, _checked_class(what))
+    return typing.cast(F, _checked_function(what))
+
+
+def _checked_class(cls: type) -> type:
+    for name, member in list(vars(cls).items()):
+        if name != "__init__" and name.startswith("_"):
+            continue
+        if isinstance(member, classmethod | staticmethod):
+            setattr(cls, name, type(member)(_checked_function(member.__func__)))
+        elif inspect.isfunction(member):
+            setattr(cls, name, _checked_function(member))
+    return cls
+
+
+def _checked_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(function)
+    name = function.__qualname__.removesuffix(".__init__").rsplit(".", 1)[-1]
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        try:
+            given = signature.bind_partial(*args, **kwargs).arguments
+        except TypeError:
+            return function(*args, **kwargs)  # Python says which argument there is no such
+        for parameter, hint in _hints(function).items():
+            value = given.get(parameter)
+            kind = signature.parameters[parameter].kind
+            plain = kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            default = signature.parameters[parameter].default
+            if plain and parameter in given and value is not default and not _fits(value, hint):
+                raise ArgumentError(
+                    f"{name} takes {parameter} as {_described(hint)}, not {_named(value)}"
+                    f"{_advice(value, hint)}."
+                )
+        return function(*args, **kwargs)
+
+    return called
+
+
+@functools.cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters' types; a class that only a type checker can see is known by its name."""
+    found = {}
+    function = inspect.unwrap(function)  # decorators have names of their own
+    for name, written in inspect.get_annotations(function).items():
+        # One by one, so that a name that is not there takes no other with it.
+        one = types.FunctionType((lambda: None).__code__, function.__globals__)
+        one.__annotations__ = {name: written}
+        try:
+            found[name] = typing.get_type_hints(one, include_extras=True)[name]
+        except NameError:
+            if str(written).isidentifier():
+                found[name] = _ByName(written)
+    found.pop("return", None)
+    return found
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value may be meant by a type; doubt speaks for it."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if hint is None or hint is type(None):
+        return value is None
+    if isinstance(hint, _ByName):
+        return any(base.__name__ == hint.__name__ for base in type(value).__mro__)
+    if origin in _UNIONS:
+        return any(_fits(value, one) for one in inside)
+    if origin is Annotated:
+        return _fits(value, inside[0]) and all(wanted.fits(value) for wanted in inside[1:])
+    if origin is Literal:
+        return any(_fits(value, type(one)) for one in inside)
+    if hint is float:
+        return isinstance(value, numbers.Real) or (_is_array(value) and value.ndim == 0)
+    if hint is int:
+        return isinstance(value, numbers.Integral) or (_is_array(value) and value.ndim == 0)
+    if hint is bool:
+        return isinstance(value, bool) or type(value).__name__ == "bool_"
+    if origin is collections.abc.Callable:
+        return callable(value)
+    if hasattr(hint, "array_type"):  # jaxtyping: dtypes and shapes are told by the functions
+        return _fits(value, hint.array_type)
+    plain = origin or hint
+    if plain in _SEVERAL:
+        return _is_several(value) and _hold(value, inside)
+    if plain is collections.abc.Mapping:
+        plain_one = isinstance(value, plain) and not _is_labelled(value)
+        return plain_one and _hold(list(value.values()), inside[1:])
+    if getattr(plain, "_is_protocol", False):
+        return all(hasattr(value, name) for name in vars(plain) if not name.startswith("_"))
+    return not isinstance(plain, type) or isinstance(value, plain)
+
+
+def _hold(values: Any, inside: tuple[Any, ...]) -> bool:
+    """Whether a list may hold such values; single texts and numbers are told by the functions."""
+    if len(inside) != 1 or inside[0] in (str, Any):
+        numeric = _is_array(values) and not _is_of_text(values)
+        return not (numeric and inside[:1] == (str,)) and getattr(values, "ndim", 1) == 1
+    if isinstance(values, list | tuple):
+        return all(_fits(value, inside[0]) for value in values)
+    if inside[0] in (int, float, bool):
+        return not _is_array(values) or (values.ndim == 1 and not _is_of_text(values))
+    return not _is_array(values) or _is_of_text(values)
+
+
+def _is_of_text(values: Any) -> bool:
+    return str(values.dtype).startswith(_TEXTS)
+
+
+def _is_several(value: Any) -> bool:
+    if isinstance(value, str | bytes | bytearray | Path | collections.abc.Mapping):
+        return False
+    if _is_labelled(value) or not isinstance(value, collections.abc.Iterable):
+        return False
+    return getattr(value, "ndim", 1) > 0
+
+
+def _is_labelled(value: Any) -> bool:
+    """Whether it is one of xarray's."""
+    return hasattr(value, "coords") and hasattr(value, "dims")
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "ndim") and hasattr(value, "dtype")
+
+
+def _described(hint: Any) -> str:
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if hint is None or hint is type(None):
+        return "None"
+    if origin in _UNIONS:
+        names = list(dict.fromkeys(_described(one) for one in inside))
+        return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    if origin is Annotated:
+        return " and ".join(map(str, inside[1:]))
+    if origin is Literal:
+        return " or ".join(map(repr, inside))
+    if origin is collections.abc.Callable:
+        return "a function"
+    if hasattr(hint, "array_type"):
+        return f"a {hint.array_type.__name__} [{hint.dim_str.strip()}]"
+    plain = origin or hint
+    if plain in _SEVERAL:
+        of = f" of {_described(inside[0])}" if inside and isinstance(inside[0], type) else ""
+        return f"a list{of}"
+    if plain is collections.abc.Mapping:
+        return "a dictionary"
+    if getattr(plain, "_is_protocol", False):
+        said = str(plain.__doc__ or plain.__name__).partition(".")[0]
+        return said[:1].lower() + said[1:]
+    return {str: "text", int: "an integer", float: "a number", bool: "True or False"}.get(
+        plain, getattr(plain, "__name__", str(plain))
+    )
+
+
+def _named(value: Any) -> str:
+    if value is None:
+        return "None"
+    instrument = getattr(value, "attrs", {}).get("instrument")
+    if isinstance(instrument, str) and hasattr(value, "data_vars"):
+        return f"a result of '{instrument}'"
+    name = type(value).__name__
+    if isinstance(value, str):
+        return "one text" if len(value) > 40 else f"the text {value!r}"
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def _advice(value: Any, hint: Any) -> str:
+    if isinstance(value, str):
+        wanted = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
+        if any(getattr(one, "__name__", "") == "Model" for one in wanted):
+            return "; load it with load_model first"
+        if any((typing.get_origin(one) or one) in _SEVERAL for one in wanted):
+            return "; put it into a list"
+    return ""

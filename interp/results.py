@@ -1,0 +1,104 @@
+"""Types of results: which instrument's Dataset a function takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pandas as pd
+import xarray as xr
+
+__all__ = [
+    "AccuracyTable",
+    "AnswerLens",
+    "Attribution",
+    "Curve",
+    "DoseResponse",
+    "EdgeScores",
+    "FactTable",
+    "HeadScores",
+    "Lens",
+    "Patched",
+    "Paths",
+    "Patterns",
+]
+
+
+@dataclass(frozen=True)
+class ResultOf:
+    """A Dataset that some functions return.
+
+    Attributes:
+        makers: what these functions are called.
+        instruments: what stands in its attributes, which arithmetic may have taken away.
+        variables: what it holds in any case.
+    """
+
+    makers: str
+    instruments: tuple[str, ...]
+    variables: tuple[str, ...]
+
+    def fits(self, value: Any) -> bool:
+        instrument = value.attrs.get("instrument", self.instruments[0])
+        # Some names end in how it was computed.
+        known = any(str(instrument).startswith(name) for name in self.instruments)
+        return known and all(name in value for name in self.variables)
+
+    def __str__(self) -> str:
+        return f"a result of {self.makers}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a study.
+
+    Attributes:
+        what: what it tells.
+        columns: that it has in any case.
+    """
+
+    what: str
+    columns: tuple[str, ...]
+
+    def fits(self, value: Any) -> bool:
+        return set(self.columns) <= set(value.columns)
+
+    def __str__(self) -> str:
+        return f"a table of {self.what} (columns {', '.join(self.columns)})"
+
+
+AccuracyTable = Annotated[
+    pd.DataFrame,
+    Table("accuracy", ("split", "templates", "direction", "rate", "low", "high")),
+]
+FactTable = Annotated[
+    pd.DataFrame, Table("facts", ("fact", "split", "forward_margin", "reverse_margin"))
+]
+Patched = Annotated[
+    xr.Dataset,
+    ResultOf(
+        "sweep, estimate or refine",
+        ("activation patching", "attribution patching"),
+        ("patched", "clean", "corrupt"),
+    ),
+]
+Paths = Annotated[xr.Dataset, ResultOf("patch_paths", ("path patching",), ("patched",))]
+EdgeScores = Annotated[
+    xr.Dataset, ResultOf("attribute_edges", ("edge attribution",), ("score", "clean", "corrupt"))
+]
+Curve = Annotated[
+    xr.Dataset, ResultOf("faithfulness_curve", ("circuit faithfulness",), ("faithfulness",))
+]
+Attribution = Annotated[
+    xr.Dataset,
+    ResultOf("direct_logit_attribution", ("direct logit attribution",), ("contribution",)),
+]
+DoseResponse = Annotated[xr.Dataset, ResultOf("dose_response", ("dose response",), ())]
+HeadScores = Annotated[xr.Dataset, ResultOf("head_scores or detect_heads", ("head scores",), ())]
+Lens = Annotated[xr.Dataset, ResultOf("logit_lens", ("logit lens", "tuned lens"), ("top_token",))]
+AnswerLens = Annotated[
+    xr.Dataset, ResultOf("logit_lens with answers", ("logit lens", "tuned lens"), ("answer_rank",))
+]
+Patterns = Annotated[
+    xr.Dataset, ResultOf("attention_patterns", ("attention patterns",), ("pattern",))
+]
