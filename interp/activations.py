@@ -77,7 +77,7 @@ def capture(
         StorageError: the store cannot be used, or was filled by other code.
     """
     batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
-    wanted = site_names.named(model, sites)
+    wanted = site_names.some_named(model, sites)
     if positions not in ("all", "last"):
         raise PromptError(f"Unknown positions '{positions}'; choose 'all' or 'last'.")
     if positions == "last" and any(site.name == "pattern" for site in wanted):
@@ -152,7 +152,7 @@ class ModelSource:
             SiteError: the model has no such site, or it cannot be stored.
         """
         out = []
-        for site in site_names.named(self._model, sites):
+        for site in site_names.some_named(self._model, sites):
             if site.name == "pattern":
                 raise SiteError(
                     "Patterns take a number for each pair of tokens and are not stored; capture "

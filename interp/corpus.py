@@ -103,7 +103,7 @@ class _Missed:
         except Exception as error:  # tokenizers raises bare ones for a word without a token
             raise unknown.unreadable(tokenizer, self._model.name, texts, "documents") from error
         self._tokens += sum(map(len, rows))
-        self._unknown += int(unknown.count_unknown(tokenizer, texts, rows).sum())
+        self._unknown += unknown.count_unknown(tokenizer, texts, rows)
         dropped = unknown.dropped_characters(tokenizer, texts)
         for text in texts if dropped else ():
             self._dropped += sum(text.count(character) for character in dropped)

@@ -86,18 +86,16 @@ Paths = Annotated[xr.Dataset, ResultOf("patch_paths", ("path patching",), ("patc
 EdgeScores = Annotated[
     xr.Dataset, ResultOf("attribute_edges", ("edge attribution",), ("score", "clean", "corrupt"))
 ]
-Curve = Annotated[
-    xr.Dataset, ResultOf("faithfulness_curve", ("circuit faithfulness",), ("faithfulness",))
-]
+Curve = Annotated[xr.Dataset, ResultOf("faithfulness_curve", ("circuit faithfulness",), ("f",))]
 Attribution = Annotated[
     xr.Dataset,
     ResultOf("direct_logit_attribution", ("direct logit attribution",), ("contribution",)),
 ]
-DoseResponse = Annotated[xr.Dataset, ResultOf("dose_response", ("dose response",), ())]
+DoseResponse = Annotated[xr.Dataset, ResultOf("dose_response", ("dose response",), ("value",))]
 HeadScores = Annotated[xr.Dataset, ResultOf("head_scores or detect_heads", ("head scores",), ())]
 Lens = Annotated[xr.Dataset, ResultOf("logit_lens", ("logit lens", "tuned lens"), ("top_token",))]
 AnswerLens = Annotated[
-    xr.Dataset, ResultOf("logit_lens with answers", ("logit lens", "tuned lens"), ("answer_rank",))
+    xr.Dataset, ResultOf("logit_lens with answers", ("logit lens", "tuned lens"), ("layer",))
 ]
 Patterns = Annotated[
     xr.Dataset, ResultOf("attention_patterns", ("attention patterns",), ("pattern",))

@@ -154,9 +154,15 @@ def named(model: Model, sites: str | Site | Iterable[str | Site]) -> list[Site]:
         for site in ([sites] if isinstance(sites, str | Site) else sites)
         for one in (expand(model, site) if isinstance(site, str) else [site])
     ]
+    return list(dict.fromkeys(found))
+
+
+def some_named(model: Model, sites: str | Site | Iterable[str | Site]) -> list[Site]:
+    """The same, where there must be one at least."""
+    found = named(model, sites)
     if not found:
         raise SiteError(f"There are no sites; name one or more of {', '.join(KINDS)}.")
-    return list(dict.fromkeys(found))
+    return found
 
 
 def shape_at(model: Model, name: str) -> tuple[int, ...]:

@@ -12,9 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from interp.errors import PromptError
 
 __all__ = [
@@ -94,17 +91,16 @@ def unknown_ids(tokenizer: Any) -> dict[int, str]:
     return found
 
 
-def count_unknown(
-    tokenizer: Any, texts: Sequence[str], rows: Sequence[Sequence[int]]
-) -> npt.NDArray[np.int64]:
-    """How many tokens of each text stand for what is unknown, without those written out [text]."""
+def count_unknown(tokenizer: Any, texts: Sequence[str], rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens of some texts stand for what is unknown, without those written out."""
     unknown = unknown_ids(tokenizer)
     if not unknown:
-        return np.zeros(len(texts), dtype=np.int64)
-    counts = [int(np.isin(row, list(unknown)).sum()) for row in rows]
-    written = [sum(text.count(token) for token in unknown.values()) for text in texts]
-    found: npt.NDArray[np.int64] = np.maximum(0, np.array(counts) - np.array(written))
-    return found
+        return 0
+    count = 0
+    for text, ids in zip(texts, rows, strict=True):
+        written = sum(text.count(token) for token in unknown.values())
+        count += max(0, sum(map(unknown.__contains__, ids)) - written)
+    return count
 
 
 def dropped_characters(tokenizer: Any, texts: Iterable[str]) -> set[str]:

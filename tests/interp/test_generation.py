@@ -68,7 +68,8 @@ def test_texts_end_at_the_end_of_sequence(llama: Tiny) -> None:
         assert written(found, example) == whole[:n]
         assert found.tokens["n_tokens"].values[example] == n
         assert bool(found.tokens["logprob"][example, n:].isnull().all())
-        assert not found.activations["resid_post.1"][example, n:].any()
+        assert found.activations["resid_post.1"][example, n:].isnan().all()
+        assert found.activations["resid_post.1"][example, :n].isfinite().all()
     assert written(found, 1)[-1] == end
     assert found.tokens["ended"].values[1] == "eos"
 
