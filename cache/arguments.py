@@ -156,9 +156,11 @@ def _hold(values: Any, inside: tuple[Any, ...]) -> bool:
         numeric = _is_array(values) and not _is_of_text(values)
         return not (numeric and inside[:1] == (str,)) and getattr(values, "ndim", 1) == 1
     if isinstance(values, list | tuple):
+        if typing.get_origin(inside[0]) in _SEVERAL:
+            return True  # what a list of lists may hold, functions say better
         return all(_fits(value, inside[0]) for value in values)
     if inside[0] in (int, float, bool):
-        return not _is_array(values) or (values.ndim == 1 and not _is_of_text(values))
+        return not (_is_array(values) and _is_of_text(values))
     return not _is_array(values) or _is_of_text(values)
 
 

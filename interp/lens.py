@@ -175,7 +175,10 @@ def _positions(
     """Labels [position], and token indices to read; -1 where a prompt has no such token."""
     longest, lengths = batch.ids.shape[1], batch.lengths[:, None]
     if not isinstance(positions, str):
-        positions = [int(one) for one in positions]
+        try:
+            positions = [int(one) for one in positions]
+        except TypeError as error:
+            raise PromptError("Positions must be whole numbers, each on its own.") from error
     elif positions not in ("all", "last"):
         raise PromptError(f"Unknown positions '{positions}'; choose 'all', 'last' or numbers.")
     if positions == "last":
