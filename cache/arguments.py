@@ -144,7 +144,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return _is_several(value) and _hold(value, inside)
     if plain is collections.abc.Mapping:
         plain_one = isinstance(value, plain) and not _is_labelled(value)
-        return plain_one and _hold(list(value.values()), inside[1:])
+        return plain_one and all(_fits(one, of) for one in value.values() for of in inside[1:])
     if getattr(plain, "_is_protocol", False):
         return all(hasattr(value, name) for name in vars(plain) if not name.startswith("_"))
     return not isinstance(plain, type) or isinstance(value, plain)

@@ -177,7 +177,7 @@ def _positions(
     if not isinstance(positions, str):
         try:
             positions = [int(one) for one in positions]
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise PromptError("Positions must be whole numbers, each on its own.") from error
     elif positions not in ("all", "last"):
         raise PromptError(f"Unknown positions '{positions}'; choose 'all', 'last' or numbers.")
