@@ -67,8 +67,11 @@ def digest(values: Mapping[str, Tensor]) -> bytes:
                 f"The weights '{name}' are not in memory (they are offloaded, or were never "
                 "loaded), so what the model is cannot be told; load it without offloading."
             )
-        hasher.update(f"{name} {value.dtype} {tuple(value.shape)} {value.device}".encode())
-        flat = value.detach().reshape(-1)
+        # What lies transposed is read in the order of memory, which is ten times as fast.
+        turned = value.ndim == 2 and not value.is_contiguous() and value.T.is_contiguous()
+        flat = (value.T if turned else value).detach().reshape(-1)
+        told = f"{name} {value.dtype} {tuple(value.shape)} {value.device} {turned}"
+        hasher.update(told.encode())
         if value.device.type == "cpu":
             hasher.update(flat.contiguous().view(torch.uint8).numpy().data)
         else:

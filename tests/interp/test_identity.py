@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +14,9 @@ from torch import Tensor
 from cache import ActivationStore
 from interp import Model, capture
 from interp.activations import is_hooked
-from interp.errors import ModelError
+from interp.errors import ModelError, ObverseError
+from interp.forward import observe
+from interp.harvest import harvest
 from tests.interp.modifying import (
     CODE,
     HOOKS,
@@ -20,6 +25,7 @@ from tests.interp.modifying import (
     Modification,
     block_training,
     code_exchanged,
+    restoring,
     scaling,
     setting,
 )
@@ -105,3 +111,44 @@ def test_with_other_code_or_settings_a_store_is_refused(
                 capture(model, ROWS, "resid_post", store=store)
         assert model.fingerprint == clean
         assert same(store.get(model, ROWS, "resid_post"), before)
+
+
+@pytest.mark.parametrize("modify", [WEIGHTS[0], HOOKS[0]])
+def test_a_model_changed_meanwhile_commits_nothing(
+    model: Model, modify: Modification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, clean = run(model), observe
+    with ActivationStore(tmp_path / "store") as store, contextlib.ExitStack() as stack:
+
+        def changing(*given: Any) -> Any:
+            stack.enter_context(modify(model))
+            return clean(*given)
+
+        monkeypatch.setattr("interp.activations.observe", changing)
+        with pytest.raises(ObverseError, match=r"was changed while|Hooks are placed"):
+            store.get(model, ROWS, "resid_post")
+        monkeypatch.setattr("interp.activations.observe", clean)
+        stack.close()
+        assert store.usage() == []
+        assert same(store.get(model, ROWS, "resid_post"), before)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("interp.activations.observe", changing)
+            texts = ["we saw Ann near Rome and then so Fay is"]
+            with pytest.raises(ObverseError, match=r"was changed while|Hooks are placed"):
+                harvest(model, texts, "resid_post", store)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_every_number_of_a_model_is_in_its_name(name: str, zoo: Callable[[str], Tiny]) -> None:
+    model = zoo(name).model
+    clean = model.fingerprint
+    original = model.bridge.original_model
+    held = {**dict(original.named_parameters()), **dict(original.named_buffers())}
+    assert len(held) > 20
+    state = model._identity._compare()[0]
+    for path, value in held.items():
+        with restoring(value):
+            value.data[(-1,) * value.ndim] += 1
+            assert model._identity._compare()[0] != state, path
+    assert model._identity._compare()[0] == state
+    assert model.fingerprint == clean
