@@ -53,11 +53,11 @@ def in_turns(model: Model, device: str, work: Callable[[], object]) -> tuple[flo
 
 
 def measure(name: str, model: Model, device: str, folder: Path) -> None:
-    weights = tensors(walk(model.bridge))
+    weights = tensors(walk(model.bridge)).values
     size = sum(value.numel() * value.element_size() for value in weights.values())
     structure = Structure(model.bridge)
     parts = {
-        "all numbers": lambda: digest(tensors(walk(model.bridge))),
+        "all numbers": lambda: digest(tensors(walk(model.bridge)).values),
         "structure": lambda: structure.changes(walk(model.bridge)),
         "answers": lambda: answers(model.bridge),
         "together": model.look,

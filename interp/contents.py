@@ -7,6 +7,7 @@ element of one row. What the model is called comes from `interp.fingerprint`, wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 import xxhash
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from interp.errors import ModelError
 
-__all__ = ["digest", "tensors"]
+__all__ = ["Held", "digest", "tensors"]
 
 # int64 numbers that a device reduces at a time; weights of as many positions are kept.
 _PIECE = 1 << 22
@@ -22,8 +23,21 @@ _PIECE = 1 << 22
 _STRIDES = (-7046029254386353131, -4658895280553007687)
 
 
-def tensors(modules: Mapping[str, torch.nn.Module]) -> dict[str, Tensor]:
-    """Parameters, buffers (also those that are not saved) and plain tensors, each storage once.
+class Held(NamedTuple):
+    """The numbers of a model.
+
+    Attributes:
+        values: tensors by path, each memory once.
+        views: which parts of these other paths name: TransformerLens' queries are a part of a fused
+            matrix.
+    """
+
+    values: dict[str, Tensor]
+    views: tuple[str, ...]
+
+
+def tensors(modules: Mapping[str, torch.nn.Module]) -> Held:
+    """Parameters, buffers (also those that are not saved) and plain tensors.
 
     Args:
         modules: by path, every module of the tree.
@@ -46,10 +60,34 @@ def tensors(modules: Mapping[str, torch.nn.Module]) -> dict[str, Tensor]:
     for path, module in modules.items():
         # TransformerLens keeps names for weights here; only what is nowhere else is new.
         take(path, module.__dict__.items())
-    return found
+    views = _views(found)
+    return Held({n: v for n, v in found.items() if n not in views}, tuple(views.values()))
 
 
-def digest(values: Mapping[str, Tensor]) -> bytes:
+def _views(found: Mapping[str, Tensor]) -> dict[str, str]:
+    """Of tensors that lie within a larger one, which part of it they are."""
+    owners: dict[int, tuple[int, int, str]] = {}
+    for name, value in found.items():
+        if value.is_contiguous() and value.device.type != "meta":
+            begin, size = value.data_ptr(), value.numel() * value.element_size()
+            place = value.untyped_storage().data_ptr()
+            if place not in owners or size > owners[place][1] - owners[place][0]:
+                owners[place] = begin, begin + size, name
+    views = {}
+    for name, value in found.items():
+        if value.device.type == "meta":
+            continue
+        first, last, owner = owners.get(value.untyped_storage().data_ptr(), (0, 0, name))
+        begin = value.data_ptr()
+        steps = sum((n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True))
+        end = begin + (steps + 1) * value.element_size()
+        if owner != name and first <= begin and end <= last:
+            shape = f"{tuple(value.shape)} {value.stride()} {value.dtype}"
+            views[name] = f"{name} {shape} at {begin - first} of {owner}"
+    return views
+
+
+def digest(values: Mapping[str, Tensor], views: Iterable[str] = ()) -> bytes:
     """Sixteen bytes that change when any bit of any tensor, or its name, shape or dtype, does.
 
     On a CPU the bytes themselves are hashed (xxh3, at the speed of memory); on a device each
@@ -59,7 +97,7 @@ def digest(values: Mapping[str, Tensor]) -> bytes:
     Raises:
         ModelError: a tensor's numbers are elsewhere (on the meta device, or offloaded).
     """
-    hasher = xxhash.xxh3_128()
+    hasher = xxhash.xxh3_128("\n".join(views).encode())
     pending: list[Tensor] = []
     for name, value in values.items():
         if value.device.type == "meta":

@@ -82,11 +82,11 @@ class Identity:
         self._behaviour = Behaviour()
         self._names: OrderedDict[object, str] = OrderedDict()
         modules = walk(bridge)
-        held = tensors(modules)
+        held, views = tensors(modules)
         self._numbers = sum(value.numel() for value in held.values())
         hashed = {value.data_ptr() for value in canonical_weights(model).values()}
         self._canonical = {name for name, value in held.items() if value.data_ptr() in hashed}
-        self._extra = digest(self._others(held))
+        self._extra = digest(self._others(held), views)
         if plain is not None and not _has_buffers_of(model, plain):
             self._extra = b""
         self._compare()
@@ -134,11 +134,11 @@ class Identity:
                 now = answers(bridge)
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
                 changes = [Change("it fails on a short input", f"fails {type(e).__name__}")]
-        held = tensors(modules)
+        held, views = tensors(modules)
         weights = {name: value for name, value in held.items() if name in self._canonical}
         others = self._others(held)
         settings = configuration(bridge.original_model)
-        state = _State(digest(weights), digest(others), settings, self._compatible)
+        state = _State(digest(weights), digest(others, views), settings, self._compatible)
         if now is not None and not self._behaviour.is_same(state, _settings(bridge), bridge, now):
             token = hashlib.sha256(b"".join(_bytes(value) for value in now)).hexdigest()
             changes = [Change("it answers otherwise than its weights did before", token)]

@@ -67,6 +67,8 @@ def test_weights_changed_in_memory_are_saved_anew() -> None:
     ModelRecipe.of(model)
     with torch.no_grad():
         hf.transformer.h[0].ln_1.weight[0] += 0.5
+        # TransformerLens' queries, keys and values are parts of this one.
+        hf.transformer.h[0].attn._original_component.c_attn.weight += 0.1
     loaded = sent(ModelRecipe.of(model)).load()
     torch.testing.assert_close(logits(loaded), logits(model), rtol=1e-5, atol=1e-5)
 
