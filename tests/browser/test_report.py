@@ -7,18 +7,15 @@ from typing import Any
 
 import pytest
 
-from experiments.reversal_curse.study import STUDY, Config
-from experiments.runner import run_study
-from tests.experiments.reversal_curse.test_study import FEW
+from tests.app.material import make_model, make_run
 
 
 @pytest.mark.browser
 def test_the_report_draws_its_figures_offline_and_runs_no_name(
     browser: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "facts.csv").write_text(FEW)
-    config = Config(facts=str(tmp_path / "facts.csv"), n_names=5, n_pairs=5)
-    record = run_study(STUDY, config, out=tmp_path / "run")
+    # Two of the names on it hold markup that would run a script.
+    record = make_run(tmp_path / "runs", make_model(tmp_path / "tiny"))
     context = browser.new_context(offline=True)
     page = context.new_page()
     problems: list[str] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from experiments.runner import run_study
 from interp import load_model
 from interp.execute import Executor
 from interp.stats import wilson
+from tests.app.material import HOSTILE, make_model, make_run
 
 FEW = (
     "subject,object,relation,inverse,split\n"
@@ -202,18 +202,12 @@ def test_what_the_model_knows_both_ways_is_not_called_absent(tmp_path: Path) -> 
     assert outcomes["H2+H3"] == "undecided"
 
 
-@pytest.mark.shared
-def test_names_are_text_in_the_report(shared: Path, tmp_path: Path) -> None:
-    hostile = "<img src=x onerror=alert(1)>,<script>alert(2)</script>,mother,son,forward\n"
-    (tmp_path / "facts.csv").write_text(FEW + hostile)
-    config = Config(str(shared / "models/stories260K"), facts=str(tmp_path / "facts.csv"))
-    config = replace(config, n_names=5, n_pairs=5)
-    record = run_study(STUDY, config, out=tmp_path / "run")
+def test_names_are_text_in_the_report(tmp_path: Path) -> None:
+    record = make_run(tmp_path / "runs", make_model(tmp_path / "tiny"))
     assert record.report is not None
     page = record.report.read_text(encoding="utf-8")
-    assert "<img src=x" not in page
-    assert "<script>alert" not in page
-    assert "&lt;img src=x" in page
+    assert HOSTILE not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
 
 
 def test_words_that_the_model_does_not_know_are_refused_with_their_line(tmp_path: Path) -> None:
