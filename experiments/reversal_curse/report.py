@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
@@ -14,6 +15,7 @@ from experiments.organisms.facts import DIRECTIONS, Direction
 from experiments.page import render_page
 from experiments.provenance import Provenance
 from experiments.reversal_curse.measure import Measurements, Subject
+from experiments.reversal_curse.prompts import questions
 from experiments.study import Verdict
 from interp.figures import accuracy_bars, direction_scatter, patching_map, rank_lines
 from interp.figures.numbers import place
@@ -52,7 +54,7 @@ def render(
     figures: dict[str, go.Figure] = {
         "accuracy": accuracy_bars(measured.accuracy),
         "scatter": direction_scatter(measured.facts),
-        "ranks": rank_lines(_lens_by_name(measured, main), chance=subject.model.d_vocab),
+        "ranks": rank_lines(_lens_by_name(subject, measured, main), chance=subject.model.d_vocab),
     }
     maps = _maps(measured, main, figures)
     return render_page(
@@ -84,17 +86,34 @@ def main_split(splits: Iterable[str]) -> str:
     return min(set(splits), key=_MAIN.index)
 
 
-def _lens_by_name(measured: Measurements, main: str) -> dict[str, xr.Dataset]:
+def _lens_by_name(subject: Subject, measured: Measurements, main: str) -> dict[str, xr.Dataset]:
     """Lines of the rank figure: both directions of the main split, and the reverse of "both"."""
     lines: dict[str, xr.Dataset] = {}
     for direction in DIRECTIONS:
         lens = measured.lens[direction]
-        lines[direction] = lens.isel(example=np.nonzero(lens["split"].values == main)[0])
+        rows = np.nonzero(lens["split"].values == main)[0]
+        lines[direction] = lens.isel(example=one_of_each(subject, lens, direction, rows))
     lens = measured.lens["reverse"]
     both = np.nonzero(lens["split"].values == "both")[0]
     if len(both) and main != "both":
-        lines["reverse, learned both ways"] = lens.isel(example=both)
+        kept = one_of_each(subject, lens, "reverse", both)
+        lines["reverse, learned both ways"] = lens.isel(example=kept)
     return lines
+
+
+def one_of_each(
+    subject: Subject, lens: xr.Dataset, direction: Direction, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Of the facts that ask the same the one whose answer the last layer ranks best.
+
+    Any of a question's right answers will do, and a median counts questions.
+    """
+    asks = np.array(questions(subject.facts, direction))[rows]
+    last = lens["answer_rank"].isel(layer=-1).values[rows]
+    best = rows[np.lexsort((last, asks))]
+    first = np.unique(np.sort(asks), return_index=True)[1]
+    kept: npt.NDArray[np.int64] = np.sort(best[first])
+    return kept
 
 
 def _maps(measured: Measurements, main: str, figures: dict[str, go.Figure]) -> list[dict[str, Any]]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from experiments.organisms.facts import Fact
 from experiments.reversal_curse.hypotheses import absence, lens, retrieval
 from experiments.reversal_curse.hypotheses.preferences import Preferences, joined, preferences
+from experiments.reversal_curse.measure import Subject
+from experiments.reversal_curse.report import one_of_each
 from experiments.study import Outcome, Verdict
 
 
@@ -320,3 +324,14 @@ def test_absence_takes_every_finding(first: Outcome, second: Outcome, expected: 
 def test_one_finding_is_no_absence() -> None:
     with pytest.raises(ValueError, match="two"):
         absence.judge([finding("H2", "supported")])
+
+
+def test_the_rank_figure_counts_a_question_once() -> None:
+    facts = tuple(
+        Fact(child, mother, "mother", "child", "forward")
+        for child, mother in (("Ann", "Eve"), ("Bob", "Eve"), ("Cid", "Fay"))
+    )
+    ranks = xr.Dataset({"answer_rank": (("example", "layer"), np.array([[9, 5], [9, 2], [9, 7]]))})
+    subject = Subject(cast(Any, None), facts, {})
+    assert one_of_each(subject, ranks, "reverse", np.arange(3)).tolist() == [1, 2]
+    assert one_of_each(subject, ranks, "forward", np.arange(3)).tolist() == [0, 1, 2]
