@@ -116,7 +116,7 @@ def test_pages_load_nothing_from_elsewhere_and_are_in_no_frame() -> None:
     assert "default-src 'self'" in policy
     assert f"connect-src 'self' ws://{OWN} " in policy
     scripts = policy.split("script-src ")[1].split(";")[0]
-    assert scripts.startswith("'self' 'sha256-")
+    assert scripts.startswith("'self' blob: 'sha256-")
     assert "unsafe" not in scripts
 
 
