@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache.errors import StorageError
+from cache.files import is_real, read_bytes, write_atomic
 from experiments.organisms.errors import OrganismError
 from experiments.organisms.facts import FACTS_FILE, TEMPLATES_FILE
 
@@ -35,6 +37,7 @@ FINISHED_FILES = (
 )
 _CLAIM, _STATE, _STAGING = "training.json", "training.safetensors", "training.staging"
 _TRAINING_FILES = (_CLAIM, _STATE, _STAGING, f"{_CLAIM}.tmp", f"{_STATE}.tmp")
+_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
     progress = json.dumps({"step": state.step, "losses": state.losses})
     temporary = folder / f"{_STATE}.tmp"
     with writing(folder):
+        temporary.unlink(missing_ok=True)  # not through a link that stands there
         save_file(state.tensors, temporary, metadata={"progress": progress})
         os.replace(temporary, folder / _STATE)
 
@@ -115,9 +119,11 @@ def load_state(folder: Path) -> TrainingState | None:
     from safetensors import SafetensorError, safe_open
 
     path = folder / _STATE
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
+        if not is_real(path):
+            raise ValueError("it is a link, a device or the like")
         with safe_open(path, framework="pt") as stored:
             progress = json.loads(stored.metadata()["progress"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
@@ -155,14 +161,18 @@ def _remove_training_files(folder: Path) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    text = json.dumps(content, indent=2) + "\n"
+    try:
+        write_atomic(path, text, temporary=f"{path.name}.tmp")
+    except StorageError as error:
+        raise OrganismError(
+            f"Cannot write to {path.parent} ({error}); choose another folder or make room."
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(read_bytes(path, _MOST_BYTES, links=False))
+    except (StorageError, ValueError, RecursionError) as error:
         raise OrganismError(f"Cannot read {path}; choose an empty folder.") from error
     return content if isinstance(content, dict) else {}

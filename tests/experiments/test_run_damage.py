@@ -483,3 +483,13 @@ def test_a_seed_that_no_generator_takes_is_refused(tmp_path: Path, seed: int) ->
     with pytest.raises(RunError, match="seed is"):
         run(tmp_path / "run", seed=seed)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_edited_report_is_not_handed_on(bad: Path) -> None:
+    record = RunRecord.open(bad)
+    assert record.document("report.html") == (bad / "report.html").read_bytes()
+    (bad / "report.html").write_text("<script>alert(1)</script>")
+    with pytest.raises(RunError, match="does not match its checksum"):
+        record.document("report.html")
+    with pytest.raises(RunError, match="has no document"):
+        record.document("../config.json")

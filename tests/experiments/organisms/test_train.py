@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -206,3 +208,21 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
 def test_importing_the_trainer_does_not_load_torch() -> None:
     code = "import sys, experiments.organisms.train; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["training.json.tmp", "training.json", "training.safetensors.tmp"])
+def test_nothing_is_written_through_a_link(tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "organism"
+    folder.mkdir()
+    (folder / name).symlink_to(victim)
+    with contextlib.suppress(OrganismError):
+        train(TINY, folder)
+    assert victim.read_text() == "precious"
+
+
+def test_a_pipe_in_place_of_a_record_is_one_sentence(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "organism.json")
+    with pytest.raises(OrganismError, match="Cannot read"):
+        train(TINY, tmp_path)
