@@ -31,6 +31,7 @@ from interp.intervals import (
     proportion_interval,
     ratio_interval,
     ratio_intervals,
+    small_sample,
     wilson,
 )
 
@@ -140,7 +141,8 @@ def tost(
     mean = float(sample.mean()) if sample.size else math.nan
     if independent >= LEAST_N:
         rest = np.bincount(which, sample - mean, n)
-        error = math.sqrt(n / (n - 1) * float((rest**2).sum())) / sample.size
+        correction = small_sample(np.bincount(which).astype(np.float64))
+        error = math.sqrt(float((correction * rest**2).sum())) / sample.size
         if error > ROUNDING * float(np.abs(sample).max()) / math.sqrt(n):
             t = scipy_stats.t(independent - 1)
             half = float(t.ppf(1 - alpha)) * error

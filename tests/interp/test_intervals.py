@@ -20,6 +20,7 @@ from interp.stats import (
     proportion_interval,
     ratio_interval,
     ratio_intervals,
+    tost,
     wilson,
 )
 
@@ -167,6 +168,17 @@ def test_known_bounds_are_kept_and_stand_in_for_spread() -> None:
         assert coverage(*ends, p) >= 0.95
     with pytest.raises(StatisticsError, match="outside of the bounds"):
         mean_interval([0.5] * 5 + [1.5], bounds=(0.0, 1.0))
+
+
+def test_two_clusters_of_most_examples_do_not_make_an_interval_too_narrow() -> None:
+    """Large clusters draw the mean to themselves, and what is left of them is too small."""
+    which = np.repeat(np.arange(22), [15, 15] + [1] * 20)
+    rng = np.random.default_rng(16)
+    own = rng.normal(size=(TRIALS, which.size))
+    values = rng.normal(size=(TRIALS, 22))[:, which] + own
+    assert coverage(*mean_intervals(values, which), 0.0) >= 0.925
+    found = [tost(row, 100.0, 0.025, which) for row in values]
+    assert np.mean([each.low <= 0 <= each.high for each in found]) >= 0.925
 
 
 @pytest.mark.parametrize("n", [6, 10, 20])

@@ -113,6 +113,8 @@ def judge(
         return _undecided(int(known.sum()), len(drawn), clear=False)
     # In layer 0 the stream is the embedding: replacing it replaces the word, not what was read.
     means = true.means(first)
+    if not np.isfinite(means[1:, place]).any():  # the pairs that choose the layer have no effect
+        return _undecided(int(known.sum()), len(drawn), clear=False)
     layer = 1 + int(np.nanargmax(means[1:, place]))
     others = np.where(np.arange(len(labels)) == place, np.nan, means[layer])
     rival = int(np.nanargmax(others)) if np.isfinite(others).any() else None

@@ -184,3 +184,19 @@ def test_no_effect_has_no_shares() -> None:
     )
     assert found.outcome == "undecided"
     assert "%" not in found.statement
+
+
+def test_an_effect_that_only_the_judging_pairs_have_is_undecided() -> None:
+    shares = planted(0)
+    halves = np.random.default_rng(0).permutation(30)
+    sign = np.ones(30)
+    sign[halves[::2]] = -1
+    result = sweep_like(shares)
+    mixed = result.assign(
+        clean=("example", result["corrupt"].values + sign * (10 + np.sin(np.arange(30))))
+    )
+    parts = {"mlp_out": mixed, "attn_out": mixed}
+    sham = sweep_like(np.zeros((30, 2, 5)))
+    found = subject_token.judge(mixed, sham, np.full(30, 5.0), np.ones(30, dtype=bool), parts, 0)
+    assert found.outcome == "undecided"
+    assert "nothing to bring back" in found.statement
