@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from cache.files import expanded
-from interp.configuration import Shapes, check_configuration, read_json, shapes_in
+from interp.configuration import Weights, check_configuration, read_json, weights_in
 from interp.errors import ModelError
 from interp.unknown import quoted
 
@@ -69,8 +69,8 @@ def unknown_model(source: str, reason: str) -> ModelError:
     )
 
 
-def check_folder(folder: Path) -> Shapes:
-    """The names and shapes of the weights in `folder`, if it can be loaded.
+def check_folder(folder: Path) -> Weights:
+    """Names, shapes and types of the weights in `folder`, if it can be loaded.
 
     Raises:
         ModelError: it does not hold a configuration, the whole safetensors of it and a tokenizer;
@@ -83,14 +83,14 @@ def check_folder(folder: Path) -> Shapes:
     if not (folder / "config.json").exists():
         raise ModelError(f"'{folder}' is not a model folder: it has no config.json.")
     _check_files(folder)
-    shapes = shapes_in(_shards(folder))
-    check_configuration(folder / "config.json", shapes)
+    weights = weights_in(_shards(folder))
+    check_configuration(folder / "config.json", weights)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ModelError(
             f"'{folder}' has no tokenizer; put tokenizer.json and tokenizer_config.json beside "
             "the weights."
         )
-    return shapes
+    return weights
 
 
 def _check_files(folder: Path) -> None:
@@ -147,7 +147,12 @@ def _indexed_shards(folder: Path) -> list[str]:
     if not index.exists():
         return []
     found = read_json(index)
-    named = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+    parts = found if isinstance(found, dict) else {}
+    named = parts.get("weight_map")
+    if (
+        not isinstance(named, dict)
+        or not isinstance(parts.get("metadata"), dict)
+        or not all(isinstance(name, str) for name in named.values())
+    ):
         raise ModelError(f"'{index}' is damaged; copy the file again from its source.")
     return sorted(set(named.values()))

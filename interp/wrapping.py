@@ -19,6 +19,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from interp import sources
 from interp.configuration import check_size
 from interp.errors import ModelError
+from interp.unknown import quoted
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -43,11 +44,15 @@ def load_hugging_face(
     try:
         # A hub that cannot be reached is waited for once, not for each of the tokenizer's files.
         config = AutoConfig.from_pretrained(target, **where)
+        # One that a config.json asks for may be code from a hub ("kernels-community/…").
+        config._attn_implementation = "eager"
+        _check_architecture(target, config)
         if folder is not None:
             _check_fit(folder, config)
         tokenizer = AutoTokenizer.from_pretrained(target, **where)
         hf_model, info = AutoModelForCausalLM.from_pretrained(
             target,
+            config=config,
             dtype=dtype,
             use_safetensors=True,
             attn_implementation="eager",
@@ -80,6 +85,25 @@ def load_hugging_face(
     return hf_model, tokenizer
 
 
+def _check_architecture(target: str, config: Any) -> None:
+    """Raise a ModelError where a configuration says two things about what is to be computed.
+
+    Many architectures share the names of their weights, so that each would load as another.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kinds: dict[str, set[str]] = {}
+    for kind, architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        kinds.setdefault(str(architecture), set()).add(str(kind))
+    for named in config.architectures or ():
+        if config.model_type not in kinds.get(str(named), {config.model_type}):
+            raise ModelError(
+                f"The config.json of '{target}' names the model_type "
+                f"{quoted(config.model_type)} and the architecture {quoted(str(named))}, which do "
+                "not go together; restore it from the original checkpoint."
+            )
+
+
 def _check_fit(folder: Path, config: Any) -> None:
     """Raise a ModelError if the configuration asks for more than its weight files hold.
 
@@ -87,14 +111,15 @@ def _check_fit(folder: Path, config: Any) -> None:
     """
     from transformers import AutoModelForCausalLM
 
-    shapes = sources.check_folder(folder)
+    weights = sources.check_folder(folder)
     packed = getattr(config, "quantization_config", None) is not None
-    with _modules_at_most(_MODULES_OF_ONE_WEIGHT * len(shapes) + _MODULES), torch.device("meta"):
+    with _modules_at_most(_MODULES_OF_ONE_WEIGHT * len(weights) + _MODULES), torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(
             copy.deepcopy(config), attn_implementation="eager", trust_remote_code=False
         )
     wanted = sum(weight.numel() for weight in skeleton.parameters())
-    check_size(str(folder), wanted, shapes, packed=packed)
+    tables = sum(buffer.numel() for buffer in skeleton.buffers())
+    check_size(str(folder), wanted, tables, weights, packed=packed)
 
 
 @contextlib.contextmanager
@@ -140,7 +165,13 @@ def wrap(
     config = hf_model.config.get_text_config()
     length = min(8, config.vocab_size, getattr(config, "max_position_embeddings", 8))
     ids = torch.arange(length, device=device)[None]
-    expected = _logits(hf_model, ids)
+    try:
+        expected = _logits(hf_model, ids)
+    except Exception as error:  # settings of which each is in order, and that do not fit together
+        raise ModelError(
+            f"'{name}' computes nothing with the settings in its config.json "
+            f"({first_sentence(error)}); restore it from the original checkpoint."
+        ) from error
     try:
         bridge = TransformerBridge.boot_transformers(
             name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
@@ -182,6 +213,8 @@ def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
 def first_sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
+    if isinstance(error, KeyError):  # only the key, in quotes
+        text = f"{text} is not known"
     if text.endswith(":"):  # what is wrong stands on the next line
         text = " ".join(lines[:2])
     return text if len(text) <= 200 else text[:197] + "…"

@@ -68,9 +68,12 @@ def _repeats(numbered: Sequence[Numbered], key: Callable[[Fact], tuple[str, ...]
 
 
 def _check_spelling(path: Path, numbered: Sequence[Numbered]) -> None:
-    first: dict[str, tuple[str, int]] = {}
+    names: dict[str, tuple[str, int]] = {}
+    # Apart: somebody may be called Will, and another be told of in a will.
+    relations: dict[str, tuple[str, int]] = {}
     for line, fact in numbered:
-        for name in (fact.subject, fact.object, fact.relation, fact.inverse):
+        words = [(names, fact.subject), (names, fact.object)]
+        for first, name in (*words, (relations, fact.relation), (relations, fact.inverse)):
             spelled, before = first.setdefault(sameness(name), (name, line))
             if spelled != name:
                 raise FactsError(

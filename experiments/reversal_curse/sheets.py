@@ -20,6 +20,10 @@ _SUFFIXES = {"jr", "sr", "ii", "iii", "iv", "esq", "phd", "md"}
 # Characters that show nothing. The two joiners are left: Persian and Indic names are spelled so.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"
+# Letters and signs that show nothing either: fillers, a grapheme joiner, the Braille blank.
+_BLANK = "\u034f\u115f\u1160\u2800\u3164\uffa0"
+# What spreadsheets put between cells in place of commas.
+_SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
 
 def read_text(path: Path) -> str:
@@ -58,14 +62,16 @@ def read_rows(
             cells than the header, a comma that seems to belong to a name, an invisible character,
             or too many rows.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
+    _check_separator(path, text, aliases, needed)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     columns: list[str] | None = None
     spaced = False
     try:
         for cells in reader:
             line = reader.line_num
-            if not cells:
+            if not any(cell.strip() for cell in cells):
                 continue
             if columns is None:
                 columns = _columns(path, cells, aliases, needed)
@@ -82,8 +88,7 @@ def read_rows(
                     f"{_count(len(columns), 'column')} in its header; put a name that holds a "
                     "comma in quotes, and leave no cell out."
                 )
-            if not spaced:
-                _check_commas(path, line, cells[1:])
+            _check_commas(path, line, cells[1:], spaced=spaced)
             rows.append(
                 (line, {name: tidy(path, line, c) for name, c in zip(columns, cells, strict=True)})
             )
@@ -119,11 +124,26 @@ def _columns(
     return columns
 
 
-def _check_commas(path: Path, line: int, cells: Sequence[str]) -> None:
-    """Refuse what an unquoted comma in a name leaves, where the number of cells does not tell."""
+def _check_separator(path: Path, text: str, aliases: dict[str, str], needed: Sequence[str]) -> None:
+    """Say so where the columns are there, but not between commas."""
+    header = text.lstrip().partition("\n")[0]
+    for separator, name in _SEPARATORS.items():
+        given = [cell.strip(' "\r').lower() for cell in header.split(separator)]
+        if {aliases.get(cell, cell) for cell in given} >= set(needed):
+            raise FactsError(
+                f"'{path}' has {name} between its cells; save it with commas (CSV, UTF-8)."
+            )
+
+
+def _check_commas(path: Path, line: int, cells: Sequence[str], *, spaced: bool) -> None:
+    """Refuse what an unquoted comma in a name leaves, where the number of cells does not tell.
+
+    Args:
+        spaced: whether spaces follow commas in the header, so that they mean nothing below it.
+    """
     for cell in cells:
         rest = cell.strip()
-        if (rest and cell[:1].isspace()) or rest.rstrip(".").lower() in _SUFFIXES:
+        if (rest and cell[:1].isspace() and not spaced) or rest.rstrip(".").lower() in _SUFFIXES:
             raise FactsError(
                 f"'{path}' has the cell '{cell}' in line {line}, which looks like the rest of a "
                 "name; put a name that holds a comma in quotes, and no space after other commas."
@@ -143,7 +163,8 @@ def invisible(text: str, allowed: str = "") -> str | None:
     if text.isascii() and text.isprintable():
         return None
     for character in text:
-        if unicodedata.category(character) in _INVISIBLE and character not in _JOINERS + allowed:
+        shown = unicodedata.category(character) not in _INVISIBLE and character not in _BLANK
+        if not shown and character not in _JOINERS + allowed:
             return f"U+{ord(character):04X}"
     return None
 

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,11 +18,11 @@ import pytest
 import torch
 
 from interp import load_model
-from interp.configuration import shapes_in
+from interp.configuration import weights_in
 from interp.errors import ModelError, ObverseError
 from interp.wrapping import _modules_at_most
 from tests.interp.folders import WEIGHTS, configured, copied, reweighted
-from tests.interp.tiny import Tiny
+from tests.interp.tiny import VOCABULARY, Tiny, build_tokenizer
 
 SECONDS, MEMORY = 20, 1 << 30
 
@@ -86,6 +87,16 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "a norm below none": ({"rms_norm_eps": -1.0}, "rms_norm_eps as -1.0"),
     "a norm in words": ({"rms_norm_eps": "1e-5"}, "rms_norm_eps as '1e-5'"),
     "other weight files": ({"transformers_weights": "../x.safetensors"}, "other weight files"),
+    "a name for each of a billion labels": ({"num_labels": 10**9}, "not at most 65,536"),
+    "layers written out": (
+        {"attention_types": [[["global", "local"], 10**10]]},
+        "at most 4,096 layers",
+    ),
+    "a window of nothing": ({"sliding_window": 0}, "sliding_window as 0"),
+    "another architecture": ({"model_type": "mistral"}, "'mistral' and the .*'LlamaForCausalLM'"),
+    "a hundred thousand settings": ({f"s{i}": i for i in range(10**5)}, "more than 20,000"),
+    "outputs as tuples": ({"return_dict": False}, "computes nothing with the settings"),
+    "an unknown activation": ({"hidden_act": "evil"}, "'evil' is not known"),
     "a model type in a list": ({"model_type": ["llama"]}, "names no model_type"),
     "a number in a million": ({"attention_bias": "yes" * 10**6}, "."),
 }
@@ -111,7 +122,7 @@ class Intruder:
 
 def indexed(folder: Path, name: str) -> None:
     """Put an index in the place of the weights, which points to `name`."""
-    names = shapes_in([folder / WEIGHTS])
+    names = weights_in([folder / WEIGHTS])
     (folder / WEIGHTS).rename(folder / "other.safetensors")
     index = {"metadata": {}, "weight_map": dict.fromkeys(names, name)}
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
@@ -188,6 +199,19 @@ def weights_that_claim_more(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
 
 
+def weights_in_bytes(folder: Path) -> None:
+    reweighted(folder, lambda w: w.update({n: one.to(torch.int8) for n, one in w.items()}))
+
+
+def weights_in_two_files(folder: Path) -> None:
+    names = list(weights_in([folder / WEIGHTS]))
+    shutil.copy(folder / WEIGHTS, folder / "a.safetensors")
+    (folder / WEIGHTS).rename(folder / "b.safetensors")
+    parts = {name: "ab"[i % 2] + ".safetensors" for i, name in enumerate(names)}
+    index = {"metadata": {}, "weight_map": parts}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+
+
 def a_deep_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text('{"model": ' + "[" * 10**6)
 
@@ -222,6 +246,8 @@ FILES: dict[Callable[[Path], None], str] = {
     to_a_device(f"{WEIGHTS}.index.json"): "no regular file",
     a_long_header: "truncated or damaged",
     weights_that_claim_more: "truncated or damaged",
+    weights_in_bytes: "stored as I8",
+    weights_in_two_files: "stands in another of the model's files too",
     a_deep_tokenizer: "cannot be loaded",
     a_tokenizer_of_its_own: "cannot be loaded",
 }
@@ -235,6 +261,34 @@ def test_a_file_that_cannot_be_meant_is_not_opened(
     spoil(folder)
     refused(folder, FILES[spoil])
     assert not (folder / "left behind").exists()
+
+
+def test_code_that_a_configuration_asks_for_is_not_fetched(
+    llama: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers.modeling_utils as loading
+
+    asked: list[str] = []
+    monkeypatch.setattr(
+        loading, "lazy_import_flash_attention", lambda name, **_: asked.append(name)
+    )
+    folder = copied(llama, tmp_path)
+    configured(folder, _attn_implementation="someone/kernel", attn_implementation="someone/kernel")
+    assert load_model(folder).token_ids("we saw") == llama.ids("we saw")
+    assert asked == []
+
+
+def test_tables_of_positions_are_bounded_by_the_weights(tmp_path: Path) -> None:
+    from transformers import GPTJConfig, GPTJForCausalLM
+
+    sizes = {"vocab_size": len(VOCABULARY), "n_embd": 32, "n_layer": 2, "n_head": 4}
+    model = GPTJForCausalLM(GPTJConfig(**sizes, n_positions=24, rotary_dim=4))
+    model.save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    refused(configured(tmp_path, n_positions=2**31), "asks for tables of 17,179,869,184 numbers")
+    refused(
+        configured(tmp_path, n_positions=24, rotary_dim=3), "computes nothing with the settings"
+    )
 
 
 def test_settings_that_make_finite_weights_compute_nothing_are_refused(

@@ -39,6 +39,14 @@ REFUSED = {
         "child,parent,parent_type\nSammy Davis,Jr.,Elvera Sanchez\n",
         "'Jr.' in line 2",
     ),
+    "a comma below a spaced header": (
+        "child, parent, parent_type\nSammy Davis, Jr.,Elvera Sanchez\n",
+        "' Jr.' in line 2",
+    ),
+    "semicolons": ("subject;object\nAnn;Bea\n", "has semicolons between its cells"),
+    "quoted semicolons": ('"child";"parent"\n"Ann";"Bea"\n', "has semicolons"),
+    "tabs": ("Subject\tObject\nAnn\tBea\n", "has tabs between its cells"),
+    "a filler": ("subject,object\nAnn\u3164,Bea\n", "U\\+3164 in line 2"),
     "a comma in the last name": ("subject,object\nAnn,Bea, Lady\n", "3 cells in line 2"),
     "a surplus cell": ("subject,object\nAnn,Bea\nCid,Dee,x\n", "3 cells in line 3"),
     "a missing cell": ("subject,object,split\nAnn,Bea\n", "2 cells in line 2"),
@@ -107,6 +115,16 @@ def test_what_is_clear_is_read(tmp_path: Path) -> None:
         (3, Fact("Sammy Davis, Jr.", "Elvera Sanchez", "mother", "child", "unknown")),
         (4, Fact("Zo\u00eb X", "Bea", "mother", "child", "unknown")),
     ]
+
+
+def test_empty_rows_of_a_spreadsheet_do_not_count(tmp_path: Path) -> None:
+    path = written(tmp_path, "subject,object\r\nAnn,Bea\r\n,\r\n  \r\n,\r\n")
+    assert [line for line, _ in read_numbered(path)] == [2]
+
+
+def test_a_name_may_be_spelt_like_a_relation(tmp_path: Path) -> None:
+    path = written(tmp_path, "subject,object,relation\nWill,Mother Teresa,heir\nAnn,Heir,mother\n")
+    assert len(read_numbered(path)) == 2
 
 
 def test_a_pipe_and_a_folder_are_no_facts(tmp_path: Path) -> None:
