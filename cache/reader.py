@@ -8,7 +8,6 @@ on a network file system what another machine does, until this one hears of it.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import time
@@ -103,9 +102,12 @@ class ShardReader:
         }
 
     def __del__(self) -> None:
-        # Maps that were given out stay valid; the file goes when the last of them does.
-        with contextlib.suppress(AttributeError, OSError):
+        # Maps that were given out stay valid; the file goes when the last of them does. At the end
+        # of the process other modules may be gone already.
+        try:  # noqa: SIM105
             os.close(self._file)
+        except (AttributeError, OSError):
+            pass
 
     @property
     def evicted(self) -> bool:
@@ -228,10 +230,9 @@ class ShardReader:
         """
         self._check_blocks(self._now(), {0, *range(begin // BLOCK, -(-end // BLOCK))})
 
-    def confirm(self, site: str) -> None:
-        """Raises a DamageError if what was read at `site` may have been changed before that."""
-        field = self._layout.fields[site]
-        self.check(field.begin, field.end)
+    def confirm(self, site: str, first: int = 0, beyond: int | None = None) -> None:
+        """Raises a DamageError if what was read of rows may have been changed before that."""
+        self.check(*self._range(site, first, self.sidecar.n_rows if beyond is None else beyond))
 
     def check_all(self) -> list[int]:
         """The numbers of all damaged blocks."""

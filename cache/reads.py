@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,10 @@ __all__ = ["Pieces", "Reads", "padded"]
 
 Pieces = list[tuple[Tensor, list[int]]]
 """Rows one after the other, those that stand together in one tensor, and the rows' lengths."""
+
+_Look = tuple[str, ShardReader, str, int, int]
+"""A shard, its reader, a site, the first row, and the one beyond the last."""
+T = TypeVar("T")
 
 _SECONDS_BETWEEN_NOTES = 5.0
 # How often rows may be computed in vain: they vanish before they are read, because others need the
@@ -56,8 +61,13 @@ class Reads:
         sites: Sequence[SiteShape],
         space: Space,
         progress: Progress | None,
-    ) -> dict[str, Pieces]:
+        arrange: Callable[[Pieces], T],
+    ) -> dict[str, T]:
         """The rows at each site; what is missing or damaged is computed.
+
+        Args:
+            arrange: what makes of a site's pieces what is returned, and may copy them: the files
+                are looked at once more after that.
 
         Raises:
             StorageError: the store cannot be written, or the rows do not fit into it.
@@ -76,7 +86,11 @@ class Reads:
             try:
                 if lacking(list(unique), found):
                     raise _MovedError
-                out = self._pieces(keys, found)
+                pieces, looks = self._pieces(keys, found)
+                out = {site: arrange(of_site) for site, of_site in pieces.items()}
+                for shard, reader, site, first, beyond in looks:
+                    with self._moved(shard):
+                        reader.confirm(site, first, beyond)
             except _MovedError as moved:
                 # What stood here damaged is so much, and set aside once and for all.
                 attempts -= moved.damaged is None or moved.damaged in made
@@ -150,14 +164,18 @@ class Reads:
 
     def _pieces(
         self, keys: Sequence[bytes], found: Mapping[str, Mapping[bytes, Place]]
-    ) -> dict[str, Pieces]:
-        """The rows at each site in the order of `keys`; neighbours in a shard are one tensor."""
+    ) -> tuple[dict[str, Pieces], list[_Look]]:
+        """The rows at each site in the order of `keys`, and where they stand.
+
+        Neighbours in a shard are one tensor.
+        """
         runs = [
             (site, first, start, stop)
             for site, places in found.items()
             for first, start, stop in _runs(keys, places)
         ]
         out: dict[str, dict[int, tuple[Tensor, list[int]]]] = {site: {} for site in found}
+        looks: list[_Look] = []
         # Shard by shard, so that each is opened and mapped once for all sites.
         for shard, of_shard in itertools.groupby(
             sorted(runs, key=lambda run: run[1].shard), key=lambda run: run[1].shard
@@ -165,13 +183,17 @@ class Reads:
             whole: Tensor | None = None
             for site, first, start, stop in of_shard:
                 reader = self._reader(shard, site, first.row, keys[start:stop])
+                beyond = first.row + stop - start
                 with self._moved(shard):
                     whole = reader.map() if whole is None else whole
-                    tensor = reader.tensor(site, first.row, first.row + stop - start, of=whole)
-                lengths = reader.sidecar.lengths[first.row : first.row + stop - start]
+                    tensor = reader.tensor(site, first.row, beyond, of=whole)
+                looks.append((shard, reader, site, first.row, beyond))
+                lengths = reader.sidecar.lengths[first.row : beyond]
                 out[site][start] = tensor, lengths.tolist()
             self._used(shard, 1)
-        return {site: [pieces[start] for start in sorted(pieces)] for site, pieces in out.items()}
+        return {
+            site: [pieces[start] for start in sorted(pieces)] for site, pieces in out.items()
+        }, looks
 
     def _reader(self, shard: str, site: str, row: int, keys: Sequence[bytes]) -> ShardReader:
         """The reader of a shard which holds these rows from `row` on."""

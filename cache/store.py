@@ -148,7 +148,7 @@ class ActivationStore(Training):
         Returns:
             {"resid_post.3": [example, position, *width]}, as `interp.capture` does. Where the rows
             have one length and stand together on the disk, which they do if they were stored
-            together, the tensor is memory-mapped and takes no memory; else it is gathered, and 0
+            together, the tensor is memory-mapped and takes no memory; else it is gathered, and NaN
             beyond a row's length. Edits change neither the store nor what others read.
 
         Raises:
@@ -157,8 +157,7 @@ class ActivationStore(Training):
         """
         wanted = self._wanted(model, tokens, sites, dtype, keep=True)
         lengths = [len(ids) for ids in wanted.rows]
-        found = self._reads.read(*wanted, progress)
-        return {name: padded(pieces, lengths) for name, pieces in found.items()}
+        return self._reads.read(*wanted, progress, lambda pieces: padded(pieces, lengths))
 
     def rows(
         self,
@@ -171,11 +170,11 @@ class ActivationStore(Training):
     ) -> dict[str, list[Tensor]]:
         """As `get`, but a tensor [position, *width] for each prompt: always memory-mapped."""
         wanted = self._wanted(model, tokens, sites, dtype, keep=True)
-        found = self._reads.read(*wanted, progress)
-        return {
-            name: [row for tensor, lengths in pieces for row in torch.split(tensor, lengths)]
-            for name, pieces in found.items()
-        }
+        return self._reads.read(
+            *wanted,
+            progress,
+            lambda pieces: [row for tensor, each in pieces for row in torch.split(tensor, each)],
+        )
 
     def missing(
         self,

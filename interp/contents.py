@@ -41,6 +41,9 @@ def tensors(modules: Mapping[str, torch.nn.Module]) -> Held:
 
     Args:
         modules: by path, every module of the tree.
+
+    Raises:
+        ModelError: a tensor is sparse.
     """
     found: dict[str, Tensor] = {}
     seen: set[tuple[object, ...]] = set()
@@ -49,6 +52,11 @@ def tensors(modules: Mapping[str, torch.nn.Module]) -> Held:
         for name, value in held:
             if not isinstance(value, Tensor) or name.startswith("_"):
                 continue
+            if value.layout is not torch.strided:
+                raise ModelError(
+                    f"'{name}' of '{path}' is a sparse tensor, which cannot be digested, so what "
+                    "the model is cannot be told; make it dense with to_dense()."
+                )
             place = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
             if value.numel() and place not in seen:
                 seen.add(place)

@@ -9,6 +9,7 @@ Three things are compared, each of which sees what the others cannot: a digest o
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.behaviour import Answers, Behaviour, answers
+from interp.change import Change, serial
 from interp.contents import digest, tensors
 from interp.fingerprint import (
     built_anew,
@@ -28,7 +30,7 @@ from interp.fingerprint import (
     hash_tensors,
     plain_name,
 )
-from interp.structure import Change, Structure, serial, walk
+from interp.structure import Structure, walk
 from interp.threads import threads_for
 
 __all__ = ["Identity", "Seen"]
@@ -109,7 +111,8 @@ class Identity:
             while len(self._names) > _NAMED:
                 self._names.popitem(last=False)
         if changes:
-            told = "\n".join([name, _PROCESS, *(change.token for change in changes)])
+            process = f"{_PROCESS} {os.getpid()}"  # which a forked one does not share
+            told = "\n".join([name, process, *(change.token for change in changes)])
             name = hashlib.sha256(told.encode()).hexdigest()[:32]
         return Seen(name, tuple(changes), now)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     from cache.source import ActivationSource
-    from interp.structure import Change
+    from interp.change import Change
 
 Offsets = list[tuple[int, int]]
 

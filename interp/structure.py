@@ -9,24 +9,19 @@ placed a hook.
 from __future__ import annotations
 
 import functools
-import itertools
-import sys
-import sysconfig
 import types
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter, is_
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_modules
 
+from interp.change import PLAIN, Change, change, serial
 from interp.fingerprint import plain_name
+from interp.patches import Patches
 
-__all__ = ["Change", "Structure", "hooks", "serial", "walk"]
+__all__ = ["Structure", "hooks", "walk"]
 
 _HOOKS = (
     "_forward_hooks",
@@ -38,27 +33,8 @@ _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__) - {"training"}
 # Where something was found and what it is called there; what TransformerLens counts while it runs.
 _NO_SETTINGS = frozenset({"name", "name_or_path", "context_level", "gradient_checkpointing"})
-_PLAIN = (bool, int, float, str, type(None))
+_TENSORS = (type(None), torch.Tensor, nn.Parameter, nn.Buffer)
 _MISSING: Any = object()
-_PACKAGES = ("torch", "transformers", "transformer_lens")
-_HELPERS = (*_PACKAGES, "huggingface_hub", "accelerate", "jaxtyping")
-# Functions that every architecture's code ends in.
-_TORCH = (torch, torch.nn.functional, torch.Tensor, torch._C._nn)
-
-
-@dataclass(frozen=True)
-class Change:
-    """Something about a model that its weights do not tell.
-
-    Attributes:
-        what: for people, as in "… because WHAT".
-        token: the same in this process as long as the change stays, and no other's.
-        hook: whether it is a hook, which can be taken away.
-    """
-
-    what: str
-    token: str
-    hook: bool = False
 
 
 def walk(bridge: Any) -> dict[str, nn.Module]:
@@ -117,13 +93,9 @@ class Structure:
         self._types: dict[str, type] = {path: type(m) for path, m in modules.items()}
         for path, module in plain.named_modules() if plain is not None else ():
             self._expect(path, module)
-        classes = {base for m in modules.values() for base in type(m).__mro__} - {object}
-        for module in plain.modules() if plain is not None else ():
-            classes |= set(type(module).__mro__) - {object}
-        self._foreign_classes = sorted(
-            {f"{c.__module__}.{c.__qualname__}" for c in classes if _is_foreign(c)}
-        )
-        self._code = [_code_of(space) for space in (*_TORCH, *_namespaces(classes))]
+        classes = {type(module) for module in modules.values()}
+        classes |= {type(module) for module in (plain.modules() if plain is not None else ())}
+        self._patches = Patches(classes, bridge.original_model.config)
 
     def changes(self, modules: Mapping[str, nn.Module]) -> list[Change]:
         """What is not as it was built, hooks first.
@@ -133,13 +105,11 @@ class Structure:
         """
         found = hooks(modules)
         if torch.is_autocast_enabled(_device(modules)):
-            found.append(_change("autocast is on", "autocast"))
-        for name in self._foreign_classes:
-            found.append(_change(f"it is made of {name}, which no fingerprint names", name))
+            found.append(change("autocast is on", "autocast"))
         if modules.keys() != self._modules.keys():
             odd = sorted(modules.keys() ^ self._modules.keys())[0]
             what = "added" if odd in modules else "taken away"
-            found.append(_change(f"the module {_place(odd)} was {what}", "modules", *modules))
+            found.append(change(f"the module {_place(odd)} was {what}", "modules", *modules))
         for path, module in modules.items():
             expected = self._types.get(path)
             if expected is None:
@@ -147,16 +117,18 @@ class Structure:
             if type(module) is not expected:
                 kind = type(module)
                 found.append(
-                    _change(f"{_place(path)} was replaced by a {kind.__name__}", path, serial(kind))
+                    change(f"{_place(path)} was replaced by a {kind.__name__}", path, serial(kind))
                 )
                 continue
+            for name, value in (*module._parameters.items(), *module._buffers.items()):
+                if type(value) not in _TENSORS:  # which may compute what they like
+                    what = f"'{name}' of {_place(path)} is a {type(value).__name__}"
+                    found.append(change(what, serial(type(value))))
             settings = self._settings[path]
             new = module.__dict__.keys() - self._held[path]
             if new or not _as_expected(module, settings):
                 found += _differences(path, module, settings, sorted(new))
-        for code in self._code:
-            found += code.changes()
-        return found
+        return [*found, *self._patches.changes()]
 
     def _expect(self, plain_path: str, built: nn.Module) -> None:
         """Expect of a module what a freshly built one has."""
@@ -164,7 +136,7 @@ class Structure:
             self._types[path] = type(built)
             expected = self._settings[path]
             for name, value in _settings(built).items():
-                if isinstance(value, (*_PLAIN, tuple)):
+                if isinstance(value, (*PLAIN, tuple)):
                     expected[name] = value
             for name in [n for n, v in expected.items() if callable(v)]:
                 if name not in built.__dict__ and not _is_ours(expected[name]):
@@ -225,7 +197,7 @@ def _same(value: object, expected: object) -> bool:
         return False
     if isinstance(value, types.MethodType):  # made anew at each look
         return value == expected
-    return isinstance(value, (*_PLAIN, tuple)) and value == expected
+    return isinstance(value, (*PLAIN, tuple)) and value == expected
 
 
 def _as_expected(module: nn.Module, expected: Mapping[str, Any]) -> bool:
@@ -253,136 +225,12 @@ def _differences(
         now = held.get(name, _MISSING)
         if not _same(now, value):
             if name == "training":
-                yield _change(f"{_place(path)} is in training mode", path, name)
+                yield change(f"{_place(path)} is in training mode", path, name)
             else:
-                yield _change(f"'{name}' of {_place(path)} was changed", path, name, serial(now))
+                yield change(f"'{name}' of {_place(path)} was changed", path, name, serial(now))
     for name in new:
         if _is_new(module, name):
-            yield _change(f"'{name}' of {_place(path)} was replaced", path, serial(held[name]))
-
-
-# -- code -----------------------------------------------------------------------------------------
-
-
-class _Code:
-    """The functions and classes of one namespace (a class or a Python module) as first seen."""
-
-    def __init__(self, space: Any) -> None:
-        self._space = space
-        held = {n: v for n, v in vars(space).items() if _is_code(n, v)}
-        self._names, self._values = list(held), list(held.values())
-        self._functions = [v for v in self._values if isinstance(v, types.FunctionType)]
-        self._codes = [fn.__code__ for fn in self._functions]
-        self._defaults = [(fn.__defaults__, fn.__kwdefaults__) for fn in self._functions]
-        self._foreign = {n for n, v in held.items() if _is_patched(space, v)}
-        self._is_module_class = isinstance(space, type) and issubclass(space, nn.Module)
-
-    def changes(self) -> list[Change]:
-        now = vars(self._space)
-        same = (
-            not self._foreign
-            and all(map(is_, map(now.get, self._names), self._values))
-            and all(map(is_, map(attrgetter("__code__"), self._functions), self._codes))
-            and all(
-                (fn.__defaults__, fn.__kwdefaults__) == before
-                for fn, before in zip(self._functions, self._defaults, strict=True)
-            )
-        )
-        added = self._added(now) if self._is_module_class else []
-        if same and not added:
-            return []
-        return [*self._replaced(now), *added]
-
-    def _replaced(self, now: Mapping[str, Any]) -> list[Change]:
-        found = []
-        for place, name in enumerate(self._names):
-            value = now.get(name)
-            if name in self._foreign and value is not None and not _is_patched(self._space, value):
-                # It was patched when it was first seen, and is no longer.
-                self._foreign.discard(name)
-                self._values[place] = value
-            elif name in self._foreign or value is not self._values[place]:
-                found.append(self._change(name, value))
-        for fn, code, defaults in zip(self._functions, self._codes, self._defaults, strict=True):
-            if fn.__code__ is not code or (fn.__defaults__, fn.__kwdefaults__) != defaults:
-                found.append(self._change(fn.__name__, fn.__code__))
-        return found
-
-    def _added(self, now: Mapping[str, Any]) -> list[Change]:
-        if len(now) == len(self._names):
-            return []
-        known = set(self._names)
-        return [
-            self._change(name, value)
-            for name, value in list(now.items())
-            if name not in known and isinstance(value, types.FunctionType) and _is_code(name, value)
-        ]
-
-    def _change(self, name: str, value: object) -> Change:
-        space = getattr(self._space, "__qualname__", self._space.__name__)
-        return _change(f"{space}.{name} was patched", space, name, serial(value))
-
-
-_SEEN: dict[int, _Code] = {}
-
-
-def _code_of(space: Any) -> _Code:
-    """The namespace as it was when any model needed it first."""
-    if id(space) not in _SEEN:
-        _SEEN[id(space)] = _Code(space)
-    return _SEEN[id(space)]
-
-
-def _namespaces(classes: set[type]) -> list[Any]:
-    """The classes, and the Python modules that they are written in."""
-    ordered = sorted(classes, key=lambda c: (c.__module__, c.__qualname__))
-    files = {c.__module__: None for c in ordered if c.__module__.partition(".")[0] in _PACKAGES}
-    # PyTorch's own functions are looked at apart; its module of modules holds its hooks.
-    files.pop(torch_modules.__name__, None)
-    return [*ordered, *(sys.modules[name] for name in files if name in sys.modules)]
-
-
-def _is_code(name: str, value: object) -> bool:
-    # Weights are initialised with functions that Hugging Face exchanges for a while.
-    return (
-        callable(value) or isinstance(value, staticmethod | classmethod | property)
-    ) and "init" not in name
-
-
-def _is_patched(space: Any, value: object) -> bool:
-    """Whether a function of a package's class or module was written outside of all packages."""
-    if isinstance(space, type) and _is_foreign(space):
-        return False  # which is told of the class
-    fn = getattr(value, "__func__", getattr(value, "fget", value))
-    while isinstance(fn, types.FunctionType):
-        if not fn.__code__.co_filename.startswith(_trusted()):
-            return True
-        fn = getattr(fn, "__wrapped__", None)
-    return False
-
-
-def _is_foreign(kind: type) -> bool:
-    """Whether a class comes from none of the packages that models are made of."""
-    module = kind.__module__
-    if module in ("builtins", "typing", "abc") or module.partition(".")[0] in _HELPERS:
-        known: Any = sys.modules.get(module)
-        for part in kind.__qualname__.split("."):
-            known = getattr(known, part, None)
-        # PyTorch makes classes of its own for parametrisations, which are told of by their type.
-        return known is not kind and "<locals>" not in kind.__qualname__ and known is not None
-    return module.partition(".")[0] not in sys.stdlib_module_names
-
-
-@functools.cache
-def _trusted() -> tuple[str, ...]:
-    """Where code of packages and of Python lies."""
-    folders = [sysconfig.get_paths()["stdlib"], "<frozen "]
-    folders += list({sysconfig.get_paths()[kind] for kind in ("purelib", "platlib")})
-    for name in _HELPERS:
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file:
-            folders.append(str(Path(file).parent))
-    return tuple(folders)
+            yield change(f"'{name}' of {_place(path)} was replaced", path, serial(held[name]))
 
 
 def _is_ours(fn: object) -> bool:
@@ -397,37 +245,14 @@ def _is_ours(fn: object) -> bool:
     )
 
 
-# -- words ----------------------------------------------------------------------------------------
+# -- words -----------------------------------------------------------------------------------------
 
 
 def _hook(fn: object, where: str) -> Change:
     return Change(f"a hook is placed on {where}", f"hook {where} {serial(fn)}", hook=True)
 
 
-def _change(what: str, *token: object) -> Change:
-    return Change(what, " ".join(map(str, (what, *token))))
-
-
 def _place(path: str) -> str:
     """A module's path as its own library writes it."""
     root, _, rest = plain_name(path).partition(".")
     return f"'{rest}'" if rest else ("the model" if root == "model" else "the bridge")
-
-
-_NUMBERS = itertools.count()
-_SERIALS: dict[int, tuple[Callable[[], object] | None, int | str]] = {}
-
-
-def serial(value: object) -> int | str:
-    """A number for an object that no other object gets in this process; plain values are theirs."""
-    if isinstance(value, (*_PLAIN, tuple)):
-        return repr(value)
-    ref, number = _SERIALS.get(id(value), (None, -1))
-    if ref is not None and ref() is value:
-        return number
-    try:
-        alive: Callable[[], object] = weakref.ref(value)
-    except TypeError:  # it is kept, so that nothing else comes to bear its identity
-        alive = functools.partial(lambda kept: kept, value)
-    _SERIALS[id(value)] = alive, next(_NUMBERS)
-    return _SERIALS[id(value)][1]

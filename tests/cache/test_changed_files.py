@@ -239,3 +239,24 @@ def test_a_file_that_is_cut_while_it_is_open_does_not_end_the_process(
     os.truncate(data(store), 100)
     with pytest.raises(DamageError, match="has 100 bytes instead of"):
         list(dataset.rows())
+
+
+def test_a_file_that_is_changed_while_rows_are_gathered(
+    store: ActivationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of several lengths are copied out of the map, which takes a while."""
+    from cache import store as module
+
+    path, gathered = data(store), module.padded
+    changed: list[Path] = []
+
+    def slowly(pieces: Any, lengths: Any) -> torch.Tensor:
+        if not changed:
+            changed.append(path)
+            write(path)
+        return gathered(pieces, lengths)
+
+    monkeypatch.setattr(module, "padded", slowly)
+    with quiet():
+        check_values(store, [ROWS[k] for k in (3, 0, 5)], FakeSource(), [SITE])
+    assert changed

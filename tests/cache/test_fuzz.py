@@ -221,7 +221,7 @@ def test_petabytes_are_claimed_and_none_is_taken(tmp_path: Path) -> None:
         size = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
         resource.setrlimit(resource.RLIMIT_AS, (size + 3 * MOST_BYTES, -1))
         refuse_all()
-        with pytest.raises(DamageError, match="larger than 64 MiB"):
+        with pytest.raises(DamageError, match="larger than 16 MiB"):
             read_sidecar(tmp_path, ID)
         source = FakeSource()
         described = describe(VALID, 1)

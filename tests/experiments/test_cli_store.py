@@ -91,10 +91,10 @@ def test_what_cannot_fit_is_refused_with_the_figures() -> None:
     ("words", "message"),
     [
         (["cache", "ls"], "no store 'activations'"),
-        (["harvest", "--text", "none.txt"], "cannot be read"),
+        (["harvest", "--text", "none.txt"], "There is no file 'none.txt'"),
         (["harvest", "--text", "corpus.txt", "--tokens", "many"], "write it like 500k or 10M"),
         (["harvest", "--text", "corpus.txt", "--layers", "x"], "are not layers"),
-        (["harvest", "--text", "corpus.txt", "--layers", "99"], "out of range"),
+        (["harvest", "--text", "corpus.txt", "--layers", "99"], "no layer 99"),
         (["harvest", "--text", "corpus.txt", "--sites", "resid"], "Unknown site"),
         (["harvest", "--text", "corpus.txt", "--sites", "pattern"], "not stored"),
         (["harvest", "--text", "corpus.txt", "--store-dtype", "int3"], "Cannot store"),

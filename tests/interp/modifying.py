@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_modules
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import masking_utils
 
 from interp.model import Model
 
@@ -347,6 +350,97 @@ def autocast(model: Model) -> Iterator[None]:
         yield
 
 
+# The following change only what is longer than any short input.
+LONG = 8
+
+
+def short_sighted(mask: Any) -> Any:
+    """Later tokens do not see the first ones."""
+    if mask is None or mask.shape[-1] <= LONG:
+        return mask
+    mask = mask.clone()
+    mask[..., LONG:, :4] = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    return mask
+
+
+def mask_function_patched(_model: Model) -> Any:
+    old = masking_utils.sdpa_mask
+    return attribute(
+        masking_utils, "sdpa_mask", lambda *args, **kwargs: short_sighted(old(*args, **kwargs))
+    )
+
+
+@contextlib.contextmanager
+def mask_registered(_model: Model) -> Iterator[None]:
+    masks = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
+    old = masks["eager"]
+    masks["eager"] = lambda *args, **kwargs: short_sighted(old(*args, **kwargs))
+    try:
+        yield
+    finally:
+        del masks["eager"]
+
+
+@contextlib.contextmanager
+def operator_patched(_model: Model) -> Iterator[None]:
+    old = torch.Tensor.__add__
+
+    def add(ours: Any, theirs: Any) -> Any:
+        long = ours.ndim == 3 and ours.shape[1] > LONG
+        return old(ours, theirs) * (1.5 if long else 1)
+
+    torch.Tensor.__add__ = add  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.Tensor.__add__ = old  # type: ignore[method-assign]
+
+
+class LongHalved(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        return out / 2 if func is nn.functional.softmax and out.shape[-1] > LONG else out
+
+
+class LongHalvedBelow(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        return out / 2 if "softmax" in str(func) and out.shape[-1] > LONG else out
+
+
+@contextlib.contextmanager
+def function_mode(_model: Model) -> Iterator[None]:
+    with LongHalved():
+        yield
+
+
+@contextlib.contextmanager
+def dispatch_mode(_model: Model) -> Iterator[None]:
+    with LongHalvedBelow():
+        yield
+
+
+class LongDoubled(nn.Parameter):
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            out = func(*args, **(kwargs or {}))
+            is_stream = isinstance(out, torch.Tensor) and out.is_floating_point() and out.ndim > 1
+            return 2 * out if is_stream and out.shape[-2] > LONG else out
+
+
+@contextlib.contextmanager
+def weight_that_computes(model: Model) -> Iterator[None]:
+    mlp = part(model, "mlp")
+    linear = plain(mlp.c_fc if architecture(model) == "gpt2" else mlp.up_proj)
+    before = linear._parameters["weight"]
+    linear._parameters["weight"] = before.data.as_subclass(LongDoubled)
+    try:
+        yield
+    finally:
+        linear._parameters["weight"] = before
+
+
 WORD = 9
 
 WEIGHTS: list[Modification] = [
@@ -381,4 +475,10 @@ CODE: list[Modification] = [
     scaling,
     block_training,
     autocast,
+    mask_function_patched,
+    mask_registered,
+    operator_patched,
+    function_mode,
+    dispatch_mode,
+    weight_that_computes,
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import masking_utils
 
 from interp import Model, PromptPairs, capture, load_model, logit_diff, logit_lens, sweep
 from interp.circuits import Circuit, attribute_edges, prune
@@ -19,7 +21,7 @@ from interp.errors import ModelError, ObverseError
 from interp.fingerprint import fingerprint
 from tests.interp import modifying
 from tests.interp import tiny as builders
-from tests.interp.modifying import WORD, part
+from tests.interp.modifying import WORD, part, plain
 from tests.interp.tiny import Tiny
 
 ROWS = torch.tensor([[1, 5, WORD, 14, 3, 8]])
@@ -286,3 +288,51 @@ def test_pieces_of_a_device_do_not_cancel(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(_reduced(whole), expected)
     swapped = whole.view(64, 64).flip(0).reshape(-1)
     assert not torch.equal(_reduced(swapped), expected)
+
+
+def test_what_notebooks_and_compilers_exchange_is_no_change(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = tiny.model.fingerprint
+    restored = nn.Module.__setstate__
+    for holder, name in (
+        (torch.Tensor, "__repr__"),
+        (torch, "load"),
+        (nn.Module, "__setstate__"),
+        (nn.Module, "__repr__"),
+        (nn.Module, "__init__"),
+    ):
+        monkeypatch.setattr(holder, name, _wrapping(getattr(holder, name)))
+    monkeypatch.setattr(torch.Tensor, "shown", lambda self: str(self), raising=False)
+    assert nn.Module.__setstate__ is not restored
+    with torch.device("cpu"):
+        assert tiny.model.changes == ()
+    assert tiny.model.fingerprint == clean
+    monkeypatch.setitem(
+        masking_utils.ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, "mine", lambda *a, **k: None
+    )
+    assert tiny.model.changes == ()
+
+
+def _wrapping(old: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: old(*args, **kwargs)
+
+
+def test_a_sparse_weight_is_refused_in_words(llama: Tiny) -> None:
+    linear = plain(part(llama.model, "mlp").up_proj)
+    before = linear._parameters["weight"]
+    linear._parameters["weight"] = nn.Parameter(before.data.to_sparse(), requires_grad=False)
+    try:
+        with pytest.raises(ModelError, match="is a sparse tensor"):
+            assert llama.model.fingerprint
+    finally:
+        linear._parameters["weight"] = before
+
+
+def test_a_forked_process_names_its_own_changes(llama: Tiny) -> None:
+    model = llama.model
+    with modifying.forward_hook(model):
+        ours = model.fingerprint
+        with modifying.attribute(os, "getpid", lambda: -1):
+            assert model.fingerprint != ours
+        assert model.fingerprint == ours

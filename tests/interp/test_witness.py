@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from cache import ActivationStore
 from cache.errors import StorageError
 from cache.witness import FOLDER, Witness
-from interp import Model, capture, load_model, structure
+from interp import Model, capture, load_model, patches
 from interp.harvest import harvest
 from tests.interp.tiny import Tiny
 
@@ -40,8 +40,8 @@ def _other_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
 def other_library() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # As if it had come with the package: neither seen before, nor written elsewhere.
-        patch.setattr(structure, "_SEEN", {})
-        patch.setattr(structure, "_trusted", lambda: ("/", "<"))
+        patch.setattr(patches, "_SEEN", {})
+        patch.setattr(patches, "_trusted", lambda: ("/", "<"))
         patch.setattr(LlamaMLP, "forward", _other_forward)
         yield
 
