@@ -131,9 +131,12 @@ def detect_heads(
         is_kind(kind, layer, head).
 
     Raises:
-        PromptError: the context or vocabulary is too small for such sequences.
+        PromptError: the context or vocabulary is too small for such sequences, or the threshold is
+            no share.
         ModelError: the model's heads do not put out pattern times values.
     """
+    if not 0 < threshold <= 1:
+        raise PromptError(f"A share of attention lies between 0 and 1, not at {threshold}.")
     ids, lengths = _mixed_sequences(model, n, length, seed)
     batch = tokenise(model, ids)
     check_values(model, batch)

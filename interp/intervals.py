@@ -328,12 +328,16 @@ def proportion_intervals(
     mixed = np.minimum((totals > slack).sum(1), (totals < sizes - slack).sum(1))
     trust = mixed / (mixed + 1)
     independent = n / (effect**trust * most ** (1 - trust))
-    t = _t(confidence, max(2.0, worth))
-    share = t * t / independent
-    centre = (mean + share / 2) / (1 + share)
-    half = t / (1 + share) * np.sqrt(alone / independent + share / (4 * independent))
-    low, high = np.clip(centre - half, 0, mean), np.clip(centre + half, mean, 1)
+    low, high = score_intervals(mean, independent, _t(confidence, max(2.0, worth)))
     return low.reshape(hits.shape[:-1]), high.reshape(hits.shape[:-1])
+
+
+def score_intervals(shares: Floats, trials: Floats, quantile: float) -> tuple[Floats, Floats]:
+    """Wilson's interval of shares of so many trials, with this quantile for the normal one's."""
+    width = quantile**2 / trials
+    centre = (shares + width / 2) / (1 + width)
+    half = quantile / (1 + width) * np.sqrt((shares * (1 - shares) + width / 4) / trials)
+    return np.clip(centre - half, 0, shares), np.clip(centre + half, shares, 1)
 
 
 def n_independent(n: int, clusters: Clusters | None = None) -> float:
@@ -416,6 +420,10 @@ def number_clusters(n: int, clusters: Clusters | None) -> tuple[npt.NDArray[np.i
         return np.arange(n), n
     if len(clusters) != n:
         raise StatisticsError(f"There are {len(clusters)} clusters named for {n} examples.")
+    if any(name != name for name in clusters):  # only what is missing differs from itself
+        raise StatisticsError(
+            "Some examples have no cluster; name each one's, or leave such examples out."
+        )
     numbers: dict[Hashable, int] = {}
     which = [numbers.setdefault(name, len(numbers)) for name in clusters]
     return np.array(which, dtype=np.int64), len(numbers)

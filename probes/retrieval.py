@@ -16,19 +16,21 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 from jaxtyping import Float
+from scipy import stats as scipy_stats
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from cache.arguments import typed
 from interp.errors import ProbeError
+from interp.intervals import score_intervals
 from interp.stats import holm
 from probes import splits
 from probes.features import Features, alike, example_groups, fittable
 from probes.labels import Codes, Labels, check_numbers, group_codes
 from probes.order import in_sequence
 from probes.shuffling import arrangements, shuffled, too_few
-from probes.significance import against_shuffled, group_interval
+from probes.significance import Floats, against_shuffled, group_interval
 
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 
@@ -61,8 +63,9 @@ def retrieve(
 
     Returns:
         preferred(site), the share of other items of the fold that the right one beats (chance is
-        1/2), with `_low` and `_high` over groups; null(site, null), the same with shuffled items;
-        p_value and p_corrected (Holm, over sites); beaten(site, example).
+        1/2), with `_low` and `_high` (95%: over groups, and no narrower than shuffled items vary,
+        since all items of a fold are judged by one map and vary together); null(site, null), the
+        same with shuffled items; p_value and p_corrected (Holm, over sites); beaten(site, example).
 
     Raises:
         ProbeError: items without a vector, an item in several groups, or too few items.
@@ -110,7 +113,7 @@ def retrieve(
     )
     chosen = _cross_fitted(beaten, fold_of)
     scores = chosen.mean(2)
-    low, high = group_interval(chosen[:, 0], by_group)
+    low, high = _interval(chosen[:, 0], by_group, scores[:, 1:])
     p = against_shuffled(scores[:, 0], scores[:, 1:], least=1 / ways)
     coords = {
         "site": list(found.sites),
@@ -152,6 +155,22 @@ def _groups(found: Features, codes: Codes, groups: Any) -> Codes:
     links = coo_array((np.ones(len(found)), ends), shape=(size, size))
     part = connected_components(links, directed=False)[1]
     return group_codes(part[codes], len(found))
+
+
+def _interval(chosen: Floats, groups: Codes, null: Floats) -> tuple[Floats, Floats]:
+    """The wider of two score intervals: of as many trials as groups tell, or as shuffles do.
+
+    Args:
+        chosen: [site, example].
+        groups: of the examples.
+        null: scores of shuffled items [site, shuffle].
+    """
+    low, high = group_interval(chosen, groups)
+    # Chance is one half, of which so many trials vary as much.
+    trials = 0.25 / np.maximum(null.var(1, ddof=1), 1e-12)
+    t = float(scipy_stats.t.ppf(0.975, null.shape[1] - 1))
+    below, above = score_intervals(chosen.mean(1), trials, t)
+    return np.minimum(low, below), np.maximum(high, above)
 
 
 def _beaten(

@@ -86,12 +86,16 @@ def faithfulness_curve(
 
     Raises:
         MetricError: the whole and the empty model do equally well, so shares mean nothing.
-        SiteError: fractions that do not grow between 0 and 1, or as for `measure`.
+        SiteError: fractions that do not grow between 0 and 1, a negative setting, or as for
+            `measure`.
         ModelError: as for `measure`.
         StatisticsError: clusters that do not fit the pairs.
     """
     check_model(model, scores.attrs)
     shares = _check(fractions)
+    for name, number in (("n_random", n_random), ("n_resampled", n_resampled), ("seed", seed)):
+        if number < 0:
+            raise SiteError(f"The setting {name} is a number from 0, not {number}.")
     clusters = pairs.clean.texts if clusters is None else clusters
     n_independent(len(pairs), clusters)  # refused before anything is run
     graph, rng = Graph.from_attrs(scores.attrs), np.random.default_rng(seed)

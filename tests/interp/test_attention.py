@@ -207,6 +207,8 @@ def test_too_few_sequences_to_tell_heads_apart_are_refused(llama: Tiny) -> None:
     for n, length in ((3, 8), (16, 4), (16, 12), (0, None)):
         with pytest.raises(PromptError, match="cannot be told apart"):
             detect_heads(llama.model, n=n, length=length)
+    with pytest.raises(PromptError, match="share of attention"):
+        detect_heads(llama.model, threshold=float("nan"))
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,17 @@ def test_retrieval_finds_what_is_linearly_there_and_nothing_else() -> None:
     assert abs(float(found["null"].mean()) - 0.5) < 0.05
 
 
+def test_intervals_of_retrieval_cover_chance_at_sites_of_noise() -> None:
+    """Items of a fold are judged by one map and vary together, more than groups alone tell."""
+    rng = np.random.default_rng(5)
+    vectors = {f"item {i}": torch.from_numpy(rng.standard_normal(24)) for i in range(40)}
+    features = torch.from_numpy(rng.standard_normal((100, 40, 24)))
+    sites = tuple(f"noise {number}" for number in range(100))
+    found = retrieve(Features(features, sites), list(vectors), vectors)
+    covers = (found["preferred_low"] <= 0.5) & (found["preferred_high"] >= 0.5)
+    assert 0.92 <= float(covers.mean()) <= 0.99
+
+
 def test_retrieval_is_that_of_a_loop() -> None:
     vectors = {f"item {i:02d}": torch.from_numpy(RNG.standard_normal(3)) for i in range(20)}
     items = sorted(vectors)

@@ -201,6 +201,8 @@ def test_what_means_nothing_is_refused(llama: Tiny, gpt2: Tiny, scores: xr.Datas
     for fractions in ((0.1,), (0.0, 1.0), (0.2, 0.1), (0.5, 1.5)):
         with pytest.raises(SiteError, match="at least two fractions"):
             faithfulness_curve(llama.model, pairs, scores, fractions=fractions)
+    with pytest.raises(SiteError, match="n_resampled is a number from 0, not -1"):
+        faithfulness_curve(llama.model, pairs, scores, n_resampled=-1, progress=never)
     with pytest.raises(StatisticsError, match="2 clusters named for 3"):
         faithfulness_curve(llama.model, pairs, scores, clusters=["a", "b"], progress=never)
     texts = ["we saw Ann near Rome"]
