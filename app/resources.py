@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,7 @@ def _load_model(spec: ModelSpec, touched: float) -> Model:
 
 def _touched(spec: ModelSpec) -> float:
     """When a model folder was last written to, so that a new checkpoint there is loaded."""
-    folder = Path(spec.source).expanduser()
+    folder = Path(os.path.expanduser(spec.source))  # raises nothing for a user that is not there
     try:
         return max((path.stat().st_mtime for path in folder.glob("*.safetensors")), default=0.0)
     except OSError:

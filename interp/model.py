@@ -299,6 +299,11 @@ def load_model(
         raise ModelError(f"'{source}' brings its own tokenizer; leave tokenizer=… out.")
     precision = _dtype(dtype or torch.float32)
     target, folder = sources.locate(source)
+    if folder is not None and revision is not None:
+        raise ModelError(
+            f"'{source}' is a folder of this machine and has no revisions; leave "
+            f"{unknown.quoted(revision)} out, or give a hub id."
+        )
     with quiet():
         hf_model, hf_tokenizer = load_hugging_face(str(source), target, folder, precision, revision)
         bridge = wrap(hf_model, hf_tokenizer, target, chosen, precision)

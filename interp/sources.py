@@ -151,7 +151,7 @@ def _indexed_shards(folder: Path) -> list[str]:
     named = parts.get("weight_map")
     if (
         not isinstance(named, dict)
-        or not isinstance(parts.get("metadata"), dict)
+        or not isinstance(parts.get("metadata", {}), dict)
         or not all(isinstance(name, str) for name in named.values())
     ):
         raise ModelError(f"'{index}' is damaged; copy the file again from its source.")

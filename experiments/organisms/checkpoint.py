@@ -91,8 +91,9 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise OrganismError(
-            f"Cannot write to {folder} ({error}); choose another folder or make room."
+            f"Cannot write to {folder} ({reason}); choose another folder or make room."
         ) from error
 
 

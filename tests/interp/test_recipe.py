@@ -130,10 +130,13 @@ def test_a_bundled_model_is_known_by_name_on_every_machine() -> None:
     assert sent(recipe).load().fingerprint == recipe.fingerprint
 
 
-def test_a_revision_is_part_of_the_recipe(gpt2: Tiny) -> None:
-    model = load_model(gpt2.folder, revision="main")
-    assert ModelRecipe.of(model).revision == "main"
-    assert sent(ModelRecipe.of(model)).load().revision == "main"
+def test_a_revision_is_part_of_the_recipe(gpt2: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(gpt2.folder)
+    monkeypatch.setattr(model, "revision", "main")
+    recipe = sent(ModelRecipe.of(model))
+    assert recipe.revision == "main"
+    with pytest.raises(ModelError, match="has no revisions; leave 'main' out"):
+        recipe.load()
 
 
 def test_other_weights_in_the_folder_are_refused(tmp_path: Path) -> None:
