@@ -29,7 +29,7 @@ _TORCH = (torch, torch.nn.functional, torch.Tensor, torch._C._nn)
 # They compute no activation, and others exchange them: notebooks, loaders, PyTorch's compiler.
 _NOT_RUN = frozenset(
     {
-        *("load", "save", "compile", "manual_seed", "seed", "set_printoptions"),
+        *("load", "save", "compile", "manual_seed", "seed", "set_printoptions", "Storage"),
         *("__repr__", "__str__", "__format__", "__dir__", "__setstate__", "__getstate__"),
         *("__reduce__", "__reduce_ex__", "__deepcopy__", "__copy__"),
         *("state_dict", "load_state_dict", "from_pretrained", "save_pretrained", "generate"),

@@ -31,8 +31,14 @@ _HOOKS = (
 )
 _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__) - {"training"}
-# Where something was found and what it is called there; what TransformerLens counts while it runs.
-_NO_SETTINGS = frozenset({"name", "name_or_path", "context_level", "gradient_checkpointing"})
+# Where something was found and what it is called there; what TransformerLens counts while it runs;
+# what computes blocks again, in training mode only.
+_NO_SETTINGS = frozenset(
+    {
+        *("name", "name_or_path", "context_level"),
+        *("gradient_checkpointing", "_gradient_checkpointing_func"),
+    }
+)
 _TENSORS = (type(None), torch.Tensor, nn.Parameter, nn.Buffer)
 _MISSING: Any = object()
 
@@ -239,9 +245,13 @@ def _is_ours(fn: object) -> bool:
         fn = fn.func
     fn = getattr(fn, "__func__", fn)
     module = getattr(fn, "__module__", None) or ""
-    # Hugging Face collects what it was asked to return with hooks that stay.
+    # Hugging Face collects what it was asked to return with hooks that stay, as does the one that
+    # a training with checkpoints lets gradients into embeddings with.
     return module.startswith(
-        ("transformer_lens.", "transformers.utils.output_capturing", "interp.model")
+        (
+            *("transformer_lens.", "interp.model"),
+            *("transformers.utils.output_capturing", "transformers.modeling_utils"),
+        )
     )
 
 

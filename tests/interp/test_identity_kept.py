@@ -336,3 +336,15 @@ def test_a_forked_process_names_its_own_changes(llama: Tiny) -> None:
         with modifying.attribute(os, "getpid", lambda: -1):
             assert model.fingerprint != ours
         assert model.fingerprint == ours
+
+
+def test_a_training_with_checkpoints_leaves_the_name(llama: Tiny) -> None:
+    model = load_model(llama.folder)
+    model.bridge.original_model.gradient_checkpointing_enable()
+    model.bridge.original_model.gradient_checkpointing_disable()
+    assert model.changes == ()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert model.fingerprint == llama.model.fingerprint
+    finally:
+        torch.set_default_dtype(torch.float32)
