@@ -146,10 +146,15 @@ class PromptPairs:
             if self.answer_ids[i][0] == self._foil_ids()[i][0]:
                 answer, foil = self.answers[i], (self.foils or ())[i]
                 raise PromptError(
-                    f"The answer {quoted(answer)} and the foil {quoted(foil)} of pair {i} begin "
-                    "with the same token, and only first tokens are compared here; choose another "
-                    "foil, or the metric 'logprob_diff', which compares whole answers."
+                    f"The answer {quoted(answer)} and the foil {quoted(foil)}{self._which(i)} "
+                    "begin with the same token, and only first tokens are compared here; choose "
+                    "another foil, or in Python the metric 'logprob_diff', which compares "
+                    "whole answers."
                 )
+
+    def _which(self, i: int) -> str:
+        """Which pair is meant, where there are several."""
+        return f" of pair {i}" if len(self) > 1 else ""
 
     def _foil_ids(self) -> tuple[tuple[int, ...], ...]:
         if self.foil_ids is None:
@@ -173,14 +178,15 @@ class PromptPairs:
         for i, (one, other) in enumerate(zip(self.clean.texts, self.corrupt.texts, strict=True)):
             if one != other and self.clean.row(i) == self.corrupt.row(i):
                 raise PromptError(
-                    f"The two prompts of pair {i} are the same to {model.name}, whose tokenizer "
-                    f"does not tell {quoted(one)} from {quoted(other)}; change one of them."
+                    f"The two prompts{self._which(i)} are the same to {model.name}, whose "
+                    f"tokenizer does not tell {quoted(one)} from {quoted(other)}; change "
+                    "one of them."
                 )
         for i, (answer, foil) in enumerate(zip(self.answer_ids, self.foil_ids or (), strict=False)):
             if answer == foil:
                 raise PromptError(
-                    f"The answer of pair {i} is its own foil ({quoted(model.decode(answer))}), so "
-                    "every difference between them would be 0; give another foil."
+                    f"The answer{self._which(i)} is its own foil ({quoted(model.decode(answer))}), "
+                    "so every difference between them would be 0; give another foil."
                 )
 
     def _check_lengths(self, model: Model) -> None:

@@ -69,13 +69,13 @@ def check_known(
         if strange:
             token = next(iter(unknown.values()))
             raise PromptError(
-                f"{name} does not know {_listed(strange)} (number {number} of the {what}) and "
+                f"{name} does not know {_listed(strange)} ({_which(number, texts, what)}) and "
                 f"would read '{token}' instead; use words that its tokenizer knows."
             )
         lost = _lost(tokenizer, text, ids, offsets, dropped)
         if lost:
             raise PromptError(
-                f"{name}'s tokenizer leaves out {_listed(lost)} (number {number} of the {what}), "
+                f"{name}'s tokenizer leaves out {_listed(lost)} ({_which(number, texts, what)}), "
                 "or a part of it; use characters that it knows."
             )
 
@@ -118,10 +118,17 @@ def unreadable(tokenizer: Any, name: str, texts: Sequence[str], what: str) -> Pr
         if _ids(tokenizer, text) is None:
             words = _words(text, lambda word: _ids(tokenizer, word) is None)
             return PromptError(
-                f"{name} does not know {_listed(words or [text])} (number {number} of the {what}); "
+                f"{name} does not know {_listed(words or [text])} ({_which(number, texts, what)}); "
                 "use words that its tokenizer knows."
             )
     return PromptError(f"{name}'s tokenizer cannot read the {what}; give plain text.")
+
+
+def _which(number: int, texts: Sequence[str], what: str) -> str:
+    """Which of some texts is meant, as people say it: an only one has no number."""
+    return (
+        f"number {number} of the {what}" if len(texts) > 1 else f"in the {what.removesuffix('s')}"
+    )
 
 
 def quoted(text: str) -> str:

@@ -193,8 +193,15 @@ def test_a_slow_tokenizer_names_them_too(llama: Tiny, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(llama.model, "tokenizer", Slow())
     assert llama.model.token_ids(f"we {UNK} Ann") == words(f"{BOS} we {UNK} Ann")
-    with pytest.raises(PromptError, match=r"does not know 'Zed', 'Ux' \(number 0 of the prompts\)"):
+    with pytest.raises(PromptError, match=r"does not know 'Zed', 'Ux' \(in the prompt\)"):
         tokenise(llama.model, f"we Zed {UNK} Ux")
+
+
+def test_one_of_several_texts_has_a_number(llama: Tiny) -> None:
+    with pytest.raises(PromptError, match=r"\(in the prompt\)"):
+        tokenise(llama.model, [STRANGE])
+    with pytest.raises(PromptError, match=r"\(number 1 of the prompts\)"):
+        tokenise(llama.model, ["Ann", STRANGE])
 
 
 def test_the_unknown_token_may_be_meant(llama: Tiny) -> None:
@@ -225,7 +232,7 @@ ENTRANCES: dict[str, Callable[[Tiny, Path], object]] = {
     "doses": lambda t, _: dose_response(
         t.model, [STRANGE], DIRECTION, [0.0], sites="resid_post.1", answers=[" Bo"]
     ),
-    "mask": lambda t, _: span_mask(t.model, [STRANGE], "Zed"),
+    "mask": lambda t, _: span_mask(t.model, [STRANGE], ["Zed"]),
     "mean": lambda t, _: sweep(t.model, pairs(t), "z", source="mean", reference=[STRANGE]),
     "association": lambda t, _: association_matrix(t.model, ["Zed", "Bo"], ["Ann", "Cy"]),
     "probes": lambda t, _: collect(t.model, [STRANGE], "resid_post"),
@@ -287,7 +294,7 @@ def test_a_corpus_loses_no_character_without_a_word(
 
 def test_an_answer_is_not_its_own_foil(llama: Tiny) -> None:
     for answers, foils in (([" Bo"], [" Bo"]), ([" Bo Cy"], ["  Bo   Cy"])):
-        with pytest.raises(PromptError, match="pair 0 is its own foil"):
+        with pytest.raises(PromptError, match="The answer is its own foil"):
             pairs(llama, answers=answers, foils=foils)
     one = torch.tensor([5])
     with pytest.raises(PromptError, match="its own foil"):
