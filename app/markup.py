@@ -27,7 +27,7 @@ CSS = f"""
 .ob-meta, .ob-small {{ font-size: 13px; color: {theme.MUTED}; }}
 .ob-h2 {{ font-size: 18px; font-weight: 650; margin: 10px 0 0; }}
 .ob-h2 + .ob-small {{ margin-top: 2px; }}
-.ob-cards {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(360px, 1fr));
+.ob-cards {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(360px, 100%), 1fr));
   gap: 14px; }}
 .ob-card {{ border: 1px solid {theme.RULE}; border-radius: 8px; padding: 12px 14px; }}
 .ob-card p {{ margin: 6px 0 0; font-size: 14.5px; line-height: 1.45; }}
@@ -57,6 +57,9 @@ CSS = f"""
 .ob-shares .m {{ color: {theme.MUTED}; }}
 .ob-two {{ display: grid; grid-template-columns: 1fr 1fr; gap: 18px; margin: 4px 0 8px; }}
 .ob-two > div {{ min-width: 0; }}
+[class*="st-key-figure-"] {{ overflow-x: auto; }}
+[class*="st-key-figure-lens-"] > *, [class*="st-key-figure-patching-"] > *,
+[class*="st-key-figure-circuit-"] > * {{ min-width: 540px; }}
 .ob-bar {{ background: #eef0f3; height: 9px; border-radius: 3px; overflow: hidden; }}
 .ob-bar div {{ height: 100%; border-radius: 3px; }}
 .ob-sentence {{ background: #f5f6f8; border-left: 4px solid {theme.INK}; border-radius: 4px;

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from app.selection import LONGEST_TEXT
 from interp.errors import PromptError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def typed(clean: str, corrupt: str, answer: str, foil: str) -> Pair:
     Answers get the space that stands between words, where the prompt does not end in one.
 
     Raises:
-        PromptError: something is missing, the prompts are the same, or nothing in them is.
+        PromptError: something is missing or too long, or the prompts are the same.
     """
     for what, text in (
         ("clean prompt", clean),
@@ -70,6 +71,10 @@ def typed(clean: str, corrupt: str, answer: str, foil: str) -> Pair:
     ):
         if not text.strip():
             raise PromptError(f"The {what} is empty; type one.")
+        if len(text) > LONGEST_TEXT:
+            raise PromptError(
+                f"The {what} has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken here."
+            )
     clean, corrupt = clean.rstrip(" "), corrupt.rstrip(" ")
     return Pair(
         clean,

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 Kind = Literal["run", "model"]
 Page = Literal["study", "yours"]
 SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 
-_NUMBER = re.compile(r"\d{1,6}\Z")
-# Longer ones are no prompts; the address would not hold them either.
-_LONGEST_TEXT = 2000
+_NUMBER = re.compile(r"[0-9]{1,6}\Z")
+LONGEST_TEXT = 2000
+"""Characters of each typed text; an address could not hold more."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,9 @@ def to_query(view: View) -> dict[str, str]:
                 query[name] = str(index)
     if view.edges is not None:
         query["edges"] = str(view.edges)
-    if view.ask is not None:
-        query |= {name: getattr(view.ask, name) for name in ("clean", "corrupt", "answer", "foil")}
+    texts = {} if view.ask is None else asdict(view.ask)
+    if all(len(text) <= LONGEST_TEXT for text in texts.values()):
+        query |= texts
     return query
 
 
@@ -109,7 +110,7 @@ def from_query(query: Mapping[str, str]) -> View:
     if way in ("forward", "reverse", "clean", "corrupt") and layer is not None:
         view = replace(view, cell=Cell(way, layer, position, head))
     texts = [query.get(name, "") for name in ("clean", "corrupt", "answer", "foil")]
-    if any(texts) and all(len(text) <= _LONGEST_TEXT for text in texts):
+    if any(texts) and all(len(text) <= LONGEST_TEXT for text in texts):
         view = replace(view, ask=Ask(*texts))
     return view
 

@@ -26,7 +26,7 @@ def show(study: Study, fact: int) -> None:
         markup.heading(
             "Which activations carry the answer",
             "Each cell puts one activation of the clean run into the run about another name, and "
-            "reads by how much the right answer’s logit gains on the other name’s.",
+            "reads by how much the right answer’s first token gains on the other one’s, in logits.",
         )
     )
     split = str(study.facts.iloc[study.row(fact)]["split"])

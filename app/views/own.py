@@ -115,7 +115,7 @@ def _patching(spec: ModelSpec, pair: pairs.Pair) -> None:
         markup.heading(
             "Which activations carry the answer",
             "Each cell puts one activation of the clean run into the corrupted run, and reads by "
-            "how much the answer’s logit gains on the foil’s.",
+            "how much the answer’s first token gains on the foil’s, in logits.",
         )
     )
     _, value = patch_view.controls(None)

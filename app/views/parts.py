@@ -65,7 +65,7 @@ def figure(
     """
     config = theme.export_config(name, st.session_state.get("image", "svg"))
     wide = fig.layout.width is not None
-    with st.container(key=f"wide-{name}" if wide else None):
+    with st.container(key=f"figure-{name}"):
         st.plotly_chart(
             fig,
             width="content" if wide else "stretch",

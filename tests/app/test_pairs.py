@@ -75,6 +75,7 @@ def test_outside_of_the_words_that_differ_the_prompts_are_the_same(
         (("a", "b", "", "d"), "answer is empty"),
         (("a", "b", "c", "\n"), "foil is empty"),
         (("a b", "a b ", "c", "d"), "are the same"),
+        (("a", "b" * 2001, "c", "d"), "corrupted prompt has 2,001 characters; at most 2,000"),
     ],
 )
 def test_what_is_missing_is_told(texts: tuple[str, str, str, str], message: str) -> None:
