@@ -205,7 +205,11 @@ def _described(hint: Any) -> str:
         of = f" of {_described(inside[0])}" if inside and isinstance(inside[0], type) else ""
         return f"a list{of}"
     if plain is collections.abc.Mapping:
-        return "a dictionary"
+        return (
+            f"a dictionary whose values are each {_described(inside[1])}"
+            if inside
+            else "a dictionary"
+        )
     if getattr(plain, "_is_protocol", False):
         said = str(plain.__doc__ or plain.__name__).partition(".")[0]
         return said[:1].lower() + said[1:]

@@ -385,6 +385,8 @@ def bootstrap(
     check_confidence(confidence)
     sample = one_row(values)
     check_finite(sample)
+    if n < 1:
+        raise StatisticsError(f"A bootstrap takes at least one resample, not {n}.")
     if sample.size < LEAST_N or np.ptp(sample) == 0:
         return math.nan, math.nan
     found = scipy_stats.bootstrap(
@@ -420,12 +422,16 @@ def number_clusters(n: int, clusters: Clusters | None) -> tuple[npt.NDArray[np.i
         return np.arange(n), n
     if len(clusters) != n:
         raise StatisticsError(f"There are {len(clusters)} clusters named for {n} examples.")
-    if any(name != name for name in clusters):  # only what is missing differs from itself
+    numbers: dict[Hashable, int] = {}
+    try:
+        missing = any(name != name for name in clusters)  # only what is missing is not itself
+        which = [numbers.setdefault(name, len(numbers)) for name in clusters]
+    except (TypeError, ValueError):
+        raise StatisticsError("Name each example's cluster by one text or number.") from None
+    if missing:
         raise StatisticsError(
             "Some examples have no cluster; name each one's, or leave such examples out."
         )
-    numbers: dict[Hashable, int] = {}
-    which = [numbers.setdefault(name, len(numbers)) for name in clusters]
     return np.array(which, dtype=np.int64), len(numbers)
 
 

@@ -152,6 +152,8 @@ def test_a_question_that_holds_most_examples_leaves_no_interval() -> None:
     assert n_independent(6, [*"aabbcc"]) == pytest.approx(3.0)
     with pytest.raises(StatisticsError, match="5 clusters named for 6"):
         mean_interval(np.ones(6), [*"aabbc"])
+    with pytest.raises(StatisticsError, match="one text or number"):
+        mean_interval(np.arange(6.0), np.ones((6, 2)))
     with pytest.raises(StatisticsError, match="have no cluster"):
         mean_interval(np.arange(6.0), [1.0, 2.0, 3.0, 4.0, 5.0, float("nan")])
 
