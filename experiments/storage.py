@@ -23,6 +23,8 @@ __all__ = ["decode_dataset", "decode_table", "encode_dataset", "encode_table"]
 # Attributes of our own that say how the rest is to be read.
 _JSON_ATTRIBUTES = "obverse_json_attributes"
 _TEXT = "obverse_text"
+# Compressed, a few bytes can claim any number; no study stores a tenth of this.
+_MOST_VALUES = 1 << 29
 
 
 def encode_table(table: pd.DataFrame) -> bytes:
@@ -35,8 +37,11 @@ def encode_table(table: pd.DataFrame) -> bytes:
 def decode_table(data: bytes, name: str) -> pd.DataFrame:
     """The inverse of `encode_table`; a RunError names what is no Parquet by `name`."""
     import pandas as pd
+    import pyarrow.parquet as pq
 
     try:
+        claimed = pq.read_metadata(io.BytesIO(data))
+        _check_count(claimed.num_rows * claimed.num_columns)
         return pd.read_parquet(io.BytesIO(data))
     except Exception as error:  # pyarrow raises several unrelated types
         raise RunError(f"'{name}' is not a Parquet table; run the study again.") from error
@@ -70,12 +75,19 @@ def decode_dataset(data: bytes, name: str) -> xr.Dataset:
     import xarray as xr
 
     try:
-        stored = xr.load_dataset(io.BytesIO(data), engine="h5netcdf", decode_times=False)
+        with xr.open_dataset(io.BytesIO(data), engine="h5netcdf", decode_times=False) as lazy:
+            _check_count(sum(variable.size for variable in lazy.variables.values()))
+            stored = lazy.load()
         plain = {str(name): _decode_variable(stored[name]) for name in stored.variables}
         coordinates = {name: plain.pop(str(name)) for name in stored.coords}
         return xr.Dataset(plain, coordinates, _decode_attributes(stored.attrs))
     except Exception as error:  # h5py, h5netcdf and xarray raise several unrelated types
         raise RunError(f"'{name}' is not a netCDF file of a run; run the study again.") from error
+
+
+def _check_count(values: int) -> None:
+    if values > _MOST_VALUES:
+        raise ValueError(f"it claims {values:,} values")
 
 
 def _encode_variable(name: str, array: xr.DataArray) -> xr.Variable:

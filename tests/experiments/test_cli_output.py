@@ -139,7 +139,7 @@ def test_the_lens_prints_what_transformers_computes(
     assert rank == 1
     assert f"one token is likelier, log-probability {float(logprobs[wanted]):.2f} nats" in out
     last_layer = next(line for line in lines if line[:1] == [str(model.config.num_hidden_layers)])
-    assert last_layer[-1] == str(rank)
+    assert last_layer[-1] == str(rank + 1)  # ranks count from 1
     assert lines[-1][0] == "embedding"
 
 

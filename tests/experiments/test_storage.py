@@ -126,3 +126,22 @@ def test_nonsense_is_one_sentence(data: bytes) -> None:
         decode_table(data, "facts")
     with pytest.raises(RunError, match="'lens' is not a netCDF file"):
         decode_dataset(data, "lens")
+
+
+def test_no_memory_is_taken_for_what_a_few_bytes_claim() -> None:
+    stream = io.BytesIO()
+    with h5netcdf.File(stream, "w") as file:
+        file.dimensions = {"k": 1 << 40}
+        file.create_variable("x", ("k",), "f8", chunks=(1 << 20,))
+    assert len(stream.getvalue()) < 1 << 16
+    with pytest.raises(RunError, match="'lens' is not a netCDF file") as caught:
+        decode_dataset(stream.getvalue(), "lens")
+    assert "claims" in str(caught.value.__cause__)
+
+
+def test_a_table_of_more_values_than_bearable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = encode_table(pd.DataFrame({"x": np.zeros(1000), "y": np.zeros(1000)}))
+    assert len(decode_table(stored, "facts")) == 1000
+    monkeypatch.setattr("experiments.storage._MOST_VALUES", 1999)
+    with pytest.raises(RunError, match="'facts' is not a Parquet table"):
+        decode_table(stored, "facts")
