@@ -56,7 +56,8 @@ def begin(*_: Any, **__: Any) -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with all that the examples name."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OBVERSE_CACHE", raising=False)
+    monkeypatch.setenv("OBVERSE_CACHE", "")  # so that what a command sets is taken back
+    monkeypatch.delenv("OBVERSE_CACHE")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     Path("corpus.txt").write_text(TEXT)
     Path("corpus.jsonl").write_text('{"text": "Tom Cruise\'s mother is Mary Lee Pfeiffer."}\n')

@@ -86,7 +86,9 @@ def values(option: Any) -> list[str]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with things that are in the way; work itself costs nothing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OBVERSE_CACHE", raising=False)
+    # Set first, so that what a command leaves in the environment is taken back afterwards.
+    monkeypatch.setenv("OBVERSE_CACHE", "")
+    monkeypatch.delenv("OBVERSE_CACHE")
     Path("corpus.txt").write_text("Tom Cruise's mother is Mary Lee Pfeiffer.\n" * 40)
     Path("file").write_text("precious")
     Path("empty").touch()
