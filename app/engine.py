@@ -99,7 +99,7 @@ class Engine:
             for name, words in spans.items():
                 start = prompt.find(words)
                 if words and start >= 0 and offsets is not None:
-                    first, beyond = token_range(offsets, start, start + len(words))
+                    first, beyond = token_range(prompt, offsets, start, start + len(words))
                     names[first:beyond] = [name] * (beyond - first)
             if names and not names[-1]:
                 names[-1] = "last"

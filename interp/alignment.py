@@ -69,15 +69,20 @@ class Alignment:
         return tuple(sorted(found))
 
 
-def token_range(offsets: Sequence[Range], start: int, end: int) -> Range:
+def token_range(text: str, offsets: Sequence[Range], start: int, end: int) -> Range:
     """The tokens that cover the characters from `start` to `end`.
 
-    A token counts if it shares a character with the span (a leading space belongs to its token).
+    A token counts if it shares a character with the span. The space before it belongs to it, as a
+    part of its first token or as a token of its own: SentencePiece writes one of two names in the
+    one way and one in the other, and what stands before them must still be matched.
     """
     inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and a < b]
     if not inside:
         raise ValueError("no token covers these characters")
-    return inside[0], inside[-1] + 1
+    first = inside[0]
+    while first and set(text[slice(*offsets[first - 1])]) == {" "}:
+        first -= 1
+    return first, inside[-1] + 1
 
 
 def by_index(lengths: Sequence[int]) -> Alignment:

@@ -315,7 +315,7 @@ def find_span(batch: TokenBatch, example: int, words: str | tuple[str, str], nam
             f"The span '{name}' ('{words}') stands {len(found)} times in the prompt '{text}'; name "
             "a longer piece that stands there once."
         )
-    return alignment.token_range(offsets, found[0], found[0] + len(words))
+    return alignment.token_range(text, offsets, found[0], found[0] + len(words))
 
 
 def _places(text: str, words: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp import PromptPairs
+from interp import PromptPairs, load_model
 from interp.alignment import Alignment, by_index, by_spans, token_range
 from interp.errors import PromptError
 from tests.interp.pairs import CASES, prompt_pairs, slots
@@ -238,7 +239,31 @@ def test_a_span_is_every_token_that_shares_a_character_with_it(
     start: int, end: int, expected: tuple[int, int]
 ) -> None:
     """As byte-level tokenizers cut "Tom Cruise's": a leading space belongs to its token."""
-    assert token_range([(0, 0), (0, 3), (3, 10), (10, 12)], start, end) == expected
+    offsets = [(0, 0), (0, 3), (3, 10), (10, 12)]
+    assert token_range("Tom Cruise's", offsets, start, end) == expected
+
+
+def test_a_space_that_is_a_token_of_its_own_belongs_to_the_name_behind_it() -> None:
+    """As SentencePiece cuts " Tom" in one and " Elvis" in several; a line's end stays outside."""
+    assert token_range("day Elvis", [(0, 3), (3, 4), (4, 6), (6, 9)], 4, 9) == (1, 4)
+    assert token_range("day  Elvis", [(0, 3), (3, 4), (4, 5), (5, 10)], 5, 10) == (1, 4)
+    assert token_range("day\nElvis", [(0, 3), (3, 4), (4, 9)], 4, 9) == (2, 3)
+
+
+@pytest.mark.shared
+def test_what_stands_before_names_is_matched_however_names_are_cut(shared: Path) -> None:
+    model = load_model(shared / "models" / "stories260K")
+    pairs = PromptPairs(
+        model,
+        clean=["One day Tom is"],
+        corrupt=["One day Elvis is"],
+        answers=[" happy"],
+        foils=[" sad"],
+        spans={"name": [("Tom", "Elvis")]},
+    )
+    start = [i for i, span in enumerate(pairs.alignment.spans) if span == "start"]
+    assert pairs.alignment.clean[0, start].tolist() == [0, 1, 2]
+    assert pairs.alignment.corrupt[0, start].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
