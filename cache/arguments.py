@@ -202,7 +202,7 @@ def _described(hint: Any) -> str:
         return f"a {hint.array_type.__name__} [{hint.dim_str.strip()}]"
     plain = origin or hint
     if plain in _SEVERAL:
-        of = f" of {_described(inside[0])}" if inside and isinstance(inside[0], type) else ""
+        of = f" of {_plural(inside[0])}" if inside and isinstance(inside[0], type) else ""
         return f"a list{of}"
     if plain is collections.abc.Mapping:
         return (
@@ -216,6 +216,10 @@ def _described(hint: Any) -> str:
     return {str: "text", int: "an integer", float: "a number", bool: "True or False"}.get(
         plain, getattr(plain, "__name__", str(plain))
     )
+
+
+def _plural(kind: type) -> str:
+    return {float: "numbers", int: "integers"}.get(kind) or _described(kind)
 
 
 def _named(value: Any) -> str:

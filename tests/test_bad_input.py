@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from experiments.cli.application import application
+from experiments.cli.application import application, main
 from experiments.organisms.bundled import reversal_curse
 from interp import PromptPairs, Site, capture, load_model, logit_lens, sweep
 from interp.errors import ObverseError
@@ -51,10 +53,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def told(*arguments: str) -> str:
     """What the command line says on the way out; fails unless it is one sentence and an error."""
-    result = CliRunner().invoke(application, list(arguments))
-    assert result.exit_code not in (0, None), result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    text = " ".join(result.stderr.split())
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(io.StringIO()) as printed:
+        patch.setattr("sys.argv", ["obverse", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert end.value.code not in (0, None), printed.getvalue()
+    text = " ".join(printed.getvalue().split())
     assert "Traceback" not in text
     errors = re.findall(r"Error: (.*)", text)
     assert len(errors) == 1, text

@@ -56,8 +56,6 @@ def patch_sets(
     """
     if not sets:
         raise SiteError("There are no sets to patch; name at least one.")
-    if isinstance(source, Mapping):
-        raise SiteError("Sets take source='other', 'zero' or 'mean'; give values to a sweep.")
     metric = get_metric(metric)
     chosen = check_direction(direction, source)
     both = places(pairs, chosen, constant=source != "other")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from interp import PromptPairs, estimate, load_model, sweep
@@ -205,7 +206,7 @@ def refused(call: Callable[[], Any], message: str, kind: type[Exception] = SiteE
     ("options", "message", "kind"),
     [
         ({"source": "mean", "reference": ["we saw"]}, "no common mean or value", SiteError),
-        ({"source": {0: 0.5}}, "no common mean or value", SiteError),
+        ({"source": {0: torch.ones(1)}}, "no common mean or value", SiteError),
         ({"by": "position"}, "'head', 'destination', 'source'", SiteError),
         ({"by": ("head", "span")}, "'head', 'destination', 'source'", SiteError),
         ({"by": "neurons"}, "'head', 'destination', 'source'", SiteError),

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 from interp import PromptPairs, Site, load_model, sweep
-from interp.errors import MetricError, ObverseError, PromptError, SiteError
+from interp.errors import ArgumentError, MetricError, ObverseError, PromptError, SiteError
 from interp.patching import Patch, patch_sets
 from tests.interp import reference
 from tests.interp.architectures import ARCHITECTURES
@@ -293,7 +293,7 @@ def test_batches_and_memory_do_not_matter(tiny: Tiny, monkeypatch: pytest.Monkey
         ({"a": [Patch("z.1", ["nobody"])]}, {}, "Position 'nobody'", PromptError),
         ({"a": [Patch("z.1", [])]}, {}, "no positions", PromptError),
         ({"a": [Patch("pattern.1", attended=[99])]}, {}, "Position 99", PromptError),
-        ({"a": [Patch("z.1")]}, {"source": {1: torch.zeros(8)}}, "give values to", SiteError),
+        ({"a": [Patch("z.1")]}, {"source": {1: torch.zeros(8)}}, "takes source as", ArgumentError),
         ({"a": [Patch("z.1")]}, {"source": "mean"}, "reference=", SiteError),
         ({"a": [Patch("z.1")]}, {"source": "median"}, "Unknown source", SiteError),
         ({"a": [Patch("z.1")]}, {"direction": "both"}, "Unknown direction", SiteError),

@@ -9,7 +9,14 @@ import pytest
 import torch
 import xarray as xr
 
-from interp.errors import ModelError, ObverseError, ProbeError, SiteError, StorageError
+from interp.errors import (
+    ArgumentError,
+    ModelError,
+    ObverseError,
+    ProbeError,
+    SiteError,
+    StorageError,
+)
 from interp.model import Model
 from probes import Features, Probes, collect, fit_probes, probe_report, retrieve, steering_check
 from probes.transfer import transfer_conditions, transfer_sites
@@ -20,9 +27,9 @@ X, Y = data("plain")
 
 def one_sentence(error: ObverseError) -> bool:
     text = str(error)
-    return (
-        text.endswith(".") and "\n" not in text and (text[0].isupper() or text[0] in "'0123456789")
-    )
+    # What is said of a function's arguments begins with its name.
+    begins = isinstance(error, ArgumentError) or text[0].isupper() or text[0] in "'0123456789"
+    return text.endswith(".") and "\n" not in text and begins
 
 
 @pytest.mark.parametrize(
@@ -34,7 +41,7 @@ def one_sentence(error: ObverseError) -> bool:
         (np.where(np.arange(300)[:, None] == 7, np.nan, X), Y, "not finite in example 7"),
         (np.zeros((0, 300, 4)), Y, "There are no features"),
         (np.zeros((2, 300, 0)), Y, "There are no features"),
-        (np.zeros(300), Y, "Features are an array"),
+        (np.zeros(300), Y, "Features are numbers"),
         (X, np.where(Y > 0, 0.5, 1.7), "use kind='ridge'"),
         (X, [None, *Y[1:]], "Example 0 has no label"),
         (xr.DataArray(X[0], dims=("example", "width")), Y, "Features need the dims"),
@@ -71,18 +78,18 @@ def test_settings_of_a_fit(settings: dict[str, Any], message: str) -> None:
         ({"groups": np.zeros(3)}, "groups of shape \\(3,\\)"),
         ({"groups": Y}, "5 folds need at least 5 groups, but there are 2"),
         ({"nulls": 1}, "nulls must be a whole number of at least 3, not 1"),
-        ({"nulls": 3.5}, "nulls must be a whole number"),
+        ({"nulls": 3.5}, "nulls as an integer"),
         ({"folds": 1}, "folds must be a whole number of at least 2"),
-        ({"seed": "a"}, "seed must be a whole number"),
+        ({"seed": "a"}, "seed as an integer"),
         ({"tol": float("nan")}, "The tolerance must be positive"),
         ({"strengths": ()}, "at least one"),
-        ({"strengths": 1.0}, "at least one"),
+        ({"strengths": 1.0}, "strengths as a list"),
         ({"strengths": (float("nan"), 1.0)}, "Strengths must be positive"),
         ({"strengths": (0.0, 1.0)}, "Strengths must be positive"),
     ],
 )
 def test_settings_of_a_report(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ProbeError, match=message) as caught:
+    with pytest.raises((ProbeError, ArgumentError), match=message) as caught:
         probe_report(X, Y, **settings)
     assert one_sentence(caught.value)
 

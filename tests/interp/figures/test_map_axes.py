@@ -68,7 +68,7 @@ def test_a_pattern_at_one_layer_is_read_from_the_top_down() -> None:
         "<b>attention pattern of block 1</b>, from ‘end -1’, to ‘subject -1’<br>"
     )
     assert "patched 118.00 logits" in hover[2, 1]
-    assert "no such token" in hover[0, 2]
+    assert "no token stands for it in the other prompt" in hover[0, 2]
 
 
 def test_a_pattern_of_one_pair_and_head_can_be_chosen() -> None:
