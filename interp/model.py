@@ -86,6 +86,13 @@ class Model:
             f"d_model {self.d_model}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Hooks, locks and what identifies it belong to this object; a copy would share them.
+        raise ModelError(
+            f"A Model is neither copied nor pickled; load {self.name} again with load_model, or "
+            "hand over its name."
+        )
+
     @property
     def name(self) -> str:
         """A short name for labels and file names: the last part of the source."""

@@ -68,7 +68,9 @@ def wait_until_exact(page: Any, key: str) -> Any:
     page.wait_for_function(
         """selector => {
             const seen = [...document.querySelectorAll(selector)].filter(p => p.offsetParent);
-            return seen.length && seen.every(p => !p.data.some(t => t.name === "estimated"));
+            // A figure that is only being made has no data yet.
+            const exact = p => p.data && !p.data.some(t => t.name === "estimated");
+            return seen.length && seen.every(exact);
         }""",
         arg=PLOT.format(key).removesuffix(":visible"),
         timeout=60_000,

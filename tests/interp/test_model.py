@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from interp import Model, capture, load_model
+from interp.errors import ModelError
 from interp.fingerprint import fingerprint
 from tests.interp import tiny as builders
 from tests.interp.folders import configured, copied, reweighted
@@ -191,3 +194,9 @@ def test_loading_leaves_the_users_logging_as_it_was(llama: Tiny) -> None:
         assert logging.getLogger().level == level
     finally:
         hf_logging.set_verbosity_warning()
+
+
+def test_a_model_is_neither_copied_nor_pickled(gpt2: Tiny) -> None:
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(ModelError, match="load_model"):
+            attempt(gpt2.model)
