@@ -18,6 +18,12 @@ from tests.app import material
 from tests.app.pages import MAIN, Open
 
 
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamlit's test page puts itself in the place of `__main__`, which spawned processes run."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return material.make_model(tmp_path_factory.mktemp("explorer") / "tiny")
