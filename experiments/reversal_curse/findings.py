@@ -102,7 +102,10 @@ def _unlabelled(model: str, asked: pd.DataFrame) -> list[str]:
 
 def _chance(found: Rate, chance: float) -> str:
     if found.low <= chance <= found.high:
-        return f", which is what guessing one of the names would give ({_percent(chance)})"
+        return (
+            ", an interval that holds what guessing one of the names would give "
+            f"({_percent(chance)})"
+        )
     return ""
 
 
