@@ -255,14 +255,9 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float,
         raise StatisticsError(f"{successes} successes of {n} trials is not possible.")
     if n == 0:
         return 0.0, 1.0
-    z = float(scipy_stats.norm.ppf(0.5 + confidence / 2))
-    p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # At the edges the closed form is exactly 0 or 1 but for rounding.
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return max(0.0, low), min(1.0, high)
+    quantile = float(scipy_stats.norm.ppf(0.5 + confidence / 2))
+    low, high = score_intervals(np.float64(successes / n), np.float64(n), quantile)
+    return float(low), float(high)
 
 
 def proportion_interval(
@@ -332,11 +327,14 @@ def proportion_intervals(
     return low.reshape(hits.shape[:-1]), high.reshape(hits.shape[:-1])
 
 
-def score_intervals(shares: Floats, trials: Floats, quantile: float) -> tuple[Floats, Floats]:
+def score_intervals(
+    shares: Floats | np.float64, trials: Floats | np.float64, quantile: float
+) -> tuple[Floats, Floats]:
     """Wilson's interval of shares of so many trials, with this quantile for the normal one's."""
     width = quantile**2 / trials
     centre = (shares + width / 2) / (1 + width)
     half = quantile / (1 + width) * np.sqrt((shares * (1 - shares) + width / 4) / trials)
+    # A share lies within its interval; at 0 and 1 the closed form does so but for rounding.
     return np.clip(centre - half, 0, shares), np.clip(centre + half, shares, 1)
 
 
