@@ -151,10 +151,6 @@ class Manifest:
         if self._files.pop(name, None) is not None:
             self._save()
 
-    def knows_file(self, name: str) -> bool:
-        """Whether there is a checksum of the run's own file of that name."""
-        return name in self._files
-
     def is_file(self, name: str, data: bytes) -> bool:
         """Whether `data` is what the run wrote into its own file of that name."""
         return _digest(data) in self._files.get(name, ())
