@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cache.files import sha256
-from experiments.manifest import Kind, Manifest
-from experiments.provenance import Provenance
 from experiments.reporter import Progress, Reporter
-from experiments.shapes import Shapes, check_dataset, check_table
-from experiments.storage import decode_dataset, decode_table, encode_dataset, encode_table
+from experiments.run_directory.manifest import Kind, Manifest
+from experiments.run_directory.provenance import Provenance
+from experiments.run_directory.shapes import Shapes, check_dataset, check_table
+from experiments.run_directory.storage import (
+    decode_dataset,
+    decode_table,
+    encode_dataset,
+    encode_table,
+)
 
 if TYPE_CHECKING:
     import numpy as np

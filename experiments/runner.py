@@ -27,7 +27,9 @@ from cache.files import (
 )
 from experiments.context import Context
 from experiments.errors import ObverseError, RunError, StorageError
-from experiments.layout import (
+from experiments.records import RunRecord
+from experiments.reporter import QuietReporter, Reporter
+from experiments.run_directory.layout import (
     CONFIG,
     LOCK,
     PROVENANCE,
@@ -42,13 +44,11 @@ from experiments.layout import (
     settings_json,
     to_json,
 )
-from experiments.lock import locked
-from experiments.manifest import Manifest
-from experiments.provenance import Provenance
-from experiments.records import RunRecord
-from experiments.reporter import QuietReporter, Reporter
-from experiments.schema import MOST_SEED, parse, read
-from experiments.shapes import shapes_of
+from experiments.run_directory.lock import locked
+from experiments.run_directory.manifest import Manifest
+from experiments.run_directory.provenance import Provenance
+from experiments.run_directory.schema import MOST_SEED, parse, read
+from experiments.run_directory.shapes import shapes_of
 from experiments.study import Study, StudyConfig, Verdict
 from interp.execute import Executor, Workers
 

@@ -12,10 +12,10 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from experiments.organisms.facts import DIRECTIONS, Direction
-from experiments.page import render_page
-from experiments.provenance import Provenance
+from experiments.report import render_page
 from experiments.reversal_curse.measure import Measurements, Subject
 from experiments.reversal_curse.prompts import questions
+from experiments.run_directory.provenance import Provenance
 from experiments.study import Verdict
 from interp.figures import accuracy_bars, direction_scatter, patching_map, rank_lines
 from interp.figures.numbers import place

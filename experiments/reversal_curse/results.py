@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.shapes import Kind, Shapes
+from experiments.run_directory.shapes import Kind, Shapes
 
 __all__ = ["RESULTS"]
 

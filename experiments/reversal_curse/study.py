@@ -19,7 +19,6 @@ import xarray as xr
 
 from experiments.context import Context
 from experiments.errors import StudyError
-from experiments.layout import HEADLINE
 from experiments.organisms.facts import DIRECTIONS, Direction, Templates
 from experiments.reversal_curse import cost, measure, patch, retrieve
 from experiments.reversal_curse import facts as fact_files
@@ -36,6 +35,7 @@ from experiments.reversal_curse.prompts import (
     right_answers,
 )
 from experiments.reversal_curse.report import render
+from experiments.run_directory.layout import HEADLINE
 from experiments.study import Study, Verdict
 from interp.batching import fitting_threads
 from interp.sources import bundled_models

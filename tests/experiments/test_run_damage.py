@@ -16,12 +16,12 @@ import pandas as pd
 import pytest
 
 from cache import files
-from experiments import provenance
 from experiments.errors import ObverseError, RunError, StorageError
-from experiments.manifest import Manifest
 from experiments.records import RunRecord, list_runs
+from experiments.run_directory import provenance
+from experiments.run_directory.manifest import Manifest
+from experiments.run_directory.schema import SCHEMA
 from experiments.runner import run_study
-from experiments.schema import SCHEMA
 from experiments.study import Verdict
 from tests.experiments import toy
 from tests.experiments.sealing import edit, seal

@@ -19,8 +19,8 @@ from cache import files
 from experiments.errors import RunError, StorageError
 from experiments.records import RunRecord
 from experiments.reporter import QuietReporter
+from experiments.run_directory.schema import SCHEMA
 from experiments.runner import run_study
-from experiments.schema import SCHEMA
 from experiments.study import Study, Verdict
 from tests.experiments import toy
 from tests.experiments.sealing import edit
@@ -590,7 +590,10 @@ def test_the_git_revision_is_only_that_of_a_checkout_of_this_package(tmp_path: P
         ).stdout
 
     def revision() -> Any:
-        script = "import json, experiments.provenance as p; print(json.dumps(p.code_revision()))"
+        script = (
+            "import json; from experiments.run_directory.provenance import code_revision\n"
+            "print(json.dumps(code_revision()))"
+        )
         ended = subprocess.run(
             [sys.executable, "-c", script], cwd=site, check=True, capture_output=True, text=True
         )

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from experiments import shapes
 from experiments.errors import RunError
-from experiments.manifest import Manifest
 from experiments.records import RunRecord
 from experiments.reversal_curse.results import RESULTS
+from experiments.run_directory import shapes
+from experiments.run_directory.manifest import Manifest
+from experiments.run_directory.shapes import check_dataset, check_table, shapes_of
+from experiments.run_directory.storage import encode_table
 from experiments.runner import run_study
-from experiments.shapes import check_dataset, check_table, shapes_of
-from experiments.storage import encode_table
 from tests.experiments import toy
 
 TABLE: shapes.Shapes = {"numbers": {"name": "text", "value": "number"}}
@@ -67,7 +67,7 @@ def test_a_run_of_other_columns_is_refused_by_readers_and_by_the_runner(
         return run_study(toy.STUDY, toy.Config(), out=out, model=toy.fake_model(), **options)
 
     run()
-    declared = {"toy": "tests.experiments.test_shapes:TABLE"}
+    declared = {"toy": "tests.experiments.run_directory.test_shapes:TABLE"}
     monkeypatch.setattr(shapes, "_SHAPES", declared)
     assert len(RunRecord.open(tmp_path / "run").table("numbers")) == 7
     frame = pd.DataFrame({"name": ["a"], "value": [np.nan]})

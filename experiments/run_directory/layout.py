@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.errors import StorageError
-from experiments.schema import SCHEMA, check_config, parse, read
+from experiments.run_directory.schema import SCHEMA, check_config, parse, read
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

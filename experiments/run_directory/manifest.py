@@ -24,8 +24,8 @@ from cache.files import (
     write_atomic,
 )
 from experiments.errors import RunError, StorageError
-from experiments.layout import RESULTS, STAGES, check_name, to_json
-from experiments.schema import check_manifest, parse, read
+from experiments.run_directory.layout import RESULTS, STAGES, check_name, to_json
+from experiments.run_directory.schema import check_manifest, parse, read
 
 __all__ = ["Kind", "Manifest"]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.errors import RunError
-from experiments.layout import PROVENANCE, to_json
-from experiments.manifest import Manifest
-from experiments.schema import check_provenance, parse, read
+from experiments.run_directory.layout import PROVENANCE, to_json
+from experiments.run_directory.manifest import Manifest
+from experiments.run_directory.schema import check_provenance, parse, read
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -155,7 +155,7 @@ def code_revision() -> dict[str, Any] | None:
     None where the package does not stand at the top of a git checkout: the revision of whatever
     project it is installed in says nothing about it.
     """
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     revision = _git(root, "rev-parse", "HEAD")
