@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from app.circuits import Measured
     from app.refining import Refined
-    from interp.model import Model
+    from interp.model.model import Model
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -89,8 +89,8 @@ class Engine:
 
     def tokens(self, spec: ModelSpec, prompt: str, spans: Mapping[str, str]) -> tuple[Token, ...]:
         """The prompt's tokens with the named part each belongs to; its last token is "last"."""
-        from interp.alignment import token_range
-        from interp.tokens import tokenise
+        from interp.prompts.alignment import token_range
+        from interp.prompts.tokens import tokenise
 
         def read(model: Model) -> tuple[Token, ...]:
             batch = tokenise(model, [prompt])
@@ -109,7 +109,7 @@ class Engine:
 
     def lens(self, spec: ModelSpec, prompt: str, answer: str | None) -> xr.Dataset:
         """The logit lens on one prompt, with ten tokens for each cell."""
-        from interp.lens import logit_lens
+        from interp.lens.logit import logit_lens
 
         return self._compute(
             spec,
@@ -282,7 +282,7 @@ class Engine:
             self._lock.release()
 
     def _compute(self, spec: ModelSpec, key: tuple[Hashable, ...], work: Callable[[Model], T]) -> T:
-        from interp.batching import fitting_threads
+        from interp.model.memory import fitting_threads
 
         with self._lock:
             model = self._load(spec)
@@ -304,7 +304,7 @@ class Engine:
         work: Callable[[Model, Progress], Iterator[T]],
     ) -> Work[T]:
         """As `_compute`, in the background; other sessions get their turn between two results."""
-        from interp.batching import fitting_threads
+        from interp.model.memory import fitting_threads
 
         with self._lock:
             model = self._load(spec)

@@ -11,7 +11,7 @@ import pandas as pd
 from experiments.errors import FactsError
 
 if TYPE_CHECKING:
-    from interp.model import Model
+    from interp.model.model import Model
 
 WAYS = ("forward", "reverse")
 
@@ -30,7 +30,7 @@ def measured(
     """
     from experiments.reversal_curse import prompts
     from experiments.reversal_curse.facts import fill, find_facts, read_facts
-    from interp.answers import score_answers
+    from interp.generation.answers import score_answers
 
     try:
         path = find_facts(model.path, None)

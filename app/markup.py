@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from interp.figures import numbers, theme
+from interp.figures.drawing import numbers, theme
 
 SPAN_COLOURS = {"subject": "#0072B2", "changed": "#0072B2", "last": "#009E73"}
 BADGES = {

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from interp.model import Model
-    from interp.prompts import PromptPairs
+    from interp.model.model import Model
+    from interp.prompts.pairs import PromptPairs
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Pair:
 
 def build(model: Model, pairs: Sequence[Pair]) -> PromptPairs:
     """Several pairs that name the same part of the prompt, as the instruments take them."""
-    from interp.prompts import PromptPairs
+    from interp.prompts.pairs import PromptPairs
 
     return PromptPairs(
         model,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import xarray as xr
 
-    from interp.model import Model
-    from interp.prompts import PromptPairs
+    from interp.model.model import Model
+    from interp.prompts.pairs import PromptPairs
 
 
 @dataclass(frozen=True)

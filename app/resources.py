@@ -16,7 +16,7 @@ from app.engine import Engine, ModelSpec
 from experiments.records import RunRecord
 
 if TYPE_CHECKING:
-    from interp.model import Model
+    from interp.model.model import Model
 
 
 def engine() -> Engine:
@@ -52,7 +52,7 @@ def _open_run(path: str, stamp: tuple[int, ...]) -> runs.Run:
 
 
 def _load_model(spec: ModelSpec, touched: float) -> Model:
-    from interp.model import load_model
+    from interp.loading.load import load_model
 
     gc.collect()  # models that made room for this one hold themselves in circles
     return load_model(spec.source, revision=spec.revision, dtype=spec.dtype)

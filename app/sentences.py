@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from interp.figures import numbers, theme
+from interp.figures.drawing import numbers, theme
 
 _WHAT = {
     "resid_pre": "the residual stream into block {layer}",

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from interp import PromptPairs, load_model
-from interp.model import Model
+from interp.model.model import Model
 
 # Work that takes longer than this is not repeated.
 LONG = 20.0

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from interp import PromptPairs
-from interp.model import Model
+from interp.model.model import Model
 
 HAS_NNSIGHT = importlib.util.find_spec("nnsight") is not None
 

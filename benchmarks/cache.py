@@ -30,14 +30,14 @@ from torch import Tensor
 
 from benchmarks._common import build, describe_machine, timed
 from cache import ActivationStore
-from cache.index import Index
-from cache.shard import DATA, shard_path
-from cache.space import Ids, SiteShape, Space
-from interp.activations import rows_at_once
+from cache.index.queries import Index
+from cache.keys.space import Ids, SiteShape, Space
+from cache.shards.writer import DATA, shard_path
 from interp.execute import Executor, Workers
-from interp.forward import observe
+from interp.forward.passes import observe
+from interp.forward.source import rows_at_once
 from interp.harvest import harvest
-from interp.model import Model
+from interp.model.model import Model
 from interp.sites import Site
 
 WIDTH = 768

@@ -19,7 +19,7 @@ import torch
 from benchmarks._common import build, describe_machine, timed
 from interp import PromptPairs
 from interp.circuits import attribute_edges, faithfulness_curve, prune
-from interp.model import Model
+from interp.model.model import Model
 
 
 def theirs(

@@ -21,10 +21,10 @@ import torch
 
 from benchmarks._common import build, describe_machine, timed
 from cache import ActivationStore
-from interp.behaviour import answers
-from interp.contents import digest, tensors
-from interp.model import Model
-from interp.structure import Structure, walk
+from interp.model.identity.behaviour import answers
+from interp.model.identity.contents import digest, tensors
+from interp.model.identity.structure import Structure, walk
+from interp.model.model import Model
 
 LENGTH = 32
 TURNS = 10

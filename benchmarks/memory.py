@@ -20,7 +20,7 @@ import torch
 
 from benchmarks._common import build, describe_machine, random_pair
 from interp import sweep
-from interp.batching import memory_budget, rows_that_fit
+from interp.model.memory import memory_budget, rows_that_fit
 
 GB = 1e9
 

@@ -22,7 +22,7 @@ import torch
 from benchmarks import _peers
 from benchmarks._common import build, describe_machine, gpt2, matrix_rate, random_pair, timed
 from interp import PromptPairs, sweep
-from interp.model import Model
+from interp.model.model import Model
 
 SITES = ["resid_pre", "z"]
 INVOKES = 15  # cells in one trace of nnsight

@@ -22,10 +22,10 @@ import numpy as np
 
 from benchmarks._common import describe_machine
 from cache.files import write_atomic
-from cache.index import Index
-from cache.layout import Layout
-from cache.sidecar import DIGEST, Sidecar
-from cache.space import SiteShape, Space
+from cache.index.queries import Index
+from cache.keys.space import SiteShape, Space
+from cache.shards.layout import Layout
+from cache.shards.sidecar import DIGEST, Sidecar
 
 ROWS, TOKENS, WIDTH = 4, 1024, 8192
 SITES = tuple(SiteShape(f"resid_post.{layer}", (WIDTH,)) for layer in (20, 40, 60, 79))

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from cache.errors import DamageError, GoneError, StorageError
-from cache.fill import Progress, fill, lacking, needed
-from cache.folder import Folder
-from cache.index import Index, Place
+from cache.folder.budget import Room
+from cache.folder.fill import Progress, fill, lacking, needed
+from cache.folder.folder import Folder
+from cache.folder.verify import set_aside
+from cache.index.queries import Index, Place
+from cache.keys.source import ActivationSource
+from cache.keys.space import Ids, SiteShape, Space
 from cache.locks import ThreadLock
-from cache.reader import ShardReader
-from cache.room import Room
-from cache.source import ActivationSource
-from cache.space import Ids, SiteShape, Space
-from cache.verify import set_aside
+from cache.shards.reader import ShardReader
 
 __all__ = ["Pieces", "Reads", "padded"]
 

@@ -11,22 +11,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cache import verify as verification
 from cache.arguments import typed
 from cache.errors import StorageError
 from cache.files import expanded
-from cache.fill import Progress, lacking
-from cache.folder import Folder
-from cache.index import Index, Usage
-from cache.marker import open_folder
+from cache.folder import verify as verification
+from cache.folder.budget import Room
+from cache.folder.fill import Progress, lacking
+from cache.folder.folder import Folder
+from cache.folder.marker import open_folder
+from cache.folder.verify import Report
+from cache.folder.witness import Witnesses
+from cache.index.queries import Index, Usage
+from cache.keys.source import ActivationSource, HasActivations
+from cache.keys.space import Ids, SiteShape, Space
 from cache.reads import Reads, padded
-from cache.room import Room
 from cache.sizes import parse_size
-from cache.source import ActivationSource, HasActivations
-from cache.space import Ids, SiteShape, Space
-from cache.training import Training
-from cache.verify import Report
-from cache.witness import Witnesses
+from cache.training.training import Training
 
 __all__ = ["ENVIRONMENT", "ActivationStore"]
 
@@ -192,7 +192,7 @@ class ActivationStore(Training):
         return sum(key in absent for key in keys)
 
     def admit(self, source: ActivationSource, space: Space, *, keep: bool) -> None:
-        """Compare a model with what a space was filled by (see `cache.witness`).
+        """Compare a model with what a space was filled by (see `cache.folder.witness`).
 
         Args:
             keep: whether to keep its answers as the space's witness, if there is none.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from interp.execute import Executor, Workers
-    from interp.model import Model
+    from interp.model.model import Model
 
 __all__ = ["Context"]
 

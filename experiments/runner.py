@@ -53,7 +53,7 @@ from experiments.study import Study, StudyConfig, Verdict
 from interp.execute import Executor, Workers
 
 if TYPE_CHECKING:
-    from interp.model import Model
+    from interp.model.model import Model
 
 __all__ = ["run_study"]
 

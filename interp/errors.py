@@ -49,3 +49,13 @@ class ExecutionError(ObverseError):
 
 class StatisticsError(ObverseError, ValueError):
     """Numbers from which no interval or test can be had."""
+
+
+def first_sentence(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if isinstance(error, KeyError):  # only the key, in quotes
+        text = f"{text} is not known"
+    if text.endswith(":"):  # what is wrong stands on the next line
+        text = " ".join(lines[:2])
+    return text if len(text) <= 200 else text[:197] + "…"

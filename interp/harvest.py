@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.arguments import typed
-from cache.fill import check_space, cut, fill, lacking
-from cache.layout import bytes_per_token
-from cache.owners import Owner
-from cache.shard import ShardWriter
-from cache.source import ActivationSource
-from cache.space import Ids, SiteShape, Space
+from cache.folder.fill import check_space, cut, fill, lacking
+from cache.folder.owners import Owner
+from cache.folder.witness import HasWitness, compare
+from cache.keys.source import ActivationSource
+from cache.keys.space import Ids, SiteShape, Space
+from cache.shards.layout import bytes_per_token
+from cache.shards.writer import ShardWriter
 from cache.store import ActivationStore
-from cache.witness import HasWitness, compare
-from interp.corpus import read_rows
 from interp.errors import ModelError
 from interp.execute import Executor, Unit, Workers, execute
-from interp.model import Model
-from interp.recipe import on_model
+from interp.execute.on_model import on_model
+from interp.model.model import Model
+from interp.prompts.corpus import read_rows
 from interp.sites import Site
 
 __all__ = ["Harvest", "bytes_of_token", "harvest"]
@@ -80,7 +80,7 @@ def harvest(
 
     Args:
         model: the model.
-        texts: a file (.txt, .jsonl, .parquet; see `interp.corpus.read_rows`), or documents.
+        texts: a file (.txt, .jsonl, .parquet; see `interp.prompts.corpus.read_rows`), or documents.
         sites: "resid_post" for every layer, "resid_post.3" for one, several of these. Layers above
             the deepest are not run.
         store: where to put them.

@@ -16,9 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import MetricError
+from interp.forward.passes import readout
+from interp.model.memory import batches, rows_that_fit
+from interp.model.model import Model
 
 if TYPE_CHECKING:
-    from interp.prompts import PromptPairs, Read
+    from interp.prompts.pairs import PromptPairs, Read, Reading
 
 Logits = Float[Tensor, "row read vocabulary"]
 Targets = Int[Tensor, "row read"]
@@ -147,3 +150,74 @@ def get_metric(metric: Metric | str) -> Metric:
     near = difflib.get_close_matches(str(metric), METRICS, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise MetricError(f"Unknown metric '{metric}'; known are {', '.join(METRICS)}.{hint}")
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The terms of a metric that are read from the same sequences.
+
+    Attributes:
+        reading: those sequences, of the run whose positions count.
+        terms: each term with the tokens that it looks for [example, read].
+    """
+
+    model: Model
+    reading: Reading
+    terms: tuple[tuple[Term, Int[Tensor, "example read"]], ...]
+
+    @classmethod
+    def of(
+        cls, model: Model, pairs: PromptPairs, metric: Metric, read: Read, reading: Reading
+    ) -> Scorer:
+        terms = tuple((term, metric.targets(pairs, term)) for term in metric.terms_of(read))
+        return cls(model, reading, terms)
+
+    def positions(self, examples: Int[Tensor, " row"]) -> Int[Tensor, "row read"]:
+        """Where each row is read."""
+        # A score of the prompt reads its last token, which is the first read.
+        n_reads = max(targets.shape[1] for _, targets in self.terms)
+        return self.reading.positions[examples.cpu()][:, :n_reads].to(self.model.device)
+
+    def value(
+        self, hidden: Float[Tensor, "row position d_model"], examples: Int[Tensor, " row"]
+    ) -> Float[Tensor, " row"]:
+        """The sum of the terms for each row; `examples` are the pairs that the rows belong to."""
+        read = self._read(hidden, examples)
+        size = rows_that_fit(self.model, 3 * read.shape[1] * self.model.d_vocab * 4)
+        pieces = batches(
+            len(read), size, lambda a, b: self._scores(read[a:b], examples[a:b], grad=False)
+        )
+        return torch.cat([scores for _, _, scores in pieces])
+
+    def gradient(
+        self, hidden: Float[Tensor, "row position d_model"], examples: Int[Tensor, " row"]
+    ) -> tuple[Float[Tensor, " row"], Float[Tensor, "row position d_model"]]:
+        """The value of each row and its gradient by the row's final stream."""
+        values = torch.empty(len(hidden), device=hidden.device)
+        gradients = torch.zeros_like(hidden)
+        size = rows_that_fit(self.model, 6 * self.model.d_vocab * 4)
+
+        def work(start: int, stop: int) -> None:
+            part = hidden[start:stop].detach().requires_grad_()
+            with torch.enable_grad():
+                value = self._scores(
+                    self._read(part, examples[start:stop]), examples[start:stop], grad=True
+                )
+                (gradients[start:stop],) = torch.autograd.grad(value.sum(), part)
+            values[start:stop] = value.detach()
+
+        for _ in batches(len(hidden), size, work):
+            pass
+        return values, gradients
+
+    def _read(self, hidden: Tensor, examples: Tensor) -> Tensor:
+        positions = self.positions(examples)
+        return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+
+    def _scores(self, read: Tensor, examples: Tensor, *, grad: bool) -> Tensor:
+        logits = readout(self.model, read, grad=grad)
+        total = torch.zeros(len(read), device=logits.device)
+        for term, targets in self.terms:
+            wanted = targets[examples.cpu()].to(logits.device)
+            total = total + term.weight * term.score(logits, wanted)
+        return total

@@ -15,7 +15,7 @@ from interp.errors import SiteError
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
 
-    from interp.model import Model
+    from interp.model.model import Model
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cache.arguments import typed
-from interp.doses import dose_response
 from interp.errors import ProbeError
-from interp.model import Model
-from interp.tokens import tokenise
+from interp.model.model import Model
+from interp.prompts.tokens import tokenise
+from interp.steering.doses import dose_response
 from probes.collect import collect
 from probes.probes import Probes
 from probes.significance import against_shuffled

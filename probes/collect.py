@@ -12,11 +12,11 @@ import torch
 from cache.arguments import typed
 from cache.store import ActivationStore
 from interp import sites as site_names
-from interp.activations import capture
 from interp.errors import ProbeError
-from interp.model import Model
+from interp.forward.capture import capture
+from interp.model.model import Model
+from interp.prompts.tokens import Prompts, TokenBatch, tokenise
 from interp.sites import Site
-from interp.tokens import Prompts, TokenBatch, tokenise
 from probes.features import Features, as_features
 
 Places = Literal["all", "last"] | Mapping[str, int | Sequence[int]]

@@ -8,8 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from interp.figures import theme
-from interp.figures.numbers import plain
+from interp.figures.drawing import theme
+from interp.figures.drawing.numbers import plain
 
 _PROBE, _CONTROL, _SHUFFLED = theme.OKABE_ITO[0], theme.OKABE_ITO[1], theme.MUTED
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from cache.arguments import typed
 from cache.files import read_bytes, write_atomic
 from interp.errors import ModelError, ProbeError, StorageError
-from interp.model import Model
+from interp.model.model import Model
 from probes.features import Features, as_features
 
 _FORMAT = "obverse probes 1"

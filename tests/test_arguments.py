@@ -27,7 +27,7 @@ MODULES = (
     "interp",
     "interp.patching",
     "interp.circuits",
-    "interp.lens",
+    "interp.lens.logit",
     "interp.figures",
     "interp.execute",
     "interp.harvest",

@@ -21,7 +21,7 @@ from experiments.cli.application import application, main
 from experiments.organisms.bundled import reversal_curse
 from interp import PromptPairs, Site, capture, load_model, logit_lens, sweep
 from interp.errors import ObverseError
-from interp.model import Model
+from interp.model.model import Model
 
 FACTS = (
     "subject,object,relation,inverse\n"

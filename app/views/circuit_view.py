@@ -14,8 +14,9 @@ from app.engine import ModelSpec
 from app.pairs import Pair
 from app.views import parts
 from interp.errors import ModelError
-from interp.figures import circuit_map, theme
+from interp.figures import circuit_map
 from interp.figures.circuit import largest_score
+from interp.figures.drawing import theme
 
 _TITLES = {
     "forward": "Asked forward",

@@ -12,7 +12,8 @@ from app.engine import ModelSpec
 from app.facts import WAYS
 from app.views import fact_patching, fact_table, follow, lens_view, parts
 from app.views.study import Study
-from interp.figures import numbers, rank_lines, theme
+from interp.figures import rank_lines
+from interp.figures.drawing import numbers, theme
 
 
 def show(study: Study, fact: int) -> None:

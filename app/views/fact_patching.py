@@ -17,7 +17,7 @@ from app.selection import SITES
 from app.views import circuit_view, live, parts, patch_view
 from app.views.study import Study
 from cache.errors import ObverseError
-from interp.figures import theme
+from interp.figures.drawing import theme
 
 
 def show(study: Study, fact: int) -> None:

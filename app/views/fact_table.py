@@ -117,7 +117,7 @@ def _table(rows: pd.DataFrame, chosen: int | None) -> None:
 
 
 def _shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """Values as people read them: ranks from 1, as in `interp.figures.numbers.rank`."""
+    """Values as people read them: ranks from 1, as in `interp.figures.drawing.numbers.rank`."""
     ranks = [str(name) for name in rows if str(name).endswith("rank")]
     return rows.assign(**{name: rows[name] + 1 for name in ranks}).replace(
         {"split": {"held_out": "held out"}}

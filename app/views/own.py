@@ -12,7 +12,7 @@ from app.engine import ModelSpec
 from app.selection import SITES, Ask
 from app.views import circuit_view, lens_view, live, parts, patch_view
 from cache.errors import ObverseError
-from interp.figures import theme
+from interp.figures.drawing import theme
 
 _COLOURS = {"clean": theme.OKABE_ITO[0], "corrupt": theme.OKABE_ITO[1]}
 _TITLES = {"clean": "Clean prompt", "corrupt": "Corrupted prompt"}

@@ -12,7 +12,7 @@ from app.engine import ModelSpec
 from app.selection import Source
 from app.views import model_page, own, parts, run_page
 from experiments.records import RunRecord
-from interp.figures import theme
+from interp.figures.drawing import theme
 
 _OTHER = Source("model", "")
 
@@ -176,7 +176,7 @@ def _nothing(root: Path) -> None:
 
 
 def _bundled() -> list[str]:
-    from interp.sources import bundled_models
+    from interp.loading.where import bundled_models
 
     try:
         return sorted(bundled_models())

@@ -11,7 +11,7 @@ import streamlit as st
 
 from app import markup, state
 from app.views import follow
-from interp.figures import theme
+from interp.figures.drawing import theme
 
 HALF, WHOLE = 600, 1220  # px of a column and of the page, on a screen of 1280
 

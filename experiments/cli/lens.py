@@ -66,7 +66,7 @@ def lens(
     say(f"Loading {model} …")
     quiet_libraries()
     from interp import TunedLens, load_model
-    from interp.lens import logit_lens
+    from interp.lens.logit import logit_lens
 
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     answer = None if answer is None else _after(prompt, answer)
@@ -117,7 +117,7 @@ def _answer_line(answer: str, rank: int, logprob: float) -> str:
 
 def _layers(result: xr.Dataset, width: int, *, followed: bool) -> Table:
     """Rows are layers from the last to the embedding, columns the last positions that fit."""
-    from interp.figures.numbers import rank as ranked
+    from interp.figures.drawing.numbers import rank as ranked
 
     tokens = [str(token) for token in result.token.values.tolist()]
     space = width - len("embedding") - _PADDING - (_RIGHT_COLUMN if followed else 0)

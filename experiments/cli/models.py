@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from experiments.cli.console import guarded, output, say, visible, warn
-from interp.sources import ENTRY_POINT_GROUP
+from interp.loading.where import ENTRY_POINT_GROUP
 
 __all__ = ["BundledModel", "describe", "models"]
 

@@ -19,8 +19,8 @@ from experiments.cli.meter import show_count
 from experiments.cli.progress import duration, terminal_reporter
 
 if TYPE_CHECKING:
-    from cache.index import Usage
-    from cache.space import Space
+    from cache.index.queries import Usage
+    from cache.keys.space import Space
     from cache.store import ActivationStore
 
 __all__ = ["store_commands"]

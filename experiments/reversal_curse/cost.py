@@ -14,9 +14,9 @@ from experiments.organisms.facts import DIRECTIONS
 from experiments.reversal_curse.facts import fill
 from experiments.reversal_curse.measure import Subject
 from experiments.reversal_curse.prompts import answer, right_answers
-from interp.answers import score_answers
-from interp.batching import available_memory
 from interp.errors import PromptError
+from interp.generation.answers import score_answers
+from interp.model.memory import available_memory
 
 # Bytes that a text with its answer, its tokens and its row in a table take, and one of a pair
 # (fact, name). Rough: seen on the bundled model (short prompts) beside what a batch takes.

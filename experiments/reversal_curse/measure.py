@@ -14,14 +14,14 @@ import xarray as xr
 from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
 from experiments.reversal_curse.facts import fill
 from experiments.reversal_curse.prompts import answer, questions, right_answers
-from interp.activations import capture
-from interp.answers import complete, score_answers
-from interp.forward import readout
-from interp.lens import logit_lens
-from interp.model import Model
-from interp.prompts import continuations
-from interp.stats import wilson
-from interp.tokens import tokenise
+from interp.forward.capture import capture
+from interp.forward.passes import readout
+from interp.generation.answers import complete, score_answers
+from interp.lens.logit import logit_lens
+from interp.model.model import Model
+from interp.prompts.pairs import continuations
+from interp.prompts.tokens import tokenise
+from interp.stats.significance import wilson
 
 Progress = Callable[[int, int], None]
 

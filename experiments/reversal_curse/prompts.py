@@ -12,9 +12,9 @@ from experiments.errors import FactsError
 from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
 from experiments.reversal_curse.facts import fill
 from interp.errors import PromptError
-from interp.model import Model
-from interp.prompts import PromptPairs, continuations
-from interp.tokens import TokenBatch, check_length, tokenise
+from interp.model.model import Model
+from interp.prompts.pairs import PromptPairs, continuations
+from interp.prompts.tokens import TokenBatch, check_length, tokenise
 
 
 def answer(fact: Fact, direction: Direction) -> str:

@@ -18,7 +18,7 @@ from experiments.reversal_curse.prompts import questions
 from experiments.run_directory.provenance import Provenance
 from experiments.study import Verdict
 from interp.figures import accuracy_bars, direction_scatter, patching_map, rank_lines
-from interp.figures.numbers import place
+from interp.figures.drawing.numbers import place
 
 _SPLITS = {
     "forward": "learned forward only",

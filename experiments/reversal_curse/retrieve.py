@@ -14,9 +14,9 @@ from experiments.reversal_curse.measure import Progress, Subject
 from experiments.reversal_curse.prompts import asked, question
 from experiments.reversal_curse.sheets import sameness
 from interp.errors import ProbeError, PromptError
-from interp.model import Model
-from interp.prompts import continuations, find_span
-from interp.tokens import tokenise
+from interp.model.model import Model
+from interp.prompts.pairs import continuations, find_span
+from interp.prompts.tokens import tokenise
 from probes import Features, collect, retrieve
 from probes.retrieval import STRENGTHS
 

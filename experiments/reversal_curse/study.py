@@ -37,8 +37,8 @@ from experiments.reversal_curse.prompts import (
 from experiments.reversal_curse.report import render
 from experiments.run_directory.layout import HEADLINE
 from experiments.study import Study, Verdict
-from interp.batching import fitting_threads
-from interp.sources import bundled_models
+from interp.loading.where import bundled_models
+from interp.model.memory import fitting_threads
 
 # A chunk of name scores is kept when the run is stopped; a few seconds of work on a small model.
 _CHUNK = 2048

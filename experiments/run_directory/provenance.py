@@ -21,7 +21,7 @@ from experiments.run_directory.manifest import Manifest
 from experiments.run_directory.schema import check_provenance, parse, read
 
 if TYPE_CHECKING:
-    from interp.model import Model
+    from interp.model.model import Model
 
 __all__ = ["Provenance", "code_revision", "package_versions"]
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from cache.arguments import typed
 from cache.files import read_bytes, write_atomic
+from interp.components.graph import Edges, Graph
 from interp.errors import ModelError, StorageError
-from interp.graph import Edges, Graph
-from interp.model import Model
+from interp.model.model import Model
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -18,13 +18,13 @@ from torch import Tensor
 from cache.arguments import typed
 from interp.circuits.exact import exact_scores
 from interp.circuits.ladder import Ladder
-from interp.components import Components
-from interp.contrast import Contrast, contrasts
+from interp.components.components import Components
+from interp.components.contrast import Contrast, contrasts
+from interp.components.graph import Graph
 from interp.errors import MetricError, SiteError
-from interp.graph import Graph
 from interp.metrics import Metric, get_metric
-from interp.model import Model
-from interp.prompts import PromptPairs, Run
+from interp.model.model import Model
+from interp.prompts.pairs import PromptPairs, Run
 
 Method = Literal["eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact"]
 Progress = Callable[[int, int], None]

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from interp.batching import batches, rows_that_fit
-from interp.components import PROJECTIONS
-from interp.contrast import Contrast
-from interp.forward import resume
-from interp.graph import Graph
-from interp.wiring import writer_changes
+from interp.components.components import PROJECTIONS
+from interp.components.contrast import Contrast
+from interp.components.graph import Graph
+from interp.components.wiring import writer_changes
+from interp.forward.passes import resume
+from interp.model.memory import batches, rows_that_fit
 
 
 def exact_scores(

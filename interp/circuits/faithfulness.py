@@ -12,16 +12,16 @@ from cache.arguments import typed
 from interp.circuits.circuit import jaccard
 from interp.circuits.measure import Ablation, Progress, check_model, measure, shared_pairs
 from interp.circuits.prune import Choice, choose, random_circuits
-from interp.effect import Effect, effect
-from interp.effect import shares as shares_of
+from interp.components.graph import Edges, Graph
 from interp.errors import MetricError, SiteError
-from interp.graph import Edges, Graph
-from interp.intervals import Clusters, n_independent
 from interp.metrics import Metric, get_metric
-from interp.model import Model
-from interp.prompts import PromptPairs
+from interp.model.model import Model
+from interp.prompts.pairs import PromptPairs
+from interp.prompts.tokens import Prompts
 from interp.results import EdgeScores
-from interp.tokens import Prompts
+from interp.stats.effect import Effect, effect
+from interp.stats.effect import shares as shares_of
+from interp.stats.intervals import Clusters, n_independent
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of all edges at which MIB (Mueller et al. 2025) measures."""

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.batching import batches, rows_that_fit
 from interp.circuits.readers import ReaderGradients
-from interp.components import PROJECTIONS, Components
-from interp.contrast import Contrast
-from interp.forward import resume
+from interp.components.components import PROJECTIONS, Components
+from interp.components.contrast import Contrast
+from interp.forward.passes import resume
+from interp.model.memory import batches, rows_that_fit
 
 Collect = Callable[[int, str, Tensor], None]
 """Gets a layer, "attn" (its queries, keys and values in turn), "mlp" or "logits", and gradients

@@ -11,17 +11,17 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.circuits.circuit import Circuit
-from interp.components import Components
-from interp.contrast import contrasts
+from interp.components.components import Components
+from interp.components.contrast import contrasts
+from interp.components.graph import Graph
+from interp.components.wiring import Reference, run_circuits
 from interp.errors import ModelError, SiteError
-from interp.graph import Graph
 from interp.metrics import Metric, get_metric
-from interp.model import Model
+from interp.model.model import Model
 from interp.patching.sources import constants
-from interp.prompts import PromptPairs
+from interp.prompts.pairs import PromptPairs
+from interp.prompts.tokens import Prompts
 from interp.sites import Site
-from interp.tokens import Prompts
-from interp.wiring import Reference, run_circuits
 
 Ablation = Literal["patching", "mean", "zero"]
 Progress = Callable[[int, int], None]

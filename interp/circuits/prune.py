@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from cache.arguments import typed
 from interp.circuits.circuit import Circuit
+from interp.components.graph import Edges, Graph
 from interp.errors import SiteError
-from interp.graph import Edges, Graph
 from interp.results import EdgeScores
 
 Choice = Literal["top", "greedy"]

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.components import PROJECTIONS, Components
-from interp.linear import each_head
+from interp.components.components import PROJECTIONS, Components
+from interp.components.linear import each_head
 
 
 class ReaderGradients:

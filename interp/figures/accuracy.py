@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from cache.arguments import typed
-from interp.figures import theme
+from interp.figures.drawing import theme
 from interp.results import AccuracyTable
 
 _SPLITS = ("forward", "reverse", "both", "held_out")

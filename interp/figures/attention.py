@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from cache.arguments import typed
 from interp.errors import PromptError, SiteError
-from interp.figures import grid, numbers, theme
+from interp.figures.drawing import grid, numbers, theme
 from interp.results import HeadScores, Patterns
 
 _NAMES = {"pattern": "attention", "moved": "length moved"}

@@ -11,8 +11,8 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.errors import PromptError
-from interp.figures import grid, theme
-from interp.figures.numbers import plain, reach, texts
+from interp.figures.drawing import grid, theme
+from interp.figures.drawing.numbers import plain, reach, texts
 from interp.results import Attribution
 
 # Of heads by the tokens attended to, so many are shown: those with the largest share anywhere.

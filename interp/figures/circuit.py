@@ -10,8 +10,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from cache.arguments import typed
-from interp.figures import grid, theme
-from interp.figures.layout import Layout, Place, Points, curves, lay_out
+from interp.figures.drawing import grid, theme
+from interp.figures.drawing.layout import Layout, Place, Points, curves, lay_out
 
 if TYPE_CHECKING:
     from interp.circuits.circuit import Circuit

@@ -8,11 +8,11 @@ import plotly.graph_objects as go
 
 from cache.arguments import typed
 from interp.errors import DirectionError
-from interp.figures import theme
-from interp.figures.bands import band, interval_text, mean_intervals_of, prompts_of
-from interp.figures.numbers import plain
+from interp.figures.drawing import theme
+from interp.figures.drawing.bands import band, interval_text, mean_intervals_of, prompts_of
+from interp.figures.drawing.numbers import plain
 from interp.results import DoseResponse
-from interp.stats import n_independent
+from interp.stats.significance import n_independent
 
 _OWN, _CONTROL = theme.OKABE_ITO[0], theme.MUTED
 

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from cache.arguments import typed
-from interp.figures import theme
+from interp.figures.drawing import theme
 from interp.results import FactTable
 
 _SPLITS = ("forward", "reverse", "both", "held_out")

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from cache.arguments import typed
-from interp.figures import theme
-from interp.figures.bands import band
+from interp.figures.drawing import theme
+from interp.figures.drawing.bands import band
 from interp.results import Curve
 
 _CIRCUIT, _COMPLEMENT, _RANDOM = theme.OKABE_ITO[0], theme.OKABE_ITO[1], theme.MUTED

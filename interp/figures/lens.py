@@ -8,7 +8,7 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.errors import PromptError
-from interp.figures import grid, numbers, theme
+from interp.figures.drawing import grid, numbers, theme
 from interp.results import Lens
 
 

@@ -12,9 +12,9 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.errors import SiteError
-from interp.figures import grid, marks, theme
-from interp.figures.axes import Axis, axes_of
-from interp.figures.numbers import plain, reach, texts
+from interp.figures.drawing import grid, marks, theme
+from interp.figures.drawing.axes import Axis, axes_of
+from interp.figures.drawing.numbers import plain, reach, texts
 from interp.results import Patched
 
 Value = Literal["normalised", "raw", "change"]

@@ -9,8 +9,8 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.errors import SiteError
-from interp.figures import grid, theme
-from interp.figures.numbers import plain, reach, texts
+from interp.figures.drawing import grid, theme
+from interp.figures.drawing.numbers import plain, reach, texts
 from interp.results import Paths
 
 

@@ -12,9 +12,9 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.errors import PromptError
-from interp.figures import theme
-from interp.figures.bands import band, mean_intervals_of, prompts_of
-from interp.figures.numbers import plain
+from interp.figures.drawing import theme
+from interp.figures.drawing.bands import band, mean_intervals_of, prompts_of
+from interp.figures.drawing.numbers import plain
 from interp.figures.ranks import rank_axis, rank_scale
 from interp.results import AnswerLens
 

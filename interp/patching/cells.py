@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from interp.alignment import Alignment
-from interp.editable import check_editable
 from interp.errors import SiteError
-from interp.model import Model
+from interp.forward.editable import check_editable
+from interp.model.model import Model
 from interp.patching import groups
 from interp.patching.groups import Choices, Neurons
 from interp.patching.interventions import Indices, Interventions, Mask, Places
+from interp.prompts.alignment import Alignment
 from interp.sites import Site, heads_at, site_kind
 
 By = Literal["position", "span", "head", "neurons", "destination", "source"]

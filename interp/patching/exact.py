@@ -15,7 +15,7 @@ import xarray as xr
 from cache.arguments import typed
 from interp.execute import Executor, Workers
 from interp.metrics import Metric
-from interp.model import Model
+from interp.model.model import Model
 from interp.patching.cells import By
 from interp.patching.groups import Neurons
 from interp.patching.plan import Direction, Progress
@@ -24,8 +24,8 @@ from interp.patching.request import Request
 from interp.patching.results import label
 from interp.patching.slices import run_cells, sweep_slices
 from interp.patching.sources import Source
-from interp.prompts import PromptPairs
-from interp.tokens import Prompts
+from interp.prompts.pairs import PromptPairs
+from interp.prompts.tokens import Prompts
 
 
 @typed

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from cache.arguments import typed
 from interp import sites as site_names
-from interp.batching import batches, rows_that_fit
 from interp.errors import SiteError
-from interp.forward import Recording, record, recording_memory, resume
-from interp.hooks import hooked
+from interp.forward.hooks import hooked
+from interp.forward.passes import Recording, record, recording_memory, resume
 from interp.metrics import Metric
-from interp.model import Model
+from interp.model.memory import batches, rows_that_fit
+from interp.model.model import Model
 from interp.patching.cells import By
 from interp.patching.groups import Neurons
 from interp.patching.interventions import Mask
@@ -32,9 +32,9 @@ from interp.patching.plan import RUNS, Direction, Plan, Progress
 from interp.patching.request import Request
 from interp.patching.results import label
 from interp.patching.sources import Source
-from interp.prompts import PromptPairs, Run
+from interp.prompts.pairs import PromptPairs, Run
+from interp.prompts.tokens import Prompts
 from interp.sites import Site, width_at
-from interp.tokens import Prompts
 
 
 @typed

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.alignment import Alignment
 from interp.errors import SiteError
-from interp.model import Model
+from interp.model.model import Model
 from interp.patching.interventions import Mask
+from interp.prompts.alignment import Alignment
 from interp.sites import heads_at, neurons_at
 
 Neurons = int | Sequence[Sequence[int]]

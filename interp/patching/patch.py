@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache.arguments import typed
-from interp.alignment import Alignment
-from interp.editable import check_editable
 from interp.errors import SiteError
-from interp.model import Model
+from interp.forward.editable import check_editable
+from interp.model.model import Model
 from interp.patching import groups
 from interp.patching.interventions import Indices, Interventions, Mask, Places
+from interp.prompts.alignment import Alignment
 from interp.sites import Site
 
 

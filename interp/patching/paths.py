@@ -19,18 +19,18 @@ from torch import Tensor
 
 from cache.arguments import typed
 from interp import sites as site_names
-from interp.batching import batches, rows_that_fit
-from interp.components import Components
-from interp.contrast import Contrast, contrasts
+from interp.components.components import Components
+from interp.components.contrast import Contrast, contrasts
+from interp.components.graph import Graph
+from interp.components.wiring import Reference, Wiring, wiring_memory, writer_changes
 from interp.errors import SiteError
-from interp.forward import resume
-from interp.graph import Graph
-from interp.hooks import Hook, hooked
+from interp.forward.hooks import Hook, hooked
+from interp.forward.passes import resume
 from interp.metrics import Metric, get_metric
-from interp.model import Model
-from interp.prompts import PromptPairs, Run
+from interp.model.memory import batches, rows_that_fit
+from interp.model.model import Model
+from interp.prompts.pairs import PromptPairs, Run
 from interp.sites import Site
-from interp.wiring import Reference, Wiring, wiring_memory, writer_changes
 
 Progress = Callable[[int, int], None]
 Scores = npt.NDArray[np.float32]

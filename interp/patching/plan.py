@@ -10,13 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from interp.errors import SiteError
-from interp.forward import Recording
-from interp.metrics import Metric
-from interp.model import Model
+from interp.forward.passes import Recording
+from interp.metrics import Metric, Scorer
+from interp.model.model import Model
 from interp.patching.interventions import Indices, Mask, Places
 from interp.patching.sources import Constants
-from interp.prompts import PromptPairs, Reading, Run
-from interp.scoring import Scorer
+from interp.prompts.pairs import PromptPairs, Reading, Run
 from interp.sites import Site
 
 Direction = Literal["denoising", "noising"]

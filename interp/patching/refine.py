@@ -10,7 +10,7 @@ import xarray as xr
 from cache.arguments import typed
 from interp.errors import SiteError
 from interp.metrics import Metric
-from interp.model import Model
+from interp.model.model import Model
 from interp.patching.cells import By, Cells
 from interp.patching.first_order import first_order
 from interp.patching.groups import Neurons
@@ -20,8 +20,8 @@ from interp.patching.request import Request
 from interp.patching.results import label
 from interp.patching.runner import Runner, add_up
 from interp.patching.sources import Source
-from interp.prompts import PromptPairs
-from interp.tokens import Prompts
+from interp.prompts.pairs import PromptPairs
+from interp.prompts.tokens import Prompts
 
 # Partial results come at most so many times: each is a copy of the whole result.
 _STEPS = 12

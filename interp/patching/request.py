@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from interp.metrics import Metric, get_metric
-from interp.model import Model
+from interp.model.model import Model
 from interp.patching.cells import By, Cells, check_by, check_layers, lay_out
 from interp.patching.groups import Neurons
 from interp.patching.plan import Direction, Plan, check_direction, places, plans
 from interp.patching.sources import Constants, Source, constants
-from interp.prompts import PromptPairs
+from interp.prompts.pairs import PromptPairs
+from interp.prompts.tokens import Prompts
 from interp.sites import Site
-from interp.tokens import Prompts
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import numpy.typing as npt
 import xarray as xr
 
 from cache.arguments import typed
-from interp.effect import Effect, direction, effect
 from interp.errors import MetricError
-from interp.intervals import Clusters
 from interp.metrics import Metric
-from interp.model import Model
+from interp.model.model import Model
 from interp.patching.request import Request
-from interp.prompts import PromptPairs, Run
+from interp.prompts.pairs import PromptPairs, Run
 from interp.results import Patched, Paths
+from interp.stats.effect import Effect, direction, effect
+from interp.stats.intervals import Clusters
 
 
 def label(

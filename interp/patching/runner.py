@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from interp.batching import batches, rows_that_fit
-from interp.forward import Recording, packs, record, recording_memory
+from interp.forward.passes import Recording, packs, record, recording_memory
+from interp.model.memory import batches, rows_that_fit
 from interp.patching.interventions import Interventions
 from interp.patching.plan import RUNS, Plan, Progress
 from interp.patching.walk import needed, walk
-from interp.prompts import Run
+from interp.prompts.pairs import Run
 from interp.sites import Site, width_at
 
 Scores = npt.NDArray[np.float32]

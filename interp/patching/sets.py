@@ -11,14 +11,14 @@ import xarray as xr
 from cache.arguments import typed
 from interp.errors import SiteError
 from interp.metrics import Metric, get_metric
-from interp.model import Model
+from interp.model.model import Model
 from interp.patching.patch import Patch, tabulate
 from interp.patching.plan import Direction, Progress, check_direction, places, plans
 from interp.patching.results import attributes, prompt_coordinates
 from interp.patching.runner import score
 from interp.patching.sources import constants
-from interp.prompts import PromptPairs
-from interp.tokens import Prompts
+from interp.prompts.pairs import PromptPairs
+from interp.prompts.tokens import Prompts
 
 
 @typed

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from cache.arguments import typed
 from interp.errors import PromptError, SiteError
-from interp.forward import readout, record
-from interp.model import Model
+from interp.forward.passes import readout, record
+from interp.metrics import Scorer
+from interp.model.model import Model
 from interp.patching.patch import Patch, tabulate
 from interp.patching.plan import RUNS, Plan, check_direction, places
 from interp.patching.walk import needed, walk
-from interp.prompts import PromptPairs, Run
-from interp.scoring import Scorer
+from interp.prompts.pairs import PromptPairs, Run
 from interp.sites import Site
 
 

@@ -18,8 +18,9 @@ import xarray as xr
 
 from interp.errors import MetricError
 from interp.execute import Executor, Unit, Workers, execute
+from interp.execute.on_model import on_model
 from interp.metrics import Metric
-from interp.model import Model
+from interp.model.model import Model
 from interp.patching.cells import Cells
 from interp.patching.interventions import Mask
 from interp.patching.plan import RUNS, Direction, Progress
@@ -28,8 +29,7 @@ from interp.patching.request import Request
 from interp.patching.results import label
 from interp.patching.runner import Scores, score
 from interp.patching.sources import Constants
-from interp.prompts import PromptPairs, Run
-from interp.recipe import on_model
+from interp.prompts.pairs import PromptPairs, Run
 
 # A slice has about so many cells, which fill a batch, and so much to compute (multiplications and
 # additions), which is a tenth of a second on a core and outweighs running the prompts.

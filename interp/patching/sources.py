@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from interp.activations import capture
 from interp.errors import SiteError
-from interp.model import Model
+from interp.forward.capture import capture
+from interp.model.model import Model
+from interp.prompts.tokens import Prompts, tokenise
 from interp.sites import Site, heads_at, neurons_at
-from interp.tokens import Prompts, tokenise
 
 Source = Literal["other", "zero", "mean"] | Mapping[int, Tensor]
 Constants = Mapping[Site, Tensor]

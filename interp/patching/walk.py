@@ -14,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import sites as site_names
-from interp.forward import Recording, resume
-from interp.heads import linear_in_heads, output_matrix, through_block
-from interp.hooks import hooked
-from interp.packing import Active
+from interp.components.heads import linear_in_heads, output_matrix, through_block
+from interp.forward.hooks import hooked
+from interp.forward.packing import Active
+from interp.forward.passes import Recording, resume
 from interp.patching.edits import Edit, PatternEdit, hook
 from interp.patching.interventions import STREAMS, Indices, Interventions
 from interp.patching.plan import Plan

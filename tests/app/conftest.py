@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from app.engine import Engine, ModelSpec
 from app.views import live
 from experiments.records import RunRecord
-from interp.model import load_model
+from interp.loading.load import load_model
 from tests.app import material
 from tests.app.pages import MAIN, Open
 

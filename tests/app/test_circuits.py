@@ -15,8 +15,8 @@ from app.engine import Engine, ModelSpec
 from app.pairs import Pair, build, typed
 from interp import load_model
 from interp.circuits import measure, prune
-from interp.effect import effect
 from interp.errors import ModelError
+from interp.stats.effect import effect
 
 PAIRS = (
     typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea"),

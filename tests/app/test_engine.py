@@ -15,7 +15,8 @@ from app.pairs import Pair, typed
 from experiments.records import RunRecord
 from interp import logit_lens, sweep
 from interp.errors import ModelError, PromptError, SiteError
-from interp.model import Model, load_model
+from interp.loading.load import load_model
+from interp.model.model import Model
 from tests.app.material import HOSTILE
 
 PROMPT = "Tom Cruise's mother is"

@@ -12,7 +12,7 @@ from app.engine import Engine, ModelSpec
 from experiments.records import RunRecord
 from interp.errors import PromptError
 from interp.figures import patching_map
-from interp.prompts import _places
+from interp.prompts.pairs import _places
 
 
 @pytest.mark.parametrize(

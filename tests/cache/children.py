@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from cache import ActivationStore
-from cache.index import Index
-from cache.layout import PAGE
-from cache.shard import read_sidecar
+from cache.index.queries import Index
+from cache.shards.layout import PAGE
+from cache.shards.writer import read_sidecar
 from tests.cache.fake import WIDTHS, FakeSource, expected
 
 SITES = list(WIDTHS)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.space import Ids, SiteShape, Space
+from cache.keys.space import Ids, SiteShape, Space
 
 WIDTHS = {"resid_post.0": (24,), "resid_post.1": (24,), "z.0": (3, 4)}
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from cache import ActivationStore
 from cache.errors import StorageError
-from cache.space import DTYPES
+from cache.keys.space import DTYPES
 from tests.cache.fake import WIDTHS, FakeSource, expected, prompts
 
 SITES = list(WIDTHS)

@@ -283,7 +283,7 @@ def test_the_bundled_model_is_listed_without_loading_torch(tmp_path: Path) -> No
 
     from safetensors import safe_open
 
-    from interp.sources import bundled_models
+    from interp.loading.where import bundled_models
 
     folder = bundled_models()["reversal-curse"]
     with safe_open(str(folder / "model.safetensors"), framework="np") as weights:

@@ -514,9 +514,9 @@ def test_a_model_folder_that_changed_after_the_run_is_noticed(
         loaded.append(source)
         return toy.fake_model(fingerprint, source)
 
-    import interp.model
+    import interp.model.model
 
-    monkeypatch.setattr(interp.model, "load_model", load_model)
+    monkeypatch.setattr(interp.model.model, "load_model", load_model)
     config = toy.Config(model=str(folder))
     run(tmp_path / "run", config, model=None)
     run(tmp_path / "run", config, model=None)

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
-from interp.model import Model
+from interp.model.model import Model
 
 Modification = Callable[[Model], "contextlib.AbstractContextManager[None]"]
 

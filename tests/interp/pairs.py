@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.predictions import logits
-from interp.prompts import PromptPairs
+from interp.generation.logits import logits
+from interp.prompts.pairs import PromptPairs
 from tests.interp.tiny import NAMES, PLACES, Tiny, words
 
 Slot = tuple[str, list[tuple[int, int] | None]]

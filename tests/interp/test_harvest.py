@@ -11,12 +11,12 @@ import torch
 
 from cache import ActivationStore
 from cache.errors import StorageError
-from cache.index import Index
+from cache.index.queries import Index
 from interp import Model, capture, load_model
-from interp.corpus import read_rows
 from interp.errors import PromptError
 from interp.execute import Executor
 from interp.harvest import harvest
+from interp.prompts.corpus import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_what_cannot_fit_is_refused_before_anything_runs(
     def observe(*_: object) -> None:
         raise AssertionError("the model was run")
 
-    monkeypatch.setattr("interp.activations.observe", observe)
+    monkeypatch.setattr("interp.forward.source.observe", observe)
     with ActivationStore(tmp_path / "store", budget="20kB") as store:
         with pytest.raises(StorageError, match=r"tokens at 2 sites take .* kB, but .* 20 kB"):
             harvest(model, distinct(40), ["resid_post.0", "z.1"], store, context=16)
@@ -129,7 +129,7 @@ def test_rows_follow_documents(model: Model, tmp_path: Path) -> None:
 def test_long_documents_are_read_in_pieces(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n".join(distinct(300))
     whole = read_rows(model, [text], context=16)
-    monkeypatch.setattr("interp.corpus._PIECE", 200)
+    monkeypatch.setattr("interp.prompts.corpus._PIECE", 200)
     assert [r.tolist() for r in read_rows(model, [text], context=16)] == [r.tolist() for r in whole]
 
 

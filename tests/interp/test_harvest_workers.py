@@ -13,9 +13,9 @@ import torch
 
 from cache import ActivationStore
 from interp import Model, load_model
-from interp.corpus import read_rows
 from interp.execute import Executor, Workers
 from interp.harvest import harvest
+from interp.prompts.corpus import read_rows
 
 WORDS = ["Tom", "Kate", "Goldie", "Mary", "Lee", "Hudson", "Hawn", "Cruise"]
 TEXTS = [" ".join(WORDS[(i // 8**k) % 8] for k in range(5)) for i in range(1200)]

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from interp.model import Model, load_model
+from interp.loading.load import load_model
+from interp.model.model import Model
 
 BOS, UNK, PAD = "<bos>", "<unk>", "<pad>"
 NAMES = ("Ann", "Bo", "Cy", "Dee", "Eve", "Fay", "Gus", "Hal", "Ida", "Jo", "Anna")

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.organisms.relations import World, generate_world
 from interp import load_model
-from interp.model import Model
+from interp.model.model import Model
 from tests.threads import one_thread
 
 __all__ = ["one_thread"]

@@ -17,7 +17,7 @@ from interp.errors import (
     SiteError,
     StorageError,
 )
-from interp.model import Model
+from interp.model.model import Model
 from probes import Features, Probes, collect, fit_probes, probe_report, retrieve, steering_check
 from probes.transfer import transfer_conditions, transfer_sites
 from tests.probes.material import data

@@ -10,7 +10,7 @@ import torch
 
 from cache.store import ActivationStore
 from interp.errors import ProbeError
-from interp.model import Model
+from interp.model.model import Model
 from probes import Probes, collect, fit_probes, probe_report
 from probes.features import as_features
 from tests.probes.material import data

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from interp.directions import random_directions
-from interp.model import Model
+from interp.model.model import Model
+from interp.steering.directions import random_directions
 from probes import Features, probe_report, retrieve, steering_check, transfer_sites
 from probes.figures import probe_lines, steering_lines, transfer_map
 from probes.probes import Probes

@@ -8,7 +8,7 @@ import xarray as xr
 
 from experiments.organisms.facts import Fact
 from experiments.organisms.relations import World
-from interp.model import Model
+from interp.model.model import Model
 from probes import collect, probe_report, retrieve
 
 READ = "resid_post.0"

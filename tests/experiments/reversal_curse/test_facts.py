@@ -13,7 +13,7 @@ from experiments.organisms.facts import Fact
 from experiments.reversal_curse.facts import fill, read_facts, read_templates
 from experiments.reversal_curse.prompts import check_answers, make_pairs, valid_answers
 from interp import load_model
-from interp.model import Model
+from interp.model.model import Model
 
 
 @pytest.fixture(scope="module")

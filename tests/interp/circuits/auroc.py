@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from interp.circuits import attribute_edges
 from interp.circuits.edges import Method
-from interp.graph import Graph
+from interp.components.graph import Graph
 from tests.interp.circuits.planted import BUILDERS, Planted
 from tests.interp.circuits.trained import trained_induction
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.graph import Graph
-from interp.model import Model, load_model
-from interp.prompts import PromptPairs
+from interp.components.graph import Graph
+from interp.loading.load import load_model
+from interp.model.model import Model
+from interp.prompts.pairs import PromptPairs
 from tests.interp.circuits.canvas import N_CTX, ONE, Canvas
 from tests.interp.circuits.idle import add_idle_parts
 from tests.interp.tiny import BOS, N_SPECIAL, NAMES, PLACES, VOCABULARY, WORDS, build_tokenizer

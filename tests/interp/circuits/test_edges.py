@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from interp import batching
 from interp.circuits import attribute_edges
-from interp.graph import Graph
+from interp.components.graph import Graph
 from tests.interp import brute_force
 from tests.interp.circuits import by_hand
 from tests.interp.circuits.split import Split
@@ -129,7 +128,7 @@ def test_scores_do_not_depend_on_the_batch(
         asked.append(model)
         return 1
 
-    monkeypatch.setattr(batching, "memory_budget", nothing)
+    monkeypatch.setattr(memory, "memory_budget", nothing)
     apart = scores()
     assert asked
     close(apart["by_example"], whole["by_example"])

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from interp import PromptPairs, load_model
 from interp.circuits import attribute_edges
-from interp.components import Components
-from interp.contrast import contrasts
+from interp.components.components import Components
+from interp.components.contrast import contrasts
+from interp.components.graph import Graph
+from interp.components.wiring import Reference, run_circuits
 from interp.errors import ModelError
-from interp.graph import Graph
 from interp.metrics import logit_diff
-from interp.wiring import Reference, run_circuits
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.tiny import N_SPECIAL, VOCABULARY, build_tokenizer
 

@@ -13,12 +13,12 @@ import torch
 
 from interp import PromptPairs, load_model
 from interp.circuits import attribute_edges
-from interp.components import Components
-from interp.contrast import contrasts
-from interp.graph import Graph
+from interp.components.components import Components
+from interp.components.contrast import contrasts
+from interp.components.graph import Graph
+from interp.components.wiring import Reference, run_circuits
 from interp.metrics import logit_diff
-from interp.model import Model
-from interp.wiring import Reference, run_circuits
+from interp.model.model import Model
 from tests.interp.circuits import by_hand
 from tests.interp.circuits.by_hand import Question
 from tests.interp.circuits.split import Split

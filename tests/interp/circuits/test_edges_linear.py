@@ -14,7 +14,7 @@ import torch
 
 from interp import PromptPairs, load_model
 from interp.circuits import attribute_edges
-from interp.model import Model
+from interp.model.model import Model
 from tests.interp.circuits.auroc import METHODS
 from tests.interp.circuits.canvas import Canvas
 from tests.interp.circuits.planted import BUILDERS

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from interp import PromptPairs, batching, load_model
+from interp import PromptPairs, load_model
 from interp.circuits import attribute_edges
+from interp.model import memory
 from tests.interp.tiny import VOCABULARY, build_tokenizer
 
 N_HEADS, N_KEY_VALUE_HEADS, D_HEAD, LENGTH, N_PAIRS = 16, 16, 8, 64, 12
@@ -86,7 +87,7 @@ def test_memory_holds_one_layers_graph(
     method: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all layers there are only streams and what each layer wrote, not each head's part."""
-    monkeypatch.setattr(batching, "memory_budget", lambda _model: 1 << 30)
+    monkeypatch.setattr(memory, "memory_budget", lambda _model: 1 << 30)
     few, many = watched(3, method), watched(6, method)
     # The readers of one layer, for all rows that are run at once.
     assert many.largest == few.largest
@@ -99,7 +100,7 @@ def test_memory_holds_one_layers_graph(
 
 def test_the_budget_keeps_many_steps_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are computed side by side as far as they fit, and otherwise one after another."""
-    monkeypatch.setattr(batching, "memory_budget", lambda _model: 1)
+    monkeypatch.setattr(memory, "memory_budget", lambda _model: 1)
     seen = watched(2, "eap-ig", steps=8)
     # One row of one pair.
     assert seen.largest < READERS

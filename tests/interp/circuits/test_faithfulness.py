@@ -14,11 +14,11 @@ from interp.circuits.circuit import jaccard
 from interp.circuits.faithfulness import FRACTIONS, area
 from interp.circuits.measure import shared_pairs
 from interp.circuits.prune import choose
+from interp.components.graph import Graph
 from interp.errors import MetricError, ModelError, SiteError, StatisticsError
 from interp.figures import faithfulness_lines
-from interp.graph import Graph
-from interp.prompts import PromptPairs
-from interp.stats import ratio_interval
+from interp.prompts.pairs import PromptPairs
+from interp.stats.significance import ratio_interval
 from tests.interp.pairs import Case, clear_cases, prompt_pairs
 from tests.interp.tiny import Tiny
 

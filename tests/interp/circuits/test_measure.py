@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp import batching
 from interp.circuits import attribute_edges, measure, minimality, prune
+from interp.components.graph import Graph
 from interp.errors import ModelError, SiteError
-from interp.graph import Graph
 from tests.interp.circuits import by_hand
 from tests.interp.circuits.rewired import circuit_run
 from tests.interp.circuits.split import Split
@@ -89,7 +88,7 @@ def test_results_do_not_depend_on_what_is_run_together(
     seen: list[tuple[int, int]] = []
     alone = measure(llama.model, pairs, sets, progress=lambda *a: seen.append(a))
     np.testing.assert_array_equal(together, alone)
-    monkeypatch.setattr(batching, "memory_budget", lambda _: 1)
+    monkeypatch.setattr(memory, "memory_budget", lambda _: 1)
     one_by_one = measure(llama.model, pairs, sets)
     np.testing.assert_allclose(one_by_one, together, rtol=0, atol=1e-4)
     assert seen[-1] == (len(sets) * len(pairs), len(sets) * len(pairs))

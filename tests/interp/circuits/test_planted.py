@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from interp.circuits import attribute_edges
-from interp.components import Components
-from interp.contrast import contrasts
-from interp.graph import Graph
+from interp.components.components import Components
+from interp.components.contrast import contrasts
+from interp.components.graph import Graph
+from interp.components.wiring import Reference, run_circuits
 from interp.metrics import logit_diff
-from interp.model import Model
-from interp.wiring import Reference, run_circuits
+from interp.model.model import Model
 from tests.interp.circuits import by_hand
 from tests.interp.circuits.auroc import METHODS, edge_auroc, table
 from tests.interp.circuits.by_hand import Question

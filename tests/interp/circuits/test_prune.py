@@ -18,8 +18,8 @@ from interp import PromptPairs, load_model
 from interp.circuits import attribute_edges, prune, random_circuits
 from interp.circuits.circuit import jaccard
 from interp.circuits.prune import _best_path, choose, connected
+from interp.components.graph import Graph
 from interp.errors import SiteError
-from interp.graph import Graph
 from tests.interp.pairs import prompt_pairs
 from tests.interp.tiny import Tiny
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from interp.circuits import attribute_edges
-from interp.graph import Graph
-from interp.model import Model
+from interp.components.graph import Graph
+from interp.model.model import Model
 from tests.interp.circuits import train_induction
 from tests.interp.circuits.auroc import METHODS, edge_auroc
 from tests.interp.circuits.planted import Planted

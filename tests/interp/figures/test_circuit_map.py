@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 import pytest
 
 from interp.circuits.circuit import Circuit
+from interp.components.graph import Graph
 from interp.figures import circuit_map
-from interp.figures.layout import NOWHERE, lay_out
-from interp.graph import Graph
+from interp.figures.drawing.layout import NOWHERE, lay_out
 from tests.interp.figures.conftest import HOSTILE, assert_safe, traces
 
 LABELS = ("start -1", "subject -1", "end -2", "end -1")

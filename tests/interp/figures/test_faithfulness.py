@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 import pytest
 import xarray as xr
 
-from interp.figures import faithfulness_lines, theme
+from interp.figures import faithfulness_lines
+from interp.figures.drawing import theme
 from tests.interp.figures.conftest import traces
 
 

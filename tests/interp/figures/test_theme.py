@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from interp.figures import theme
+from interp.figures.drawing import theme
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The index of a store: a database of what stands in which shard."""

@@ -1,0 +1,1 @@
+"""What names an activation: space, tokens and site; and what computes it."""

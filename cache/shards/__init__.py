@@ -1,0 +1,1 @@
+"""One file of activations: its layout, its sidecar, writing and reading."""

@@ -1,0 +1,1 @@
+"""Activations as a stream of shuffled batches to train on."""

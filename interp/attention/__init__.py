@@ -1,0 +1,1 @@
+"""Attention patterns, and the heads that are known by them."""

@@ -1,0 +1,1 @@
+"""Each component's direct share of a logit."""

@@ -1,0 +1,96 @@
+"""Change what heads put out without running their attention again.
+
+What attention adds is linear in its heads' outputs, so where only these are replaced, the recorded
+output of the attention, plus the change times the output matrix, stands for it. The rest of the
+block runs as always. Whether a model is like this is tried on its own numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp import sites as site_names
+from interp.components.linear import affine
+from interp.forward import packing
+from interp.forward.hooks import hooked
+from interp.forward.packing import Active
+from interp.forward.passes import (
+    TOLERANCE,
+    Recording,
+    packs,
+    record,
+    relative_error,
+    resume,
+)
+from interp.model.model import Model
+from interp.sites import Site
+
+
+def output_matrix(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:
+    """By which each head writes its `z` to the residual stream."""
+    width = model.n_heads * int(model.bridge.cfg.d_head)
+    like = next(model.bridge.original_model.parameters())
+    with model.lock:
+        matrix, _ = affine(model.bridge.blocks[layer].attn.o, width, like)
+    return matrix.reshape(model.n_heads, -1, matrix.shape[1])
+
+
+def through_block(
+    model: Model,
+    recording: Recording,
+    layer: int,
+    change: Float[Tensor, "row position d_model"],
+    rows: Int[Tensor, " row"],
+    *,
+    span: tuple[Active, Active] | None = None,
+) -> Float[Tensor, "row position d_model"]:
+    """The stream out of a block whose attention adds `change` more than it did in the recording.
+
+    Args:
+        recording: made `for_packing`, with the stream into the block.
+        rows: for each row the recorded example it belongs to.
+        span: as for `resume`.
+    """
+    stream = recording[Site("resid_pre", layer)].index_select(0, rows)
+    added = recording.kept[layer]["attn"].index_select(0, rows) + change
+    with model.lock, packing.attention_adds(model.bridge.blocks[layer], added):
+        return resume(model, recording, stream, rows, start=layer, stop=layer + 1, span=span)
+
+
+def linear_in_heads(model: Model, ids: Int[Tensor, "example position"]) -> bool:
+    """Whether `through_block` gives this model's numbers; tried once, on the first prompt."""
+    with model.lock:
+        if model.linear_in_heads is None:
+            model.linear_in_heads = packs(model, ids) and _is_linear(model, ids[:1])
+    return model.linear_in_heads
+
+
+def _is_linear(model: Model, ids: Int[Tensor, "1 position"]) -> bool:
+    layers = range(model.n_layers)
+    sites = [Site(name, layer) for name in ("resid_pre", "z") for layer in layers]
+    recording = record(model, ids, [*sites, Site("resid_post", layers[-1])], for_packing=True)
+    row = torch.zeros(1, dtype=torch.long, device=model.device)
+
+    def silence(z: Tensor) -> Tensor:
+        z = z.clone()
+        z[:, :, 0] = 0
+        return z
+
+    for layer in layers:
+        stream = recording[Site("resid_pre", layer)]
+        try:
+            change = -recording[Site("z", layer)][:, :, 0] @ output_matrix(model, layer)[0]
+            ours = through_block(model, recording, layer, change, row)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+            return False
+        hooks: list[Any] = [(site_names.hook_point(model, Site("z", layer)), silence)]
+        with hooked(hooks):
+            theirs = resume(model, recording, stream, row, start=layer, stop=layer + 1)
+        plain = resume(model, recording, stream, row, start=layer, stop=layer + 1)
+        if not relative_error(ours - plain, theirs - plain) <= 10 * TOLERANCE[model.dtype]:
+            return False
+    return True

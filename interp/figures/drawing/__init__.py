@@ -1,0 +1,1 @@
+"""What figures share: colours, marks, axes, grids and words."""

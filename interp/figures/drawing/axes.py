@@ -1,0 +1,105 @@
+"""Which axes of a sweep a map has, and what their entries are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from interp.errors import SiteError
+from interp.figures.drawing import theme
+
+# The first of these that a sweep has makes the rows of its map.
+_ROWS = ("layer", "head", "destination", "position", "span")
+_COLUMNS = ("position", "span", "head", "neurons", "destination", "source")
+
+_TITLES = {
+    "head": "head",
+    "span": "part of the prompt",
+    "neurons": "neurons",
+    "destination": "attending",
+    "source": "attended to",
+}
+_PREFIXES = {"head": "head ", "neurons": "neurons ", "destination": "from ", "source": "to "}
+_BLOCKS = {"resid_pre": "into block", "resid_mid": "in block", "resid_post": "after block"}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a map.
+
+    Attributes:
+        name: of the dimension.
+        keys: the number of each entry, by which clicks tell it: layer, head, or index.
+        labels: what each entry is called, not escaped.
+        hovers: how each entry is told of in a sentence, escaped.
+    """
+
+    name: str
+    keys: tuple[int, ...]
+    labels: tuple[str, ...]
+    hovers: tuple[str, ...]
+    title: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def axes_of(result: xr.Dataset, example: int | None) -> tuple[Axis, Axis]:
+    """Rows and columns of the map of a sweep.
+
+    Raises:
+        SiteError: there are more or fewer than two axes.
+    """
+    found = [str(d) for d in result["patched"].dims if d != "example"]
+    rows = next((name for name in _ROWS if name in found), None)
+    columns = [name for name in found if name != rows]
+    if rows is None or len(columns) != 1 or columns[0] not in _COLUMNS:
+        raise SiteError(
+            f"A map has two axes, but this sweep has {', '.join(found) or 'none'}; choose one "
+            "entry of the others, as in result.sel(position=3)."
+        )
+    return _axis(result, rows, example), _axis(result, columns[0], example)
+
+
+def _axis(result: xr.Dataset, name: str, example: int | None) -> Axis:
+    values = np.atleast_1d(result[name].values)
+    names = [str(value) for value in values]
+    keys = tuple(int(v) for v in values) if name in ("layer", "head") else tuple(range(len(values)))
+    if name == "layer":
+        title = _BLOCKS.get(str(result.attrs.get("site", "")), "block")
+        return Axis(name, keys, tuple(names), tuple(names), title)
+    if f"{name}_label" in result.coords:
+        labels = [str(label) for label in result[f"{name}_label"].values]
+        names = _tokens(result, labels, example) if name == "position" else labels
+        hovers = [
+            f"‘{theme.shown(text, 40)}’" + (f" ({theme.escape(label)})" if label != text else "")
+            for text, label in zip(names, labels, strict=True)
+        ]
+    else:
+        hovers = [theme.shown(text, 40) for text in names]
+    hovers = [_PREFIXES.get(name, "") + hover for hover in hovers]
+    title = _TITLES.get(name, "position" if example is None else "token")
+    return Axis(name, keys, tuple(map(theme.visible, names)), tuple(hovers), title)
+
+
+def _tokens(result: xr.Dataset, labels: list[str], example: int | None) -> list[str]:
+    """A pair's own tokens, or those that all prompts share; the label elsewhere."""
+    if example is None:
+        return [_shared_token(result, i) or label for i, label in enumerate(labels)]
+    tokens = [str(t) for t in result["clean_token"].isel(example=example).values]
+    return [token or label for token, label in zip(tokens, labels, strict=True)]
+
+
+def _shared_token(result: xr.Dataset, column: int) -> str:
+    """The token that all prompts have at a position, or "" where they differ: it says more than
+    a label."""
+    if "clean_token" not in result.coords or result.sizes["example"] < 2:
+        return ""
+    tokens = {
+        str(token)
+        for run in ("clean", "corrupt")
+        for token in result[f"{run}_token"].values[:, column]
+    }
+    return tokens.pop() if len(tokens) == 1 else ""

@@ -1,0 +1,1 @@
+"""Forward passes: recorded, resumed, packed and intervened in."""

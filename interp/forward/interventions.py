@@ -1,0 +1,250 @@
+"""Changes made to activations while a model reads or writes: add, ablate, clamp, silence.
+
+An `Intervention` is a plain value. `capture`, `logits` and `generate` take any number of them, and
+`applied` keeps them in place for whatever else runs the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cache.arguments import typed
+from interp import sites as site_names
+from interp.errors import DirectionError, PromptError, SiteError
+from interp.forward.editable import check_editable
+from interp.forward.hooks import Hook, hooked
+from interp.model.model import Model
+from interp.prompts.masks import Positions, TokenMask, fixed_mask, token_mask
+from interp.sites import Site
+
+Kind = Literal["add", "ablate", "clamp", "silence"]
+Sites = str | Site | Iterable[str | Site]
+Vector = Float[Tensor, "..."] | npt.ArrayLike
+
+
+@typed
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """One change of an activation x, with d the direction and u = d/|d|.
+
+    Attributes:
+        kind: "add": x + amount · d; "ablate": x − (x·u) u; "clamp": x − (x·u) u + amount · u;
+            "silence": 0.
+        sites: where; a name without a layer ("resid_post") is every layer.
+        direction: of the shape that one token has at the site: [d_model], [d_head] at one head,
+            [head, d_head] at all; None for "silence".
+        amount: the dose of "add", in lengths of d; the coordinate of "clamp", in the activation's
+            unit.
+        positions: "all"; "prompt", "last" (of the prompt) or "generated" (what comes after it);
+            token numbers, negative ones from the prompt's end; or a mask [example, position]. In
+            patterns they are the destinations.
+    """
+
+    kind: Kind
+    sites: tuple[str | Site, ...]
+    direction: Tensor | None = None
+    amount: float = 0.0
+    positions: Positions = "all"
+
+    @classmethod
+    def add(
+        cls, direction: Vector, sites: Sites, dose: float = 1.0, *, positions: Positions = "all"
+    ) -> Intervention:
+        """Add `dose` times the direction (Turner et al. 2023)."""
+        return cls._along("add", direction, sites, dose, positions)
+
+    @classmethod
+    def ablate(
+        cls, direction: Vector, sites: Sites, *, positions: Positions = "all"
+    ) -> Intervention:
+        """Project the direction out (Arditi et al. 2024)."""
+        return cls._along("ablate", direction, sites, 0.0, positions)
+
+    @classmethod
+    def clamp(
+        cls, direction: Vector, sites: Sites, value: float, *, positions: Positions = "all"
+    ) -> Intervention:
+        """Set the coordinate along the direction to `value`, whatever it was."""
+        return cls._along("clamp", direction, sites, value, positions)
+
+    @classmethod
+    def silence(cls, sites: Sites, *, positions: Positions = "all") -> Intervention:
+        """Set whole activations to zero: "z.1.h2" takes a head out."""
+        return cls("silence", _listed(sites), positions=positions)
+
+    @classmethod
+    def _along(
+        cls, kind: Kind, direction: Vector, sites: Sites, amount: float, positions: Positions
+    ) -> Intervention:
+        vector = as_direction(direction)
+        if not math.isfinite(amount):
+            raise DirectionError(f"A dose of {amount} has no effect that could be computed.")
+        return cls(kind, _listed(sites), vector, float(amount), positions)
+
+
+def as_direction(direction: Vector) -> Tensor:
+    """A direction as a float32 tensor on the CPU.
+
+    Raises:
+        DirectionError: it is zero, or not finite.
+    """
+    try:
+        vector = torch.as_tensor(direction).detach().cpu().float().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DirectionError("A direction must be a vector of numbers.") from error
+    if vector.ndim == 0 or not bool(torch.isfinite(vector).all()):
+        raise DirectionError("A direction must be a vector of finite numbers.")
+    if not bool(vector.any()):
+        raise DirectionError("A direction of length zero points nowhere; give another vector.")
+    return vector
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Interventions as they will be made on a model that reads certain prompts.
+
+    Attributes:
+        edits: each a site, its intervention, and the tokens that it changes (None for all).
+    """
+
+    model: Model
+    edits: tuple[tuple[Site, Intervention, TokenMask | None], ...]
+
+    @contextlib.contextmanager
+    def placed(self, examples: Int[Tensor, " row"]) -> Iterator[None]:
+        """Inside, the model is run on these examples only, and its activations are changed."""
+        hooks = [
+            (site_names.hook_point(self.model, site), _hook(site, change, tokens, examples))
+            for site, change, tokens in self.edits
+        ]
+        with self.model.lock, hooked(hooks):
+            yield
+
+
+def plan(
+    model: Model,
+    interventions: Intervention | Iterable[Intervention],
+    lengths: Int[Tensor, " example"],
+    *,
+    written: bool = False,
+) -> Plan:
+    """Check interventions against a model and the lengths of its prompts.
+
+    Args:
+        written: whether something may follow the prompts.
+
+    Raises:
+        SiteError: the model has no such site, or drops edits there.
+        DirectionError: a direction does not have the site's shape.
+        PromptError: positions that a prompt does not have.
+    """
+    edits = []
+    for change in _several(interventions):
+        if not written and isinstance(change.positions, str) and change.positions == "generated":
+            raise PromptError(
+                "Nothing is generated here, so an intervention there would do nothing; choose "
+                "positions of the prompt."
+            )
+        tokens = token_mask(change.positions, lengths)
+        edits += [(site, change, tokens) for site in _checked(model, change)]
+    return Plan(model, tuple(edits))
+
+
+@typed
+@contextlib.contextmanager
+def applied(model: Model, *interventions: Intervention) -> Iterator[None]:
+    """Inside, everything that runs the model sees it changed.
+
+    The hooks are taken away at the end, whatever happens, and no other thread gets the model
+    meanwhile. Positions are counted from the left here, because the prompts are not known.
+
+    Raises:
+        PromptError: positions that need to know where a prompt ends.
+        SiteError, DirectionError: as for `plan`.
+    """
+    hooks = []
+    for change in interventions:
+        tokens = fixed_mask(change.positions)
+        hooks += [
+            (site_names.hook_point(model, site), _hook(site, change, tokens, None))
+            for site in _checked(model, change)
+        ]
+    with model.lock, hooked(hooks):
+        yield
+
+
+def _several(interventions: Intervention | Iterable[Intervention]) -> list[Intervention]:
+    if isinstance(interventions, Intervention):
+        return [interventions]
+    return list(interventions)
+
+
+def _listed(sites: Sites) -> tuple[str | Site, ...]:
+    return (sites,) if isinstance(sites, str | Site) else tuple(sites)
+
+
+def _checked(model: Model, change: Intervention) -> list[Site]:
+    found = [check_editable(model, site) for site in site_names.named(model, change.sites)]
+    if not found:
+        raise SiteError("An intervention without a site does nothing; name one, or leave it out.")
+    for site in found:
+        if change.direction is None:
+            continue
+        if site.name == "pattern":
+            raise DirectionError(
+                "Attention patterns are no vectors that a direction could be added to; silence "
+                "them, or steer 'z' instead."
+            )
+        shape = site_names.shape_at(model, site.name)[0 if site.head is None else 1 :]
+        if tuple(change.direction.shape) != shape:
+            raise DirectionError(
+                f"A direction of shape {tuple(change.direction.shape)} does not fit '{site}' of "
+                f"{model.name}, where a token has the shape {shape}."
+            )
+    return found
+
+
+def _hook(site: Site, change: Intervention, tokens: TokenMask | None, examples: Any) -> Hook:
+    axis = 2 if site.name == "pattern" else 1
+
+    def edit(value: Tensor) -> Tensor | None:
+        part = value if site.head is None else value.select(_head_axis(site), site.head)
+        new = _changed(change, part)
+        if tokens is not None:
+            # Choosing a pattern's head takes the axis before its destinations away.
+            at = axis - (site.head is not None and site.name == "pattern")
+            new = torch.where(tokens.at(examples, part, at), new, part)
+        # The hook of resid_mid sits on the MLP's branch, after the skip connection has kept a
+        # reference to the same tensor: only an edit in place reaches both.
+        target = value if site.name == "resid_mid" else value.clone()
+        (target if site.head is None else target.select(_head_axis(site), site.head)).copy_(new)
+        return None if site.name == "resid_mid" else target
+
+    return edit
+
+
+def _head_axis(site: Site) -> int:
+    return 1 if site.name == "pattern" else 2
+
+
+def _changed(change: Intervention, value: Tensor) -> Tensor:
+    if change.direction is None:
+        return torch.zeros_like(value)
+    direction = change.direction.to(value.device)
+    if change.kind == "add":
+        return (value.float() + change.amount * direction).to(value.dtype)
+    unit = direction / direction.norm()
+    axes = tuple(range(value.ndim - unit.ndim, value.ndim))
+    along = (value.float() * unit).sum(axes, keepdim=True)
+    target = change.amount if change.kind == "clamp" else 0.0
+    changed: Tensor = value.float() + (target - along) * unit
+    return changed.to(value.dtype)

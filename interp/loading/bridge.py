@@ -1,0 +1,231 @@
+"""From files to a TransformerLens bridge whose numbers are Hugging Face's."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from interp.errors import ModelError, first_sentence
+from interp.loading.configuration import check_size
+from interp.loading.where import check_folder, unknown_model
+from interp.model.vocabulary import quoted
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+# A wrong norm, mask or position is off by 0.1 or more, rounding in bfloat16 by less than this.
+WRAPPED_TOLERANCE = 0.05
+# Modules that hold no weights themselves, for each weight and besides.
+_MODULES_OF_ONE_WEIGHT, _MODULES = 16, 2000
+
+
+def load_hugging_face(
+    source: str, target: str, folder: Path | None, dtype: torch.dtype, revision: str | None
+) -> tuple[Any, Any]:
+    """A Hugging Face model, whole and in eager attention, and its tokenizer.
+
+    Raises:
+        ModelError: it cannot be found or read, or its weights are not those of its configuration.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    where = {"revision": revision, "trust_remote_code": False, "local_files_only": bool(folder)}
+    try:
+        # A hub that cannot be reached is waited for once, not for each of the tokenizer's files.
+        config = AutoConfig.from_pretrained(target, **where)
+        # One that a config.json asks for may be code from a hub ("kernels-community/…").
+        config._attn_implementation = "eager"
+        _check_architecture(target, config)
+        if folder is not None:
+            _check_fit(folder, config)
+        tokenizer = AutoTokenizer.from_pretrained(target, **where)
+        hf_model, info = AutoModelForCausalLM.from_pretrained(
+            target,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager",
+            output_loading_info=True,
+            # Without this the shapes that do not fit are only told on the screen; see below.
+            ignore_mismatched_sizes=True,
+            **where,
+        )
+    except ModelError:
+        raise
+    except Exception as error:  # Hugging Face raises a dozen unrelated types here
+        if folder is None:
+            raise unknown_model(source, first_sentence(error)) from error
+        raise ModelError(
+            f"The model in '{folder}' cannot be loaded: {first_sentence(error)}"
+        ) from error
+    missing = sorted(info.get("missing_keys", ()))
+    if missing:
+        raise ModelError(
+            f"'{target}' lacks {len(missing)} weights ('{missing[0]}' first), which would be "
+            "filled at random; save the whole model again."
+        )
+    misfits = sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()))
+    misfits += _blocks_left_out(hf_model, info.get("unexpected_keys", ()))
+    if misfits:
+        raise ModelError(
+            f"The weights in '{target}' do not fit its config.json ('{misfits[0]}' first); restore "
+            "both from the same checkpoint."
+        )
+    return hf_model, tokenizer
+
+
+def _check_architecture(target: str, config: Any) -> None:
+    """Raise a ModelError where a configuration says two things about what is to be computed.
+
+    Many architectures share the names of their weights, so that each would load as another.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kinds: dict[str, set[str]] = {}
+    for kind, architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        kinds.setdefault(str(architecture), set()).add(str(kind))
+    for named in config.architectures or ():
+        if config.model_type not in kinds.get(str(named), {config.model_type}):
+            raise ModelError(
+                f"The config.json of '{target}' names the model_type "
+                f"{quoted(config.model_type)} and the architecture {quoted(str(named))}, which do "
+                "not go together; restore it from the original checkpoint."
+            )
+
+
+def _check_fit(folder: Path, config: Any) -> None:
+    """Raise a ModelError if the configuration asks for more than its weight files hold.
+
+    The model is built without memory for its weights, and no further than its files can fill it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    weights = check_folder(folder)
+    packed = getattr(config, "quantization_config", None) is not None
+    with _modules_at_most(_MODULES_OF_ONE_WEIGHT * len(weights) + _MODULES), torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), attn_implementation="eager", trust_remote_code=False
+        )
+    wanted = sum(weight.numel() for weight in skeleton.parameters())
+    tables = sum(buffer.numel() for buffer in skeleton.buffers())
+    check_size(str(folder), wanted, tables, weights, packed=packed)
+
+
+@contextlib.contextmanager
+def _modules_at_most(most: int) -> Iterator[None]:
+    """Inside, this thread may put no more than `most` modules together."""
+    thread, count = threading.get_ident(), itertools.count(1)
+
+    def check(*_: object) -> None:
+        if threading.get_ident() == thread and next(count) > most:
+            raise ModelError(
+                f"The config.json asks for more than {most:,} modules, far more than there are "
+                "weights; restore both from the same checkpoint."
+            )
+
+    handle = register_module_module_registration_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _blocks_left_out(hf_model: Any, unexpected: Iterable[str]) -> list[str]:
+    """Weights of blocks beyond those that the configuration asks for."""
+    numbered = re.compile(r"(.*?\.)(\d+)\.")
+    highest: dict[str, int] = {}
+    for match in filter(None, map(numbered.match, hf_model.state_dict())):
+        highest[match[1]] = max(int(match[2]), highest.get(match[1], -1))
+    found = [match for match in map(numbered.match, sorted(unexpected)) if match]
+    return [m.string for m in found if m[1] in highest and int(m[2]) > highest[m[1]]]
+
+
+def wrap(
+    hf_model: Any, tokenizer: Any, name: str, device: torch.device, dtype: torch.dtype
+) -> TransformerBridge:
+    """TransformerLens' bridge around a Hugging Face model, if it computes the same logits.
+
+    Raises:
+        ModelError: TransformerLens does not know the architecture, or computes something else.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    hf_model = hf_model.to(device).eval()
+    config = hf_model.config.get_text_config()
+    length = min(8, config.vocab_size, getattr(config, "max_position_embeddings", 8))
+    ids = torch.arange(length, device=device)[None]
+    try:
+        expected = _logits(hf_model, ids)
+    except Exception as error:  # settings of which each is in order, and that do not fit together
+        raise ModelError(
+            f"'{name}' computes nothing with the settings in its config.json "
+            f"({first_sentence(error)}); restore it from the original checkpoint."
+        ) from error
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
+        )
+        found = _logits(bridge, ids)
+    except Exception as error:
+        architecture = type(hf_model).__name__
+        raise ModelError(
+            f"TransformerLens cannot wrap '{name}' ({architecture}): {first_sentence(error)}"
+        ) from error
+    if not bool(torch.isfinite(expected).all()) and _finite(hf_model):
+        raise ModelError(
+            f"'{name}' computes no finite logits from finite weights, so a setting in its "
+            "config.json is wrong; restore it from the original checkpoint."
+        )
+    difference = (found - expected).norm() / expected.norm().clamp(min=1e-12)
+    # NaN is told of by the check of the weights, which names the tensor.
+    if float(difference) > WRAPPED_TOLERANCE:
+        raise ModelError(
+            f"TransformerLens computes other logits for {type(hf_model).__name__} than Hugging "
+            f"Face does (relative difference {float(difference):.2g}), so nothing measured on it "
+            "would be true; use another architecture or version of transformer-lens."
+        )
+    return bridge
+
+
+def _finite(model: Any) -> bool:
+    return all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
+
+
+def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Logits in float32, from a Hugging Face model or a bridge."""
+    with torch.no_grad():
+        output = model(ids, use_cache=False)
+    logits: torch.Tensor = getattr(output, "logits", output)
+    return logits.float()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Hugging Face's progress bars and advice off the screen while loading."""
+    from transformers.utils import logging as hf_logging
+
+    verbosity = hf_logging.get_verbosity()
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    level = logging.getLogger().level
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        logging.getLogger().setLevel(level)
+        if bars:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,152 @@
+"""From a name, a folder or a model in memory to a `Model`, checked before it is handed out."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cache.arguments import typed
+from cache.keys.space import DTYPES, dtype_name
+from interp.errors import ModelError
+from interp.forward.source import ModelSource
+from interp.loading.allocator import keep_freed_memory
+from interp.loading.bridge import load_hugging_face, quiet, wrap
+from interp.loading.where import locate
+from interp.model.model import Model
+from interp.model.vocabulary import quoted
+
+
+@typed
+def load_model(
+    source: str | Path | Any,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    tokenizer: Any = None,
+) -> Model:
+    """Load a model to work on.
+
+    Args:
+        source: the name of a bundled organism ("reversal-curse"), a local Hugging Face folder, a
+            hub id ("gpt2"), a Hugging Face model in memory (give its `tokenizer` too), a
+            TransformerBridge, or a Model (returned as it is).
+        device: "cpu", "cuda", "mps"; the GPU where there is one if left out.
+        dtype: "float32" (default, whatever the checkpoint holds), "float16" or "bfloat16" (or
+            "bf16" …). A model in memory keeps its own.
+        revision: branch, tag or commit on the hub.
+        tokenizer: for models in memory; others bring their own.
+
+    Raises:
+        ModelError: the model is unknown, incomplete, damaged, or has non-finite weights.
+    """
+    if isinstance(source, Model):
+        return source
+    chosen = _device(device)
+    if not isinstance(source, str | Path):
+        if dtype is not None or revision is not None:
+            raise ModelError("A model in memory has its dtype and revision; leave them out.")
+        return _from_memory(source, tokenizer, chosen)
+    if tokenizer is not None:
+        raise ModelError(f"'{source}' brings its own tokenizer; leave tokenizer=… out.")
+    precision = _dtype(dtype or torch.float32)
+    target, folder = locate(source)
+    if folder is not None and revision is not None:
+        raise ModelError(
+            f"'{source}' is a folder of this machine and has no revisions; leave "
+            f"{quoted(revision)} out, or give a hub id."
+        )
+    with quiet():
+        hf_model, hf_tokenizer = load_hugging_face(str(source), target, folder, precision, revision)
+        bridge = wrap(hf_model, hf_tokenizer, target, chosen, precision)
+    return _checked(
+        Model(
+            bridge,
+            source=str(source),
+            path=folder,
+            tokenizer=hf_tokenizer,
+            activation_source=ModelSource,
+            revision=revision,
+        )
+    )
+
+
+def _from_memory(source: Any, tokenizer: Any, device: torch.device) -> Model:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel
+
+    if isinstance(source, TransformerBridge):
+        bridge, name = source, str(source.cfg.model_name or type(source.original_model).__name__)
+        tokenizer = tokenizer if tokenizer is not None else source.tokenizer
+        if tokenizer is None:
+            raise ModelError("The bridge has no tokenizer; give one: tokenizer=….")
+    elif isinstance(source, PreTrainedModel):
+        if tokenizer is None:
+            raise ModelError("A Hugging Face model in memory needs its tokenizer: tokenizer=….")
+        # Hooks see scores and patterns only in eager attention.
+        source.set_attn_implementation("eager")
+        name = source.config.name_or_path or type(source).__name__
+        # TransformerLens reads configuration and tokenizer by name, so they get a folder.
+        with quiet(), tempfile.TemporaryDirectory() as folder:
+            # Saving a model sets this; one that was never saved lacks it.
+            source.config.architectures = [type(source).__name__]
+            source.config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            # AutoTokenizer would choose a class by the architecture, which may cut other tokens.
+            tokenizer = type(tokenizer).from_pretrained(folder, local_files_only=True)
+            bridge = wrap(source, tokenizer, folder, device, source.dtype)
+    else:
+        raise ModelError(
+            f"A {type(source).__name__} is not a model; give a name, a folder, a Hugging Face "
+            "model or a TransformerBridge."
+        )
+    return _checked(
+        Model(
+            bridge,
+            source=name,
+            path=None,
+            tokenizer=tokenizer,
+            activation_source=ModelSource,
+            in_memory=True,
+        )
+    )
+
+
+def _checked(model: Model) -> Model:
+    if model.device.type == "cpu":
+        keep_freed_memory()
+    if model.bridge.compatibility_mode:
+        raise ModelError(
+            f"{model.name} was put in compatibility mode, which changes its weights; load it raw."
+        )
+    for name, tensor in model.bridge.original_model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            plain = name.replace("_original_component.", "")
+            raise ModelError(
+                f"{model.name} has non-finite weights in '{plain}'; no measurement on it would "
+                "mean anything, so load an intact checkpoint."
+            )
+    return model
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"There is no device '{device}' here; use 'cpu'.") from error
+    return chosen
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    name = dtype_name(str(dtype))
+    if name not in DTYPES:
+        raise ModelError(f"Unknown dtype '{dtype}'; choose one of {', '.join(DTYPES)}.")
+    return DTYPES[name]

@@ -1,0 +1,268 @@
+"""What a model does with its weights: the modules, their settings, their code, and hooks.
+
+Weights are hashed; code cannot be. So it is noted how a model was built, and each use compares:
+whether the same modules stand in the same places with the same settings, whether their classes and
+the functions that these call are the ones that came with their packages, and whether anybody has
+placed a hook.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as torch_modules
+
+from interp.model.identity.change import PLAIN, Change, change, serial
+from interp.model.identity.code import Patches
+from interp.model.identity.fingerprint import plain_name
+
+__all__ = ["Structure", "hooks", "walk"]
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
+_OF_EVERY_MODULE = frozenset(nn.Module().__dict__) - {"training"}
+# Where something was found and what it is called there; what TransformerLens counts while it runs;
+# what computes blocks again, in training mode only.
+_NO_SETTINGS = frozenset(
+    {
+        *("name", "name_or_path", "context_level"),
+        *("gradient_checkpointing", "_gradient_checkpointing_func"),
+    }
+)
+_TENSORS = (type(None), torch.Tensor, nn.Parameter, nn.Buffer)
+_MISSING: Any = object()
+
+
+def walk(bridge: Any) -> dict[str, nn.Module]:
+    """Every module that takes part, by path: the bridge's, and Hugging Face's below them."""
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    # TransformerLens' tree holds wrappers only by attribute, Hugging Face's holds the wrappers.
+    left: list[tuple[str, nn.Module]] = [("bridge", bridge), ("model", bridge.original_model)]
+    while left:
+        path, module = left.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        found[path] = module
+        left += [(f"{path}.{n}", m) for n, m in module._modules.items() if m is not None]
+    return found
+
+
+def hooks(modules: Mapping[str, nn.Module]) -> list[Change]:
+    """Hooks that somebody has placed: TransformerLens', PyTorch's on any module, and global ones.
+
+    Those that TransformerLens and this package need for themselves do not count.
+    """
+    found = []
+    for name in _GLOBAL_HOOKS:
+        for fn in getattr(torch_modules, name).values():
+            found.append(_hook(fn, "every module of PyTorch"))
+    for path, module in modules.items():
+        for name in _HOOKS:
+            placed = module.__dict__.get(name)
+            if placed:
+                found += [_hook(fn, _place(path)) for fn in placed.values() if not _is_ours(fn)]
+        # What is placed on its points TransformerLens wraps in functions of its own.
+        for name in ("fwd_hooks", "bwd_hooks"):
+            for handle in module.__dict__.get(name, ()):
+                if not _is_ours(handle.user_hook):
+                    found.append(_hook(handle.user_hook, _place(path)))
+    return found
+
+
+class Structure:
+    """How a model was built.
+
+    Args:
+        bridge: the model as it is now.
+        plain: a model of the same class and configuration, freshly built, whose weights do not
+            matter: what it says of a module counts, where somebody may have had the model before.
+    """
+
+    def __init__(self, bridge: Any, plain: nn.Module | None = None) -> None:
+        self._bridge = bridge
+        modules = walk(bridge)
+        self._modules = modules
+        self._settings = {path: _settings(module) for path, module in modules.items()}
+        self._held = {path: set(module.__dict__) for path, module in modules.items()}
+        self._types: dict[str, type] = {path: type(m) for path, m in modules.items()}
+        for path, module in plain.named_modules() if plain is not None else ():
+            self._expect(path, module)
+        classes = {type(module) for module in modules.values()}
+        classes |= {type(module) for module in (plain.modules() if plain is not None else ())}
+        self._patches = Patches(classes, bridge.original_model.config)
+
+    def changes(self, modules: Mapping[str, nn.Module]) -> list[Change]:
+        """What is not as it was built, hooks first.
+
+        Args:
+            modules: what `walk` finds now.
+        """
+        found = hooks(modules)
+        if torch.is_autocast_enabled(_device(modules)):
+            found.append(change("autocast is on", "autocast"))
+        if modules.keys() != self._modules.keys():
+            odd = sorted(modules.keys() ^ self._modules.keys())[0]
+            what = "added" if odd in modules else "taken away"
+            found.append(change(f"the module {_place(odd)} was {what}", "modules", *modules))
+        for path, module in modules.items():
+            expected = self._types.get(path)
+            if expected is None:
+                continue
+            if type(module) is not expected:
+                kind = type(module)
+                found.append(
+                    change(f"{_place(path)} was replaced by a {kind.__name__}", path, serial(kind))
+                )
+                continue
+            for name, value in (*module._parameters.items(), *module._buffers.items()):
+                if type(value) not in _TENSORS:  # which may compute what they like
+                    what = f"'{name}' of {_place(path)} is a {type(value).__name__}"
+                    found.append(change(what, serial(type(value))))
+            settings = self._settings[path]
+            new = module.__dict__.keys() - self._held[path]
+            if new or not _as_expected(module, settings):
+                found += _differences(path, module, settings, sorted(new))
+        return [*found, *self._patches.changes()]
+
+    def _expect(self, plain_path: str, built: nn.Module) -> None:
+        """Expect of a module what a freshly built one has."""
+        for path, module in self._by_plain_path.get(plain_path, ()):
+            self._types[path] = type(built)
+            expected = self._settings[path]
+            for name, value in _settings(built).items():
+                if isinstance(value, (*PLAIN, tuple)):
+                    expected[name] = value
+            for name in [n for n, v in expected.items() if callable(v)]:
+                if name not in built.__dict__ and not _is_ours(expected[name]):
+                    expected[name] = _MISSING
+            assert isinstance(module, nn.Module)
+
+    @functools.cached_property
+    def _by_plain_path(self) -> dict[str, list[tuple[str, nn.Module]]]:
+        found: dict[str, list[tuple[str, nn.Module]]] = {}
+        # A module has two paths where TransformerLens has another name for it.
+        originals = self._bridge.original_model.named_modules(remove_duplicate=False)
+        known = {id(module): path for path, module in self._modules.items()}
+        for path, module in originals:
+            if not type(module).__module__.startswith("transformer_lens."):
+                there = known[id(module)]
+                found.setdefault(plain_name(path), []).append((there, module))
+        return found
+
+
+def _device(modules: Mapping[str, nn.Module]) -> str:
+    for module in modules.values():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                return parameter.device.type
+    return "cpu"
+
+
+# -- settings of modules --------------------------------------------------------------------------
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Attributes that may decide what a module computes: numbers, words, functions, objects."""
+    return {
+        name: value
+        for name, value in module.__dict__.items()
+        if name not in _OF_EVERY_MODULE and _is_setting(name, value)
+    }
+
+
+def _is_setting(name: str, value: object) -> bool:
+    if name in _NO_SETTINGS or isinstance(value, torch.Tensor | nn.Module | list | dict | set):
+        return False
+    return not name.startswith("_") or isinstance(value, _FUNCTIONS)
+
+
+_FUNCTIONS = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    functools.partial,
+)
+
+
+def _same(value: object, expected: object) -> bool:
+    if value is expected:
+        return True
+    if type(value) is not type(expected):
+        return False
+    if isinstance(value, types.MethodType):  # made anew at each look
+        return value == expected
+    return isinstance(value, (*PLAIN, tuple)) and value == expected
+
+
+def _as_expected(module: nn.Module, expected: Mapping[str, Any]) -> bool:
+    held = module.__dict__
+    for name, value in expected.items():
+        now = held.get(name, _MISSING)
+        if now is not value and not _same(now, value):
+            return False
+    return True
+
+
+def _is_new(module: nn.Module, name: str) -> bool:
+    """Whether an attribute that was not there replaces something of the class."""
+    value = module.__dict__[name]
+    if name in _OF_EVERY_MODULE or not _is_setting(name, value):
+        return False
+    return isinstance(value, _FUNCTIONS) or hasattr(type(module), name)
+
+
+def _differences(
+    path: str, module: nn.Module, expected: Mapping[str, Any], new: Sequence[str]
+) -> Iterator[Change]:
+    held = module.__dict__
+    for name, value in expected.items():
+        now = held.get(name, _MISSING)
+        if not _same(now, value):
+            if name == "training":
+                yield change(f"{_place(path)} is in training mode", path, name)
+            else:
+                yield change(f"'{name}' of {_place(path)} was changed", path, name, serial(now))
+    for name in new:
+        if _is_new(module, name):
+            yield change(f"'{name}' of {_place(path)} was replaced", path, serial(held[name]))
+
+
+def _is_ours(fn: object) -> bool:
+    """Whether a hook or function is TransformerLens', or the one that `Model` places."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    fn = getattr(fn, "__func__", fn)
+    module = getattr(fn, "__module__", None) or ""
+    # Hugging Face collects what it was asked to return with hooks that stay, as does the one that
+    # a training with checkpoints lets gradients into embeddings with.
+    return module.startswith(
+        (
+            *("transformer_lens.", "interp.model.model"),
+            *("transformers.utils.output_capturing", "transformers.modeling_utils"),
+        )
+    )
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def _hook(fn: object, where: str) -> Change:
+    return Change(f"a hook is placed on {where}", f"hook {where} {serial(fn)}", hook=True)
+
+
+def _place(path: str) -> str:
+    """A module's path as its own library writes it."""
+    root, _, rest = plain_name(path).partition(".")
+    return f"'{rest}'" if rest else ("the model" if root == "model" else "the bridge")

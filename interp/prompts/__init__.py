@@ -1,0 +1,1 @@
+"""Prompts as tokens: pairs, their alignment, spans, answers, and text files."""

@@ -1,0 +1,1 @@
+"""Intervals and tests over examples: all statistics of the house."""

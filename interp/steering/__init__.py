@@ -1,0 +1,1 @@
+"""Directions in activations, and what adding them does."""

@@ -1,0 +1,1 @@
+"""Circuits that can be read from weights alone."""

@@ -1,0 +1,171 @@
+"""Path patching by its definition (Wang et al. 2022), on split runs of Hugging Face's models.
+
+All but the sender and what it may pass through is frozen; what the receivers read then is given to
+them in a run of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from interp.errors import SiteError
+from interp.patching import patch_paths
+from tests.interp.circuits import by_hand
+from tests.interp.circuits.rewired import settle
+from tests.interp.circuits.split import Split
+from tests.interp.pairs import CASES, Case, prompt_pairs
+from tests.interp.tiny import Tiny
+
+
+def by_definition(
+    tiny: Tiny,
+    sender: str,
+    receivers: list[str],
+    through: list[str],
+    metric: str = "logit_diff",
+    cases: tuple[Case, ...] = CASES,
+    tokens: Sequence[int] | None = None,
+) -> list[float]:
+    split = Split(tiny.hf)
+    values = []
+    for case in cases:
+        total = 0.0
+        for question in by_hand.questions(tiny, case, metric):
+            clean, change = by_hand.changes(split, question)
+            moved = change[sender].clone()
+            if tokens is not None:
+                kept = torch.zeros(moved.shape[1], 1)
+                kept[list(tokens)] = 1.0
+                moved = moved * kept
+            frozen = {name: value for name, value in clean.items() if name not in through}
+            frozen[sender] = clean[sender] + moved
+            embedding = frozen["input"]
+            with torch.no_grad():
+                told = split.run(embedding, instead=frozen).written
+            heard = {
+                name: sum(told[writer] - clean[writer] for writer in split.reads(name))
+                for name in receivers
+            }
+
+            def rule(reader: str, written: Any, heard: Any = heard, clean: Any = clean) -> Any:
+                if reader not in heard:
+                    return None
+                now = sum(written[writer] - clean[writer] for writer in split.reads(reader))
+                return heard[reader] - now
+
+            total += float(question.metric(settle(split, clean["input"], rule).logits))
+        values.append(total)
+    return values
+
+
+CHOICES: list[tuple[list[str], list[str], str]] = [
+    (["logits"], [], "logit_diff"),
+    (["a2.h1.q"], [], "logit_diff"),
+    (["a2.h0.k", "a2.h1.v"], ["m0", "m1"], "logit_diff"),
+    (["a1.h1.v", "m2", "a2.h3.q"], ["a1.h0", "m1"], "logit_diff"),
+    (["m1", "a2.h0.v"], ["m0", "m1", "m2"], "logprob_diff"),
+]
+
+
+@pytest.mark.parametrize(("receivers", "through", "metric"), CHOICES)
+def test_each_path_is_what_the_definition_says(
+    tiny: Tiny, receivers: list[str], through: list[str], metric: str
+) -> None:
+    found = patch_paths(tiny.model, prompt_pairs(tiny), receivers, metric, through=through)
+    split = Split(tiny.hf)
+    writers = {name for receiver in receivers for name in split.reads(receiver)}
+    assert list(found["sender"].values) == [s for s in split.sources() if s in writers]
+    for sender in found["sender"].values:
+        expected = by_definition(tiny, str(sender), receivers, through, metric)
+        np.testing.assert_allclose(
+            found["patched"].sel(sender=sender), expected, rtol=0, atol=2e-4, err_msg=str(sender)
+        )
+    assert float(np.abs(found["patched"] - found["clean"]).max()) > 0.05
+
+
+def test_only_the_chosen_positions_of_the_sender_are_replaced(gpt2: Tiny) -> None:
+    pairs = prompt_pairs(gpt2, CASES[:1])
+    labels = [pairs.positions.index("who -1"), pairs.positions.index("end -1")]
+    found = patch_paths(
+        gpt2.model, pairs, "a2.h1.v", senders=["a0.h1", "m1"], positions=["who -1", labels[1]]
+    )
+    whole = patch_paths(gpt2.model, pairs, "a2.h1.v", senders=["a0.h1", "m1"])
+    assert float(np.abs(found["patched"] - whole["patched"]).max()) > 1e-3
+    for sender in ("a0.h1", "m1"):
+        tokens = pairs.alignment.clean[0, labels].tolist()
+        expected = by_definition(gpt2, sender, ["a2.h1.v"], [], cases=CASES[:1], tokens=tokens)[0]
+        assert float(found["patched"].sel(sender=sender)[0]) == pytest.approx(expected, abs=2e-4)
+
+
+def test_denoising_is_noising_of_the_swapped_pairs(llama: Tiny) -> None:
+    pairs = prompt_pairs(llama)
+    found = patch_paths(llama.model, pairs, "logits", direction="denoising")
+    everything = found["patched"].sel(sender="input")
+    assert float(np.abs(found["patched"] - found["corrupt"]).max()) > 0.05
+    # Directly to the logits, changes of all writers add up in the stream, not in the metric; the
+    # embedding's alone is what it says.
+    split = Split(llama.hf)
+    for example, case in enumerate(CASES):
+        corrupt = case.ids(llama, "corrupt")
+        with torch.no_grad():
+            clean_run = split.run(split.embed(case.ids(llama, "clean"))).written["input"]
+            base = split.run(split.embed(corrupt))
+            change = torch.zeros_like(base.written["input"])
+            slots = zip(
+                pairs.alignment.corrupt[example], pairs.alignment.clean[example], strict=True
+            )
+            for here, there in slots:
+                if here >= 0:
+                    change[:, here] = clean_run[:, there] - base.written["input"][:, here]
+            last = split.run(split.embed(corrupt), added={"logits": change}).logits[0, -1]
+        answer, foil = (int(pairs.first_tokens(which)[example]) for which in ("answer", "foil"))
+        assert float(everything[example]) == pytest.approx(
+            float(last[answer] - last[foil]), abs=2e-4
+        )
+
+
+def test_a_head_is_short_for_its_three_readers_and_mlps_for_all(llama: Tiny) -> None:
+    pairs = prompt_pairs(llama)
+    short = patch_paths(llama.model, pairs, "a2.h3", through="mlps")
+    long = patch_paths(
+        llama.model, pairs, ["a2.h3.q", "a2.h1.k", "a2.h1.v"], through=["m0", "m1", "m2"]
+    )
+    np.testing.assert_array_equal(short["patched"], long["patched"])
+    assert short.attrs["receivers"] == "a2.h3.q, a2.h1.k, a2.h1.v"
+
+
+def test_results_do_not_depend_on_the_batch(llama: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = prompt_pairs(llama)
+    seen: list[tuple[int, int]] = []
+    together = patch_paths(llama.model, pairs, "a2.h0", through="mlps")
+    monkeypatch.setattr(memory, "memory_budget", lambda _: 1)
+    alone = patch_paths(
+        llama.model, pairs, "a2.h0", through="mlps", progress=lambda *a: seen.append(a)
+    )
+    np.testing.assert_allclose(alone["patched"], together["patched"], rtol=0, atol=1e-4)
+    assert seen[-1] == (together["patched"].size,) * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"receivers": "a9.h0.q"}, "no reader 'a9.h0.q'"),
+        ({"receivers": ["logits", "m1"]}, "'logits' alone"),
+        ({"receivers": []}, "at least one receiver"),
+        ({"receivers": "m1", "senders": ["m2"]}, "'m2' stands behind all receivers"),
+        ({"receivers": "m1", "senders": ["h0"]}, "no writer 'h0'"),
+        ({"receivers": "m1", "senders": []}, "no senders"),
+        ({"receivers": "m1", "through": ["attention"]}, "no writer 'attention'"),
+        ({"receivers": "m1", "direction": "up"}, "Unknown direction 'up'"),
+    ],
+)
+def test_what_makes_no_path_is_refused(
+    llama: Tiny, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SiteError, match=message):
+        patch_paths(llama.model, prompt_pairs(llama), **arguments)
