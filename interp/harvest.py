@@ -22,7 +22,7 @@ from cache.shards.writer import ShardWriter
 from cache.store import ActivationStore
 from interp.errors import ModelError
 from interp.execute import Executor, Unit, Workers, execute
-from interp.execute.on_model import on_model
+from interp.execute.recipe import on_model
 from interp.model.model import Model
 from interp.prompts.corpus import read_rows
 from interp.sites import Site

@@ -18,7 +18,7 @@ import xarray as xr
 
 from interp.errors import MetricError
 from interp.execute import Executor, Unit, Workers, execute
-from interp.execute.on_model import on_model
+from interp.execute.recipe import on_model
 from interp.metrics import Metric
 from interp.model.model import Model
 from interp.patching.cells import Cells

@@ -15,7 +15,7 @@ import torch
 from interp import load_model
 from interp.errors import ModelError
 from interp.execute import Executor
-from interp.execute.on_model import ModelRecipe, OnModel, on_model
+from interp.execute.recipe import ModelRecipe, OnModel, on_model
 from interp.model.model import Model
 from tests.interp import tiny as builders
 from tests.interp.architectures import ARCHITECTURES
