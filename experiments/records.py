@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.files import is_real, storage_errors
 from experiments.errors import ObverseError, RunError
+from experiments.registry import shapes_of
 from experiments.run_directory.layout import (
     CONFIG,
     HEADLINE,
@@ -23,7 +24,7 @@ from experiments.run_directory.layout import (
 from experiments.run_directory.manifest import Kind, Manifest
 from experiments.run_directory.provenance import Provenance
 from experiments.run_directory.schema import check_verdicts, parse, read
-from experiments.run_directory.shapes import check_dataset, check_table, shapes_of
+from experiments.run_directory.shapes import check_dataset, check_table
 from experiments.run_directory.storage import decode_dataset, decode_table
 from experiments.study import Verdict
 

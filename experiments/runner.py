@@ -48,7 +48,6 @@ from experiments.run_directory.lock import locked
 from experiments.run_directory.manifest import Manifest
 from experiments.run_directory.provenance import Provenance
 from experiments.run_directory.schema import MOST_SEED, parse, read
-from experiments.run_directory.shapes import shapes_of
 from experiments.study import Study, StudyConfig, Verdict
 from interp.execute import Executor, Workers
 
@@ -135,7 +134,7 @@ def run_study(
             manifest=manifest,
             reporter=reporter,
             executor=workers,
-            shapes=shapes_of(study.name),
+            shapes=study.results,
         )
         verdicts = _checked(study.run(config, context))
         context.forget_unused()

@@ -1,36 +1,34 @@
 """What a study is: settings, a function that runs them, and the verdicts it returns.
 
-A study lives in a folder of its own and declares itself in one line of its `study.py`:
+A study lives in a folder of its own and declares itself in its `study.py`:
 
-    STUDY = Study("reversal-curse", "The reversal curse", "Why …", Config, run)
+    STUDY = Study("reversal-curse", "The reversal curse", "Why …", Config, run, RESULTS)
 
-and is listed in `STUDIES`. The runner gives `run` a `Context`: a directory, seeds, progress, and
-results that are kept when the run is stopped.
+which an entry point names (see `experiments.registry`). To list studies and to read their runs
+that module is imported: it should import what takes long (torch, pandas) inside of functions. The
+runner gives `run` a `Context`: a directory, seeds, progress, and results that are kept when the run
+is stopped.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
 from experiments.errors import StudyError
+from experiments.run_directory.shapes import Shapes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from experiments.context import Context
 
-__all__ = ["STUDIES", "Outcome", "Study", "StudyConfig", "Verdict", "find_study"]
+__all__ = ["Outcome", "Study", "StudyConfig", "Verdict"]
 
 Outcome = Literal["supported", "rejected", "undecided"]
-
-# Import paths, not imports: the command line lists the studies without loading one.
-STUDIES: Mapping[str, str] = {"reversal-curse": "experiments.reversal_curse.study:STUDY"}
 
 # Written to config.json by the runner, beside the study's own settings.
 RESERVED = ("study", "preset", "seed", "dtype")
@@ -112,10 +110,12 @@ class Study(Generic[ConfigT]):
     config_type: type[ConfigT]
     run: Callable[[ConfigT, Context], Sequence[Verdict]]
     """Computes through the context, writes report.html there, returns the verdicts."""
+    results: Shapes = field(default_factory=dict)
+    """What its stored results hold; a run's readers are told of those that hold something else."""
 
     def __post_init__(self) -> None:
         fields = dataclasses.fields(self.config_type)
-        taken = [field.name for field in fields if field.name in RESERVED]
+        taken = [one.name for one in fields if one.name in RESERVED]
         if taken:
             raise TypeError(
                 f"{self.config_type.__name__} must not have a field '{taken[0]}': the runner keeps "
@@ -129,21 +129,8 @@ class Study(Generic[ConfigT]):
             StudyError: the study has no such preset or setting.
         """
         config = self.config_type.preset(preset)
-        known = [field.name for field in dataclasses.fields(config)]
+        known = [one.name for one in dataclasses.fields(config)]
         for name in changes or {}:
             if name not in known:
                 raise StudyError(f"The study '{self.name}' has no '{name}' to set; leave it out.")
         return dataclasses.replace(config, **(changes or {}))
-
-
-def find_study(name: str) -> Study[Any]:
-    """Import a study by name. Raises StudyError, with the nearest name, if there is none."""
-    if name not in STUDIES:
-        near = difflib.get_close_matches(name, STUDIES, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(sorted(STUDIES))}."
-        raise StudyError(f"Unknown study '{name}'; {hint}")
-    module, _, attribute = STUDIES[name].partition(":")
-    study = getattr(importlib.import_module(module), attribute)
-    if not isinstance(study, Study):
-        raise TypeError(f"{STUDIES[name]} is not a Study")
-    return study

@@ -49,6 +49,17 @@ def test_the_bundled_model_answers_from_the_wheel(installed: Path, tmp_path: Pat
     assert correct == "True"
 
 
+def test_the_studies_are_found_in_the_wheel(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from experiments.registry import find_study\n"
+        "study = find_study('reversal-curse')\n"
+        "print(sys.modules[study.run.__module__].__file__, 'torch' in sys.modules)"
+    )
+    module, heavy = run(code, installed, tmp_path).split()
+    assert Path(module).is_relative_to(installed)
+    assert heavy == "False"
+
+
 def test_the_report_template_and_the_explorer_are_in_the_wheel(installed: Path) -> None:
     assert (installed / "experiments/reversal_curse/report.html.j2").is_file()
     assert (installed / "app/server.py").is_file()

@@ -18,6 +18,7 @@ from experiments.cli.process import EXIT_PIPE, prepare
 from experiments.cli.run import run
 from experiments.cli.runs import runs
 from experiments.cli.store import store_commands
+from experiments.cli.studies import WithNames, WithSummaries
 from experiments.cli.train import train
 from experiments.cli.tune_lens import tune_lens
 
@@ -25,6 +26,7 @@ __all__ = ["main"]
 
 application = typer.Typer(
     name="obverse",
+    cls=WithNames,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -62,8 +64,8 @@ def _about(
     """
 
 
+application.command("run", cls=WithSummaries)(run)
 for command, name in (
-    (run, "run"),
     (lens, "lens"),
     (explorer, "app"),
     (runs, "runs"),

@@ -12,7 +12,7 @@ from rich.text import Text
 from experiments.cli import options
 from experiments.cli.console import guarded, output, quiet_libraries, say, visible
 from experiments.cli.progress import terminal_reporter
-from experiments.study import STUDIES, find_study
+from experiments.registry import find_study
 
 if TYPE_CHECKING:
     from experiments.records import RunRecord
@@ -31,7 +31,7 @@ class Preset(str, Enum):
 
 @guarded(stopped="Stopped; run the same command again to go on.")
 def run(
-    study: Annotated[str, typer.Argument(help=f"What to study: {', '.join(sorted(STUDIES))}.")],
+    study: Annotated[str, typer.Argument(help="What to study: one of those below.")],
     model: Annotated[
         str | None,
         typer.Option(help="Bundled model, local Hugging Face folder, or hub id."),

@@ -6,7 +6,6 @@ A checksum tells that a result is what was written; not that whoever wrote it wa
 from __future__ import annotations
 
 import fnmatch
-import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,15 +15,13 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["Kind", "Shapes", "check_dataset", "check_table", "shapes_of"]
+__all__ = ["Kind", "Shapes", "check_dataset", "check_table"]
 
 Kind = Literal["text", "integer", "flag", "number", "number or NaN"]
 Shapes = Mapping[str, Mapping[str, Kind | tuple[Kind, tuple[str, ...]]]]
 """By name of a result, or a pattern of names ("lens_*"): the columns of a table with their kinds,
 or the variables of labelled arrays with kinds and dimensions. There may be others beside them."""
 
-# Import paths, not imports, as with the studies: reading a run needs no torch.
-_SHAPES: Mapping[str, str] = {"reversal-curse": "experiments.reversal_curse.results:RESULTS"}
 _TYPES: dict[Kind, str] = {
     "text": "OSUT",
     "integer": "iu",
@@ -32,13 +29,6 @@ _TYPES: dict[Kind, str] = {
     "number": "fiu",
     "number or NaN": "fiu",
 }
-
-
-def shapes_of(study: str) -> Shapes:
-    """The shapes that a study declares; none for a study that is not known here."""
-    module, _, attribute = _SHAPES.get(study, "").partition(":")
-    found: Shapes = getattr(importlib.import_module(module), attribute) if module else {}
-    return found
 
 
 def check_table(table: pd.DataFrame, name: str, shapes: Shapes) -> pd.DataFrame:

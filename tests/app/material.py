@@ -64,8 +64,8 @@ def make_model(folder: Path) -> Path:
 
 def make_run(root: Path, model: Path) -> RunRecord:
     """A finished run of the reversal curse on that model."""
+    from experiments.registry import find_study
     from experiments.runner import run_study
-    from experiments.study import find_study
 
     study = find_study("reversal-curse")
     config = study.configure("quick", {"model": str(model), "n_names": 3, "n_pairs": 2})

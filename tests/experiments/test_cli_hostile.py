@@ -14,10 +14,11 @@ import typer
 
 import experiments.cli.explorer
 import experiments.organisms.train
-import experiments.study
+import experiments.registry
 import interp
 from cache.errors import ObverseError
 from experiments.cli import application
+from tests.experiments import toy
 from tests.experiments.organisms.test_train import TINY
 
 TEXTS = [
@@ -100,7 +101,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def started(*_: object) -> None:
         raise ObverseError("It would have started.")
 
-    monkeypatch.setattr(experiments.study, "STUDIES", {"toy": "tests.experiments.toy:STUDY"})
+    monkeypatch.setattr(experiments.registry, "entry_points", toy.installed)
     monkeypatch.setattr(interp, "load_model", _once(loaded))
     monkeypatch.setattr(experiments.cli.explorer, "served", started)
     monkeypatch.setattr(experiments.organisms.train, "TrainConfig", lambda seed: TINY)

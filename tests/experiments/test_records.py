@@ -10,7 +10,7 @@ import pytest
 from experiments.errors import RunError, StudyError
 from experiments.records import RunRecord, list_runs
 from experiments.runner import run_study
-from experiments.study import Study, Verdict, find_study
+from experiments.study import Study, Verdict
 from tests.experiments import toy
 from tests.experiments.sealing import edit
 
@@ -140,15 +140,3 @@ def test_a_study_may_not_take_the_runners_own_settings() -> None:
 
     with pytest.raises(TypeError, match="'seed'"):
         Study("x", "", "", make_dataclass("Config", [("seed", int)]), lambda *_: [])
-
-
-def test_an_unknown_study_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(StudyError, match="did you mean 'reversal-curse'"):
-        find_study("reversal-cruse")
-    with pytest.raises(StudyError, match="there are: reversal-curse"):
-        find_study("zzz")
-
-
-def test_a_study_in_the_list_is_imported_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.study.STUDIES", {"toy": "tests.experiments.toy:STUDY"})
-    assert find_study("toy") is toy.STUDY

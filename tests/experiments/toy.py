@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -101,6 +102,11 @@ def run(config: Config, context: Context) -> list[Verdict]:
 
 
 STUDY = Study("toy", "A toy", "Numbers from nowhere.", Config, run)
+
+
+def installed(*, group: str) -> list[EntryPoint]:
+    """In the place of `entry_points`: this study, as if its package were installed alone."""
+    return [EntryPoint("toy", f"{__name__}:STUDY", group)]
 
 
 def fake_model(fingerprint: str = "f" * 32, source: str = "toy") -> Any:

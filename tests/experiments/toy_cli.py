@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import experiments.study
+import experiments.registry
 import interp
 from experiments.cli import main
 from tests.experiments import toy
@@ -15,6 +15,6 @@ def load_model(source: str, **_: object) -> Any:
 
 
 if __name__ == "__main__":
-    experiments.study.STUDIES = {"toy": "tests.experiments.toy:STUDY"}
+    experiments.registry.entry_points = toy.installed  # type: ignore[assignment]
     interp.load_model = load_model  # type: ignore[assignment]
     main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ import xarray as xr
 
 from experiments.errors import RunError
 from experiments.records import RunRecord
+from experiments.registry import shapes_of
 from experiments.reversal_curse.results import RESULTS
-from experiments.run_directory import shapes
 from experiments.run_directory.manifest import Manifest
-from experiments.run_directory.shapes import check_dataset, check_table, shapes_of
+from experiments.run_directory.shapes import Shapes, check_dataset, check_table
 from experiments.run_directory.storage import encode_table
 from experiments.runner import run_study
 from tests.experiments import toy
 
-TABLE: shapes.Shapes = {"numbers": {"name": "text", "value": "number"}}
-ARRAYS: shapes.Shapes = {"lens_*": {"value": ("number", ("example", "layer")), "layer": "integer"}}
+TABLE: Shapes = {"numbers": {"name": "text", "value": "number"}}
+ARRAYS: Shapes = {"lens_*": {"value": ("number", ("example", "layer")), "layer": "integer"}}
 
 
 @pytest.mark.parametrize(
@@ -67,8 +68,9 @@ def test_a_run_of_other_columns_is_refused_by_readers_and_by_the_runner(
         return run_study(toy.STUDY, toy.Config(), out=out, model=toy.fake_model(), **options)
 
     run()
-    declared = {"toy": "tests.experiments.run_directory.test_shapes:TABLE"}
-    monkeypatch.setattr(shapes, "_SHAPES", declared)
+    declaring = replace(toy.STUDY, results=TABLE)
+    monkeypatch.setattr(toy, "STUDY", declaring)
+    monkeypatch.setattr("experiments.registry.entry_points", toy.installed)
     assert len(RunRecord.open(tmp_path / "run").table("numbers")) == 7
     frame = pd.DataFrame({"name": ["a"], "value": [np.nan]})
     Manifest(tmp_path / "run").store("numbers", "table", encode_table(frame))

@@ -1,0 +1,39 @@
+"""Settings of the study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from experiments.errors import StudyError
+
+__all__ = ["Config"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the study.
+
+    Attributes:
+        model: name of a bundled organism, local folder, or hub id.
+        revision: branch, tag or commit on the hub.
+        facts: CSV of facts; those beside the model's weights if left out.
+        templates: JSON of templates; those beside the model, or plain ones, if left out.
+        n_names: how many other names of each split an answer is compared with.
+        n_pairs: how many pairs of each split are patched.
+    """
+
+    model: str = "reversal-curse"
+    revision: str | None = None
+    facts: str | None = None
+    templates: str | None = None
+    n_names: int = 20
+    n_pairs: int = 30
+
+    @classmethod
+    def preset(cls, name: str) -> Config:
+        """ "quick" (a minute on the bundled organism) or "full" (all names and pairs)."""
+        if name == "quick":
+            return cls()
+        if name == "full":
+            return cls(n_names=100, n_pairs=200)
+        raise StudyError(f"Unknown preset '{name}'; choose 'quick' or 'full'.")

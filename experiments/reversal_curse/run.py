@@ -1,0 +1,239 @@
+"""A run of the study: what is measured, one stored result after the other, judged and reported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from experiments.context import Context
+from experiments.organisms.facts import DIRECTIONS, Direction, Templates
+from experiments.reversal_curse import cost, measure, patch, retrieve
+from experiments.reversal_curse import facts as fact_files
+from experiments.reversal_curse.checks import Numbered, check_asked
+from experiments.reversal_curse.config import Config
+from experiments.reversal_curse.findings import headline
+from experiments.reversal_curse.hypotheses import absence, lens, retrieval, subject_token
+from experiments.reversal_curse.hypotheses.preferences import Preferences, joined, preferences
+from experiments.reversal_curse.measure import Measurements, Subject
+from experiments.reversal_curse.prompts import (
+    check_answers,
+    check_prompts,
+    question,
+    questions,
+    right_answers,
+)
+from experiments.reversal_curse.report import render
+from experiments.run_directory.layout import HEADLINE
+from experiments.study import Verdict
+from interp.loading.where import bundled_models
+from interp.model.memory import fitting_threads
+
+# A chunk of name scores is kept when the run is stopped; a few seconds of work on a small model.
+_CHUNK = 2048
+_LENS_NAMES = 200
+
+
+def run(config: Config, context: Context) -> Sequence[Verdict]:
+    """Measure, judge, and write report.html."""
+    subject = load_subject(config, context)
+    with fitting_threads(subject.model):
+        measured = take_measurements(config, context, subject)
+        verdicts = judge(subject, measured, context.seed)
+        asked = measure.with_questions(measured.answers, subject.facts)
+        names = len({name for fact in subject.facts for name in (fact.subject, fact.object)})
+        sentences = headline(subject.model.name, asked, names)
+        context.table(HEADLINE, lambda _: pd.DataFrame({"sentence": sentences}))
+        page = render(subject, measured, verdicts, sentences, context.provenance)
+        context.document("report.html", page)
+    return verdicts
+
+
+def load_subject(config: Config, context: Context) -> Subject:
+    """The model with its facts and templates; every file is checked before anything is computed.
+
+    Raises:
+        FactsError, ModelError: a file or the model cannot be used.
+    """
+    if config.facts is not None:
+        # Bad files are told before a large model is loaded.
+        folder = bundled_models().get(config.model) or Path(os.path.expanduser(config.model))
+        _read_files(config, folder)
+    model = context.model()
+    facts_path, numbered, templates_path, templates = _read_files(config, model.path)
+    context.input_file("facts", facts_path)
+    if templates_path is not None:
+        context.input_file("templates", templates_path)
+    facts = tuple(fact for _, fact in numbered)
+    subject = Subject(model, facts, templates)
+    # Before all facts are made into prompts, which takes long too.
+    cost.tell(subject, cost.estimate(subject, config.n_names, _LENS_NAMES), context.note)
+    check_prompts(model, facts_path, numbered, templates)
+    for direction in DIRECTIONS:
+        check_answers(model, facts, direction, templates[direction].trained[0])
+    return subject
+
+
+def _read_files(
+    config: Config, folder: Path | None
+) -> tuple[Path, list[Numbered], Path | None, dict[Direction, Templates]]:
+    """Facts and templates with their paths, those in the model's folder where none are given."""
+    facts_path = fact_files.find_facts(folder, config.facts)
+    numbered = fact_files.read_numbered(facts_path)
+    templates_path = fact_files.find_templates(folder, config.templates)
+    templates = (
+        fact_files.DEFAULT_TEMPLATES
+        if templates_path is None
+        else fact_files.read_templates(templates_path)
+    )
+    check_asked(facts_path, numbered, templates)
+    return facts_path, numbered, templates_path, templates
+
+
+def take_measurements(config: Config, context: Context, subject: Subject) -> Measurements:
+    """Everything that is measured, one stored result after the other."""
+    answers = context.table("answers", lambda progress: measure.answer_all(subject, progress))
+    chosen = measure.pick_names(subject.facts, config.n_names, context.rng("names"))
+    grid = measure.name_grid(subject.facts, chosen)
+    # One token of each name is read from logits that are there anyway: more names cost nothing.
+    of_lens = measure.pick_names(subject.facts, _LENS_NAMES, context.rng("lens names"))
+    scores: dict[Direction, pd.DataFrame] = {}
+    names: dict[Direction, xr.Dataset] = {}
+    ranks: dict[Direction, xr.Dataset] = {}
+    for direction in DIRECTIONS:
+        scores[direction] = context.chunks(
+            f"names_{direction}",
+            grid,
+            partial(measure.score_names, subject, direction),
+            _CHUNK,
+        )
+        ranks[direction] = context.dataset(
+            f"lens_{direction}", partial(measure.lens_ranks, subject, direction)
+        )
+        names[direction] = context.dataset(
+            f"lens_names_{direction}", partial(measure.lens_names, subject, direction, of_lens)
+        )
+    said = context.table("said", partial(measure.complete_all, subject))
+    facts = context.table("facts", lambda _: measure.fact_table(subject, answers, scores, said))
+    known = facts["forward_correct"].to_numpy(dtype=bool)
+    rows = patch.pick_pairs(subject.facts, known, config.n_pairs, context.rng("pairs"))
+    seed = context.seed_for("partners")
+    maps = {
+        (direction, site): context.dataset(
+            f"patching_{direction}_{site}",
+            partial(
+                patch.patching_map,
+                subject,
+                rows,
+                direction,
+                site,
+                seed,
+                executor=context.executor,
+            ),
+        )
+        for direction in DIRECTIONS
+        for site in patch.SITES
+    }
+    sham = context.dataset(
+        "patching_sham",
+        # Any third name takes the foil away, which is half of a logit difference; the answer's own
+        # log-probability rises only where the answer comes back.
+        partial(
+            patch.patching_map,
+            subject,
+            rows,
+            "forward",
+            "resid_pre",
+            seed,
+            executor=context.executor,
+            metric="first_token_logprob",
+            sham=True,
+        ),
+    )
+    probes = {
+        (told, direction): context.dataset(
+            f"retrieval_{told}_asked_{direction}",
+            partial(
+                retrieve.probe_name,
+                subject,
+                direction,
+                known_as_told(facts, names, told),
+                context.seed_for("retrieval"),
+            ),
+        )
+        for told in DIRECTIONS
+        for direction in DIRECTIONS
+    }
+    accuracy = context.table(
+        "accuracy",
+        lambda _: measure.accuracy(measure.with_questions(answers, subject.facts)),
+    )
+    return Measurements(answers, accuracy, facts, names, ranks, maps, sham, probes)
+
+
+def judge(subject: Subject, measured: Measurements, seed: int) -> list[Verdict]:
+    """A verdict on each hypothesis."""
+    known = measured.facts["forward_correct"].to_numpy(dtype=bool)
+    split = measured.facts["split"].to_numpy()
+    residual = measured.maps["forward", "resid_pre"]
+    rows = residual["fact"].values
+    h1 = subject_token.judge(
+        residual,
+        measured.sham,
+        measured.lens["forward"]["answer_logprob"].isel(layer=-1).values[rows],
+        known[rows],
+        {site: measured.maps["forward", site] for site in ("mlp_out", "attn_out")},
+        seed,
+        [question(subject.facts[i], "forward") for i in rows],
+    )
+
+    words = [(fact.relation, fact.inverse) for fact in subject.facts]
+
+    def scored(direction: Direction, members: npt.NDArray[np.int64]) -> Preferences:
+        valid = right_answers(subject.facts, direction)
+        facts_of: dict[str, set[int]] = {}
+        for j, fact in enumerate(subject.facts):
+            facts_of.setdefault(fact.answer(direction), set()).add(j)
+        right = [set().union(*(facts_of.get(name, ()) for name in names)) for names in valid]
+        asks = questions(subject.facts, direction)
+        return preferences(measured.names[direction], members, right, words, asks)
+
+    # The curse has two sides: facts told forward and asked in reverse, and the other way round.
+    forward = known_as_told(measured.facts, measured.names, "forward")
+    reverse = known_as_told(measured.facts, measured.names, "reverse")
+    both = [i for i in measured.names["reverse"]["name"].values if split[i] == "both"]
+    h2 = lens.judge(
+        joined(scored("reverse", forward), scored("forward", reverse)),
+        joined(scored("forward", forward), scored("reverse", reverse)),
+        scored("reverse", np.array(both, np.int64)) if both else None,
+    )
+    probes = measured.probes
+    h3 = retrieval.judge(
+        [probes["forward", "reverse"], probes["reverse", "forward"]],
+        [probes["forward", "forward"], probes["reverse", "reverse"]],
+    )
+    return [h1, h2, h3, absence.judge([h2, h3])]
+
+
+_TOLD: dict[Direction, tuple[str, ...]] = {
+    "forward": ("forward", "unknown"),
+    "reverse": ("reverse",),
+}
+
+
+def known_as_told(
+    facts: pd.DataFrame, names: dict[Direction, xr.Dataset], told: Direction
+) -> npt.NDArray[np.int64]:
+    """Facts learned in one direction only that the model answers when asked in that one.
+
+    Those of which nobody says how they were learned count as told forward if they are known so.
+    """
+    learned = np.isin(facts["split"].to_numpy(), _TOLD[told])
+    right = facts[f"{told}_correct"].to_numpy(dtype=bool) & learned
+    return np.array([i for i in names[told]["name"].values if right[i]], np.int64)
