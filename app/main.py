@@ -8,7 +8,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import arguments, markup, state
+from app import arguments, state
+from app.text import markup
 from app.views import follow, live, page, parts
 from cache.errors import ObverseError
 

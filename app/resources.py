@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import runs
-from app.engine import Engine, ModelSpec
+from app.compute.engine import Engine, ModelSpec
 from experiments.records import RunRecord
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.engine import ModelSpec
+from app.compute.engine import ModelSpec
 from experiments.records import RunRecord, list_runs
 
 if TYPE_CHECKING:

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import circuits, markup, resources, sentences, snippets, state
-from app.circuits import Measured
-from app.engine import ModelSpec
-from app.pairs import Pair
+from app import resources, state
+from app.compute import circuits
+from app.compute.circuits import Measured
+from app.compute.engine import ModelSpec
+from app.compute.pairs import Pair
+from app.text import markup, sentences, snippets
 from app.views import parts
 from interp.errors import ModelError
 from interp.figures import circuit_map

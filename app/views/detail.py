@@ -7,9 +7,10 @@ import pandas as pd
 import streamlit as st
 import xarray as xr
 
-from app import markup, resources, snippets
-from app.engine import ModelSpec
+from app import resources
+from app.compute.engine import ModelSpec, Token
 from app.facts import WAYS
+from app.text import markup, snippets
 from app.views import fact_patching, fact_table, follow, lens_view, parts
 from app.views.study import Study
 from interp.figures import rank_lines
@@ -40,7 +41,7 @@ def _question(study: Study, row: pd.Series, way: str) -> xr.Dataset | None:
     title = "Asked forward" if way == "forward" else "Asked in reverse"
     parts.html(markup.way(title, colour))
     if study.spec is None:
-        parts.html(markup.strip([markup.Token(word) for word in prompt.split()]))
+        parts.html(markup.strip([Token(word) for word in prompt.split()]))
         parts.html(_said(row, way))
         return None
     subject = str(row["subject" if way == "forward" else "object"])

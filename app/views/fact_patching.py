@@ -9,11 +9,13 @@ import numpy as np
 import streamlit as st
 import xarray as xr
 
-from app import markup, pairs, resources, runs, snippets, state
+from app import resources, runs, state
+from app.compute import pairs
+from app.compute.pairs import Pair
+from app.compute.refining import Refined
 from app.facts import WAYS
-from app.pairs import Pair
-from app.refining import Refined
 from app.selection import SITES
+from app.text import markup, snippets
 from app.views import circuit_view, live, parts, patch_view
 from app.views.study import Study
 from cache.errors import ObverseError

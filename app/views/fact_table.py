@@ -6,8 +6,9 @@ import pandas as pd
 import streamlit as st
 
 from app import facts as fact_tables
-from app import markup, state
+from app import state
 from app.selection import clicked_one, picked
+from app.text import markup
 from app.views import parts
 
 _COLUMNS = {

@@ -17,9 +17,10 @@ import streamlit as st
 from streamlit.runtime.scriptrunner_utils.script_requests import ScriptRequestType
 from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState, get_script_run_ctx
 
-from app import markup, state
-from app.engine import Replaced
+from app import state
+from app.compute.engine import Replaced
 from app.selection import clicked
+from app.text import markup
 
 Place = tuple[int, int]
 Mark = dict[str, Any]
@@ -68,7 +69,7 @@ def layers(name: str) -> None:
 
 
 def words(name: str, tell: Callable[[], str]) -> None:
-    """Markup made by `app.markup` that is told anew whenever another cell is chosen.
+    """Markup made by `app.text.markup` that is told anew whenever another cell is chosen.
 
     Args:
         tell: makes it; may raise Replaced, which leaves what was told before.

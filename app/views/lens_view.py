@@ -7,9 +7,10 @@ import pandas as pd
 import streamlit as st
 import xarray as xr
 
-from app import markup, resources, sentences, snippets, state
-from app.engine import ModelSpec
+from app import resources, state
+from app.compute.engine import ModelSpec
 from app.selection import Cell
+from app.text import markup, sentences, snippets
 from app.views import follow, parts
 from interp.figures import lens_heatmap
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 
 import streamlit as st
 
-from app import resources, sentences, state
-from app.engine import ModelSpec
-from app.pairs import Pair
-from app.refining import Refined
+from app import resources, state
+from app.compute.engine import ModelSpec
+from app.compute.pairs import Pair
+from app.compute.refining import Refined
+from app.compute.work import Work
 from app.selection import View
+from app.text import sentences
 from app.views import parts
-from app.work import Work
 
 # Sweeps of models up to this size take seconds on a laptop, and are not asked for.
 _SMALL = 50_000_000

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import markup, resources, state
-from app.engine import ModelSpec
+from app import resources, state
+from app.compute.engine import ModelSpec
+from app.text import markup
 from app.views import detail, fact_table, own, parts
 from app.views.study import Study
 

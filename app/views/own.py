@@ -7,9 +7,11 @@ import functools
 import streamlit as st
 import xarray as xr
 
-from app import markup, pairs, resources, snippets, state
-from app.engine import ModelSpec
+from app import resources, state
+from app.compute import pairs
+from app.compute.engine import ModelSpec
 from app.selection import SITES, Ask
+from app.text import markup, snippets
 from app.views import circuit_view, lens_view, live, parts, patch_view
 from cache.errors import ObverseError
 from interp.figures.drawing import theme

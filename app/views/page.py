@@ -6,10 +6,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import markup, resources, runs, state
+from app import resources, runs, state
 from app.arguments import Arguments
-from app.engine import ModelSpec
+from app.compute.engine import ModelSpec
 from app.selection import Source
+from app.text import markup
 from app.views import model_page, own, parts, run_page
 from experiments.records import RunRecord
 from interp.figures.drawing import theme

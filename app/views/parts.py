@@ -9,7 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from app import markup, state
+from app import state
+from app.compute.engine import Token
+from app.text import markup
 from app.views import follow
 from interp.figures.drawing import theme
 
@@ -17,11 +19,11 @@ HALF, WHOLE = 600, 1220  # px of a column and of the page, on a screen of 1280
 
 
 def html(text: str) -> None:
-    """Show markup made by `app.markup`, where all foreign text is escaped."""
+    """Show markup made by `app.text.markup`, where all foreign text is escaped."""
     st.html(text)
 
 
-def strip(tokens: Sequence[markup.Token], way: str) -> None:
+def strip(tokens: Sequence[Token], way: str) -> None:
     """A prompt token by token; the chosen one is framed."""
     legend = markup.legend(token.span for token in tokens)
 

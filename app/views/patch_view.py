@@ -12,11 +12,12 @@ import pandas as pd
 import streamlit as st
 import xarray as xr
 
-from app import markup, resources, sentences, state
-from app.engine import ModelSpec
-from app.pairs import Aligned, Pair, every_token
-from app.refining import Refined, trust
+from app import resources, state
+from app.compute.engine import ModelSpec
+from app.compute.pairs import Aligned, Pair, every_token
+from app.compute.refining import Refined, trust
 from app.selection import Cell, column_of
+from app.text import markup, sentences
 from app.views import follow, parts
 from cache.errors import ObverseError
 from interp.figures import patching_map

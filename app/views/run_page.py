@@ -7,8 +7,9 @@ import contextlib
 import pandas as pd
 import streamlit as st
 
-from app import markup, resources, runs, snippets, state
-from app.engine import ModelSpec
+from app import resources, runs, state
+from app.compute.engine import ModelSpec
+from app.text import markup, snippets
 from app.views import detail, fact_table, own, parts
 from app.views.study import Study
 from cache.errors import ObverseError

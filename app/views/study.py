@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from app.engine import ModelSpec
+from app.compute.engine import ModelSpec
 from app.runs import Run
 
 

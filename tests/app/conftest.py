@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.engine import Engine, ModelSpec
+from app.compute.engine import Engine, ModelSpec
 from app.views import live
 from experiments.records import RunRecord
 from interp.loading.load import load_model

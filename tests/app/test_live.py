@@ -17,12 +17,12 @@ import xarray as xr
 from streamlit.testing.v1 import AppTest
 
 from app import resources
-from app.engine import Engine, ModelSpec
-from app.pairs import Pair, typed
-from app.refining import Refined, trust
+from app.compute.engine import Engine, ModelSpec
+from app.compute.pairs import Pair, typed
+from app.compute.refining import Refined, trust
+from app.compute.work import Work
 from app.selection import Cell, View
 from app.views import live
-from app.work import Work
 from interp import load_model, sweep
 from tests.app.pages import Open, assert_fine, html
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app import server
-from app.work import Work
+from app.compute.work import Work
 from interp.patching import single
 
 patch_once = single.patch_once

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import pairs
-from app.engine import Engine, ModelSpec
+from app.compute import pairs
+from app.compute.engine import Engine, ModelSpec
 from experiments.records import RunRecord
 from interp.errors import PromptError
 from interp.figures import patching_map

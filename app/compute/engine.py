@@ -13,16 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.markup import Token
-from app.pairs import Aligned, Pair
-from app.work import Work
+from app.compute.pairs import Aligned, Pair
+from app.compute.work import Work
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from app.circuits import Measured
-    from app.refining import Refined
+    from app.compute.circuits import Measured
+    from app.compute.refining import Refined
     from interp.model.model import Model
 
 T = TypeVar("T")
@@ -52,6 +51,14 @@ class About:
     n_heads: int
     d_vocab: int
     n_parameters: int
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of a prompt and the named part of the prompt it belongs to ("" for the rest)."""
+
+    text: str
+    span: str = ""
 
 
 class Replaced(Exception):
@@ -123,7 +130,7 @@ class Engine:
         Raises:
             PromptError: the two prompts, or what should follow them, do not fit.
         """
-        from app.pairs import aligned
+        from app.compute.pairs import aligned
 
         return self._compute(spec, ("aligned", pair), lambda model: aligned(model, pair))
 
@@ -146,7 +153,7 @@ class Engine:
         Raises:
             ModelError: the model cannot be loaded.
         """
-        from app.refining import refined
+        from app.compute.refining import refined
 
         return self._in_steps(
             spec,
@@ -210,7 +217,7 @@ class Engine:
         Raises:
             FactsError: the templates cannot be read, or no other fact can be its partner.
         """
-        from app import pairs
+        from app.compute import pairs
 
         def make(model: Model) -> Pair:
             template = _templates(model, templates)[way].trained[0]
@@ -228,7 +235,7 @@ class Engine:
         Raises:
             ModelError: the model is no sum of heads and MLPs.
         """
-        from app.pairs import build
+        from app.compute.pairs import build
         from interp.circuits import attribute_edges
 
         return self._compute(
@@ -244,8 +251,8 @@ class Engine:
 
         Where there are enough pairs, it is run on others than those that its edges were scored on.
         """
-        from app.circuits import halves, measured
-        from app.pairs import build
+        from app.compute.circuits import halves, measured
+        from app.compute.pairs import build
 
         scored, run = halves(pairs)
         scores = self.edges(spec, scored)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.circuits import halves
-from app.engine import ModelSpec
-from app.pairs import Pair
+from app.compute.circuits import halves
+from app.compute.engine import ModelSpec
+from app.compute.pairs import Pair
 
 
 def lens(model: ModelSpec, prompt: str, answer: str | None) -> str:

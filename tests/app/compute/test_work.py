@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.work import Progress, Stand, Work
+from app.compute.work import Progress, Stand, Work
 from interp.errors import SiteError
 
 LONG = 30.0  # seconds; nothing here should take them

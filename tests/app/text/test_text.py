@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from app import markup, sentences
-from app.markup import Token
+from app.compute.engine import Token
+from app.text import markup, sentences
 from app.views.parts import csv
 from tests.app.material import HOSTILE
 

@@ -8,8 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from app import pairs, snippets
-from app.engine import Engine, ModelSpec
+from app.compute import pairs
+from app.compute.engine import Engine, ModelSpec
+from app.text import snippets
 from experiments.records import RunRecord
 from interp.figures import circuit_map, lens_heatmap, patching_map, rank_lines
 from tests.app.material import HOSTILE

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app import engine as engines
-from app.engine import Engine, ModelSpec
-from app.pairs import Pair, typed
+from app.compute import engine as engines
+from app.compute.engine import Engine, ModelSpec
+from app.compute.pairs import Pair, typed
 from experiments.records import RunRecord
 from interp import logit_lens, sweep
 from interp.errors import ModelError, PromptError, SiteError

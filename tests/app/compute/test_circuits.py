@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from app import circuits
-from app.circuits import Measured
-from app.engine import Engine, ModelSpec
-from app.pairs import Pair, build, typed
+from app.compute import circuits
+from app.compute.circuits import Measured
+from app.compute.engine import Engine, ModelSpec
+from app.compute.pairs import Pair, build, typed
 from interp import load_model
 from interp.circuits import measure, prune
 from interp.errors import ModelError

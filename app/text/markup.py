@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from app.compute.engine import Token
 from interp.figures.drawing import numbers, theme
 
 SPAN_COLOURS = {"subject": "#0072B2", "changed": "#0072B2", "last": "#009E73"}
@@ -76,14 +76,6 @@ CSS = f"""
   border-radius: 4px; color: {theme.INK}; }}
 </style>
 """
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token of a prompt and the named part of the prompt it belongs to ("" for the rest)."""
-
-    text: str
-    span: str = ""
 
 
 def esc(text: object) -> str:

@@ -1,0 +1,1 @@
+"""What the screen needs computed: one engine for all sessions, and what it runs."""

@@ -1,0 +1,1 @@
+"""What the screen says: markup, sentences, and the Python beside a figure."""
