@@ -2,13 +2,14 @@
 # make demo    the headline study on the bundled model; takes a few minutes
 # make app     the explorer in the browser
 # make test    every check: style, types, layers, tests
+# make docs    the documentation as a site, with a reference of every public name, in site/
 # make bench   timings against what else one could use
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.setup-stamp
 
-.PHONY: setup demo app test bench
+.PHONY: setup demo app test docs bench
 
 setup: $(STAMP)
 
@@ -32,6 +33,11 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo
+	@echo "Open site/index.html; the search needs a server: $(BIN)/python -m http.server --directory site"
 
 bench: setup
 	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python -m "benchmarks.$$(basename $$script .py)"; done

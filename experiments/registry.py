@@ -21,6 +21,7 @@ from experiments.study import Study
 __all__ = ["GROUP", "find_study", "shapes_of", "study_names"]
 
 GROUP = "obverse.studies"
+"""The entry-point group that studies are found through."""
 
 # A study's name is that of a folder, too.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Study", "StudyConfig", "Verdict"]
 
 Outcome = Literal["supported", "rejected", "undecided"]
+"""What a verdict says of its hypothesis."""
 
 # Written to config.json by the runner, beside the study's own settings.
 RESERVED = ("study", "preset", "seed", "dtype")

@@ -104,6 +104,8 @@ logit_diff = Metric(
     (Term("prompt", "answer", target_logit), Term("prompt", "foil", target_logit, -1.0)),
     "logit of the answer's first token minus that of the foil's, after the prompt",
 )
+"""Logit of the answer's first token minus that of the foil's, after the prompt."""
+
 first_token_logprob = Metric(
     "first_token_logprob",
     "nats",
@@ -116,6 +118,8 @@ answer_logprob = Metric(
     (Term("answer", "answer", target_logprob),),
     "log-probability of the whole answer",
 )
+"""Log-probability of the whole answer in nats, its tokens forced one by one."""
+
 logprob_diff = Metric(
     "logprob_diff",
     "nats",
@@ -139,6 +143,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (logit_diff, first_token_logprob, answer_logprob, logprob_diff, probability, rank)
 }
+"""The metrics by their names, which every function with a `metric` takes as well."""
 
 
 def get_metric(metric: Metric | str) -> Metric:

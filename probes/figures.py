@@ -11,6 +11,8 @@ import xarray as xr
 from interp.figures.drawing import theme
 from interp.figures.drawing.numbers import plain
 
+__all__ = ["probe_lines", "steering_lines", "transfer_map"]
+
 _PROBE, _CONTROL, _SHUFFLED = theme.OKABE_ITO[0], theme.OKABE_ITO[1], theme.MUTED
 
 

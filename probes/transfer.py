@@ -36,7 +36,7 @@ def transfer_sites(
     """Logistic probes of every site tested at every site, on groups that they have not seen.
 
     Args:
-        features, labels, groups, folds, seed: as for `probe_report`.
+        features: as for `probe_report`, and likewise `labels`, `groups`, `folds` and `seed`.
         strength: penalty, times the site's mean variance per dim.
 
     Returns:
@@ -90,7 +90,7 @@ def transfer_conditions(
     so that a group seen under one does not help under another.
 
     Args:
-        features, labels, groups, folds, seed: as for `probe_report`.
+        features: as for `probe_report`, and likewise `labels`, `groups`, `folds` and `seed`.
         conditions: the condition of each example.
         strength: penalty, times the site's mean variance per dim.
 

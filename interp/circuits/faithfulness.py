@@ -58,12 +58,12 @@ def faithfulness_curve(
     well are the edges that were chosen. How many pairs are the same is noted in the result.
 
     Args:
-        model, metric: what to run.
+        model: what to run, read by `metric`.
         pairs: prompts to run on, others than those that gave the scores.
         scores: what `attribute_edges` returned for this model.
         fractions: shares of all edges, growing.
-        choice, absolute: as for `prune`.
-        ablation, reference: as for `measure`.
+        choice: as for `prune`, and likewise `absolute`.
+        ablation: as for `measure`, and likewise `reference`.
         n_random: random circuits beside each; built up from the logits by random scores until
             they have at least as many edges.
         n_resampled: circuits chosen anew from resampled pairs, for `jaccard`.

@@ -12,6 +12,7 @@ from cache.arguments import typed
 from interp.errors import ExecutionError
 
 Kind = Literal["serial", "processes", "ray"]
+"""This process, several of this machine, or a Ray cluster."""
 
 # More copies of a model than this are not loaded on one machine unless somebody asks for them.
 MOST_WORKERS = 8

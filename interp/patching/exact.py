@@ -70,7 +70,8 @@ def sweep(
             "mlp_act", or [head, d_head] at sites with heads. Patterns take "other" and "zero"; what
             is left of a pattern is not scaled up to sum to 1.
         reference: prompts for the mean.
-        layers, heads: the ones to patch; all if left out.
+        layers: the ones to patch; all if left out.
+        heads: likewise.
         positions: the positions to patch, by number, label ("subject -1") or span ("subject");
             all if left out. At "pattern" they are the destinations.
         neurons: how many consecutive neurons make a group, or the neurons of each group; about 32

@@ -49,11 +49,12 @@ def refine(
 ) -> Iterator[xr.Dataset]:
     """Estimate all cells, then run those with the largest estimated effect, largest first.
 
+    Arguments that are not listed are those of `sweep`; the metric must have a gradient.
+
     Args:
         only: how many places (layer × the axes of `by`) to run, each for all pairs; all if left
             out.
         progress: called with (places run, places to run).
-        The other arguments are those of `sweep`; the metric must have a gradient.
 
     Yields:
         What `sweep` returns, with exact(layer, …): whether these cells were run, or are only

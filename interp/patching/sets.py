@@ -44,8 +44,8 @@ def patch_sets(
         pairs: clean and corrupted prompts with answers.
         sets: by a name of your own the patches that are made together, {"the two movers":
             [Patch("z.9.h6"), Patch("z.9.h9", positions=["end"])]}.
-        metric, direction, source, reference, batch_size, progress: as for `sweep`; values by layer
-            cannot be given.
+        metric: as for `sweep`, and likewise `direction`, `source` (but for values by layer),
+            `reference`, `batch_size` and `progress`.
 
     Returns:
         patched(example, set): the raw metric, NaN where an example lacks the tokens of one of the

@@ -55,7 +55,7 @@ def dose_response(
         direction: of the shape of one token's activation at the sites.
         doses: for "add" multiples of the direction, for "clamp" coordinates along it.
         metric: a metric, or a function of the next token's logits.
-        sites, positions: where; see `Intervention`.
+        sites: where, and at which `positions`; see `Intervention`.
         kind: what is done with the dose.
         control: how many random directions of the same length, at right angles to it, to measure
             beside it.
