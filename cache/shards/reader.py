@@ -1,9 +1,11 @@
 """Reading shards: the file is mapped, and a MiB of it is checked before its first use.
 
-And again when the file was changed since, which its size and times tell. What they cannot tell:
+And again when the file was changed since, which its size and times tell. They tell it from a moment
+after the last change on; until then what is copied is checked itself. What they cannot tell:
 a page that another process has mapped for writing, and writes a second time before the system has
-brought the first to the disk; a change past the file system (the disk itself, memory that fails);
-on a network file system what another machine does, until this one hears of it.
+brought the first to the disk; a write that the system has begun and interrupted for longer than
+that moment, since it notes the time first; a change past the file system (the disk itself, memory
+that fails); on a network file system what another machine does, until this one hears of it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +42,9 @@ _TORCH = {
     "I32": torch.int32,
     "I64": torch.int64,
 }
-# Two changes within a tick of the clock leave the same time. The kernel's ticks are 10 ms at most;
-# file systems without fractions of a second go in steps of one or two.
+# Two changes within a tick of the clock leave the same time, and a write notes the time before it
+# changes anything. The kernel's ticks are 10 ms at most; file systems without fractions of a second
+# go in steps of one or two.
 _TICK, _COARSE_TICK = 50_000_000, 2_000_000_000  # in nanoseconds
 # How often a file may be changed while something is copied from it.
 _TURNS = 5
@@ -89,12 +92,13 @@ class ShardReader:
                 raise DamageError("its data are no regular file") from error
             try:
                 self._state = self._look()
-                self._bytes = map_file(self._file)
+                self._map = map_file(self._file)
             except BaseException:
                 os.close(self._file)
                 # So that the finalizer does not close what may have this number by then.
                 del self._file
                 raise
+        self._content = np.frombuffer(self._map, np.uint8)
         # Bytes of one token, for each field.
         self._widths = {
             name: (field, field.nbytes // field.shape[0])
@@ -166,8 +170,7 @@ class ShardReader:
         blocks = range(begin // BLOCK, (begin + width - 1) // BLOCK + 1)
         for _ in range(_TURNS):
             state = self._now()
-            self._check_blocks(state, blocks)
-            own = np.frombuffer(self._bytes, np.uint8, width, begin).copy()
+            own = self._checked(state, blocks)[begin : begin + width].copy()
             if self._now() is state:
                 return torch.from_numpy(own).view(_TORCH[field.code]).reshape(field.shape[1:])
         raise DamageError("the file is changed all the time")
@@ -196,12 +199,11 @@ class ShardReader:
         n_blocks = self._layout.n_blocks
         used = np.bincount(begins // BLOCK, minlength=n_blocks + 1)
         used -= np.bincount((begins + width - 1) // BLOCK + 1, minlength=n_blocks + 1)
-        blocks = np.cumsum(used)[:-1] > 0
-        whole = np.frombuffer(self._bytes, np.uint8, field.nbytes, field.begin)
+        blocks = np.flatnonzero(np.cumsum(used)[:-1]).tolist()
         for _ in range(_TURNS):
             state = self._now()
-            self._check_blocks(state, np.flatnonzero(blocks & ~state.checked).tolist())
-            gather(whole.reshape(-1, width), tokens, out)
+            whole = self._checked(state, blocks)
+            gather(whole[field.begin : field.end].reshape(-1, width), tokens, out)
             if self._now() is state:
                 return
         raise DamageError("the file is changed all the time")
@@ -214,7 +216,7 @@ class ShardReader:
         """
         begin, end = self._range(TOKENS, row, row + 1)
         self._now()
-        found = np.frombuffer(self._bytes, "<i4", (end - begin) // 4, begin).copy()
+        found = self._content[begin:end].copy().view("<i4")
         # Their key tells, so they are good even where the rest of their MiB is not.
         if self.sidecar.space.key(found) != self.sidecar.key(row):
             raise DamageError(f"the token ids of row {row} are not what was written")
@@ -251,24 +253,37 @@ class ShardReader:
         offsets = self.sidecar.offsets
         return field.begin + int(offsets[first]) * width, field.begin + int(offsets[beyond]) * width
 
+    def _checked(self, state: _State, blocks: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """The file's bytes, good in `blocks` if it is in this state still when they were used.
+
+        As long as a change might leave the same stamp, a copy, of which these alone are filled.
+        """
+        unchecked = [block for block in blocks if not state.checked[block]]
+        if not unchecked or time.time_ns() > state.settles:
+            self._check_blocks(state, unchecked)
+            return self._content
+        own = np.empty_like(self._content)
+        for block in blocks:
+            part = slice(block * BLOCK, (block + 1) * BLOCK)
+            self._load(block)
+            own[part] = self._content[part]
+            self._compare(block, own[part])
+        return own
+
     def _check_blocks(self, state: _State, blocks: Iterable[int]) -> None:
         for block in blocks:
             if not state.checked[block]:
                 # Else what is changed after this would leave no trace.
                 settled = time.time_ns() > state.settles
-                self._check_block(block)
+                self._load(block)
+                self._compare(block, self._content[block * BLOCK : (block + 1) * BLOCK])
                 state.checked[block] = settled
 
-    def _check_block(self, block: int) -> None:
-        begin = block * BLOCK
-        end = min(begin + BLOCK, self._layout.size)
-        self._load(begin, end)
-        with memoryview(self._bytes) as view:
-            found = digest(view[begin:end])
-        if found != self.sidecar.blocks[block * DIGEST : (block + 1) * DIGEST]:
+    def _compare(self, block: int, content: npt.NDArray[np.uint8]) -> None:
+        if digest(content) != self.sidecar.blocks[block * DIGEST : (block + 1) * DIGEST]:
             raise DamageError(f"MiB {block} of the file is not what was written")
         header = self._layout.header
-        if block == 0 and self._bytes[: len(header)] != header:
+        if block == 0 and content[: len(header)].tobytes() != header:
             raise DamageError("the header does not fit the sidecar")
 
     def _now(self) -> _State:
@@ -293,14 +308,15 @@ class ShardReader:
         checked = np.zeros(self._layout.n_blocks, dtype=np.bool_)
         return _State((size, found.st_mtime_ns, changed), changed + tick, checked)
 
-    def _load(self, begin: int, end: int) -> None:
-        """Have the system read bytes, so that what the disk cannot give is an error.
+    def _load(self, block: int) -> None:
+        """Have the system read a block, so that what the disk cannot give is an error.
 
         Else it would be a signal that ends the process, as soon as the map is touched.
         """
+        begin = block * BLOCK
         try:
-            self._bytes.madvise(_POPULATE_READ, begin, end - begin)
+            self._map.madvise(_POPULATE_READ, begin, min(BLOCK, self._layout.size - begin))
         except OSError as error:
             # Older systems do not know it.
             if error.errno != errno.EINVAL:
-                raise DamageError(f"MiB {begin // BLOCK} of the file cannot be read") from error
+                raise DamageError(f"MiB {block} of the file cannot be read") from error
