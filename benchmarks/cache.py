@@ -167,7 +167,7 @@ def time_reads(model: Model, vectors: int, folder: Path) -> None:
 
 
 def ours(store: ActivationStore, source: Vectors) -> tuple[dict[str, Any], dict[str, Any]]:
-    shards = store.folder.indexed(Index.shards)
+    shards = store.folder.catalogue.ask(Index.shards)
     readers = [store.folder.reader(shard) for shard in shards]
     counts = np.array([int(reader.sidecar.lengths.sum()) for reader in readers])
     starts = np.concatenate([[0], np.cumsum(counts)])
@@ -186,7 +186,7 @@ def ours(store: ActivationStore, source: Vectors) -> tuple[dict[str, Any], dict[
 
 def raw(store: ActivationStore) -> Callable[[Tensor], None]:
     """Read the same files with nothing in between."""
-    paths = [shard_path(store.path, s, DATA) for s in store.folder.indexed(Index.shards)]
+    paths = [shard_path(store.path, s, DATA) for s in store.folder.catalogue.ask(Index.shards)]
 
     def many(out: Tensor) -> None:
         view = memoryview(out.view(torch.int16).numpy()).cast("B")

@@ -79,10 +79,10 @@ class Reads:
         made: set[str] = set()
         reason = ""
         while attempts:
-            found = self._folder.find(list(unique), names)
+            found = self._folder.catalogue.find(list(unique), names)
             if lacking(list(unique), found):
                 made.update(self._compute(source, space, unique, sites, found, progress))
-                found = self._folder.find(list(unique), names)
+                found = self._folder.catalogue.find(list(unique), names)
             try:
                 if lacking(list(unique), found):
                     raise _MovedError
@@ -112,7 +112,7 @@ class Reads:
             uses, self._uses = self._uses, {}
             self._noted = time.monotonic()
         with contextlib.suppress(StorageError):
-            self._folder.indexed(Index.note_use, uses)
+            self._folder.catalogue.ask(Index.note_use, uses)
 
     def _compute(
         self,
@@ -130,7 +130,7 @@ class Reads:
         what = f"{n_tokens:,} tokens at {len(sites)} sites"
         kept = _shards(found)
         size = needed(space, sites, rows, lacking(keys, found), self._shard_size)
-        size += self._folder.indexed(Index.bytes_of, kept)
+        size += self._folder.catalogue.ask(Index.bytes_of, kept)
         if self._room.holds(size):
             self._room.check(size, what, kept)
         else:
@@ -142,7 +142,7 @@ class Reads:
             for _ in range(_ATTEMPTS):
                 self._folder.remove(kept)
                 # Older shards may hold the same rows.
-                if not (kept := _shards(self._folder.find(keys, names))):
+                if not (kept := _shards(self._folder.catalogue.find(keys, names))):
                     break
         # What is evicted for it depends on what was used last, and these are about to be.
         for shard in kept:
@@ -201,7 +201,7 @@ class Reads:
             reader = self._folder.reader(shard)
         right = reader.sidecar.row_keys(row, row + len(keys)) == list(keys)
         if not right or site not in reader.sidecar.layout.fields:
-            self._folder.rebuild_index(f"it is wrong about shard {shard}")
+            self._folder.catalogue.rebuild(f"it is wrong about shard {shard}")
             raise _MovedError
         return reader
 
@@ -214,7 +214,7 @@ class Reads:
             set_aside(self._folder, shard, str(error))
             raise _MovedError(damaged=shard) from error
         except GoneError as error:
-            self._folder.forget([shard])
+            self._folder.catalogue.forget([shard])
             raise _MovedError from error
 
     def _used(self, shard: str, times: int) -> None:

@@ -18,6 +18,7 @@ from cache.folder import verify as verification
 from cache.folder.budget import Room
 from cache.folder.fill import Progress, lacking
 from cache.folder.folder import Folder
+from cache.folder.listing import committed
 from cache.folder.marker import open_folder
 from cache.folder.verify import Report
 from cache.folder.witness import Witnesses
@@ -187,7 +188,7 @@ class ActivationStore(Training):
         """How many of the prompts lack some of the sites."""
         _, rows, shapes, space = self._wanted(model, tokens, sites, dtype, keep=False)
         keys = space.keys(rows)
-        found = self._folder.find(keys, [site.name for site in shapes])
+        found = self._folder.catalogue.find(keys, [site.name for site in shapes])
         absent = lacking(keys, found)
         return sum(key in absent for key in keys)
 
@@ -224,15 +225,15 @@ class ActivationStore(Training):
     def usage(self) -> list[Usage]:
         """What is stored, by model and site."""
         self._reads.note(now=True)
-        return self._folder.indexed(Index.usage)
+        return self._folder.catalogue.ask(Index.usage)
 
     def size(self) -> int:
         """Bytes that the store takes."""
-        return self._folder.indexed(Index.total)
+        return self._folder.catalogue.ask(Index.total)
 
     def spaces(self) -> list[Space]:
         """What the stored activations are of."""
-        return self._folder.indexed(Index.spaces)
+        return self._folder.catalogue.ask(Index.spaces)
 
     def verify(
         self,
@@ -263,16 +264,16 @@ class ActivationStore(Training):
         done = self._folder.reconcile()
         done += verification.empty_quarantine(self._folder)
         done += self._witnesses.tidy()
-        before = set(self._folder.committed())
+        before = set(committed(self.path))
         self._room.make(0)
-        evicted = len(before - set(self._folder.committed()))
+        evicted = len(before - set(committed(self.path)))
         return [*done, *([f"{evicted} shards were evicted"] if evicted else [])]
 
     def remove(self, space: Space, sites: Sequence[str] | None = None) -> int:
         """Remove what is stored of a space, or at some of its sites; returns the bytes freed."""
         before = self.size()
         verification.drop(self._folder, self._room, space, sites)
-        if not self._folder.indexed(Index.shards, space.id):
+        if not self._folder.catalogue.ask(Index.shards, space.id):
             self._witnesses.forget(space)
         return before - self.size()
 

@@ -104,7 +104,7 @@ def harvest(
     rows = read_rows(model, texts, context=length, tokens=tokens)
     named = dict(zip(space.keys(rows), rows, strict=True))
     names = [site.name for site in shapes]
-    found = store.folder.find(list(named), names)
+    found = store.folder.catalogue.find(list(named), names)
     absent = lacking(list(named), found)
     per_token = bytes_per_token(shapes, space.itemsize)
     total = sum(len(ids) for ids in rows)
@@ -231,7 +231,7 @@ def _run(
     committer = ThreadPoolExecutor(1, "obverse-commit") if here else None
     with folder.lease(list(absent)) as held:
         # Some may have been committed between the look-up and the lease.
-        wanted = lacking(held, folder.find(held, [site.name for site in sites]))
+        wanted = lacking(held, folder.catalogue.find(held, [site.name for site in sites]))
         keys_of: dict[str, list[bytes]] = {}
         units = []
         for shapes, keys in cut(space, sites, rows, wanted, size):

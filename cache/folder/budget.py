@@ -38,7 +38,7 @@ class Room:
     def holds(self, size: int) -> bool:
         """Whether so many bytes fit if everything else is evicted."""
         free, floor = self.free()
-        most = free - floor + self.folder.indexed(Index.total)
+        most = free - floor + self.folder.catalogue.ask(Index.total)
         return size <= (most if self.budget is None else min(most, self.budget))
 
     def check(self, size: int, what: str, keep: Collection[str] = ()) -> None:
@@ -59,7 +59,7 @@ class Room:
                 f"{what} take {show_size(size)}, but the store's budget is "
                 f"{show_size(self.budget)}; raise the budget, or store fewer sites or tokens."
             )
-        stored = self.folder.indexed(Index.total)
+        stored = self.folder.catalogue.ask(Index.total)
         free, floor = self.free()
         if size > free - floor + stored:
             raise StorageError(
@@ -81,7 +81,7 @@ class Room:
         lacking = self._lacking(size)
         tried: set[str] = set(keep)
         while lacking > 0:
-            oldest = self.folder.indexed(Index.oldest, len(tried) + _EVICTED_AT_ONCE)
+            oldest = self.folder.catalogue.ask(Index.oldest, len(tried) + _EVICTED_AT_ONCE)
             victims = []
             for entry in oldest:
                 # What is removed is counted, not measured: a file that somebody has mapped keeps
@@ -112,6 +112,6 @@ class Room:
         free, floor = self.free()
         lacking = size + floor - free
         if self.budget is not None:
-            stored = self.folder.indexed(Index.total)
+            stored = self.folder.catalogue.ask(Index.total)
             lacking = max(lacking, stored + size - self.budget)
         return lacking

@@ -15,7 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from cache.errors import DamageError, GoneError, StorageError
 from cache.files import TEMPORARY_PREFIX, flush, is_real, remove, storage_errors
-from cache.folder import listing
+from cache.folder.listing import committed
 from cache.folder.owners import Membership
 from cache.index.database import COMPANIONS
 from cache.index.queries import Index, Place
@@ -36,10 +36,9 @@ _ATTEMPTS = 5
 class Catalogue:
     """What a store holds, by its index. One object serves all threads of a process."""
 
-    def __init__(self, root: Path, *, read_only: bool) -> None:
-        self.root = root
-        self.read_only = read_only
-        self.membership = Membership(root / "owners")
+    def __init__(self, root: Path, membership: Membership, *, read_only: bool) -> None:
+        self._root, self._read_only = root, read_only
+        self._membership = membership
         self._lock = ThreadLock()
         self._store_lock = StoreLock(root)
         # What the index could not be told, for want of space.
@@ -47,9 +46,7 @@ class Catalogue:
         self._unforgotten: set[str] = set()
         self._index = self._open_index()
 
-    def indexed(
-        self, work: Callable[Concatenate[Index, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def ask(self, work: Callable[Concatenate[Index, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of the index; where it turns out damaged, make it anew and try again."""
         for _ in range(_ATTEMPTS):
             index = self._index
@@ -60,21 +57,21 @@ class Catalogue:
             self._warn(reason)
             self._replace(index, reason)
         raise StorageError(
-            f"The index of '{self.root}' cannot be made anew ({reason}); remove "
-            f"'{self.root / INDEX}', and open the store again."
+            f"The index of '{self._root}' cannot be made anew ({reason}); remove "
+            f"'{self._root / INDEX}', and open the store again."
         )
 
     def find(self, keys: Sequence[bytes], sites: Sequence[str]) -> dict[str, dict[bytes, Place]]:
         """For each site where the rows stand that are stored."""
         with contextlib.suppress(StorageError):
             self.settle()
-        return self.indexed(Index.find, keys, sites)
+        return self.ask(Index.find, keys, sites)
 
-    def rebuild_index(self, reason: str) -> None:
+    def rebuild(self, reason: str) -> None:
         """Make the index anew from the sidecars."""
         self._replace(self._index, reason)
 
-    def check_index(self) -> None:
+    def check(self) -> None:
         """Compare the index with itself, and with the sidecars.
 
         Raises:
@@ -85,10 +82,6 @@ class Catalogue:
         for sidecar, size in self._sidecars():
             if index.disagrees(sidecar, size):
                 raise DamageError(f"the index is wrong about shard {sidecar.id}")
-
-    def committed(self) -> Iterator[str]:
-        """Ids of the shards that have a sidecar."""
-        return listing.committed(self.root)
 
     def enter(self, sidecar: Sidecar) -> None:
         """Put a committed shard into the index.
@@ -116,33 +109,40 @@ class Catalogue:
         """Tell the index what it does not know yet."""
         with self._lock:
             if self._unentered:
-                sized = ((sidecar, _size(self.root, sidecar)) for sidecar in self._unentered)
+                sized = ((sidecar, _size(self._root, sidecar)) for sidecar in self._unentered)
                 found = [(sidecar, size) for sidecar, size in sized if size is not None]
-                self.indexed(Index.add, found)
+                self.ask(Index.add, found)
                 self._unentered.clear()
             if self._unforgotten:
-                self.indexed(Index.forget, self._unforgotten)
+                self.ask(Index.forget, self._unforgotten)
                 self._unforgotten.clear()
+
+    def close(self) -> None:
+        """Tell what can be told, and close the file; it is opened again when it is used."""
+        with contextlib.suppress(StorageError):
+            self.settle()
+        with self._lock:
+            self._index.close()
 
     # -- helpers ------------------------------------------------------------------------------
 
     def _open_index(self) -> Index:
         """The index as it stands, or made from the sidecars if it is missing or cannot be used."""
-        if self.read_only:
+        if self._read_only:
             # Nothing can be written, so what the sidecars say is kept in memory.
             return Index.make(None, self._sidecars())
-        index = Index(self.root / INDEX, self._store_lock)
+        index = Index(self._root / INDEX, self._store_lock)
         try:
             index.check_quickly()
         except DamageError as error:
-            if next(self.committed(), None):
+            if next(committed(self._root), None):
                 self._warn(str(error))
             return self._make_index(index, str(error))
         return index
 
     def _warn(self, reason: str) -> None:
         warnings.warn(
-            f"The index of '{self.root}' cannot be used ({reason}); it is made anew from the "
+            f"The index of '{self._root}' cannot be used ({reason}); it is made anew from the "
             "sidecars.",
             stacklevel=3,
         )
@@ -153,16 +153,16 @@ class Catalogue:
                 self._index = self._make_index(damaged, reason)
 
     def _make_index(self, damaged: Index, reason: str) -> Index:
-        if self.read_only:
+        if self._read_only:
             return Index.make(None, self._sidecars())
-        path = self.root / INDEX
-        fresh = self.root / f"{TEMPORARY_PREFIX}{self.membership.owner.token}-{INDEX}"
+        path = self._root / INDEX
+        fresh = self._root / f"{TEMPORARY_PREFIX}{self._membership.owner.token}-{INDEX}"
         damaged.close()
         with self._store_lock.exclusive(PATIENCE) as got:
             if not got:
                 raise StorageError(
-                    f"The index of '{self.root}' must be made anew ({reason}), but a process holds "
-                    "it and does not go on; end that process, and try again."
+                    f"The index of '{self._root}' must be made anew ({reason}), but a process "
+                    "holds it and does not go on; end that process, and try again."
                 )
             # Another process may have done it while this one waited.
             if not is_real(path) or path.lstat().st_ino == damaged.inode:
@@ -170,18 +170,18 @@ class Catalogue:
                 Index.make(fresh, self._sidecars()).close()
                 # The old one must not be used without its journal, nor the new one with it.
                 for old in (INDEX, *(f"{INDEX}{end}" for end in COMPANIONS)):
-                    remove(self.root / old)
+                    remove(self._root / old)
                 with storage_errors(path, "written"):
                     os.replace(fresh, path)
-                    flush(self.root)
+                    flush(self._root)
         return Index(path, self._store_lock)
 
     def _sidecars(self) -> Iterator[tuple[Sidecar, int]]:
         """All sidecars that can be read. Others are left for `verify` to find."""
-        for shard in self.committed():
+        for shard in committed(self._root):
             with contextlib.suppress(GoneError, DamageError):
-                sidecar = read_sidecar(self.root, shard)
-                size = _size(self.root, sidecar)
+                sidecar = read_sidecar(self._root, shard)
+                size = _size(self._root, sidecar)
                 if size is not None:
                     yield sidecar, size
 

@@ -51,12 +51,14 @@ def fill(
     made: list[str] = []
     computed: set[bytes] = set()
     wait, checked, interruptions = _SHORTEST_WAIT, -math.inf, 0
-    while left := [key for key in lacking(left, folder.find(left, names)) if key not in computed]:
+    while left := [
+        key for key in lacking(left, folder.catalogue.find(left, names)) if key not in computed
+    ]:
         if progress:
             progress(len(rows) - len(left), len(rows))
         with folder.lease(left) as claimed:
             # Some may have been committed between the look-up and the lease.
-            absent = lacking(claimed, folder.find(claimed, names))
+            absent = lacking(claimed, folder.catalogue.find(claimed, names))
             done = len(rows) - len(left) + len(claimed) - len(absent)
             try:
                 for shapes, part in cut(space, sites, rows, absent, shard_size):
@@ -150,7 +152,7 @@ def write_shard(
             writer.append(values)
         check_space(source, space)
         sidecar = writer.commit()
-    folder.enter(sidecar)
+    folder.catalogue.enter(sidecar)
     return sidecar
 
 

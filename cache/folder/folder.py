@@ -18,10 +18,10 @@ from cache.errors import DamageError, GoneError, StorageError
 from cache.files import TEMPORARY_PREFIX, make_folder, real_folder, remove, storage_errors
 from cache.folder import listing
 from cache.folder.catalogue import Catalogue
-from cache.folder.owners import Owner, Owners
+from cache.folder.owners import Membership, Owner, Owners
 from cache.index.queries import Index
 from cache.keys.space import Ids, SiteShape, Space
-from cache.locks import PATIENCE
+from cache.locks import PATIENCE, StoreLock, ThreadLock
 from cache.shards.reader import ShardReader
 from cache.shards.sidecar import Sidecar
 from cache.shards.writer import DATA, DESCRIPTION, ShardWriter, read_sidecar, shard_path
@@ -32,12 +32,22 @@ QUARANTINE = "quarantine"
 _OPEN_READERS = 128
 
 
-class Folder(Catalogue):
-    """Files of a store, and their index. One object serves all threads of a process."""
+class Folder:
+    """Files of a store, and their index. One object serves all threads of a process.
+
+    Attributes:
+        root: where it is.
+        read_only: whether it can only be read.
+        catalogue: what it holds, by its index.
+    """
 
     def __init__(self, root: Path, *, read_only: bool) -> None:
-        super().__init__(root, read_only=read_only)
+        self.root, self.read_only = root, read_only
+        self._lock = ThreadLock()
+        self._store_lock = StoreLock(root)
         self._owners = Owners(root / "owners")
+        self._membership = Membership(root / "owners")
+        self.catalogue = Catalogue(root, self._membership, read_only=read_only)
         self._leases = itertools.count()
         self._readers: OrderedDict[str, ShardReader] = OrderedDict()
         if not read_only:
@@ -46,7 +56,7 @@ class Folder(Catalogue):
     @property
     def owner(self) -> Owner:
         """This process as a writer, entered when first needed."""
-        return self.membership.owner
+        return self._membership.owner
 
     def check_writable(self, but: str = "it lacks some of what is asked for") -> None:
         """Raises a StorageError if something is to be changed and the store can only be read."""
@@ -87,18 +97,18 @@ class Folder(Catalogue):
         done += self._align()
         self.release_dead()
         with contextlib.suppress(StorageError):
-            self.indexed(Index.refresh)
+            self.catalogue.ask(Index.refresh)
         for path in dead:
             remove(path)
         return done
 
     def release_dead(self) -> None:
         """Drop the leases of writers that do not live any more."""
-        holders = self.indexed(Index.holders)
+        holders = self.catalogue.ask(Index.holders)
         if holders:
             alive = self._owners.alive()
             dead = [holder for holder in holders if holder.partition(".")[0] not in alive]
-            self.indexed(Index.release, dead)
+            self.catalogue.ask(Index.release, dead)
 
     @contextlib.contextmanager
     def lease(self, keys: Sequence[bytes]) -> Iterator[list[bytes]]:
@@ -109,13 +119,13 @@ class Folder(Catalogue):
         """
         holder = f"{self.owner.token}.{next(self._leases)}"
         try:
-            yield self.indexed(Index.claim, keys, holder)
+            yield self.catalogue.ask(Index.claim, keys, holder)
         finally:
             try:
-                self.indexed(Index.release, [holder])
+                self.catalogue.ask(Index.release, [holder])
             except StorageError:
                 # Others would wait for as long as this process lives.
-                self.membership.leave(clean=False)
+                self._membership.leave(clean=False)
 
     # -- shards -------------------------------------------------------------------------------
 
@@ -135,7 +145,7 @@ class Folder(Catalogue):
         """
         sidecar = read_sidecar(self.root, shard)
         ShardReader(self.root, sidecar)
-        self.enter(sidecar)
+        self.catalogue.enter(sidecar)
         self._owners.discharge(shard.partition("-")[0])
         return sidecar
 
@@ -170,7 +180,7 @@ class Folder(Catalogue):
             for path in paths:
                 remove(path)
         finally:
-            self.forget(shards)
+            self.catalogue.forget(shards)
 
     def quarantine(self, shard: str) -> None:
         """Move a damaged shard out of the way."""
@@ -180,32 +190,30 @@ class Folder(Catalogue):
         for path in self._files(shard):
             with storage_errors(path, "moved"), contextlib.suppress(FileNotFoundError):
                 os.replace(path, place / path.name)
-        self.forget([shard])
+        self.catalogue.forget([shard])
 
     def close(self) -> None:
         """Leave the store in order."""
-        with contextlib.suppress(StorageError):
-            self.settle()
         with self._lock:
             self._readers.clear()
-            self._index.close()
-        self.membership.leave(clean=self.is_settled)
+        self.catalogue.close()
+        self._membership.leave(clean=self.catalogue.is_settled)
 
     # -- helpers ------------------------------------------------------------------------------
 
     def _align(self) -> list[str]:
         """Let the index hold what is committed, and nothing else."""
         done = []
-        self.settle()
-        committed = set(self.committed())
-        indexed = set(self.indexed(Index.shards))
+        self.catalogue.settle()
+        committed = set(listing.committed(self.root))
+        indexed = set(self.catalogue.ask(Index.shards))
         alive = self._owners.alive()
         for shard in sorted(committed - indexed):
             try:
                 self.adopt(shard)
                 # Another writer that lives may just not have come to it.
                 token = shard.partition("-")[0]
-                if token not in alive or self.membership.is_own(token):
+                if token not in alive or self._membership.is_own(token):
                     done.append(f"shard {shard} was committed but not in the index; it is now")
             except GoneError:
                 continue
@@ -214,7 +222,7 @@ class Folder(Catalogue):
                 done.append(f"shard {shard}: {error}; it is set aside")
         gone = [s for s in sorted(indexed - committed) if not listing.is_committed(self.root, s)]
         if gone:
-            self.indexed(Index.forget, gone)
+            self.catalogue.ask(Index.forget, gone)
         return [*done, *(f"shard {shard} has no sidecar; its rows are lost" for shard in gone)]
 
     def _is_left(self, path: Path, alive: set[str]) -> bool:

@@ -13,6 +13,7 @@ from cache.files import real_folder, remove, storage_errors
 from cache.folder.budget import Room
 from cache.folder.fill import fill
 from cache.folder.folder import QUARANTINE, Folder
+from cache.folder.listing import committed
 from cache.folder.recover import Lost, recover, recover_from_index
 from cache.index.queries import Index
 from cache.keys.source import ActivationSource
@@ -71,7 +72,7 @@ def verify(
         progress: called with (bytes done, bytes in all).
     """
     findings = _check_index(folder, source)
-    shards = sorted(folder.committed())
+    shards = sorted(committed(folder.root))
     sizes = {shard: _file_size(folder.root, shard) for shard in shards}
     total = sum(sizes.values())
     done = intact = intact_bytes = 0
@@ -140,7 +141,7 @@ def drop(folder: Folder, room: Room, space: Space, sites: Sequence[str] | None) 
     """Remove a space, or some of its sites; shards that hold other sites too are rewritten."""
     folder.check_writable("nothing can be removed from it")
     gone = []
-    for shard in folder.indexed(Index.shards, space.id):
+    for shard in folder.catalogue.ask(Index.shards, space.id):
         try:
             reader = folder.reader(shard)
             sidecar = reader.sidecar
@@ -166,22 +167,22 @@ def _rewrite(folder: Folder, room: Room, reader: ShardReader, sites: list[SiteSh
             writer.append({site.name: reader.tensor(site.name)})
             # Wrong numbers must not get a checksum that fits.
             reader.confirm(site.name)
-        folder.enter(writer.commit())
+        folder.catalogue.enter(writer.commit())
 
 
 def _check_index(folder: Folder, source: ActivationSource | None) -> list[Finding]:
     findings = []
     try:
-        folder.check_index()
+        folder.catalogue.check()
     except DamageError as error:
-        folder.rebuild_index(str(error))
+        folder.catalogue.rebuild(str(error))
         findings.append(Finding("", f"{error}; it was made anew from the sidecars"))
     if folder.read_only:
         return findings
     for shard in _without_sidecar(folder):
         message = f"shard {shard} has no sidecar, so that nobody knows whether it is intact"
         findings.append(Finding(shard, message, _recover_from_index(folder, shard, source)))
-        folder.forget([shard])
+        folder.catalogue.forget([shard])
     return findings + [Finding("", line) for line in folder.reconcile()]
 
 
@@ -190,8 +191,8 @@ def _without_sidecar(folder: Folder) -> list[str]:
 
     def find() -> set[str]:
         # In this order, so that a shard which comes meanwhile is not among them.
-        indexed = set(folder.indexed(Index.shards))
-        return indexed - set(folder.committed())
+        indexed = set(folder.catalogue.ask(Index.shards))
+        return indexed - set(committed(folder.root))
 
     found = find()
     if found:
@@ -227,7 +228,7 @@ def _check_shard(folder: Folder, shard: str, source: ActivationSource | None) ->
 
 
 def _recover_from_index(folder: Folder, shard: str, source: ActivationSource | None) -> Lost | None:
-    known = folder.indexed(Index.describe, shard)
+    known = folder.catalogue.ask(Index.describe, shard)
     if source is None or known is None:
         return None
     return recover_from_index(shard_path(folder.root, shard, DATA), *known, source)

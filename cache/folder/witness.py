@@ -135,7 +135,7 @@ class Witnesses:
         if known in self._admitted:
             return
         if not compare(self._folder.root, ours, space):
-            shards = self._folder.indexed(Index.shards, space.id)
+            shards = self._folder.catalogue.ask(Index.shards, space.id)
             for shard in _spread(shards):
                 if not _is_computed_again(self._folder, shard, source, space, ours.tolerance):
                     raise _other_model(self._folder.root, space)
@@ -156,8 +156,8 @@ class Witnesses:
         """Remove witnesses of spaces of which nothing is left; returns a line for each."""
         done = []
         place = real_folder(self._folder.root, FOLDER)
-        ids = {space.id for space in self._folder.indexed(Index.spaces)}
-        used = {one for one in ids if self._folder.indexed(Index.shards, one)}
+        ids = {space.id for space in self._folder.catalogue.ask(Index.spaces)}
+        used = {one for one in ids if self._folder.catalogue.ask(Index.shards, one)}
         for path in sorted(place.glob("*")) if place.is_dir() else []:
             if path.is_dir() and not path.is_symlink():
                 continue

@@ -41,7 +41,7 @@ def make_plan(
         StorageError: there are none, or some of `keys` are not stored.
         DamageError: a sidecar is damaged.
     """
-    held = folder.indexed(find_holdings, space, sites)
+    held = folder.catalogue.ask(find_holdings, space, sites)
     if not held.holds.any(axis=0).all():
         raise StorageError(
             f"'{folder.root}' holds nothing any more of a site that it held; try again."
@@ -49,7 +49,7 @@ def make_plan(
     _check_tokens(folder, held)
     numbers = None if keys is None else {key: at for at, key in reversed([*enumerate(keys)])}
     named = None if numbers is None else list(numbers)
-    places = folder.indexed(find_places, held, space, sites, named)
+    places = folder.catalogue.ask(find_places, held, space, sites, named)
     owners, others = _owners(held, places)
     plan = Plan(
         root=folder.root,

@@ -142,7 +142,7 @@ class Training:
         info: bool,
     ) -> tuple[Plan, Form]:
         space = self._space(model)
-        stored = self.folder.indexed(_sites, space)
+        stored = self.folder.catalogue.ask(_sites, space)
         wanted = [sites] if isinstance(sites, str) else list(sites)
         names = {name for one in wanted for name in stored if _is_or_begins(name, one)}
         unknown = [one for one in wanted if not any(_is_or_begins(name, one) for name in stored)]
@@ -158,7 +158,7 @@ class Training:
 
     def _space(self, model: Named) -> Space:
         """The one stored space that `model` names."""
-        stored = self.folder.indexed(_spaces)
+        stored = self.folder.catalogue.ask(_spaces)
         source = _source(model)
         if isinstance(model, Space):
             found, name = [space for space in stored if space == model], model.label
@@ -232,4 +232,4 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 def _note_use(folder: Folder, plan: Plan) -> None:
     now = time.time()
     shards: Iterable[int] = plan.used.tolist()
-    folder.indexed(Index.note_use, {plan.shard(shard): (now, 1) for shard in shards})
+    folder.catalogue.ask(Index.note_use, {plan.shard(shard): (now, 1) for shard in shards})

@@ -191,18 +191,20 @@ def check_left(
         warnings.simplefilter("ignore")
         store = ActivationStore(path)
         assert before <= sidecars(path), "opening lost what was committed"
-        assert store.folder.indexed(Index.holders) == set(), "a lease has leaked"
-        assert set(store.folder.indexed(Index.shards)) == {name[:-5] for name in sidecars(path)}
+        assert store.folder.catalogue.ask(Index.holders) == set(), "a lease has leaked"
+        assert set(store.folder.catalogue.ask(Index.shards)) == {
+            name[:-5] for name in sidecars(path)
+        }
         for name in sidecars(path):
             sidecar = read_sidecar(path, name[:-5])
             names = [site.name for site in sidecar.sites]
-            found = store.folder.find(sidecar.row_keys(), names)
+            found = store.folder.catalogue.find(sidecar.row_keys(), names)
             assert all(len(of_site) == sidecar.n_rows for of_site in found.values())
         for finding in store.verify().findings:
             assert findings is not None, finding.message
             assert findings in finding.message
         keys = source.space().keys(source.rows(rows))
-        stored = store.folder.find(keys, SITES)
+        stored = store.folder.catalogue.find(keys, SITES)
         for site in SITES:
             kept = [row for row, key in zip(rows, keys, strict=True) if key in stored[site]]
             if kept:

@@ -60,4 +60,4 @@ def put_shard(store: ActivationStore, rows: Sequence[list[int]], sites: Sequence
     with store.folder.writer(source.space(), shapes, ids) as writer:
         for _, values in source.activations(ids, shapes):
             writer.append(values)
-        store.folder.enter(writer.commit())
+        store.folder.catalogue.enter(writer.commit())

@@ -55,7 +55,7 @@ def test_processes_store_the_same_numbers(model: Model, tmp_path: Path) -> None:
             executor = Executor(kind, 2 if kind == "processes" else None)
             harvest(model, distinct(60), "resid_post", store, context=16, executor=executor)
             rows = read_rows(model, distinct(60), context=16)
-            assert len(store.folder.indexed(Index.shards)) > 4
+            assert len(store.folder.catalogue.ask(Index.shards)) > 4
             found[kind] = store.rows(model, rows, "resid_post")
             assert len(list((tmp_path / kind / "owners").iterdir())) == 1
     for site, of_serial in found["serial"].items():

@@ -74,7 +74,7 @@ def test_rows_that_were_stored_one_by_one_are_put_together(in_memory: Path) -> N
             check(store, source, [row], [])
             assert store.size() <= budget
         check(store, source, rows, [])
-        assert len(store.folder.indexed(Index.shards)) == 1
+        assert len(store.folder.catalogue.ask(Index.shards)) == 1
         runs = source.runs
         check(store, source, rows, [])
         assert source.runs == runs

@@ -38,7 +38,7 @@ def path(in_memory: Path) -> Path:
         store.remove(FakeSource().space())
         store.get(FakeSource(), ROWS, SITES)
         store.get(FakeSource(), ROWS, SITES)
-        assert len(store.folder.indexed(Index.shards)) == 3
+        assert len(store.folder.catalogue.ask(Index.shards)) == 3
     return path
 
 
@@ -337,7 +337,7 @@ def test_rows_are_told_by_their_keys_where_only_some_are_damaged(in_memory: Path
     path = in_memory / "store"
     with ActivationStore(path) as store:
         store.get(FakeSource(), ROWS, SITES)
-        (shard,) = store.folder.indexed(Index.shards)
+        (shard,) = store.folder.catalogue.ask(Index.shards)
         begin = store.folder.reader(shard).sidecar.layout.fields["tokens"].begin
     (data,) = files(path, "safetensors")
     content = bytearray(data.read_bytes())
@@ -365,7 +365,7 @@ def test_the_damaged_mebibyte_is_named(tmp_path: Path) -> None:
     path = tmp_path / "store"
     with ActivationStore(path) as store:
         store.get(source, rows, "all")
-        (shard,) = store.folder.indexed(Index.shards)
+        (shard,) = store.folder.catalogue.ask(Index.shards)
         field = store.folder.reader(shard).sidecar.layout.fields["b"]
     (data,) = files(path, "safetensors")
     with open(data, "r+b") as file:

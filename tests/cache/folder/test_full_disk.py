@@ -111,7 +111,7 @@ def test_the_disk_fills_up_between_reservation_and_sidecar(path: Path, disk: Pat
         assert source.runs == 0
         assert not list(path.glob("shards/*/.partial-*"))
         free_up(disk)
-        assert store.folder.indexed(Index.holders) == set()
+        assert store.folder.catalogue.ask(Index.holders) == set()
         check_values(store, NEW, source)
     check_left(path, OLD + NEW)
 
@@ -209,7 +209,7 @@ def test_a_full_disk_without_anything_to_evict(disk: Path) -> None:
         with refusal("do not fit", "free some space"):
             store.room.make(1)
         # Another process is not kept waiting by a lease of this one.
-        assert store.folder.indexed(Index.holders) == set()
+        assert store.folder.catalogue.ask(Index.holders) == set()
         free_up(disk)
         check_values(store, NEW, FakeSource())
     check_left(path, NEW)

@@ -153,7 +153,7 @@ def test_threads_of_a_process_compute_rows_once(path: Path, in_memory: Path) -> 
         assert not failures
         found = computed(in_memory / "log")
         assert len(found) == len(set(found))
-        assert store.folder.indexed(Index.holders) == set()
+        assert store.folder.catalogue.ask(Index.holders) == set()
 
 
 def test_maps_stay_right_while_everything_is_evicted(path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_process_on_another_machine_is_judged_by_its_heartbeat(path: Path) -> 
         store.get(source, ROWS[:1], SITES)
         keys = source.space().keys(source.rows(ROWS))
         owner.touch()
-        store.folder.indexed(Index.claim, keys, f"{token}.0")
+        store.folder.catalogue.ask(Index.claim, keys, f"{token}.0")
         partial = next(path.glob("shards/*")) / f".partial-{token}-000001.safetensors"
         partial.write_bytes(b"half")
         store.gc()
@@ -319,12 +319,12 @@ def test_leases_that_another_took_over_are_not_released(path: Path) -> None:
         folder = store.folder
         with folder.lease(keys) as held:
             assert sorted(held) == sorted(keys)
-            (holder,) = folder.indexed(Index.holders)
+            (holder,) = folder.catalogue.ask(Index.holders)
             # As if this process had been away for long.
-            folder.indexed(Index.release, [holder])
-            folder.indexed(Index.claim, keys, "somebody else")
-        assert folder.indexed(Index.holders) == {"somebody else"}
-        folder.indexed(Index.release, ["somebody else"])
+            folder.catalogue.ask(Index.release, [holder])
+            folder.catalogue.ask(Index.claim, keys, "somebody else")
+        assert folder.catalogue.ask(Index.holders) == {"somebody else"}
+        folder.catalogue.ask(Index.release, ["somebody else"])
 
 
 def test_a_lease_that_cannot_be_released_keeps_nobody_waiting(
@@ -342,9 +342,9 @@ def test_a_lease_that_cannot_be_released_keeps_nobody_waiting(
             patch.setattr(Index, "release", refuse)
             with store.folder.lease(keys):
                 pass
-        assert store.folder.indexed(Index.holders)
+        assert store.folder.catalogue.ask(Index.holders)
         check_values(store, ROWS, source)
-        assert store.folder.indexed(Index.holders) == set()
+        assert store.folder.catalogue.ask(Index.holders) == set()
 
 
 def test_a_failing_model_gives_up_its_rows(path: Path) -> None:
@@ -358,7 +358,7 @@ def test_a_failing_model_gives_up_its_rows(path: Path) -> None:
     with ActivationStore(path) as store:
         with pytest.raises(KeyboardInterrupt):
             store.get(Failing(), ROWS, SITES)
-        assert store.folder.indexed(Index.holders) == set()
+        assert store.folder.catalogue.ask(Index.holders) == set()
         assert not list(path.glob("shards/*/*"))
         check_values(store, ROWS, FakeSource())
 
@@ -372,7 +372,7 @@ def test_a_new_writer_is_not_taken_for_a_dead_one(
     writers: list[ShardWriter] = []
     with ActivationStore(path) as store:
         store.get(source, ROWS[:3], SITES)
-        store.folder.indexed(Index.claim, [b"dead"], f"{'0' * 16}.0")
+        store.folder.catalogue.ask(Index.claim, [b"dead"], f"{'0' * 16}.0")
         asked = Owners.alive
 
         def late(owners: Owners) -> set[str]:
@@ -382,7 +382,7 @@ def test_a_new_writer_is_not_taken_for_a_dead_one(
             folder = other.folder
             writers.append(folder.writer(source.space(), source.sites(SITES), source.rows(ROWS)))
             if others:
-                folder.indexed(Index.claim, [folder.owner.token.encode()], folder.owner.token)
+                folder.catalogue.ask(Index.claim, [folder.owner.token.encode()], folder.owner.token)
             others.append(other)
             return found
 
@@ -392,11 +392,13 @@ def test_a_new_writer_is_not_taken_for_a_dead_one(
         store.gc()
         monkeypatch.undo()
         assert len(others) > 1
-        assert store.folder.indexed(Index.holders) == {o.folder.owner.token for o in others[1:]}
+        assert store.folder.catalogue.ask(Index.holders) == {
+            o.folder.owner.token for o in others[1:]
+        }
         assert len(list(path.glob("shards/*/.partial-*"))) == len(writers)
         for writer, other in zip(writers, others, strict=True):
             writer.__exit__()
-            other.folder.indexed(Index.release, [other.folder.owner.token])
+            other.folder.catalogue.ask(Index.release, [other.folder.owner.token])
             other.close()
     check_left(path, ROWS)
 
@@ -513,7 +515,7 @@ def test_an_index_that_another_made_anew_is_not_made_once_more(
         def late(index: Index) -> None:
             monkeypatch.setattr(Index, "close", close)
             # Both have seen the damage; the other one is faster.
-            first.folder.indexed(Index.claim, [b"a"], f"{first.folder.owner.token}.0")
+            first.folder.catalogue.ask(Index.claim, [b"a"], f"{first.folder.owner.token}.0")
             index.close()
 
         with open(path / "index.sqlite", "r+b") as file:
@@ -521,8 +523,8 @@ def test_an_index_that_another_made_anew_is_not_made_once_more(
             file.write(b"no database " * 10)
         monkeypatch.setattr(Index, "close", late)
         assert second.size() > 0
-        assert first.folder.indexed(Index.holders) == {f"{first.folder.owner.token}.0"}
-        first.folder.indexed(Index.release, [f"{first.folder.owner.token}.0"])
+        assert first.folder.catalogue.ask(Index.holders) == {f"{first.folder.owner.token}.0"}
+        first.folder.catalogue.ask(Index.release, [f"{first.folder.owner.token}.0"])
 
 
 def test_one_sentence_where_a_stopped_process_holds_the_lock(

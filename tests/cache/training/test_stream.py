@@ -229,7 +229,7 @@ def test_an_index_that_was_made_anew_gives_the_same_order(tmp_path: Path) -> Non
             whole = places(store.stream("fake", SITES, **options))
             chosen = places(store.stream("fake", SITE, keys=keys, **options))
             orders.append((whole, chosen))
-            store.folder.rebuild_index("it is to be numbered otherwise")
+            store.folder.catalogue.rebuild("it is to be numbered otherwise")
     assert orders[0] == orders[1]
 
 

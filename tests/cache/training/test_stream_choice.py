@@ -273,7 +273,7 @@ def test_a_wide_site_is_checked_whole(tmp_path: Path) -> None:
     with ActivationStore(tmp_path / "store") as store:
         with store.folder.writer(source.space(), [shape], ids) as writer:
             writer.append({"wide.0": expected(source.model, ids[0], shape)})
-            store.folder.enter(sidecar := writer.commit())
+            store.folder.catalogue.enter(sidecar := writer.commit())
         (path,) = (tmp_path / "store" / "shards").glob("*/*.safetensors")
         field = sidecar.layout.fields["wide.0"]
         with open(path, "r+b") as file:

@@ -13,6 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from cache import ActivationStore
 from cache.errors import StorageError
+from cache.folder.listing import committed
 from cache.folder.witness import FOLDER, Witness
 from interp import Model, capture, load_model
 from interp.harvest import harvest
@@ -135,14 +136,14 @@ def test_a_witness_outlives_housekeeping(tmp_path: Path, llama: Tiny) -> None:
         (path,) = (tmp_path / "store" / FOLDER).iterdir()
         assert store.gc() == []
         assert store.verify().findings == ()
-        store.folder.rebuild_index("the test asks for it")
+        store.folder.catalogue.rebuild("the test asks for it")
         assert path.exists()
     (tmp_path / "store" / "store.json").unlink()
     with pytest.warns(UserWarning, match="missing"):
         again = ActivationStore(tmp_path / "store")
     with again as store:
         assert store.missing(llama.model, ROWS, "resid_post") == 0
-        store.folder.remove(store.folder.committed())
+        store.folder.remove(committed(store.path))
         assert store.gc() == [f"'{path.name}' is the witness of nothing and is removed"]
         assert not path.exists()
         store.get(llama.model, ROWS, "resid_post")
