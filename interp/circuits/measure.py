@@ -18,7 +18,7 @@ from interp.components.wiring import Reference, run_circuits
 from interp.errors import ModelError, SiteError
 from interp.metrics import Metric, get_metric
 from interp.model.model import Model
-from interp.patching.sources import constants
+from interp.patching.values import constants
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.tokens import Prompts
 from interp.sites import Site

@@ -2,11 +2,10 @@
 
 from interp.patching.exact import sweep
 from interp.patching.first_order import estimate
-from interp.patching.patch import Patch
+from interp.patching.patch import Patch, patch_sets
 from interp.patching.paths import patch_paths
 from interp.patching.refine import refine
 from interp.patching.results import agreement, normalised
-from interp.patching.sets import patch_sets
 from interp.patching.single import patch_once
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Which interventions a sweep makes: one cell replaces one activation of one example."""
+"""What a sweep replaces: one cell replaces one activation of one example."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from interp.forward.editable import check_editable
 from interp.model.model import Model
 from interp.patching import groups
 from interp.patching.groups import Choices, Neurons
-from interp.patching.interventions import Indices, Interventions, Mask, Places
+from interp.patching.table import EditTable, Indices, Mask, Places
 from interp.prompts.alignment import Alignment
 from interp.sites import Site, heads_at, site_kind
 
@@ -93,10 +93,10 @@ class Cells:
         grid[self.example, self.column] = values
         return np.moveaxis(grid, -1, 1).reshape(n_examples, n_layers, *self.shape)
 
-    def interventions(
+    def table(
         self, site: str, layers: Sequence[int], chosen: Mask | None = None
-    ) -> tuple[Interventions, Indices, Indices]:
-        """The cells as interventions, and for each of them its cell and the index of its layer.
+    ) -> tuple[EditTable, Indices, Indices]:
+        """The cells as a table, and for each row its cell and the index of its layer.
 
         Args:
             chosen: which of them [cell, layer]; all if left out.
@@ -104,7 +104,7 @@ class Cells:
         every = np.ones((len(self), len(layers)), dtype=np.bool_)
         layer, cell = np.nonzero((every if chosen is None else chosen).T)
         slots = [self.places.members, *([self.sources.members] if self.sources else [])]
-        table = Interventions(
+        table = EditTable(
             sites=tuple(Site(site, at) for at in layers),
             slots=np.concatenate(slots),
             units={} if self.units is None else {site: self.units.members},

@@ -18,12 +18,11 @@ from interp.metrics import Metric
 from interp.model.model import Model
 from interp.patching.cells import By
 from interp.patching.groups import Neurons
-from interp.patching.plan import Direction, Progress
 from interp.patching.refine import refined
 from interp.patching.request import Request
 from interp.patching.results import label
 from interp.patching.slices import run_cells, sweep_slices
-from interp.patching.sources import Source
+from interp.patching.values import Direction, Progress, Source
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.tokens import Prompts
 

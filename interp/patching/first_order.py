@@ -27,11 +27,10 @@ from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
 from interp.patching.cells import By
 from interp.patching.groups import Neurons
-from interp.patching.interventions import Mask
-from interp.patching.plan import RUNS, Direction, Plan, Progress
 from interp.patching.request import Request
 from interp.patching.results import label
-from interp.patching.sources import Source
+from interp.patching.table import Mask
+from interp.patching.values import RUNS, Direction, Progress, Source, TwoRuns
 from interp.prompts.pairs import PromptPairs, Run
 from interp.prompts.tokens import Prompts
 from interp.sites import Site, width_at
@@ -87,23 +86,23 @@ def first_order(request: Request, progress: Progress | None) -> xr.Dataset:
     """The estimate of a request that was checked."""
     if request.metric.name == "rank":
         raise SiteError("A rank has no gradient; estimate another metric, or sweep.")
-    n_pairs, plans, cells = len(request.pairs), request.plans(), request.cells
+    n_pairs, all_runs, cells = len(request.pairs), request.all_runs(), request.cells
     change = np.zeros((len(cells), len(request.layers)), dtype=np.float32)
     unpatched: dict[Run, npt.NDArray[np.float32]] = {
         run: np.zeros(n_pairs, np.float32) for run in RUNS[request.direction]
     }
-    for number, plan in enumerate(plans):
+    for number, runs in enumerate(all_runs):
 
-        def work(start: int, stop: int, plan: Plan = plan) -> None:
+        def work(start: int, stop: int, runs: TwoRuns = runs) -> None:
             mine = (cells.example >= start) & (cells.example < stop)
-            changed, other, gradient = _both_runs(request, plan, start, stop, unpatched)
+            changed, other, gradient = _both_runs(request, runs, start, stop, unpatched)
             for layer, found in _downwards(request, changed, gradient):
-                moved = _moved(request, plan, start, layer, found, changed, other)
+                moved = _moved(request, runs, start, layer, found, changed, other)
                 change[mine, request.layers.index(layer)] += moved
 
-        for _, stop, _ in batches(n_pairs, _pairs_that_fit(request, plan), work):
+        for _, stop, _ in batches(n_pairs, _pairs_that_fit(request, runs), work):
             if progress:
-                progress(number * n_pairs + stop, len(plans) * n_pairs)
+                progress(number * n_pairs + stop, len(all_runs) * n_pairs)
     patched = unpatched[RUNS[request.direction][0]][cells.example][:, None] + change
     result = label(request, cells.to_grid(patched, n_pairs), unpatched)
     return result.assign_attrs(instrument="attribution patching, first order")
@@ -111,7 +110,7 @@ def first_order(request: Request, progress: Progress | None) -> xr.Dataset:
 
 def _both_runs(
     request: Request,
-    plan: Plan,
+    runs: TwoRuns,
     start: int,
     stop: int,
     unpatched: dict[Run, npt.NDArray[np.float32]],
@@ -120,22 +119,22 @@ def _both_runs(
 
     Adds what the two runs score to `unpatched`.
     """
-    model, examples = plan.model, torch.arange(start, stop)
+    model, examples = runs.model, torch.arange(start, stop)
     last = Site("resid_post", model.n_layers - 1)
     sites = {last, *(Site(request.site, layer) for layer in request.layers)}
     streams = {Site("resid_pre", layer) for layer in range(model.n_layers)}
-    base, source = (reading.ids[start:stop] for reading in plan.readings)
+    base, source = (reading.ids[start:stop] for reading in runs.readings)
     changed = record(model, base, sites | streams)
-    other = record(model, source, sites if plan.constants is None else {last})
-    value, gradient = plan.base.gradient(changed[last], examples)
+    other = record(model, source, sites if runs.constants is None else {last})
+    value, gradient = runs.base.gradient(changed[last], examples)
     run, other_run = RUNS[request.direction]
     unpatched[run][start:stop] += value.cpu().numpy()
-    unpatched[other_run][start:stop] += plan.source.value(other[last], examples).cpu().numpy()
+    unpatched[other_run][start:stop] += runs.source.value(other[last], examples).cpu().numpy()
     return changed, other, gradient
 
 
-def _pairs_that_fit(request: Request, plan: Plan) -> int:
-    model, length = plan.model, plan.length
+def _pairs_that_fit(request: Request, runs: TwoRuns) -> int:
+    model, length = runs.model, runs.length
     width = 2 * len(request.layers) * width_at(model, request.site, length)
     streams = -(-width // model.d_model) + model.n_layers + 2
     # A graph holds several times what a plain pass does.
@@ -177,7 +176,7 @@ def _downwards(
 
 def _moved(
     request: Request,
-    plan: Plan,
+    runs: TwoRuns,
     start: int,
     layer: int,
     gradient: Tensor,
@@ -187,14 +186,14 @@ def _moved(
     """The estimated change of the metric by each cell of the recorded examples [cell]."""
     cells, site = request.cells, Site(request.site, layer)
     examples = np.arange(start, start + changed.batch)
-    places, device = plan.places, gradient.device
+    places, device = runs.places, gradient.device
     here, there = (
         torch.from_numpy(slots[examples]).clamp(min=0).to(device)
         for slots in (places.destination, places.origin)
     )
     present = places.attended(examples) if site.name == "pattern" else places.present(examples)
     at_here, at_there = (_at(slots, site, gradient.shape[1]) for slots in (here, there))
-    difference = plan.values(site, other)[at_there] - changed[site].detach()[at_here]
+    difference = runs.values(site, other)[at_there] - changed[site].detach()[at_here]
     moved = (difference * gradient[at_here]).float()
     if site.name == "pattern":
         moved = moved.movedim(1, -1)  # [example, destination, source, head]

@@ -9,7 +9,7 @@ import numpy as np
 
 from interp.errors import SiteError
 from interp.model.model import Model
-from interp.patching.interventions import Mask
+from interp.patching.table import Mask
 from interp.prompts.alignment import Alignment
 from interp.sites import heads_at, neurons_at
 

@@ -1,19 +1,34 @@
-"""One patch, as a person writes it down, and sets of them as interventions."""
+"""Patches, as a person writes them down, and sets of them that are made in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import xarray as xr
 
 from cache.arguments import typed
 from interp.errors import SiteError
 from interp.forward.editable import check_editable
+from interp.metrics import Metric, get_metric
 from interp.model.model import Model
 from interp.patching import groups
-from interp.patching.interventions import Indices, Interventions, Mask, Places
+from interp.patching.results import attributes, prompt_coordinates
+from interp.patching.runner import score
+from interp.patching.table import EditTable, Indices, Mask, Places
+from interp.patching.values import (
+    Direction,
+    Progress,
+    all_runs,
+    check_direction,
+    constants,
+    places,
+)
 from interp.prompts.alignment import Alignment
+from interp.prompts.pairs import PromptPairs
+from interp.prompts.tokens import Prompts
 from interp.sites import Site
 
 
@@ -34,6 +49,65 @@ class Patch:
     positions: Sequence[int | str] | None = None
     neurons: Sequence[int] | None = None
     attended: Sequence[int | str] | None = None
+
+
+@typed
+def patch_sets(
+    model: Model,
+    pairs: PromptPairs,
+    sets: Mapping[str, Sequence[Patch]],
+    metric: Metric | str = "logit_diff",
+    *,
+    direction: Direction | None = None,
+    source: Literal["other", "zero", "mean"] = "other",
+    reference: Prompts | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Make all patches of a set in one forward pass, and read the metric.
+
+    What is put in is what the other run (or `source`) had there, so a patch overwrites whatever
+    earlier patches of its set have changed at its place.
+
+    Args:
+        model: the model.
+        pairs: clean and corrupted prompts with answers.
+        sets: by a name of your own the patches that are made together, {"the two movers":
+            [Patch("z.9.h6"), Patch("z.9.h9", positions=["end"])]}.
+        metric: as for `sweep`, and likewise `direction`, `source` (but for values by layer),
+            `reference`, `batch_size` and `progress`.
+
+    Returns:
+        patched(example, set): the raw metric, NaN where an example lacks the tokens of one of the
+        set's patches; clean(example) and corrupt(example): the metric of the unpatched runs.
+
+    Raises:
+        SiteError, PromptError, MetricError: as for `sweep`; also for sets that are empty.
+    """
+    if not sets:
+        raise SiteError("There are no sets to patch; name at least one.")
+    metric = get_metric(metric)
+    chosen = check_direction(direction, source)
+    both = places(pairs, chosen, constant=source != "other")
+    changes, member = tabulate(model, pairs.alignment, both, list(sets.values()))
+    values = constants(model, changes.sites, source, reference)
+    scores, unpatched = score(
+        all_runs(model, pairs, metric, chosen, values, batch_size), changes, progress
+    )
+    patched = np.full((len(pairs), len(sets)), np.nan, dtype=np.float32)
+    patched[changes.example, member] = scores
+    return xr.Dataset(
+        {
+            "patched": (("example", "set"), patched),
+            "clean": ("example", unpatched["clean"]),
+            "corrupt": ("example", unpatched["corrupt"]),
+        },
+        coords={"set": list(sets), **prompt_coordinates(pairs)},
+        attrs={
+            "instrument": "activation patching, sets",
+            **attributes(model, metric, chosen, source),
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -59,11 +133,11 @@ class _Part:
 
 def tabulate(
     model: Model, alignment: Alignment, places: Places, sets: Sequence[Sequence[Patch]]
-) -> tuple[Interventions, Indices]:
-    """One intervention for each set and example that has tokens at every patch of the set.
+) -> tuple[EditTable, Indices]:
+    """One row for each set and example that has tokens at every patch of the set.
 
     Returns:
-        the interventions, and which set each of them is [row].
+        the table, and which set each of them is [row].
 
     Raises:
         SiteError: a set without patches, or a site, layer, head or neuron that the model lacks.
@@ -89,7 +163,7 @@ def tabulate(
     row = np.repeat(np.arange(len(chosen)), n)
     index = np.repeat(first[chosen] - (np.cumsum(n) - n), n) + np.arange(len(row))
     whole_sites = {part.site.name for part in parts if part.units is None}
-    table = Interventions(
+    table = EditTable(
         sites=sites,
         slots=np.stack([*(part.slots for part in parts), *(part.attended for part in parts)]),
         units={name: np.stack(m) for name, m in units.items() if name not in whole_sites},

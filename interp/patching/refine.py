@@ -14,12 +14,11 @@ from interp.model.model import Model
 from interp.patching.cells import By, Cells
 from interp.patching.first_order import first_order
 from interp.patching.groups import Neurons
-from interp.patching.interventions import Indices, Mask
-from interp.patching.plan import RUNS, Direction, Progress
 from interp.patching.request import Request
 from interp.patching.results import label
 from interp.patching.runner import Runner, add_up
-from interp.patching.sources import Source
+from interp.patching.table import Indices, Mask
+from interp.patching.values import RUNS, Direction, Progress, Source
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.tokens import Prompts
 
@@ -126,12 +125,12 @@ def _refined(
     yield with_exact(estimated, exact)
     if not len(order):
         return
-    wanted = cells.interventions(request.site, request.layers, chosen_at(cells, exact.shape, order))
-    runners = [Runner(plan, wanted[0]) for plan in request.plans(batch_size)]
+    wanted = cells.table(request.site, request.layers, chosen_at(cells, exact.shape, order))
+    runners = [Runner(runs, wanted[0]) for runs in request.all_runs(batch_size)]
     done = 0
     for part in np.array_split(order, min(_STEPS, len(order))):
         chosen = chosen_at(cells, exact.shape, part)
-        changes, cell, layer = cells.interventions(request.site, request.layers, chosen)
+        changes, cell, layer = cells.table(request.site, request.layers, chosen)
 
         def report(n: int, of: int, before: int = done, count: int = len(part)) -> None:
             if progress:

@@ -9,8 +9,16 @@ from interp.metrics import Metric, get_metric
 from interp.model.model import Model
 from interp.patching.cells import By, Cells, check_by, check_layers, lay_out
 from interp.patching.groups import Neurons
-from interp.patching.plan import Direction, Plan, check_direction, places, plans
-from interp.patching.sources import Constants, Source, constants
+from interp.patching.values import (
+    Constants,
+    Direction,
+    Source,
+    TwoRuns,
+    all_runs,
+    check_direction,
+    constants,
+    places,
+)
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.tokens import Prompts
 from interp.sites import Site
@@ -68,8 +76,8 @@ class Request:
         named = source if isinstance(source, str) else "given"
         return cls(model, pairs, site, metric, chosen_direction, chosen, cells, values, named)
 
-    def plans(self, batch_size: int | None = None) -> list[Plan]:
-        """One plan for each kind of sequence that the metric is read from."""
-        return plans(
+    def all_runs(self, batch_size: int | None = None) -> list[TwoRuns]:
+        """The two runs for each kind of sequence that the metric is read from."""
+        return all_runs(
             self.model, self.pairs, self.metric, self.direction, self.constants, batch_size
         )

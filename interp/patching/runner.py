@@ -1,8 +1,8 @@
-"""Scores of many interventions, in batches that fit into memory.
+"""Scores of many patched runs, in batches that fit into memory.
 
-The prompts are run once each; then the interventions walk up the blocks together. The unembedding
+The prompts are run once each; then the patched runs walk up the blocks together. The unembedding
 is applied only where the metric reads. The numbers are those of one full forward pass for each
-intervention.
+patched run.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 
 from interp.forward.passes import Recording, packs, record, recording_memory
 from interp.model.memory import batches, rows_that_fit
-from interp.patching.interventions import Interventions
-from interp.patching.plan import RUNS, Plan, Progress
+from interp.patching.table import EditTable
+from interp.patching.values import RUNS, Progress, TwoRuns
 from interp.patching.walk import needed, walk
 from interp.prompts.pairs import Run
 from interp.sites import Site, width_at
@@ -25,19 +25,19 @@ Scores = npt.NDArray[np.float32]
 
 
 def score(
-    plans: Sequence[Plan], changes: Interventions, progress: Progress | None
+    all_runs: Sequence[TwoRuns], changes: EditTable, progress: Progress | None
 ) -> tuple[Scores, dict[Run, Scores]]:
-    """Scores of all interventions [row] and of the two runs as they are [example].
+    """Scores of all patched runs [row] and of the two runs as they are [example].
 
     Args:
-        plans: one for each kind of sequence that the metric is read from; their scores are added.
-        progress: called with (interventions done, interventions in all), counted for each plan.
+        all_runs: for each kind of sequence that the metric is read from; their scores are added.
+        progress: called with (rows done, rows in all), counted for each kind of sequence.
     """
-    return add_up([Runner(plan, changes) for plan in plans], changes, progress)
+    return add_up([Runner(runs, changes) for runs in all_runs], changes, progress)
 
 
 def add_up(
-    runners: Sequence[Runner], changes: Interventions, progress: Progress | None
+    runners: Sequence[Runner], changes: EditTable, progress: Progress | None
 ) -> tuple[Scores, dict[Run, Scores]]:
     """As `score`, by runners that know these changes."""
     total = np.zeros(len(changes), np.float32)
@@ -55,28 +55,28 @@ def add_up(
 
 
 class Runner:
-    """Scores interventions under one plan.
+    """Scores patched runs, as one kind of sequence is read.
 
     Attributes:
         unpatched: scores of the two runs as they are [example]; there once `scores` was called.
     """
 
-    def __init__(self, plan: Plan, changes: Interventions) -> None:
+    def __init__(self, runs: TwoRuns, changes: EditTable) -> None:
         """`changes` are all that will be asked for, together or a part at a time."""
-        self.plan = plan
+        self.runs = runs
         self.unpatched: dict[Run, Scores] = {
-            run: np.zeros(len(plan.pairs), np.float32) for run in RUNS[plan.direction]
+            run: np.zeros(len(runs.pairs), np.float32) for run in RUNS[runs.direction]
         }
-        n_layers = plan.model.n_layers
+        n_layers = runs.model.n_layers
         self._last = Site("resid_post", n_layers - 1)
         self._base_sites = needed(n_layers, changes) | {self._last}
-        copied = changes.sites if plan.constants is None else ()
+        copied = changes.sites if runs.constants is None else ()
         self._source_sites = {*copied, self._last}
         # Where all pairs fit into memory together, they are run only once.
         self._kept: tuple[Recording, Recording] | None = None
 
-    def scores(self, changes: Interventions, progress: Callable[[int], None]) -> Scores:
-        """The score of each intervention [row]; `progress` gets how many are done."""
+    def scores(self, changes: EditTable, progress: Callable[[int], None]) -> Scores:
+        """The score of each patched run [row]; `progress` gets how many are done."""
         out = np.zeros(len(changes), np.float32)
         done = 0
         for start, stop, recordings in self._recorded():
@@ -90,11 +90,11 @@ class Runner:
 
     def _recorded(self) -> Iterator[tuple[int, int, tuple[Recording, Recording]]]:
         """Recordings of the run that is changed and of the other, pairs by pairs."""
-        plan, model = self.plan, self.plan.model
+        runs, model = self.runs, self.runs.model
         if self._kept is not None:
-            yield 0, len(plan.pairs), self._kept
+            yield 0, len(runs.pairs), self._kept
             return
-        base, source = (reading.ids for reading in plan.readings)
+        base, source = (reading.ids for reading in runs.readings)
         packable = packs(model, base)
 
         def work(start: int, stop: int) -> tuple[Recording, Recording]:
@@ -103,17 +103,17 @@ class Runner:
                 record(model, source[start:stop], self._source_sites),
             )
 
-        for start, stop, recordings in batches(len(plan.pairs), self._pairs_that_fit(), work):
-            both = zip(RUNS[plan.direction], (plan.base, plan.source), recordings, strict=True)
+        for start, stop, recordings in batches(len(runs.pairs), self._pairs_that_fit(), work):
+            both = zip(RUNS[runs.direction], (runs.base, runs.source), recordings, strict=True)
             for run, scorer, recording in both:
                 scores = scorer.value(recording[self._last], torch.arange(start, stop))
                 self.unpatched[run][start:stop] = scores.cpu().numpy()
-            if stop - start == len(plan.pairs):
+            if stop - start == len(runs.pairs):
                 self._kept = recordings
             yield start, stop, recordings
 
     def _pairs_that_fit(self) -> int:
-        model, length = self.plan.model, self.plan.length
+        model, length = self.runs.model, self.runs.length
         sites = [*self._base_sites, *self._source_sites]
         width = sum(width_at(model, site.name, length) for site in sites)
         # Keys, values and what attention adds are kept as well, of the run that is changed.
@@ -121,15 +121,15 @@ class Runner:
         return rows_that_fit(model, 2 * recording_memory(model, length, streams))
 
     def _patched(
-        self, recordings: tuple[Recording, Recording], changes: Interventions, offset: int
+        self, recordings: tuple[Recording, Recording], changes: EditTable, offset: int
     ) -> Iterator[tuple[int, int, Scores]]:
-        plan = self.plan
+        runs = self.runs
 
         def work(first: int, beyond: int) -> Scores:
             part = changes.select(np.arange(first, beyond))
-            hidden = walk(plan, recordings, part, offset)
-            found = plan.base.value(hidden, torch.from_numpy(part.example))
+            hidden = walk(runs, recordings, part, offset)
+            found = runs.base.value(hidden, torch.from_numpy(part.example))
             return np.asarray(found.cpu().numpy(), dtype=np.float32)
 
-        rows = plan.batch_size or rows_that_fit(plan.model, plan.model.memory_per_row(plan.length))
+        rows = runs.batch_size or rows_that_fit(runs.model, runs.model.memory_per_row(runs.length))
         return batches(len(changes), rows, work)

@@ -15,7 +15,7 @@ from interp.forward.passes import readout, record
 from interp.metrics import Scorer
 from interp.model.model import Model
 from interp.patching.patch import Patch, tabulate
-from interp.patching.plan import RUNS, Plan, check_direction, places
+from interp.patching.values import RUNS, TwoRuns, check_direction, places
 from interp.patching.walk import needed, walk
 from interp.prompts.pairs import PromptPairs, Run
 from interp.sites import Site
@@ -69,30 +69,31 @@ def patch_once(
         raise SiteError("Say what to patch: position=…, or head=… at a site with heads.")
     at, to = (_at(pairs, example, where) for where in (position, attended))
     one = Patch(Site(site, layer, head), at, neurons, to)
-    both = places(pairs, chosen, constant=False)
-    table, _ = tabulate(model, pairs.alignment, both, [[one]])
+    table, _ = tabulate(model, pairs.alignment, places(pairs, chosen, constant=False), [[one]])
     rows = np.nonzero(table.example == example)[0]
     if len(rows) == 0:
         raise _nothing_there(pairs, example, position, attended)
     changes, last = table.select(rows), Site("resid_post", model.n_layers - 1)
     base, source = (Scorer(model, pairs.reading(run, "prompt"), ()) for run in RUNS[chosen])
-    plan = Plan(model, pairs, chosen, base, source)
+    runs = TwoRuns(model, pairs, chosen, base, source)
     with model.lock:
         recordings = tuple(
             record(model, reading.ids[example : example + 1], {*sites, last})
             for reading, sites in zip(
-                plan.readings, (needed(model.n_layers, changes), changes.sites), strict=True
+                runs.readings, (needed(model.n_layers, changes), changes.sites), strict=True
             )
         )
-        hidden = walk(plan, (recordings[0], recordings[1]), changes, example)
+        hidden = walk(runs, (recordings[0], recordings[1]), changes, example)
 
     def after(run: Run, final: Tensor) -> Tensor:
         return readout(model, final[0, int(pairs.prompts(run).lengths[example]) - 1])
 
-    runs = {run: recording[last] for run, recording in zip(RUNS[chosen], recordings, strict=True)}
+    streams = {
+        run: recording[last] for run, recording in zip(RUNS[chosen], recordings, strict=True)
+    }
     logits = [
-        after("clean", runs["clean"]),
-        after("corrupt", runs["corrupt"]),
+        after("clean", streams["clean"]),
+        after("corrupt", streams["corrupt"]),
         after(RUNS[chosen][0], hidden),
     ]
     return _label(model, pairs, example, torch.stack(logits).cpu(), k)

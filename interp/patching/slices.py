@@ -22,19 +22,18 @@ from interp.execute.recipe import on_model
 from interp.metrics import Metric
 from interp.model.model import Model
 from interp.patching.cells import Cells
-from interp.patching.interventions import Mask
-from interp.patching.plan import RUNS, Direction, Progress
 from interp.patching.refine import cells_at, chosen_at, ranked, with_exact
 from interp.patching.request import Request
 from interp.patching.results import label
 from interp.patching.runner import Scores, score
-from interp.patching.sources import Constants
+from interp.patching.table import Mask
+from interp.patching.values import RUNS, Constants, Direction, Progress
 from interp.prompts.pairs import PromptPairs, Run
 
 # A slice has about so many cells, which fill a batch, and so much to compute (multiplications and
 # additions), which is a tenth of a second on a core and outweighs running the prompts.
-_CELLS = 256
-_OPERATIONS = 4e9
+CELLS_PER_SLICE = 256
+OPERATIONS_PER_SLICE = 4e9
 
 Table = npt.NDArray[np.float32]
 
@@ -112,8 +111,8 @@ def run_cells(
         The patched metric [cell, layer], 0 where a cell was not chosen, and the metric of the two
         runs as they are [example].
     """
-    changes, cell, layer = request.cells.interventions(request.site, request.layers, chosen)
-    scores, unpatched = score(request.plans(batch_size), changes, progress)
+    changes, cell, layer = request.cells.table(request.site, request.layers, chosen)
+    scores, unpatched = score(request.all_runs(batch_size), changes, progress)
     table = np.zeros((len(request.cells), len(request.layers)), dtype=np.float32)
     table[cell, layer] = scores
     return table, unpatched
@@ -187,7 +186,7 @@ def _cut(request: Request, n_cells: int) -> Iterator[range]:
     cells = max(1.0, n_cells / n)  # of one example
     length = request.pairs.clean.ids.shape[1]
     operations = 2.0 * request.model.n_parameters * length * cells
-    slices = math.ceil(n / max(1.0, _CELLS / cells, _OPERATIONS / operations))
+    slices = math.ceil(n / max(1.0, CELLS_PER_SLICE / cells, OPERATIONS_PER_SLICE / operations))
     for number in range(slices):
         yield range(number * n // slices, (number + 1) * n // slices)
 

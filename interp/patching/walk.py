@@ -18,9 +18,8 @@ from interp.components.heads import linear_in_heads, output_matrix, through_bloc
 from interp.forward.hooks import hooked
 from interp.forward.packing import Active
 from interp.forward.passes import Recording, resume
-from interp.patching.edits import Edit, PatternEdit, hook
-from interp.patching.interventions import STREAMS, Indices, Interventions
-from interp.patching.plan import Plan
+from interp.patching.table import STREAMS, Edit, EditTable, Indices, PatternEdit, hook
+from interp.patching.values import TwoRuns
 from interp.sites import Site
 
 
@@ -29,7 +28,7 @@ def entry(n_layers: int, block: int) -> Site:
     return Site("resid_pre", block) if block < n_layers else Site("resid_post", n_layers - 1)
 
 
-def needed(n_layers: int, changes: Interventions) -> set[Site]:
+def needed(n_layers: int, changes: EditTable) -> set[Site]:
     """What must be recorded of the run that is changed."""
     inside = {site.layer for site in changes.sites if site.name not in STREAMS}
     streams = {entry(n_layers, block) for block in {*changes.start.tolist(), *inside}}
@@ -37,19 +36,19 @@ def needed(n_layers: int, changes: Interventions) -> set[Site]:
 
 
 def walk(
-    plan: Plan,
+    runs: TwoRuns,
     recordings: tuple[Recording, Recording],
-    changes: Interventions,
+    changes: EditTable,
     offset: int,
 ) -> Float[Tensor, "row position d_model"]:
-    """Final residual streams of all interventions, which must be sorted by their start.
+    """Final residual streams of all rows, which must be sorted by their start.
 
     Args:
         recordings: of the run that is changed and of the other.
         offset: the first example of the recordings.
     """
-    up = _Walk(plan, recordings, changes, offset)
-    n_layers, start = plan.model.n_layers, changes.start
+    up = _Walk(runs, recordings, changes, offset)
+    n_layers, start = runs.model.n_layers, changes.start
     hidden: Tensor | None = None
     for block in range(int(start[0]), n_layers + 1):
         n = int(np.searchsorted(start, block, "right"))
@@ -71,25 +70,25 @@ class _Walk:
 
     def __init__(
         self,
-        plan: Plan,
+        runs: TwoRuns,
         recordings: tuple[Recording, Recording],
-        changes: Interventions,
+        changes: EditTable,
         offset: int,
     ) -> None:
-        self.plan = plan
+        self.runs = runs
         self.base, self.source = recordings
         self.changes = changes
         self.offset = offset
-        self.places = plan.places
-        self.width = plan.base.reading.ids.shape[1]
-        self.device = plan.model.device
+        self.places = runs.places
+        self.width = runs.base.reading.ids.shape[1]
+        self.device = runs.model.device
         self.example = torch.from_numpy(changes.example - offset).to(self.device)
-        self.spans = _Spans.of(plan, changes) if self.base.kept else None
+        self.spans = _Spans.of(runs, changes) if self.base.kept else None
 
     def write(self, site: Site, hidden: Tensor) -> None:
         """Change the stream between two blocks, in place."""
         for edit in self._edits(site):
-            edit.write(hidden, self.plan.values(site, self.source))
+            edit.write(hidden, self.runs.values(site, self.source))
 
     def through(self, block: int, hidden: Tensor, joined: int) -> Tensor:
         """All rows out of the block, of which the first `joined` were in the batch before."""
@@ -118,7 +117,7 @@ class _Walk:
         return self._run(block)(hidden[index], example, span=span)
 
     def _hooked(self, block: int, hidden: Tensor, rows: Indices, joined: int) -> Tensor:
-        model, index = self.plan.model, _index(rows, self.device)
+        model, index = self.runs.model, _index(rows, self.device)
         stream, example = hidden[index], self.example[: len(hidden)][index]
         if self.spans is not None and rows[0] < joined:
             # Packed blocks leave positions before the first change as they found them.
@@ -128,7 +127,7 @@ class _Walk:
         hooks = []
         for site in self.changes.sites:
             if site.layer == block and site.name not in STREAMS:
-                values = self.plan.values(site, self.source)
+                values = self.runs.values(site, self.source)
                 edits = self._edits(site, rows)
                 hooks.append((site_names.hook_point(model, site), hook(site.name, edits, values)))
         with model.lock, hooked(hooks):
@@ -145,14 +144,14 @@ class _Walk:
         edits = self._edits(sites[0], rows)
         if len(edits) != 1 or not isinstance(edits[0], Edit):
             return None
-        return edits[0] if linear_in_heads(self.plan.model, self.plan.base.reading.ids) else None
+        return edits[0] if linear_in_heads(self.runs.model, self.runs.base.reading.ids) else None
 
     def _by_heads(self, block: int, rows: Indices, edit: Edit) -> Tensor:
-        model, site, index = self.plan.model, Site("z", block), _index(rows, self.device)
+        model, site, index = self.runs.model, Site("z", block), _index(rows, self.device)
         example = self.example[index]
         stream = self.base[Site("resid_pre", block)]
         change = stream.new_zeros(len(rows), *stream.shape[1:])
-        new = self.plan.values(site, self.source)[edit.example, edit.origin]
+        new = self.runs.values(site, self.source)[edit.example, edit.origin]
         moved = new - self.base[site][example[edit.row], edit.destination]
         matrix = output_matrix(model, block)
         for head in range(model.n_heads):
@@ -163,7 +162,7 @@ class _Walk:
         return through_block(model, self.base, block, change, example, span=span)
 
     def _run(self, block: int) -> functools.partial[Tensor]:
-        return functools.partial(resume, self.plan.model, self.base, start=block, stop=block + 1)
+        return functools.partial(resume, self.runs.model, self.base, start=block, stop=block + 1)
 
     def _edits(self, site: Site, rows: Indices | None = None) -> list[Edit | PatternEdit]:
         return self.changes.edits(site, self.places, self.width, self.offset, self.device, rows)
@@ -179,15 +178,15 @@ class _Spans:
     length: int
 
     @classmethod
-    def of(cls, plan: Plan, changes: Interventions) -> _Spans:
-        device = plan.model.device
-        reads = plan.base.reading.positions[torch.from_numpy(changes.example)]
-        first = changes.first_changed(plan.places, plan.idle(), reads[:, 0].numpy())
+    def of(cls, runs: TwoRuns, changes: EditTable) -> _Spans:
+        device = runs.model.device
+        reads = runs.base.reading.positions[torch.from_numpy(changes.example)]
+        first = changes.first_changed(runs.places, runs.idle(), reads[:, 0].numpy())
         return cls(
             torch.from_numpy(first).to(device),
             reads[:, 0].to(device),
             reads[:, -1].to(device),
-            plan.base.reading.ids.shape[1],
+            runs.base.reading.ids.shape[1],
         )
 
     def active(self, rows: slice | Tensor, n: int) -> tuple[Active, Active]:

@@ -154,8 +154,8 @@ def test_the_executor_changes_no_number_and_is_no_setting(
         pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     # Several slices of each sweep, though there are only a few facts.
-    monkeypatch.setattr("interp.patching.slices._OPERATIONS", 1)
-    monkeypatch.setattr("interp.patching.slices._CELLS", 64)
+    monkeypatch.setattr("interp.patching.slices.OPERATIONS_PER_SLICE", 1)
+    monkeypatch.setattr("interp.patching.slices.CELLS_PER_SLICE", 64)
     folder = in_this_process.path.parents[2]
     config = few(folder)
     record = run_study(STUDY, config, root=folder / kind, executor=Executor(kind, 2))

@@ -114,8 +114,8 @@ def test_a_sweep_on_a_cluster_is_that_of_this_process(
     tmp_path: Path, two: Executor, gpt2: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though an actor is killed in the middle of a slice."""
-    monkeypatch.setattr("interp.patching.slices._CELLS", 1)
-    monkeypatch.setattr("interp.patching.slices._OPERATIONS", 1)
+    monkeypatch.setattr("interp.patching.slices.CELLS_PER_SLICE", 1)
+    monkeypatch.setattr("interp.patching.slices.OPERATIONS_PER_SLICE", 1)
     pairs = prompt_pairs(gpt2)
     expected = sweep(gpt2.model, pairs, "resid_pre", "logit_diff")
     found = sweep(gpt2.model, pairs, "resid_pre", deadly(tmp_path), executor=two)

@@ -84,7 +84,7 @@ def fails_in_a_hook(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fails_while_patching(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp.patching.edits.Edit.write", broken)
+    monkeypatch.setattr("interp.patching.table.Edit.write", broken)
     sweep(tiny.model, prompt_pairs(tiny), "k")
 
 

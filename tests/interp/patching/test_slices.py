@@ -46,8 +46,8 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 @pytest.fixture(autouse=True)
 def a_slice_for_each_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp.patching.slices._CELLS", 1)
-    monkeypatch.setattr("interp.patching.slices._OPERATIONS", 1)
+    monkeypatch.setattr("interp.patching.slices.CELLS_PER_SLICE", 1)
+    monkeypatch.setattr("interp.patching.slices.OPERATIONS_PER_SLICE", 1)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_how_a_sweep_is_cut_depends_on_its_size(
     pairs, counts = prompt_pairs(gpt2), []
     cells = 3 * sum(pair is not None for _, at in slots(gpt2) for pair in at)
     for wanted in (1, 10**9, 2 * cells / len(CASES)):
-        monkeypatch.setattr("interp.patching.slices._CELLS", wanted)
+        monkeypatch.setattr("interp.patching.slices.CELLS_PER_SLICE", wanted)
         seen: list[int] = []
         sweep(
             gpt2.model,

@@ -1,16 +1,19 @@
-"""Interventions as a table: each changes one run of one pair, in one place or in several."""
+"""What is replaced, as a table: each row changes one run of one pair, in one place or in several.
+
+Of a table's rows in a batch, `edits` makes what is written into the batch's activations.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.patching.edits import Edit, PatternEdit
 from interp.sites import Site
 
 Indices = npt.NDArray[np.int64]
@@ -46,8 +49,81 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Interventions:
-    """Interventions, sorted by the block that they start at, and the parts they are made of.
+class Edit:
+    """Entries to copy from the source's activations into rows of a batch, one by one.
+
+    Attributes:
+        row, destination: where in the batch [entry].
+        example, origin: where in the source's recording [entry].
+        units: which heads or neurons of each entry; None for whole activations.
+    """
+
+    row: Int[Tensor, " entry"]
+    destination: Int[Tensor, " entry"]
+    example: Int[Tensor, " entry"]
+    origin: Int[Tensor, " entry"]
+    units: Bool[Tensor, "entry unit"] | None
+
+    def write(self, target: Tensor, source: Tensor) -> None:
+        """Copy into `target` [row, position, …] in place."""
+        new = source[self.example, self.origin]
+        if self.units is not None:
+            chosen = self.units.reshape(*self.units.shape, *(1,) * (new.ndim - 2))
+            new = torch.where(chosen, new, target[self.row, self.destination])
+        target[self.row, self.destination] = new
+
+
+@dataclass(frozen=True)
+class PatternEdit:
+    """Entries of attention patterns to copy, as a mask over each row's pattern.
+
+    Attributes:
+        row: which rows of the batch are changed [row].
+        example: the recorded example of each.
+        units: which heads.
+        chosen: which pairs of tokens, in the changed prompt.
+        origin: for each token of the changed prompt its counterpart in the source.
+    """
+
+    row: Int[Tensor, " row"]
+    example: Int[Tensor, " row"]
+    units: Bool[Tensor, "row head"]
+    chosen: Bool[Tensor, "row destination source"]
+    origin: Int[Tensor, "row position"]
+
+    def write(self, target: Tensor, source: Tensor) -> None:
+        """Copy into `target` [row, head, destination, source] in place."""
+        heads = torch.arange(target.shape[1], device=target.device)[None, :, None, None]
+        new = source[
+            self.example[:, None, None, None],
+            heads,
+            self.origin[:, None, :, None],
+            self.origin[:, None, None, :],
+        ]
+        mask = self.units[:, :, None, None] & self.chosen[:, None]
+        target[self.row] = torch.where(mask, new, target[self.row])
+
+
+def hook(
+    site: str, edits: Sequence[Edit | PatternEdit], source: Tensor
+) -> Callable[[Tensor], Tensor | None]:
+    """A hook for the site that writes all these edits."""
+
+    def replace(value: Tensor) -> Tensor | None:
+        # The hook of resid_mid sits on the MLP's branch, after the skip connection has kept a
+        # reference to the same tensor: only an edit in place reaches both.
+        in_place = site == "resid_mid"
+        target = value if in_place else value.clone()
+        for edit in edits:
+            edit.write(target, source)
+        return None if in_place else target
+
+    return replace
+
+
+@dataclass(frozen=True)
+class EditTable:
+    """Rows, each a run of one pair that is changed, and the parts that each change is made of.
 
     A part replaces activations of one site: those of some slots of the position axis, and there
     all, or those of some heads or neurons; in patterns only what is attended to in some slots.
@@ -56,8 +132,8 @@ class Interventions:
         sites: the sites that are changed.
         slots: choices of slots that are replaced together [choice, slot].
         units: by site name choices of heads or neurons [choice, unit]; sites without are whole.
-        example: the pair of each intervention [row].
-        row: the intervention that each part belongs to [part], ascending.
+        example: the pair of each row [row].
+        row: the row that each part belongs to [part], ascending.
         site, place, unit, source: for each part indices into `sites`, `slots`, `units` and, for
             what is attended to, `slots` again [part].
     """
@@ -83,13 +159,13 @@ class Interventions:
         np.minimum.at(out, self.row, entry[self.site])
         return out
 
-    def sorted(self) -> tuple[Interventions, Indices]:
+    def sorted(self) -> tuple[EditTable, Indices]:
         """The same in the order in which they start, and which row each of them was."""
         order = np.argsort(self.start, kind="stable")
         return self.select(order), order
 
-    def select(self, rows: Indices) -> Interventions:
-        """Some of the interventions, in the order given."""
+    def select(self, rows: Indices) -> EditTable:
+        """Some of the rows, in the order given."""
         count = np.bincount(self.row, minlength=len(self))
         first = np.cumsum(count) - count
         n = count[rows]

@@ -1,22 +1,29 @@
-"""What a batch of interventions is run with: the two runs, the metric, and what is put in."""
+"""What is put in the place of an activation, and the two runs that this is about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from interp.errors import SiteError
+from interp.forward.capture import capture
 from interp.forward.passes import Recording
 from interp.metrics import Metric, Scorer
 from interp.model.model import Model
-from interp.patching.interventions import Indices, Mask, Places
-from interp.patching.sources import Constants
+from interp.patching.table import Indices, Mask, Places
 from interp.prompts.pairs import PromptPairs, Reading, Run
-from interp.sites import Site
+from interp.prompts.tokens import Prompts, tokenise
+from interp.sites import Site, heads_at, neurons_at
+
+Source = Literal["other", "zero", "mean"] | Mapping[int, Tensor]
+Constants = Mapping[Site, Tensor]
+"""By site one value [d_model], [neuron] or [head, d_head], the same for every position and example;
+of patterns [head, 1, 1]."""
 
 Direction = Literal["denoising", "noising"]
 Progress = Callable[[int, int], None]
@@ -30,8 +37,8 @@ RUNS: dict[str, tuple[Run, Run]] = {
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that the terms of a metric need that are read from the same sequences.
+class TwoRuns:
+    """The two runs as one kind of sequence is read, and what is put in.
 
     Attributes:
         base, source: the run that is changed and the other, as they are read.
@@ -98,22 +105,22 @@ def places(pairs: PromptPairs, direction: Direction, *, constant: bool) -> Place
     return Places(slots[base], slots[base if constant else source])
 
 
-def plans(
+def all_runs(
     model: Model,
     pairs: PromptPairs,
     metric: Metric,
     direction: Direction,
     constants: Constants | None,
     batch_size: int | None = None,
-) -> list[Plan]:
-    """One plan for each kind of sequence that the metric is read from."""
+) -> list[TwoRuns]:
+    """The two runs for each kind of sequence that the metric is read from."""
     found = []
     for read in metric.reads:
         base, source = (
             Scorer.of(model, pairs, metric, read, pairs.reading(run, read))
             for run in RUNS[direction]
         )
-        found.append(Plan(model, pairs, direction, base, source, constants, batch_size))
+        found.append(TwoRuns(model, pairs, direction, base, source, constants, batch_size))
     return found
 
 
@@ -128,3 +135,63 @@ def check_direction(direction: str | None, source: object) -> Direction:
     if chosen not in RUNS:
         raise SiteError(f"Unknown direction '{chosen}'; choose 'denoising' or 'noising'.")
     return "denoising" if chosen == "denoising" else "noising"
+
+
+def constants(
+    model: Model,
+    sites: Sequence[Site],
+    source: Source,
+    reference: Prompts | None,
+) -> Constants | None:
+    """The values that `source` stands for; None for "other", which is no constant.
+
+    Args:
+        source: "zero"; "mean", the mean over all tokens of the `reference` prompts but BOS; or a
+            value for each layer.
+
+    Raises:
+        SiteError: an unknown source, a mean without reference prompts, values that do not fit, or
+            patterns that are to be replaced by anything else than the other run's or zero.
+    """
+    if isinstance(source, str) and source == "other":
+        return None
+    if source != "zero" and any(site.name == "pattern" for site in sites):
+        raise SiteError(
+            "Attention patterns of different prompts have no common mean or value; replace them "
+            "by source='other' or 'zero'."
+        )
+    if isinstance(source, Mapping):
+        return {site: _fitting(model, source, site) for site in sites}
+    if source == "zero":
+        return {
+            site: torch.zeros(_shape(model, site), device=model.device, dtype=model.dtype)
+            for site in sites
+        }
+    if source != "mean":
+        raise SiteError(
+            f"Unknown source {source!r}; choose 'other', 'zero', 'mean', or give a tensor by layer."
+        )
+    if reference is None:
+        raise SiteError("A mean is taken over prompts; give them as reference=….")
+    batch = tokenise(model, reference, what="reference prompts")
+    real = torch.arange(batch.ids.shape[1])[None, :] < batch.lengths[:, None]
+    if model.tokenizer.bos_token_id is not None:
+        # The residual stream at BOS is like no other, and large.
+        real &= batch.ids != model.tokenizer.bos_token_id
+    found = capture(model, batch, sites)
+    return {site: found[str(site)][real.to(model.device)].mean(0) for site in sites}
+
+
+def _shape(model: Model, site: Site) -> tuple[int, ...]:
+    if site.name == "pattern":
+        return heads_at(model, site.name), 1, 1
+    if site.kind.per_head:
+        return heads_at(model, site.name), int(model.bridge.cfg.d_head)
+    return (neurons_at(model) if site.name == "mlp_act" else model.d_model,)
+
+
+def _fitting(model: Model, source: Mapping[int, Tensor], site: Site) -> Tensor:
+    shape = _shape(model, site)
+    if site.layer not in source or tuple(source[site.layer].shape) != shape:
+        raise SiteError(f"Give a value of shape {shape} for layer {site.layer}.")
+    return source[site.layer].to(device=model.device, dtype=model.dtype)
