@@ -15,7 +15,7 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.errors import ProbeError
-from interp.stats.significance import holm
+from interp.stats import holm
 from probes.design import CONTROL, TRUE, Design
 from probes.evaluate import Findings, Held, find, sites_at_once
 from probes.features import Features, example_groups, fittable

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from cache.arguments import typed
 from interp.errors import ProbeError
-from interp.stats.intervals import score_intervals
-from interp.stats.significance import holm
+from interp.stats import holm
+from interp.stats.proportions import score_intervals
 from probes import splits
 from probes.features import Features, alike, example_groups, fittable
 from probes.labels import Codes, Labels, check_numbers, group_codes

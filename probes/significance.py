@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
-from interp.stats.intervals import LEAST_N, proportion_intervals
+from interp.stats import LEAST_N, proportion_intervals
 from probes.labels import Codes
 
 Floats = npt.NDArray[np.float64]

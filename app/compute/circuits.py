@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from interp.circuits import Circuit
     from interp.model.model import Model
     from interp.prompts.pairs import PromptPairs
-    from interp.stats.effect import Effect
+    from interp.stats import Effect
 
 SIZES = (5, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 500)
 """Numbers of edges to choose from."""
@@ -59,7 +59,7 @@ class Measured:
 
 def halves(pairs: tuple[Pair, ...]) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """Pairs to score edges on, and pairs to measure the circuit on: the same if there are few."""
-    from interp.stats.intervals import LEAST_N
+    from interp.stats import LEAST_N
 
     return (pairs[::2], pairs[1::2]) if len(pairs) >= 2 * LEAST_N else (pairs, pairs)
 
@@ -68,7 +68,7 @@ def measured(model: Model, pairs: PromptPairs, scores: xr.Dataset, n_edges: int)
     """The circuit of so many edges, built up from the logits, and its measurements."""
     from interp.circuits import measure, prune, random_circuits
     from interp.circuits.measure import shared_pairs
-    from interp.stats.effect import effect, shares
+    from interp.stats import effect, shares
 
     circuit = prune(scores, n_edges, choice="greedy")
     rng = np.random.default_rng(0)

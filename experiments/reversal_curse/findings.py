@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from interp.stats.significance import wilson
+from interp.stats import wilson
 
 # Below this share of right answers, with its interval, the model does not know a direction.
 _KNOWS_NEITHER = 0.05

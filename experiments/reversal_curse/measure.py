@@ -21,7 +21,7 @@ from interp.lens.logit import logit_lens
 from interp.model.model import Model
 from interp.prompts.pairs import continuations
 from interp.prompts.tokens import tokenise
-from interp.stats.significance import wilson
+from interp.stats import wilson
 
 Progress = Callable[[int, int], None]
 

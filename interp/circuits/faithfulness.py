@@ -19,9 +19,9 @@ from interp.model.model import Model
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.tokens import Prompts
 from interp.results import EdgeScores
-from interp.stats.effect import Effect, effect
-from interp.stats.effect import shares as shares_of
-from interp.stats.intervals import Clusters, n_independent
+from interp.stats import Effect, effect, n_independent
+from interp.stats import shares as shares_of
+from interp.stats.clusters import Clusters
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of all edges at which MIB (Mueller et al. 2025) measures."""

@@ -12,7 +12,7 @@ from interp.figures.drawing import theme
 from interp.figures.drawing.bands import band, interval_text, mean_intervals_of, prompts_of
 from interp.figures.drawing.numbers import plain
 from interp.results import DoseResponse
-from interp.stats.significance import n_independent
+from interp.stats import n_independent
 
 _OWN, _CONTROL = theme.OKABE_ITO[0], theme.MUTED
 

@@ -15,7 +15,7 @@ from interp.errors import PromptError
 from interp.figures.drawing import numbers, theme
 from interp.figures.drawing.bands import band, prompts_of
 from interp.results import AnswerLens
-from interp.stats.significance import median_interval
+from interp.stats import median_interval
 
 # As people count: 1 is the first choice.
 _TICKS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)

@@ -17,8 +17,9 @@ from interp.model.model import Model
 from interp.patching.request import Request
 from interp.prompts.pairs import PromptPairs, Run
 from interp.results import Patched, Paths
-from interp.stats.effect import Effect, direction, effect
-from interp.stats.intervals import Clusters
+from interp.stats import Effect, effect
+from interp.stats.clusters import Clusters
+from interp.stats.effects import direction
 
 
 def label(

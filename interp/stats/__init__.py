@@ -1,24 +1,24 @@
 """Intervals and tests over examples: all statistics of the house."""
 
-from interp.stats.intervals import (
-    LEAST_N,
+from interp.stats.clusters import LEAST_N, n_independent, no_interval
+from interp.stats.effects import Effect, effect, shares
+from interp.stats.means import (
     bootstrap,
     mean_interval,
     mean_intervals,
     median_interval,
-    n_independent,
-    no_interval,
-    proportion_interval,
     ratio_interval,
     ratio_intervals,
-    wilson,
 )
+from interp.stats.proportions import proportion_interval, proportion_intervals, wilson
 from interp.stats.significance import Equivalence, holm, permutation_test, specificity, tost
 
 __all__ = [
     "LEAST_N",
+    "Effect",
     "Equivalence",
     "bootstrap",
+    "effect",
     "holm",
     "mean_interval",
     "mean_intervals",
@@ -27,8 +27,10 @@ __all__ = [
     "no_interval",
     "permutation_test",
     "proportion_interval",
+    "proportion_intervals",
     "ratio_interval",
     "ratio_intervals",
+    "shares",
     "specificity",
     "tost",
     "wilson",

@@ -10,7 +10,7 @@ from scipy.stats import kstest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from interp.stats.significance import holm
+from interp.stats import holm
 from probes import Probes, probe_report
 from probes.design import Design
 from probes.labels import encode, group_codes

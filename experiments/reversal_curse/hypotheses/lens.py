@@ -16,7 +16,7 @@ from scipy import stats as scipy_stats
 
 from experiments.reversal_curse.hypotheses.preferences import Floats, Preferences
 from experiments.study import Outcome, Verdict
-from interp.stats.significance import Equivalence, mean_intervals, tost
+from interp.stats import Equivalence, mean_intervals, tost
 
 CLAIM = "Asked the other way round, the logit lens finds the answer at no layer."
 MARGIN = 0.5

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from interp.stats.significance import specificity
+from interp.stats import specificity
 
 LEAST_GROUP = 4
 """Facts asked in the same words; with fewer nothing is left to compare with."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from experiments.study import Outcome, Verdict
-from interp.stats.significance import mean_interval, ratio_interval
+from interp.stats import mean_interval, ratio_interval
 
 CLAIM = "The forward fact is read at the subject's last token."
 SUBJECT_END = "subject -1"

@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp.figures.drawing import numbers, theme
-from interp.stats.intervals import Clusters
-from interp.stats.significance import mean_interval, no_interval
+from interp.stats import mean_interval, no_interval
+from interp.stats.clusters import Clusters
 
 Floats = npt.NDArray[np.float64]
 

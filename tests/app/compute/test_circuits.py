@@ -16,7 +16,7 @@ from app.compute.pairs import Pair, build, typed
 from interp import load_model
 from interp.circuits import measure, prune
 from interp.errors import ModelError
-from interp.stats.effect import effect
+from interp.stats import effect
 
 PAIRS = (
     typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea"),

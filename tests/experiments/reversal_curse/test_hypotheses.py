@@ -20,7 +20,7 @@ from experiments.study import Outcome, Verdict
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals of a tenth of the resamples: noisier ends, and as often right."""
-    monkeypatch.setattr("interp.stats.intervals._RESAMPLES", 199)
+    monkeypatch.setattr("interp.stats.means.RESAMPLES", 199)
 
 
 def scored(

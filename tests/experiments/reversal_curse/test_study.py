@@ -19,7 +19,7 @@ from experiments.reversal_curse.study import STUDY, Config
 from experiments.runner import run_study
 from interp import load_model
 from interp.execute import Executor
-from interp.stats.significance import wilson
+from interp.stats import wilson
 from tests.app.material import HOSTILE, make_model, make_run
 
 FEW = (

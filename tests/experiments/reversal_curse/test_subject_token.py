@@ -18,7 +18,7 @@ RUNS = 100
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals of a tenth of the resamples: noisier ends, and as often right."""
-    monkeypatch.setattr("interp.stats.intervals._RESAMPLES", 199)
+    monkeypatch.setattr("interp.stats.means.RESAMPLES", 199)
 
 
 def sweep_like(shares: np.ndarray, gap: float = 10.0, labels: list[str] = LABELS) -> xr.Dataset:

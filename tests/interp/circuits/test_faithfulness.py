@@ -18,7 +18,7 @@ from interp.components.graph import Graph
 from interp.errors import MetricError, ModelError, SiteError, StatisticsError
 from interp.figures import faithfulness_lines
 from interp.prompts.pairs import PromptPairs
-from interp.stats.significance import ratio_interval
+from interp.stats import ratio_interval
 from tests.interp.pairs import Case, clear_cases, prompt_pairs
 from tests.interp.tiny import Tiny
 

@@ -124,12 +124,21 @@ def test_a_sweep_on_a_cluster_is_that_of_this_process(
     np.testing.assert_allclose(found["patched"], expected["patched"], rtol=0, atol=1e-5)
 
 
+def test_ray_that_others_could_reach_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray was imported in the usual way, so that its local instances listen everywhere."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.1")
+    monkeypatch.setattr(ray, "init", None)
+    with pytest.raises(ExecutionError, match="set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before"):
+        list(execute(executing.squares(), executing.start, Executor("ray", 2)))
+
+
 def test_a_local_instance_needs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     """In a process of its own, to see what is left of it; it listens on this machine only."""
     path = tmp_path / "script.py"
     path.write_text(LOCAL)
     before = set(Path("/tmp").glob("obverse-ray-*"))
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     ended = subprocess.run(
         [sys.executable, str(path), str(tmp_path)],
         env={**environment, "PYTHONPATH": str(ROOT)},
@@ -150,13 +159,13 @@ def test_a_local_instance_needs_nothing_and_leaves_nothing(tmp_path: Path) -> No
 LOCAL = """
 import os, signal, sys, threading
 from pathlib import Path
-import ray
 from interp.execute import Executor, Unit, Workers, execute
 from tests.interp.executing import EXPECTED, Job, squares, start, start_jobs, wait_for
 
 folder = Path(sys.argv[1])
 with Workers(Executor("ray", 2)) as workers:
     print("serial", dict(execute(squares(), start, workers)) == EXPECTED)
+    import ray
     print("nodes", ray.nodes()[0]["NodeManagerAddress"])
 
 def interrupt():

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,8 @@ def test_a_signal_while_ray_starts_ends_it_wholly(
 
     def init(*, _temp_dir: str, **_: object) -> None:
         # As Ray does it: a handler of its own, which would end this process as it is.
-        import ray._private.utils
-
-        ray._private.utils.set_sigterm_handler(lambda *_: told.append("Ray's handler"))
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: told.append("Ray's handler"))
         folders.append(Path(_temp_dir))
         (folders[0] / "session").mkdir()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -77,6 +77,7 @@ def test_a_signal_while_ray_starts_ends_it_wholly(
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", shutdown)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
     with pytest.raises(Terminated):
         actors.Actors(2, None)
     assert told[:2] == ["started", "ended"]

@@ -13,7 +13,7 @@ from interp.errors import PromptError
 from interp.figures import accuracy_bars, direction_scatter, rank_lines
 from interp.figures.drawing.numbers import place, rank
 from interp.figures.ranks import last_ranks
-from interp.stats.significance import median_interval
+from interp.stats import median_interval
 from tests.interp.figures.conftest import HOSTILE, MakeLens
 
 

@@ -8,7 +8,7 @@ import xarray as xr
 
 from interp.errors import PromptError
 from interp.figures import lens_heatmap, rank_lines, trajectory_lines
-from interp.stats.significance import mean_interval
+from interp.stats import mean_interval
 from tests.interp.figures.conftest import HOSTILE, MakeLens, assert_safe, cells, traces
 
 DIMS = ("example", "layer", "position")

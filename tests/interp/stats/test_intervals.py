@@ -10,7 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from interp.errors import StatisticsError
-from interp.stats.significance import (
+from interp.stats import (
     LEAST_N,
     mean_interval,
     mean_intervals,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from interp.errors import StatisticsError
-from interp.stats.significance import (
+from interp.stats import (
     bootstrap,
     holm,
     mean_interval,

@@ -12,15 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from interp.stats.intervals import (
-    Clusters,
-    Floats,
-    Values,
-    mean_interval,
-    n_independent,
-    no_interval,
-    ratio_intervals,
-)
+from interp.stats.clusters import Clusters, Floats, Values, n_independent, no_interval
+from interp.stats.means import mean_interval, ratio_intervals
 
 
 @dataclass(frozen=True)
