@@ -1,65 +1,22 @@
-"""Names of activations: the only file that knows the hook names of TransformerLens."""
+"""Places in a model: how they are written, and whether and where a model has them."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cache.arguments import typed
 from interp.errors import SiteError
+from interp.kinds import KINDS, TOKEN_AXES, SiteKind, site_kind
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
 
     from interp.model.model import Model
 
-
-@dataclass(frozen=True)
-class SiteKind:
-    """What a family of sites is: its hook, and the axes of its activation after [example]."""
-
-    hook: str
-    axes: tuple[str, ...]
-    meaning: str
-
-    @property
-    def per_head(self) -> bool:
-        return "head" in self.axes
-
-
-KINDS: dict[str, SiteKind] = {
-    "resid_pre": SiteKind(
-        "hook_resid_pre", ("position", "d_model"), "residual stream into a block"
-    ),
-    "resid_mid": SiteKind(
-        "hook_resid_mid", ("position", "d_model"), "residual stream between attention and MLP"
-    ),
-    "resid_post": SiteKind(
-        "hook_resid_post", ("position", "d_model"), "residual stream out of a block"
-    ),
-    "attn_out": SiteKind(
-        "hook_attn_out", ("position", "d_model"), "what the attention adds to the residual stream"
-    ),
-    "mlp_out": SiteKind(
-        "hook_mlp_out", ("position", "d_model"), "what the MLP adds to the residual stream"
-    ),
-    "mlp_act": SiteKind(
-        "mlp.hook_post", ("position", "neuron"), "MLP neurons, after the nonlinearity"
-    ),
-    "q": SiteKind("attn.hook_q", ("position", "head", "d_head"), "queries, before rotation"),
-    "k": SiteKind("attn.hook_k", ("position", "head", "d_head"), "keys, before rotation"),
-    "v": SiteKind("attn.hook_v", ("position", "head", "d_head"), "values"),
-    "z": SiteKind(
-        "attn.hook_z", ("position", "head", "d_head"), "head outputs before the output matrix"
-    ),
-    "pattern": SiteKind(
-        "attn.hook_pattern", ("head", "destination", "source"), "attention probabilities"
-    ),
-}
 
 _WRITTEN = re.compile(r"(?P<name>[a-z_]+)(?:\.(?P<layer>\d+))?(?:\.h(?P<head>\d+))?\Z")
 
@@ -98,19 +55,19 @@ class Site:
     def kind(self) -> SiteKind:
         return KINDS[self.name]
 
+    @property
+    def token_axes(self) -> tuple[int, ...]:
+        """Which axes of its activation [example, …] run over tokens, those changed first.
 
-def site_kind(name: str) -> SiteKind:
-    """The kind called `name`; a SiteError names the nearest one where there is none."""
-    if name in KINDS:
-        return KINDS[name]
-    near = difflib.get_close_matches(name, KINDS, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise SiteError(f"Unknown site '{name}'; known are {', '.join(KINDS)}.{hint}")
+        Where the site is one head, its activation has no axis for heads.
+        """
+        axes = [axis for axis in self.kind.axes if self.head is None or axis != "head"]
+        return tuple(1 + at for at, axis in enumerate(axes) if axis in TOKEN_AXES)
 
 
 def heads_at(model: Model, name: str) -> int:
     """Heads at the site `name`: fewer for keys and values in grouped-query attention."""
-    return model.n_key_value_heads if name in ("k", "v") else model.n_heads
+    return model.n_heads if site_kind(name).heads == "query" else model.n_key_value_heads
 
 
 def neurons_at(model: Model) -> int:
@@ -128,11 +85,20 @@ def neurons_at(model: Model) -> int:
     return widths[0]
 
 
+def shape_at(model: Model, name: str) -> tuple[int, ...]:
+    """The shape of one token's activation at the site `name`; of a pair of tokens in patterns."""
+    sizes = {
+        "head": lambda: heads_at(model, name),
+        "d_model": lambda: model.d_model,
+        "d_head": lambda: int(model.bridge.cfg.d_head),
+        "neuron": lambda: neurons_at(model),
+    }
+    return tuple(sizes[axis]() for axis in site_kind(name).axes if axis not in TOKEN_AXES)
+
+
 def width_at(model: Model, name: str, length: int) -> int:
     """Numbers for each token of a sequence of `length` at the site `name`."""
-    if name == "pattern":
-        return heads_at(model, name) * length
-    return math.prod(shape_at(model, name))
+    return math.prod(shape_at(model, name)) * (length if site_kind(name).pairwise else 1)
 
 
 def expand(model: Model, name: str) -> list[Site]:
@@ -150,11 +116,11 @@ def named(model: Model, sites: str | Site | Iterable[str | Site]) -> list[Site]:
         SiteError: the model has no such site, layer or head.
     """
     found = [
-        check(model, one)
+        one
         for site in ([sites] if isinstance(sites, str | Site) else sites)
         for one in (expand(model, site) if isinstance(site, str) else [site])
     ]
-    return list(dict.fromkeys(found))
+    return list(hook_points(model, found))
 
 
 def some_named(model: Model, sites: str | Site | Iterable[str | Site]) -> list[Site]:
@@ -165,15 +131,23 @@ def some_named(model: Model, sites: str | Site | Iterable[str | Site]) -> list[S
     return found
 
 
-def shape_at(model: Model, name: str) -> tuple[int, ...]:
-    """The shape of one token's activation at the site `name`; patterns have none."""
-    if site_kind(name).per_head:
-        return heads_at(model, name), int(model.bridge.cfg.d_head)
-    return (neurons_at(model),) if name == "mlp_act" else (model.d_model,)
-
-
 def check(model: Model, site: Site) -> Site:
     """Return `site` if the model has it; otherwise a SiteError says what the model does have."""
+    hook_points(model, [site])
+    return site
+
+
+def hook_points(model: Model, sites: Iterable[Site]) -> dict[Site, HookPoint]:
+    """TransformerLens' hook points for `sites`.
+
+    Raises:
+        SiteError: the model has no such site, layer or head.
+    """
+    points = model.bridge.hook_dict  # put together anew at every look
+    return {site: _hook_point(model, site, points) for site in sites}
+
+
+def _hook_point(model: Model, site: Site, points: Mapping[str, HookPoint]) -> HookPoint:
     if not 0 <= site.layer < model.n_layers:
         raise SiteError(
             f"Layer {site.layer} is out of range: {model.name} has layers 0 to "
@@ -186,19 +160,13 @@ def check(model: Model, site: Site) -> Site:
                 f"Head {site.head} is out of range: {model.name} has heads 0 to {heads - 1} "
                 f"at '{site.name}'."
             )
-    hook_point(model, site)
-    return site
-
-
-def hook_point(model: Model, site: Site) -> HookPoint:
-    """TransformerLens' hook point for `site`."""
-    points = model.bridge.hook_dict
-    point = points.get(f"blocks.{site.layer}.{site.kind.hook}")
+    block = f"blocks.{site.layer}"
+    point = points.get(f"{block}.{site.kind.hook}")
     # Of a mixture of experts TransformerLens calls the output of all of them "hook_post" too.
-    experts = site.name == "mlp_act" and point is points.get(f"blocks.{site.layer}.mlp.hook_out")
+    experts = site.kind.unit == "neuron" and point is points.get(f"{block}.mlp.hook_out")
     if point is None or experts:
         reason = "its architecture does not expose it"
-        if site.name == "resid_mid" and model.parallel_blocks:
+        if site.kind.part == "between" and model.parallel_blocks:
             reason = (
                 "its blocks run attention and MLP in parallel, so there is no stream between them"
             )

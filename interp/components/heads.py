@@ -7,16 +7,13 @@ block runs as always. Whether a model is like this is tried on its own numbers.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp import sites as site_names
 from interp.components.linear import affine
 from interp.forward import packing
-from interp.forward.hooks import hooked
+from interp.forward.access import changing
 from interp.forward.packing import Active
 from interp.forward.passes import (
     TOLERANCE,
@@ -87,8 +84,7 @@ def _is_linear(model: Model, ids: Int[Tensor, "1 position"]) -> bool:
             ours = through_block(model, recording, layer, change, row)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
             return False
-        hooks: list[Any] = [(site_names.hook_point(model, Site("z", layer)), silence)]
-        with hooked(hooks):
+        with changing(model, [(Site("z", layer), silence)]):
             theirs = resume(model, recording, stream, row, start=layer, stop=layer + 1)
         plain = resume(model, recording, stream, row, start=layer, stop=layer + 1)
         if not relative_error(ours - plain, theirs - plain) <= 10 * TOLERANCE[model.dtype]:

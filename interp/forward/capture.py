@@ -15,7 +15,6 @@ from interp import sites as site_names
 from interp.errors import PromptError
 from interp.forward.interventions import Intervention, Plan, plan
 from interp.forward.passes import observe
-from interp.forward.resid_mid import check_between
 from interp.forward.source import is_hooked, rows_at_once
 from interp.model.memory import batches
 from interp.model.model import Model
@@ -72,14 +71,17 @@ def capture(
     wanted = site_names.some_named(model, sites)
     if positions not in ("all", "last"):
         raise PromptError(f"Unknown positions '{positions}'; choose 'all' or 'last'.")
-    if positions == "last" and any(site.name == "pattern" for site in wanted):
-        raise PromptError("Attention patterns have two position axes; capture them with 'all'.")
+    pairs = [site for site in wanted if site.kind.pairwise]
+    if positions == "last" and pairs:
+        raise PromptError(
+            f"{pairs[0].kind.plural} have two position axes; capture them with 'all'."
+        )
     changes = plan(model, interventions, batch.lengths)
     store = store or ActivationStore.from_environment()
     if store is None or changes.edits or is_hooked(model):
         return _run(model, batch, wanted, positions == "last", progress, changes)
-    run = [site for site in wanted if site.name == "pattern"]
-    kept = [site for site in wanted if site.name != "pattern"]
+    run = [site for site in wanted if not site.kind.storable]
+    kept = [site for site in wanted if site.kind.storable]
     found = _run(model, batch, run, False, None) if run else {}
     if kept:
         found |= _read(store, model, batch, kept, positions == "last", progress)
@@ -96,8 +98,6 @@ def _run(
 ) -> dict[str, Tensor]:
     whole = {Site(site.name, site.layer) for site in sites}
     pieces: dict[str, list[Tensor]] = {str(site): [] for site in sites}
-    if any(site.name == "resid_mid" for site in whole):
-        check_between(model)  # before anything is changed
 
     def run(start: int, stop: int) -> Mapping[Site, Tensor]:
         with changes.placed(torch.arange(start, stop)) if changes else contextlib.nullcontext():
@@ -116,8 +116,7 @@ def _run(
     found = {name: torch.cat(parts) for name, parts in pieces.items()}
     if not last:
         for site in sites:
-            axes = (-1, -2) if site.name == "pattern" else (1,)
-            for axis in axes:
+            for axis in site.token_axes:
                 blank(found[str(site)], batch.lengths, axis)
     return found
 
@@ -142,4 +141,4 @@ def _read(
 def _of_head(value: Tensor, site: Site) -> Tensor:
     if site.head is None:
         return value
-    return value.select(1 if site.name == "pattern" else -2, site.head)
+    return value.select(site.kind.head_axis, site.head)

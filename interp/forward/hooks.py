@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -28,3 +28,20 @@ def hooked(hooks: Sequence[tuple[Any, Hook]]) -> Iterator[None]:
         for point, handle in placed:
             handle.hook.remove()
             point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
+
+
+@contextlib.contextmanager
+def unhooked(points: Iterable[Any]) -> Iterator[None]:
+    """Inside, no hooks are on these hook points; afterwards all are again, in their order."""
+    lifted = []
+    try:
+        for point in {id(point): point for point in points}.values():
+            if point.fwd_hooks:
+                lifted.append((point, point.fwd_hooks, dict(point._forward_hooks)))
+                point.fwd_hooks = []
+                point._forward_hooks.clear()
+        yield
+    finally:
+        for point, handles, placed in lifted:
+            point.fwd_hooks = handles
+            point._forward_hooks.update(placed)

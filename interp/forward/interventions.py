@@ -20,8 +20,8 @@ from torch import Tensor
 from cache.arguments import typed
 from interp import sites as site_names
 from interp.errors import DirectionError, PromptError, SiteError
-from interp.forward.editable import check_editable
-from interp.forward.hooks import Hook, hooked
+from interp.forward.access import Change, changing
+from interp.forward.trials import editable
 from interp.model.model import Model
 from interp.prompts.masks import Positions, TokenMask, fixed_mask, token_mask
 from interp.sites import Site
@@ -122,11 +122,10 @@ class Plan:
     @contextlib.contextmanager
     def placed(self, examples: Int[Tensor, " row"]) -> Iterator[None]:
         """Inside, the model is run on these examples only, and its activations are changed."""
-        hooks = [
-            (site_names.hook_point(self.model, site), _hook(site, change, tokens, examples))
-            for site, change, tokens in self.edits
+        changes = [
+            (site, _edit(site, change, tokens, examples)) for site, change, tokens in self.edits
         ]
-        with self.model.lock, hooked(hooks):
+        with changing(self.model, changes):
             yield
 
 
@@ -171,14 +170,11 @@ def applied(model: Model, *interventions: Intervention) -> Iterator[None]:
         PromptError: positions that need to know where a prompt ends.
         SiteError, DirectionError: as for `plan`.
     """
-    hooks = []
+    changes = []
     for change in interventions:
         tokens = fixed_mask(change.positions)
-        hooks += [
-            (site_names.hook_point(model, site), _hook(site, change, tokens, None))
-            for site in _checked(model, change)
-        ]
-    with model.lock, hooked(hooks):
+        changes += [(site, _edit(site, change, tokens, None)) for site in _checked(model, change)]
+    with changing(model, changes):
         yield
 
 
@@ -193,15 +189,15 @@ def _listed(sites: Sites) -> tuple[str | Site, ...]:
 
 
 def _checked(model: Model, change: Intervention) -> list[Site]:
-    found = [check_editable(model, site) for site in site_names.named(model, change.sites)]
+    found = list(editable(model, site_names.named(model, change.sites)))
     if not found:
         raise SiteError("An intervention without a site does nothing; name one, or leave it out.")
     for site in found:
         if change.direction is None:
             continue
-        if site.name == "pattern":
+        if not site.kind.steerable:
             raise DirectionError(
-                "Attention patterns are no vectors that a direction could be added to; silence "
+                f"{site.kind.plural} are no vectors that a direction could be added to; silence "
                 "them, or steer 'z' instead."
             )
         shape = site_names.shape_at(model, site.name)[0 if site.head is None else 1 :]
@@ -213,27 +209,18 @@ def _checked(model: Model, change: Intervention) -> list[Site]:
     return found
 
 
-def _hook(site: Site, change: Intervention, tokens: TokenMask | None, examples: Any) -> Hook:
-    axis = 2 if site.name == "pattern" else 1
-
-    def edit(value: Tensor) -> Tensor | None:
-        part = value if site.head is None else value.select(_head_axis(site), site.head)
+def _edit(site: Site, change: Intervention, tokens: TokenMask | None, examples: Any) -> Change:
+    def edit(value: Tensor) -> Tensor:
+        out = value.clone()
+        part = out if site.head is None else out.select(site.kind.head_axis, site.head)
         new = _changed(change, part)
         if tokens is not None:
-            # Choosing a pattern's head takes the axis before its destinations away.
-            at = axis - (site.head is not None and site.name == "pattern")
-            new = torch.where(tokens.at(examples, part, at), new, part)
-        # The hook of resid_mid sits on the MLP's branch, after the skip connection has kept a
-        # reference to the same tensor: only an edit in place reaches both.
-        target = value if site.name == "resid_mid" else value.clone()
-        (target if site.head is None else target.select(_head_axis(site), site.head)).copy_(new)
-        return None if site.name == "resid_mid" else target
+            # In patterns the tokens are those that attend.
+            new = torch.where(tokens.at(examples, part, site.token_axes[0]), new, part)
+        part.copy_(new)
+        return out
 
     return edit
-
-
-def _head_axis(site: Site) -> int:
-    return 1 if site.name == "pattern" else 2
 
 
 def _changed(change: Intervention, value: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ residual stream.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,9 @@ from cache.arguments import typed
 from interp import sites as site_names
 from interp.errors import ModelError, first_sentence
 from interp.forward import packing
+from interp.forward.access import keeping
 from interp.forward.blocks import BlockCall, Taken, block_call
-from interp.forward.hooks import Hook, hooked
 from interp.forward.packing import Active
-from interp.forward.resid_mid import check_between
 from interp.model.memory import is_out_of_memory
 from interp.model.model import Model
 from interp.sites import Site
@@ -72,17 +71,13 @@ def observe(
         SiteError: the model has no such site.
         ModelError: TransformerLens does not see it there.
     """
-    wanted = {site_names.check(model, site) for site in sites}
-    if any(site.name == "resid_mid" for site in wanted):
-        check_between(model)
-    kept: dict[Site, Tensor] = {}
+    wanted = site_names.hook_points(model, sites)
     beyond = 1 + max(site.layer for site in wanted)
     stop_before = model.bridge.blocks[beyond] if beyond < model.n_layers else model.bridge.ln_final
     with model.lock, torch.no_grad(), contextlib.ExitStack() as stack:
-        stack.enter_context(hooked(_keepers(model, wanted, kept)))
+        kept = stack.enter_context(keeping(model, wanted))
         stack.callback(stop_before.register_forward_pre_hook(_stop).remove)
         model.bridge(ids.to(model.device), use_cache=False, return_type="logits")
-    _check_seen(model, wanted, kept)
     return kept
 
 
@@ -105,10 +100,6 @@ def record(
         ModelError: this architecture cannot be resumed exactly.
         SiteError: the model has no such site.
     """
-    sites = list(sites)
-    if any(site.name == "resid_mid" for site in sites):
-        check_between(model)
-    kept: dict[Site, Tensor] = {}
     calls: dict[int, BlockCall] = {}
     taken: Taken = {}
     kept_for_others: tuple[dict[str, Tensor], ...] = ()
@@ -123,9 +114,8 @@ def record(
 
     # The first run of a model keeps one site more, for the check.
     checks = [] if model.resume_verified else [Site("resid_pre", 0)]
-    wanted = {site_names.check(model, site) for site in (*sites, *checks)}
     with model.lock, contextlib.ExitStack() as stack:
-        stack.enter_context(hooked(_keepers(model, wanted, kept)))
+        kept = stack.enter_context(keeping(model, (*sites, *checks)))
         for layer, block in enumerate(model.bridge.blocks):
             handle = block.register_forward_pre_hook(remember(layer), with_kwargs=True)
             stack.callback(handle.remove)
@@ -139,7 +129,6 @@ def record(
             stack.callback(model.bridge.ln_final.register_forward_pre_hook(_stop).remove)
         with torch.no_grad():
             logits = model.bridge(ids, use_cache=False, return_type="logits")
-    _check_seen(model, wanted, kept)
     in_order = tuple(calls[layer] for layer in range(model.n_layers))
     recording = Recording(in_order, batch, kept, kept_for_others)
     if checks:
@@ -247,46 +236,6 @@ def recording_memory(model: Model, length: int, n_sites: int) -> int:
     # At the first run of a model they are computed to be compared, in float32 where they are read.
     logits = length * model.d_vocab * model.dtype.itemsize
     return model.memory_per_row(length) + kept + masks + logits
-
-
-@contextlib.contextmanager
-def keeping(model: Model, sites: Iterable[Site]) -> Iterator[dict[Site, Tensor]]:
-    """Inside, one run of the model fills the result with copies of the activations at `sites`.
-
-    Raises:
-        SiteError: the model has no such site.
-        ModelError: TransformerLens does not see it there.
-    """
-    wanted = {site_names.check(model, site) for site in sites}
-    if any(site.name == "resid_mid" for site in wanted):
-        check_between(model)
-    kept: dict[Site, Tensor] = {}
-    with hooked(_keepers(model, wanted, kept)):
-        yield kept
-    _check_seen(model, wanted, kept)
-
-
-def _keepers(
-    model: Model, sites: Iterable[Site], kept: dict[Site, Tensor]
-) -> list[tuple[Any, Hook]]:
-    """Hooks that put a copy of each site's activation into `kept`."""
-
-    def keep(site: Site) -> Hook:
-        def hook(value: Tensor) -> None:
-            kept[site] = value.detach().clone()
-
-        return hook
-
-    return [(site_names.hook_point(model, site), keep(site)) for site in sites]
-
-
-def _check_seen(model: Model, wanted: Iterable[Site], kept: Mapping[Site, Tensor]) -> None:
-    for site in wanted:
-        if site not in kept:
-            raise ModelError(
-                f"{model.name} never computes '{site}' where TransformerLens could see it; "
-                "choose another site."
-            )
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

@@ -88,7 +88,7 @@ class ModelSource:
         """
         out = []
         for site in site_names.some_named(self._model, sites):
-            if site.name == "pattern":
+            if not site.kind.storable:
                 raise SiteError(
                     "Patterns take a number for each pair of tokens and are not stored; capture "
                     "them instead."

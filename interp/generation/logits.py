@@ -12,9 +12,9 @@ from torch import Tensor
 
 from cache.arguments import typed
 from interp.errors import PromptError
+from interp.forward.access import keeping
 from interp.forward.interventions import Intervention, Plan, plan
-from interp.forward.passes import keeping, recording_memory
-from interp.forward.resid_mid import check_between
+from interp.forward.passes import recording_memory
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
 from interp.prompts.tokens import Prompts, TokenBatch, blank, tokenise
@@ -90,9 +90,6 @@ def predict(
         ids: right-padded token ids.
         changes: interventions, made for prompts of which these rows are the `examples`.
     """
-    wanted = list(sites)
-    if any(site.name == "resid_mid" for site in wanted):
-        check_between(model)  # before anything is changed
     where = where.to(model.device)
 
     def choose(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -102,7 +99,7 @@ def predict(
 
     with model.lock, torch.no_grad(), contextlib.ExitStack() as stack:
         stack.enter_context(changes.placed(examples))
-        kept = stack.enter_context(keeping(model, wanted))
+        kept = stack.enter_context(keeping(model, sites))
         stack.callback(model.bridge.unembed.register_forward_pre_hook(choose).remove)
         found = model.bridge(ids.to(model.device), use_cache=False, return_type="logits")
     return found.float(), kept

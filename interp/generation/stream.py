@@ -101,10 +101,12 @@ def stream(
     batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
     _check_room(model, batch, max_new_tokens)
     wanted = site_names.named(model, sites)
-    if any(site.name == "pattern" for site in wanted):
-        raise SiteError(
-            "Attention patterns grow with the text; capture them from the finished one instead."
-        )
+    for site in wanted:
+        if site.kind.pairwise:
+            raise SiteError(
+                f"{site.kind.plural} grow with the text; capture them from the finished one "
+                "instead."
+            )
     writer = _Writer(
         model,
         batch,

@@ -40,7 +40,7 @@ class Model:
         tokenizer: the Hugging Face tokenizer.
         resume_verified: whether resuming from a block has been seen to reproduce the logits.
         packs: whether resuming with a span does too; None before it was tried.
-        stream_between: whether the stream between attention and MLP can be set; None likewise.
+        shown: by name of a site whether the model has it, where that was tried.
         linear_in_heads: whether attention adds the same for each head (see `heads`); None likewise.
         editable: by name of a site whether edits there reach the output, where it was tried.
     """
@@ -67,7 +67,7 @@ class Model:
         self.resume_verified = False
         self.packs: bool | None = None
         self.linear_in_heads: bool | None = None
-        self.stream_between: bool | None = None
+        self.shown: dict[str, bool] = {}
         self.editable: dict[str, bool] = {}
         bridge.eval()
         for parameter in bridge.original_model.parameters():

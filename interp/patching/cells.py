@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from interp.errors import SiteError
-from interp.forward.editable import check_editable
+from interp.forward.trials import editable
+from interp.kinds import site_kind
 from interp.model.model import Model
 from interp.patching import groups
 from interp.patching.groups import Choices, Neurons
 from interp.patching.table import EditTable, Indices, Mask, Places
 from interp.prompts.alignment import Alignment
-from interp.sites import Site, heads_at, site_kind
+from interp.sites import Site, heads_at
 
 By = Literal["position", "span", "head", "neurons", "destination", "source"]
 
@@ -122,11 +123,11 @@ def check_by(site: str, by: By | Sequence[By] | None) -> tuple[By, ...]:
     """The axes of a sweep, in the order in which they stand in its result."""
     kind = site_kind(site)
     allowed: tuple[By, ...] = ("position", "span")
-    if site == "pattern":
+    if kind.pairwise:
         allowed = ("head", "destination", "source")
     elif kind.per_head:
         allowed += ("head",)
-    elif site == "mlp_act":
+    elif kind.unit == "neuron":
         allowed += ("neurons",)
     chosen: tuple[str, ...] = (
         (("head",) if kind.per_head else ("position",))
@@ -150,8 +151,7 @@ def check_layers(model: Model, site: str, layers: Sequence[int] | None) -> tuple
     chosen = tuple(range(model.n_layers)) if layers is None else tuple(sorted(set(layers)))
     if not chosen:
         raise SiteError("There are no layers to patch; name at least one, or leave `layers` out.")
-    for layer in chosen:
-        check_editable(model, Site(site, layer))
+    editable(model, [Site(site, layer) for layer in chosen])
     return chosen
 
 
@@ -178,7 +178,8 @@ def lay_out(
             raise SiteError(
                 f"{name.capitalize()} can be chosen only where they are swept: by='{axis}'."
             )
-    if attended is not None and site != "pattern":
+    pairwise = site_kind(site).pairwise
+    if attended is not None and not pairwise:
         raise SiteError(f"Nothing is attended to at '{site}'; leave attended=… out.")
     chosen = _slots(alignment, axes, alignment.slots(positions))
     units = None
@@ -186,10 +187,10 @@ def lay_out(
         units = groups.heads(model, site, heads)
     elif "neurons" in axes:
         units = groups.neurons(model, neurons)
-    elif site == "pattern":
+    elif pairwise:
         units = groups.everything(heads_at(model, site))
     sources = None
-    if site == "pattern":
+    if pairwise:
         make = groups.single_slots if "source" in axes else groups.all_slots
         sources = make(alignment, alignment.slots(attended))
     there = _there(places, chosen, sources)  # [example, place, source]

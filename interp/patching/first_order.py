@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cache.arguments import typed
-from interp import sites as site_names
 from interp.errors import SiteError
-from interp.forward.hooks import hooked
+from interp.forward.access import changing
 from interp.forward.passes import Recording, record, recording_memory, resume
+from interp.kinds import site_kind
 from interp.metrics import Metric
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
@@ -146,14 +146,14 @@ def _downwards(
 ) -> Iterator[tuple[int, Tensor]]:
     """(layer, gradient by the site's activation), from the top block down."""
     model, site, layers = request.model, request.site, request.layers
+    kind = site_kind(site)
     rows = torch.arange(changed.batch, device=model.device)
     for layer in range(model.n_layers - 1, min(layers) - 1, -1):
-        if site == "resid_post" and layer in layers:
+        if kind.part == "after" and layer in layers:
             yield layer, gradient
         stream = changed[Site("resid_pre", layer)].requires_grad_()
         seen: list[Tensor] = []
-        inside = site not in ("resid_pre", "resid_post") and layer in layers
-        hooks = []
+        inside = kind.inside and layer in layers
 
         def keep(value: Tensor, seen: list[Tensor] = seen) -> Tensor:
             # Handed back, so that what follows is computed from the very tensor that is kept: by
@@ -161,16 +161,12 @@ def _downwards(
             seen.append(value)
             return value
 
-        if inside:
-            # The stream after attention moves as what attention adds to it does. Its own hook may
-            # show a view on the MLP's branch alone (OPT), whose gradient lacks the other branch.
-            seat = "attn_out" if site == "resid_mid" else site
-            hooks.append((site_names.hook_point(model, Site(seat, layer)), keep))
-        with model.lock, hooked(hooks):
+        seat = Site(kind.gradient_at or site, layer)
+        with changing(model, [(seat, keep)] if inside else []):
             out = resume(model, changed, stream, rows, start=layer, stop=layer + 1, grad=True)
         found = torch.autograd.grad(out, [stream, *seen], gradient)
         gradient = found[0]
-        if layer in layers and site != "resid_post":
+        if layer in layers and kind.part != "after":
             yield layer, found[1] if inside else gradient
 
 
@@ -191,14 +187,14 @@ def _moved(
         torch.from_numpy(slots[examples]).clamp(min=0).to(device)
         for slots in (places.destination, places.origin)
     )
-    present = places.attended(examples) if site.name == "pattern" else places.present(examples)
+    present = places.attended(examples) if site.kind.pairwise else places.present(examples)
     at_here, at_there = (_at(slots, site, gradient.shape[1]) for slots in (here, there))
     difference = runs.values(site, other)[at_there] - changed[site].detach()[at_here]
     moved = (difference * gradient[at_here]).float()
-    if site.name == "pattern":
+    if site.kind.pairwise:
         moved = moved.movedim(1, -1)  # [example, destination, source, head]
     else:
-        moved = moved if site.name == "mlp_act" else moved.sum(-1)
+        moved = moved if site.kind.unit == "neuron" else moved.sum(-1)
         moved = moved.reshape(*here.shape, 1, -1)  # [example, slot, 1, head or neuron]
     there_is = torch.from_numpy(present).to(device)
     moved = moved * there_is.reshape(*there_is.shape, *(1,) * (4 - there_is.ndim))
@@ -215,7 +211,7 @@ def _moved(
 def _at(slots: Tensor, site: Site, n_heads: int) -> tuple[Tensor, ...]:
     """An index of activations of `site` at these slots [example, slot]."""
     example = torch.arange(len(slots), device=slots.device)
-    if site.name != "pattern":
+    if not site.kind.pairwise:
         return example[:, None], slots
     head = torch.arange(n_heads, device=slots.device)
     destination, source = slots[:, None, :, None], slots[:, None, None, :]

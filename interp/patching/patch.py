@@ -11,7 +11,7 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.errors import SiteError
-from interp.forward.editable import check_editable
+from interp.forward.trials import editable
 from interp.metrics import Metric, get_metric
 from interp.model.model import Model
 from interp.patching import groups
@@ -122,7 +122,7 @@ class _Part:
     def present(self, places: Places) -> Mask:
         """Whether the examples have anything to replace [example]."""
         examples = np.arange(len(places.destination))
-        if self.site.name != "pattern":
+        if not self.site.kind.pairwise:
             return np.asarray((places.present(examples) & self.slots).any(1))
         found = [
             bool(places.attended(examples[i : i + 1])[0][np.ix_(self.slots, self.attended)].any())
@@ -179,17 +179,17 @@ def tabulate(
 
 def _part(model: Model, alignment: Alignment, patch: Patch) -> _Part:
     given = patch.site if isinstance(patch.site, Site) else Site.parse(patch.site)
-    check_editable(model, given)
+    editable(model, [given])
     site = Site(given.name, given.layer)
-    if patch.neurons is not None and site.name != "mlp_act":
+    if patch.neurons is not None and site.kind.unit != "neuron":
         raise SiteError(f"The site '{site.name}' has no neurons; leave neurons=… out.")
-    if patch.attended is not None and site.name != "pattern":
+    if patch.attended is not None and not site.kind.pairwise:
         raise SiteError(f"Nothing is attended to at '{site.name}'; leave attended=… out.")
     units = None
     if site.kind.per_head:
         chosen = None if given.head is None else [given.head]
         units = groups.heads(model, site.name, chosen).together
-    elif site.name == "mlp_act":
+    elif site.kind.unit == "neuron":
         wanted = None if patch.neurons is None else [patch.neurons]
         units = groups.neurons(model, wanted).together
     return _Part(site, _mask(alignment, patch.positions), units, _mask(alignment, patch.attended))

@@ -18,13 +18,12 @@ import xarray as xr
 from torch import Tensor
 
 from cache.arguments import typed
-from interp import sites as site_names
 from interp.components.components import Components
 from interp.components.contrast import Contrast, contrasts
 from interp.components.graph import Graph
 from interp.components.wiring import Reference, Wiring, wiring_memory, writer_changes
 from interp.errors import SiteError
-from interp.forward.hooks import Hook, hooked
+from interp.forward.access import Change, changing
 from interp.forward.passes import resume
 from interp.metrics import Metric, get_metric
 from interp.model.memory import batches, rows_that_fit
@@ -221,11 +220,11 @@ def _onwards(contrast: Contrast, paths: _Paths, wiring: Wiring, rows: Tensor) ->
     device_rows = rows.to(parts.model.device)
     hidden = base.pre(min(by_layer))[rows]
     for layer in range(min(by_layer), max(by_layer) + 1):
-        hooks = [
+        changes = [
             _reading(contrast, graph, layer, receiver, wiring.read(receiver))
             for receiver in by_layer.get(layer, ())
         ]
-        with parts.model.lock, hooked(hooks):
+        with changing(parts.model, changes):
             hidden = resume(
                 parts.model, base.recording, hidden, device_rows, start=layer, stop=layer + 1
             )
@@ -236,14 +235,13 @@ def _onwards(contrast: Contrast, paths: _Paths, wiring: Wiring, rows: Tensor) ->
 
 def _reading(
     contrast: Contrast, graph: Graph, layer: int, receiver: int, stream: Tensor
-) -> tuple[object, Hook]:
-    """A hook by which one reader makes of this stream what it does, and others as always."""
+) -> tuple[Site, Change]:
+    """A change by which one reader makes of this stream what it does, and others as always."""
     parts = contrast.parts
     with torch.no_grad():
         if receiver == graph.mlp_reader(layer):
             value = parts.mlp(layer, stream)
-            point = site_names.hook_point(parts.model, Site("mlp_out", layer))
-            return point, lambda _: value
+            return Site("mlp_out", layer), lambda _: value
         projection, head = graph.head_read_by(receiver)
         alone = torch.tensor([head], device=stream.device)
         made = parts.read(layer, projection, stream[:, None], alone)[:, 0]
@@ -253,4 +251,4 @@ def _reading(
         value[:, :, head] = made
         return value
 
-    return site_names.hook_point(parts.model, Site(projection, layer)), put
+    return Site(projection, layer), put

@@ -5,7 +5,7 @@ Of a table's rows in a batch, `edits` makes what is written into the batch's act
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,13 +14,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.forward.access import Change
 from interp.sites import Site
 
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-
-# Sites that are the stream between two blocks: no hook is needed to write there.
-STREAMS = ("resid_pre", "resid_post")
 
 
 @dataclass(frozen=True)
@@ -104,21 +102,16 @@ class PatternEdit:
         target[self.row] = torch.where(mask, new, target[self.row])
 
 
-def hook(
-    site: str, edits: Sequence[Edit | PatternEdit], source: Tensor
-) -> Callable[[Tensor], Tensor | None]:
-    """A hook for the site that writes all these edits."""
+def written(edits: Sequence[Edit | PatternEdit], source: Tensor) -> Change:
+    """A change of an activation that makes all these edits."""
 
-    def replace(value: Tensor) -> Tensor | None:
-        # The hook of resid_mid sits on the MLP's branch, after the skip connection has kept a
-        # reference to the same tensor: only an edit in place reaches both.
-        in_place = site == "resid_mid"
-        target = value if in_place else value.clone()
+    def write(value: Tensor) -> Tensor:
+        target = value.clone()
         for edit in edits:
             edit.write(target, source)
-        return None if in_place else target
+        return target
 
-    return replace
+    return write
 
 
 @dataclass(frozen=True)
@@ -154,7 +147,7 @@ class EditTable:
     @property
     def start(self) -> Indices:
         """The block before which each row leaves the unpatched run [row]."""
-        entry = np.array([site.layer + (site.name == "resid_post") for site in self.sites])
+        entry = np.array([_first_block(site) for site in self.sites])
         out = np.full(len(self), np.iinfo(np.int64).max)
         np.minimum.at(out, self.row, entry[self.site])
         return out
@@ -183,8 +176,20 @@ class EditTable:
 
     def rows_inside(self, block: int) -> Indices:
         """The rows that are changed inside of this block, not between it and another."""
-        inside = [site.layer == block and site.name not in STREAMS for site in self.sites]
-        return np.unique(self.row[np.array(inside)[self.site]])
+        inside = np.isin(np.arange(len(self.sites)), [*map(self.sites.index, self.inside(block))])
+        return np.unique(self.row[inside[self.site]])
+
+    def inside(self, block: int) -> list[Site]:
+        """The sites inside of this block."""
+        return [site for site in self.sites if site.layer == block and site.kind.inside]
+
+    def before(self, block: int) -> list[Site]:
+        """The sites that are the stream into this block, in the order in which they are changed.
+
+        No hook is needed to write there.
+        """
+        found = [s for s in self.sites if not s.kind.inside and _first_block(s) == block]
+        return sorted(found, key=lambda site: site.layer)
 
     def first_changed(self, places: Places, idle: Mask, otherwise: Indices) -> Indices:
         """The first token of each row at which anything is put in [row].
@@ -220,7 +225,7 @@ class EditTable:
             return []
         parts = np.nonzero(self.site == self.sites.index(site))[0]
         turn = np.arange(len(parts)) - np.searchsorted(self.row[parts], self.row[parts])
-        build = self._pattern_edit if site.name == "pattern" else self._edit
+        build = self._pattern_edit if site.kind.pairwise else self._edit
         out = []
         for number in range(int(turn.max(initial=-1)) + 1):
             mine = parts[turn == number]
@@ -279,6 +284,11 @@ class EditTable:
             _tensor(chosen, device),
             _tensor(origin, device),
         )
+
+
+def _first_block(site: Site) -> int:
+    """The first block whose outcome a change at the site can touch."""
+    return site.layer + (site.kind.part == "after")
 
 
 def _tensor(values: Indices | Mask, device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ from interp.model.model import Model
 from interp.patching.table import Indices, Mask, Places
 from interp.prompts.pairs import PromptPairs, Reading, Run
 from interp.prompts.tokens import Prompts, tokenise
-from interp.sites import Site, heads_at, neurons_at
+from interp.sites import Site, shape_at
 
 Source = Literal["other", "zero", "mean"] | Mapping[int, Tensor]
 Constants = Mapping[Site, Tensor]
@@ -72,7 +72,7 @@ class TwoRuns:
         if self.constants is None:
             return source[site]
         constant = self.constants[site]
-        if site.name == "pattern":
+        if site.kind.pairwise:
             return constant.expand(source.batch, -1, self.length, self.length)
         return constant.expand(source.batch, self.length, *constant.shape)
 
@@ -155,11 +155,12 @@ def constants(
     """
     if isinstance(source, str) and source == "other":
         return None
-    if source != "zero" and any(site.name == "pattern" for site in sites):
-        raise SiteError(
-            "Attention patterns of different prompts have no common mean or value; replace them "
-            "by source='other' or 'zero'."
-        )
+    for site in sites:
+        if source != "zero" and not site.kind.has_mean:
+            raise SiteError(
+                f"{site.kind.plural} of different prompts have no common mean or value; replace "
+                "them by source='other' or 'zero'."
+            )
     if isinstance(source, Mapping):
         return {site: _fitting(model, source, site) for site in sites}
     if source == "zero":
@@ -183,11 +184,7 @@ def constants(
 
 
 def _shape(model: Model, site: Site) -> tuple[int, ...]:
-    if site.name == "pattern":
-        return heads_at(model, site.name), 1, 1
-    if site.kind.per_head:
-        return heads_at(model, site.name), int(model.bridge.cfg.d_head)
-    return (neurons_at(model) if site.name == "mlp_act" else model.d_model,)
+    return (*shape_at(model, site.name), *((1, 1) if site.kind.pairwise else ()))
 
 
 def _fitting(model: Model, source: Mapping[int, Tensor], site: Site) -> Tensor:

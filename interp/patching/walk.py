@@ -13,12 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp import sites as site_names
 from interp.components.heads import linear_in_heads, output_matrix, through_block
-from interp.forward.hooks import hooked
+from interp.forward.access import changing
 from interp.forward.packing import Active
 from interp.forward.passes import Recording, resume
-from interp.patching.table import STREAMS, Edit, EditTable, Indices, PatternEdit, hook
+from interp.patching.table import Edit, EditTable, Indices, PatternEdit, written
 from interp.patching.values import TwoRuns
 from interp.sites import Site
 
@@ -30,9 +29,9 @@ def entry(n_layers: int, block: int) -> Site:
 
 def needed(n_layers: int, changes: EditTable) -> set[Site]:
     """What must be recorded of the run that is changed."""
-    inside = {site.layer for site in changes.sites if site.name not in STREAMS}
+    inside = {site.layer for site in changes.sites if site.kind.inside}
     streams = {entry(n_layers, block) for block in {*changes.start.tolist(), *inside}}
-    return streams | {site for site in changes.sites if site.name == "z"}
+    return streams | {site for site in changes.sites if site.kind.heads_add_up}
 
 
 def walk(
@@ -57,7 +56,7 @@ def walk(
             new = up.base[entry(n_layers, block)].index_select(0, up.example[joined:n])
             hidden = new if hidden is None else torch.cat([hidden, new])
         assert hidden is not None  # the first rows start at the first block of the walk
-        for site in _streams_into(block):
+        for site in changes.before(block):
             up.write(site, hidden)
         if block < n_layers:
             hidden = up.through(block, hidden, joined)
@@ -124,22 +123,20 @@ class _Walk:
             base = self.base[entry(model.n_layers, block)].index_select(0, example)
             before = torch.arange(self.width, device=self.device) < self.spans.first[index, None]
             stream = torch.where(before[..., None], base, stream)
-        hooks = []
-        for site in self.changes.sites:
-            if site.layer == block and site.name not in STREAMS:
-                values = self.runs.values(site, self.source)
-                edits = self._edits(site, rows)
-                hooks.append((site_names.hook_point(model, site), hook(site.name, edits, values)))
-        with model.lock, hooked(hooks):
+        changes = [
+            (site, written(self._edits(site, rows), self.runs.values(site, self.source)))
+            for site in self.changes.inside(block)
+        ]
+        with changing(model, changes):
             return self._run(block)(stream, example)
 
     def _of_heads(self, block: int, rows: Indices, joined: int) -> Edit | None:
         """What is written, where it is head outputs only, of rows that were the base run so far."""
-        sites = [s for s in self.changes.sites if s.layer == block and s.name not in STREAMS]
-        if self.spans is None or rows[0] < joined or [site.name for site in sites] != ["z"]:
+        sites = self.changes.inside(block)
+        if self.spans is None or rows[0] < joined or len(sites) > 1:
             return None
         # A set may change the stream into the block as well, and with it what its attention does.
-        if not set(_streams_into(block)).isdisjoint(self.changes.sites):
+        if not sites[0].kind.heads_add_up or self.changes.before(block):
             return None
         edits = self._edits(sites[0], rows)
         if len(edits) != 1 or not isinstance(edits[0], Edit):
@@ -147,7 +144,8 @@ class _Walk:
         return edits[0] if linear_in_heads(self.runs.model, self.runs.base.reading.ids) else None
 
     def _by_heads(self, block: int, rows: Indices, edit: Edit) -> Tensor:
-        model, site, index = self.runs.model, Site("z", block), _index(rows, self.device)
+        model, index = self.runs.model, _index(rows, self.device)
+        (site,) = self.changes.inside(block)
         example = self.example[index]
         stream = self.base[Site("resid_pre", block)]
         change = stream.new_zeros(len(rows), *stream.shape[1:])
@@ -195,11 +193,6 @@ class _Spans:
             Active.between(first, last, self.length),
             Active.between(read, last, self.length),
         )
-
-
-def _streams_into(block: int) -> tuple[Site, Site]:
-    """The names of the stream that a block reads."""
-    return Site("resid_post", block - 1), Site("resid_pre", block)
 
 
 def _index(rows: Indices, device: torch.device) -> slice | Tensor:

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import sites as site_names
-from interp.forward.hooks import Hook, hooked
+from interp.forward.access import Change, changing
 from interp.forward.passes import observe
 from interp.model.model import Model
 from interp.sites import Site
@@ -93,15 +92,11 @@ def _log_odds(
     given = torch.cat([queries, queries[:1]])[:, None].expand(-1, last + 1, -1, -1)
     held = torch.zeros(n + 1, last + 1, *keys.shape[1:])
     held[:n, last if distance == 0 else 0] = keys
-    hooks = [
-        (site_names.hook_point(model, site), _replacement(new))
-        for site, new in ((q_site, given), (k_site, held))
-    ]
-    with model.lock, hooked(hooks):
+    with changing(model, [(q_site, _replacement(given)), (k_site, _replacement(held))]):
         seen = observe(model, ids, [pattern])[pattern].float()[:, :, last].cpu()
     odds = (seen[..., last] / seen[..., 0]).log()
     return odds[:n] - odds[n]
 
 
-def _replacement(new: Tensor) -> Hook:
+def _replacement(new: Tensor) -> Change:
     return lambda value: new.to(value).reshape(value.shape)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from interp import Site
 from interp.errors import SiteError
-from interp.sites import KINDS, check, expand, heads_at, hook_point, site_kind
+from interp.kinds import KINDS, site_kind
+from interp.sites import check, expand, heads_at, hook_points
 from tests.interp import reference
 from tests.interp.tiny import N_HEADS, N_KEY_VALUE_HEADS, N_LAYERS, Tiny
 
@@ -103,12 +104,9 @@ def test_layers_and_heads_out_of_range_are_refused(llama: Tiny, site: Site, mess
 
 
 def test_each_site_has_a_hook_point_of_its_own(tiny: Tiny) -> None:
-    points = [
-        hook_point(tiny.model, Site(name, layer))
-        for name in reference.sites(tiny)
-        for layer in range(N_LAYERS)
-    ]
-    assert len({id(point) for point in points}) == len(points)
+    sites = [Site(name, layer) for name in reference.sites(tiny) for layer in range(N_LAYERS)]
+    points = hook_points(tiny.model, sites)
+    assert len({id(point) for point in points.values()}) == len(sites)
 
 
 def test_sites_sort_by_layer_within_a_kind() -> None:

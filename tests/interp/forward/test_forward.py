@@ -10,10 +10,9 @@ import torch
 
 from interp import Site, capture, load_model, record, resume
 from interp.errors import ModelError, PromptError, SiteError
-from interp.forward.hooks import hooked
+from interp.forward.access import changing
 from interp.forward.passes import readout
 from interp.prompts.tokens import blank, tokenise
-from interp.sites import hook_point
 from tests.interp import reference
 from tests.interp.tiny import N_LAYERS, Tiny
 
@@ -155,7 +154,7 @@ def test_hooks_of_the_caller_fire_while_resuming(tiny: Tiny) -> None:
     ids = torch.tensor([tiny.ids(PROMPTS[0])])
     recording = record(tiny.model, ids, [Site("resid_pre", 0)])
     row = torch.zeros(1, dtype=torch.long)
-    with hooked([(hook_point(tiny.model, Site("mlp_out", 1)), torch.zeros_like)]):
+    with changing(tiny.model, [(Site("mlp_out", 1), torch.zeros_like)]):
         final = resume(tiny.model, recording, recording[Site("resid_pre", 0)], row, start=0)
     with reference.intervened(tiny, "mlp_out", 1, lambda value: value.zero_()):
         expected = reference.logits(tiny, tiny.ids(PROMPTS[0]))

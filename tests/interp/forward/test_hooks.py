@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from interp import Site, capture, logit_lens, record, resume, sweep
+from interp.forward.access import changing
 from interp.forward.hooks import hooked
 from interp.forward.passes import readout
 from interp.generation.answers import complete, score_answers
 from interp.metrics import Metric, Term
 from interp.patching.single import patch_once
 from interp.prompts.tokens import tokenise
-from interp.sites import hook_point
+from interp.sites import hook_points
 from tests.interp import reference
 from tests.interp.pairs import prompt_pairs
 from tests.interp.tiny import N_LAYERS, Tiny
@@ -77,9 +78,8 @@ def broken(*_args: object) -> Any:
 
 def fails_in_a_hook(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     recording = record(tiny.model, tokenise(tiny.model, PROMPTS).ids, [Site("resid_pre", 0)])
-    point = hook_point(tiny.model, Site("attn_out", 1))
-    other = hook_point(tiny.model, Site("mlp_out", 1))
-    with hooked([(other, torch.zeros_like), (point, broken)]):
+    changes = [(Site("mlp_out", 1), torch.zeros_like), (Site("attn_out", 1), broken)]
+    with changing(tiny.model, changes):
         resume(tiny.model, recording, recording[Site("resid_pre", 0)], torch.arange(2), start=0)
 
 
@@ -102,7 +102,7 @@ def fails_while_placing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     class Unwilling:
         add_hook = staticmethod(broken)
 
-    point = hook_point(tiny.model, Site("attn_out", 1))
+    (point,) = hook_points(tiny.model, [Site("attn_out", 1)]).values()
     with hooked([(point, torch.zeros_like), (Unwilling(), torch.zeros_like)]):
         pass
 
@@ -150,7 +150,7 @@ def test_token_ids_that_the_embedding_lacks_leave_nothing_behind(tiny: Tiny) -> 
 
 def test_the_users_own_hooks_stay_and_fire(tiny: Tiny) -> None:
     seen: list[int] = []
-    point = hook_point(tiny.model, Site("resid_pre", 1))
+    (point,) = hook_points(tiny.model, [Site("resid_pre", 1)]).values()
 
     def mine(value: torch.Tensor, hook: object) -> None:
         seen.append(len(value))
@@ -169,7 +169,8 @@ def test_the_users_own_hooks_stay_and_fire(tiny: Tiny) -> None:
 def test_a_hook_replaces_or_only_looks(tiny: Tiny) -> None:
     ids = torch.tensor([tiny.ids(PROMPTS[0])])
     recording = record(tiny.model, ids, [Site("resid_pre", 0)])
-    row, point = torch.zeros(1, dtype=torch.long), hook_point(tiny.model, Site("attn_out", 0))
+    row = torch.zeros(1, dtype=torch.long)
+    (point,) = hook_points(tiny.model, [Site("attn_out", 0)]).values()
 
     def logits(hook: Callable[[torch.Tensor], torch.Tensor | None]) -> torch.Tensor:
         with hooked([(point, hook)]):

@@ -1,0 +1,67 @@
+"""The two doors to activations: `keeping` looks at them, `changing` replaces them.
+
+All that places hooks on a model passes here, so that a site which its model has to show first is
+always tried (`interp.forward.trials`), and one that must be edited in place always is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+from torch import Tensor
+
+from interp.forward.hooks import Hook, hooked
+from interp.forward.trials import check_seen, editable, shown
+from interp.model.model import Model
+from interp.sites import Site
+
+Change = Callable[[Tensor], Tensor]
+"""Gets an activation [example, …] and returns its replacement; leaves the one it gets as it is."""
+
+
+@contextlib.contextmanager
+def keeping(model: Model, sites: Iterable[Site]) -> Iterator[dict[Site, Tensor]]:
+    """Inside, one run of the model fills the result with copies of the activations at `sites`.
+
+    Raises:
+        SiteError: the model has no such site.
+        ModelError: TransformerLens does not see it there.
+    """
+    points = shown(model, sites)
+    kept: dict[Site, Tensor] = {}
+
+    def keep(site: Site) -> Hook:
+        def hook(value: Tensor) -> None:
+            kept[site] = value.detach().clone()
+
+        return hook
+
+    with model.lock, hooked([(point, keep(site)) for site, point in points.items()]):
+        yield kept
+    check_seen(model, points, kept)
+
+
+@contextlib.contextmanager
+def changing(model: Model, changes: Iterable[tuple[Site, Change]]) -> Iterator[None]:
+    """Inside, activations of whole sites are replaced whenever the model is run.
+
+    Raises:
+        SiteError: the model has no such site, or drops edits there.
+    """
+
+    def placed(site: Site, change: Change) -> Hook:
+        def hook(value: Tensor) -> Tensor | None:
+            new = change(value)
+            if not site.kind.in_place:
+                return new
+            if new is not value:
+                value.copy_(new)
+            return None
+
+        return hook
+
+    changes = list(changes)
+    points = editable(model, [site for site, _ in changes])
+    with model.lock, hooked([(points[site], placed(site, one)) for site, one in changes]):
+        yield
