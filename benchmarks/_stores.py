@@ -7,10 +7,7 @@ others have no bfloat16 throughout, so all hold its bits as 16-bit integers.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +101,12 @@ class Store:
         """Put prompts into a new store one by one, each on the disk before the next."""
         raise NotImplementedError
 
-    def stream(self, size: int) -> Callable[[], Iterator[Any]] | None:
-        """Shuffled batches by the library's own means for training, if it has some."""
+    def stream(self, size: int, count: int) -> Iterator[Any] | None:
+        """Shuffled batches by the library's own means for training, if it has some.
+
+        Args:
+            count: how many vectors are enough.
+        """
         return None
 
     def files(self) -> Iterator[tuple[int, int]]:
@@ -165,8 +166,9 @@ class Ours(Store):
             for number in numbers:
                 store.rows(source, [number], SITE)
 
-    def stream(self, size: int) -> Callable[[], Iterator[Any]]:
-        return lambda: iter(self.store.stream(self.source, SITE, batch_size=size))
+    def stream(self, size: int, count: int) -> Iterator[Any]:
+        # All of them: the first batch waits for a whole pool.
+        return iter(self.store.stream(self.source, SITE, batch_size=size))
 
 
 class Zarr(Store):
@@ -320,81 +322,6 @@ class Lmdb(Store):
 
     def prompt(self, number: int, out: Bits) -> None:
         out[:] = self._prompt(number)
-
-
-class LitData(Store):
-    """Vectors as blocks of numbers without headers, its quickest form, in files of 64 MB."""
-
-    name, needs, random = "litdata", "litdata", False
-
-    def _loader(self) -> Any:
-        from litdata.streaming.item_loader import TokensLoader
-
-        return TokensLoader(block_size=WIDTH)
-
-    def write(self, bits: Bits) -> None:
-        from litdata.streaming import Cache
-
-        with contextlib.redirect_stdout(io.StringIO()):
-            cache = Cache(str(self.folder), chunk_bytes="64MB", item_loader=self._loader())
-            for number in range(self.prompts):
-                part = bits[number * self.length : (number + 1) * self.length]
-                cache[number] = torch.from_numpy(part.reshape(-1))
-            cache.done()
-            cache.merge()
-
-    def open(self) -> None: ...
-
-    def stream(self, size: int) -> Callable[[], Iterator[Any]]:
-        from litdata import StreamingDataLoader, StreamingDataset
-
-        with contextlib.redirect_stdout(io.StringIO()):
-            dataset = StreamingDataset(
-                str(self.folder), item_loader=self._loader(), shuffle=True, drop_last=False
-            )
-        return lambda: iter(StreamingDataLoader(dataset, batch_size=size, num_workers=0))
-
-
-class Mosaic(Store):
-    name, needs, random = "MosaicML Streaming", "streaming", False
-
-    def write(self, bits: Bits) -> None:
-        from streaming import MDSWriter
-
-        columns = {"x": f"ndarray:int16:{WIDTH}"}
-        with MDSWriter(out=str(self.folder), columns=columns, size_limit=64 << 20) as writer:
-            for vector in bits:
-                writer.write({"x": vector})
-
-    def open(self) -> None: ...
-
-    def stream(self, size: int) -> Callable[[], Iterator[Any]]:
-        from streaming import StreamingDataset
-
-        data = StreamingDataset(local=str(self.folder), shuffle=True, batch_size=size)
-        return lambda: (
-            batch["x"] for batch in torch.utils.data.DataLoader(data, batch_size=size)
-        )
-
-
-EVERY: tuple[type[Store], ...] = (
-    Store,
-    Ours,
-    Lmdb,
-    TensorStorePrompts,
-    TensorStoreFew,
-    ZarrPrompts,
-    ZarrDefault,
-    LitData,
-    Mosaic,
-)
-
-
-def installed(kind: type[Store]) -> bool:
-    if not kind.needs or importlib.util.find_spec(kind.needs) is not None:
-        return True
-    print(f"{kind.needs} is not installed, so {kind.name} is left out.")
-    return False
 
 
 def _key(number: int) -> bytes:

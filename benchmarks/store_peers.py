@@ -18,12 +18,14 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import math
 import mmap
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,7 +34,8 @@ import numpy as np
 import torch
 
 from benchmarks._common import build, describe_machine
-from benchmarks._stores import EVERY, FILE, Bits, Ours, Store, installed
+from benchmarks._stores import FILE, Bits, Ours, Store
+from benchmarks._streams import EVERY, installed
 from benchmarks.cache import WIDTH
 
 LENGTH, SHORT = 256, 8  # tokens of a prompt, and of a short one
@@ -40,7 +43,7 @@ BATCH = 4096
 SEVERAL = 64
 ADDED = 100
 PATIENCE = 0.4  # seconds that single reads are repeated for
-STREAMED = 4.0  # seconds after which a stream is fast or slow
+STREAMED = 1 << 17  # vectors after which a stream is fast or slow
 MOST = 2000
 
 Found = dict[str, dict[str, list[float]]]
@@ -58,9 +61,9 @@ def vectors(count: int) -> Bits:
     return bits
 
 
-def seconds(work: Callable[[], Any]) -> float:
+def seconds(work: Callable[..., Any], *given: Any) -> float:
     start = time.perf_counter()
-    work()
+    work(*given)
     return time.perf_counter() - start
 
 
@@ -95,16 +98,14 @@ def taken(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in files(folder))
 
 
-def forget(folder: Path) -> None:
-    """Put a folder's files out of the page cache, and see that they are."""
+def forget(folder: Path) -> bool:
+    """Put a folder's files out of the page cache; whether they are."""
     gc.collect()
     flush(folder)
     for path in files(folder):
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    kept = sum(map(cached, files(folder))) * mmap.PAGESIZE
-    if kept > 0.01 * taken(folder):
-        print(f"{kept / 1e6:,.0f} MB of {folder.name} stay in the page cache.")
+    return sum(map(cached, files(folder))) * mmap.PAGESIZE < 0.01 * taken(folder)
 
 
 def cached(path: Path) -> int:
@@ -126,13 +127,15 @@ def cached(path: Path) -> int:
 # -- what is measured ---------------------------------------------------------------------------
 
 
-def measure_writing(kinds: list[type[Store]], bits: Bits, length: int, rounds: int, folder: Path) -> Found:
+def measure_writing(
+    kinds: list[type[Store]], bits: Bits, length: int, rounds: int, folder: Path
+) -> Found:
     found: Found = {kind.name: {"write": [], "durable": [], "size": []} for kind in kinds}
     for _ in range(rounds):
         for kind in kinds:
             store = kind(folder / kind.__name__, bits.shape, length)
-            written = seconds(lambda: store.write(bits))
-            durable = written + seconds(lambda: flush(store.folder))
+            written = seconds(store.write, bits)
+            durable = written + seconds(flush, store.folder)
             of_this = {"write": written, "durable": durable, "size": taken(store.folder)}
             for measure, value in of_this.items():
                 found[kind.name][measure].append(value)
@@ -164,8 +167,8 @@ def read_by_number(
 
     def anew(*, cold: bool) -> None:
         store.close()
-        if cold:
-            forget(store.folder)
+        if cold and not forget(store.folder):
+            print(f"{store.name} is still in the page cache.")
         store.open()
 
     def single(measure: str) -> None:
@@ -187,11 +190,11 @@ def read_by_number(
         assert np.array_equal(one, bits.reshape(-1, LENGTH, WIDTH)[picks[0]]), store.name
 
     forget(store.folder)
-    found["in order, cold"] = seconds(lambda: (store.open(), store.sequential(out)))
+    found["in order, cold"] = seconds(store.open) + seconds(store.sequential, out)
     assert np.array_equal(out, bits), store.name
     anew(cold=False)
-    found["in order, anew"] = seconds(lambda: store.sequential(out))
-    found["in order, again"] = seconds(lambda: store.sequential(out))
+    found["in order, anew"] = seconds(store.sequential, out)
+    found["in order, again"] = seconds(store.sequential, out)
     single("again")
     batched("again", 4)
     prompts("again")
@@ -211,17 +214,15 @@ def read_stream(store: Store) -> dict[str, float]:
     """Seconds for each vector of shuffled batches: cold, and again."""
     found = {}
     for measure in ("cold", "again"):
+        # Some keep files mapped when they are done; then this was no cold start.
+        right = measure != "cold" or forget(store.folder)
         store.open()
-        batches = store.stream(BATCH)
-        if batches is None:
-            store.close()
-            return {}
         start, received = time.perf_counter(), 0
-        for batch in batches():
-            received += len(batch)
-            if time.perf_counter() - start > STREAMED:
-                break
-        found[f"stream, {measure}"] = (time.perf_counter() - start) / received
+        if (batches := store.stream(BATCH, STREAMED)) is not None:
+            for batch in batches:
+                received += len(batch)
+            taken_each = (time.perf_counter() - start) / received
+            found[f"stream, {measure}"] = taken_each if right else math.nan
         del batches
         store.close()
     return found
@@ -234,16 +235,16 @@ def measure_short(stores: list[Store], bits: Bits, rounds: int) -> Found:
     for turn in range(rounds):
         picks = np.random.default_rng(turn).integers(0, stores[0].prompts, MOST).tolist()
         for store in stores:
-            of_this: dict[str, float] = {"write": seconds(lambda: (store.write(bits), flush(store.folder)))}
-            of_this["size"] = taken(store.folder)
+            of_this = {"write": seconds(store.write, bits) + seconds(flush, store.folder)}
+            of_this["size"] = float(taken(store.folder))
             store.open()
-            of_this["all"] = seconds(lambda: store.sequential(out))
+            of_this["all"] = seconds(store.sequential, out)
             assert np.array_equal(out, bits), store.name
-            of_this["one"] = each(lambda number: store.prompt(number, one), picks)
+            of_this["one"] = each(partial(store.prompt, out=one), picks)
             store.close()
             shutil.rmtree(store.folder)
             if store.keyed:
-                of_this["add"] = seconds(lambda: store.add(bits, range(ADDED))) / ADDED
+                of_this["add"] = seconds(store.add, bits, range(ADDED)) / ADDED
                 of_this["added"] = taken(store.folder) / ADDED
                 shutil.rmtree(store.folder)
             for measure, value in of_this.items():
@@ -266,13 +267,14 @@ def table(title: str, found: Found, columns: dict[str, tuple[str, Callable[[floa
     for name, measures in found.items():
         cells = []
         for measure, (_, written) in columns.items():
-            values = measures.get(measure)
-            if not values:
+            values = measures.get(measure, [])
+            pairs = [pair for pair in zip(values, ours[measure], strict=False) if pair[0] > 0]
+            if not pairs:
                 cells.append("")
                 continue
-            cell = written(median(values))
-            if name != Ours.name and measure in ours:
-                ratio = median(a / b for a, b in zip(values, ours[measure], strict=True))
+            cell = written(median(value for value, _ in pairs))
+            if name != Ours.name:
+                ratio = median(value / of_ours for value, of_ours in pairs)
                 cell += f" ({ratio:.2g}×)" if ratio < 10 else f" ({ratio:,.0f}×)"
             cells.append(cell)
         if any(cells):
@@ -336,8 +338,6 @@ def main() -> None:
     states = ("cold", "anew", "again")
     columns = {f"in order, {state}": (f"in order, {state}", rate(size)) for state in states}
     table(f"{size / 1e9:.2f} GB", read, columns)
-    for kind, heading in (("vector", "one vector"), ("batch", f"{BATCH:,} vectors")):
-        columns |= {f"{kind}, {state}": (f"{heading}, {state}", small) for state in ("cold", "again")}
     kinds_of = {"vector": "one vector", "batch": f"{BATCH:,} vectors", "prompt": "one prompt"}
     columns = {
         f"{kind}, {state}": (f"{heading}, {state}", small)
@@ -346,9 +346,7 @@ def main() -> None:
     }
     columns["several, again"] = (f"{SEVERAL} prompts, again", small)
     table("at random", read, columns)
-    columns = {
-        f"stream, {state}": (state, rate(WIDTH * 2)) for state in ("cold", "again")
-    }
+    columns = {f"stream, {state}": (state, rate(WIDTH * 2)) for state in ("cold", "again")}
     table(f"shuffled batches of {BATCH:,}", read, columns)
     columns = {
         "write": ("all at once, on the disk", rate(few.nbytes)),
