@@ -14,7 +14,7 @@ from probes.labels import Codes
 from probes.solver import Basis, Problems, Solution, Workspace, solve
 
 # Linear predictors of problems that are solved together, in bytes.
-_SMALL, _LARGE = 2 << 20, 128 << 20
+SMALL, LARGE = 2 << 20, 128 << 20
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Findings:
 
 def sites_at_once(design: Design, example_bytes: int, n_columns: int, device: str) -> int:
     """How many sites to solve together: enough that each step is worth its overhead."""
-    budget = _SMALL if device == "cpu" else _LARGE * 8
+    budget = SMALL if device == "cpu" else LARGE * 8
     each = design.n_problems * n_columns * len(design.labels) * example_bytes
     return max(1, budget // each)
 
@@ -178,7 +178,7 @@ def _solve(
     """In one go, or in pieces where there are too many examples and classes for that."""
     x = basis.features
     each = len(x) * problems.columns * x.shape[1] * x.element_size()
-    size = max(1, _LARGE * (1 if x.device.type == "cpu" else 8) // each)
+    size = max(1, LARGE * (1 if x.device.type == "cpu" else 8) // each)
     parts = [
         solve(
             basis,

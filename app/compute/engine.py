@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 
-_RESULTS = 128  # kept in memory, a few hundred kB each for prompts of usual length
+RESULTS = 128  # kept in memory, a few hundred kB each for prompts of usual length
 _TOP = 10
 _WAIT = 0.05  # s, between two looks whether a turn is still wanted
 
@@ -334,7 +334,7 @@ class Engine:
 
     def _keep(self, name: Hashable, result: object) -> None:
         self._kept[name] = result
-        while len(self._kept) > _RESULTS:
+        while len(self._kept) > RESULTS:
             self._kept.popitem(last=False)
 
 

@@ -19,7 +19,7 @@ from app.text import sentences
 from app.views import parts
 
 # Sweeps of models up to this size take seconds on a laptop, and are not asked for.
-_SMALL = 50_000_000
+SMALL = 50_000_000
 
 PATIENCE = 1.0
 """Seconds that a page waits for work before it draws what there is: most is done by then."""
@@ -52,7 +52,7 @@ def refine(spec: ModelSpec, pair: Pair, site: str, key: str) -> Refining:
     On large models cells are run only when that is asked for.
     """
     engine = resources.engine()
-    whole = engine.about(spec).n_parameters <= _SMALL or bool(
+    whole = engine.about(spec).n_parameters <= SMALL or bool(
         st.session_state.get(f"run-{key}-{site}")
     )
     name = (spec, pair, site, whole)

@@ -56,10 +56,10 @@ def explorer(
         from experiments.records import RunRecord
 
         RunRecord.open(run)
-    _check_port(port)
+    check_port(port)
     address = f"http://{_HOST}:{port}"
     say(f"Starting the explorer at {address} …")
-    with served(_arguments(port, run, root)) as child:
+    with served(server_arguments(port, run, root)) as child:
         if not _answers(child, port):
             raise ObverseError(
                 "The explorer did not start; what it printed above says why, or try --port."
@@ -72,7 +72,7 @@ def explorer(
         raise ObverseError(f"The explorer ended with exit code {code}; start it again.")
 
 
-def _arguments(port: int, run: Path | None, root: Path) -> list[str]:
+def server_arguments(port: int, run: Path | None, root: Path) -> list[str]:
     # Not by its name: a user's own folder `app` would be found first.
     server = Path(__file__).resolve().parents[2] / "app" / "server.py"
     if not server.is_file():
@@ -81,7 +81,7 @@ def _arguments(port: int, run: Path | None, root: Path) -> list[str]:
     return arguments + ([] if run is None else ["--run", str(run)])
 
 
-def _check_port(port: int) -> None:
+def check_port(port: int) -> None:
     """Raise unless `port` is free on every address that the host name stands for."""
     for family, kind, protocol, _, address in socket.getaddrinfo(
         _HOST, port, type=socket.SOCK_STREAM

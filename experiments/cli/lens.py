@@ -69,21 +69,21 @@ def lens(
     from interp.lens.logit import logit_lens
 
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
-    answer = None if answer is None else _after(prompt, answer)
+    answer = None if answer is None else with_space(prompt, answer)
     answers = None if answer is None else [answer]
     learned = None if tuned is None else TunedLens.load(tuned, loaded)
     result = logit_lens(loaded, [prompt], answers, lens=learned, k=top).isel(example=0)
     console = output()
     console.print()
-    console.print(_next_tokens(result))
+    console.print(next_token_table(result))
     if answer is not None:
         final = result.isel(layer=-1, position=-1)
         say(_answer_line(answer, int(final.answer_rank), float(final.answer_logprob)))
     console.print()
-    console.print(_layers(result, console.width, followed=answer is not None))
+    console.print(layer_table(result, console.width, followed=answer is not None))
 
 
-def _after(prompt: str, answer: str) -> str:
+def with_space(prompt: str, answer: str) -> str:
     """The answer with the space that stands before it in a text, as in studies.
 
     Scripts that write no spaces between words (Thai, Chinese, Japanese) get none; Korean does.
@@ -93,7 +93,7 @@ def _after(prompt: str, answer: str) -> str:
     return f" {answer}" if missing else answer
 
 
-def _next_tokens(result: xr.Dataset) -> Table:
+def next_token_table(result: xr.Dataset) -> Table:
     final = result.isel(layer=-1, position=-1)
     table = Table("Next token", "Probability", box=None, pad_edge=False)
     table.columns[1].justify = "right"
@@ -115,7 +115,7 @@ def _answer_line(answer: str, rank: int, logprob: float) -> str:
     return f"First token of '{answer}': {ahead}, log-probability {logprob:.2f} nats."
 
 
-def _layers(result: xr.Dataset, width: int, *, followed: bool) -> Table:
+def layer_table(result: xr.Dataset, width: int, *, followed: bool) -> Table:
     """Rows are layers from the last to the embedding, columns the last positions that fit."""
     from interp.figures.drawing.numbers import rank as ranked
 
@@ -133,7 +133,7 @@ def _layers(result: xr.Dataset, width: int, *, followed: bool) -> Table:
     probability = result.top_prob.isel(k=0).values
     for layer in reversed(range(result.sizes["layer"])):
         cells = [
-            _cell(str(top[layer, position]), float(probability[layer, position]))
+            cell_text(str(top[layer, position]), float(probability[layer, position]))
             for position in range(first, len(tokens))
         ]
         name = "embedding" if layer == 0 else str(layer)
@@ -145,7 +145,7 @@ def _layers(result: xr.Dataset, width: int, *, followed: bool) -> Table:
     return table
 
 
-def _cell(token: str, probability: float) -> Text:
+def cell_text(token: str, probability: float) -> Text:
     share = min(max(probability, 0.0), 1.0)
     colour = [round(a + (b - a) * share) for a, b in zip(_DARK, _BRIGHT, strict=True)]
     ink = "black" if share > 0.5 else "white"

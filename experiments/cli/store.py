@@ -211,18 +211,18 @@ def _by_layers(usage: list[Usage]) -> Iterator[tuple[str, list[Usage]]]:
 
     for _, group in groupby(sorted(usage, key=kind), kind):
         entries = list(group)
-        yield _layers([entry.site for entry in entries]), entries
+        yield layer_ranges([entry.site for entry in entries]), entries
 
 
-def _layers(sites: list[str]) -> str:
+def layer_ranges(sites: list[str]) -> str:
     """Of "z.0", "z.1", "z.3" the layers: "0–1, 3". What has none is named as it is."""
     numbers = [site.rpartition(".")[2] for site in sites]
     if all(number.isascii() and number.isdigit() and len(number) < 10 for number in numbers):
-        return _ranges(sorted(map(int, numbers)))
+        return number_ranges(sorted(map(int, numbers)))
     return ", ".join(sorted(numbers))
 
 
-def _ranges(numbers: list[int]) -> str:
+def number_ranges(numbers: list[int]) -> str:
     """[0, 1, 2, 5] as "0–2, 5"."""
     runs: list[list[int]] = []
     for number in numbers:

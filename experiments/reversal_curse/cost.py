@@ -27,7 +27,7 @@ _COPIES = 3
 _SAMPLE = 64
 _WORTH_TELLING = 120.0
 # Fewer than this, and nothing of it can be long or large on a model that could be loaded.
-_FEW = 2000
+FEW = 2000
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def tell(subject: Subject, cost: Cost, note: Callable[[str], None]) -> None:
         FactsError: it does not fit the memory.
     """
     count = len(subject.facts)
-    if count < _FEW and cost.texts < _FEW * 100:
+    if count < FEW and cost.texts < FEW * 100:
         return
     free = available_memory()
     if free is not None and cost.memory > free:

@@ -22,7 +22,7 @@ from probes.retrieval import STRENGTHS
 
 LEAST_FACTS = 20
 """Fewer cannot be learned from and tested on."""
-_SHUFFLES = 30
+SHUFFLES = 30
 
 
 def probe_name(
@@ -47,7 +47,7 @@ def probe_name(
     template = _wording(subject.templates[direction], direction)
     if template is None:
         return _refused("no template begins with the name that it asks about")
-    kept = [int(i) for i in members if not _share_word(subject.facts[int(i)])]
+    kept = [int(i) for i in members if not names_share_a_word(subject.facts[int(i)])]
     if len(kept) < LEAST_FACTS:
         return _refused(f"{len(kept)} facts, and a probe needs {LEAST_FACTS}")
     try:
@@ -66,7 +66,7 @@ def _wording(templates: Templates, direction: Direction) -> str | None:
     return next((each for each in wordings if PLACEHOLDER.findall(each)[0] == name), None)
 
 
-def _share_word(fact: Fact) -> bool:
+def names_share_a_word(fact: Fact) -> bool:
     return bool(set(sameness(fact.subject).split()) & set(sameness(fact.object).split()))
 
 
@@ -99,9 +99,9 @@ def _probed(
         Features(narrow, features.sites, identity=features.identity),
         answers,
         vectors,
-        groups=_groups(asks, answers),
+        groups=joined_groups(asks, answers),
         strengths=[scale * strength for strength in STRENGTHS],
-        nulls=_SHUFFLES,
+        nulls=SHUFFLES,
         seed=seed % 2**32,
     )
     return found.assign_coords(fact=("example", rows)).assign_attrs(questions=len(numbers))
@@ -122,7 +122,7 @@ def _rotated(values: torch.Tensor) -> torch.Tensor:
     return rotated
 
 
-def _groups(questions: list[int], answers: list[str]) -> list[int]:
+def joined_groups(questions: list[int], answers: list[str]) -> list[int]:
     """Facts that share a question or an answer, directly or by others, must not be told apart."""
     code = {answer: i for i, answer in enumerate(dict.fromkeys(answers))}
     n = max(questions) + 1

@@ -24,7 +24,7 @@ __all__ = ["decode_dataset", "decode_table", "encode_dataset", "encode_table"]
 _JSON_ATTRIBUTES = "obverse_json_attributes"
 _TEXT = "obverse_text"
 # Compressed, a few bytes can claim any number; no study stores a tenth of this.
-_MOST_VALUES = 1 << 29
+MOST_VALUES = 1 << 29
 
 
 def encode_table(table: pd.DataFrame) -> bytes:
@@ -86,7 +86,7 @@ def decode_dataset(data: bytes, name: str) -> xr.Dataset:
 
 
 def _check_count(values: int) -> None:
-    if values > _MOST_VALUES:
+    if values > MOST_VALUES:
         raise ValueError(f"it claims {values:,} values")
 
 

@@ -14,6 +14,7 @@ from app.compute.engine import Engine, ModelSpec
 from app.views import live
 from experiments.records import RunRecord
 from interp.loading.load import load_model
+from interp.model.model import Model
 from tests.app import material
 from tests.app.pages import MAIN, Open
 
@@ -39,10 +40,21 @@ def spec(model_folder: Path) -> ModelSpec:
     return ModelSpec(str(model_folder))
 
 
+@functools.cache
+def loaded(spec: ModelSpec) -> Model:
+    """Each model once."""
+    return load_model(spec.source)
+
+
 @pytest.fixture(scope="session")
 def engine() -> Engine:
-    """An engine that loads each model once."""
-    loaded = functools.cache(lambda spec: load_model(spec.source))
+    """An engine that keeps what it has computed for other tests."""
+    return Engine(loaded)
+
+
+@pytest.fixture
+def fresh() -> Engine:
+    """An engine that has computed nothing yet."""
     return Engine(loaded)
 
 

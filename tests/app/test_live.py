@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import streamlit as st
 import xarray as xr
 from streamlit.testing.v1 import AppTest
 
-from app import resources
 from app.compute.engine import Engine, ModelSpec
 from app.compute.pairs import Pair, typed
 from app.compute.refining import Refined, trust
-from app.compute.work import Work
 from app.selection import Cell, View
 from app.views import live
 from interp import load_model, sweep
 from tests.app.pages import Open, assert_fine, html
+from tests.app.slowed import slowed
 
 LONG = 60.0
 TEXTS = ("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea")
@@ -39,7 +39,7 @@ def pair() -> Pair:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Holds all work after each result until it is set."""
     gate = threading.Event()
-    monkeypatch.setattr(Work, "_pause", lambda self: gate.wait(LONG))
+    monkeypatch.setattr("app.compute.engine.Work", slowed(lambda stop, number: gate.wait(LONG)))
     yield gate
     gate.set()
 
@@ -52,9 +52,8 @@ def exact_patches(spec: ModelSpec, pair: Pair, site: str) -> np.ndarray:
 
 @pytest.mark.parametrize("site", ["resid_pre", "z"])
 def test_a_refined_map_ends_as_the_sweep(
-    engine: Engine, spec: ModelSpec, pair: Pair, site: str
+    fresh: Engine, spec: ModelSpec, pair: Pair, site: str
 ) -> None:
-    fresh = Engine(engine._load)
     end = fresh.refine(spec, pair, site, run=True).wait(LONG)
     assert not end.running
     assert end.result is not None
@@ -68,16 +67,15 @@ def test_a_refined_map_ends_as_the_sweep(
     assert again.result is end.result
 
 
-def test_without_runs_a_map_stays_an_estimate(engine: Engine, spec: ModelSpec, pair: Pair) -> None:
-    end = Engine(engine._load).refine(spec, pair, "resid_pre", run=False).wait(LONG)
+def test_without_runs_a_map_stays_an_estimate(fresh: Engine, spec: ModelSpec, pair: Pair) -> None:
+    end = fresh.refine(spec, pair, "resid_pre", run=False).wait(LONG)
     assert end.result is not None
     assert not end.result.result["exact"].any()
 
 
 def test_others_get_their_turn_while_a_map_is_refined(
-    engine: Engine, spec: ModelSpec, pair: Pair, gate: threading.Event
+    fresh: Engine, spec: ModelSpec, pair: Pair, gate: threading.Event
 ) -> None:
-    fresh = Engine(engine._load)
     work = fresh.refine(spec, pair, "resid_pre", run=True)
     with ThreadPoolExecutor(1) as pool:
         lens = pool.submit(fresh.lens, spec, TEXTS[0], None).result(timeout=LONG)
@@ -144,7 +142,7 @@ def estimated(
     tmp_path: Path,
 ) -> AppTest:
     """A page on which a map is estimated and not yet refined; from the gate on it is waited for."""
-    resources._engine.clear()  # type: ignore[attr-defined]
+    st.cache_resource.clear()  # an engine that has computed nothing yet
     monkeypatch.setattr(live, "PATIENCE", 0.0)
     page = open_page(tmp_path, query=own(model_folder))
     deadline = time.monotonic() + LONG
@@ -217,7 +215,7 @@ def test_a_chosen_cell_that_was_only_estimated_says_so(
 def test_large_models_are_only_estimated_until_their_cells_are_asked_for(
     open_page: Open, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_SMALL", 0)
+    monkeypatch.setattr(live, "SMALL", 0)
     page = open_page(tmp_path, query=own(model_folder, site="mlp_out"))
     assert_fine(page)
     assert hatched(page)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from app import server
-from app.compute.work import Work
+from app.compute import engine
 from interp.patching import single
+from tests.app.slowed import slowed
 
 patch_once = single.patch_once
 
 
-def pause(work: Work[object]) -> None:
+def pause(stop: threading.Event, number: int) -> None:
     """Long enough for a click after the estimate; short after that."""
-    work._stop.wait(5.0 if work.stand.done == 0 else 0.1)
+    stop.wait(5.0 if number == 0 else 0.1)
 
 
 def patch_slowly(*given: Any, **named: Any) -> Any:
@@ -27,6 +29,6 @@ def patch_slowly(*given: Any, **named: Any) -> Any:
     return patch_once(*given, **named)
 
 
-Work._pause = pause  # type: ignore[method-assign]
+engine.Work = slowed(pause)  # type: ignore[misc]
 single.patch_once = patch_slowly
 server.main()

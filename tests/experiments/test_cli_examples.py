@@ -73,7 +73,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(interp, "load_model", load)
     monkeypatch.setattr(experiments.runner, "run_study", begin)
     monkeypatch.setattr(experiments.cli.explorer, "served", begin)
-    monkeypatch.setattr(experiments.cli.explorer, "_check_port", lambda _: None)
+    monkeypatch.setattr(experiments.cli.explorer, "check_port", lambda _: None)
     monkeypatch.setattr(experiments.organisms.train, "TrainConfig", lambda seed: TINY)
     return tmp_path
 
@@ -149,6 +149,6 @@ def test_an_answer_gets_the_space_that_is_missing(
     ],
 )
 def test_the_space_before_an_answer(prompt: str, answer: str, follows: str) -> None:
-    from experiments.cli.lens import _after
+    from experiments.cli.lens import with_space
 
-    assert _after(prompt, answer) == follows
+    assert with_space(prompt, answer) == follows

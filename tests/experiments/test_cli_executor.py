@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments.test_cli import is_one_sentence, toy
+from tests.experiments.commands import is_one_sentence, toy
 
 
 @pytest.mark.parametrize(

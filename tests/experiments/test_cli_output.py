@@ -59,7 +59,9 @@ def lens_result(tokens: list[str], n_layers: int = 2, k: int = 2) -> xr.Dataset:
 
 
 def test_the_last_layer_is_on_top_and_the_prompt_heads_the_columns() -> None:
-    lines = shown(lens._layers(lens_result([" Tom", "'s"]), 100, followed=True), 100).splitlines()
+    lines = shown(
+        lens.layer_table(lens_result([" Tom", "'s"]), 100, followed=True), 100
+    ).splitlines()
     rows = [line.split() for line in lines]
     assert rows[0] == ["layer", "·Tom", "'s", "answer", "rank"]
     # Ranks are those of the last position, 1, 3, 5 for layers 0, 1, 2, counted from 1.
@@ -73,7 +75,7 @@ def test_the_last_layer_is_on_top_and_the_prompt_heads_the_columns() -> None:
 @pytest.mark.parametrize("width", [30, 60, 80, 200])
 def test_the_last_positions_that_fit_are_shown(width: int) -> None:
     tokens = [f"t{i}" for i in range(10)]
-    text = shown(lens._layers(lens_result(tokens), width, followed=False), width)
+    text = shown(lens.layer_table(lens_result(tokens), width, followed=False), width)
     header = text.splitlines()[0].split()[1:]
     assert header == tokens[len(tokens) - len(header) :]
     assert max(len(line) for line in text.splitlines()[:4]) <= width
@@ -86,7 +88,7 @@ def test_the_last_positions_that_fit_are_shown(width: int) -> None:
 def test_the_likelier_the_brighter() -> None:
     colours = []
     for probability in (0.0, 0.3, 0.6, 1.0):
-        background = lens._cell(" x", probability).style.bgcolor  # type: ignore[union-attr]
+        background = lens.cell_text(" x", probability).style.bgcolor  # type: ignore[union-attr]
         assert background is not None
         assert background.triplet is not None
         colours.append(sum(background.triplet))
@@ -95,14 +97,14 @@ def test_the_likelier_the_brighter() -> None:
 
 def test_tokens_stay_text_and_keep_the_columns_straight() -> None:
     result = lens_result(["\x1b[2J", "[red]x[/red]", "a long token that fills more", "\n"])
-    text = shown(lens._layers(result, 200, followed=False), 200, colour=False)
+    text = shown(lens.layer_table(result, 200, followed=False), 200, colour=False)
     assert "\x1b" not in text
     assert "␛[2J" in text
     assert "[red]x[/red]" in text
     assert "↵" in text
     assert "a·long·toke…" in text
     assert len(text.splitlines()) == 4
-    table = shown(lens._next_tokens(result), 80)
+    table = shown(lens.next_token_table(result), 80)
     assert "·23" in table
     assert "100.0%" in table
     assert "␛[31m[bold]" in table

@@ -19,7 +19,7 @@ from cache.errors import StorageError
 from experiments.cli.application import application
 from experiments.cli.harvest import choose_sites, parse_count
 from experiments.cli.meter import Meter
-from experiments.cli.store import _layers, _ranges
+from experiments.cli.store import layer_ranges, number_ranges
 
 WORDS = ["Tom", "Kate", "Goldie", "Mary", "Lee", "Hudson", "Hawn", "Cruise"]
 
@@ -147,10 +147,10 @@ def test_numbers_and_layers_are_read() -> None:
     ]
     assert choose_sites("z, q", "0,2-3", 4) == ["z.0", "z.2", "z.3", "q.0", "q.2", "q.3"]
     assert choose_sites("z", "all", 2) == ["z.0", "z.1"]
-    assert _ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
-    assert _layers(["z.3", "z.1", "z.2"]) == "1–3"
+    assert number_ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
+    assert layer_ranges(["z.3", "z.1", "z.2"]) == "1–3"
     # A store from somebody else may hold anything.
-    assert _layers(["z.3", "z.x", "odd", "z.9999999999999"]) == "3, 9999999999999, odd, x"
+    assert layer_ranges(["z.3", "z.x", "odd", "z.9999999999999"]) == "3, 9999999999999, odd, x"
     with pytest.raises(StorageError):
         choose_sites("z", "3-1", 4)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli.process import Stopped, stopped_by_signals
-from tests.experiments.test_cli import environment, is_one_sentence, obverse, start_toy, toy
+from tests.experiments.commands import environment, is_one_sentence, obverse, start_toy, toy
 
 
 def shell(line: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:

@@ -12,8 +12,8 @@ from experiments.records import RunRecord
 from experiments.registry import find_study, shapes_of, study_names
 from experiments.run_directory.manifest import Manifest
 from experiments.run_directory.storage import encode_table
+from tests.experiments.commands import ROOT, is_one_sentence, obverse
 from tests.experiments.packages import install, install_dice
-from tests.experiments.test_cli import ROOT, is_one_sentence, obverse
 
 
 @pytest.fixture

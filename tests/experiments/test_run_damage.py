@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
@@ -15,59 +14,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cache import files
-from experiments.errors import ObverseError, RunError, StorageError
+from experiments.errors import RunError, StorageError
 from experiments.records import RunRecord, list_runs
-from experiments.run_directory import provenance
 from experiments.run_directory.manifest import Manifest
 from experiments.run_directory.schema import SCHEMA
-from experiments.runner import run_study
 from experiments.study import Verdict
-from tests.experiments import toy
+from tests.experiments.commands import obverse
+from tests.experiments.damaging import FILES, refused, run, said
 from tests.experiments.sealing import edit, seal
-from tests.experiments.test_cli import obverse
-
-FILES = ("config.json", "provenance.json", "stages.json", "verdicts.json")
-
-
-@pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("whole")
-    return run_study(toy.STUDY, toy.Config(), out=root / "run", model=toy.fake_model()).path
-
-
-@pytest.fixture
-def bad(whole: Path, tmp_path: Path) -> Path:
-    """A finished run, to be damaged."""
-    return Path(shutil.copytree(whole, tmp_path / "runs" / "bad"))
-
-
-def run(out: Path, **options: Any) -> RunRecord:
-    return run_study(toy.STUDY, toy.Config(), out=out, model=toy.fake_model(), **options)
-
-
-def refused(directory: Path) -> str:
-    """The sentence with which a folder is refused, told of as skipped in a list too."""
-    message = said(lambda: RunRecord.open(directory))
-    assert message
-    skipped: list[str] = []
-    assert list_runs(directory.parent, on_skip=lambda _, why: skipped.append(why)) == []
-    assert skipped == [message]
-    return message
-
-
-def said(act: Callable[[], object]) -> str:
-    """The sentence with which something is refused; nothing if it is not."""
-    try:
-        act()
-    except ObverseError as error:
-        message = str(error)
-    else:
-        return ""
-    assert message.endswith(".")
-    assert "\n" not in message
-    return message
-
 
 # --- contents --------------------------------------------------------------------------------
 
@@ -344,138 +298,6 @@ def test_a_headline_of_other_columns_is_one_sentence(bad: Path) -> None:
     manifest.store("headline", "table", frame.to_parquet())
     with pytest.raises(RunError, match="holds no sentences"):
         _ = RunRecord.open(bad).headline
-
-
-# --- writing ---------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """As SIGKILL: nothing that tidies up after an error may be relied on."""
-
-
-def test_a_kill_between_any_two_steps_leaves_a_run_that_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every renaming and every removal of a file is the last thing that is done."""
-
-    def small(out: Path) -> RunRecord:
-        return run_study(toy.STUDY, toy.Config(size=3), out=out, model=toy.fake_model())
-
-    expected = small(tmp_path / "whole")
-    replace = os.replace
-    steps = 0
-    last = 0
-
-    def counted(act: Callable[..., None]) -> Callable[..., None]:
-        def wrapper(*arguments: Any, **options: Any) -> None:
-            nonlocal steps
-            act(*arguments, **options)
-            steps += 1
-            if steps == last:
-                raise Killed
-
-        return wrapper
-
-    monkeypatch.setattr(files.os, "replace", counted(replace))
-    monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
-    # What is on the disk after a power cut is the file system's matter; this is about the order.
-    monkeypatch.setattr(files, "flush", lambda _: None)
-    monkeypatch.setattr(provenance, "code_revision", lambda: None)
-    monkeypatch.setattr(provenance, "package_versions", dict)
-    for judged in (False, True):
-        for last in itertools.count(1):
-            out = tmp_path / f"{judged}-{last}"
-            if judged:  # a finished run whose verdicts were lost
-                shutil.copytree(expected.path, out)
-                os.unlink(out / "verdicts.json")
-            steps = 0
-            try:
-                small(out)
-            except Killed:
-                steps = -(10**6)
-            else:
-                break
-            if (out / "provenance.json").exists() and not judged:
-                assert RunRecord.open(out).verdicts in ((), expected.verdicts)
-            ended = small(out)
-            assert ended.verdicts == expected.verdicts
-            assert ended.damage() == []
-        assert last > 5 + 15 * (not judged)
-
-
-def test_a_run_that_is_at_work_can_be_opened_at_any_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a reader sees after each step of the writer is a run, never damage."""
-    replace = os.replace
-    opened: list[bool] = []
-
-    def watched(*arguments: Any) -> None:
-        replace(*arguments)
-        if (tmp_path / "run/provenance.json").exists():
-            opened.append(RunRecord.open(tmp_path / "run").finished)
-
-    monkeypatch.setattr(files.os, "replace", watched)
-    run(tmp_path / "run")
-    assert opened[-1]
-    assert not opened[0]
-    assert len(opened) > 15
-
-
-@pytest.mark.parametrize("name", [*FILES, "report.html", "results/field.nc", ".lock"])
-def test_nothing_is_written_through_a_link(tmp_path: Path, name: str) -> None:
-    victim = tmp_path / "victim"
-    victim.write_text("precious")
-    run(tmp_path / "run")
-    path = tmp_path / "run" / name
-    path.unlink()
-    path.symlink_to(victim)
-    for options in ({}, {"fresh": True}):
-        said(lambda options=options: run(tmp_path / "run", **options))
-        assert victim.read_text() == "precious"
-
-
-def test_a_hard_link_as_lock_is_left_alone(bad: Path, tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
-    victim.write_text("precious")
-    (bad / ".lock").unlink()
-    os.link(victim, bad / ".lock")
-    with pytest.raises(StorageError, match="hard link"):
-        run(bad, fresh=True)
-    assert victim.read_text() == "precious"
-
-
-@pytest.mark.parametrize("name", ["results", "results/.chunks", "results/.chunks/long"])
-@pytest.mark.parametrize("fresh", [False, True])
-def test_a_folder_that_is_a_link_out_is_refused(tmp_path: Path, name: str, fresh: bool) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    names = ["numbers.parquet", "000000.parquet", ".partial-1", "long.parquet"]
-    for one in names:
-        (outside / one).write_text("precious")
-    record = run(tmp_path / "run")
-    path = record.path / name
-    if name == "results":
-        shutil.rmtree(path)
-    else:
-        (record.path / "results/long.parquet").unlink()
-        path.parent.mkdir(exist_ok=True)
-    path.symlink_to(outside)
-    with pytest.raises(StorageError, match=r"symbolic link"):
-        run(tmp_path / "run", fresh=fresh)
-    assert [(outside / one).read_text() for one in names] == ["precious"] * len(names)
-    assert len(list(outside.iterdir())) == len(names)
-    if name == "results":
-        assert all("behind a symbolic link" in one for one in record.damage()[:3])
-
-
-@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "file/run", "dangling", "\udcff"])
-def test_a_folder_that_cannot_be_is_one_sentence(tmp_path: Path, name: str) -> None:
-    (tmp_path / "file").write_text("precious")
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    refusal = said(lambda: run(tmp_path / name))
-    assert bool(refusal) == (name != "\udcff")
-    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 10**30])

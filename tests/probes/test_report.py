@@ -155,8 +155,8 @@ def test_units_and_rotations_of_the_features_do_not_matter() -> None:
 def test_pieces_and_threads_give_the_same_report(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = data("plain", 3, sites=5)
     whole = probe_report(torch.from_numpy(x), y, groups=GROUPS)
-    monkeypatch.setattr("probes.evaluate._SMALL", 1)
-    monkeypatch.setattr("probes.evaluate._LARGE", 40 * 300 * 3 * 8)
+    monkeypatch.setattr("probes.evaluate.SMALL", 1)
+    monkeypatch.setattr("probes.evaluate.LARGE", 40 * 300 * 3 * 8)
     torch.set_num_threads(2)
     pieces = probe_report(torch.from_numpy(x), y, groups=GROUPS)
     torch.set_num_threads(1)

@@ -126,11 +126,11 @@ def test_several_pairs_are_one_set_of_prompts(engine: Engine, spec: ModelSpec) -
 
 
 def test_a_model_that_is_no_sum_is_refused_in_a_sentence(
-    engine: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+    fresh: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*given: object, **named: object) -> None:
         raise ModelError("Its blocks are no sums.")
 
     monkeypatch.setattr("interp.circuits.attribute_edges", refuse)
     with pytest.raises(ModelError, match="no sums"):
-        Engine(engine._load).circuit(spec, PAIRS, 20)
+        fresh.circuit(spec, PAIRS, 20)

@@ -110,18 +110,17 @@ def test_another_checkpoint_in_the_same_place_is_computed_anew(
 
 
 def test_old_results_make_room(
-    engine: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+    fresh: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "_RESULTS", 2)
-    small = Engine(engine._load)
+    monkeypatch.setattr(engines, "RESULTS", 2)
     prompts = ["Tom is", "Ann is", "Cy is"]
-    kept = [small.lens(spec, prompt, None) for prompt in prompts]
-    assert small.lens(spec, prompts[2], None) is kept[2]
-    assert small.lens(spec, prompts[0], None) is not kept[0]
+    kept = [fresh.lens(spec, prompt, None) for prompt in prompts]
+    assert fresh.lens(spec, prompts[2], None) is kept[2]
+    assert fresh.lens(spec, prompts[0], None) is not kept[0]
 
 
 def test_sessions_at_the_same_time_get_the_numbers_of_one_after_the_other(
-    spec: ModelSpec, engine: Engine
+    spec: ModelSpec, fresh: Engine
 ) -> None:
     """Hooks are shared state: without the lock one session's patch lands in another's run."""
     pairs = [
@@ -138,7 +137,6 @@ def test_sessions_at_the_same_time_get_the_numbers_of_one_after_the_other(
         for pair in pairs
         for site in ("mlp_out", "z")
     }
-    fresh = Engine(engine._load)
     start = threading.Barrier(6)
 
     def work(key: tuple[Pair, str]) -> np.ndarray:
@@ -152,7 +150,7 @@ def test_sessions_at_the_same_time_get_the_numbers_of_one_after_the_other(
 
 
 def test_a_session_that_is_stopped_leaves_the_engine_free(
-    spec: ModelSpec, engine: Engine, pair: Pair
+    spec: ModelSpec, fresh: Engine, pair: Pair
 ) -> None:
     """Streamlit stops a script by raising out of whatever it calls, which progress bars do."""
 
@@ -162,7 +160,6 @@ def test_a_session_that_is_stopped_leaves_the_engine_free(
     def stop(done: int, total: int) -> None:
         raise Stopped
 
-    fresh = Engine(engine._load)
     with pytest.raises(Stopped):
         fresh.sweep(spec, pair, "attn_out", stop)
     with ThreadPoolExecutor(1) as pool:
@@ -193,16 +190,14 @@ def test_a_model_without_facts_has_none(model_folder: Path, tmp_path: Path) -> N
 
 
 def test_small_models_compute_in_one_thread_and_give_the_others_back(
-    engine: Engine, spec: ModelSpec, pair: Pair
+    fresh: Engine, spec: ModelSpec, pair: Pair
 ) -> None:
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     seen: list[int] = []
-    Engine(engine._load).sweep(
-        spec, pair, "attn_out", lambda done, total: seen.append(torch.get_num_threads())
-    )
+    fresh.sweep(spec, pair, "attn_out", lambda done, total: seen.append(torch.get_num_threads()))
     assert set(seen) == {1}
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)

@@ -75,7 +75,7 @@ def test_long_work_is_told_and_short_work_is_not(subject: Subject) -> None:
 def test_a_run_that_cannot_fit_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost, "_FEW", 0)
+    monkeypatch.setattr(cost, "FEW", 0)
     monkeypatch.setattr(cost, "available_memory", lambda: 10**5)
     with pytest.raises(FactsError, match="of memory"):
         run_study(study.STUDY, study.Config(), out=tmp_path / "run")

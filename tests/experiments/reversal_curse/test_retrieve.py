@@ -24,7 +24,7 @@ def subject() -> Subject:
 
 
 def probed(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(retrieve, "_SHUFFLES", 3)
+    monkeypatch.setattr(retrieve, "SHUFFLES", 3)
     every = np.arange(len(subject.facts))
     found = retrieve.probe_name(subject, "reverse", every, 0, lambda *_: None)
     return float(found["preferred"].mean())
@@ -69,9 +69,11 @@ def test_names_that_share_a_word_and_few_facts_are_left_out(subject: Subject) ->
 
 
 def test_facts_joined_by_a_question_or_an_answer_are_in_one_group() -> None:
-    assert retrieve._groups([0, 0, 1, 2, 3], ["a", "b", "b", "c", "d"]) == [0, 0, 0, 1, 2]
+    assert retrieve.joined_groups([0, 0, 1, 2, 3], ["a", "b", "b", "c", "d"]) == [0, 0, 0, 1, 2]
 
 
 def test_the_same_word_in_another_case_is_shared() -> None:
-    assert retrieve._share_word(Fact("Ann LEE", "Bea Lee", "mother", "child", "unknown"))
-    assert not retrieve._share_word(Fact("Ann Lee", "Bea Leeds", "mother", "child", "unknown"))
+    assert retrieve.names_share_a_word(Fact("Ann LEE", "Bea Lee", "mother", "child", "unknown"))
+    assert not retrieve.names_share_a_word(
+        Fact("Ann Lee", "Bea Leeds", "mother", "child", "unknown")
+    )

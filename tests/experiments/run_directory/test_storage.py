@@ -147,6 +147,6 @@ def test_no_memory_is_taken_for_what_a_few_bytes_claim() -> None:
 def test_a_table_of_more_values_than_bearable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = encode_table(pd.DataFrame({"x": np.zeros(1000), "y": np.zeros(1000)}))
     assert len(decode_table(stored, "facts")) == 1000
-    monkeypatch.setattr("experiments.run_directory.storage._MOST_VALUES", 1999)
+    monkeypatch.setattr("experiments.run_directory.storage.MOST_VALUES", 1999)
     with pytest.raises(RunError, match="'facts' is not a Parquet table"):
         decode_table(stored, "facts")
