@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -14,11 +15,11 @@ from torch import Tensor
 from cache.errors import DamageError, GoneError, StorageError
 from cache.folder.budget import Room
 from cache.folder.fill import Progress, fill, lacking, needed
-from cache.folder.folder import Folder
 from cache.folder.verify import set_aside
+from cache.folder.writing import write_here
 from cache.index.queries import Index, Place
-from cache.keys.source import ActivationSource
-from cache.keys.space import Ids, SiteShape, Space
+from cache.keys.source import Request
+from cache.keys.space import Ids
 from cache.locks import ThreadLock
 from cache.shards.reader import ShardReader
 
@@ -48,20 +49,14 @@ _UNRELIABLE = (
 class Reads:
     """What a store has given out, and when."""
 
-    def __init__(self, folder: Folder, room: Room, shard_size: int) -> None:
-        self._folder, self._room, self._shard_size = folder, room, shard_size
+    def __init__(self, room: Room) -> None:
+        self._folder, self._room = room.folder, room
         self._uses: dict[str, tuple[float, int]] = {}
         self._noted = time.monotonic()
         self._lock = ThreadLock()
 
     def read(
-        self,
-        source: ActivationSource,
-        rows: Sequence[Ids],
-        sites: Sequence[SiteShape],
-        space: Space,
-        progress: Progress | None,
-        arrange: Callable[[Pieces], T],
+        self, wanted: Request, progress: Progress | None, arrange: Callable[[Pieces], T]
     ) -> dict[str, T]:
         """The rows at each site; what is missing or damaged is computed.
 
@@ -72,16 +67,16 @@ class Reads:
         Raises:
             StorageError: the store cannot be written, or the rows do not fit into it.
         """
-        keys = space.keys(rows)
-        names = [site.name for site in sites]
-        unique = dict(zip(keys, rows, strict=True))
+        keys = wanted.space.keys(wanted.rows)
+        names = [site.name for site in wanted.sites]
+        unique = dict(zip(keys, wanted.rows, strict=True))
         attempts = _ATTEMPTS
         made: set[str] = set()
         reason = ""
         while attempts:
             found = self._folder.catalogue.find(list(unique), names)
             if lacking(list(unique), found):
-                made.update(self._compute(source, space, unique, sites, found, progress))
+                made.update(self.compute(wanted, unique, found, progress))
                 found = self._folder.catalogue.find(list(unique), names)
             try:
                 if lacking(list(unique), found):
@@ -114,31 +109,34 @@ class Reads:
         with contextlib.suppress(StorageError):
             self._folder.catalogue.ask(Index.note_use, uses)
 
-    def _compute(
+    def compute(
         self,
-        source: ActivationSource,
-        space: Space,
+        wanted: Request,
         rows: Mapping[bytes, Ids],
-        sites: Sequence[SiteShape],
         found: Mapping[str, Mapping[bytes, Place]],
         progress: Progress | None,
-    ) -> list[str]:
-        """Compute what is lacking; returns the new shards."""
+    ) -> set[str]:
+        """Compute what is lacking of `rows` (by key); returns the new shards.
+
+        Args:
+            found: where the others stand.
+        """
         self._folder.check_writable()
+        space, sites, room = wanted.space, wanted.sites, self._room
         keys, names = list(rows), [site.name for site in sites]
         n_tokens = sum(len(ids) for ids in rows.values())
         what = f"{n_tokens:,} tokens at {len(sites)} sites"
         kept = _shards(found)
-        size = needed(space, sites, rows, lacking(keys, found), self._shard_size)
+        size = needed(space, sites, rows, lacking(keys, found), room.shard_size)
         size += self._folder.catalogue.ask(Index.bytes_of, kept)
-        if self._room.holds(size):
-            self._room.check(size, what, kept)
+        if room.holds(size):
+            room.check(size, what, kept)
         else:
             # What is there may take more than it must: many small shards, or a large one of other
             # rows. It goes, and all is computed together, if that fits.
             everything = dict.fromkeys(keys, tuple(names))
-            size = needed(space, sites, rows, everything, self._shard_size)
-            self._room.check(size, what)
+            size = needed(space, sites, rows, everything, room.shard_size)
+            room.check(size, what)
             for _ in range(_ATTEMPTS):
                 self._folder.remove(kept)
                 # Older shards may hold the same rows.
@@ -148,18 +146,9 @@ class Reads:
         for shard in kept:
             self._used(shard, 0)
         self.note(now=True)
-        made = fill(
-            self._folder,
-            self._room,
-            source,
-            space,
-            rows,
-            sites,
-            shard_size=self._shard_size,
-            keep=kept,
-            progress=progress,
-        )
-        self._room.make(0, {*made, *kept})
+        write = partial(write_here, room, wanted.source)
+        made = fill(room, write, space, rows, sites, keep=kept, progress=progress)
+        room.make(0, {*made, *kept})
         return made
 
     def _pieces(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cache.arguments import typed
-from cache.errors import StorageError
 from cache.files import expanded
 from cache.folder import verify as verification
 from cache.folder.budget import Room
@@ -23,11 +23,14 @@ from cache.folder.marker import open_folder
 from cache.folder.verify import Report
 from cache.folder.witness import Witnesses
 from cache.index.queries import Index, Usage
-from cache.keys.source import ActivationSource, HasActivations
-from cache.keys.space import Ids, SiteShape, Space
+from cache.keys.source import ActivationSource, HasActivations, Request, source_of
+from cache.keys.space import Space
 from cache.reads import Reads, padded
 from cache.sizes import parse_size
-from cache.training.training import Training
+from cache.training.choose import Chooser, Named
+from cache.training.dataset import TokenDataset
+from cache.training.plan import Row
+from cache.training.stream import Settings, TokenStream
 
 __all__ = ["ENVIRONMENT", "ActivationStore"]
 
@@ -38,7 +41,7 @@ _SHARD = 256 << 20
 
 
 @typed
-class ActivationStore(Training):
+class ActivationStore:
     """Activations on disk: `get` returns what is stored, and computes and keeps what is not.
 
     Each activation is named by what decides it: the model's weights and configuration, the site,
@@ -51,6 +54,8 @@ class ActivationStore(Training):
     Attributes:
         path: the store's folder.
         read_only: whether it can only be read.
+        folder: its files, for what stands above the store.
+        room: its limits, likewise.
     """
 
     def __init__(
@@ -76,15 +81,16 @@ class ActivationStore(Training):
         """
         self.path = expanded(path)
         self.read_only = open_folder(self.path)
-        self._folder = Folder(self.path, read_only=self.read_only)
-        self._room = Room(
-            self._folder,
+        self.folder = Folder(self.path, read_only=self.read_only)
+        self.room = Room(
+            self.folder,
             None if budget is None else parse_size(budget),
             0 if floor == 0 else None if floor is None else parse_size(floor),
+            parse_size(shard_size),
         )
-        self._shard_size = parse_size(shard_size)
-        self._reads = Reads(self._folder, self._room, self._shard_size)
-        self._witnesses = Witnesses(self._folder)
+        self._reads = Reads(self.room)
+        self._witnesses = Witnesses(self.folder)
+        self._chooser = Chooser(self.folder, self._witnesses)
 
     @classmethod
     def from_environment(cls) -> ActivationStore | None:
@@ -110,21 +116,6 @@ class ActivationStore(Training):
 
     def __repr__(self) -> str:
         return f"ActivationStore({str(self.path)!r})"
-
-    @property
-    def folder(self) -> Folder:
-        """The files, for what stands above the store."""
-        return self._folder
-
-    @property
-    def room(self) -> Room:
-        """The limits, likewise."""
-        return self._room
-
-    @property
-    def shard_size(self) -> int:
-        """About how large one file is, in bytes."""
-        return self._shard_size
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -156,9 +147,9 @@ class ActivationStore(Training):
             StorageError: the store cannot be written, or the rows do not fit into it.
             ObverseError: what the model refuses.
         """
-        wanted = self._wanted(model, tokens, sites, dtype, keep=True)
+        wanted = self._request(model, tokens, sites, dtype, keep=True)
         lengths = [len(ids) for ids in wanted.rows]
-        return self._reads.read(*wanted, progress, lambda pieces: padded(pieces, lengths))
+        return self._reads.read(wanted, progress, lambda pieces: padded(pieces, lengths))
 
     def rows(
         self,
@@ -170,9 +161,9 @@ class ActivationStore(Training):
         progress: Progress | None = None,
     ) -> dict[str, list[Tensor]]:
         """As `get`, but a tensor [position, *width] for each prompt: always memory-mapped."""
-        wanted = self._wanted(model, tokens, sites, dtype, keep=True)
+        wanted = self._request(model, tokens, sites, dtype, keep=True)
         return self._reads.read(
-            *wanted,
+            wanted,
             progress,
             lambda pieces: [row for tensor, each in pieces for row in torch.split(tensor, each)],
         )
@@ -186,9 +177,9 @@ class ActivationStore(Training):
         dtype: str | None = None,
     ) -> int:
         """How many of the prompts lack some of the sites."""
-        _, rows, shapes, space = self._wanted(model, tokens, sites, dtype, keep=False)
-        keys = space.keys(rows)
-        found = self._folder.catalogue.find(keys, [site.name for site in shapes])
+        wanted = self._request(model, tokens, sites, dtype, keep=False)
+        keys = wanted.space.keys(wanted.rows)
+        found = self.folder.catalogue.find(keys, [site.name for site in wanted.sites])
         absent = lacking(keys, found)
         return sum(key in absent for key in keys)
 
@@ -203,37 +194,111 @@ class ActivationStore(Training):
         """
         self._witnesses.admit(source, space, keep=keep)
 
-    def _wanted(
+    # -- training -----------------------------------------------------------------------------
+
+    def dataset(
         self,
-        model: HasActivations | ActivationSource,
-        tokens: Any,
-        sites: Any,
-        dtype: str | None,
+        model: Named,
+        sites: str | Sequence[str],
         *,
-        keep: bool,
-    ) -> _Wanted:
-        wanted = _wanted(model, tokens, sites, dtype)
-        self.admit(wanted.source, wanted.space, keep=keep)
-        return wanted
+        keys: Sequence[bytes] | None = None,
+        where: Callable[[Row], bool] | None = None,
+        positions: int | slice | None = None,
+        dtype: torch.dtype | str | None = None,
+        info: bool = False,
+    ) -> TokenDataset:
+        """Stored tokens by number (map-style): see `TokenDataset`.
+
+        The tokens are those of all rows that are stored at all of the sites; a row that stands in
+        several shards counts once. What is stored later is not seen by a dataset that is open.
+
+        Args:
+            model: whose activations: the model, one of `spaces()`, or its name; the model itself
+                need not be loaded.
+            sites: one site such as "resid_post.3" for tensors; several, or a family such as
+                "resid_post" (those layers that are stored) for {site: tensor}.
+            keys: only these rows, which `keys` finds; their numbers are their places in this list.
+            where: only rows for which this is true; called once for each row with its number, key
+                and token ids. A key is as good as random: `lambda row: row.key[0] < 230` keeps
+                nine tenths, the same ones on every machine.
+            positions: of each row only these: a slice such as slice(1, None), which leaves out
+                the first (BOS, whose norm dwarfs the others'), or one position such as -1.
+            dtype: to cast activations to; they stay as stored if left out.
+            info: whether tokens come with where they stand, as (activation, `TokenInfo`).
+
+        Raises:
+            StorageError: nothing such is stored, some of `keys` are not, or `model` is stored in
+                several precisions.
+            DamageError: what had to be looked at is damaged.
+        """
+        plan, form = self._chooser.choose(model, sites, keys, where, positions, dtype, info)
+        return TokenDataset(plan, form)
+
+    def stream(
+        self,
+        model: Named,
+        sites: str | Sequence[str],
+        *,
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        pool: int | str = "1GB",
+        drop_last: bool = False,
+        keys: Sequence[bytes] | None = None,
+        where: Callable[[Row], bool] | None = None,
+        positions: int | slice | None = None,
+        dtype: torch.dtype | str | None = None,
+        info: bool = False,
+    ) -> TokenStream:
+        """Stored tokens in batches (iterable): see `TokenStream`, and `dataset` for the rest.
+
+        Args:
+            shuffle: over the whole store, anew each epoch; else in the order of `dataset`.
+            seed: of the shuffle. The same seed gives the same batches on every machine, for copies
+                of a store, and for stores whose shards hold the same rows.
+            pool: memory for what is shuffled together, in bytes or as "4GB"; with several workers
+                they share it.
+            drop_last: whether to leave out a last, smaller batch.
+
+        Raises:
+            StorageError: also if the pool is too small, or the batches too large.
+        """
+        plan, form = self._chooser.choose(model, sites, keys, where, positions, dtype, info)
+        return TokenStream(
+            plan,
+            form,
+            Settings(seed, shuffle, parse_size(pool)),
+            batch_size=batch_size,
+            drop_last=drop_last,
+            note_use=functools.partial(self._chooser.note_use, plan),
+        )
+
+    def keys(self, model: Named, tokens: Any) -> list[bytes]:
+        """The keys of prompts, by which `dataset` and `stream` choose rows.
+
+        Args:
+            tokens: texts, or token ids [example, position]; ids only where `model` is no model.
+        """
+        return self._chooser.keys(model, tokens)
 
     # -- keeping house ------------------------------------------------------------------------
 
     def check_writable(self) -> None:
         """Raises a StorageError if something is to be stored and the store can only be read."""
-        self._folder.check_writable()
+        self.folder.check_writable()
 
     def usage(self) -> list[Usage]:
         """What is stored, by model and site."""
         self._reads.note(now=True)
-        return self._folder.catalogue.ask(Index.usage)
+        return self.folder.catalogue.ask(Index.usage)
 
     def size(self) -> int:
         """Bytes that the store takes."""
-        return self._folder.catalogue.ask(Index.total)
+        return self.folder.catalogue.ask(Index.total)
 
     def spaces(self) -> list[Space]:
         """What the stored activations are of."""
-        return self._folder.catalogue.ask(Index.spaces)
+        return self.folder.catalogue.ask(Index.spaces)
 
     def verify(
         self,
@@ -247,69 +312,53 @@ class ActivationStore(Training):
             progress: called with (bytes done, bytes in all).
         """
         if model is None:
-            return verification.verify(self._folder, None, progress)
-        source = _source(model)
+            return verification.verify(self.folder, None, progress)
+        source = source_of(model)
         for space in self.spaces():
             if source.space(space.dtype) == space:
                 self.admit(source, space, keep=False)
-        report = verification.verify(self._folder, source, progress)
-        return verification.repair(self._folder, self._room, source, report, self._shard_size)
+        report = verification.verify(self.folder, source, progress)
+        return verification.repair(self.room, source, report)
 
     def gc(self) -> list[str]:
         """Remove what nobody needs: leftovers of killed processes, and what was set aside.
 
         Returns a line for each thing that was done; what exceeds the budget is evicted too.
         """
-        self._folder.check_writable("nothing can be removed from it")
-        done = self._folder.reconcile()
-        done += verification.empty_quarantine(self._folder)
+        self.folder.check_writable("nothing can be removed from it")
+        done = self.folder.reconcile()
+        done += verification.empty_quarantine(self.folder)
         done += self._witnesses.tidy()
         before = set(committed(self.path))
-        self._room.make(0)
+        self.room.make(0)
         evicted = len(before - set(committed(self.path)))
         return [*done, *([f"{evicted} shards were evicted"] if evicted else [])]
 
     def remove(self, space: Space, sites: Sequence[str] | None = None) -> int:
         """Remove what is stored of a space, or at some of its sites; returns the bytes freed."""
         before = self.size()
-        verification.drop(self._folder, self._room, space, sites)
-        if not self._folder.catalogue.ask(Index.shards, space.id):
+        verification.drop(self.room, space, sites)
+        if not self.folder.catalogue.ask(Index.shards, space.id):
             self._witnesses.forget(space)
         return before - self.size()
 
     def close(self) -> None:
         """Note what was used, and leave. The store can be used again; it is then entered anew."""
         self._reads.note(now=True)
-        self._folder.close()
+        self.folder.close()
+
+    def _request(
+        self,
+        model: HasActivations | ActivationSource,
+        tokens: Any,
+        sites: Any,
+        dtype: str | None,
+        *,
+        keep: bool,
+    ) -> Request:
+        request = Request.of(model, tokens, sites, dtype)
+        self.admit(request.source, request.space, keep=keep)
+        return request
 
 
 _OPENED: dict[tuple[str, int], ActivationStore] = {}
-
-
-class _Wanted(NamedTuple):
-    """What a call asks for, in the store's terms."""
-
-    source: ActivationSource
-    rows: Sequence[Ids]
-    sites: Sequence[SiteShape]
-    space: Space
-
-
-def _source(model: HasActivations | ActivationSource) -> ActivationSource:
-    if hasattr(model, "activation_source"):
-        return model.activation_source()
-    return model
-
-
-def _wanted(
-    model: HasActivations | ActivationSource, tokens: Any, sites: Any, dtype: str | None
-) -> _Wanted:
-    source = _source(model)
-    rows = source.rows(tokens)
-    if not all(map(len, rows)) or not rows:
-        raise StorageError("There are no prompts, or one without tokens; leave empty ones out.")
-    # A site may be named twice, on its own and as one of all layers.
-    shapes = list({site.name: site for site in source.sites(sites)}.values())
-    if not shapes:
-        raise StorageError("No sites are asked for; name one, such as 'resid_post'.")
-    return _Wanted(source, rows, shapes, source.space(dtype))

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cache.arguments import typed
-from cache.folder.fill import check_space, cut, fill, lacking
-from cache.folder.owners import Owner
+from cache.folder.fill import fill, lacking
 from cache.folder.witness import HasWitness, compare
-from cache.keys.source import ActivationSource
-from cache.keys.space import Ids, SiteShape, Space
+from cache.folder.writing import Part, write_apart
+from cache.keys.space import Space
 from cache.shards.layout import bytes_per_token
-from cache.shards.writer import ShardWriter
 from cache.store import ActivationStore
 from interp.errors import ModelError
 from interp.execute import Executor, Unit, Workers, execute
@@ -33,7 +29,6 @@ __all__ = ["Harvest", "bytes_of_token", "harvest"]
 _PARTS = 32
 _SMALLEST = 128 << 20
 _CONTEXT = 256
-_WRITTEN_BEHIND = 2  # batches that wait to be written
 
 
 @dataclass(frozen=True)
@@ -115,7 +110,12 @@ def harvest(
     meter = _Meter(total - to_run, total, progress)
     start = time.monotonic()
     if absent:
-        _run(model, store, space, shapes, named, absent, executor or Executor(), meter)
+        meter.add(0)
+        size = min(store.room.shard_size, max(_SMALLEST, to_run * per_token // _PARTS))
+        write = _Writer(model, store, executor or Executor(), meter)
+        rows_to_run = {key: named[key] for key in absent}
+        fill(replace(store.room, shard_size=size), write, space, rows_to_run, shapes)
+        meter.add(total)
     return Harvest(
         space,
         tuple(names),
@@ -136,70 +136,6 @@ def bytes_of_token(
     return bytes_per_token(source.sites(sites), source.space(dtype).itemsize)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Rows that become one shard, wherever the model is.
-
-    Attributes:
-        root: the store's folder.
-        done: called with how many tokens were run; only where the part is not sent away.
-        committer: a thread that commits while the next part runs; likewise.
-    """
-
-    root: Path
-    space: Space
-    sites: tuple[SiteShape, ...]
-    rows: tuple[Ids, ...]
-    done: Callable[[int], None] | None = None
-    committer: ThreadPoolExecutor | None = None
-
-    def __call__(self, model: Model) -> str | Future[str]:
-        """Run the rows, and commit a shard, which somebody must enter into the index."""
-        source = model.activation_source()
-        if source.space(self.space.dtype) != self.space:
-            raise ModelError(f"A worker loaded another model than {self.space.label}; stop it.")
-        if isinstance(source, HasWitness):
-            compare(self.root, source.witness(), self.space)
-        owner = Owner(self.root / "owners")
-        with ExitStack() as undo:
-            undo.callback(owner.leave, clean=True)
-            shard = owner.new_shard()
-            writer = undo.enter_context(
-                ShardWriter(self.root, shard, self.space, self.sites, self.rows, direct=True)
-            )
-            self._write(source, writer)
-            check_space(source, self.space)
-            undo.pop_all()
-        if self.committer:
-            return self.committer.submit(_commit, writer, owner)
-        return _commit(writer, owner)
-
-    def _write(self, source: ActivationSource, writer: ShardWriter) -> None:
-        """Run the rows; while some run, those before are written."""
-        before = 0
-        with ThreadPoolExecutor(1, "obverse-write") as thread:
-            pending: deque[Future[None]] = deque()
-            for n_rows, values in source.activations(self.rows, self.sites):
-                if len(pending) == _WRITTEN_BEHIND:
-                    pending.popleft().result()
-                pending.append(thread.submit(writer.append, values))
-                if self.done:
-                    self.done(sum(map(len, self.rows[before : before + n_rows])))
-                before += n_rows
-            for last in pending:
-                last.result()
-
-
-def _commit(writer: ShardWriter, owner: Owner) -> str:
-    try:
-        with writer:
-            return writer.commit().id
-    finally:
-        # Its name stays until the shard is in the index, so that it is not forgotten if nobody
-        # lives to enter it.
-        owner.leave(clean=False)
-
-
 @dataclass
 class _Meter:
     """Counts tokens."""
@@ -214,62 +150,67 @@ class _Meter:
             self.progress(self.count, self.total)
 
 
-def _run(
-    model: Model,
-    store: ActivationStore,
-    space: Space,
-    sites: Sequence[SiteShape],
-    rows: dict[bytes, Ids],
-    absent: dict[bytes, tuple[str, ...]],
-    executor: Executor | Workers,
-    meter: _Meter,
-) -> None:
-    folder = store.folder
-    meter.add(0)
-    here = executor.kind == "serial"
-    size = _part_size(store, space, sites, [rows[key] for key in absent])
-    committer = ThreadPoolExecutor(1, "obverse-commit") if here else None
-    with folder.lease(list(absent)) as held:
-        # Some may have been committed between the look-up and the lease.
-        wanted = lacking(held, folder.catalogue.find(held, [site.name for site in sites]))
-        keys_of: dict[str, list[bytes]] = {}
-        units = []
-        for shapes, keys in cut(space, sites, rows, wanted, size):
-            part = _Part(
-                folder.root.absolute(),
-                space,
-                tuple(shapes),
-                tuple(rows[key] for key in keys),
-                meter.add if here else None,
-                committer,
-            )
-            name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
-            keys_of[name] = keys
-            units.append(Unit(name, part))
-        made: list[str] = []
+@dataclass(frozen=True)
+class _Unit:
+    """A part, wherever the model is.
+
+    Attributes:
+        root: the store's folder.
+        done: called with how many tokens were run; only where the part is not sent away.
+        committer: a thread that commits while the next part runs; likewise.
+    """
+
+    root: Path
+    part: Part
+    done: Callable[[int], None] | None
+    committer: ThreadPoolExecutor | None
+
+    def __call__(self, model: Model) -> str | Future[str]:
+        """Run the rows, and commit a shard, which somebody must enter into the index."""
+        source, space = model.activation_source(), self.part.space
+        if source.space(space.dtype) != space:
+            raise ModelError(f"A worker loaded another model than {space.label}; stop it.")
+        if isinstance(source, HasWitness):
+            compare(self.root, source.witness(), space)
+        return write_apart(self.root, source, self.part, self.done, self.committer)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Computes parts wherever the executor says; see `cache.folder.writing.Write`."""
+
+    model: Model
+    store: ActivationStore
+    executor: Executor | Workers
+    meter: _Meter
+
+    def __call__(
+        self, parts: Sequence[Part], keep: Collection[str]
+    ) -> Generator[tuple[Part, str], None, None]:
+        if not parts:
+            return
+        folder, meter = self.store.folder, self.meter
+        here = self.executor.kind == "serial"
+        committer = ThreadPoolExecutor(1, "obverse-commit") if here else None
+        done = meter.add if here else None
+        named = {hashlib.sha256(b"".join(part.keys)).hexdigest()[:32]: part for part in parts}
+        units = [
+            Unit(name, _Unit(folder.root.absolute(), part, done, committer))
+            for name, part in named.items()
+        ]
+        run = execute(units, on_model(self.model, self.executor), self.executor)
         try:
-            for unit, shard in _committed(execute(units, on_model(model, executor), executor)):
-                made.append(folder.adopt(shard).id)
-                store.room.make(0, made)
+            for name, shard in _committed(run):
+                folder.adopt(shard)
+                yield named[name], shard
+                self.store.room.make(0, keep)
                 if not here:
-                    meter.add(sum(len(rows[key]) for key in keys_of[unit]))
+                    meter.add(named[name].n_tokens)
         finally:
             if committer:
                 committer.shutdown()
             # What killed workers left, and what was committed after the last part came in.
             folder.tidy()
-    # Rows that another process was computing: wait for it, or do it if it died.
-    fill(
-        folder,
-        store.room,
-        model.activation_source(),
-        space,
-        {key: rows[key] for key in absent},
-        sites,
-        shard_size=size,
-        keep=made,
-    )
-    meter.add(meter.total)
 
 
 def _committed(parts: Iterable[tuple[str, str | Future[str]]]) -> Iterator[tuple[str, str]]:
@@ -284,10 +225,3 @@ def _committed(parts: Iterable[tuple[str, str | Future[str]]]) -> Iterator[tuple
         before = unit, shard
     if before:
         yield before[0], before[1].result()
-
-
-def _part_size(
-    store: ActivationStore, space: Space, sites: Sequence[SiteShape], rows: Sequence[Ids]
-) -> int:
-    size = sum(map(len, rows)) * bytes_per_token(sites, space.itemsize)
-    return min(store.shard_size, max(_SMALLEST, size // _PARTS))

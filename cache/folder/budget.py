@@ -29,11 +29,13 @@ class Room:
         budget: bytes that it may take; None for as much as the disk allows.
         floor: bytes of the disk that must stay free; 1 GiB, or a twentieth of a smaller disk, if
             None.
+        shard_size: about how large one file is, in bytes.
     """
 
     folder: Folder
     budget: int | None
     floor: int | None
+    shard_size: int
 
     def holds(self, size: int) -> bool:
         """Whether so many bytes fit if everything else is evicted."""

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from cache.errors import DamageError, GoneError, StorageError
@@ -15,6 +16,7 @@ from cache.folder.fill import fill
 from cache.folder.folder import QUARANTINE, Folder
 from cache.folder.listing import committed
 from cache.folder.recover import Lost, recover, recover_from_index
+from cache.folder.writing import write_here
 from cache.index.queries import Index
 from cache.keys.source import ActivationSource
 from cache.keys.space import SiteShape, Space
@@ -104,18 +106,16 @@ def set_aside(folder: Folder, shard: str, reason: str) -> None:
     )
 
 
-def repair(
-    folder: Folder, room: Room, source: ActivationSource, report: Report, shard_size: int
-) -> Report:
+def repair(room: Room, source: ActivationSource, report: Report) -> Report:
     """Compute again what `verify` found damaged and the model can tell."""
     repaired = 0
     findings = []
     for finding in report.findings:
         lost = finding.lost
         if lost is not None and lost.space == source.space(lost.space.dtype):
-            folder.check_writable("what is damaged cannot be computed again")
+            room.folder.check_writable("what is damaged cannot be computed again")
             rows = dict(zip(lost.space.keys(lost.rows), lost.rows, strict=True))
-            fill(folder, room, source, lost.space, rows, lost.sites, shard_size=shard_size)
+            fill(room, partial(write_here, room, source), lost.space, rows, lost.sites)
             repaired += len(rows)
             message = f"{finding.message}; {len(rows)} of its rows were computed again"
             finding = Finding(finding.shard, message)
@@ -137,8 +137,9 @@ def empty_quarantine(folder: Folder) -> list[str]:
     return done
 
 
-def drop(folder: Folder, room: Room, space: Space, sites: Sequence[str] | None) -> None:
+def drop(room: Room, space: Space, sites: Sequence[str] | None) -> None:
     """Remove a space, or some of its sites; shards that hold other sites too are rewritten."""
+    folder = room.folder
     folder.check_writable("nothing can be removed from it")
     gone = []
     for shard in folder.catalogue.ask(Index.shards, space.id):
@@ -149,7 +150,7 @@ def drop(folder: Folder, room: Room, space: Space, sites: Sequence[str] | None) 
             if len(kept) == len(sidecar.sites):
                 continue
             if kept:
-                _rewrite(folder, room, reader, kept)
+                _rewrite(room, reader, kept)
         except GoneError:
             pass
         except DamageError as error:
@@ -159,15 +160,15 @@ def drop(folder: Folder, room: Room, space: Space, sites: Sequence[str] | None) 
     folder.remove(gone)
 
 
-def _rewrite(folder: Folder, room: Room, reader: ShardReader, sites: list[SiteShape]) -> None:
+def _rewrite(room: Room, reader: ShardReader, sites: list[SiteShape]) -> None:
     rows = [reader.ids(row) for row in range(reader.sidecar.n_rows)]
     room.make(reader.sidecar.layout.size, [reader.sidecar.id])
-    with folder.writer(reader.sidecar.space, sites, rows) as writer:
+    with room.folder.writer(reader.sidecar.space, sites, rows) as writer:
         for site in sites:
             writer.append({site.name: reader.tensor(site.name)})
             # Wrong numbers must not get a checksum that fits.
             reader.confirm(site.name)
-        folder.catalogue.enter(writer.commit())
+        room.folder.catalogue.enter(writer.commit())
 
 
 def _check_index(folder: Folder, source: ActivationSource | None) -> list[Finding]:

@@ -1,15 +1,16 @@
-"""What the store asks of a model. It knows nothing else about models."""
+"""What the store asks of a model, and is asked itself. It knows nothing else of models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from cache.errors import StorageError
 from cache.keys.space import Ids, SiteShape, Space
 
-__all__ = ["ActivationSource", "HasActivations"]
+__all__ = ["ActivationSource", "HasActivations", "Request", "source_of"]
 
 
 class ActivationSource(Protocol):
@@ -41,5 +42,35 @@ class HasActivations(Protocol):
     def activation_source(self) -> ActivationSource: ...
 
 
-def total_tokens(rows: Iterable[Ids]) -> int:
-    return sum(len(ids) for ids in rows)
+def source_of(model: HasActivations | ActivationSource) -> ActivationSource:
+    """What computes the activations of a model, which may be that itself."""
+    return model.activation_source() if hasattr(model, "activation_source") else model
+
+
+class Request(NamedTuple):
+    """Rows at sites, in the store's terms."""
+
+    source: ActivationSource
+    space: Space
+    rows: Sequence[Ids]
+    sites: Sequence[SiteShape]
+
+    @classmethod
+    def of(
+        cls, model: HasActivations | ActivationSource, tokens: Any, sites: Any, dtype: str | None
+    ) -> Request:
+        """What a user's words mean.
+
+        Raises:
+            StorageError: there are no prompts or no sites.
+            ObverseError: what the model refuses.
+        """
+        source = source_of(model)
+        rows = source.rows(tokens)
+        if not all(map(len, rows)) or not rows:
+            raise StorageError("There are no prompts, or one without tokens; leave empty ones out.")
+        # A site may be named twice, on its own and as one of all layers.
+        shapes = list({site.name: site for site in source.sites(sites)}.values())
+        if not shapes:
+            raise StorageError("No sites are asked for; name one, such as 'resid_post'.")
+        return cls(source, source.space(dtype), rows, shapes)

@@ -160,14 +160,14 @@ def test_rows_that_are_evicted_whenever_they_are_computed(
     """Somebody else always needs the room."""
     source = FakeSource()
     with ActivationStore(in_memory / "store") as store:
-        real = Reads._compute
+        real = Reads.compute
 
-        def compute(self: Reads, *args: Any) -> list[str]:
+        def compute(self: Reads, *args: Any) -> set[str]:
             made = real(self, *args)
             store.folder.remove(made)
             return made
 
-        monkeypatch.setattr(Reads, "_compute", compute)
+        monkeypatch.setattr(Reads, "compute", compute)
         with pytest.raises(StorageError, match="is too small for what is used at once: rows are"):
             store.get(source, prompts(4), SITES)
     assert source.runs == 5 * 4
@@ -178,15 +178,15 @@ def test_a_disk_that_does_not_keep_what_is_written(
 ) -> None:
     source = FakeSource()
     with ActivationStore(in_memory / "store") as store:
-        real = Reads._compute
+        real = Reads.compute
 
-        def compute(self: Reads, *args: Any) -> list[str]:
+        def compute(self: Reads, *args: Any) -> set[str]:
             made = real(self, *args)
             for path in store.path.glob("shards/*/*.safetensors"):
                 path.write_bytes(bytes(path.stat().st_size))
             return made
 
-        monkeypatch.setattr(Reads, "_compute", compute)
+        monkeypatch.setattr(Reads, "compute", compute)
         with quiet(), pytest.raises(StorageError, match="does not give back what was just written"):
             store.get(source, prompts(4), SITES)
     assert source.runs == 5 * 4
