@@ -22,7 +22,7 @@ from cache.files import flush, is_real, make_folder, open_regular, real_folder, 
 from cache.locks import ThreadLock
 from cache.shards.sidecar import digest
 
-__all__ = ["BEAT", "LIFETIME", "Membership", "Owner", "Owners"]
+__all__ = ["BEAT", "LIFETIME", "Membership", "Owner", "Owners", "born", "place"]
 
 LIFETIME = 60.0
 """Seconds without a heartbeat after which a writer on another machine counts as dead."""
@@ -54,7 +54,7 @@ class Owner:
         self._count = 0
         self._lock = threading.Lock()
         self._begun: weakref.WeakSet[Work] = weakref.WeakSet()
-        self._path = folder / f"{self.token}.{_place()}.{self.pid}.{_born(self.pid)}"
+        self._path = folder / f"{self.token}.{place()}.{self.pid}.{born(self.pid)}"
         make_folder(real_folder(folder.parent, folder.name))
         with storage_errors(self._path, "written"):
             os.close(open_regular(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -182,10 +182,10 @@ def _lives(path: Path) -> bool:
     if match is None or abs(age) > LIFETIME:
         return False
     # On this machine the system knows better than the clock.
-    return match["place"] != _place() or _born(int(match["pid"])) == match["born"]
+    return match["place"] != place() or born(int(match["pid"])) == match["born"]
 
 
-def _place() -> str:
+def place() -> str:
     """Where process ids mean the same: this start of this machine, and this container."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
@@ -195,7 +195,7 @@ def _place() -> str:
     return digest("\n".join(parts).encode()).hex()[:12]
 
 
-def _born(pid: int) -> str:
+def born(pid: int) -> str:
     """When a process started, in the system's ticks; "" if there is no such process.
 
     Tells a process from a later one of the same number; "0" where the system does not say.

@@ -25,10 +25,19 @@ from cache.shards.reader import ShardReader
 from cache.shards.sidecar import Sidecar
 from cache.shards.writer import DATA, read_sidecar, shard_path
 
-__all__ = ["Finding", "Report", "drop", "empty_quarantine", "repair", "set_aside", "verify"]
+__all__ = [
+    "MOMENT",
+    "Finding",
+    "Report",
+    "drop",
+    "empty_quarantine",
+    "repair",
+    "set_aside",
+    "verify",
+]
 
-# Seconds in which an eviction that has begun comes to its end.
-_MOMENT = 0.2
+MOMENT = 0.2
+"""Seconds in which an eviction that has begun comes to its end."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +207,7 @@ def _without_sidecar(folder: Folder) -> list[str]:
     found = find()
     if found:
         # Somebody may just be evicting them.
-        time.sleep(_MOMENT)
+        time.sleep(MOMENT)
         found &= find()
     return sorted(found)
 

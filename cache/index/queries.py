@@ -19,13 +19,15 @@ from cache.keys.space import Space
 from cache.locks import StoreLock
 from cache.shards.sidecar import Sidecar
 
-__all__ = ["Entry", "Index", "Place", "Usage"]
+__all__ = ["QUICK", "ROWS_AT_ONCE", "Entry", "Index", "Place", "Usage"]
 
 T = TypeVar("T")
 
 _AT_ONCE = 500  # parameters of one statement
-_ROWS_AT_ONCE = 10_000
-_QUICK = 8 << 20
+ROWS_AT_ONCE = 10_000
+"""Rows that `Index.select` gives at once."""
+QUICK = 8 << 20
+"""Bytes of an index that is compared with itself whenever a store is opened."""
 _EXTENT = ("count", "size")
 
 
@@ -39,12 +41,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index knows of a shard."""
+    """A shard, and the bytes of its files."""
 
     shard: str
     bytes: int
-    rows: int
-    used: float
 
 
 @dataclass(frozen=True)
@@ -208,25 +208,15 @@ class Index:
         """The shards whose last use is longest ago."""
         with self._database.reading() as db:
             found = db.execute(
-                "select id, bytes, rows, used from shards order by used, number limit ?", (limit,)
+                "select id, bytes from shards order by used, number limit ?", (limit,)
             )
-            return [
-                Entry(
-                    tables.as_shard(shard),
-                    tables.as_count(size),
-                    tables.as_count(rows),
-                    tables.as_time(used),
-                )
-                for shard, size, rows, used in found
-            ]
+            return [Entry(tables.as_shard(shard), tables.as_count(size)) for shard, size in found]
 
-    def shards(self, space: str | None = None, site: str | None = None) -> list[str]:
-        """Ids of the shards (of a space, at a site), the oldest first."""
+    def shards(self, space: str | None = None) -> list[str]:
+        """Ids of the shards (of a space), the oldest first."""
         with self._database.reading() as db:
             found = db.execute(
-                "select shards.id from shards where (?1 is null or space = ?1) and (?2 is null or "
-                "exists (select 1 from sites where shard = number and site = ?2)) order by number",
-                (space, site),
+                "select id from shards where ?1 is null or space = ?1 order by number", (space,)
             )
             return [tables.as_shard(shard) for (shard,) in found]
 
@@ -234,7 +224,7 @@ class Index:
         self, statement: str, parameters: Sequence[str | bytes | int] = ()
     ) -> Iterator[list[tuple[Any, ...]]]:
         """The rows that a SELECT finds, some thousand at a time, for questions of other modules."""
-        yield from self._database.pages(statement, parameters, _ROWS_AT_ONCE)
+        yield from self._database.pages(statement, parameters, ROWS_AT_ONCE)
 
     def spaces(self) -> list[Space]:
         with self._database.reading() as db:
@@ -293,7 +283,7 @@ class Index:
         """As `check` where the file is small; in a larger one SQLite sees what it comes across."""
         with self._database.reading() as db:
             ((pages,), (size,)) = (db.execute(f"pragma page_{of}").fetchone() for of in _EXTENT)
-            if pages * size <= _QUICK:
+            if pages * size <= QUICK:
                 tables.check(db)
             else:
                 tables.check_definitions(db)

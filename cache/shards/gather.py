@@ -12,19 +12,19 @@ from torch import Tensor
 __all__ = ["as_bytes", "gather"]
 
 
-def gather(source: npt.NDArray[np.uint8], chosen: npt.NDArray[np.int64], out: Tensor) -> None:
-    """Put `source[chosen]` into `out`.
+def gather(tokens: npt.NDArray[np.uint8], chosen: npt.NDArray[np.int64], out: Tensor) -> None:
+    """Put `tokens[chosen]` into `out`.
 
     NumPy copies a token as one piece of memory. PyTorch would start threads, for which the
     processes of a loader have no processors to spare.
 
     Args:
-        source: the bytes of tokens [token, byte].
+        tokens: the bytes of tokens [token, byte].
         chosen: some of them, at least one; the caller has checked that they are there.
         out: contiguous [chosen token, *width].
     """
     # With this mode NumPy needs no buffer of its own.
-    np.take(source, chosen, axis=0, out=as_bytes(out), mode="clip")
+    np.take(tokens, chosen, axis=0, out=as_bytes(out), mode="clip")
 
 
 def as_bytes(values: Tensor) -> npt.NDArray[Any]:

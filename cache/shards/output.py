@@ -20,11 +20,12 @@ from cache.files import open_regular
 from cache.shards.layout import BLOCK, PAGE
 from cache.shards.sidecar import digest
 
-__all__ = ["Output", "map_file"]
+__all__ = ["STAGED", "WORTHWHILE", "Direct", "Output", "map_file"]
 
-# Smaller pieces are quicker through the page cache, which gathers them.
-_WORTHWHILE = 256 << 10
-_STAGED = 2 << 20
+WORTHWHILE = 256 << 10
+"""Bytes; smaller pieces are quicker through the page cache, which gathers them."""
+STAGED = 2 << 20
+"""Bytes that go past the page cache at once."""
 
 
 class Output:
@@ -44,11 +45,11 @@ class Output:
         self._path, self._size = path, size
         self._checksums = _Checksums(size)
         self._file = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        self._direct: _Direct | None = None
+        self._direct: Direct | None = None
         try:
             _reserve(self._file, size)
             if direct:
-                self._direct = _Direct.of(path)
+                self._direct = Direct.of(path)
         except BaseException:
             self.close()
             with contextlib.suppress(OSError):
@@ -62,7 +63,7 @@ class Output:
             # Past the page cache only whole pages go.
             first = -begin % PAGE
             last = len(content) - (begin + len(content)) % PAGE
-            if self._direct is None or last - first < _WORTHWHILE:
+            if self._direct is None or last - first < WORTHWHILE:
                 first = last = 0
             else:
                 last = first + self._direct.write(content[first:last], begin + first)
@@ -83,16 +84,16 @@ class Output:
             self._direct.close()
 
 
-class _Direct:
+class Direct:
     """The same file, past the page cache, from memory that is aligned as that needs it."""
 
     def __init__(self, file: int) -> None:
         self._file = file
         self._usable = True
-        self._staged = mmap.mmap(-1, _STAGED)
+        self._staged = mmap.mmap(-1, STAGED)
 
     @classmethod
-    def of(cls, path: Path) -> _Direct | None:
+    def of(cls, path: Path) -> Direct | None:
         """None where it cannot be done: on another system than Linux, and on some file systems."""
         if not hasattr(os, "O_DIRECT"):
             return None
@@ -106,7 +107,7 @@ class _Direct:
         done = 0
         with memoryview(self._staged) as staged:
             while self._usable and done < len(content):
-                size = min(_STAGED, len(content) - done)
+                size = min(STAGED, len(content) - done)
                 staged[:size] = content[done : done + size]
                 try:
                     written = os.pwrite(self._file, staged[:size], begin + done)

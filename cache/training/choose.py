@@ -19,9 +19,8 @@ from cache.index.tables import as_text
 from cache.keys.source import ActivationSource, HasActivations, source_of
 from cache.keys.space import DTYPES, Space
 from cache.training.dataset import Form
-from cache.training.plan import Plan, Row
-from cache.training.planning import make_plan
-from cache.training.positions import Positions
+from cache.training.make_plan import make_plan
+from cache.training.plan import Plan, Positions, Row
 
 __all__ = ["Chooser", "Named"]
 

@@ -13,11 +13,10 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from cache.training.plan import Numbers
 
 __all__ = ["SEGMENTS", "Epoch", "Order", "permutation"]
-
-Numbers = npt.NDArray[np.int64]
 
 SEGMENTS = 128
 """Segments that make up a pool, if the shards are large enough to be cut."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +14,67 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import DamageError, GoneError, StorageError
 from cache.keys.space import Ids, SiteShape, Space
-from cache.training.positions import Positions
+from cache.shards.reader import ShardReader
+from cache.shards.sidecar import Sidecar
+from cache.shards.writer import read_sidecar
 
-__all__ = ["Numbers", "Other", "Plan", "Row"]
+__all__ = ["Numbers", "Other", "Plan", "Positions", "Row", "index_error", "reading", "sidecar_of"]
 
 Numbers = npt.NDArray[np.int64]
 
 Other = np.dtype([("shard", "<i4"), ("row", "<i4"), ("other", "<i4"), ("other_row", "<i4")])
 """A row of a shard, and another shard that has the same row at sites which that shard lacks."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A slice of the positions of each row, with Python's meaning; `step` is positive."""
+
+    start: int | None = None
+    stop: int | None = None
+    step: int = 1
+
+    @classmethod
+    def of(cls, chosen: int | slice | None) -> Positions:
+        """From a slice, or from one position (negative ones count from a row's end).
+
+        Raises:
+            StorageError: the slice goes backwards.
+        """
+        if chosen is None:
+            return cls()
+        if isinstance(chosen, slice):
+            step = 1 if chosen.step is None else int(chosen.step)
+            if step < 1:
+                raise StorageError(
+                    f"Positions cannot go in steps of {step}; give a slice that goes forwards."
+                )
+            return cls(chosen.start, chosen.stop, step)
+        return cls(chosen, None if chosen == -1 else chosen + 1)
+
+    def ranges(self, lengths: Numbers) -> tuple[Numbers, Numbers]:
+        """The first position of each row [row], and how many are used of it [row]."""
+        first = self._clipped(0 if self.start is None else self.start, lengths)
+        beyond = lengths if self.stop is None else self._clipped(self.stop, lengths)
+        return first, np.maximum(0, -(-(beyond - first) // self.step))
+
+    def total(self, tokens: Numbers, rows: Numbers) -> Numbers | None:
+        """How many are used of several rows, where that follows from the number of their tokens.
+
+        No row is empty, so that all but the first positions are tokens less rows.
+        """
+        if self.step == 1 and self.stop is None and self.start in (None, 0, 1):
+            return tokens - rows if self.start == 1 else tokens
+        only_one = (self.start, self.stop) in ((0, 1), (None, 1), (-1, None))
+        return rows if only_one else None
+
+    @staticmethod
+    def _clipped(bound: int, lengths: Numbers) -> Numbers:
+        if bound < 0:
+            return np.maximum(lengths + bound, 0)
+        return np.minimum(lengths, bound)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +140,29 @@ class Plan:
     def shard(self, number: int) -> str:
         return str(self.shards[number], "ascii")
 
+    def sidecar(self, number: int) -> Sidecar:
+        """The sidecar of a shard.
+
+        Raises:
+            DamageError: it is damaged, or the index, from which the plan was made, says otherwise.
+            GoneError: it was evicted meanwhile.
+            StorageError: it cannot be read.
+        """
+        found = sidecar_of(self.root, self.shard(number))
+        if found.content != self.contents[number].tobytes() or found.space != self.space:
+            raise self.index_error(number)
+        return found
+
+    def reader(self, number: int) -> ShardReader:
+        """A reader of a shard; raises what `sidecar` does."""
+        sidecar = self.sidecar(number)
+        with reading(self.root, sidecar.id):
+            return ShardReader(self.root, sidecar)
+
+    def index_error(self, number: int) -> DamageError:
+        """What to say where the index and a sidecar, which is the truth, do not agree."""
+        return index_error(self.root, self.shard(number))
+
     @cached_property
     def digest(self) -> str:
         """32 hexadecimal digits that name the tokens and their order."""
@@ -119,3 +195,34 @@ class Row:
     number: int
     key: bytes
     ids: Ids
+
+
+def sidecar_of(root: Path, shard: str) -> Sidecar:
+    """The sidecar of any shard; raises what `Plan.sidecar` does."""
+    with reading(root, shard):
+        return read_sidecar(root, shard)
+
+
+def index_error(root: Path, shard: str) -> DamageError:
+    """What to say where the index does not fit a shard."""
+    return DamageError(
+        f"The index of '{root}' does not fit shard {shard}; run `obverse cache verify`, and open "
+        "the data again."
+    )
+
+
+@contextlib.contextmanager
+def reading(root: Path, shard: str) -> Iterator[None]:
+    """Turn an error of the block into one that names the shard, and says what to do."""
+    try:
+        yield
+    except DamageError as error:
+        raise DamageError(
+            f"Shard {shard} of '{root}' is damaged ({error}); run `obverse cache verify`, and "
+            "open the data again."
+        ) from error
+    except GoneError as error:
+        raise GoneError(
+            f"Shard {shard} of '{root}' was evicted or removed meanwhile; open the data again, "
+            "with a larger budget if more is needed at once."
+        ) from error

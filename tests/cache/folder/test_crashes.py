@@ -54,7 +54,7 @@ def damage_one(path: Path) -> str:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else evicts here, so that `verify` need not wait for it."""
-    monkeypatch.setattr(verify, "_MOMENT", 0.0)
+    monkeypatch.setattr(verify, "MOMENT", 0.0)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_making_a_store_and_filling_it(path: Path) -> None:
 
 
 def test_filling_a_store_past_the_page_cache(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "_WORTHWHILE", PAGE)
+    monkeypatch.setattr(output, "WORTHWHILE", PAGE)
     monkeypatch.setattr(folder, "ShardWriter", functools.partial(ShardWriter, direct=True))
     rows = prompts(3, longest=250, shortest=200)
 

@@ -26,7 +26,7 @@ ROWS = prompts(8, seed=1)
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else evicts here, so that `verify` need not wait for it."""
-    monkeypatch.setattr("cache.folder.verify._MOMENT", 0.0)
+    monkeypatch.setattr("cache.folder.verify.MOMENT", 0.0)
 
 
 @pytest.fixture

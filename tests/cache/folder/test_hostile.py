@@ -18,7 +18,7 @@ import pytest
 
 from cache import ActivationStore
 from cache.errors import DamageError, StorageError
-from cache.folder.owners import Owners, _born, _place
+from cache.folder.owners import Owners, born, place
 from cache.folder.witness import Witness
 from cache.shards.sidecar import Sidecar, seal_json
 from tests.cache.children import SITES, check_values, quiet
@@ -219,7 +219,7 @@ def test_what_is_named_like_a_leftover_is_not_followed(path: Path) -> None:
                 put(folder / name)
         put(path / ".partial-x-store.json")
         (path / "owners").mkdir(exist_ok=True)
-        put(path / "owners" / f"{token}.{_place()}.{'9' * 10}.5")
+        put(path / "owners" / f"{token}.{place()}.{'9' * 10}.5")
         (path / "quarantine").mkdir(exist_ok=True)
         put(path / "quarantine" / "a.safetensors")
         (path / "witnesses").mkdir(exist_ok=True)
@@ -245,7 +245,7 @@ def test_a_marker_of_any_size_is_read_to_its_bound(path: Path) -> None:
 
 
 def test_a_process_number_that_is_none_is_nobody() -> None:
-    assert _born(9_999_999_999) == ""
+    assert born(9_999_999_999) == ""
     assert not Owners(Path("/nowhere")).alive()
 
 

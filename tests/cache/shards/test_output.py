@@ -20,16 +20,16 @@ from cache.shards.output import Output
 @pytest.fixture
 def past(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of what is written past the page cache, which small pieces are here, too."""
-    monkeypatch.setattr(output, "_WORTHWHILE", PAGE)
-    monkeypatch.setattr(output, "_STAGED", 16 * PAGE)
+    monkeypatch.setattr(output, "WORTHWHILE", PAGE)
+    monkeypatch.setattr(output, "STAGED", 16 * PAGE)
     sizes: list[int] = []
-    write = output._Direct.write
+    write = output.Direct.write
 
-    def noted(self: output._Direct, content: memoryview, begin: int) -> int:
+    def noted(self: output.Direct, content: memoryview, begin: int) -> int:
         sizes.append(write(self, content, begin))
         return sizes[-1]
 
-    monkeypatch.setattr(output._Direct, "write", noted)
+    monkeypatch.setattr(output.Direct, "write", noted)
     return sizes
 
 

@@ -14,8 +14,7 @@ from cache import ActivationStore
 from cache.errors import StorageError
 from cache.keys.space import SiteShape
 from cache.training.block import TokenInfo
-from cache.training.opening import read_sidecar
-from cache.training.positions import Positions
+from cache.training.plan import Positions, read_sidecar
 from tests.cache.fake import FakeSource, expected, prompts
 from tests.cache.streams import (
     ROWS,
@@ -119,8 +118,7 @@ def test_opening_reads_no_more_sidecars_than_it_must(
         read.append(shard)
         return read_sidecar(root, shard)
 
-    monkeypatch.setattr("cache.training.opening.read_sidecar", counted)
-    monkeypatch.setattr("cache.training.planning.read_sidecar", counted)
+    monkeypatch.setattr("cache.training.plan.read_sidecar", counted)
     store.stream("fake", SITE, batch_size=10, positions=slice(1, None))
     assert len(read) == 1
     store.stream("fake", SITE, batch_size=10, keys=store.keys("fake", ROWS[:1]))

@@ -18,7 +18,7 @@ from cache.index.tables import as_count, as_key, as_shard
 from cache.keys.space import Space
 from cache.training.plan import Numbers
 
-__all__ = ["Holdings", "Places", "find_holdings", "find_places"]
+__all__ = ["Places", "Shards", "find_places", "find_shards"]
 
 _KEYS_AT_ONCE = 500
 _OF_SPACE = (
@@ -28,7 +28,7 @@ _OF_SPACE = (
 
 
 @dataclass(frozen=True, eq=False)
-class Holdings:
+class Shards:
     """The shards that have some of the sites, in the order of the plan."""
 
     numbers: Numbers
@@ -63,7 +63,7 @@ class Places:
     begins: Numbers
 
 
-def find_holdings(index: Index, space: Space, sites: Sequence[str]) -> Holdings:
+def find_shards(index: Index, space: Space, sites: Sequence[str]) -> Shards:
     """The shards of a space that have some of `sites`."""
     of_space = _OF_SPACE.format(sites=",".join("?" * len(sites)))
     entries: list[npt.NDArray[np.void]] = []
@@ -91,7 +91,7 @@ def find_holdings(index: Index, space: Space, sites: Sequence[str]) -> Holdings:
     content = np.ascontiguousarray(found["content"]).view(">u8").reshape(-1, 2)
     order = np.lexsort((found["id"], *holds.T, content[:, 1], content[:, 0], -holds.sum(axis=1)))
     found, holds = found[order], holds[order]
-    return Holdings(
+    return Shards(
         found["number"], found["id"], found["content"], found["rows"], found["tokens"], holds
     )
 
@@ -107,23 +107,23 @@ def _entry(
 
 
 def find_places(
-    index: Index, held: Holdings, space: Space, sites: Sequence[str], keys: Sequence[bytes] | None
+    index: Index, shards: Shards, space: Space, sites: Sequence[str], keys: Sequence[bytes] | None
 ) -> Places:
     """Where `keys` stand (each named once), or all rows that stand in several shards or in parts.
 
     What is left out if `keys` are: the rows that one shard alone has, at all sites.
     """
     if keys is not None:
-        return _gathered(held, _rows_of(index, keys))
+        return _gathered(shards, _rows_of(index, keys))
     names = [space.id, *sites]
     # The plus keeps SQLite from using another index, after which it would have to sort.
     of_space = f"+shard in ({_OF_SPACE.format(sites=','.join('?' * len(sites)))})"
     listed = f"select key, shard, row from rows where {of_space}"
-    if not held.holds.all():
-        return _gathered(held, index.select(f"{listed} order by key", names))
+    if not shards.holds.all():
+        return _gathered(shards, index.select(f"{listed} order by key", names))
     several = f"select key from rows where {of_space} group by key having count(*) > 1"
     return _gathered(
-        held, index.select(f"{listed} and key in ({several}) order by key", [*names, *names])
+        shards, index.select(f"{listed} and key in ({several}) order by key", [*names, *names])
     )
 
 
@@ -136,14 +136,14 @@ def _rows_of(index: Index, keys: Sequence[bytes]) -> Iterator[list[tuple[bytes, 
         )
 
 
-def _gathered(held: Holdings, found: Iterator[list[tuple[bytes, int, int]]]) -> Places:
-    keys, shards, rows = [b""], [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+def _gathered(shards: Shards, found: Iterator[list[tuple[bytes, int, int]]]) -> Places:
+    keys, standing, rows = [b""], [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for part in found:
         keys.append(b"".join(as_key(key) for key, _, _ in part))
         numbers = np.array([(as_count(n), as_count(row)) for _, n, row in part], dtype=np.int64)
-        shards.append(held.places(numbers[:, 0]))
+        standing.append(shards.places(numbers[:, 0]))
         rows.append(numbers[:, 1])
-    shard, row = np.concatenate(shards), np.concatenate(rows)
+    shard, row = np.concatenate(standing), np.concatenate(rows)
     words = np.frombuffer(b"".join(keys), dtype="<u8").reshape(-1, 2)
     # Shards of other sites do not count, nor those that came since the first look.
     words, shard, row = words[shard >= 0], shard[shard >= 0], row[shard >= 0]

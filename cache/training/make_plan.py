@@ -8,14 +8,21 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import DamageError, GoneError, StorageError
+from cache.errors import GoneError, StorageError
 from cache.folder.folder import Folder
 from cache.keys.space import SiteShape, Space
-from cache.shards.writer import DATA, read_sidecar, shard_path
-from cache.training.holdings import Holdings, Places, find_holdings, find_places
-from cache.training.opening import index_error, open_shard, opening, planned_sidecar
-from cache.training.plan import Numbers, Other, Plan, Row
-from cache.training.positions import Positions
+from cache.shards.writer import DATA, shard_path
+from cache.training.places import Places, Shards, find_places, find_shards
+from cache.training.plan import (
+    Numbers,
+    Other,
+    Plan,
+    Positions,
+    Row,
+    index_error,
+    reading,
+    sidecar_of,
+)
 
 __all__ = ["make_plan"]
 
@@ -41,38 +48,38 @@ def make_plan(
         StorageError: there are none, or some of `keys` are not stored.
         DamageError: a sidecar is damaged.
     """
-    held = folder.catalogue.ask(find_holdings, space, sites)
-    if not held.holds.any(axis=0).all():
+    shards = folder.catalogue.ask(find_shards, space, sites)
+    if not shards.holds.any(axis=0).all():
         raise StorageError(
             f"'{folder.root}' holds nothing any more of a site that it held; try again."
         )
-    _check_tokens(folder, held)
+    _check_tokens(folder, shards)
     numbers = None if keys is None else {key: at for at, key in reversed([*enumerate(keys)])}
     named = None if numbers is None else list(numbers)
-    places = folder.catalogue.ask(find_places, held, space, sites, named)
-    owners, others = _owners(held, places)
+    places = folder.catalogue.ask(find_places, shards, space, sites, named)
+    first, others = _to_read(shards, places)
     plan = Plan(
         root=folder.root,
         space=space,
-        sites=tuple(_shapes(folder, held, sites)),
+        sites=tuple(_shapes(folder, shards, sites)),
         positions=positions,
-        shards=held.ids,
-        contents=held.contents,
-        holds=held.holds,
-        rows=held.rows,
-        tokens=held.tokens,
+        shards=shards.ids,
+        contents=shards.contents,
+        holds=shards.holds,
+        rows=shards.rows,
+        tokens=shards.tokens,
         chosen={},
         numbers={},
-        first_row=np.zeros(len(held.ids), dtype=np.int64),
+        first_row=np.zeros(len(shards.ids), dtype=np.int64),
         others=others,
     )
     if numbers is None:
-        plan = _all_rows(plan, places, owners)
+        plan = _all_rows(plan, places, first)
     else:
-        plan = _these_rows(plan, places, owners, numbers)
+        plan = _these_rows(plan, places, first, numbers)
     if where is not None:
         plan = _filtered(plan, where)
-    plan = replace(plan, tokens=_counted(plan, held))
+    plan = replace(plan, tokens=_counted(plan, shards))
     if not plan.n_tokens:
         raise StorageError(
             f"No tokens of '{folder.root}' are left by what was asked for; choose other rows or "
@@ -81,31 +88,31 @@ def make_plan(
     return plan
 
 
-def _owners(held: Holdings, places: Places) -> tuple[Numbers, npt.NDArray[np.void]]:
+def _to_read(shards: Shards, places: Places) -> tuple[Numbers, npt.NDArray[np.void]]:
     """Which places a row is read from [·], and where else to look for sites that lack there."""
     if len(places.begins) == 1:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=Other)
     first = places.begins[:-1]
     complete = np.ones(len(first), dtype=np.bool_)
-    for has in held.holds.T:
+    for has in shards.holds.T:
         complete &= np.logical_or.reduceat(has[places.shard], first)
-    owner = np.repeat(first, np.diff(places.begins))
-    of_others = (np.arange(len(owner)) != owner) & np.repeat(complete, np.diff(places.begins))
-    of_others &= (held.holds.sum(axis=1) < held.holds.shape[1])[places.shard[owner]]
+    leader = np.repeat(first, np.diff(places.begins))
+    of_others = (np.arange(len(leader)) != leader) & np.repeat(complete, np.diff(places.begins))
+    of_others &= (shards.holds.sum(axis=1) < shards.holds.shape[1])[places.shard[leader]]
     others = np.empty(int(of_others.sum()), dtype=Other)
     others["shard"], others["row"] = (
-        places.shard[owner[of_others]],
-        places.row[owner[of_others]],
+        places.shard[leader[of_others]],
+        places.row[leader[of_others]],
     )
     others["other"], others["other_row"] = places.shard[of_others], places.row[of_others]
     others.sort(order=["shard", "row", "other"])
     return first[complete], others
 
 
-def _all_rows(plan: Plan, places: Places, owners: Numbers) -> Plan:
+def _all_rows(plan: Plan, places: Places, first: Numbers) -> Plan:
     """All rows but those that were found to be read elsewhere, or nowhere."""
     dropped = np.ones(len(places.row), dtype=np.bool_)
-    dropped[owners] = False
+    dropped[first] = False
     chosen = {}
     rows = plan.rows.copy()
     for shard, gone in _by_shard(places, np.flatnonzero(dropped)):
@@ -118,16 +125,16 @@ def _all_rows(plan: Plan, places: Places, owners: Numbers) -> Plan:
     return replace(plan, rows=rows, chosen=chosen, first_row=np.cumsum(rows) - rows)
 
 
-def _these_rows(plan: Plan, places: Places, owners: Numbers, numbers: Mapping[bytes, int]) -> Plan:
+def _these_rows(plan: Plan, places: Places, first: Numbers, numbers: Mapping[bytes, int]) -> Plan:
     """The rows that are named, with their numbers."""
-    if len(owners) < len(numbers):
+    if len(first) < len(numbers):
         raise StorageError(
-            f"'{plan.root}' lacks {len(numbers) - len(owners):,} of {len(numbers):,} rows at "
+            f"'{plan.root}' lacks {len(numbers) - len(first):,} of {len(numbers):,} rows at "
             f"{', '.join(site.name for site in plan.sites)}; harvest them, or leave them out."
         )
     chosen, numbered = {}, {}
     rows = np.zeros_like(plan.rows)
-    for shard, found in _by_shard(places, owners):
+    for shard, found in _by_shard(places, first):
         _check(plan, shard, places, found)
         in_order = found[np.argsort(places.row[found])]
         chosen[shard] = places.row[in_order]
@@ -140,13 +147,13 @@ def _filtered(plan: Plan, where: Callable[[Row], bool]) -> Plan:
     """Of the rows so far those for which `where` is true; their numbers stay."""
     chosen, numbers, rows = {}, {}, np.zeros_like(plan.rows)
     for shard in np.flatnonzero(plan.rows).tolist():
-        reader = open_shard(plan, shard)
+        reader = plan.reader(shard)
         of_shard = plan.chosen.get(shard, np.arange(reader.sidecar.n_rows))
         first = int(plan.first_row[shard])
         named = plan.numbers.get(shard, np.arange(first, first + len(of_shard)))
         kept = []
         for number, row in zip(named.tolist(), of_shard.tolist(), strict=True):
-            with opening(plan.root, plan.shard(shard)):
+            with reading(plan.root, plan.shard(shard)):
                 ids = reader.ids(row)
             kept.append(bool(where(Row(number, reader.sidecar.key(row), ids))))
         chosen[shard], numbers[shard] = of_shard[kept], named[kept]
@@ -154,14 +161,14 @@ def _filtered(plan: Plan, where: Callable[[Row], bool]) -> Plan:
     return replace(plan, rows=rows, chosen=chosen, numbers=numbers)
 
 
-def _counted(plan: Plan, held: Holdings) -> Numbers:
+def _counted(plan: Plan, shards: Shards) -> Numbers:
     """How many tokens are used of each shard."""
     tokens = np.zeros_like(plan.rows)
-    simple = plan.positions.total(held.tokens, held.rows)
+    simple = plan.positions.total(shards.tokens, shards.rows)
     if simple is not None:
         tokens = np.where(plan.rows > 0, simple, 0)
     for shard in np.flatnonzero(plan.rows).tolist() if simple is None else list(plan.chosen):
-        lengths = planned_sidecar(plan, shard).lengths
+        lengths = plan.sidecar(shard).lengths
         if shard in plan.chosen:
             lengths = lengths[plan.chosen[shard]]
         tokens[shard] = plan.positions.ranges(lengths)[1].sum()
@@ -170,41 +177,37 @@ def _counted(plan: Plan, held: Holdings) -> Numbers:
 
 def _check(plan: Plan, shard: int, places: Places, found: Numbers) -> None:
     """That rows stand where the index says, of which the sidecar is the judge."""
-    keys = np.frombuffer(planned_sidecar(plan, shard).keys, dtype=places.keys.dtype)
+    keys = np.frombuffer(plan.sidecar(shard).keys, dtype=places.keys.dtype)
     rows = places.row[found]
     if (
         len(keys) != plan.rows[shard]
         or rows.max() >= len(keys)
         or (keys[rows] != places.keys[found]).any()
     ):
-        raise index_error(plan, shard)
+        raise plan.index_error(shard)
 
 
-def _check_tokens(folder: Folder, held: Holdings) -> None:
+def _check_tokens(folder: Folder, shards: Shards) -> None:
     """That no shard has more tokens than fit into its file, whatever the index says of it.
 
     Else what is reserved for them would know no bound. The largest one stands for all.
     """
-    largest = int(held.tokens.argmax())
-    shard = str(held.ids[largest], "ascii")
-    with opening(folder.root, shard):
+    largest = int(shards.tokens.argmax())
+    shard = str(shards.ids[largest], "ascii")
+    with reading(folder.root, shard):
         path = shard_path(folder.root, shard, DATA)
         try:
             size = path.lstat().st_size
         except OSError as error:
             raise GoneError(f"Shard {shard} of '{folder.root}' is gone.") from error
-    if 4 * int(held.tokens[largest]) > size:
-        raise DamageError(
-            f"The index of '{folder.root}' does not fit shard {shard}; run `obverse cache verify`, "
-            "and open the data again."
-        )
+    if 4 * int(shards.tokens[largest]) > size:
+        raise index_error(folder.root, shard)
 
 
-def _shapes(folder: Folder, held: Holdings, sites: Sequence[str]) -> Iterator[SiteShape]:
+def _shapes(folder: Folder, shards: Shards, sites: Sequence[str]) -> Iterator[SiteShape]:
     for number, name in enumerate(sites):
-        shard = str(held.ids[int(held.holds[:, number].argmax())], "ascii")
-        with opening(folder.root, shard):
-            found = read_sidecar(folder.root, shard).sites
+        shard = str(shards.ids[int(shards.holds[:, number].argmax())], "ascii")
+        found = sidecar_of(folder.root, shard).sites
         yield next(site for site in found if site.name == name)
 
 
