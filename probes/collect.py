@@ -89,8 +89,8 @@ def collect(
 
 
 def _shape(model: Model, site: Site) -> tuple[int, ...]:
-    if site.name == "pattern":
-        raise ProbeError("Attention patterns have no fixed width; probe 'z' instead.")
+    if site.kind.pairwise:
+        raise ProbeError(f"{site.kind.plural} have no fixed width; probe 'z' instead.")
     return site_names.shape_at(model, site.name)[0 if site.head is None else 1 :]
 
 

@@ -6,13 +6,7 @@ import math
 from collections.abc import Sequence
 
 from interp.figures.drawing import numbers, theme
-
-_WHAT = {
-    "resid_pre": "the residual stream into block {layer}",
-    "attn_out": "the attention output of block {layer}",
-    "mlp_out": "the MLP output of block {layer}",
-    "z": "head {head} of block {layer}",
-}
+from interp.figures.patching import site_name
 
 _LISTED = 6  # tokens
 
@@ -92,7 +86,7 @@ def patch(
             a single pair, of which nothing can be said.
         reason: why there is no share, where one could be looked for.
     """
-    what = _WHAT[site].format(layer=layer, head=head)
+    what = f"the {site_name(site)} {layer}" if head is None else f"head {head} of block {layer}"
     where = ""
     if clean_token is not None:
         where = f" at {token(clean_token)}"

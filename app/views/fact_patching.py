@@ -20,6 +20,7 @@ from app.views import circuit_view, live, parts, patch_view
 from app.views.study import Study
 from cache.errors import ObverseError
 from interp.figures.drawing import theme
+from interp.kinds import site_kind
 
 
 def show(study: Study, fact: int) -> None:
@@ -40,7 +41,7 @@ def show(study: Study, fact: int) -> None:
         site = next((s for s in SITES if patch_view.SITE_NAMES[s] == label), "resid_pre")
         cell = state.view().cell
         # A head is no place in the other sites, and a token none among the heads.
-        keep = cell is not None and (cell.head is None) == (site != "z")
+        keep = cell is not None and (cell.head is not None) == site_kind(site).per_head
         state.change(site=site, cell=cell if keep else None)
 
     names = [patch_view.SITE_NAMES[site] for site in SITES]

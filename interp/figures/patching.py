@@ -15,28 +15,15 @@ from interp.errors import SiteError
 from interp.figures.drawing import grid, marks, theme
 from interp.figures.drawing.axes import Axis, axes_of
 from interp.figures.drawing.numbers import plain, reach, texts
+from interp.kinds import KINDS
 from interp.results import Patched
 
 Value = Literal["normalised", "raw", "change"]
 
-_SITES = {
-    "resid_pre": "residual stream into block",
-    "resid_mid": "residual stream inside block",
-    "resid_post": "residual stream after block",
-    "attn_out": "attention output of block",
-    "mlp_out": "MLP output of block",
-    "mlp_act": "MLP neurons of block",
-    "q": "queries of block",
-    "k": "keys of block",
-    "v": "values of block",
-    "z": "head output in block",
-    "pattern": "attention pattern of block",
-}
-
 
 def site_name(site: str) -> str:
     """A site as words that a layer number can follow: "residual stream into block"."""
-    return _SITES.get(site, f"{site} of block")
+    return KINDS[site].label if site in KINDS else f"{site} of block"
 
 
 @typed

@@ -17,7 +17,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cache.arguments import typed
-from interp import sites as site_names
 from interp.errors import ModelError, first_sentence
 from interp.forward import packing
 from interp.forward.access import keeping
@@ -71,11 +70,12 @@ def observe(
         SiteError: the model has no such site.
         ModelError: TransformerLens does not see it there.
     """
-    wanted = site_names.hook_points(model, sites)
-    beyond = 1 + max(site.layer for site in wanted)
-    stop_before = model.bridge.blocks[beyond] if beyond < model.n_layers else model.bridge.ln_final
+    wanted = set(sites)
     with model.lock, torch.no_grad(), contextlib.ExitStack() as stack:
         kept = stack.enter_context(keeping(model, wanted))
+        beyond = 1 + max(site.layer for site in wanted)
+        inside = beyond < model.n_layers
+        stop_before = model.bridge.blocks[beyond] if inside else model.bridge.ln_final
         stack.callback(stop_before.register_forward_pre_hook(_stop).remove)
         model.bridge(ids.to(model.device), use_cache=False, return_type="logits")
     return kept

@@ -146,6 +146,8 @@ def intervened(tiny: Tiny, site: str, layer: int, change: Change) -> Iterator[No
     elif site == "z":
         hook = of_input(lambda value: value.unflatten(-1, (-1, D_HEAD)))
         placed.append(parts.out_matrix.register_forward_pre_hook(hook))
+    elif site == "mlp_in":
+        placed.append(parts.mlp.register_forward_pre_hook(of_input(whole)))
     elif site == "mlp_act":
         placed.append(parts.neurons_out.register_forward_pre_hook(of_input(whole)))
     else:

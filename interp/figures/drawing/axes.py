@@ -9,6 +9,7 @@ import xarray as xr
 
 from interp.errors import SiteError
 from interp.figures.drawing import theme
+from interp.kinds import KINDS
 
 # The first of these that a sweep has makes the rows of its map.
 _ROWS = ("layer", "head", "destination", "position", "span")
@@ -22,7 +23,8 @@ _TITLES = {
     "source": "attended to",
 }
 _PREFIXES = {"head": "head ", "neurons": "neurons ", "destination": "from ", "source": "to "}
-_BLOCKS = {"resid_pre": "into block", "resid_mid": "in block", "resid_post": "after block"}
+# Of streams, by where in a block they are.
+_BLOCKS = {"before": "into block", "between": "in block", "after": "after block"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def _axis(result: xr.Dataset, name: str, example: int | None) -> Axis:
     names = [str(value) for value in values]
     keys = tuple(int(v) for v in values) if name in ("layer", "head") else tuple(range(len(values)))
     if name == "layer":
-        title = _BLOCKS.get(str(result.attrs.get("site", "")), "block")
+        kind = KINDS.get(str(result.attrs.get("site", "")))
+        title = _BLOCKS.get(kind.part, "block") if kind else "block"
         return Axis(name, keys, tuple(names), tuple(names), title)
     if f"{name}_label" in result.coords:
         labels = [str(label) for label in result[f"{name}_label"].values]
