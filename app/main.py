@@ -32,7 +32,7 @@ def main() -> None:
         logging.getLogger("obverse").exception("The page could not be drawn")
         parts.error(
             f"This went wrong unexpectedly ({type(error).__name__}); the terminal says more. "
-            "Choose another fact or reload the page."
+            "Choose something else or reload the page."
         )
     state.to_address()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,11 @@ import streamlit as st
 
 from app import runs
 from app.compute.engine import Engine, ModelSpec
+from experiments.errors import StudyError
+from experiments.explorer import Page
 from experiments.records import RunRecord
+from experiments.registry import find_study
+from experiments.reporter import Progress
 
 if TYPE_CHECKING:
     from interp.model.model import Model
@@ -29,8 +34,16 @@ def run(record: RunRecord) -> runs.Run:
     return _run(str(record.path), runs.stamp(record))
 
 
+def page(study: str) -> tuple[Page, str | None]:
+    """What a study hands the explorer, and what is wrong where it can hand nothing."""
+    try:
+        return _page(study), None
+    except StudyError as error:
+        return Page(), str(error)
+
+
 @contextmanager
-def progress(text: str) -> Iterator[Callable[[int, int], None]]:
+def progress(text: str) -> Iterator[Progress]:
     """A progress bar that is gone when the work is done."""
     place = st.empty()
     try:
@@ -51,6 +64,18 @@ def _open_run(path: str, stamp: tuple[int, ...]) -> runs.Run:
     return runs.Run(RunRecord.open(path))
 
 
+def _make_page(study: str) -> Page:
+    explorer = find_study(study).explorer
+    try:
+        return Page() if explorer is None else explorer()
+    except Exception as error:  # another package's code may fail in any way
+        logging.getLogger("obverse").exception("A study's page could not be made")
+        raise StudyError(
+            f"The page of the study '{study}' cannot be made ({type(error).__name__}); the "
+            "terminal says more."
+        ) from error
+
+
 def _load_model(spec: ModelSpec, touched: float) -> Model:
     from interp.loading.load import load_model
 
@@ -68,6 +93,7 @@ def _touched(spec: ModelSpec) -> float:
 
 
 _engine: Callable[[], Engine] = st.cache_resource(_make_engine, show_spinner=False)
+_page: Callable[[str], Page] = st.cache_resource(_make_page, show_spinner=False)
 _run: Callable[[str, tuple[int, ...]], runs.Run] = st.cache_resource(
     _open_run, max_entries=8, show_spinner=False
 )

@@ -40,16 +40,6 @@ class Run:
         model = self.record.provenance.model
         return None if model is None else str(model.get("fingerprint"))
 
-    @property
-    def seed(self) -> int:
-        return int(self.record.config["seed"])
-
-    @property
-    def templates(self) -> str | None:
-        """The templates file that the user gave, if any."""
-        given = self.record.config.get("templates")
-        return None if given is None else str(given)
-
     def has(self, name: str) -> bool:
         return name in self.record.names()
 

@@ -14,6 +14,7 @@ Kind = Literal["run", "model"]
 Page = Literal["study", "yours"]
 SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 
+_WAY = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
 _NUMBER = re.compile(r"[0-9]{1,6}\Z")
 LONGEST_TEXT = 2000
 """Characters of each typed text; an address could not hold more."""
@@ -32,7 +33,8 @@ class Cell:
     """A place in a model that reads a prompt.
 
     Attributes:
-        way: which of the two prompts on the screen: "forward", "reverse", "clean" or "corrupt".
+        way: which of the prompts on the screen: "clean" or "corrupt" of the user's own, or the way
+            in which a study asks.
         layer: blocks passed, from 0 (the embedding).
         position: token of the prompt, counted from 0; None where a head is meant.
         head: the head, all positions together; None where a token is meant.
@@ -64,7 +66,7 @@ class View:
 
     source: Source | None = None
     page: Page = "study"
-    fact: int | None = None
+    example: int | None = None
     site: str = "resid_pre"
     cell: Cell | None = None
     ask: Ask | None = None
@@ -78,8 +80,8 @@ def to_query(view: View) -> dict[str, str]:
         query[view.source.kind] = view.source.name
     if view.page != "study":
         query["page"] = view.page
-    if view.fact is not None:
-        query["fact"] = str(view.fact)
+    if view.example is not None:
+        query["example"] = str(view.example)
     if view.site != "resid_pre":
         query["site"] = view.site
     if view.cell is not None:
@@ -100,14 +102,14 @@ def to_query(view: View) -> dict[str, str]:
 def from_query(query: Mapping[str, str]) -> View:
     """The inverse of `to_query`; parameters that make no sense are left out, never raised on."""
     source = next((Source(kind, query[kind]) for kind in get_args(Kind) if query.get(kind)), None)
-    view = View(source, fact=_number(query.get("fact")), edges=_number(query.get("edges")))
+    view = View(source, example=_number(query.get("example")), edges=_number(query.get("edges")))
     if query.get("page") == "yours":
         view = replace(view, page="yours")
     if query.get("site") in SITES:
         view = replace(view, site=query["site"])
     layer, position, head = (_number(query.get(n)) for n in ("layer", "position", "head"))
     way = query.get("way", "")
-    if way in ("forward", "reverse", "clean", "corrupt") and layer is not None:
+    if _WAY.match(way) and layer is not None:
         view = replace(view, cell=Cell(way, layer, position, head))
     texts = [query.get(name, "") for name in ("clean", "corrupt", "answer", "foil")]
     if any(texts) and all(len(text) <= LONGEST_TEXT for text in texts):
@@ -131,7 +133,7 @@ def clicked(told: object) -> tuple[str, tuple[int, int]] | None:
 
 
 def clicked_one(event: Mapping[str, Any] | None) -> int | None:
-    """The number behind the point that was clicked: a fact, or a layer."""
+    """The number behind the point that was clicked: an example, or a layer."""
     points = ((event or {}).get("selection") or {}).get("points") or []
     for point in points:
         data = point.get("customdata")
@@ -142,10 +144,10 @@ def clicked_one(event: Mapping[str, Any] | None) -> int | None:
     return None
 
 
-def picked(event: Mapping[str, Any] | None, facts: Sequence[int]) -> int | None:
-    """The fact whose row of a table is selected; `facts` are those of the rows shown."""
+def picked(event: Mapping[str, Any] | None, shown: Sequence[int]) -> int | None:
+    """The example whose row of a table is selected; `shown` are those of the rows."""
     rows = ((event or {}).get("selection") or {}).get("rows") or []
-    return facts[rows[0]] if rows and 0 <= rows[0] < len(facts) else None
+    return shown[rows[0]] if rows and 0 <= rows[0] < len(shown) else None
 
 
 def column_of(labels: Sequence[str], slots: Mapping[str, int], position: int) -> int | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from experiments.context import Context
+    from experiments.explorer import Page
 
 __all__ = ["Outcome", "Study", "StudyConfig", "Verdict"]
 
@@ -113,6 +114,8 @@ class Study(Generic[ConfigT]):
     """Computes through the context, writes report.html there, returns the verdicts."""
     results: Shapes = field(default_factory=dict)
     """What its stored results hold; a run's readers are told of those that hold something else."""
+    explorer: Callable[[], Page] | None = None
+    """Makes what the explorer shows of it, beside verdicts and tables: see that module."""
 
     def __post_init__(self) -> None:
         fields = dataclasses.fields(self.config_type)

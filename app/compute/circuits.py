@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import xarray as xr
 
-    from app.compute.pairs import Pair
+    from experiments.explorer import Pair
     from interp.circuits import Circuit
     from interp.model.model import Model
     from interp.prompts.pairs import PromptPairs

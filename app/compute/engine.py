@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.compute.pairs import Aligned, Pair
+from app.compute.pairs import Aligned, aligned, build
 from app.compute.work import Work
+from experiments.explorer import Examples, Pair, Way
+from experiments.reporter import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from interp.model.model import Model
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]
 
 RESULTS = 128  # kept in memory, a few hundred kB each for prompts of usual length
 _TOP = 10
@@ -130,8 +131,6 @@ class Engine:
         Raises:
             PromptError: the two prompts, or what should follow them, do not fit.
         """
-        from app.compute.pairs import aligned
-
         return self._compute(spec, ("aligned", pair), lambda model: aligned(model, pair))
 
     def sweep(
@@ -143,7 +142,7 @@ class Engine:
         return self._compute(
             spec,
             ("sweep", pair, site),
-            lambda model: sweep(model, pair.build(model), site, progress=progress),
+            lambda model: sweep(model, build(model, [pair]), site, progress=progress),
         )
 
     def refine(self, spec: ModelSpec, pair: Pair, site: str, *, run: bool) -> Work[Refined]:
@@ -158,7 +157,7 @@ class Engine:
         return self._in_steps(
             spec,
             ("refine", pair, site, run),
-            lambda model, tell: refined(model, pair.build(model), site, run, tell),
+            lambda model, tell: refined(model, build(model, [pair]), site, run, tell),
         )
 
     def patch(
@@ -186,7 +185,7 @@ class Engine:
         from interp.patching.single import patch_once
 
         def run(model: Model) -> xr.Dataset:
-            pairs = pair.build(model)
+            pairs = build(model, [pair])
             if label is not None and label not in pairs.positions:
                 raise SiteError(
                     f"This pair has no position '{label}'; choose one of "
@@ -202,30 +201,26 @@ class Engine:
     def pair(
         self,
         spec: ModelSpec,
-        facts: pd.DataFrame,
+        examples: Examples,
+        table: pd.DataFrame,
         row: int,
-        way: str,
-        seed: int,
-        templates: str | None = None,
+        way: Way,
+        settings: Mapping[str, Any],
     ) -> Pair:
-        """A pair for a fact, with a partner drawn as the study draws it.
+        """A pair for the example in a row of the table, made as its study makes it.
 
         Args:
-            row: where the fact stands in the table.
-            templates: a file of templates; the model's own if left out.
+            settings: those of the run; empty where there is none.
 
         Raises:
-            FactsError: the templates cannot be read, or no other fact can be its partner.
+            ObverseError: the study cannot make one.
         """
-        from app.compute import pairs
-
-        def make(model: Model) -> Pair:
-            template = _templates(model, templates)[way].trained[0]
-            return pairs.made(model, facts, row, way, template, seed)
-
-        # The prompts name the facts of a table; two tables with the same ones are the same.
-        key = (tuple(facts["forward_prompt"]), row, way, seed, templates)
-        return self._compute(spec, ("pair", hash(key)), make)
+        # The prompts name the examples of a table; two tables with the same ones are the same.
+        asked = tuple(table[f"{way.name}_prompt"])
+        key = ("pair", examples, way, hash(asked), row, repr(sorted(settings.items())))
+        return self._compute(
+            spec, key, lambda model: examples.pair(model, table, row, way, settings)
+        )
 
     def edges(
         self, spec: ModelSpec, pairs: tuple[Pair, ...], progress: Progress | None = None
@@ -235,7 +230,6 @@ class Engine:
         Raises:
             ModelError: the model is no sum of heads and MLPs.
         """
-        from app.compute.pairs import build
         from interp.circuits import attribute_edges
 
         return self._compute(
@@ -252,7 +246,6 @@ class Engine:
         Where there are enough pairs, it is run on others than those that its edges were scored on.
         """
         from app.compute.circuits import halves, measured
-        from app.compute.pairs import build
 
         scored, run = halves(pairs)
         scores = self.edges(spec, scored)
@@ -262,17 +255,12 @@ class Engine:
             lambda model: measured(model, build(model, run), scores, n_edges),
         )
 
-    def facts(self, spec: ModelSpec, progress: Progress | None = None) -> pd.DataFrame | None:
-        """The facts beside a model's weights with their ranks in both directions, or None.
-
-        Columns: as the table of a run, without margins and whole-answer completions.
-        """
-        from app import facts
-
+    def examples(
+        self, spec: ModelSpec, examples: Examples, progress: Progress
+    ) -> pd.DataFrame | None:
+        """The table of a study's examples that a model brings along, asked now; None without."""
         return self._compute(
-            spec,
-            ("facts",),
-            lambda model: facts.measured(model, _templates(model, None), progress),
+            spec, ("examples", examples), lambda model: examples.measure(model, progress)
         )
 
     @contextmanager
@@ -336,10 +324,3 @@ class Engine:
         self._kept[name] = result
         while len(self._kept) > RESULTS:
             self._kept.popitem(last=False)
-
-
-def _templates(model: Model, given: str | None) -> dict[Any, Any]:
-    from experiments.reversal_curse import facts
-
-    found = facts.find_templates(model.path, given)
-    return facts.DEFAULT_TEMPLATES if found is None else facts.read_templates(found)

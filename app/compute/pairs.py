@@ -1,15 +1,16 @@
-"""From facts and typed prompts to a pair of prompts for patching."""
+"""From stored results and typed prompts to a pair of prompts for patching."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from app.selection import LONGEST_TEXT
+from experiments.explorer import Pair, Way, pair_in
 from interp.errors import PromptError
 
 if TYPE_CHECKING:
@@ -18,27 +19,6 @@ if TYPE_CHECKING:
 
     from interp.model.model import Model
     from interp.prompts.pairs import PromptPairs
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A clean and a corrupted prompt with what should follow each.
-
-    Attributes:
-        words: what differs, in the clean and in the corrupted prompt.
-        span: what to call that part of the prompt.
-    """
-
-    clean: str
-    corrupt: str
-    answer: str
-    foil: str
-    words: tuple[str, str]
-    span: str = "subject"
-
-    def build(self, model: Model) -> PromptPairs:
-        """As the instruments take it. Raises PromptError where texts do not fit."""
-        return build(model, [self])
 
 
 def build(model: Model, pairs: Sequence[Pair]) -> PromptPairs:
@@ -129,27 +109,10 @@ def _occurrences(text: str, piece: str) -> list[int]:
     return [found.start() for found in re.finditer(f"(?={left}{re.escape(piece)}{right})", text)]
 
 
-def stored(result: xr.Dataset, example: int, facts: pd.DataFrame, way: str) -> Pair:
+def stored(result: xr.Dataset, example: int, table: pd.DataFrame, way: Way) -> Pair:
     """The pair behind one example of a run's patching map."""
     one = result.isel(example=example)
-    return _from_facts(
-        facts, way, str(one["clean_prompt"].values), str(one["corrupt_prompt"].values)
-    )
-
-
-def made(model: Model, facts: pd.DataFrame, row: int, way: str, template: str, seed: int) -> Pair:
-    """A pair for a fact that the run has not patched, made as the study makes its own.
-
-    Args:
-        row: where the fact stands in the table.
-
-    Raises:
-        FactsError: no other fact can be its partner.
-    """
-    from experiments.reversal_curse.prompts import make_pairs
-
-    pairs = make_pairs(model, _facts(facts), [row], _direction(way), template, seed)
-    return _from_facts(facts, way, pairs.clean.texts[0], pairs.corrupt.texts[0])
+    return pair_in(table, way, str(one["clean_prompt"].values), str(one["corrupt_prompt"].values))
 
 
 @dataclass(frozen=True)
@@ -183,7 +146,7 @@ class Aligned:
 
 def aligned(model: Model, pair: Pair) -> Aligned:
     """How the two prompts of a pair are aligned. Raises PromptError where they cannot be."""
-    pairs = pair.build(model)
+    pairs = build(model, [pair])
     alignment = pairs.alignment
     both = zip(alignment.labels, alignment.clean[0], alignment.corrupt[0], strict=True)
     return Aligned(
@@ -226,40 +189,6 @@ def every_token(result: xr.Dataset, pair: Aligned) -> tuple[xr.Dataset, dict[str
         corrupt_token=shown["corrupt_token"].where(there, ""),
     )
     return shown, {name: token for token, name in enumerate(names)}
-
-
-def _from_facts(facts: pd.DataFrame, way: str, clean: str, corrupt: str) -> Pair:
-    """The pair of two prompts that stand in the table, each with its own answer.
-
-    Taken from there rather than from a result: the text of a result's answers is put together
-    from tokens, which need not bring their spaces along.
-    """
-    about = "subject" if way == "forward" else "object"
-    rows = []
-    for prompt in (clean, corrupt):
-        found = facts[facts[f"{way}_prompt"] == prompt]
-        if found.empty:
-            raise PromptError(f"The prompt '{prompt}' is not in this table of facts.")
-        rows.append(found.iloc[0])
-    return Pair(
-        clean,
-        corrupt,
-        str(rows[0][f"{way}_answer"]),
-        str(rows[1][f"{way}_answer"]),
-        (str(rows[0][about]), str(rows[1][about])),
-    )
-
-
-def _facts(table: pd.DataFrame) -> list[Any]:
-    from experiments.organisms.facts import Fact
-
-    names = ["subject", "object", "relation", "inverse", "split"]
-    rows: list[dict[Any, Any]] = table[names].astype(str).to_dict("records")
-    return [Fact(**row) for row in rows]
-
-
-def _direction(way: str) -> Any:
-    return "forward" if way == "forward" else "reverse"
 
 
 def _spaced(answer: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from experiments.reporter import Progress
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,7 +46,7 @@ def refined(
     pairs: PromptPairs,
     site: str,
     run: bool,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> Iterator[Refined]:
     """The estimate, and if it is wanted ever more cells as they are when they are run."""
     from interp.patching import refine

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from cache.errors import ObverseError
+from experiments.reporter import Progress
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]
 Steps = Callable[[Progress], Iterator[T]]
 """Yields better and better results, and tells (done, in all) in between."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from app.compute.circuits import halves
 from app.compute.engine import ModelSpec
-from app.compute.pairs import Pair
+from experiments.explorer import Pair
 
 
 def lens(model: ModelSpec, prompt: str, answer: str | None) -> str:
@@ -25,7 +26,7 @@ def lens(model: ModelSpec, prompt: str, answer: str | None) -> str:
 
 
 def ranks(model: ModelSpec, questions: Mapping[str, tuple[str, str]]) -> str:
-    """Rank lines of one fact; `questions` are (prompt, answer) by the name of each line."""
+    """Rank lines of one example; `questions` are (prompt, answer) by the name of each line."""
     lines = [
         f"    {name!r}: logit_lens(model, [{prompt!r}], [{answer!r}]),"
         for name, (prompt, answer) in questions.items()
@@ -42,18 +43,22 @@ def ranks(model: ModelSpec, questions: Mapping[str, tuple[str, str]]) -> str:
     )
 
 
-def run_ranks(run: Path, split: str) -> str:
-    """Rank lines of a run's facts of one split."""
+def run_ranks(run: Path, results: Mapping[str, str], group: tuple[str, str]) -> str:
+    """Rank lines of a run's examples of one group.
+
+    Args:
+        results: the stored ranks by the name of each line.
+        group: the coordinate that tells of groups, and the one that is meant.
+    """
     return _lines(
         "from experiments.records import RunRecord",
         "from interp.figures import rank_lines",
         "",
         f"run = RunRecord.open({run.as_posix()!r})",
         "lens = {",
-        '    name: run.dataset(f"lens_{name}") for name in ("forward", "reverse")',
+        *(f"    {name!r}: run.dataset({result!r})," for name, result in results.items()),
         "}",
-        f"chosen = {{name: one.isel(example=one['split'].values == {split!r})"
-        " for name, one in lens.items()}",
+        f"chosen = {{name: {_chosen('one', group)} for name, one in lens.items()}}",
         "rank_lines(chosen).show()",
     )
 
@@ -92,11 +97,11 @@ def circuit(model: ModelSpec, pairs: Sequence[Pair], n_edges: int) -> str:
     )
 
 
-def run_patching(run: Path, name: str, split: str | None, settings: Mapping[str, Any]) -> str:
-    """A patching map of a run: of one pair, or the mean over the pairs of one split."""
-    chosen = "result"
-    if split is not None:
-        chosen = f"result.isel(example=result['split'].values == {split!r})"
+def run_patching(
+    run: Path, name: str, group: tuple[str, str] | None, settings: Mapping[str, Any]
+) -> str:
+    """A patching map of a run: of one pair, or the mean over the pairs of one group."""
+    chosen = "result" if group is None else _chosen("result", group)
     return _lines(
         "from experiments.records import RunRecord",
         "from interp.figures import patching_map",
@@ -107,15 +112,37 @@ def run_patching(run: Path, name: str, split: str | None, settings: Mapping[str,
     )
 
 
-def table(run: Path, name: str, figure: str) -> str:
-    """A figure of one of a run's tables."""
+def stored(run: Path, draw: Callable[..., object], results: Mapping[str, str]) -> str:
+    """A figure that a study draws of what a run stores.
+
+    Args:
+        draw: a function of a module.
+        results: by name whether each is a "table" or a "dataset".
+    """
+    read = ", ".join(f"run.{kind}({name!r})" for name, kind in results.items())
     return _lines(
         "from experiments.records import RunRecord",
-        f"from interp.figures import {figure}",
+        f"from {_home(draw)} import {draw.__name__}",
         "",
         f"run = RunRecord.open({run.as_posix()!r})",
-        f"{figure}(run.table({name!r})).show()",
+        f"{draw.__name__}({read}).show()",
     )
+
+
+def _home(function: Callable[..., object]) -> str:
+    """The shortest name of a module that a function can be imported from."""
+    parts = function.__module__.split(".")
+    names = (".".join(parts[: n + 1]) for n in range(len(parts)))
+    return next(
+        name
+        for name in names
+        if getattr(sys.modules.get(name), function.__name__, None) is function
+    )
+
+
+def _chosen(name: str, group: tuple[str, str]) -> str:
+    coordinate, value = group
+    return f"{name}.isel(example={name}[{coordinate!r}].values == {value!r})"
 
 
 def _load(model: ModelSpec) -> str:

@@ -12,23 +12,16 @@ from app import resources, state
 from app.compute import circuits
 from app.compute.circuits import Measured
 from app.compute.engine import ModelSpec
-from app.compute.pairs import Pair
 from app.text import markup, sentences, snippets
 from app.views import parts
+from experiments.explorer import Pair, Way
 from interp.errors import ModelError
 from interp.figures import circuit_map
 from interp.figures.circuit import largest_score
 from interp.figures.drawing import theme
 
-_TITLES = {
-    "forward": "Asked forward",
-    "reverse": "Asked in reverse",
-    "clean": "Clean against corrupted prompt",
-}
-_COLOURS = {**theme.COLOURS, "clean": theme.OKABE_ITO[0]}
 
-
-def show(spec: ModelSpec, pairs: Mapping[str, tuple[Pair, ...]], *, width: int) -> None:
+def show(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]], *, width: int) -> None:
     """A map for each way of asking, with a slider for their size; only where it is wanted.
 
     Args:
@@ -46,7 +39,7 @@ def show(spec: ModelSpec, pairs: Mapping[str, tuple[Pair, ...]], *, width: int) 
     wanted = state.view().edges
     if wanted is None:
         return
-    found: dict[str, Measured] = {}
+    found: dict[Way, Measured] = {}
     try:
         n_all = _score(spec, pairs)
         n_edges = _slider(wanted, circuits.sizes(n_all))
@@ -59,7 +52,7 @@ def show(spec: ModelSpec, pairs: Mapping[str, tuple[Pair, ...]], *, width: int) 
     limit = max(largest_score(one.circuit) for one in found.values())
     for (way, one), column in zip(found.items(), st.columns(len(found), gap="large"), strict=True):
         with column:
-            parts.html(markup.way(_TITLES[way], _COLOURS[way]))
+            parts.html(markup.way(way.title, way.colour))
             _one(spec, way, one, pairs[way], n_edges, limit, width)
 
 
@@ -83,7 +76,7 @@ def _slider(wanted: int, allowed: list[int]) -> int:
     return chosen
 
 
-def _score(spec: ModelSpec, pairs: Mapping[str, tuple[Pair, ...]]) -> int:
+def _score(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]]) -> int:
     """Score the edges of all pairs; return how many edges the model has."""
     n = 0
     for some in pairs.values():
@@ -95,7 +88,7 @@ def _score(spec: ModelSpec, pairs: Mapping[str, tuple[Pair, ...]]) -> int:
 
 def _one(
     spec: ModelSpec,
-    way: str,
+    way: Way,
     one: Measured,
     pairs: tuple[Pair, ...],
     n_edges: int,
@@ -117,10 +110,10 @@ def _one(
         drawn.update_layout(plot_bgcolor=theme.EMPTY)
     parts.figure(
         drawn,
-        f"circuit-{way}",
+        f"circuit-{way.name}",
         data=lambda: table(one),
         code=snippets.circuit(spec, pairs, n_edges),
-        alt=f"Circuit of {len(circuit)} edges, {_TITLES[way].lower()}",
+        alt=f"Circuit of {len(circuit)} edges, {way.title.lower()}",
         below=lambda: markup.sentence(said),
     )
     unit = str(circuit.settings["unit"])

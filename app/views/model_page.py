@@ -1,4 +1,4 @@
-"""A model without a run: its own facts if it brings some, and the user's prompts."""
+"""A model without a run: the examples that it brings for a study, and the user's prompts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import streamlit as st
 from app import resources, state
 from app.compute.engine import ModelSpec
 from app.text import markup
-from app.views import detail, fact_table, own, parts
-from app.views.study import Study
+from app.views import example, example_table, own, parts
+from app.views.shown import brought
 
 
 def show(spec: ModelSpec) -> None:
@@ -24,15 +24,14 @@ def show(spec: ModelSpec) -> None:
     if state.view().page == "yours":
         own.show(spec)
         return
-    with resources.progress("Asking for every fact") as tell:
-        facts = engine.facts(spec, tell)
-    if facts is None:
+    shown = brought(spec)
+    if shown is None:
         parts.html(
-            markup.hint("This model brings no facts along (facts.csv); ask it your own questions.")
+            markup.hint("This model brings nothing along to be asked; ask it your own questions.")
         )
         own.show(spec)
         return
-    parts.html(markup.heading("Facts"))
-    fact = fact_table.show(facts)
-    if fact is not None:
-        detail.show(Study(spec, facts, None), fact)
+    parts.html(markup.heading(shown.examples.many.capitalize()))
+    chosen = example_table.show(shown.examples, shown.table)
+    if chosen is not None:
+        example.show(shown, chosen)

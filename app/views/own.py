@@ -13,11 +13,14 @@ from app.compute.engine import ModelSpec
 from app.selection import SITES, Ask
 from app.text import markup, snippets
 from app.views import circuit_view, lens_view, live, parts, patch_view
+from app.views.shown import brought
 from cache.errors import ObverseError
+from experiments.explorer import Pair, Way
 from interp.figures.drawing import theme
 
 _COLOURS = {"clean": theme.OKABE_ITO[0], "corrupt": theme.OKABE_ITO[1]}
 _TITLES = {"clean": "Clean prompt", "corrupt": "Corrupted prompt"}
+_BOTH = Way("clean", "Clean against corrupted prompt", _COLOURS["clean"])
 FORM = {f"ask-{name}": name for name in ("clean", "answer", "corrupt", "foil")}
 """The fields of the form, by their keys."""
 
@@ -66,22 +69,19 @@ def _form(spec: ModelSpec) -> Ask | None:
 
 
 def _suggestion(spec: ModelSpec) -> Ask:
-    """Two of the model's own facts, or a pair that any English model knows."""
-    facts = resources.engine().facts(spec)
-    if facts is None or len(facts) < 2:
+    """A pair of the examples that the model brings along, or one that any English model knows."""
+    shown = brought(spec)
+    if shown is None or len(shown.table) < 2:
         return _EXAMPLE
-    one = facts.iloc[0]
-    others = facts[(facts["relation"] == one["relation"]) & (facts["inverse"] == one["inverse"])]
-    other = others.iloc[1] if len(others) > 1 else facts.iloc[1]
-    return Ask(
-        str(one["forward_prompt"]),
-        str(other["forward_prompt"]),
-        str(one["object"]),
-        str(other["object"]),
-    )
+    way = shown.examples.ways[0]
+    try:
+        pair = resources.engine().pair(spec, shown.examples, shown.table, 0, way, shown.settings)
+    except ObverseError:
+        return _EXAMPLE
+    return Ask(pair.clean, pair.corrupt, pair.answer.strip(), pair.foil.strip())
 
 
-def _compare(spec: ModelSpec, pair: pairs.Pair) -> None:
+def _compare(spec: ModelSpec, pair: Pair) -> None:
     engine = resources.engine()
     with st.spinner("Loading the model …", show_time=True):
         engine.aligned(spec, pair)  # refuses what cannot be aligned before anything is drawn
@@ -112,7 +112,7 @@ def _compare(spec: ModelSpec, pair: pairs.Pair) -> None:
     _patching(spec, pair)
 
 
-def _patching(spec: ModelSpec, pair: pairs.Pair) -> None:
+def _patching(spec: ModelSpec, pair: Pair) -> None:
     parts.html(
         markup.heading(
             "Which activations carry the answer",
@@ -120,7 +120,7 @@ def _patching(spec: ModelSpec, pair: pairs.Pair) -> None:
             "how much the answer’s first token gains on the foil’s, in logits.",
         )
     )
-    _, value = patch_view.controls(None)
+    _, value = patch_view.controls()
 
     def changed() -> None:
         label = st.session_state["own-site"]
@@ -136,10 +136,10 @@ def _patching(spec: ModelSpec, pair: pairs.Pair) -> None:
         with tab:
             refining = live.refine(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}")
             live.draw([refining], functools.partial(_map, spec, pair, site, value, refining))
-    circuit_view.show(spec, {"clean": (pair,)}, width=parts.WHOLE)
+    circuit_view.show(spec, {_BOTH: (pair,)}, width=parts.WHOLE)
 
 
-def _map(spec: ModelSpec, pair: pairs.Pair, site: str, value: str, refining: live.Refining) -> None:
+def _map(spec: ModelSpec, pair: Pair, site: str, value: str, refining: live.Refining) -> None:
     refined = refining.refined
     if refined is not None:
         code = snippets.patching(spec, pair, site, patch_view.settings(value, 0, None))

@@ -89,8 +89,8 @@ def _selectbox(options: list[Source], current: Source | None, found: dict[str, R
 
 def _open(source: Source) -> None:
     """Look at something else; what was chosen in one run or model means nothing in another."""
-    state.change(source=source, fact=None, cell=None, ask=None, page="study")
-    for widget in ("page", "facts", "search", "splits", "table", *own.FORM):
+    state.change(source=source, example=None, cell=None, ask=None, page="study")
+    for widget in ("page", "examples", "search", "groups", "table", *own.FORM):
         st.session_state.pop(widget, None)
 
 
@@ -105,7 +105,7 @@ def _pages(current: Source | None) -> None:
     st.segmented_control(
         "Page",
         ["study", "yours"],
-        format_func={"study": "Facts", "yours": "Your own prompts"}.__getitem__,
+        format_func={"study": "Study", "yours": "Your own prompts"}.__getitem__,
         key="page",
         on_change=changed,
         label_visibility="collapsed",

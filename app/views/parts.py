@@ -18,6 +18,11 @@ from interp.figures.drawing import theme
 HALF, WHOLE = 600, 1220  # px of a column and of the page, on a screen of 1280
 
 
+def width(columns: int) -> int:
+    """px of a figure in one of so many columns."""
+    return WHOLE if columns == 1 else HALF
+
+
 def html(text: str) -> None:
     """Show markup made by `app.text.markup`, where all foreign text is escaped."""
     st.html(text)

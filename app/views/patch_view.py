@@ -14,12 +14,13 @@ import xarray as xr
 
 from app import resources, state
 from app.compute.engine import ModelSpec
-from app.compute.pairs import Aligned, Pair, every_token
+from app.compute.pairs import Aligned, every_token
 from app.compute.refining import Refined, trust
 from app.selection import Cell, column_of
 from app.text import markup, sentences
 from app.views import follow, parts
 from cache.errors import ObverseError
+from experiments.explorer import Pair
 from interp.figures import patching_map
 
 SITE_NAMES = {
@@ -248,22 +249,23 @@ def table(one: Map) -> pd.DataFrame:
     return frame[frame["patched"].notna()]
 
 
-def controls(mean_of: str | None) -> tuple[bool, str]:
-    """Whether the mean is wanted, and what to colour."""
+def controls(one: str = "", mean: str | None = None) -> tuple[bool, str]:
+    """Whether the mean is wanted, and what to colour.
+
+    Args:
+        one, mean: names of the two choices; no choice where there is no mean.
+    """
     with st.container(horizontal=True, gap="medium", vertical_alignment="center"):
-        mean = False
-        if mean_of is not None:
-            mean = (
-                st.segmented_control(
-                    "Of",
-                    ["one", "mean"],
-                    default="one",
-                    format_func={"one": "This fact", "mean": mean_of}.__getitem__,
-                    key="patch-of",
-                    label_visibility="collapsed",
-                    required=True,
-                )
-                == "mean"
+        of = "one"
+        if mean is not None:
+            of = st.segmented_control(
+                "Of",
+                ["one", "mean"],
+                default="one",
+                format_func={"one": one, "mean": mean}.__getitem__,
+                key="patch-of",
+                label_visibility="collapsed",
+                required=True,
             )
         value = st.segmented_control(
             "Colour",
@@ -274,7 +276,7 @@ def controls(mean_of: str | None) -> tuple[bool, str]:
             label_visibility="collapsed",
             required=True,
         )
-    return mean, str(value or "change")
+    return of == "mean", str(value or "change")
 
 
 def _selected(one: Map) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""A run: what it found, its facts, and one of them from both ends."""
+"""A run: what it found, its figures and examples, and one of them from all sides."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import streamlit as st
 
 from app import resources, runs, state
 from app.compute.engine import ModelSpec
-from app.text import markup, snippets
-from app.views import detail, fact_table, own, parts
-from app.views.study import Study
+from app.text import markup
+from app.views import example, example_table, own, parts, study_figures
+from app.views.shown import Shown
 from cache.errors import ObverseError
-from interp.figures import accuracy_bars, direction_scatter
+from experiments.explorer import Examples, Page
 
 
 def show(run: runs.Run) -> None:
@@ -24,15 +24,19 @@ def show(run: runs.Run) -> None:
             own.show(spec)
         return
     _header(run)
-    facts = run.table("facts")
-    if facts is None:
-        _without_facts(run)
+    page, problem = resources.page(run.record.study)
+    if problem is not None:
+        parts.warning(problem)
+    examples = page.examples
+    table = None if examples is None else run.table(examples.table)
+    if examples is None or table is None:
+        _without_examples(run, page)
         return
-    _example(facts)
+    _in_one_line(examples, table)
     _verdicts(run)
-    fact = _facts(run, facts)
-    if fact is not None:
-        detail.show(Study(_model(run), facts, run), fact)
+    chosen = _overview(run, page, examples, table)
+    if chosen is not None:
+        example.show(Shown(examples, table, _model(run), run), chosen)
 
 
 def _header(run: runs.Run) -> None:
@@ -62,20 +66,20 @@ def _header(run: runs.Run) -> None:
         )
 
 
-def _example(facts: pd.DataFrame) -> None:
-    """The best-known fact in one line, asked both ways."""
-    rows = facts[facts["subject"] == "Tom Cruise"]
-    if rows.empty:
+def _in_one_line(examples: Examples, table: pd.DataFrame) -> None:
+    """The example that the study begins with, asked in all ways."""
+    first = examples.first(table)
+    if first is None:
         return
-    row = rows.iloc[0]
+    row = table[table[examples.key] == first].iloc[0]
     pieces = []
-    for way in ("forward", "reverse"):
-        said = str(row.get(f"{way}_said", "")).strip()
-        right = bool(row[f"{way}_correct"])
-        said = said or (str(row[f"{way}_answer"]).strip() if right else "something else")
+    for way in examples.ways:
+        said = str(row.get(f"{way.name}_said", "")).strip()
+        right = bool(row[f"{way.name}_correct"])
+        said = said or (str(row[f"{way.name}_answer"]).strip() if right else "something else")
         mark = '<b style="color:#00704f">✓</b>' if right else '<b style="color:#a34700">✗</b>'
         pieces.append(
-            f"“{markup.esc(row[f'{way}_prompt'])} …” &nbsp;<b>{markup.esc(said)}</b> {mark}"
+            f"“{markup.esc(row[f'{way.name}_prompt'])} …” &nbsp;<b>{markup.esc(said)}</b> {mark}"
         )
     parts.html(f'<div class="ob-example">{" &nbsp;&nbsp;&nbsp; ".join(pieces)}</div>')
 
@@ -105,35 +109,15 @@ def _verdicts(run: runs.Run) -> None:
     parts.html(f'<div class="ob-cards">{"".join(cards)}</div>')
 
 
-def _facts(run: runs.Run, facts: pd.DataFrame) -> int | None:
-    parts.html(markup.heading("Facts"))
+def _overview(run: runs.Run, page: Page, examples: Examples, table: pd.DataFrame) -> int | None:
+    """The table of examples beside the study's figures; returns the chosen example."""
+    parts.html(markup.heading(examples.many.capitalize()))
     left, right = st.columns([3, 2], gap="medium")
     with left:
-        fact = fact_table.show(facts)
+        chosen = example_table.show(examples, table)
     with right:
-        names = ["Every fact", "Accuracy"]
-        tabs = st.tabs(names, key="overview", on_change="rerun")
-        accuracy = run.table("accuracy")
-        if tabs[0].open:
-            with tabs[0]:
-                parts.figure(
-                    direction_scatter(facts, selected=fact),
-                    "margins",
-                    data=lambda: facts,
-                    code=snippets.table(run.record.path, "facts", "direction_scatter"),
-                    alt="Margin asked forward against margin asked in reverse, one point a fact",
-                    on_click=lambda: fact_table.on_point("margins"),
-                )
-        elif accuracy is not None:
-            with tabs[1]:
-                parts.figure(
-                    accuracy_bars(accuracy),
-                    "accuracy",
-                    data=lambda: accuracy,
-                    code=snippets.table(run.record.path, "accuracy", "accuracy_bars"),
-                    alt="Accuracy by split, direction and wording",
-                )
-    return fact
+        study_figures.show(run, page.figures, chosen, example_table.on_point)
+    return chosen
 
 
 def _report(run: runs.Run) -> bytes | None:
@@ -164,17 +148,17 @@ def _model(run: runs.Run) -> ModelSpec | None:
     return run.model
 
 
-def _without_facts(run: runs.Run) -> None:
-    """A run that has not come that far, or of another study: its tables as they are."""
+def _without_examples(run: runs.Run, page: Page) -> None:
+    """A run that has not come that far, or of a study without examples: its stored results."""
     _verdicts(run)
     tables = run.record.names("table")
-    if not tables:
+    if not run.record.names():
         parts.html(
             '<div class="ob-empty"><b>This run has no results yet.</b><br>Start the same '
             "<code>obverse run</code> again and reload this page.</div>"
         )
         return
-    name = st.selectbox("Table", tables, key="table")
-    table = run.table(name)
-    if table is not None:
-        st.dataframe(table, hide_index=True)
+    study_figures.show(run, page.figures)
+    if tables:
+        name = st.selectbox("Table", tables, key="table")
+        st.dataframe(run.table(name), hide_index=True)

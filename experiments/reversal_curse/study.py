@@ -15,6 +15,7 @@ from experiments.study import Study, Verdict
 
 if TYPE_CHECKING:
     from experiments.context import Context
+    from experiments.explorer import Page
 
 __all__ = ["STUDY", "Config"]
 
@@ -25,6 +26,12 @@ def _run(config: Config, context: Context) -> Sequence[Verdict]:
     return run(config, context)
 
 
+def _explorer() -> Page:
+    from experiments.reversal_curse.explorer import page
+
+    return page()
+
+
 STUDY = Study(
     "reversal-curse",
     "The reversal curse",
@@ -32,4 +39,5 @@ STUDY = Study(
     Config,
     _run,
     RESULTS,
+    _explorer,
 )

@@ -12,7 +12,9 @@ from streamlit.testing.v1 import AppTest
 
 from app.compute.engine import Engine, ModelSpec
 from app.views import live
+from experiments.explorer import Examples, Way
 from experiments.records import RunRecord
+from experiments.reversal_curse.explorer import page
 from interp.loading.load import load_model
 from interp.model.model import Model
 from tests.app import material
@@ -44,6 +46,19 @@ def spec(model_folder: Path) -> ModelSpec:
 def loaded(spec: ModelSpec) -> Model:
     """Each model once."""
     return load_model(spec.source)
+
+
+@pytest.fixture(scope="session")
+def examples() -> Examples:
+    """What the study tells of its facts."""
+    found = page().examples
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
+def ways(examples: Examples) -> dict[str, Way]:
+    return {way.name: way for way in examples.ways}
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,11 @@ import xarray as xr
 from streamlit.testing.v1 import AppTest
 
 from app.compute.engine import Engine, ModelSpec
-from app.compute.pairs import Pair, typed
+from app.compute.pairs import build, typed
 from app.compute.refining import Refined, trust
 from app.selection import Cell, View
 from app.views import live
+from experiments.explorer import Pair
 from interp import load_model, sweep
 from tests.app.pages import Open, assert_fine, html
 from tests.app.slowed import slowed
@@ -46,7 +47,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 def exact_patches(spec: ModelSpec, pair: Pair, site: str) -> np.ndarray:
     model = load_model(spec.source)
-    patched: np.ndarray = sweep(model, pair.build(model), site)["patched"].values
+    patched: np.ndarray = sweep(model, build(model, [pair]), site)["patched"].values
     return patched
 
 

@@ -18,7 +18,7 @@ from tests.app.pages import Open, assert_fine, html, root_of
 
 
 def test_a_model_brings_its_facts(open_page: Open, model_folder: Path, tmp_path: Path) -> None:
-    page = open_page(tmp_path, query={"model": str(model_folder), "fact": "4"})
+    page = open_page(tmp_path, query={"model": str(model_folder), "example": "4"})
     assert_fine(page)
     assert "Finn Grove  ·  Gia Hale" in html(page)
     assert len(page.get("plotly_chart")) == 5
@@ -30,10 +30,10 @@ def test_another_source_starts_afresh(
     page = open_page(root_of(record), query={"page": "yours"})
     assert_fine(page)
     page.session_state["view"] = replace(
-        page.session_state["view"], page="study", fact=4, cell=Cell("forward", 1, position=1)
+        page.session_state["view"], page="study", example=4, cell=Cell("forward", 1, position=1)
     )
     page.run()
-    page.pills(key="splits").set_value(["both"]).run()
+    page.pills(key="groups").set_value(["both"]).run()
     assert_fine(page)
     chosen = page.selectbox(key="source")
     chosen.set_value(chosen.options[-1]).run()  # "Another model …"
@@ -42,7 +42,7 @@ def test_another_source_starts_afresh(
     page.button[0].click().run()
     assert_fine(page)
     view = page.session_state["view"]
-    assert view == View(Source("model", str(model_folder)), fact=0)
+    assert view == View(Source("model", str(model_folder)), example=0)
     assert len(page.dataframe[0].value) == 6
 
 
@@ -198,9 +198,9 @@ def test_a_link_opens_no_model_without_a_click(
 def test_a_model_from_a_link_opens_after_a_click(
     open_page: Open, model_folder: Path, tmp_path: Path
 ) -> None:
-    page = open_page(tmp_path, query={"model": str(model_folder), "fact": "4"}, agreed=False)
+    page = open_page(tmp_path, query={"model": str(model_folder), "example": "4"}, agreed=False)
     assert "Finn Grove" not in html(page)
     page.button(key="allow").click().run()
     assert_fine(page)
     assert "Finn Grove  ·  Gia Hale" in html(page)
-    assert page.query_params["fact"] == "4"
+    assert page.query_params["example"] == "4"

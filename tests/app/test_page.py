@@ -46,8 +46,8 @@ def test_the_newest_run_is_open_with_its_verdicts(open_page: Open, record: RunRe
 def test_the_chosen_fact_drives_everything_below(open_page: Open, record: RunRecord) -> None:
     page = open_page(root_of(record))
     view: View = page.session_state["view"]
-    assert view.fact == 0
-    page.session_state["view"] = replace(view, fact=3, cell=Cell("reverse", 1, position=2))
+    assert view.example == 0
+    page.session_state["view"] = replace(view, example=3, cell=Cell("reverse", 1, position=2))
     page.run()
     assert_fine(page)
     shown = html(page)
@@ -55,13 +55,13 @@ def test_the_chosen_fact_drives_everything_below(open_page: Open, record: RunRec
     assert "After 1 block (block 0), at ‘Lane’ (token 2)" in shown
     assert "Patching the residual stream into block 1 at ‘Lane’" in shown
     assert "after the patch" in shown
-    assert page.query_params["fact"] == "3"
+    assert page.query_params["example"] == "3"
     assert page.query_params["way"] == "reverse"
 
 
 def test_a_link_leads_to_the_same_state(open_page: Open, record: RunRecord) -> None:
     name = record.path.relative_to(root_of(record)).as_posix()
-    query = {"run": name, "fact": "1", "site": "z", "way": "forward", "layer": "1", "head": "1"}
+    query = {"run": name, "example": "1", "site": "z", "way": "forward", "layer": "1", "head": "1"}
     page = open_page(root_of(record), query=query)
     assert_fine(page)
     assert "Patching head 1 of block 1 moves the logit difference" in html(page)
@@ -77,7 +77,7 @@ def test_search_and_splits_filter_the_table(open_page: Open, record: RunRecord) 
     assert_fine(page)
     assert "No fact matches" in html(page)
     page.text_input(key="search").set_value("").run()
-    page.pills(key="splits").set_value(["both"]).run()
+    page.pills(key="groups").set_value(["both"]).run()
     assert list(page.dataframe[0].value["subject"]) == ["Finn Grove"]
 
 
@@ -98,7 +98,7 @@ def test_no_share_is_shown_of_an_effect_that_could_be_none(
     open_page: Open, record: RunRecord
 ) -> None:
     """Two pairs of a model that knows nothing: neither the mean nor one of them has a share."""
-    page = open_page(root_of(record), query={"fact": "0", "edges": "20"})
+    page = open_page(root_of(record), query={"example": "0", "edges": "20"})
     page.session_state["patch-value"] = "normalised"
     for of in ("mean", "one"):
         page.session_state["patch-of"] = of
@@ -145,7 +145,7 @@ def test_the_mean_map_and_its_sentence_tell_the_same_share() -> None:
 
 
 def test_hostile_names_reach_the_page_as_text_only(open_page: Open, record: RunRecord) -> None:
-    page = open_page(root_of(record), query={"fact": "1"})
+    page = open_page(root_of(record), query={"example": "1"})
     assert_fine(page)
     assert "<img" not in html(page)
     assert "Ann &lt;img src=x onerror=alert(1)&gt;" in html(page)
@@ -239,7 +239,7 @@ def test_a_run_given_on_the_command_line_is_opened_first(
 
 
 def test_ranks_are_those_of_the_report(open_page: Open, record: RunRecord) -> None:
-    page = open_page(root_of(record), query={"fact": "0"})
+    page = open_page(root_of(record), query={"example": "0"})
     stored = record.table("facts").set_index("fact")
     shown = page.dataframe[0].value
     assert list(shown["reverse_rank"]) == [rank + 1 for rank in stored["reverse_rank"]]

@@ -33,7 +33,7 @@ views = st.builds(
     View,
     source=st.none() | st.builds(Source, st.sampled_from(["run", "model"]), texts),
     page=st.sampled_from(["study", "yours"]),
-    fact=st.none() | numbers,
+    example=st.none() | numbers,
     site=st.sampled_from(SITES),
     cell=st.none() | cells,
     ask=st.none() | st.builds(Ask, texts, texts, texts, texts),
@@ -47,12 +47,12 @@ def test_an_address_leads_back_to_its_view(view: View) -> None:
 
 
 def test_no_address_tells_what_it_could_not_be_read_from() -> None:
-    view = View(fact=2, ask=Ask("a", "b" * 2001, "c", "d"))
-    assert to_query(view) == {"fact": "2"}
+    view = View(example=2, ask=Ask("a", "b" * 2001, "c", "d"))
+    assert to_query(view) == {"example": "2"}
 
 
 names = st.sampled_from(
-    ["run", "model", "page", "fact", "site", "way", "layer", "position", "head", "edges"]
+    ["run", "model", "page", "example", "site", "way", "layer", "position", "head", "edges"]
 )
 
 
@@ -64,20 +64,20 @@ def test_no_address_is_an_error(query: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        {"fact": "-1"},
-        {"fact": "1e3"},
-        {"fact": "٣"},
-        {"fact": "9" * 40},
+        {"example": "-1"},
+        {"example": "1e3"},
+        {"example": "٣"},
+        {"example": "9" * 40},
         {"site": "../../etc/passwd"},
         {"layer": "2"},
         {"edges": "-40"},
-        {"way": "sideways", "layer": "2"},
+        {"way": "../ways", "layer": "2"},
         {"clean": "x" * 100_000},
     ],
 )
 def test_what_makes_no_sense_is_left_out(query: dict[str, str]) -> None:
     view = from_query(query)
-    assert view.fact is None
+    assert view.example is None
     assert (view.site, view.cell, view.ask, view.edges) == ("resid_pre", None, None, None)
 
 

@@ -110,7 +110,7 @@ def test_a_link_shows_the_same_in_a_fresh_browser(explorer: Explorer, open_page:
 
 
 def test_a_click_frames_the_cell_everywhere_and_keeps_the_zoom(open_page: OpenPage) -> None:
-    page = open_page("/?fact=0")
+    page = open_page("/?example=0")
     figures = ("lens-forward", "patching-forward-resid_pre")
     for key in figures:
         plot = wait_for_plot(page, key)
@@ -158,16 +158,16 @@ def test_a_click_frames_the_cell_everywhere_and_keeps_the_zoom(open_page: OpenPa
 def test_a_row_of_the_table_chooses_the_fact(explorer: Explorer, open_page: OpenPage) -> None:
     page = open_page("/")
     wait_for_plot(page, "patching-forward-resid_pre")
-    table = page.locator(".st-key-facts [data-testid='stDataFrame']")
+    table = page.locator(".st-key-examples [data-testid='stDataFrame']")
     table.scroll_into_view_if_needed()
     box = table.bounding_box()
     page.mouse.click(box["x"] + 16, box["y"] + 36 + 35 * 3 + 17)  # the box of the fourth row
     page.locator(".ob-h2", has_text="Dan Frost").wait_for(timeout=20_000)
-    page.wait_for_url("**fact=3**")
+    page.wait_for_url("**example=3**")
 
 
 def test_a_hostile_token_is_text_everywhere(explorer: Explorer, open_page: OpenPage) -> None:
-    page = open_page("/?fact=1")
+    page = open_page("/?example=1")
     click_cell(page, "lens-forward", 0, 2)
     assert HOSTILE in sentence(page, "At the embedding")
     wait_for_plot(page, "patching-forward-resid_pre")
@@ -209,7 +209,7 @@ def test_data_and_figure_can_be_downloaded(
 
 
 def test_two_sessions_at_once_get_the_same_numbers(explorer: Explorer, open_page: OpenPage) -> None:
-    pages = [open_page("/?fact=5"), open_page("/?fact=5")]
+    pages = [open_page("/?example=5"), open_page("/?example=5")]
     for page in pages:
         wait_for_plot(page, "patching-forward-resid_pre")
     for page in pages:
@@ -238,7 +238,7 @@ def test_it_listens_on_this_computer_only(explorer: Explorer) -> None:
 
 
 def test_a_circuit_is_drawn_and_measured(explorer: Explorer, open_page: OpenPage) -> None:
-    page = open_page("/?fact=0")
+    page = open_page("/?example=0")
     wait_for_plot(page, "patching-reverse-resid_pre")
     page.get_by_text("Find the circuit").click()
     plot = wait_for_plot(page, "circuit-forward")

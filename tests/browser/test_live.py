@@ -19,7 +19,7 @@ ESTIMATED = "plot => (plot.data || []).some(trace => trace.name === 'estimated')
 
 
 def test_an_estimate_is_hatched_until_its_cells_were_run(open_slow_page: OpenPage) -> None:
-    page = open_slow_page("/?fact=5&site=attn_out")  # the run has not patched this one
+    page = open_slow_page("/?example=5&site=attn_out")  # the run has not patched this one
     plot = wait_for_plot(page, "patching-forward-attn_out")
     assert plot.evaluate(ESTIMATED)
     page.get_by_text("Running cells").first.wait_for(timeout=20_000)
@@ -29,7 +29,7 @@ def test_an_estimate_is_hatched_until_its_cells_were_run(open_slow_page: OpenPag
 
 
 def test_work_can_be_cancelled(open_slow_page: OpenPage) -> None:
-    page = open_slow_page("/?fact=5&site=mlp_out")
+    page = open_slow_page("/?example=5&site=mlp_out")
     wait_for_plot(page, "patching-forward-mlp_out")
     page.get_by_role("button", name="Cancel").first.click(timeout=20_000)
     again = page.get_by_role("button", name="Run every cell")
@@ -51,7 +51,7 @@ def test_no_work_is_done_for_a_click_that_a_newer_one_has_replaced(
 ) -> None:
     assert slow_explorer.patches is not None
     key = "patching-forward-resid_pre"
-    first, second = (open_slow_page("/?fact=0") for _ in range(2))
+    first, second = (open_slow_page("/?example=0") for _ in range(2))
     for page in (first, second):
         wait_for_plot(page, "patching-reverse-resid_pre")
     click_cell(first, key, 1, 1)  # takes 2 s, in which the other session has to wait

@@ -48,6 +48,13 @@ def run(config, context):
     ]
 
 
+def explorer():
+    from dice_figures import bars
+    from experiments.explorer import Figure, Page
+
+    return Page(figures=(Figure("pips", "Pips", ("dice",), bars, "How often each number came"),))
+
+
 STUDY = Study(
     "dice",
     "Dice",
@@ -55,7 +62,17 @@ STUDY = Study(
     Config,
     run,
     {"dice": {"throw": "integer", "pips": "integer"}},
+    explorer,
 )
+"""
+
+FIGURES = """
+import plotly.graph_objects as go
+
+
+def bars(dice):
+    counts = dice["pips"].value_counts()
+    return go.Figure(go.Bar(x=counts.index.tolist(), y=counts.tolist(), name="throws"))
 """
 
 
@@ -75,4 +92,5 @@ def install(
 
 def install_dice(folder: Path) -> Path:
     """A package with one small study."""
-    return install(folder, "dice-games", {"dice": "dice_study:STUDY"}, {"dice_study": DICE})
+    modules = {"dice_study": DICE, "dice_figures": FIGURES}
+    return install(folder, "dice-games", {"dice": "dice_study:STUDY"}, modules)

@@ -117,6 +117,20 @@ def test_two_studies_of_one_name_are_refused_and_others_still_work(packages: Pat
     assert find_study("reversal-curse").name == "reversal-curse"
 
 
+def test_the_layers_name_every_study_of_this_package() -> None:
+    """The contract that the explorer knows no particular study lists them one by one."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    values = project["project"]["entry-points"]["obverse.studies"].values()
+    (contract,) = (
+        one
+        for one in project["tool"]["importlinter"]["contracts"]
+        if "no particular study" in one["name"]
+    )
+    folders = {value.partition(":")[0].rpartition(".")[0] for value in values}
+    assert folders == set(contract["forbidden_modules"])
+
+
 def test_a_name_that_could_be_a_path_is_no_study(packages: Path) -> None:
     install(packages, "evil", {"../../evil": "dice_study:STUDY"}, {})
     assert "../../evil" not in study_names()

@@ -12,7 +12,8 @@ import torch
 from app.compute import circuits
 from app.compute.circuits import Measured
 from app.compute.engine import Engine, ModelSpec
-from app.compute.pairs import Pair, build, typed
+from app.compute.pairs import build, typed
+from experiments.explorer import Pair
 from interp import load_model
 from interp.circuits import measure, prune
 from interp.errors import ModelError

@@ -11,7 +11,8 @@ import pytest
 
 from app.compute import engine as engines
 from app.compute.engine import Engine, ModelSpec
-from app.compute.pairs import Pair, typed
+from app.compute.pairs import build, typed
+from experiments.explorer import Examples, Pair
 from experiments.records import RunRecord
 from interp import logit_lens, sweep
 from interp.errors import ModelError, PromptError, SiteError
@@ -133,7 +134,7 @@ def test_sessions_at_the_same_time_get_the_numbers_of_one_after_the_other(
     ]
     model = load_model(spec.source)
     expected = {
-        (pair, site): sweep(model, pair.build(model), site)["patched"].values
+        (pair, site): sweep(model, build(model, [pair]), site)["patched"].values
         for pair in pairs
         for site in ("mlp_out", "z")
     }
@@ -168,9 +169,9 @@ def test_a_session_that_is_stopped_leaves_the_engine_free(
 
 
 def test_the_facts_beside_a_model_are_those_of_a_run(
-    engine: Engine, spec: ModelSpec, record: RunRecord
+    engine: Engine, spec: ModelSpec, record: RunRecord, examples: Examples
 ) -> None:
-    mine, stored = engine.facts(spec), record.table("facts")
+    mine, stored = engine.examples(spec, examples, lambda *_: None), record.table("facts")
     assert mine is not None
     shared = [name for name in mine.columns if name in stored]
     assert {"fact", "subject", "forward_prompt", "reverse_rank", "forward_correct"} <= set(shared)
@@ -181,12 +182,14 @@ def test_the_facts_beside_a_model_are_those_of_a_run(
             assert list(mine[name]) == list(stored[name]), name
 
 
-def test_a_model_without_facts_has_none(model_folder: Path, tmp_path: Path) -> None:
+def test_a_model_without_facts_has_none(
+    model_folder: Path, tmp_path: Path, examples: Examples
+) -> None:
     for path in model_folder.iterdir():
         if path.name != "facts.csv":
             (tmp_path / path.name).symlink_to(path)
     engine = Engine(lambda spec: load_model(spec.source))
-    assert engine.facts(ModelSpec(str(tmp_path))) is None
+    assert engine.examples(ModelSpec(str(tmp_path)), examples, lambda *_: None) is None
 
 
 def test_small_models_compute_in_one_thread_and_give_the_others_back(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.compute import pairs
 from app.compute.engine import Engine, ModelSpec
+from experiments.explorer import Examples, Way
 from experiments.records import RunRecord
 from interp.errors import PromptError
 from interp.figures import patching_map
@@ -93,12 +94,17 @@ def test_answers_get_the_space_between_words() -> None:
 @pytest.mark.parametrize("way", ["forward", "reverse"])
 @pytest.mark.parametrize("site", ["resid_pre", "z"])
 def test_sweeping_a_stored_pair_again_gives_what_the_run_stored(
-    record: RunRecord, engine: Engine, spec: ModelSpec, way: str, site: str
+    record: RunRecord,
+    engine: Engine,
+    spec: ModelSpec,
+    ways: dict[str, Way],
+    way: str,
+    site: str,
 ) -> None:
     stored = record.dataset(f"patching_{way}_{site}")
     facts = record.table("facts")
     for example in range(stored.sizes["example"]):
-        pair = pairs.stored(stored, example, facts, way)
+        pair = pairs.stored(stored, example, facts, ways[way])
         again = engine.sweep(spec, pair, site)
         one = stored.isel(example=example)
         for name in ("clean", "corrupt"):
@@ -112,10 +118,14 @@ def test_sweeping_a_stored_pair_again_gives_what_the_run_stored(
 
 
 def test_a_fact_the_run_did_not_patch_gets_a_partner_like_the_others(
-    record: RunRecord, engine: Engine, spec: ModelSpec
+    record: RunRecord,
+    engine: Engine,
+    spec: ModelSpec,
+    examples: Examples,
+    ways: dict[str, Way],
 ) -> None:
     facts = record.table("facts")
-    pair = engine.pair(spec, facts, 5, "reverse", 0)
+    pair = engine.pair(spec, examples, facts, 5, ways["reverse"], {"seed": 0})
     assert pair.clean == "Ida Jade's son is"
     assert pair.answer == " Hal Iris"
     assert pair.words[0] == "Ida Jade"

@@ -12,7 +12,7 @@ from app.compute import pairs
 from app.compute.engine import Engine, ModelSpec
 from app.text import snippets
 from experiments.records import RunRecord
-from interp.figures import circuit_map, lens_heatmap, patching_map, rank_lines
+from interp.figures import circuit_map, direction_scatter, lens_heatmap, patching_map, rank_lines
 from tests.app.material import HOSTILE
 
 
@@ -74,7 +74,7 @@ def test_a_circuit_of_several_pairs(run_code: Any, engine: Engine, spec: ModelSp
 def test_the_maps_of_a_run(run_code: Any, record: RunRecord) -> None:
     result = record.dataset("patching_reverse_z")
     code = snippets.run_patching(
-        record.path, "patching_reverse_z", "forward", {"example": None, "value": "raw"}
+        record.path, "patching_reverse_z", ("split", "forward"), {"example": None, "value": "raw"}
     )
     chosen = result.isel(example=result["split"].values == "forward")
     np.testing.assert_allclose(values(run_code(code)), values(patching_map(chosen, value="raw")))
@@ -83,10 +83,11 @@ def test_the_maps_of_a_run(run_code: Any, record: RunRecord) -> None:
 
 
 def test_ranks_and_tables_of_a_run(run_code: Any, record: RunRecord) -> None:
-    fig = run_code(snippets.run_ranks(record.path, "forward"))
+    lenses = {way: f"lens_{way}" for way in ("forward", "reverse")}
+    fig = run_code(snippets.run_ranks(record.path, lenses, ("split", "forward")))
     assert {"forward", "reverse"} <= {trace.name for trace in fig.data}
     facts = record.table("facts")
-    fig = run_code(snippets.table(record.path, "facts", "direction_scatter"))
+    fig = run_code(snippets.stored(record.path, direction_scatter, {"facts": "table"}))
     drawn = np.sort([x for trace in fig.data for x in trace.x])
     np.testing.assert_array_equal(drawn, np.sort(facts["forward_margin"]))
 

@@ -1,0 +1,157 @@
+"""One example, asked in all ways: prompts, next tokens, layers, ranks, and patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+import xarray as xr
+
+from app import resources
+from app.compute.engine import ModelSpec, Token
+from app.text import markup, snippets
+from app.views import example_patching, follow, lens_view, parts
+from app.views.shown import Shown
+from experiments.explorer import Way
+from interp.figures import rank_lines
+from interp.figures.drawing import numbers
+
+
+def show(shown: Shown, example: int) -> None:
+    """Everything about one example. Where the model is missing, what the run stores is shown."""
+    row = shown.table.iloc[shown.row(example)]
+    parts.html(markup.heading(*shown.examples.heading(row)))
+    ways = shown.examples.ways
+    lenses: dict[Way, xr.Dataset] = {}
+    for way, column in zip(ways, st.columns(len(ways), gap="large"), strict=True):
+        with column:
+            lens = _question(shown, row, way)
+            if lens is not None:
+                lenses[way] = lens
+    if shown.spec is not None and lenses:
+        _layers(shown.spec, row, lenses)
+    _ranks(shown, row, lenses)
+    example_patching.show(shown, example)
+
+
+def _question(shown: Shown, row: pd.Series, way: Way) -> xr.Dataset | None:
+    """The prompt of one way, what the model says, and the likeliest next tokens."""
+    prompt, answer = asked(row, way)
+    parts.html(markup.way(way.title, way.colour))
+    if shown.spec is None:
+        parts.html(markup.strip([Token(word) for word in prompt.split()]))
+        parts.html(_said(row, way))
+        return None
+    about = {"subject": str(row[way.about])} if way.about else {}
+    with st.spinner("Loading the model …", show_time=True):
+        tokens = resources.engine().tokens(shown.spec, prompt, about)
+    parts.strip(tokens, way.name)
+    parts.html(_said(row, way))
+    lens = lens_view.computed(shown.spec, prompt, answer)
+    names, probabilities = lens_view.last_tokens(lens)
+    parts.html(
+        markup.next_tokens(
+            names,
+            probabilities,
+            colour=way.colour,
+            answer=lens_view.first_token(lens),
+            heading="likeliest next tokens",
+        )
+    )
+    return lens
+
+
+def asked(row: pd.Series, way: Way) -> tuple[str, str]:
+    """The prompt and the right answer."""
+    return str(row[f"{way.name}_prompt"]), str(row[f"{way.name}_answer"])
+
+
+def _said(row: pd.Series, way: Way) -> str:
+    """What the model answers, and where the right answer stands."""
+    answer = asked(row, way)[1].strip()
+    if row[f"{way.name}_correct"]:
+        mark = '<b style="color:#00704f">✓ right</b>'
+        text = f"says “{markup.esc(answer)}”"
+    else:
+        mark = '<b style="color:#a34700">✗ wrong</b>'
+        said = str(row.get(f"{way.name}_said", "") or "").strip()
+        text = f"says “{markup.esc(said)}”, " if said else ""
+        rank = numbers.rank(int(row[f"{way.name}_rank"]))
+        text += f"the answer “{markup.esc(answer)}” starts at rank {rank}"
+    return f'<div class="ob-said">{mark} &nbsp; {text}</div>'
+
+
+def _layers(spec: ModelSpec, row: pd.Series, lenses: Mapping[Way, xr.Dataset]) -> None:
+    parts.html(
+        markup.heading(
+            "What each layer would say",
+            "The logit lens: the residual stream after each block, read as the next token.",
+        )
+    )
+    columns = st.columns(len(lenses), gap="large")
+    for (way, lens), column in zip(lenses.items(), columns, strict=True):
+        with column:
+            width = parts.width(len(lenses))
+            lens_view.show(spec, lens, way.name, *asked(row, way), width=width)
+
+
+def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset]) -> None:
+    """The answer's rank from layer to layer: in this example, and in all of its kind."""
+    examples, run = shown.examples, shown.run
+    of_this = {way.name: lens for way, lens in lenses.items()}
+    names = {way.name: examples.lens.format(way=way.name) for way in examples.ways}
+    stored = {} if run is None else {way: run.dataset(name) for way, name in names.items()}
+    group = str(row[examples.group])
+    of_all = {
+        way: lens.isel(example=np.nonzero(lens[examples.group].values == group)[0])
+        for way, lens in stored.items()
+        if lens is not None
+    }
+    if not of_this and not of_all:
+        return
+    parts.html(
+        markup.heading(
+            "Where the answer comes up", "Rank of the answer’s first token after the whole prompt."
+        )
+    )
+    chance = None
+    if shown.spec is not None and of_this:
+        chance = resources.engine().about(shown.spec).d_vocab
+    columns = st.columns(2, gap="large")
+    if of_this and shown.spec is not None:
+        with columns[0]:
+            parts.figure(
+                rank_lines(of_this, title=f"This {examples.one}", chance=chance),
+                "ranks",
+                data=lambda: _rank_table(of_this),
+                code=snippets.ranks(shown.spec, {way.name: asked(row, way) for way in lenses}),
+                alt=f"Rank of the answer by layer, this {examples.one} in all ways",
+            )
+            follow.layers("ranks")
+    if of_all and run is not None:
+        n = next(iter(of_all.values())).sizes["example"]
+        title = f"All {n} {examples.many} of its kind: median and 95% interval"
+        with columns[1 if of_this else 0]:
+            parts.figure(
+                rank_lines(of_all, title=title, chance=chance),
+                "ranks-all",
+                data=lambda: _rank_table(of_all),
+                code=snippets.run_ranks(
+                    run.record.path, {way: names[way] for way in of_all}, (examples.group, group)
+                ),
+                alt=f"Rank of the answer by layer, all {examples.many} of the same kind",
+            )
+            follow.layers("ranks-all")
+
+
+def _rank_table(lenses: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    frames = []
+    for name, lens in lenses.items():
+        ranks = lens["answer_rank"]
+        if "position" in ranks.dims:
+            ranks = ranks.isel(position=-1)
+        frame = ranks.to_dataframe().reset_index()
+        frames.append(frame.assign(asked=name)[["asked", "example", "layer", "answer_rank"]])
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,220 @@
+"""Where the answer of an example comes from: patching maps of all ways, site by site."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+import numpy as np
+import streamlit as st
+import xarray as xr
+
+from app import resources, state
+from app.compute import pairs
+from app.compute.refining import Refined
+from app.selection import SITES
+from app.text import markup, snippets
+from app.views import circuit_view, live, parts, patch_view
+from app.views.shown import Shown
+from cache.errors import ObverseError
+from experiments.explorer import Pair, Way
+from interp.kinds import site_kind
+
+
+def show(shown: Shown, example: int) -> None:
+    """The maps of one site, a column for each way; the tabs choose the site."""
+    parts.html(
+        markup.heading(
+            "Which activations carry the answer",
+            "Each cell puts one activation of the clean run into the run of another example, and "
+            "reads by how much the right answer’s first token gains on the other one’s, in logits.",
+        )
+    )
+    examples, group = shown.examples, shown.group(example)
+    n = max(len(_of_group(shown, group, way)) for way in examples.ways)
+    mean, value = patch_view.controls(
+        f"This {examples.one}", f"Mean of {n} {examples.many}" if n > 1 else None
+    )
+
+    def changed() -> None:
+        label = st.session_state["site"]
+        site = next((s for s in SITES if patch_view.SITE_NAMES[s] == label), "resid_pre")
+        cell = state.view().cell
+        # A head is no place in the other sites, and a token none among the heads.
+        keep = cell is not None and (cell.head is not None) == site_kind(site).per_head
+        state.change(site=site, cell=cell if keep else None)
+
+    names = [patch_view.SITE_NAMES[site] for site in SITES]
+    if "site" not in st.session_state:
+        st.session_state["site"] = patch_view.SITE_NAMES[state.view().site]
+    tabs = st.tabs(names, key="site", on_change=changed)
+    for site, tab in zip(SITES, tabs, strict=True):
+        if site == state.view().site:
+            with tab:
+                _maps(shown, example, site, group if mean else None, value)
+    _circuits(shown, example, group if mean else None)
+
+
+def _maps(shown: Shown, example: int, site: str, group: str | None, value: str) -> None:
+    refining: dict[Way, live.Refining] = {}
+    for way in shown.examples.ways:
+        # What is wrong with a pair stands where its map would be.
+        with contextlib.suppress(ObverseError):
+            work = None if group else _refining(shown, example, site, way)
+            if work is not None:
+                refining[way] = work
+    live.draw(list(refining.values()), lambda: _draw(shown, example, site, group, value, refining))
+
+
+def _draw(
+    shown: Shown,
+    example: int,
+    site: str,
+    group: str | None,
+    value: str,
+    refining: Mapping[Way, live.Refining],
+) -> None:
+    """All maps as they are now, on one colour scale."""
+    ways = shown.examples.ways
+    maps = []
+    for way in ways:
+        work = refining.get(way)
+        made = (
+            _mean(shown, site, way, group, value)
+            if group
+            else _one(shown, example, site, way, None if work is None else work.refined)
+        )
+        maps.append(made)
+    limit = patch_view.reach([one for one in maps if one is not None], value)
+    for one, way, column in zip(maps, ways, st.columns(len(ways), gap="large"), strict=True):
+        with column:
+            parts.html(markup.way(way.title, way.colour))
+            if one is not None:
+                if one.pair is not None:
+                    parts.html(
+                        f'<div class="ob-small">“{markup.esc(one.pair.clean)}” into '
+                        f"“{markup.esc(one.pair.corrupt)}”</div>"
+                    )
+                patch_view.show(one, shown.spec, value, limit, width=parts.width(len(ways)))
+            if way in refining:
+                live.progress(refining[way])
+
+
+def _refining(shown: Shown, example: int, site: str, way: Way) -> live.Refining | None:
+    """The work on a map that the run has not stored."""
+    if shown.spec is None or _stored(shown, example, site, way) is not None:
+        return None
+    pair = _pair(shown, example, way)
+    if pair is None:
+        return None
+    return live.refine(shown.spec, pair, site, f"{way.name}-{example}")
+
+
+def _mean(shown: Shown, site: str, way: Way, group: str, value: str) -> patch_view.Map | None:
+    result = _map(shown, site, way)
+    if result is None or shown.run is None:
+        parts.html(markup.hint("The run has not stored this map; finish it with obverse run."))
+        return None
+    kinds = shown.examples.group
+    chosen = result.isel(example=np.nonzero(result[kinds].values == group)[0])
+    settings = patch_view.settings(value, None, None)
+    code = snippets.run_patching(
+        shown.run.record.path, _name(shown, site, way), (kinds, group), settings
+    )
+    slots: dict[str, int] = {}
+    if "position_label" in chosen.coords:
+        slots = {str(label): i for i, label in enumerate(chosen["position_label"].values)}
+    return patch_view.Map(way.name, chosen, None, None, slots, code)
+
+
+def _one(
+    shown: Shown, example: int, site: str, way: Way, refined: Refined | None
+) -> patch_view.Map | None:
+    """The map of this example: the run's where it has one, else what is computed now."""
+    try:
+        pair = _pair(shown, example, way)
+    except ObverseError as error:
+        parts.error(error)
+        return None
+    if pair is None:
+        one = shown.examples.one
+        parts.html(markup.hint(f"The run has not patched this {one}, and its model is not here."))
+        return None
+    value = st.session_state.get("patch-value", "change")
+    stored = _stored(shown, example, site, way)
+    if shown.run is not None and stored is not None:
+        result, at = stored
+        settings = patch_view.settings(value, at, None)
+        path, name = shown.run.record.path, _name(shown, site, way)
+        code = snippets.run_patching(path, name, None, settings)
+        return patch_view.of_pair(way.name, result, at, pair, shown.spec, code)
+    if shown.spec is None or refined is None:
+        return None
+    code = snippets.patching(shown.spec, pair, site, patch_view.settings(value, 0, None))
+    return patch_view.of_pair(way.name, refined.result, 0, pair, shown.spec, code, refined)
+
+
+def _name(shown: Shown, site: str, way: Way) -> str:
+    return shown.examples.patching.format(way=way.name, site=site)
+
+
+def _map(shown: Shown, site: str, way: Way) -> xr.Dataset | None:
+    """A run's map of a site."""
+    return None if shown.run is None else shown.run.dataset(_name(shown, site, way))
+
+
+def _stored(shown: Shown, example: int, site: str, way: Way) -> tuple[xr.Dataset, int] | None:
+    """A run's map of a site, and which of its examples is this one."""
+    result = _map(shown, site, way)
+    if result is None:
+        return None
+    here = np.nonzero(result[shown.examples.key].values == example)[0]
+    return (result, int(here[0])) if len(here) else None
+
+
+def _pair(shown: Shown, example: int, way: Way) -> Pair | None:
+    """The pair that the run has patched for this example, or one made as the study makes its own.
+
+    None where that takes a model and there is none.
+    """
+    stored = _stored(shown, example, "resid_pre", way)
+    if stored is not None:
+        return pairs.stored(*stored, shown.table, way)
+    if shown.spec is None:
+        return None
+    row = shown.row(example)
+    return resources.engine().pair(
+        shown.spec, shown.examples, shown.table, row, way, shown.settings
+    )
+
+
+def _circuits(shown: Shown, example: int, group: str | None) -> None:
+    """Circuits of this example, or of all of a group that the run has patched."""
+    if shown.spec is None:
+        return
+    found: dict[Way, tuple[Pair, ...]] = {}
+    for way in shown.examples.ways:
+        # What is wrong with a pair stands where its map would be.
+        with contextlib.suppress(ObverseError):
+            pair = _pair(shown, example, way) if group is None else None
+            some = _pairs_of_group(shown, group, way) if group else (pair,) if pair else ()
+            if some:
+                found[way] = some
+    if found:
+        circuit_view.show(shown.spec, found, width=parts.width(len(shown.examples.ways)))
+
+
+def _pairs_of_group(shown: Shown, group: str, way: Way) -> tuple[Pair, ...]:
+    stored = _map(shown, "resid_pre", way)
+    if stored is None:
+        return ()
+    chosen = _of_group(shown, group, way)
+    return tuple(pairs.stored(stored, at, shown.table, way) for at in chosen)
+
+
+def _of_group(shown: Shown, group: str, way: Way) -> list[int]:
+    """Which examples of the run's residual-stream map are of this group."""
+    stored = _map(shown, "resid_pre", way)
+    if stored is None:
+        return []
+    return [int(at) for at in np.nonzero(stored[shown.examples.group].values == group)[0]]

@@ -1,0 +1,136 @@
+"""The table of a study's examples: one row is chosen, and drives everything below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from app import state
+from app.selection import clicked_one, picked
+from app.text import markup
+from app.views import parts
+from experiments.explorer import Column, Examples
+
+_HEIGHT = 356
+
+
+def show(examples: Examples, table: pd.DataFrame) -> int | None:
+    """Draw the table; return the chosen example, or None where there is none."""
+    chosen = _chosen(examples, table)
+    bar = st.columns([1, 1], vertical_alignment="bottom", gap="small")
+    search = bar[0].text_input(
+        "Search",
+        key="search",
+        type="search",
+        placeholder=f"Search {examples.many}",
+        live=True,
+        label_visibility="collapsed",
+    )
+    groups = list(dict.fromkeys(str(group) for group in table[examples.group]))
+    with bar[1]:
+        wanted = st.pills(
+            "Kind",
+            groups,
+            selection_mode="multi",
+            format_func=words,
+            key="groups",
+            label_visibility="collapsed",
+        )
+    rows = found(examples, table, search or "", list(wanted or []))
+    if rows.empty:
+        parts.html(
+            f'<div class="ob-empty"><b>No {markup.esc(examples.one)} matches.</b><br>Change the '
+            "search, or choose other kinds.</div>"
+        )
+        return chosen
+    _table(examples, rows, chosen)
+    many = markup.esc(examples.many)
+    parts.html(
+        f'<div class="ob-small">{len(rows):,} of {len(table):,} {many}; '
+        "click the box at the left of a row to look at it below.</div>"
+    )
+    return chosen
+
+
+def on_point(key: str) -> None:
+    """A point of a figure of all examples was clicked."""
+    example = clicked_one(parts.event(key))
+    if example is not None:
+        choose(example)
+
+
+def choose(example: int) -> None:
+    """Look at this one; cells chosen in the prompts of another mean nothing in it."""
+    if example != state.view().example:
+        state.change(example=example, cell=None)
+
+
+def found(
+    examples: Examples, table: pd.DataFrame, search: str, groups: Sequence[str]
+) -> pd.DataFrame:
+    """The rows that match a search (in any of the columns, whatever the case) and some groups."""
+    chosen = table
+    if groups:
+        chosen = chosen[chosen[examples.group].isin(groups)]
+    for word in search.casefold().split():
+        text = chosen[list(examples.search)].astype(str).agg(" ".join, axis=1).str.casefold()
+        chosen = chosen[text.str.contains(word, regex=False)]
+    return chosen
+
+
+def words(group: str) -> str:
+    """The name of a group, for people."""
+    return group.replace("_", " ")
+
+
+def _chosen(examples: Examples, table: pd.DataFrame) -> int | None:
+    view = state.view()
+    if view.example is not None and (table[examples.key] == view.example).any():
+        return view.example
+    chosen = examples.first(table)
+    state.change(example=chosen, cell=view.cell if chosen == view.example else None)
+    return chosen
+
+
+def _table(examples: Examples, rows: pd.DataFrame, chosen: int | None) -> None:
+    numbers = [int(number) for number in rows[examples.key]]
+
+    def selected() -> None:
+        example = picked(parts.event("examples"), numbers)
+        if example is not None:
+            choose(example)
+
+    columns = [column for column in examples.columns if column.name in rows]
+    place = [numbers.index(chosen)] if chosen in numbers else []
+    # The selection is ours: what the widget remembers are row numbers of another search.
+    st.session_state["examples"] = {"selection": {"rows": place, "columns": [], "cells": []}}
+    st.dataframe(
+        _shown(rows, columns, examples.group),
+        height=min(_HEIGHT, 38 + 35 * len(rows)),
+        hide_index=True,
+        column_config={column.name: _config(column) for column in columns},
+        key="examples",
+        on_select=selected,
+        selection_mode="single-row",
+        alt=f"The study's {examples.many}, with what the model makes of each",
+    )
+
+
+def _shown(rows: pd.DataFrame, columns: Sequence[Column], group: str) -> pd.DataFrame:
+    """Values as people read them: ranks from 1, as in `interp.figures.drawing.numbers.rank`."""
+    shown = rows[[column.name for column in columns]]
+    ranks = [column.name for column in columns if column.kind == "rank"]
+    shown = shown.assign(**{name: shown[name] + 1 for name in ranks})
+    return shown.assign(**{group: shown[group].map(words)}) if group in shown else shown
+
+
+def _config(column: Column) -> object:
+    named = {"label": column.label, "help": column.help, "width": column.width}
+    if column.kind == "flag":
+        return st.column_config.CheckboxColumn(**named)
+    if column.kind == "text":
+        return st.column_config.TextColumn(**named)
+    form = "localized" if column.kind == "rank" else "%.1f"
+    return st.column_config.NumberColumn(**named, format=form)

@@ -1,0 +1,59 @@
+"""What the views of one example are about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from app import resources
+from app.compute.engine import ModelSpec
+from app.runs import Run
+from experiments.explorer import Examples
+from experiments.registry import study_names
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Where examples and numbers come from.
+
+    Attributes:
+        examples: what the study tells of them.
+        table: a row for each.
+        spec: the model, or None where it cannot be loaded.
+        run: the run that stores results, if one is open.
+    """
+
+    examples: Examples
+    table: pd.DataFrame
+    spec: ModelSpec | None
+    run: Run | None
+
+    def row(self, example: int) -> int:
+        """Where an example stands in the table."""
+        return int(np.nonzero((self.table[self.examples.key] == example).to_numpy())[0][0])
+
+    def group(self, example: int) -> str:
+        """Of which kind an example is."""
+        return str(self.table.iloc[self.row(example)][self.examples.group])
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Those of the run; empty where there is none."""
+        return {} if self.run is None else self.run.record.config
+
+
+def brought(spec: ModelSpec) -> Shown | None:
+    """The examples that a model brings along for one of the studies, asked now; None without."""
+    for name in study_names():
+        page, _ = resources.page(name)
+        if page.examples is None:
+            continue
+        with resources.progress(f"Asking for every {page.examples.one}") as tell:
+            table = resources.engine().examples(spec, page.examples, tell)
+        if table is not None:
+            return Shown(page.examples, table, spec, None)
+    return None

@@ -1,0 +1,59 @@
+"""The figures that a study draws of its stored results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import streamlit as st
+import xarray as xr
+
+from app.runs import Run
+from app.text import snippets
+from app.views import parts
+from experiments.explorer import Figure
+
+
+def show(
+    run: Run,
+    figures: tuple[Figure, ...],
+    selected: int | None = None,
+    on_point: Callable[[str], None] | None = None,
+) -> None:
+    """A tab for each figure whose results are stored; only the open one is drawn.
+
+    Args:
+        selected: the number of the example that is looked at.
+        on_point: told the key of a figure whose point, an example, was clicked.
+    """
+    ready = [figure for figure in figures if all(map(run.has, figure.results))]
+    if not ready:
+        return
+    tabs = st.tabs([figure.title for figure in ready], key="overview", on_change="rerun")
+    for figure, tab in zip(ready, tabs, strict=True):
+        if tab.open:
+            with tab:
+                _draw(run, figure, selected, on_point)
+
+
+def _draw(
+    run: Run, figure: Figure, selected: int | None, on_point: Callable[[str], None] | None
+) -> None:
+    tables = run.record.names("table")
+    kinds = {name: "table" if name in tables else "dataset" for name in figure.results}
+    results = [run.table(n) if kind == "table" else run.dataset(n) for n, kind in kinds.items()]
+    clicks = figure.selects and on_point is not None
+    parts.figure(
+        figure.draw(*results, **({"selected": selected} if figure.selects else {})),
+        figure.name,
+        data=lambda: pd.concat([_rows(result) for result in results], ignore_index=True),
+        code=snippets.stored(run.record.path, figure.draw, kinds),
+        alt=figure.alt,
+        on_click=(lambda: on_point(figure.name)) if clicks and on_point is not None else None,
+    )
+
+
+def _rows(result: pd.DataFrame | xr.Dataset | None) -> pd.DataFrame:
+    if isinstance(result, xr.Dataset):
+        return result.to_dataframe().reset_index()
+    return pd.DataFrame() if result is None else result

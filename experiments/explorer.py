@@ -1,0 +1,168 @@
+"""What a study hands the explorer: plain descriptions, which the explorer's own views draw.
+
+A study need not hand it anything: settings, verdicts and stored tables of a run are shown anyway.
+With `figures`, stored results are drawn; with `examples`, each of them can be looked at from every
+side: what is asked, what each layer would say, which activations and edges carry the answer.
+
+A study gives a function that makes its `Page` (`Study.explorer`), so that nothing of it is imported
+before somebody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments.reporter import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from interp.model.model import Model
+
+__all__ = ["Column", "Examples", "Figure", "Page", "Pair", "Way", "pair_in"]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What is shown of a study, beside what is shown of every run."""
+
+    figures: tuple[Figure, ...] = ()
+    examples: Examples | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of stored results; it is shown as soon as the run has stored them all."""
+
+    name: str
+    """Its key, and the name of the files it is saved as; no two of a page have the same."""
+    title: str
+    """A word or three, on its tab."""
+    results: tuple[str, ...]
+    """Names of tables and labelled arrays."""
+    draw: Callable[..., go.Figure]
+    """A function of a module (the code beside the figure imports it) that takes the results in
+    their order."""
+    alt: str
+    """A description for those who cannot see it."""
+    selects: bool = False
+    """Whether a point stands for an example: `draw` also takes `selected`, the number of an example
+    or None, and gives each point its example's number as `customdata`."""
+
+    def __post_init__(self) -> None:
+        name = getattr(self.draw, "__qualname__", "<")
+        if not name.isidentifier():
+            raise ValueError(
+                f"the figure '{self.name}' is drawn by {name}, no function of a module"
+            )
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way in which the same examples are asked: "forward", say, and "reverse"."""
+
+    name: str
+    """Lower case; it stands in the names of columns and results, and in links."""
+    title: str
+    """As a heading: "Asked forward"."""
+    colour: str
+    """As CSS has it."""
+    about: str = ""
+    """The column with the words that a prompt is about: its span "subject"."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of examples, as people read it."""
+
+    name: str
+    label: str
+    kind: Literal["text", "flag", "rank", "number"]
+    """A rank is stored from 0 and shown from 1."""
+    width: int
+    """px."""
+    help: str | None = None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of a study: a table with a row for each, and how a row is asked.
+
+    For each way `w` the table has the columns `w_prompt`, `w_answer` (what is right, with the space
+    before it), `w_rank` (of the answer's first token, from 0), `w_correct`, and where it is known
+    `w_said`. Labelled arrays that the study stores, an example of them for each row or for some,
+    have the coordinate `group` and, with patching maps, `key`.
+    """
+
+    one: str
+    """"fact"."""
+    many: str
+    """"facts"."""
+    table: str
+    """The name of the stored table."""
+    key: str
+    """Its column that numbers the examples."""
+    group: str
+    """Its column that tells of which kind an example is; means are taken within a kind."""
+    ways: tuple[Way, ...]
+    columns: tuple[Column, ...]
+    """Those of the table that are shown, where they are there."""
+    search: tuple[str, ...]
+    """The columns that are searched."""
+    first: Callable[[pd.DataFrame], int | None]
+    """The example to begin with; None where the table is empty."""
+    heading: Callable[[pd.Series], tuple[str, str]]
+    """A row as a heading, and a line below it."""
+    measure: Callable[[Model, Progress], pd.DataFrame | None]
+    """The table of a model that no run is open of: the examples that it brings along are asked.
+    None where it brings none."""
+    pair: Callable[[Model, pd.DataFrame, int, Way, Mapping[str, Any]], Pair]
+    """The pair for patching the example in a row of the table, asked in a way, as the study makes
+    it; with the run's settings, which are empty where there is no run."""
+    lens: str = "lens_{way}"
+    """The name of the stored ranks by layer."""
+    patching: str = "patching_{way}_{site}"
+    """The name of a stored patching map."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clean and a corrupted prompt with what should follow each."""
+
+    clean: str
+    corrupt: str
+    answer: str
+    foil: str
+    words: tuple[str, str]
+    """What differs, in the clean and in the corrupted prompt."""
+    span: str = "subject"
+    """What to call that part of the prompt."""
+
+
+def pair_in(table: pd.DataFrame, way: Way, clean: str, corrupt: str) -> Pair:
+    """The pair of two prompts that stand in a table of examples, each with its own answer.
+
+    Taken from there rather than from a result: the text of a result's answers is put together
+    from tokens, which need not bring their spaces along.
+
+    Raises:
+        PromptError: one of them does not stand there.
+    """
+    from interp.errors import PromptError
+
+    rows = []
+    for prompt in (clean, corrupt):
+        found = table[table[f"{way.name}_prompt"] == prompt]
+        if found.empty:
+            raise PromptError(f"The prompt '{prompt}' is not in this table of examples.")
+        rows.append(found.iloc[0])
+    return Pair(
+        clean,
+        corrupt,
+        str(rows[0][f"{way.name}_answer"]),
+        str(rows[1][f"{way.name}_answer"]),
+        (str(rows[0][way.about]), str(rows[1][way.about])),
+    )

@@ -1,0 +1,115 @@
+"""Studies that other packages bring, in the explorer: it knows none of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+import streamlit as st
+
+from app import resources
+from app.text import snippets
+from experiments.explorer import Figure, Page
+from experiments.records import RunRecord
+from experiments.registry import find_study
+from experiments.runner import run_study
+from tests.app.pages import Open, assert_fine, html
+from tests.experiments.packages import install, install_dice
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose packages are found, with one study in it."""
+    folder = tmp_path / "site-packages"
+    monkeypatch.syspath_prepend(str(folder))
+    st.cache_resource.clear()
+    yield install_dice(folder)
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def thrown(packages: Path, tmp_path: Path) -> RunRecord:
+    study = find_study("dice")
+    return run_study(study, study.configure("quick"), preset="quick", root=tmp_path / "runs")
+
+
+def test_its_run_is_opened_with_its_figures(
+    open_page: Open, thrown: RunRecord, tmp_path: Path
+) -> None:
+    page = open_page(tmp_path / "runs")
+    assert_fine(page)
+    assert [str(warning.value) for warning in page.warning] == []
+    assert "Dice are fair." in html(page)
+    (chart,) = page.get("plotly_chart")
+    drawn = json.loads(chart.proto.spec)
+    assert sum(drawn["data"][0]["y"]) == 12
+    assert list(page.dataframe[0].value["pips"]) == list(thrown.table("dice")["pips"])
+
+
+def test_the_code_beside_its_figure_makes_that_figure(
+    thrown: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[go.Figure] = []
+    monkeypatch.setattr(go.Figure, "show", lambda self: shown.append(self))
+    (figure,) = resources.page("dice")[0].figures
+    code = snippets.stored(thrown.path, figure.draw, {"dice": "table"})
+    assert "from dice_figures import bars" in code
+    exec(compile(code, "snippet", "exec"), {})
+    assert shown[0] == figure.draw(thrown.table("dice"))
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ("[obverse.studies]\ndice = no_such_module:STUDY\n", "cannot be imported"),
+        ("", "Unknown study 'dice'"),
+    ],
+)
+def test_a_run_of_a_study_that_is_gone_or_broken_shows_what_is_stored(
+    open_page: Open, thrown: RunRecord, packages: Path, tmp_path: Path, points: str, said: str
+) -> None:
+    (packages / "dice-games-1.0.dist-info" / "entry_points.txt").write_text(points)
+    page = open_page(tmp_path / "runs")
+    assert_fine(page)
+    (warning,) = page.warning
+    assert said in str(warning.value).replace("\\", "")
+    assert "Dice are fair." in html(page)
+    assert len(page.dataframe[0].value) == 12
+
+
+def test_a_study_whose_page_cannot_be_made_is_told_and_its_tables_are_shown(
+    open_page: Open, packages: Path, tmp_path: Path
+) -> None:
+    code = (packages / "dice_study.py").read_text().replace("from dice_figures", "from no_figures")
+    code = code.replace('"dice",\n', '"loaded-dice",\n')
+    points = {"loaded-dice": "loaded_dice:STUDY"}
+    install(packages, "loaded-dice", points, {"loaded_dice": code})
+    study = find_study("loaded-dice")
+    run_study(study, study.configure("quick"), preset="quick", root=tmp_path / "runs")
+    page = open_page(tmp_path / "runs")
+    assert_fine(page)
+    (warning,) = page.warning
+    assert "ModuleNotFoundError" in str(warning.value)
+    assert len(page.dataframe[0].value) == 12
+
+
+def test_a_broken_study_does_not_hide_what_a_model_brings_along(
+    open_page: Open, model_folder: Path, packages: Path, tmp_path: Path
+) -> None:
+    install(packages, "broken-things", {"a-broken-one": "no_such_module:STUDY"}, {})
+    page = open_page(tmp_path / "none", query={"model": str(model_folder), "example": "4"})
+    assert_fine(page)
+    assert "Finn Grove  ·  Gia Hale" in html(page)
+
+
+def test_a_figure_that_no_code_could_import_is_refused() -> None:
+    def inner(table: Any) -> go.Figure:
+        return go.Figure()
+
+    for draw in (inner, lambda table: go.Figure()):
+        with pytest.raises(ValueError, match="no function of a module"):
+            Page(figures=(Figure("f", "F", ("facts",), draw, ""),))
