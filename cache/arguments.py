@@ -11,6 +11,8 @@ import collections.abc
 import functools
 import inspect
 import numbers
+import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable
@@ -72,46 +74,91 @@ def _checked_class(cls: type) -> type:
 
 
 def _checked_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(function)
+    signature = _spelled_out(function)
     name = function.__qualname__.removesuffix(".__init__").rsplit(".", 1)[-1]
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
         try:
             given = signature.bind_partial(*args, **kwargs).arguments
-        except TypeError:
-            return function(*args, **kwargs)  # Python says which argument there is no such
-        for parameter, hint in _hints(function).items():
-            value = given.get(parameter)
-            kind = signature.parameters[parameter].kind
-            plain = kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-            default = signature.parameters[parameter].default
-            if plain and parameter in given and value is not default and not _fits(value, hint):
+        except TypeError as error:
+            raise TypeError(f"{name}() {error}") from None
+        for parameter, value in given.items():
+            one, hint = signature.parameters[parameter], _hints(function).get(parameter, Any)
+            plain = one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+            if plain and value is not one.default and not _fits(value, hint):
                 raise ArgumentError(
                     f"{name} takes {parameter} as {_described(hint)}, not {_named(value)}"
                     f"{_advice(value, hint)}."
                 )
         return function(*args, **kwargs)
 
+    called.__signature__ = signature  # type: ignore[attr-defined]
+    if options := _options(function):
+        called.__doc__ = _listed(str(function.__doc__), str(options.__doc__))
     return called
+
+
+def _options(function: Callable[..., Any]) -> type | None:
+    """The `TypedDict` of a function's `**options: Unpack[…]`."""
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            inside = typing.get_args(_hint(function, parameter.name, parameter.annotation))
+            if inside and typing.is_typeddict(inside[0]):
+                return typing.cast(type, inside[0])
+    return None
+
+
+def _spelled_out(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature, with each key of `**options: Unpack[…]` as an argument of its own."""
+    signature, options = inspect.signature(function), _options(function)
+    if options is None:
+        return signature
+    *named, last = signature.parameters.values()
+    written = inspect.get_annotations(options)
+    spelled = [
+        last.replace(
+            name=key,
+            kind=last.KEYWORD_ONLY,
+            default=None if _fits(None, hint) else ...,
+            annotation=getattr(written[key], "__forward_arg__", hint),
+        )
+        for key, hint in typing.get_type_hints(options, include_extras=True).items()
+    ]
+    return signature.replace(parameters=[*named, *spelled])
+
+
+def _listed(text: str, options: str) -> str:
+    """A docstring in which the line of `**options` has become what the options' own one lists."""
+    lists = inspect.cleandoc(options).partition("Attributes:\n")[2].rstrip()
+    return re.sub(
+        r"^( *)\*\*options:.*$",
+        lambda line: textwrap.indent(textwrap.dedent(lists), line[1]),
+        text,
+        flags=re.MULTILINE,
+    )
 
 
 @functools.cache
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """The parameters' types; a class that only a type checker can see is known by its name."""
-    found = {}
     function = inspect.unwrap(function)  # decorators have names of their own
-    for name, written in inspect.get_annotations(function).items():
-        # One by one, so that a name that is not there takes no other with it.
-        one = types.FunctionType((lambda: None).__code__, function.__globals__)
-        one.__annotations__ = {name: written}
-        try:
-            found[name] = typing.get_type_hints(one, include_extras=True)[name]
-        except NameError:
-            if str(written).isidentifier():
-                found[name] = _ByName(written)
-    found.pop("return", None)
-    return found
+    written = {k: v for k, v in inspect.get_annotations(function).items() if k != "return"}
+    found = {name: _hint(function, name, hint) for name, hint in written.items()}
+    if options := _options(function):
+        found.update(typing.get_type_hints(options, include_extras=True))
+    return {name: hint for name, hint in found.items() if hint is not None}
+
+
+def _hint(function: Callable[..., Any], name: str, written: Any) -> Any:
+    """The type of one parameter; None where it cannot be told."""
+    # One by one, so that a name that is not there takes no other with it.
+    one = types.FunctionType((lambda: None).__code__, function.__globals__)
+    one.__annotations__ = {name: written}
+    try:
+        return typing.get_type_hints(one, include_extras=True)[name]
+    except NameError:
+        return _ByName(written) if str(written).isidentifier() else None
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -17,11 +17,11 @@ import xarray as xr
 
 import cache.arguments
 from cache import ActivationStore
-from interp import Model, PromptPairs, load_model, logit_lens, sweep
+from interp import Model, PromptPairs, estimate, load_model, logit_lens, sweep
 from interp.circuits import attribute_edges, prune
 from interp.errors import ArgumentError, ObverseError
 from interp.figures import circuit_map, lens_heatmap, patching_map
-from interp.patching import agreement, normalised
+from interp.patching import Options, agreement, normalised, refine
 
 MODULES = (
     "interp",
@@ -202,6 +202,26 @@ def test_what_is_given_and_what_is_wanted_are_named(
         with pytest.raises(ArgumentError, match=message) as caught:
             call()
         one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("function", [sweep, estimate, refine])
+def test_options_are_arguments_like_others(
+    function: Callable[..., Any], model: Model, pairs: PromptPairs
+) -> None:
+    """Completion, help and errors know each by its name, though they are described once."""
+    options = inspect.get_annotations(Options)
+    shown = inspect.signature(function).parameters
+    for name in options:
+        assert shown[name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert shown[name].default is None or name == "source"
+        assert f"\n        {name}: " in str(function.__doc__)
+    assert "options" not in shown
+    assert "**options" not in str(function.__doc__)
+    name = function.__name__
+    with pytest.raises(ArgumentError, match=f"{name} takes heads as a list of integers or None"):
+        function(model, pairs, "z", heads="h3")
+    with pytest.raises(TypeError, match=rf"{name}\(\) got an unexpected .* 'haeds'"):
+        function(model, pairs, "z", haeds=[3])
 
 
 def test_what_is_right_in_another_form_is_taken() -> None:

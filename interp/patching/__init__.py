@@ -1,14 +1,15 @@
 """Activation patching: what changes in the answer when one activation is replaced."""
 
-from interp.patching.exact import sweep
+from interp.patching.exact import refine, sweep
 from interp.patching.first_order import estimate
 from interp.patching.patch import Patch, patch_sets
 from interp.patching.paths import patch_paths
-from interp.patching.refine import refine
+from interp.patching.request import Options
 from interp.patching.results import agreement, normalised
 from interp.patching.single import patch_once
 
 __all__ = [
+    "Options",
     "Patch",
     "agreement",
     "estimate",

@@ -3,28 +3,34 @@
 The prompts are run once each. Then the stack of blocks is walked with a batch that grows: cells
 patched at layer l join it just before block l, in the state that the unpatched run had there, so
 that nothing below a patch is computed again, nor anything before its position. The numbers are
-those of one full forward pass for each cell.
+those of one full forward pass for each cell. Where all cells are too many, they are estimated, and
+those that matter most are run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
+import numpy as np
 import xarray as xr
+from typing_extensions import Unpack
 
 from cache.arguments import typed
+from interp.errors import SiteError
 from interp.execute import Executor, Workers
 from interp.metrics import Metric
 from interp.model.model import Model
-from interp.patching.cells import By
-from interp.patching.groups import Neurons
-from interp.patching.refine import refined
-from interp.patching.request import Request
+from interp.patching.first_order import first_order
+from interp.patching.request import Grid, Options, Request
 from interp.patching.results import label
-from interp.patching.slices import run_cells, sweep_slices
-from interp.patching.values import Direction, Progress, Source
-from interp.prompts.pairs import PromptPairs
-from interp.prompts.tokens import Prompts
+from interp.patching.runner import Scores
+from interp.patching.slices import RunCells, run_here, run_slices
+from interp.patching.table import Indices, Mask
+from interp.patching.values import RUNS, Progress
+from interp.prompts.pairs import PromptPairs, Run
+
+# Partial results come at most so many times: each is a copy of the whole result.
+_STEPS = 12
 
 
 @typed
@@ -34,19 +40,11 @@ def sweep(
     site: str,
     metric: Metric | str = "logit_diff",
     *,
-    by: By | Sequence[By] | None = None,
-    direction: Direction | None = None,
-    source: Source = "other",
-    reference: Prompts | None = None,
-    layers: Sequence[int] | None = None,
-    positions: Sequence[int | str] | None = None,
-    heads: Sequence[int] | None = None,
-    neurons: Neurons | None = None,
-    attended: Sequence[int | str] | None = None,
     only: int | None = None,
     batch_size: int | None = None,
     executor: Executor | Workers | None = None,
     progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> xr.Dataset:
     """Replace one activation at a time and read the metric.
 
@@ -56,26 +54,6 @@ def sweep(
         site: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_act", "q", "k",
             "v", "z", "pattern".
         metric: what to read, or its name.
-        by: one cell for each "position" (the default of sites without heads), "span", "head" (all
-            positions together; the default of sites with heads), or ("head", "position"). At
-            "mlp_act" also "neurons", alone (all positions together) or with a position or span. At
-            "pattern" one or several of "head" (the default), "destination" and "source": what is
-            not named is replaced together.
-        direction: "denoising" (the default) puts clean activations into the corrupted run,
-            "noising" corrupted ones into the clean run. With another source, the run that is
-            changed: the corrupted one, or the clean one (the default there).
-        source: what is put in: the "other" run's activation, "zero", the "mean" over the tokens of
-            the `reference` prompts, or a value for each layer: {layer: [d_model]}, [neuron] at
-            "mlp_act", or [head, d_head] at sites with heads. Patterns take "other" and "zero"; what
-            is left of a pattern is not scaled up to sum to 1.
-        reference: prompts for the mean.
-        layers: the ones to patch; all if left out.
-        heads: likewise.
-        positions: the positions to patch, by number, label ("subject -1") or span ("subject");
-            all if left out. At "pattern" they are the destinations.
-        neurons: how many consecutive neurons make a group, or the neurons of each group; about 32
-            groups if left out.
-        attended: at "pattern" the sources to patch, named like `positions`; all if left out.
         only: run only so many places (layer × the axes of `by`, each for all pairs), those with
             the largest estimated effect; the others keep their first-order estimate, and
             exact(layer, …) tells which is which. See `refine` for partial results.
@@ -85,6 +63,7 @@ def sweep(
             left out. The result does not depend on it beyond rounding, and not at all on the kind
             of executor or the number of workers. Workers load the model themselves.
         progress: called with (cells done, cells in all).
+        **options: what is replaced, and with what: see `Options`.
 
     Returns:
         patched(example, layer, …): the raw metric after each patch, along the axes that `by`
@@ -102,25 +81,110 @@ def sweep(
         ModelError: workers cannot load the model, or find another one.
         ExecutionError: workers died, or Ray cannot be reached.
     """
-    request = Request.of(
-        model,
-        pairs,
-        site,
-        metric,
-        by=by,
-        direction=direction,
-        source=source,
-        reference=reference,
-        layers=layers,
-        positions=positions,
-        heads=heads,
-        neurons=neurons,
-        attended=attended,
-    )
-    if executor is not None:
-        return sweep_slices(request, executor, only, batch_size, progress)
-    if only is not None:
-        *_, last = refined(request, only, batch_size, progress)
-        return last
-    patched, unpatched = run_cells(request, None, batch_size, progress)
-    return label(request, request.cells.to_grid(patched, len(pairs)), unpatched)
+    request = Request.of(model, pairs, site, metric, options)
+    run = None if executor is None else run_slices(model, request, batch_size, executor)
+    if only is None:
+        run = run or run_here(model, request, batch_size)
+        return label(model, request, *run(None, progress))
+    *_, last = _refined(model, request, _checked(request, only), batch_size, progress, run)
+    return last
+
+
+@typed
+def refine(
+    model: Model,
+    pairs: PromptPairs,
+    site: str,
+    metric: Metric | str = "logit_diff",
+    *,
+    only: int | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Iterator[xr.Dataset]:
+    """Estimate all cells, then run those with the largest estimated effect, largest first.
+
+    Arguments that are not listed are those of `sweep`; the metric must have a gradient.
+
+    Args:
+        only: how many places (layer × the axes of `by`) to run, each for all pairs; all if left
+            out.
+        progress: called with (places run, places to run).
+        **options: what is replaced, and with what: see `Options`.
+
+    Yields:
+        What `sweep` returns, with exact(layer, …): whether these cells were run, or are only
+        estimated to first order. The first result is the estimate alone; in each further one more
+        cells are exact, those with the largest mean |estimated change| over the pairs first.
+
+    Raises:
+        SiteError, PromptError, MetricError: as for `sweep` and `estimate`, before the first result.
+    """
+    request = Request.of(model, pairs, site, metric, options)
+    return _refined(model, request, _checked(request, only), batch_size, progress)
+
+
+def _checked(request: Request, only: int | None) -> int | None:
+    if only is not None and only < 0:
+        raise SiteError(f"{only} cells cannot be run; give a number from 0 on, or leave it out.")
+    if request.metric.name == "rank":
+        raise SiteError("A rank has no gradient to choose cells by; sweep all, or another metric.")
+    return only
+
+
+def _refined(
+    model: Model,
+    request: Request,
+    only: int | None,
+    batch_size: int | None,
+    progress: Progress | None,
+    run: RunCells | None = None,
+) -> Iterator[xr.Dataset]:
+    """As `refine`; where something else is to `run` the cells, it is given all of them at once."""
+    patched, unpatched = first_order(model, request)
+    order = _ranked(request, patched, unpatched)[:only]
+    exact = np.zeros(patched.shape[1:], dtype=np.bool_)
+    yield _label(model, request, patched, unpatched, exact)
+    if not len(order):
+        return
+    parts = [order] if run else np.array_split(order, min(_STEPS, len(order)))
+    steps = run or run_here(model, request, batch_size, request.chosen(order))
+    done = 0
+    for part in parts:
+
+        def report(n: int, of: int, before: int = done, count: int = len(part)) -> None:
+            if progress:
+                progress(before + n * count // of, len(order))
+
+        chosen = request.chosen(part)
+        found, unpatched = steps(chosen, progress if run else report)
+        patched = np.where(request.where(chosen), found, patched)
+        exact.flat[part] = True
+        done += len(part)
+        yield _label(model, request, patched, unpatched, exact)
+
+
+def _ranked(request: Request, patched: Grid, unpatched: dict[Run, Scores]) -> Indices:
+    """The places of the flattened [layer, *axes] that some pair has, by their estimated effect."""
+    base = unpatched[RUNS[request.direction][0]]
+    change = np.abs(patched - base.reshape(-1, *(1,) * (patched.ndim - 1)))
+    every = np.ones((len(request.cells), len(request.layers)), dtype=np.bool_)
+    there = request.where(every)
+    # Places that no pair has come last, and are never run; those whose estimate failed come first.
+    mean = np.where(there, np.where(np.isnan(change), np.inf, change), 0.0).sum(0)
+    mean /= np.maximum(there.sum(0), 1)
+    order = np.argsort(-np.where(there.any(0), mean, -1.0), axis=None, kind="stable")
+    return order[: int(there.any(0).sum())]
+
+
+def _label(
+    model: Model,
+    request: Request,
+    patched: Grid,
+    unpatched: dict[Run, Scores],
+    exact: Mask,
+) -> xr.Dataset:
+    """A result with a note of which places [layer, *axes] were run, the others being estimated."""
+    instrument = "activation patching, estimated and exact"
+    result = label(model, request, patched, unpatched, instrument)
+    return result.assign(exact=(result["patched"].dims[1:], exact.copy()))

@@ -8,7 +8,7 @@ memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import Unpack
 
 from cache.arguments import typed
 from interp.errors import SiteError
@@ -25,14 +26,12 @@ from interp.kinds import site_kind
 from interp.metrics import Metric
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
-from interp.patching.cells import By
-from interp.patching.groups import Neurons
-from interp.patching.request import Request
+from interp.patching.request import Grid, Options, Request
 from interp.patching.results import label
+from interp.patching.runner import Scores
 from interp.patching.table import Mask
-from interp.patching.values import RUNS, Direction, Progress, Source, TwoRuns
+from interp.patching.values import RUNS, Progress, TwoRuns
 from interp.prompts.pairs import PromptPairs, Run
-from interp.prompts.tokens import Prompts
 from interp.sites import Site, width_at
 
 
@@ -43,52 +42,41 @@ def estimate(
     site: str,
     metric: Metric | str = "logit_diff",
     *,
-    by: By | Sequence[By] | None = None,
-    direction: Direction | None = None,
-    source: Source = "other",
-    reference: Prompts | None = None,
-    layers: Sequence[int] | None = None,
-    positions: Sequence[int | str] | None = None,
-    heads: Sequence[int] | None = None,
-    neurons: Neurons | None = None,
-    attended: Sequence[int | str] | None = None,
     progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> xr.Dataset:
     """What `sweep` would find, to first order, for all cells at the cost of a few forward passes.
 
-    Takes and returns what `sweep` does; `patched` is the metric of the unpatched run plus the
-    estimated change. It is exact where the metric depends linearly on the activation, and worst
-    where attention or a norm saturates (early residual streams, whole tokens): compare with
-    `agreement` on some cells before trusting it on all.
+    `patched` is the metric of the unpatched run plus the estimated change. It is exact where the
+    metric depends linearly on the activation, and worst where attention or a norm saturates (early
+    residual streams, whole tokens): compare with `agreement` on some cells before trusting it on
+    all.
+
+    Arguments that are not listed are those of `sweep`.
+
+    Args:
+        **options: what is replaced, and with what: see `Options`.
+
+    Returns:
+        What `sweep` does.
 
     Raises:
         SiteError, PromptError, MetricError: as for `sweep`. `rank` has no gradient.
     """
-    request = Request.of(
-        model,
-        pairs,
-        site,
-        metric,
-        by=by,
-        direction=direction,
-        source=source,
-        reference=reference,
-        layers=layers,
-        positions=positions,
-        heads=heads,
-        neurons=neurons,
-        attended=attended,
-    )
-    return first_order(request, progress)
+    request = Request.of(model, pairs, site, metric, options)
+    patched, unpatched = first_order(model, request, progress)
+    return label(model, request, patched, unpatched, "attribution patching, first order")
 
 
-def first_order(request: Request, progress: Progress | None) -> xr.Dataset:
-    """The estimate of a request that was checked."""
+def first_order(
+    model: Model, request: Request, progress: Progress | None = None
+) -> tuple[Grid, dict[Run, Scores]]:
+    """The estimate of all cells, and the metric of the two runs as they are [example]."""
     if request.metric.name == "rank":
         raise SiteError("A rank has no gradient; estimate another metric, or sweep.")
-    n_pairs, all_runs, cells = len(request.pairs), request.all_runs(), request.cells
+    n_pairs, all_runs, cells = len(request.pairs), request.all_runs(model), request.cells
     change = np.zeros((len(cells), len(request.layers)), dtype=np.float32)
-    unpatched: dict[Run, npt.NDArray[np.float32]] = {
+    unpatched: dict[Run, Scores] = {
         run: np.zeros(n_pairs, np.float32) for run in RUNS[request.direction]
     }
     for number, runs in enumerate(all_runs):
@@ -96,7 +84,7 @@ def first_order(request: Request, progress: Progress | None) -> xr.Dataset:
         def work(start: int, stop: int, runs: TwoRuns = runs) -> None:
             mine = (cells.example >= start) & (cells.example < stop)
             changed, other, gradient = _both_runs(request, runs, start, stop, unpatched)
-            for layer, found in _downwards(request, changed, gradient):
+            for layer, found in _downwards(model, request, changed, gradient):
                 moved = _moved(request, runs, start, layer, found, changed, other)
                 change[mine, request.layers.index(layer)] += moved
 
@@ -104,8 +92,7 @@ def first_order(request: Request, progress: Progress | None) -> xr.Dataset:
             if progress:
                 progress(number * n_pairs + stop, len(all_runs) * n_pairs)
     patched = unpatched[RUNS[request.direction][0]][cells.example][:, None] + change
-    result = label(request, cells.to_grid(patched, n_pairs), unpatched)
-    return result.assign_attrs(instrument="attribution patching, first order")
+    return request.grid(patched), unpatched
 
 
 def _both_runs(
@@ -113,7 +100,7 @@ def _both_runs(
     runs: TwoRuns,
     start: int,
     stop: int,
-    unpatched: dict[Run, npt.NDArray[np.float32]],
+    unpatched: dict[Run, Scores],
 ) -> tuple[Recording, Recording, Float[Tensor, "example position d_model"]]:
     """Both runs, and the metric's gradient by the final stream of the one that is changed.
 
@@ -142,10 +129,10 @@ def _pairs_that_fit(request: Request, runs: TwoRuns) -> int:
 
 
 def _downwards(
-    request: Request, changed: Recording, gradient: Tensor
+    model: Model, request: Request, changed: Recording, gradient: Tensor
 ) -> Iterator[tuple[int, Tensor]]:
     """(layer, gradient by the site's activation), from the top block down."""
-    model, site, layers = request.model, request.site, request.layers
+    site, layers = request.site, request.layers
     kind = site_kind(site)
     rows = torch.arange(changed.batch, device=model.device)
     for layer in range(model.n_layers - 1, min(layers) - 1, -1):

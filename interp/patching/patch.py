@@ -16,7 +16,7 @@ from interp.metrics import Metric, get_metric
 from interp.model.model import Model
 from interp.patching import groups
 from interp.patching.results import attributes, prompt_coordinates
-from interp.patching.runner import score
+from interp.patching.runner import Runner
 from interp.patching.table import EditTable, Indices, Mask, Places
 from interp.patching.values import (
     Direction,
@@ -91,9 +91,8 @@ def patch_sets(
     both = places(pairs, chosen, constant=source != "other")
     changes, member = tabulate(model, pairs.alignment, both, list(sets.values()))
     values = constants(model, changes.sites, source, reference)
-    scores, unpatched = score(
-        all_runs(model, pairs, metric, chosen, values, batch_size), changes, progress
-    )
+    runs = all_runs(model, pairs, metric, chosen, values)
+    scores, unpatched = Runner(runs, changes, batch_size).score(changes, progress)
     patched = np.full((len(pairs), len(sets)), np.nan, dtype=np.float32)
     patched[changes.example, member] = scores
     return xr.Dataset(

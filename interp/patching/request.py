@@ -1,18 +1,23 @@
-"""What a sweep or an estimate was asked for, checked."""
+"""What a sweep or an estimate was asked for: as it is written down, and checked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
 
 from interp.metrics import Metric, get_metric
 from interp.model.model import Model
 from interp.patching.cells import By, Cells, check_by, check_layers, lay_out
 from interp.patching.groups import Neurons
+from interp.patching.table import EditTable, Indices, Mask
 from interp.patching.values import (
     Constants,
     Direction,
-    Source,
+    Replacement,
     TwoRuns,
     all_runs,
     check_direction,
@@ -23,12 +28,64 @@ from interp.prompts.pairs import PromptPairs
 from interp.prompts.tokens import Prompts
 from interp.sites import Site
 
+Grid = npt.NDArray[np.float32]
+"""A value of each cell [example, layer, *axes], NaN where there is none."""
+
+
+class Options(TypedDict, total=False):
+    """What `sweep`, `estimate` and `refine` replace, and with what: their arguments by name.
+
+    What may be None is None where it is left out.
+
+    Attributes:
+        by: one cell for each "position" (the default of sites without heads), "span", "head" (all
+            positions together; the default of sites with heads), or ("head", "position"). At
+            "mlp_act" also "neurons", alone (all positions together) or with a position or span. At
+            "pattern" one or several of "head" (the default), "destination" and "source": what is
+            not named is replaced together.
+        direction: "denoising" (the default) puts clean activations into the corrupted run,
+            "noising" corrupted ones into the clean run. With another source, the run that is
+            changed: the corrupted one, or the clean one (the default there).
+        source: what is put in: the "other" run's activation (the default), "zero", the "mean" over
+            the tokens of the `reference` prompts, or a value for each layer: {layer: [d_model]},
+            [neuron] at "mlp_act", or [head, d_head] at sites with heads. Patterns take "other" and
+            "zero"; what is left of a pattern is not scaled up to sum to 1.
+        reference: prompts for the mean.
+        layers: the ones to patch; all if left out.
+        positions: the positions to patch, by number, label ("subject -1") or span ("subject");
+            all if left out. At "pattern" they are the destinations.
+        heads: the ones to patch; all if left out.
+        neurons: how many consecutive neurons make a group, or the neurons of each group; about 32
+            groups if left out.
+        attended: at "pattern" the sources to patch, named like `positions`; all if left out.
+    """
+
+    by: By | Sequence[By] | None
+    direction: Direction | None
+    source: Replacement
+    reference: Prompts | None
+    layers: Sequence[int] | None
+    positions: Sequence[int | str] | None
+    heads: Sequence[int] | None
+    neurons: Neurons | None
+    attended: Sequence[int | str] | None
+
 
 @dataclass(frozen=True)
 class Request:
-    """A sweep: the arguments of `sweep`, checked and with their defaults."""
+    """A sweep of one model, checked and laid out. It is sent to workers, which have the model.
 
-    model: Model
+    Attributes:
+        pairs: clean and corrupted prompts with answers.
+        site: where, without the layer.
+        metric: what is read.
+        direction: which run is changed.
+        layers: the layers that are patched, ascending.
+        cells: what is replaced at each of them.
+        constants: what is put in, where that is not the other run's activation.
+        source: what the result calls it: "other", "zero", "mean" or "given".
+    """
+
     pairs: PromptPairs
     site: str
     metric: Metric
@@ -40,44 +97,66 @@ class Request:
 
     @classmethod
     def of(
-        cls,
-        model: Model,
-        pairs: PromptPairs,
-        site: str,
-        metric: Metric | str,
-        *,
-        by: By | Sequence[By] | None,
-        direction: Direction | None,
-        source: Source,
-        reference: Prompts | None,
-        layers: Sequence[int] | None,
-        positions: Sequence[int | str] | None,
-        heads: Sequence[int] | None,
-        neurons: Neurons | None,
-        attended: Sequence[int | str] | None,
+        cls, model: Model, pairs: PromptPairs, site: str, metric: Metric | str, options: Options
     ) -> Request:
-        """See `sweep`."""
-        axes = check_by(site, by)
-        chosen = check_layers(model, site, layers)
+        """What `sweep` is given.
+
+        Raises:
+            SiteError, PromptError, MetricError: as for `sweep`.
+        """
+        axes = check_by(site, options.get("by"))
+        layers = check_layers(model, site, options.get("layers"))
         metric = get_metric(metric)
-        chosen_direction = check_direction(direction, source)
-        values = constants(model, [Site(site, layer) for layer in chosen], source, reference)
+        source = options.get("source", "other")
+        direction = check_direction(options.get("direction"), source)
+        sites = [Site(site, layer) for layer in layers]
+        values = constants(model, sites, source, options.get("reference"))
+        where = places(pairs, direction, constant=values is not None)
         cells = lay_out(
             model,
             pairs.alignment,
-            places(pairs, chosen_direction, constant=values is not None),
+            where,
             site,
             axes,
-            positions=positions,
-            heads=heads,
-            neurons=neurons,
-            attended=attended,
+            positions=options.get("positions"),
+            heads=options.get("heads"),
+            neurons=options.get("neurons"),
+            attended=options.get("attended"),
         )
         named = source if isinstance(source, str) else "given"
-        return cls(model, pairs, site, metric, chosen_direction, chosen, cells, values, named)
+        return cls(pairs, site, metric, direction, layers, cells, values, named)
 
-    def all_runs(self, batch_size: int | None = None) -> list[TwoRuns]:
-        """The two runs for each kind of sequence that the metric is read from."""
-        return all_runs(
-            self.model, self.pairs, self.metric, self.direction, self.constants, batch_size
+    def part(self, examples: range) -> Request:
+        """The same of some of the pairs, with what is put in on the CPU."""
+        values = self.constants
+        return replace(
+            self,
+            pairs=self.pairs.subset(examples),
+            cells=self.cells.subset(examples),
+            constants=None if values is None else {site: v.cpu() for site, v in values.items()},
         )
+
+    def all_runs(self, model: Model) -> list[TwoRuns]:
+        """The two runs for each kind of sequence that the metric is read from."""
+        values = self.constants
+        if values is not None:
+            values = {site: v.to(model.device, model.dtype) for site, v in values.items()}
+        return all_runs(model, self.pairs, self.metric, self.direction, values)
+
+    def table(self, chosen: Mask | None = None) -> tuple[EditTable, Indices, Indices]:
+        """The edits of some cells [cell, layer], and of each row its cell and its layer's index."""
+        return self.cells.table(self.site, self.layers, chosen)
+
+    def grid(self, values: npt.NDArray[np.float32]) -> Grid:
+        """Values [cell, layer] as the result shows them."""
+        return self.cells.to_grid(values, len(self.pairs))
+
+    def chosen(self, columns: Indices) -> Mask:
+        """The cells [cell, layer] at some places of [layer, *axes], which is flattened."""
+        grid = np.zeros((len(self.layers), int(np.prod(self.cells.shape))), dtype=np.bool_)
+        grid.flat[columns] = True
+        return np.asarray(grid[:, self.cells.column].T)
+
+    def where(self, chosen: Mask) -> npt.NDArray[np.bool_]:
+        """Where some cells [cell, layer] stand in the result [example, layer, *axes]."""
+        return np.asarray(self.grid(chosen.astype(np.float32)) == 1)

@@ -14,7 +14,7 @@ from cache.arguments import typed
 from interp.errors import MetricError
 from interp.metrics import Metric
 from interp.model.model import Model
-from interp.patching.request import Request
+from interp.patching.request import Grid, Request
 from interp.prompts.pairs import PromptPairs, Run
 from interp.results import Patched, Paths
 from interp.stats import Effect, effect
@@ -23,9 +23,11 @@ from interp.stats.effects import direction
 
 
 def label(
+    model: Model,
     request: Request,
-    patched: npt.NDArray[np.float32],
+    patched: Grid,
     unpatched: Mapping[Run, npt.NDArray[np.float32]],
+    instrument: str = "activation patching, exact",
 ) -> xr.Dataset:
     """Put names on the numbers of a sweep (see `sweep` for what they are)."""
     pairs, cells = request.pairs, request.cells
@@ -37,8 +39,14 @@ def label(
             slots = [int(slot) for slot in names]
             coords[f"{axis}_label"] = (axis, [pairs.alignment.labels[slot] for slot in slots])
             if axis == "position":
-                coords["clean_token"] = (("example", axis), _tokens_at(request, "clean", slots))
-                coords["corrupt_token"] = (("example", axis), _tokens_at(request, "corrupt", slots))
+                coords["clean_token"] = (
+                    ("example", axis),
+                    _tokens_at(model, pairs, "clean", slots),
+                )
+                coords["corrupt_token"] = (
+                    ("example", axis),
+                    _tokens_at(model, pairs, "corrupt", slots),
+                )
     return xr.Dataset(
         {
             "patched": (("example", "layer", *cells.axes), patched),
@@ -47,9 +55,9 @@ def label(
         },
         coords=coords,
         attrs={
-            "instrument": "activation patching, exact",
+            "instrument": instrument,
             "site": request.site,
-            **attributes(request.model, request.metric, request.direction, request.source),
+            **attributes(model, request.metric, request.direction, request.source),
         },
     )
 
@@ -164,12 +172,13 @@ def agreement(estimated: Patched, exact: Patched) -> xr.Dataset:
     )
 
 
-def _tokens_at(request: Request, run: Run, slots: Sequence[int]) -> npt.NDArray[np.object_]:
-    pairs = request.pairs
+def _tokens_at(
+    model: Model, pairs: PromptPairs, run: Run, slots: Sequence[int]
+) -> npt.NDArray[np.object_]:
     index = pairs.alignment.clean if run == "clean" else pairs.alignment.corrupt
     out = np.full((len(pairs), len(slots)), "", dtype=object)
     for example, row in enumerate(index[:, slots]):
-        strings = request.model.token_strings(pairs.prompts(run).row(example))
+        strings = model.token_strings(pairs.prompts(run).row(example))
         for slot, token in enumerate(row):
             if token >= 0:
                 out[example, slot] = strings[token]

@@ -24,46 +24,53 @@ from interp.sites import Site, width_at
 Scores = npt.NDArray[np.float32]
 
 
-def score(
-    all_runs: Sequence[TwoRuns], changes: EditTable, progress: Progress | None
-) -> tuple[Scores, dict[Run, Scores]]:
-    """Scores of all patched runs [row] and of the two runs as they are [example].
-
-    Args:
-        all_runs: for each kind of sequence that the metric is read from; their scores are added.
-        progress: called with (rows done, rows in all), counted for each kind of sequence.
-    """
-    return add_up([Runner(runs, changes) for runs in all_runs], changes, progress)
-
-
-def add_up(
-    runners: Sequence[Runner], changes: EditTable, progress: Progress | None
-) -> tuple[Scores, dict[Run, Scores]]:
-    """As `score`, by runners that know these changes."""
-    total = np.zeros(len(changes), np.float32)
-    unpatched: dict[Run, Scores] = {}
-    for number, runner in enumerate(runners):
-
-        def report(done: int, before: int = number * len(changes)) -> None:
-            if progress:
-                progress(before + done, len(runners) * len(changes))
-
-        total += runner.scores(changes, report)
-        for run, scores in runner.unpatched.items():
-            unpatched[run] = unpatched.get(run, 0) + scores
-    return total, unpatched
-
-
 class Runner:
-    """Scores patched runs, as one kind of sequence is read.
+    """Scores patched runs, as all that the metric is read from."""
+
+    def __init__(
+        self, all_runs: Sequence[TwoRuns], changes: EditTable, batch_size: int | None = None
+    ) -> None:
+        """What is to be scored.
+
+        Args:
+            all_runs: for each kind of sequence that the metric is read from; scores are added.
+            changes: all that will be asked for, together or a part at a time.
+            batch_size: rows in one pass; None for as many as fit.
+        """
+        self._parts = [_Part(runs, changes, batch_size) for runs in all_runs]
+
+    def score(
+        self, changes: EditTable, progress: Progress | None
+    ) -> tuple[Scores, dict[Run, Scores]]:
+        """Scores of all patched runs [row] and of the two runs as they are [example].
+
+        Args:
+            progress: called with (rows done, rows in all), counted for each kind of sequence.
+        """
+        total = np.zeros(len(changes), np.float32)
+        unpatched: dict[Run, Scores] = {}
+        for number, part in enumerate(self._parts):
+
+            def report(done: int, before: int = number * len(changes)) -> None:
+                if progress:
+                    progress(before + done, len(self._parts) * len(changes))
+
+            total += part.scores(changes, report)
+            for run, scores in part.unpatched.items():
+                unpatched[run] = unpatched.get(run, 0) + scores
+        return total, unpatched
+
+
+class _Part:
+    """The same of one kind of sequence.
 
     Attributes:
         unpatched: scores of the two runs as they are [example]; there once `scores` was called.
     """
 
-    def __init__(self, runs: TwoRuns, changes: EditTable) -> None:
-        """`changes` are all that will be asked for, together or a part at a time."""
+    def __init__(self, runs: TwoRuns, changes: EditTable, batch_size: int | None) -> None:
         self.runs = runs
+        self.batch_size = batch_size
         self.unpatched: dict[Run, Scores] = {
             run: np.zeros(len(runs.pairs), np.float32) for run in RUNS[runs.direction]
         }
@@ -131,5 +138,5 @@ class Runner:
             found = runs.base.value(hidden, torch.from_numpy(part.example))
             return np.asarray(found.cpu().numpy(), dtype=np.float32)
 
-        rows = runs.batch_size or rows_that_fit(runs.model, runs.model.memory_per_row(runs.length))
+        rows = self.batch_size or rows_that_fit(runs.model, runs.model.memory_per_row(runs.length))
         return batches(len(changes), rows, work)

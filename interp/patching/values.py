@@ -20,7 +20,7 @@ from interp.prompts.pairs import PromptPairs, Reading, Run
 from interp.prompts.tokens import Prompts, tokenise
 from interp.sites import Site, shape_at
 
-Source = Literal["other", "zero", "mean"] | Mapping[int, Tensor]
+Replacement = Literal["other", "zero", "mean"] | Mapping[int, Tensor]
 Constants = Mapping[Site, Tensor]
 """By site one value [d_model], [neuron] or [head, d_head], the same for every position and example;
 of patterns [head, 1, 1]."""
@@ -43,7 +43,6 @@ class TwoRuns:
     Attributes:
         base, source: the run that is changed and the other, as they are read.
         constants: what is put in at each site, where that is not the other run's activation.
-        batch_size: rows in one pass; None for as many as fit.
     """
 
     model: Model
@@ -52,7 +51,6 @@ class TwoRuns:
     base: Scorer
     source: Scorer
     constants: Constants | None = None
-    batch_size: int | None = None
 
     @property
     def readings(self) -> tuple[Reading, Reading]:
@@ -111,7 +109,6 @@ def all_runs(
     metric: Metric,
     direction: Direction,
     constants: Constants | None,
-    batch_size: int | None = None,
 ) -> list[TwoRuns]:
     """The two runs for each kind of sequence that the metric is read from."""
     found = []
@@ -120,7 +117,7 @@ def all_runs(
             Scorer.of(model, pairs, metric, read, pairs.reading(run, read))
             for run in RUNS[direction]
         )
-        found.append(TwoRuns(model, pairs, direction, base, source, constants, batch_size))
+        found.append(TwoRuns(model, pairs, direction, base, source, constants))
     return found
 
 
@@ -140,7 +137,7 @@ def check_direction(direction: str | None, source: object) -> Direction:
 def constants(
     model: Model,
     sites: Sequence[Site],
-    source: Source,
+    source: Replacement,
     reference: Prompts | None,
 ) -> Constants | None:
     """The values that `source` stands for; None for "other", which is no constant.

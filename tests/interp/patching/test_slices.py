@@ -121,19 +121,21 @@ def test_progress_counts_every_cell_once(gpt2: Tiny) -> None:
         seen.clear()
 
 
-def test_only_what_was_chosen_is_run(gpt2: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from interp.patching import slices
+def test_only_what_was_chosen_is_run(gpt2: Tiny) -> None:
+    counts: list[int] = []
 
-    plain, counts = slices.score, []
+    def score(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        counts.append(len(logits))
+        return target_logit(logits, targets)
 
-    def counting(plans: Any, changes: Any, progress: Any) -> Any:
-        counts.append(len(changes))
-        return plain(plans, changes, progress)
-
-    monkeypatch.setattr(slices, "score", counting)
-    found = sweep(gpt2.model, prompt_pairs(gpt2), "resid_pre", only=4, executor=Executor())
+    counting = Metric("counting", "", (Term("prompt", "answer", score),), "the answer's logit")
+    found = sweep(gpt2.model, prompt_pairs(gpt2), "resid_pre", counting, only=4)
+    here = sum(counts)
+    counts.clear()
+    sweep(gpt2.model, prompt_pairs(gpt2), "resid_pre", counting, only=4, executor=Executor())
     chosen = np.isfinite(found["patched"].values) & found["exact"].values
-    assert counts == [int(pair.sum()) for pair in chosen]
+    # Beside them the two runs of each pair, once for the estimate and once for the cells.
+    assert here == sum(counts) == int(chosen.sum()) + 4 * len(CASES)
 
 
 def test_how_a_sweep_is_cut_depends_on_its_size(
