@@ -41,12 +41,14 @@ def test_a_study_of_another_package_is_run(
     packages = tmp_path / "site-packages"
     install(packages, "word-lengths", {"word-lengths": point}, {"word_lengths": code})
     monkeypatch.syspath_prepend(str(packages))
-    monkeypatch.setattr(sys, "argv", ["obverse", "run", "word-lengths", "--out", str(tmp_path)])
+    monkeypatch.setattr(
+        sys, "argv", ["obverse", "run", "word-lengths", "--out", str(tmp_path / "run")]
+    )
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code, capsys.readouterr().err
-    (verdicts,) = tmp_path.rglob("verdicts.json")
-    (verdict,) = json.loads(verdicts.read_text())["verdicts"]
+    (verdicts,) = (tmp_path / "run").rglob("verdicts.json")
+    (verdict,) = json.loads(verdicts.read_text())
     assert verdict["outcome"] == "supported"
 
 
