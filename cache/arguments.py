@@ -84,7 +84,7 @@ def _checked_function(function: Callable[..., Any]) -> Callable[..., Any]:
         except TypeError as error:
             raise TypeError(f"{name}() {error}") from None
         for parameter, value in given.items():
-            one, hint = signature.parameters[parameter], _hints(function).get(parameter, Any)
+            one, hint = signature.parameters[parameter], hints_of(function).get(parameter, Any)
             plain = one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
             if plain and value is not one.default and not _fits(value, hint):
                 raise ArgumentError(
@@ -140,7 +140,7 @@ def _listed(text: str, options: str) -> str:
 
 
 @functools.cache
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     """The parameters' types; a class that only a type checker can see is known by its name."""
     function = inspect.unwrap(function)  # decorators have names of their own
     written = {k: v for k, v in inspect.get_annotations(function).items() if k != "return"}

@@ -77,7 +77,7 @@ def test_every_public_function_looks_at_its_arguments() -> None:
     for name, function in FUNCTIONS.items():
         assert hasattr(function, "__wrapped__"), f"{name} is not @typed"
         inner = function.__wrapped__
-        hints = cache.arguments._hints(inner)
+        hints = cache.arguments.hints_of(inner)
         written = set(inspect.get_annotations(inspect.unwrap(inner))) - {"return"}
         assert set(hints) >= written, f"{name}: {written - set(hints)} cannot be looked up"
 

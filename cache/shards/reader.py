@@ -48,7 +48,7 @@ _TORCH = {
 # go in steps of one or two.
 _TICK, _COARSE_TICK = 50_000_000, 2_000_000_000  # in nanoseconds
 # Blocks that the disk is asked for while one is compared.
-_AHEAD = 4
+AHEAD = 4
 # How often a file may be changed while something is copied from it.
 _TURNS = 5
 
@@ -268,7 +268,7 @@ class ShardReader:
         own = np.empty_like(self._content)
         for block in self._ahead(blocks):
             part = slice(block * BLOCK, (block + 1) * BLOCK)
-            self._load(block)
+            self.load_block(block)
             own[part] = self._content[part]
             self._compare(block, own[part])
         return own
@@ -277,7 +277,7 @@ class ShardReader:
         for block in self._ahead([block for block in blocks if not state.checked[block]]):
             # Else what is changed after this would leave no trace.
             settled = time.time_ns() > state.settles
-            self._load(block)
+            self.load_block(block)
             self._compare(block, self._content[block * BLOCK : (block + 1) * BLOCK])
             state.checked[block] = settled
 
@@ -318,9 +318,9 @@ class ShardReader:
         """
         told = 0
         for number, block in enumerate(blocks):
-            for coming in blocks[told : number + _AHEAD + 1]:
+            for coming in blocks[told : number + AHEAD + 1]:
                 self._tell(coming)
-            told = number + _AHEAD + 1
+            told = number + AHEAD + 1
             yield block
 
     def _tell(self, block: int) -> None:
@@ -332,7 +332,7 @@ class ShardReader:
             except BlockingIOError:
                 os.posix_fadvise(self._file, block * BLOCK, BLOCK, os.POSIX_FADV_WILLNEED)
 
-    def _load(self, block: int) -> None:
+    def load_block(self, block: int) -> None:
         """Have the system read a block, so that what the disk cannot give is an error.
 
         Else it would be a signal that ends the process, as soon as the map is touched.

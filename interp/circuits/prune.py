@@ -121,7 +121,7 @@ def _ranked(graph: Graph, values: Scores, absolute: bool) -> Scores:
 def _around_best_path(graph: Graph, ranked: Scores, n_edges: int) -> Edges:
     """The path of at most n_edges with the largest sum, and the largest edges between its nodes."""
     included = np.zeros(graph.real.shape, dtype=bool)
-    for at in _best_path(graph, ranked, n_edges):
+    for at in best_path(graph, ranked, n_edges):
         included[at] = True
     while included.sum() < n_edges:
         reached = included.any(0) @ graph.feeds
@@ -135,7 +135,7 @@ def _around_best_path(graph: Graph, ranked: Scores, n_edges: int) -> Edges:
     return included
 
 
-def _best_path(graph: Graph, ranked: Scores, n_edges: int) -> list[tuple[int, int]]:
+def best_path(graph: Graph, ranked: Scores, n_edges: int) -> list[tuple[int, int]]:
     """(source, destination) of each edge, from the logits to the embedding."""
     best = np.full(len(graph.sources), -np.inf)
     best[0] = 0.0

@@ -56,7 +56,7 @@ class Actors:
                     "ray.shutdown() first, or leave the address out."
                 )
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            self.limit, self._threads, self._gpus = _share(nodes, workers)
+            self.limit, self._threads, self._gpus = share_of_each(nodes, workers)
         except BaseException:
             self.close()
             raise
@@ -102,7 +102,7 @@ class Actors:
                 connection.close()
 
 
-def _share(nodes: list[dict[str, float]], workers: int | None) -> tuple[int, int, int]:
+def share_of_each(nodes: list[dict[str, float]], workers: int | None) -> tuple[int, int, int]:
     """Of the machines of a cluster: (workers, CPUs or threads of each, GPUs of each).
 
     Without GPUs each worker gets as many CPUs as fit: all of them must find a place together.

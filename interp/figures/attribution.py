@@ -16,7 +16,7 @@ from interp.figures.drawing.numbers import plain, reach, texts
 from interp.results import Attribution
 
 # Of heads by the tokens attended to, so many are shown: those with the largest share anywhere.
-_MOST_HEADS = 24
+MOST_HEADS = 24
 _OTHERS = {
     "neurons": "embedding, attention, biases and other neurons",
     "source": "embedding, MLPs and biases",
@@ -143,7 +143,7 @@ def _sources(one: xr.Dataset) -> _Table:
     values = flat.values.astype(float).reshape(-1, flat.sizes["source"])
     tokens = [str(token) for token in one["token"].values]
     values = values[:, : sum(bool(token) for token in tokens)]
-    largest = np.argsort(-np.abs(values).max(axis=1))[:_MOST_HEADS]
+    largest = np.argsort(-np.abs(values).max(axis=1))[:MOST_HEADS]
     chosen = np.sort(largest)
     hidden = np.delete(values, chosen, axis=0)
     n_heads = flat.sizes["head"]

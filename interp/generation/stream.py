@@ -177,7 +177,7 @@ class _Writer:
         room = torch.zeros(len(batch), max_new_tokens, dtype=torch.long)
         self._ids = torch.cat([batch.ids, room], dim=1)
         self._lengths = batch.lengths.clone()
-        self._texts = [_Text(model, batch.row(i)) for i in range(len(batch))]
+        self._texts = [Text(model, batch.row(i)) for i in range(len(batch))]
 
     def steps(self) -> Iterator[Step]:
         open_rows = torch.arange(len(self._lengths))
@@ -226,7 +226,7 @@ class _Writer:
         return torch.cat(found), {name: torch.cat(parts) for name, parts in kept.items()}
 
 
-class _Text:
+class Text:
     """A text that grows by tokens; characters can take several of them."""
 
     def __init__(self, model: Model, prompt: list[int]) -> None:

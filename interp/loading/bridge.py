@@ -113,7 +113,7 @@ def _check_fit(folder: Path, config: Any) -> None:
 
     weights = check_folder(folder)
     packed = getattr(config, "quantization_config", None) is not None
-    with _modules_at_most(_MODULES_OF_ONE_WEIGHT * len(weights) + _MODULES), torch.device("meta"):
+    with modules_at_most(_MODULES_OF_ONE_WEIGHT * len(weights) + _MODULES), torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(
             copy.deepcopy(config), attn_implementation="eager", trust_remote_code=False
         )
@@ -123,7 +123,7 @@ def _check_fit(folder: Path, config: Any) -> None:
 
 
 @contextlib.contextmanager
-def _modules_at_most(most: int) -> Iterator[None]:
+def modules_at_most(most: int) -> Iterator[None]:
     """Inside, this thread may put no more than `most` modules together."""
     thread, count = threading.get_ident(), itertools.count(1)
 

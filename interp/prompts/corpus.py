@@ -18,7 +18,7 @@ from interp.model.model import Model
 __all__ = ["read_rows"]
 
 # Characters that are tokenised at once: a document is cut at the end of a line after so many.
-_PIECE = 1 << 16
+PIECE = 1 << 16
 _PIECES_AT_ONCE = 64
 _TEXT = "text"
 
@@ -155,9 +155,9 @@ def _pieces(documents: Iterable[str]) -> Iterator[tuple[str, bool]]:
         start = 0
         while start < len(document):
             stop = len(document)
-            if stop - start > 2 * _PIECE:
-                line = document.find("\n", start + _PIECE, start + 2 * _PIECE)
-                stop = line + 1 if line >= 0 else start + 2 * _PIECE
+            if stop - start > 2 * PIECE:
+                line = document.find("\n", start + PIECE, start + 2 * PIECE)
+                stop = line + 1 if line >= 0 else start + 2 * PIECE
             yield document[start:stop], stop == len(document)
             start = stop
 

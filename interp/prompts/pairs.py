@@ -307,7 +307,7 @@ def find_span(batch: TokenBatch, example: int, words: str | tuple[str, str], nam
             "Spans are found by their characters, which token ids and slow tokenizers do not give; "
             "pass the prompts as text to a model with a fast tokenizer."
         )
-    found = _places(text, str(words)) if str(words).strip() else []
+    found = occurrences(text, str(words)) if str(words).strip() else []
     if not found:
         raise PromptError(f"The span '{name}' ('{words}') is not in the prompt '{text}'.")
     if len(found) > 1:
@@ -318,7 +318,7 @@ def find_span(batch: TokenBatch, example: int, words: str | tuple[str, str], nam
     return alignment.token_range(text, offsets, found[0], found[0] + len(words))
 
 
-def _places(text: str, words: str) -> list[int]:
+def occurrences(text: str, words: str) -> list[int]:
     """Where `words` stand in `text`: as whole words, or if they do so nowhere, inside of others."""
     left = r"(?<!\w)" if re.match(r"\w", words) else ""
     right = r"(?!\w)" if re.match(r"\w", words[-1]) else ""

@@ -129,7 +129,7 @@ def test_rows_follow_documents(model: Model, tmp_path: Path) -> None:
 def test_long_documents_are_read_in_pieces(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n".join(distinct(300))
     whole = read_rows(model, [text], context=16)
-    monkeypatch.setattr("interp.prompts.corpus._PIECE", 200)
+    monkeypatch.setattr("interp.prompts.corpus.PIECE", 200)
     assert [r.tolist() for r in read_rows(model, [text], context=16)] == [r.tolist() for r in whole]
 
 

@@ -145,14 +145,14 @@ class _Space:
         return change(f"{label}.{name} was patched", id(space), name, serial(value))
 
 
-_SEEN: dict[int, _Space] = {}
+SEEN: dict[int, _Space] = {}
 
 
 def _seen(space: Any, now: Mapping[str, Any]) -> _Space:
     """The namespace as it was when any model needed it first."""
-    if id(space) not in _SEEN:
-        _SEEN[id(space)] = _Space(space, now)
-    return _SEEN[id(space)]
+    if id(space) not in SEEN:
+        SEEN[id(space)] = _Space(space, now)
+    return SEEN[id(space)]
 
 
 def _namespaces(classes: set[type]) -> list[Any]:
@@ -192,7 +192,7 @@ def _is_patched(space: Any, value: object) -> bool:
         return False  # which is told of the class
     fn = getattr(value, "__func__", getattr(value, "fget", value))
     while isinstance(fn, types.FunctionType):
-        if not fn.__code__.co_filename.startswith(_trusted()):
+        if not fn.__code__.co_filename.startswith(trusted()):
             return True
         fn = getattr(fn, "__wrapped__", None)
     return False
@@ -211,7 +211,7 @@ def _is_foreign(kind: type) -> bool:
 
 
 @functools.cache
-def _trusted() -> tuple[str, ...]:
+def trusted() -> tuple[str, ...]:
     """Where code of packages and of Python lies."""
     folders = [sysconfig.get_paths()["stdlib"], "<frozen "]
     folders += list({sysconfig.get_paths()[kind] for kind in ("purelib", "platlib")})

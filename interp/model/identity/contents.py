@@ -18,7 +18,7 @@ from interp.errors import ModelError
 __all__ = ["Held", "digest", "tensors"]
 
 # int64 numbers that a device reduces at a time; weights of as many positions are kept.
-_PIECE = 1 << 22
+PIECE = 1 << 22
 # Odd numbers, whose products with a position are as good as random (Steele et al. 2014).
 _STRIDES = (-7046029254386353131, -4658895280553007687)
 
@@ -121,13 +121,13 @@ def digest(values: Mapping[str, Tensor], views: Iterable[str] = ()) -> bytes:
         if value.device.type == "cpu":
             hasher.update(flat.contiguous().view(torch.uint8).numpy().data)
         else:
-            pending.append(_reduced(flat))
+            pending.append(weighted_sums(flat))
     for sums in pending:  # only now, so that the device does not wait for each
         hasher.update(sums.cpu().numpy().data)
     return hasher.digest()
 
 
-def _reduced(flat: Tensor) -> Tensor:
+def weighted_sums(flat: Tensor) -> Tensor:
     """Two sums [2] of the bits of a tensor, weighted by their positions; stays on the device."""
     raw = flat.contiguous().view(torch.uint8)
     whole = len(raw) // 8 * 8
@@ -139,8 +139,8 @@ def _reduced(flat: Tensor) -> Tensor:
         rest = torch.zeros(8, dtype=torch.uint8, device=raw.device)
         rest[: len(raw) - whole] = raw[whole:]
         sums += _weighted(rest.view(torch.int64), len(words))
-    for start in range(0, len(words), _PIECE):
-        sums += _weighted(words[start : start + _PIECE], start)
+    for start in range(0, len(words), PIECE):
+        sums += _weighted(words[start : start + PIECE], start)
     return sums
 
 

@@ -13,7 +13,7 @@ from experiments.explorer import Examples, Way
 from experiments.records import RunRecord
 from interp.errors import PromptError
 from interp.figures import patching_map
-from interp.prompts.pairs import _places
+from interp.prompts.pairs import occurrences
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_outside_of_the_words_that_differ_the_prompts_are_the_same(
     if clean == corrupt:
         return
     found = pairs.changed_words(clean, corrupt)
-    places = [_places(text, word) for text, word in zip((clean, corrupt), found, strict=True)]
+    places = [occurrences(text, word) for text, word in zip((clean, corrupt), found, strict=True)]
     # As `PromptPairs` wants it: each stands in its prompt, and only once.
     assert [len(place) for place in places] == [1, 1]
     starts = [place[0] for place in places]

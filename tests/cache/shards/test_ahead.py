@@ -52,7 +52,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         assert (size, advice) == (BLOCK, os.POSIX_FADV_WILLNEED)
         events.append(("told", begin // BLOCK))
 
-    load = ShardReader._load
+    load = ShardReader.load_block
 
     def loaded(self: ShardReader, block: int) -> None:
         events.append(("loaded", block))
@@ -60,7 +60,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     monkeypatch.setattr(os, "preadv", absent)
     monkeypatch.setattr(os, "posix_fadvise", told)
-    monkeypatch.setattr(ShardReader, "_load", loaded)
+    monkeypatch.setattr(ShardReader, "load_block", loaded)
     return events
 
 
@@ -74,7 +74,7 @@ def test_some_blocks_ahead_are_told_each_once(path: Path, events: list[tuple[str
         if what == "loaded":
             before = [b for w, b in events[:at] if w == "told"]
             ahead = len(before) - 1 - before.index(block)
-            assert ahead == min(reader._AHEAD, len(told) - 1 - told.index(block))
+            assert ahead == min(reader.AHEAD, len(told) - 1 - told.index(block))
 
 
 def test_a_single_vector_is_no_reason_to_read_more(

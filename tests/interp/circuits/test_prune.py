@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from interp import PromptPairs, load_model
 from interp.circuits import attribute_edges, prune, random_circuits
 from interp.circuits.circuit import jaccard
-from interp.circuits.prune import _best_path, choose, connected
+from interp.circuits.prune import best_path, choose, connected
 from interp.components.graph import Graph
 from interp.errors import SiteError
 from tests.interp.pairs import prompt_pairs
@@ -121,7 +121,7 @@ def test_the_path_is_the_best_of_all_paths() -> None:
         values[0, -1] = 0.0
         ranked = np.where(graph.real, np.abs(values), -np.inf)
         for n in (1, 2, 3):
-            path = _best_path(graph, ranked, n)
+            path = best_path(graph, ranked, n)
             best = max(sum(ranked[at] for at in each) for each in _paths(graph, n))
             assert sum(ranked[at] for at in path) == pytest.approx(best)
 

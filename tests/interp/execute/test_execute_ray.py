@@ -19,7 +19,7 @@ import pytest
 from interp import sweep
 from interp.errors import ExecutionError, PromptError
 from interp.execute import Executor, Workers, execute
-from interp.execute.actors import _share
+from interp.execute.actors import share_of_each
 from tests.interp import executing
 from tests.interp.deadly import deadly
 from tests.interp.execute.test_execute import ROOT, jobs
@@ -208,7 +208,7 @@ def test_an_address_at_which_nothing_answers_is_told_of_at_once() -> None:
 def test_workers_share_the_machines_of_a_cluster(
     nodes: list[dict[str, float]], workers: int | None, expected: tuple[int, int, int]
 ) -> None:
-    assert _share(nodes, workers) == expected
+    assert share_of_each(nodes, workers) == expected
 
 
 @pytest.mark.parametrize(
@@ -217,4 +217,4 @@ def test_workers_share_the_machines_of_a_cluster(
 )
 def test_more_workers_than_a_cluster_holds_are_refused(nodes: Any, message: str) -> None:
     with pytest.raises(ExecutionError, match=message):
-        _share(nodes, 5)
+        share_of_each(nodes, 5)

@@ -68,7 +68,7 @@ def test_tokens_beyond_a_prompts_end_are_left_out(llama: Tiny) -> None:
 def test_of_many_heads_those_with_the_largest_shares_are_shown(
     llama: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("interp.figures.attribution._MOST_HEADS", 2)
+    monkeypatch.setattr("interp.figures.attribution.MOST_HEADS", 2)
     found = attributed(llama, "source")
     fig = attribution_map(found, 0)
     shown = np.asarray(traces(fig, "values")[0].z)

@@ -95,14 +95,14 @@ def test_a_stream_gives_the_text_piece_by_piece(tiny: Tiny) -> None:
 
 def test_characters_of_several_tokens_are_held_back(llama: Tiny) -> None:
     """A tokenizer of bytes: é takes two tokens."""
-    from interp.generation.stream import _Text
+    from interp.generation.stream import Text
 
     class Bytes:
         def decode(self, ids: list[int]) -> str:
             return bytes(ids).decode("utf-8", errors="replace")
 
     model: Any = Bytes()
-    text = _Text(model, list(b"caf"))
+    text = Text(model, list(b"caf"))
     first, second = "é".encode()
     assert text.add(first, finished=False) == ""
     assert text.add(second, finished=False) == "é"

@@ -19,7 +19,7 @@ import torch
 
 from interp import load_model
 from interp.errors import ModelError, ObverseError
-from interp.loading.bridge import _modules_at_most
+from interp.loading.bridge import modules_at_most
 from interp.loading.configuration import weights_in
 from tests.interp.folders import WEIGHTS, configured, copied, reweighted
 from tests.interp.tiny import VOCABULARY, Tiny, build_tokenizer
@@ -320,7 +320,7 @@ def test_a_chat_template_is_not_run(llama: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_skeleton_is_not_built_beyond_its_files() -> None:
-    with pytest.raises(ModelError, match="more than 10 modules"), _modules_at_most(10):
+    with pytest.raises(ModelError, match="more than 10 modules"), modules_at_most(10):
         torch.nn.ModuleList(torch.nn.Identity() for _ in range(10**9))
     assert len(torch.nn.ModuleList(torch.nn.Identity() for _ in range(20))) == 20
 

@@ -17,7 +17,7 @@ from transformers import masking_utils
 from interp import Model, PromptPairs, capture, load_model, logit_diff, logit_lens, sweep
 from interp.circuits import Circuit, attribute_edges, prune
 from interp.errors import ModelError, ObverseError
-from interp.model.identity.contents import _reduced, digest
+from interp.model.identity.contents import digest, weighted_sums
 from interp.model.identity.fingerprint import fingerprint
 from tests.interp import modifying
 from tests.interp import tiny as builders
@@ -268,26 +268,26 @@ def test_weights_that_are_elsewhere_are_told_of() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.bool])
 def test_every_number_counts_on_a_device(dtype: torch.dtype) -> None:
     values = torch.arange(77).to(dtype)[1:]  # its address is no multiple of eight
-    before = _reduced(values.clone())
-    assert torch.equal(_reduced(values), before)
+    before = weighted_sums(values.clone())
+    assert torch.equal(weighted_sums(values), before)
     for place in range(len(values)):
         changed = values.clone()
         changed.view(torch.uint8)[place * values.itemsize] ^= 1
-        assert not torch.equal(_reduced(changed), before)
+        assert not torch.equal(weighted_sums(changed), before)
     if dtype != torch.bool:
-        assert not torch.equal(_reduced(values.flip(0)), before)
+        assert not torch.equal(weighted_sums(values.flip(0)), before)
         swapped = values.clone()
         swapped[[3, 50]] = swapped[[50, 3]]
-        assert not torch.equal(_reduced(swapped), before)
+        assert not torch.equal(weighted_sums(swapped), before)
 
 
 def test_pieces_of_a_device_do_not_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = torch.randn(4096)
-    expected = _reduced(whole)
-    monkeypatch.setattr("interp.model.identity.contents._PIECE", 64)
-    assert torch.equal(_reduced(whole), expected)
+    expected = weighted_sums(whole)
+    monkeypatch.setattr("interp.model.identity.contents.PIECE", 64)
+    assert torch.equal(weighted_sums(whole), expected)
     swapped = whole.view(64, 64).flip(0).reshape(-1)
-    assert not torch.equal(_reduced(swapped), expected)
+    assert not torch.equal(weighted_sums(swapped), expected)
 
 
 def test_what_notebooks_and_compilers_exchange_is_no_change(

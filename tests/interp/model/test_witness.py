@@ -42,8 +42,8 @@ def _other_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
 def other_library() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # As if it had come with the package: neither seen before, nor written elsewhere.
-        patch.setattr(code, "_SEEN", {})
-        patch.setattr(code, "_trusted", lambda: ("/", "<"))
+        patch.setattr(code, "SEEN", {})
+        patch.setattr(code, "trusted", lambda: ("/", "<"))
         patch.setattr(LlamaMLP, "forward", _other_forward)
         yield
 
