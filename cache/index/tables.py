@@ -12,11 +12,10 @@ from typing import cast
 import xxhash
 
 from cache.errors import DamageError
-from cache.keys.space import Space
+from cache.keys.space import KEY, Space
 from cache.shards.sidecar import Sidecar, is_shard, read_space
 
 __all__ = [
-    "KEY",
     "Described",
     "as_count",
     "as_key",
@@ -33,9 +32,6 @@ __all__ = [
     "mark",
     "use_seal",
 ]
-
-KEY = 16
-"""Bytes of a row's key."""
 
 # Marks the file as an index of ours.
 _APPLICATION = 0x4F627672

@@ -17,10 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["DTYPES", "Ids", "SiteShape", "Space", "dtype_name"]
+__all__ = ["DTYPES", "KEY", "Ids", "SiteShape", "Space", "dtype_name"]
 
 Ids = npt.NDArray[np.int32]
 """The token ids of one row [token]."""
+
+KEY = 16
+"""Bytes of a row's key."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -80,7 +83,7 @@ class Space:
     def key(self, ids: Ids) -> bytes:
         """The name of a row: 16 bytes that depend on the space and the token ids alone."""
         content = np.ascontiguousarray(ids, dtype="<i4").tobytes()
-        return hashlib.blake2b(content, digest_size=16, key=bytes.fromhex(self.id)).digest()
+        return hashlib.blake2b(content, digest_size=KEY, key=bytes.fromhex(self.id)).digest()
 
     def keys(self, rows: Sequence[Ids]) -> list[bytes]:
         return [self.key(ids) for ids in rows]

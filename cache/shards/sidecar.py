@@ -21,7 +21,7 @@ import numpy.typing as npt
 import xxhash
 
 from cache.errors import DamageError
-from cache.keys.space import DTYPES, SiteShape, Space
+from cache.keys.space import DTYPES, KEY, SiteShape, Space
 from cache.shards.layout import BLOCK, PAGE, Layout
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 DIGEST = 16  # bytes of an xxh3-128
-_KEY = 16
 _FORMAT = "obverse-activations-1"
 MOST_BYTES = 16 << 20
 _MOST_TOKENS = 1 << 40
@@ -93,7 +92,7 @@ class Sidecar:
         return len(self.lengths)
 
     def key(self, row: int) -> bytes:
-        return self.keys[row * _KEY : (row + 1) * _KEY]
+        return self.keys[row * KEY : (row + 1) * KEY]
 
     def row_keys(self, first: int = 0, beyond: int | None = None) -> list[bytes]:
         """The keys of rows `first` to `beyond`, of those that there are."""
@@ -146,7 +145,7 @@ def most_bytes(
         space,
         tuple(sites),
         np.array(lengths, dtype=np.int64),
-        bytes(_KEY * len(lengths)),
+        bytes(KEY * len(lengths)),
         bytes(DIGEST * n_blocks),
         # A time has no more digits than this.
         -0.12345678901234567e-100,
@@ -191,7 +190,7 @@ def _read(body: Mapping[str, Any]) -> Sidecar:
     lengths = np.array(_whole_numbers(body["lengths"], _MOST_TOKENS), dtype=np.int64)
     keys = base64.b64decode(body["keys"], validate=True)
     blocks = base64.b64decode(body["blocks"], validate=True)
-    if len(keys) != _KEY * len(lengths) or len(lengths) == 0:
+    if len(keys) != KEY * len(lengths) or len(lengths) == 0:
         raise ValueError("not a key for each row")
     if int(lengths.sum(dtype=np.float64)) > _MOST_TOKENS:
         raise ValueError("too many tokens")
@@ -201,7 +200,7 @@ def _read(body: Mapping[str, Any]) -> Sidecar:
     )
     if not sites or any(not _fits(site) for site in sites):
         raise ValueError("sites")
-    if len({keys[at : at + _KEY] for at in range(0, len(keys), _KEY)}) != len(lengths):
+    if len({keys[at : at + KEY] for at in range(0, len(keys), KEY)}) != len(lengths):
         raise ValueError("a row twice")
     if type(body["created"]) is not float:
         raise ValueError("a time")

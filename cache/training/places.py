@@ -38,7 +38,7 @@ class Shards:
     tokens: Numbers
     holds: npt.NDArray[np.bool_]
 
-    def places(self, numbers: Numbers) -> Numbers:
+    def at(self, numbers: Numbers) -> Numbers:
         """Where shards stand here that the index knows by these numbers; -1 for new ones."""
         order = np.argsort(self.numbers)
         found = np.searchsorted(self.numbers, numbers, sorter=order)
@@ -141,7 +141,7 @@ def _gathered(shards: Shards, found: Iterator[list[tuple[bytes, int, int]]]) -> 
     for part in found:
         keys.append(b"".join(as_key(key) for key, _, _ in part))
         numbers = np.array([(as_count(n), as_count(row)) for _, n, row in part], dtype=np.int64)
-        standing.append(shards.places(numbers[:, 0]))
+        standing.append(shards.at(numbers[:, 0]))
         rows.append(numbers[:, 1])
     shard, row = np.concatenate(standing), np.concatenate(rows)
     words = np.frombuffer(b"".join(keys), dtype="<u8").reshape(-1, 2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -88,6 +90,28 @@ def test_a_stopped_harvest_goes_on(model: Model, tmp_path: Path) -> None:
         assert seen[0] == (done.tokens - done.computed, done.tokens)
         assert seen[-1] == (done.tokens, done.tokens)
         assert store.missing(model, read_rows(model, distinct(60), context=16), "resid_post") == 0
+
+
+def test_rows_that_another_process_gives_up_are_computed_here(model: Model, tmp_path: Path) -> None:
+    path, rows = tmp_path / "store", read_rows(model, distinct(20), context=16)
+    keys = model.activation_source().space().keys(rows)
+    with ActivationStore(path) as store, ActivationStore(path) as other, ExitStack() as held:
+        held.enter_context(other.folder.lease(keys[:7]))
+        giving_up = threading.Timer(0.5, held.close)
+        seen: list[tuple[int, int]] = []
+
+        def progress(done: int, total: int) -> None:
+            seen.append((done, total))
+            if done and not giving_up.ident:
+                giving_up.start()
+
+        harvest(model, distinct(20), "resid_post", store, context=16, progress=progress)
+        giving_up.join()
+        assert seen[-1][0] == seen[-1][1] == sum(map(len, rows))
+        assert store.missing(model, rows, "resid_post") == 0
+        assert store.folder.catalogue.ask(Index.holders) == set()
+        (usage, *_) = store.usage()
+        assert usage.rows == len(rows)
 
 
 def test_what_cannot_fit_is_refused_before_anything_runs(
