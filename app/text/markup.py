@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 from app.compute.engine import Token
+from experiments.numbers import percent, probability
 from interp.figures.drawing import numbers, theme
 
 SPAN_COLOURS = {"subject": "#0072B2", "changed": "#0072B2", "last": "#009E73"}
@@ -130,7 +131,7 @@ def next_tokens(
             f'<span class="r">{numbers.rank(rank)}</span>'
             f'<span class="t" style="{weight}">{shown}</span>'
             f'<span class="ob-bar"><div style="width:{filled:.1f}%;'
-            f'background:{colour}"></div></span><span class="p">{percent(p)}</span>'
+            f'background:{colour}"></div></span><span class="p">{esc(probability(p))}</span>'
         )
     head = (
         f'<div class="ob-small" style="margin-bottom:3px">{esc(heading)}</div>' if heading else ""
@@ -146,16 +147,10 @@ def shares(rows: Sequence[tuple[str, float, str, str]]) -> str:
         cells.append(
             f'<span>{esc(name)}</span><span class="ob-bar"><div style="width:{filled:.1f}%;'
             f'background:{colour}"></div></span><span class="n">'
-            f"{quantity(share, True) if share == share else '–'}</span>"
+            f"{percent(share)}</span>"
             f'<span class="n m">{esc(beside)}</span>'
         )
     return f'<div class="ob-shares">{"".join(cells)}</div>'
-
-
-def percent(p: float) -> str:
-    if p != p:
-        return "–"
-    return f"{p:.1%}" if p >= 0.001 else "&lt;0.1%"
 
 
 def verdict(
@@ -178,7 +173,7 @@ def verdict(
         share = unit.startswith("share")
         value = f"<b>{quantity(estimate, share)}</b>"
         if low is not None and high is not None:
-            value += f" &nbsp;{confidence:.0%} interval "
+            value += f" &nbsp;{percent(confidence)} interval "
             value += f"{quantity(low, share)} to {quantity(high, share)}"
         interval = f"{value} {esc(unit)} &nbsp;·&nbsp; n = {n}"
     return (
@@ -190,9 +185,7 @@ def verdict(
 
 def quantity(value: float, share: bool = False) -> str:
     """A number to read: a share as a percentage, others with two decimals."""
-    # Adding 0 keeps what is rounded to it from being written as -0.
-    text = f"{round(value, 2) + 0.0:.0%}" if share else f"{round(value, 2) + 0.0:,.2f}"
-    return text.replace("-", "−")
+    return percent(value) if share else numbers.plain(value)
 
 
 def sentence(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from experiments.numbers import duration, percent, probability
 from interp.figures.drawing import numbers, theme
 from interp.figures.patching import site_name
 
@@ -43,9 +44,7 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
-def lens(
-    layer: int, position: int, read: str, best: str, probability: float, rank: int | None
-) -> str:
+def lens(layer: int, position: int, read: str, best: str, p: float, rank: int | None) -> str:
     """What the logit lens shows in one cell.
 
     Args:
@@ -56,7 +55,7 @@ def lens(
     if layer < 2:
         stage = "After 1 block (block 0)" if layer else "At the embedding"
     said = f"{stage}, at {token(read)} (token {position}), the next token would be {token(best)} "
-    said += f"({_percent(probability)})"
+    said += f"({probability(p)})"
     if rank is None or rank < 0:
         return f"{said}."
     return f"{said}; the answer’s first token is at rank {numbers.rank(rank)}."
@@ -98,7 +97,7 @@ def patch(
         said = f"By estimate, p{said[1:]}"
     if share is None or not math.isfinite(share):
         return f"{said}; in the clean run it is {number(clean)}.{' ' if reason else ''}{reason}"
-    return f"{said}: {_share(share)} to the clean run’s {number(clean)}."
+    return f"{said}: {percent(share)} of the way to the clean run’s {number(clean)}."
 
 
 def circuit(
@@ -119,12 +118,12 @@ def circuit(
     """
     if not math.isfinite(share):
         return f"These are {n_edges:,} of {all_edges:,} edges. {reason}"
-    said = f"{n_edges:,} of {all_edges:,} edges do {_whole(share)} of what the whole model does"
+    said = f"{n_edges:,} of {all_edges:,} edges do {percent(share)} of what the whole model does"
     if all(map(math.isfinite, interval)):
-        said += f" (95% interval {_whole(interval[0])} to {_whole(interval[1])})"
+        said += f" (95% interval {percent(interval[0])} to {percent(interval[1])})"
     mean = sum(random) / len(random)
-    said += f"; random circuits of that size {_whole(mean)} on average ({_whole(min(random))} "
-    return f"{said}to {_whole(max(random))}), all other edges {_whole(rest)}."
+    said += f"; random circuits of that size {percent(mean)} on average ({percent(min(random))} "
+    return f"{said}to {percent(max(random))}), all other edges {percent(rest)}."
 
 
 def trust(n_cells: int, correlation: float, sign_flips: float) -> str | None:
@@ -133,7 +132,7 @@ def trust(n_cells: int, correlation: float, sign_flips: float) -> str | None:
         return None
     said = f"Estimates against the {n_cells:,} cells that were run: correlation {correlation:.2f}"
     if math.isfinite(sign_flips):
-        said += f", {_whole(sign_flips)} of signs wrong"
+        said += f", {percent(sign_flips)} of signs wrong"
     return f"{said}.".replace("-", "−")
 
 
@@ -143,24 +142,4 @@ def time_left(seconds: float | None) -> str:
         return ""
     if seconds < 1.5:
         return ", nearly done"
-    return f", about {_duration(seconds)} left"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _whole(share: float) -> str:
-    return f"{round(100 * share)}%".replace("-", "−")
-
-
-def _share(share: float) -> str:
-    return f"{_whole(share)} of the way"
-
-
-def _percent(p: float) -> str:
-    if not math.isfinite(p):
-        return "–"
-    return f"{p:.0%}" if p >= 0.01 else "below 1%"
+    return f", about {duration(seconds)} left"

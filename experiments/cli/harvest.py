@@ -11,8 +11,8 @@ from cache.errors import StorageError
 from cache.sizes import show_size
 from experiments.cli import options
 from experiments.cli.console import guarded, quiet_libraries, say
-from experiments.cli.meter import metered, show_count
-from experiments.cli.progress import duration
+from experiments.cli.progress import metered
+from experiments.numbers import count, duration
 
 __all__ = ["harvest"]
 
@@ -88,11 +88,11 @@ def harvest(
             progress=progress,
         )
     if done.computed == 0:
-        say(f"All {show_count(done.tokens)} tokens were stored before; nothing to compute.")
+        say(f"All {count(done.tokens)} tokens were stored before; nothing to compute.")
     else:
         say(
-            f"{show_count(done.computed)} tokens run in {duration(done.seconds)}, "
-            f"{show_count(done.computed / max(done.seconds, 1e-9))} tokens/s"
+            f"{count(done.computed)} tokens run in {duration(done.seconds)}, "
+            f"{count(done.computed / max(done.seconds, 1e-9))} tokens/s"
         )
     if wanted is not None and done.tokens < wanted:
         say(f"The corpus holds no more than {done.tokens:,} tokens in different rows.")
@@ -108,10 +108,10 @@ def parse_count(written: str) -> int:
     """
     match = _COUNT.fullmatch(written.strip())
     number = float(match[1]) * _SCALES[match[2].lower()] if match else 0.0
-    count = int(number) if number < _MOST_TOKENS else 0
-    if count <= 0:
+    tokens = int(number) if number < _MOST_TOKENS else 0
+    if tokens <= 0:
         raise StorageError(f"'{written}' is not a number of tokens; write it like 500k or 10M.")
-    return count
+    return tokens
 
 
 def choose_sites(sites: str, layers: str, n_layers: int) -> list[str]:

@@ -10,6 +10,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from experiments import numbers
 from experiments.cli import options
 from experiments.cli.console import guarded, output, quiet_libraries, say, visible
 
@@ -100,12 +101,8 @@ def next_token_table(result: xr.Dataset) -> Table:
     for token, probability in zip(
         final.top_token.values.tolist(), final.top_prob.values.tolist(), strict=True
     ):
-        table.add_row(Text(visible(str(token), spaces=True)), _percent(probability))
+        table.add_row(Text(visible(str(token), spaces=True)), numbers.probability(probability))
     return table
-
-
-def _percent(probability: float) -> str:
-    return f"{probability:.1%}" if probability >= 0.001 else "<0.1%"
 
 
 def _answer_line(answer: str, rank: int, logprob: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from experiments.cli.console import guarded, output, say, visible, warn
+from experiments.numbers import count
 from interp.loading.where import ENTRY_POINT_GROUP
 
 __all__ = ["BundledModel", "describe", "models"]
@@ -46,7 +47,7 @@ def models() -> None:
             warn(f"'{point.name}' cannot be described: {error}")
             continue
         size = f"{model.size / 1e6:.1f} MB"
-        cells = (model.name, _count(model.parameters), str(model.layers), size, model.summary)
+        cells = (model.name, count(model.parameters), str(model.layers), size, model.summary)
         table.add_row(*(visible(cell) for cell in cells))
     if table.row_count > 0:
         output().print(table)
@@ -86,10 +87,3 @@ def _parameters(path: Path) -> int:
                 count *= int(extent)
             total += count
     return total
-
-
-def _count(number: int) -> str:
-    for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= scale:
-            return f"{number / scale:.1f} {unit}"
-    return str(number)

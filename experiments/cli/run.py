@@ -11,7 +11,7 @@ from rich.text import Text
 
 from experiments.cli import options
 from experiments.cli.console import guarded, output, quiet_libraries, say, visible
-from experiments.cli.progress import terminal_reporter
+from experiments.cli.progress import TerminalReporter
 from experiments.registry import find_study
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def run(
         out=out,
         fresh=fresh,
         executor=executed_by,
-        reporter=terminal_reporter(),
+        reporter=TerminalReporter(),
     )
     _print_findings(found.title, record)
 

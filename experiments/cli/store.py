@@ -15,8 +15,8 @@ from cache.errors import StorageError
 from cache.sizes import show_size
 from experiments.cli import options
 from experiments.cli.console import guarded, output, quiet_libraries, say, visible
-from experiments.cli.meter import show_count
-from experiments.cli.progress import duration, terminal_reporter
+from experiments.cli.progress import TerminalReporter
+from experiments.numbers import count, duration
 
 if TYPE_CHECKING:
     from cache.index.queries import Usage
@@ -75,11 +75,11 @@ def ls(cache: options.StorePath = options.DEFAULT_STORE) -> None:
             first.site.partition(".")[0],
             layers,
             show_size(sum(entry.bytes for entry in entries)),
-            show_count(first.rows),
-            show_count(first.tokens),
-            _ago(now - min(entry.created for entry in entries)),
-            _ago(now - max(entry.used for entry in entries)),
-            show_count(max(entry.hits for entry in entries)),
+            count(first.rows),
+            count(first.tokens),
+            duration(max(0.0, now - min(entry.created for entry in entries))),
+            duration(max(0.0, now - max(entry.used for entry in entries))),
+            count(max(entry.hits for entry in entries)),
         )
         table.add_row(*(visible(cell) for cell in cells))
     output().print(table)
@@ -113,7 +113,7 @@ def verify(
         from interp import load_model
 
         loaded = load_model(model, device=device, dtype=dtype, revision=revision)
-    with _open(cache) as store, terminal_reporter().stage("verifying") as progress:
+    with _open(cache) as store, TerminalReporter().stage("verifying") as progress:
         report = store.verify(loaded, progress=progress)
     for finding in report.findings:
         say(f"  {finding.message}")
@@ -241,9 +241,3 @@ def _among(site: str, sites: str | None) -> bool:
     return sites is None or any(
         site == one.strip() or site.partition(".")[0] == one.strip() for one in sites.split(",")
     )
-
-
-def _ago(seconds: float) -> str:
-    if seconds < 3600 * 48:
-        return duration(max(0.0, seconds))
-    return f"{seconds / 86400:.0f} days"

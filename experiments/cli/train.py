@@ -11,8 +11,9 @@ import typer
 
 from experiments.cli import options
 from experiments.cli.console import guarded, quiet_libraries, say
-from experiments.cli.progress import terminal_reporter
+from experiments.cli.progress import TerminalReporter
 from experiments.errors import StudyError
+from experiments.numbers import percent
 
 __all__ = ["train"]
 
@@ -65,7 +66,7 @@ def train(
     transformers_logging.disable_progress_bar()
     steps = 0
     measured: tuple[Any, Any] | None = None
-    with terminal_reporter().stage("training") as update:
+    with TerminalReporter().stage("training") as update:
 
         def progress(step: int, total: int, info: dict[str, Any]) -> None:
             nonlocal steps, measured
@@ -76,7 +77,7 @@ def train(
                 measured = now
                 say(
                     f"  step {step}: loss {info['loss']:.2f} nats a token, "
-                    f"forward {now[0]:.0%}, reverse {now[1]:.0%}"
+                    f"forward {percent(now[0])}, reverse {percent(now[1])}"
                 )
 
         train_organism(TrainConfig(seed=seed), folder, progress)

@@ -12,7 +12,7 @@ from rich.table import Table
 from experiments.cli import options
 from experiments.cli.console import guarded, output, quiet_libraries, say
 from experiments.cli.harvest import parse_count
-from experiments.cli.progress import terminal_reporter
+from experiments.cli.progress import TerminalReporter
 
 if TYPE_CHECKING:
     from interp import TunedLens
@@ -72,7 +72,7 @@ def tune_lens(
 
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     folder = out if out is not None else Path("lenses") / loaded.name
-    with terminal_reporter().stage("training") as progress:
+    with TerminalReporter().stage("training") as progress:
         lens = train_tuned_lens(
             loaded,
             text,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from cache.sizes import show_size
 from experiments.errors import FactsError
+from experiments.numbers import duration
 from experiments.organisms.facts import DIRECTIONS
 from experiments.reversal_curse.facts import fill
 from experiments.reversal_curse.measure import Subject
@@ -81,7 +82,7 @@ def tell(subject: Subject, cost: Cost, note: Callable[[str], None]) -> None:
     seconds = cost.texts * _seconds_of_text(subject)
     if seconds > _WORTH_TELLING:
         note(
-            f"{cost.texts:,} answers to {count:,} facts are scored: about {_duration(seconds)} and "
+            f"{cost.texts:,} answers to {count:,} facts are scored: about {duration(seconds)} and "
             f"{show_size(cost.memory)} of memory; it can be stopped, and goes on where it stopped."
         )
 
@@ -100,10 +101,3 @@ def _seconds_of_text(subject: Subject) -> float:
             score_answers(subject.model, prompts, answers)
             seconds = time.perf_counter() - start
     return seconds / max(1, len(few))
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"

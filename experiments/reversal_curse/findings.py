@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from experiments.numbers import percent
 from interp.stats import wilson
 
 # Below this share of right answers, with its interval, the model does not know a direction.
@@ -23,7 +24,7 @@ class Rate:
     high: float
 
     def __str__(self) -> str:
-        return f"{_percent(self.right)} [{_percent(self.low)}, {_percent(self.high)}]"
+        return f"{percent(self.right)} [{percent(self.low)}, {percent(self.high)}]"
 
 
 def rate(
@@ -104,16 +105,10 @@ def _chance(found: Rate, chance: float) -> str:
     if found.low <= chance <= found.high:
         return (
             ", an interval that holds what guessing one of the names would give "
-            f"({_percent(chance)})"
+            f"({percent(chance)})"
         )
     return ""
 
 
 def _questions(found: Rate) -> str:
     return f"{found.questions} {'question' if found.questions == 1 else 'questions'}"
-
-
-def _percent(share: float) -> str:
-    percent = 100 * share
-    text = f"{percent:.1f}".removesuffix(".0")
-    return f"{text}%"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
+from experiments.reporter import Progress
 from experiments.reversal_curse.facts import fill
 from experiments.reversal_curse.prompts import answer, questions, right_answers
 from interp.forward.capture import capture
@@ -22,8 +23,6 @@ from interp.model.model import Model
 from interp.prompts.pairs import continuations
 from interp.prompts.tokens import tokenise
 from interp.stats import wilson
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

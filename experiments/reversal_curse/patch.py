@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from experiments.organisms.facts import Direction, Fact
+from experiments.reporter import Progress
 from experiments.reversal_curse.measure import Subject
 from experiments.reversal_curse.prompts import make_pairs
 from interp.execute import Executor, Workers
 from interp.patching import sweep
 from interp.patching.cells import By
-
-Progress = Callable[[int, int], None]
 
 # What is patched, and cell by cell of what.
 SITES: dict[str, By] = {

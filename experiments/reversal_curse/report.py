@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from experiments.numbers import percent
 from experiments.organisms.facts import DIRECTIONS, Direction
 from experiments.report import render_page
 from experiments.reversal_curse.measure import Measurements, Subject
@@ -63,6 +64,7 @@ def render(
         figures,
         {
             "title": "The reversal curse",
+            "percent": percent,
             "model": subject.model,
             "headline": sentences,
             "examples": [_example(row, subject.model.d_vocab) for row in _examples(measured.facts)],

@@ -10,7 +10,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from experiments.organisms.facts import PLACEHOLDER, Direction, Fact, Templates
-from experiments.reversal_curse.measure import Progress, Subject
+from experiments.reporter import Progress
+from experiments.reversal_curse.measure import Subject
 from experiments.reversal_curse.prompts import asked, question
 from experiments.reversal_curse.sheets import sameness
 from interp.errors import ProbeError, PromptError

@@ -17,7 +17,8 @@ from rich.console import Console
 from cache.errors import StorageError
 from experiments.cli import lens, progress, train
 from experiments.cli.console import guarded, quiet_libraries
-from experiments.cli.progress import LiveReporter, PlainReporter, terminal_reporter
+from experiments.cli.progress import TerminalReporter
+from experiments.numbers import duration, percent, probability
 
 
 class Terminal(io.StringIO):
@@ -87,8 +88,8 @@ def test_the_last_positions_that_fit_are_shown(width: int) -> None:
 
 def test_the_likelier_the_brighter() -> None:
     colours = []
-    for probability in (0.0, 0.3, 0.6, 1.0):
-        background = lens.cell_text(" x", probability).style.bgcolor  # type: ignore[union-attr]
+    for value in (0.0, 0.3, 0.6, 1.0):
+        background = lens.cell_text(" x", value).style.bgcolor  # type: ignore[union-attr]
         assert background is not None
         assert background.triplet is not None
         colours.append(sum(background.triplet))
@@ -106,7 +107,7 @@ def test_tokens_stay_text_and_keep_the_columns_straight() -> None:
     assert len(text.splitlines()) == 4
     table = shown(lens.next_token_table(result), 80)
     assert "·23" in table
-    assert "100.0%" in table
+    assert "100%" in table
     assert "␛[31m[bold]" in table
     assert "<0.1%" in table
 
@@ -136,7 +137,7 @@ def test_the_lens_prints_what_transformers_computes(
     first = lines.index(["Next", "token", "Probability"]) + 1
     assert lines[first] == [
         tokenizer.decode([best]).replace(" ", "·"),
-        f"{float(logprobs[best].exp()):.1%}",
+        probability(float(logprobs[best].exp())),
     ]
     assert rank == 1
     assert f"one token is likelier, log-probability {float(logprobs[wanted]):.2f} nats" in out
@@ -204,7 +205,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def test_plain_progress_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], clock: Callable[[float], None]
 ) -> None:
-    with PlainReporter().stage("lens") as update:
+    with TerminalReporter().stage("lens") as update:
         for done in range(0, 101):
             update(done, 100)
             clock(0.5)
@@ -221,36 +222,53 @@ def test_what_was_done_before_does_not_shorten_the_time_left(
     capsys: pytest.CaptureFixture[str], clock: Callable[[float], None]
 ) -> None:
     """A resumed stage starts at 80 of 100; ten more took 20 s, so the last ten take 20 s too."""
-    with PlainReporter().stage("long") as update:
+    with TerminalReporter().stage("long") as update:
         update(80, 100)
         clock(20)
         update(90, 100)
     assert "  long: 90 of 100, about 20.0 s left" in capsys.readouterr().out
 
 
-def test_a_terminal_gets_a_live_bar_and_a_pipe_plain_lines(
+def test_a_terminal_gets_a_live_bar(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert isinstance(terminal_reporter(), PlainReporter)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "100")
-    reporter = terminal_reporter()
-    assert isinstance(reporter, LiveReporter)
-    with reporter.stage("[red]lens") as update:
+    with TerminalReporter().stage("[red]lens") as update:
         update(3, 12)
     text = terminal.getvalue()
-    assert "3/12" in text
+    assert "3 of 12" in text
     assert "[red]lens" in text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (59.9, "59.9 s"), (61, "1 min 01 s"), (7325, "2 h 02 min")],
+    [(0.04, "0.0 s"), (59.9, "59.9 s"), (61, "1 min 01 s"), (7325, "2 h 02 min"), (3e5, "3 days")],
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
-    assert progress.duration(seconds) == text
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.0, "0%"),
+        (0.004, "0.4%"),
+        (0.0999, "10%"),
+        (0.384, "38%"),
+        (0.996, "99.6%"),
+        (0.9999, "100%"),
+        (1.026, "103%"),
+        (-0.104, "−10%"),
+        (-0.0001, "0%"),
+        (float("nan"), "–"),
+    ],
+)
+def test_shares_read_well(share: float, text: str) -> None:
+    assert percent(share) == text
+    assert probability(share) == ("<0.1%" if share < 0.001 else text)
 
 
 # --- errors and warnings --------------------------------------------------------------------

@@ -18,7 +18,7 @@ from cache import ActivationStore
 from cache.errors import StorageError
 from experiments.cli.application import application
 from experiments.cli.harvest import choose_sites, parse_count
-from experiments.cli.meter import Meter
+from experiments.cli.progress import Meter
 from experiments.cli.store import layer_ranges, number_ranges
 
 WORDS = ["Tom", "Kate", "Goldie", "Mary", "Lee", "Hudson", "Hawn", "Cruise"]
@@ -157,7 +157,7 @@ def test_numbers_and_layers_are_read() -> None:
 
 def test_the_meter_counts_from_where_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("experiments.cli.meter.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("experiments.cli.progress.time.monotonic", lambda: now[0])
     meter = Meter(1000)
     assert meter.describe(4000, 10_000) == "4 k of 10 k tokens, 4 MB of 10 MB"
     now[0] += 10

@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 from scipy import stats as scipy_stats
 
+from experiments.numbers import percent
 from experiments.reversal_curse.hypotheses.preferences import Floats, Preferences
 from experiments.study import Outcome, Verdict
 from interp.stats import Equivalence, mean_intervals, tost
@@ -52,7 +53,7 @@ class Found:
     lowest: float
 
     def __str__(self) -> str:
-        return f"{_percent(self.share)} [{_percent(self.low)}, {_percent(self.high)}]"
+        return f"{percent(self.share)} [{percent(self.low)}, {percent(self.high)}]"
 
 
 def found(preferences: Preferences) -> Found:
@@ -157,7 +158,7 @@ def judge(untold: Preferences, told: Preferences, both: Preferences | None) -> V
         text = (
             "the evidence is not enough: " + "; ".join(doubts)
             if doubts
-            else f"the lens finds the answers to at most {_percent(share.high / control.low)} of "
+            else f"the lens finds the answers to at most {percent(share.high / control.low)} of "
             f"{n} questions (95% bound; {share.hits} stand out, {share.chance * n:.1f} by chance), "
             f"on average {_prefers(layers[farthest])} {_where(farthest)}, where that is farthest "
             "from none"
@@ -189,12 +190,12 @@ def _doubts(
         )
     elif share.n < least_for_absence():
         doubts.append(
-            f"{share.n} questions cannot show that fewer than {_percent(TOLERATED)} are found "
+            f"{share.n} questions cannot show that fewer than {percent(TOLERATED)} are found "
             f"({least_for_absence()} are needed)"
         )
     elif share.high / control.low > TOLERATED:
         doubts.append(
-            f"{share} of the questions are found, and up to {_percent(TOLERATED)} would do"
+            f"{share} of the questions are found, and up to {percent(TOLERATED)} would do"
         )
     for number in (i for i, layer in enumerate(layers) if not layer.equivalent):
         layer = layers[number]
@@ -255,7 +256,3 @@ def _nats(mean: float, ends: tuple[float, float]) -> str:
 
 def _where(layer: int) -> str:
     return f"after block {layer - 1}" if layer else "in the embedding"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}%" if share >= 0.1 or share == 0 else f"{100 * share:.1f}%"

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from experiments.numbers import percent
 from experiments.study import Outcome, Verdict
 from interp.stats import mean_interval, ratio_interval
 
@@ -62,7 +63,7 @@ class _Share:
     high: float
 
     def __str__(self) -> str:
-        return f"{_percent(self.mean)} [{_percent(self.low)}, {_percent(self.high)}]"
+        return f"{percent(self.mean)} [{percent(self.low)}, {percent(self.high)}]"
 
 
 def _share(above: Floats, below: Floats, clusters: npt.NDArray[np.int64]) -> _Share:
@@ -214,7 +215,3 @@ def _who(
             if share.low > 0:
                 said.append(f"the {name} of block {layer} at '{labels[position]}' ({share})")
     return f"; of single parts most is done by {' and '.join(said)}" if said else ""
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f}%".replace("-", "−")

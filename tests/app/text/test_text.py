@@ -81,10 +81,10 @@ def test_a_lens_cell_is_told(layer: int, rank: int | None, expected: str) -> Non
 
 def test_a_circuit_is_told_beside_random_ones_and_its_complement() -> None:
     assert sentences.circuit(40, 262, 0.958, [0.0, 0.12, 0.3], -0.004) == (
-        "40 of 262 edges do 96% of what the whole model does; random circuits of that size 14% on "
-        "average (0% to 30%), all other edges 0%."
+        "40 of 262 edges do 95.8% of what the whole model does; random circuits of that size 14% "
+        "on average (0% to 30%), all other edges −0.4%."
     )
-    assert "do 96% of what the whole model does (95% interval 80% to 110%);" in sentences.circuit(
+    assert "do 95.8% of what the whole model does (95% interval 80% to 110%);" in sentences.circuit(
         40, 262, 0.958, [0.0], 0.0, interval=(0.8, 1.1)
     )
     reason = "No share can be told: the effect, 0.85 [−0.04, 1.74] logits, could be none."
@@ -143,7 +143,7 @@ def test_probabilities_cannot_break_out_of_the_bars() -> None:
 
 @pytest.mark.parametrize(
     ("value", "share", "expected"),
-    [(0.583, True, "58%"), (-0.148, False, "−0.15"), (0.0, True, "0%"), (-0.001, True, "0%")],
+    [(0.583, True, "58%"), (-0.148, False, "−0.15"), (0.0, True, "0%"), (-0.0001, True, "0%")],
 )
 def test_shares_are_percentages(value: float, share: bool, expected: str) -> None:
     assert markup.quantity(value, share) == expected
