@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks._common import describe_machine, timed
 from probes import fit_probes, probe_report
-from probes.design import Design
+from probes.controls.design import Design
 from probes.labels import encode, group_codes
 from probes.report import STRENGTHS
 

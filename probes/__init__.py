@@ -5,7 +5,7 @@ from probes.collect import collect
 from probes.erasure import Eraser
 from probes.features import Features
 from probes.fit import fit_probes
-from probes.moments import Moments
+from probes.fitting.moments import Moments
 from probes.probes import Probes
 from probes.report import probe_report
 from probes.retrieval import retrieve

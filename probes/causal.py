@@ -17,8 +17,8 @@ from interp.model.model import Model
 from interp.prompts.tokens import tokenise
 from interp.steering.doses import dose_response
 from probes.collect import collect
+from probes.controls.significance import against_shuffled
 from probes.probes import Probes
-from probes.significance import against_shuffled
 
 
 @typed

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cache.arguments import typed
-from probes.moments import Moments
+from probes.fitting.moments import Moments
 
 _SMALLEST = 1e-8  # of the largest eigenvalue; directions below have no variance
 

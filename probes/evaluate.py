@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.design import TRUE, Design
+from probes.controls.design import TRUE, Design
+from probes.fitting import Basis, Problems, Solution, Workspace, solve
 from probes.labels import Codes
-from probes.solver import Basis, Problems, Solution, Workspace, solve
 
 # Linear predictors of problems that are solved together, in bytes.
 SMALL, LARGE = 2 << 20, 128 << 20

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from cache.arguments import typed
 from interp.errors import ProbeError
-from probes import closed
 from probes.features import Features, fittable
+from probes.fitting import Problems, Workspace, closed, factored, plain, rotated, solve
+from probes.fitting.mlp import fit_mlp
+from probes.fitting.moments import Moments
+from probes.fitting.parallel import over_sites
 from probes.labels import Labels, encode
-from probes.mlp import fit_mlp
-from probes.moments import Moments
-from probes.parallel import over_sites
 from probes.probes import Probes
-from probes.solver import Problems, Workspace, factored, plain, rotated, solve
 
 Kind = Literal["logistic", "ridge", "lda", "mean", "mlp"]
 KINDS: tuple[Kind, ...] = ("logistic", "ridge", "lda", "mean", "mlp")

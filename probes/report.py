@@ -16,15 +16,15 @@ import xarray as xr
 from cache.arguments import typed
 from interp.errors import ProbeError
 from interp.stats import holm
-from probes.design import CONTROL, TRUE, Design
+from probes.controls.design import CONTROL, TRUE, Design
+from probes.controls.order import DRIFT, drifts, in_sequence
+from probes.controls.shuffling import arrangements, too_few
+from probes.controls.significance import against_shuffled, difference_interval, group_interval
 from probes.evaluate import Findings, Held, find, sites_at_once
 from probes.features import Features, example_groups, fittable
+from probes.fitting import Workspace, rotated
+from probes.fitting.parallel import over_sites
 from probes.labels import check_numbers, encode, group_codes
-from probes.order import DRIFT, drifts, in_sequence
-from probes.parallel import over_sites
-from probes.shuffling import arrangements, too_few
-from probes.significance import against_shuffled, difference_interval, group_interval
-from probes.solver import Workspace, rotated
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
@@ -78,7 +78,7 @@ def probe_report(
         For each example: `correct` and `control_correct`, held out. `majority` is what answering
         without looking gets. Intervals are NaN with fewer than 5 groups. Attributes:
         `arrangements`, in how many ways labels can be shuffled, counted up to a million (no p value
-        is below one over it); `inside_groups`, how they are (see `probes.shuffling.shuffled`); and
+        is below one over it); `inside_groups`, how they are (see `shuffled`); and
         `drift`.
 
     Warns:

@@ -25,12 +25,12 @@ from cache.arguments import typed
 from interp.errors import ProbeError
 from interp.stats import holm
 from interp.stats.proportions import score_intervals
-from probes import splits
+from probes.controls import splits
+from probes.controls.order import in_sequence
+from probes.controls.shuffling import arrangements, shuffled, too_few
+from probes.controls.significance import Floats, against_shuffled, group_interval
 from probes.features import Features, alike, example_groups, fittable
 from probes.labels import Codes, Labels, check_numbers, group_codes
-from probes.order import in_sequence
-from probes.shuffling import arrangements, shuffled, too_few
-from probes.significance import Floats, against_shuffled, group_interval
 
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 

@@ -12,13 +12,13 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.errors import ProbeError
-from probes import splits
+from probes.controls import splits
+from probes.controls.significance import group_interval
 from probes.evaluate import answers
 from probes.features import Features, example_groups, fittable
+from probes.fitting import Problems, Workspace, rotated, solve
+from probes.fitting.parallel import over_sites
 from probes.labels import Labels, check_numbers, encode, group_codes
-from probes.parallel import over_sites
-from probes.significance import group_interval
-from probes.solver import Problems, Workspace, rotated, solve
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

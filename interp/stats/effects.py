@@ -116,7 +116,8 @@ def shares(
 
     Args:
         part: the metric in runs that have some of it [..., example].
-        full, empty: as for `effect`.
+        full: as for `effect`.
+        empty: as for `effect`.
         of: what `effect` says of these; all shares are NaN where it is not clear.
         clusters: as for `effect`.
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from probes import probe_report
+from probes.controls.splits import prefixes
 from probes.evaluate import answers, complete
-from probes.splits import prefixes
 
 
 def test_the_control_is_told_at_its_own_strength() -> None:

@@ -10,9 +10,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from interp.model.model import Model
 from interp.steering.directions import random_directions
 from probes import Features, probe_report, retrieve, steering_check, transfer_sites
+from probes.controls.significance import against_shuffled
 from probes.figures import probe_lines, steering_lines, transfer_map
 from probes.probes import Probes
-from probes.significance import against_shuffled
 from probes.transfer import transfer_conditions
 from tests.probes.material import data
 
@@ -37,8 +37,8 @@ def test_transfer_between_sites_is_that_of_a_loop() -> None:
     found = transfer_sites(x, y, groups=groups, folds=4)
     fold_of = probe_report(x, y, groups=groups, folds=4)["fold"].values
     # Folds are drawn from the same seed by another generator, so they are drawn again here.
+    from probes.controls.splits import folds
     from probes.labels import encode
-    from probes.splits import folds
 
     fold_of = folds(encode(y, 300), groups, 4, np.random.default_rng(0))
     for train in range(2):
@@ -98,8 +98,8 @@ def test_retrieval_is_that_of_a_loop() -> None:
     target = np.stack([vectors[name].numpy() for name in items])
     x = target @ RNG.standard_normal((3, 5)) + RNG.standard_normal((20, 5))
     found = retrieve(x, items, vectors, strengths=[10.0], folds=4)
+    from probes.controls.splits import folds
     from probes.labels import Labels
-    from probes.splits import folds
 
     fold_of = folds(
         Labels(np.zeros(20, np.int64), ("all",)), np.arange(20), 4, np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from probes import probe_report
-from probes.significance import LEAST_GROUPS, difference_interval, group_interval
+from probes.controls.significance import LEAST_GROUPS, difference_interval, group_interval
 
 Array = npt.NDArray[np.float64]
 RUNS = 1500

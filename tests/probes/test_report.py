@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from interp.stats import holm
 from probes import Probes, probe_report
-from probes.design import Design
+from probes.controls.design import Design
 from probes.labels import encode, group_codes
 from probes.report import STRENGTHS
 from tests.probes.material import data

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from interp.errors import ProbeError
+from probes.controls.splits import control_labels, folds, prefixes, resamples
 from probes.labels import check_split, encode
-from probes.splits import control_labels, folds, prefixes, resamples
 
 RNG = np.random.default_rng(0)
 GROUPS = np.repeat(np.arange(40), RNG.integers(1, 6, 40))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.solver.workspace import Workspace
+from probes.fitting.workspace import Workspace
 
 _TINY = 1e-30
 

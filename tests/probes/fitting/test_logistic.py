@@ -9,8 +9,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from probes import fit_probes
-from probes.solver import Problems, factored, plain, rotated, solve
-from probes.solver.workspace import Workspace
+from probes.fitting import Problems, factored, plain, rotated, solve
+from probes.fitting.workspace import Workspace
 from tests.probes.material import KINDS, data
 
 Array = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from probes.solver import Workspace
+from probes.fitting import Workspace
 
 T = TypeVar("T")
 

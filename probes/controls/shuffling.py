@@ -8,8 +8,8 @@ from collections import Counter
 
 import numpy as np
 
+from probes.controls.splits import TRIES, counts_of
 from probes.labels import Codes, Labels
-from probes.splits import TRIES, counts_of
 
 LEAST_EXCHANGED = 10
 """So many groups at least exchange their labels with each other, if there are so many."""

@@ -2,7 +2,7 @@
 
 The features are read by matrix–matrix products that serve every problem. Each problem has its own
 limited-memory history (Liu & Nocedal 1989) on top of a preconditioner that all share (see
-`probes.solver.basis`), and its own step, whose length costs no further product: along a line, the
+`probes.fitting.basis`), and its own step, whose length costs no further product: along a line, the
 objective needs only the linear predictors at its start and their change. Solved problems leave.
 """
 
@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.solver.basis import Basis
-from probes.solver.line import Line, good, probabilities, residual, search, vecdot
-from probes.solver.problems import Problems, Solution
-from probes.solver.workspace import Workspace
+from probes.fitting.basis import Basis
+from probes.fitting.line import Line, good, probabilities, residual, search, vecdot
+from probes.fitting.problems import Problems, Solution
+from probes.fitting.workspace import Workspace
 
 _HISTORY = 5
 # After so many steps the history knows the curvature better than an average does.

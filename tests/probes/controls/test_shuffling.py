@@ -16,11 +16,11 @@ import torch
 
 from interp.errors import ProbeError
 from probes import probe_report, retrieve
+from probes.controls.order import drifts, in_sequence
+from probes.controls.shuffling import arrangements, shuffled, shuffles
+from probes.controls.significance import against_shuffled
+from probes.controls.splits import folds
 from probes.labels import Labels
-from probes.order import drifts, in_sequence
-from probes.shuffling import arrangements, shuffled, shuffles
-from probes.significance import against_shuffled
-from probes.splits import folds
 
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]

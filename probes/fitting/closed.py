@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.moments import Moments
+from probes.fitting.moments import Moments
 
 Linear = tuple[Float[Tensor, "site column dim"], Float[Tensor, "site column"]]
 

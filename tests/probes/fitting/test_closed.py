@@ -9,7 +9,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 
 from probes import Eraser, Moments, fit_probes
-from probes.closed import ridge_path
+from probes.fitting.closed import ridge_path
 from tests.probes.material import data
 
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from probes import splits
+from probes.controls import splits
+from probes.controls.shuffling import shuffles
+from probes.fitting import Problems
 from probes.labels import Codes, Labels
-from probes.shuffling import shuffles
-from probes.solver import Problems
 
 TRUE, CONTROL = 0, 1
 
