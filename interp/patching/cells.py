@@ -27,11 +27,18 @@ _PLACES: tuple[By, ...] = ("position", "span", "destination")
 _UNITS: tuple[By, ...] = ("head", "neurons")
 
 
+Grid = npt.NDArray[np.float32]
+"""A value of each cell [example, layer, *axes], NaN where there is none."""
+
+
 @dataclass(frozen=True)
 class Cells:
-    """All cells of a sweep at one layer.
+    """All cells of a sweep: the same at each layer.
 
     Attributes:
+        site: what is replaced, without the layer.
+        layers: the layers, ascending.
+        n_examples: how many pairs there are.
         axes: the axes of the result besides example and layer, in order.
         places: choices of slots that are replaced together; in patterns, of destinations.
         units: choices of heads or neurons; None where whole activations are replaced.
@@ -39,6 +46,9 @@ class Cells:
         example, place, unit, source: indices of each cell [cell] along these.
     """
 
+    site: str
+    layers: tuple[int, ...]
+    n_examples: int
     axes: tuple[By, ...]
     places: Choices
     units: Choices | None
@@ -72,6 +82,11 @@ class Cells:
             out = out * len(choices) + index
         return out
 
+    @property
+    def every(self) -> Mask:
+        """All of them [cell, layer]."""
+        return np.ones((len(self), len(self.layers)), dtype=np.bool_)
+
     def of_examples(self, examples: range) -> Mask:
         """Which cells are of these examples [cell]."""
         return np.asarray((self.example >= examples.start) & (self.example < examples.stop))
@@ -81,34 +96,38 @@ class Cells:
         mine = self.of_examples(examples)
         return replace(
             self,
+            n_examples=len(examples),
             example=self.example[mine] - examples.start,
             place=self.place[mine],
             unit=self.unit[mine],
             source=self.source[mine],
         )
 
-    def to_grid(self, values: npt.NDArray[np.float32], n_examples: int) -> npt.NDArray[np.float32]:
-        """Values [cell, layer] as [example, layer, *axes], NaN where there is no cell."""
-        n_columns, n_layers = int(np.prod(self.shape)), values.shape[1]
-        grid = np.full((n_examples, n_columns, n_layers), np.nan, np.float32)
+    def grid(self, values: npt.NDArray[np.float32]) -> Grid:
+        """Values [cell, layer] as the result shows them."""
+        n, n_layers, n_columns = self.n_examples, len(self.layers), int(np.prod(self.shape))
+        grid = np.full((n, n_columns, n_layers), np.nan, np.float32)
         grid[self.example, self.column] = values
-        return np.moveaxis(grid, -1, 1).reshape(n_examples, n_layers, *self.shape)
+        return np.moveaxis(grid, -1, 1).reshape(n, n_layers, *self.shape)
 
-    def table(
-        self, site: str, layers: Sequence[int], chosen: Mask | None = None
-    ) -> tuple[EditTable, Indices, Indices]:
-        """The cells as a table, and for each row its cell and the index of its layer.
+    def where(self, chosen: Mask) -> Mask:
+        """Where some of them [cell, layer] stand in the result [example, layer, *axes]."""
+        return np.asarray(self.grid(chosen.astype(np.float32)) == 1)
 
-        Args:
-            chosen: which of them [cell, layer]; all if left out.
-        """
-        every = np.ones((len(self), len(layers)), dtype=np.bool_)
-        layer, cell = np.nonzero((every if chosen is None else chosen).T)
+    def at(self, columns: Indices) -> Mask:
+        """The cells [cell, layer] at some places of [layer, *axes], which is flattened."""
+        grid = np.zeros((len(self.layers), int(np.prod(self.shape))), dtype=np.bool_)
+        grid.flat[columns] = True
+        return np.asarray(grid[:, self.column].T)
+
+    def table(self, chosen: Mask) -> tuple[EditTable, Indices, Indices]:
+        """The edits of some cells [cell, layer], and of each row its cell and its layer's index."""
+        layer, cell = np.nonzero(chosen.T)
         slots = [self.places.members, *([self.sources.members] if self.sources else [])]
         table = EditTable(
-            sites=tuple(Site(site, at) for at in layers),
+            sites=tuple(Site(self.site, at) for at in self.layers),
             slots=np.concatenate(slots),
-            units={} if self.units is None else {site: self.units.members},
+            units={} if self.units is None else {self.site: self.units.members},
             example=self.example[cell],
             row=np.arange(len(cell)),
             site=layer,
@@ -160,6 +179,7 @@ def lay_out(
     alignment: Alignment,
     places: Places,
     site: str,
+    layers: tuple[int, ...],
     axes: tuple[By, ...],
     *,
     positions: Sequence[int | str] | None = None,
@@ -196,7 +216,8 @@ def lay_out(
     there = _there(places, chosen, sources)  # [example, place, source]
     n_units = 1 if units is None else len(units)
     example, place, unit, source = np.nonzero(np.repeat(there[:, :, None], n_units, axis=2))
-    return Cells(axes, chosen, units, sources, example, place, unit, source)
+    n = len(there)
+    return Cells(site, layers, n, axes, chosen, units, sources, example, place, unit, source)
 
 
 def _slots(alignment: Alignment, axes: Sequence[By], slots: Sequence[int]) -> Choices:

@@ -20,8 +20,9 @@ from interp.errors import SiteError
 from interp.execute import Executor, Workers
 from interp.metrics import Metric
 from interp.model.model import Model
+from interp.patching.cells import Cells, Grid
 from interp.patching.first_order import first_order
-from interp.patching.request import Grid, Options, Request
+from interp.patching.request import Options, Request
 from interp.patching.results import label
 from interp.patching.runner import Scores
 from interp.patching.slices import RunCells, run_here, run_slices
@@ -83,11 +84,12 @@ def sweep(
     """
     request = Request.of(model, pairs, site, metric, options)
     run = None if executor is None else run_slices(model, request, batch_size, executor)
-    if only is None:
-        run = run or run_here(model, request, batch_size)
-        return label(model, request, *run(None, progress))
-    *_, last = _refined(model, request, _checked(request, only), batch_size, progress, run)
-    return last
+    if only is not None:
+        *_, last = _refined(model, request, _checked(request, only), batch_size, progress, run)
+        return label(model, request, *last)
+    every = request.cells.every
+    run = run or run_here(model, request, batch_size, every)
+    return label(model, request, *run(every, progress))
 
 
 @typed
@@ -121,7 +123,8 @@ def refine(
         SiteError, PromptError, MetricError: as for `sweep` and `estimate`, before the first result.
     """
     request = Request.of(model, pairs, site, metric, options)
-    return _refined(model, request, _checked(request, only), batch_size, progress)
+    steps = _refined(model, request, _checked(request, only), batch_size, progress)
+    return (label(model, request, *step) for step in steps)
 
 
 def _checked(request: Request, only: int | None) -> int | None:
@@ -139,16 +142,18 @@ def _refined(
     batch_size: int | None,
     progress: Progress | None,
     run: RunCells | None = None,
-) -> Iterator[xr.Dataset]:
-    """As `refine`; where something else is to `run` the cells, it is given all of them at once."""
+) -> Iterator[tuple[Grid, dict[Run, Scores], Mask]]:
+    """The numbers of `refine`; where something else is to `run` cells, it is given all at once."""
+    cells = request.cells
     patched, unpatched = first_order(model, request)
-    order = _ranked(request, patched, unpatched)[:only]
+    base = unpatched[RUNS[request.direction][0]]
+    order = _ranked(cells, patched - base.reshape(-1, *(1,) * (patched.ndim - 1)))[:only]
     exact = np.zeros(patched.shape[1:], dtype=np.bool_)
-    yield _label(model, request, patched, unpatched, exact)
+    yield patched, unpatched, exact.copy()
     if not len(order):
         return
     parts = [order] if run else np.array_split(order, min(_STEPS, len(order)))
-    steps = run or run_here(model, request, batch_size, request.chosen(order))
+    steps = run or run_here(model, request, batch_size, cells.at(order))
     done = 0
     for part in parts:
 
@@ -156,35 +161,19 @@ def _refined(
             if progress:
                 progress(before + n * count // of, len(order))
 
-        chosen = request.chosen(part)
+        chosen = cells.at(part)
         found, unpatched = steps(chosen, progress if run else report)
-        patched = np.where(request.where(chosen), found, patched)
+        patched = np.where(cells.where(chosen), found, patched)
         exact.flat[part] = True
         done += len(part)
-        yield _label(model, request, patched, unpatched, exact)
+        yield patched, unpatched, exact.copy()
 
 
-def _ranked(request: Request, patched: Grid, unpatched: dict[Run, Scores]) -> Indices:
-    """The places of the flattened [layer, *axes] that some pair has, by their estimated effect."""
-    base = unpatched[RUNS[request.direction][0]]
-    change = np.abs(patched - base.reshape(-1, *(1,) * (patched.ndim - 1)))
-    every = np.ones((len(request.cells), len(request.layers)), dtype=np.bool_)
-    there = request.where(every)
+def _ranked(cells: Cells, change: Grid) -> Indices:
+    """The places of the flattened [layer, *axes] that some pair has, by their estimated change."""
+    there = cells.where(cells.every)
     # Places that no pair has come last, and are never run; those whose estimate failed come first.
-    mean = np.where(there, np.where(np.isnan(change), np.inf, change), 0.0).sum(0)
-    mean /= np.maximum(there.sum(0), 1)
-    order = np.argsort(-np.where(there.any(0), mean, -1.0), axis=None, kind="stable")
+    size = np.where(there, np.where(np.isnan(change), np.inf, np.abs(change)), 0.0).sum(0)
+    size /= np.maximum(there.sum(0), 1)
+    order = np.argsort(-np.where(there.any(0), size, -1.0), axis=None, kind="stable")
     return order[: int(there.any(0).sum())]
-
-
-def _label(
-    model: Model,
-    request: Request,
-    patched: Grid,
-    unpatched: dict[Run, Scores],
-    exact: Mask,
-) -> xr.Dataset:
-    """A result with a note of which places [layer, *axes] were run, the others being estimated."""
-    instrument = "activation patching, estimated and exact"
-    result = label(model, request, patched, unpatched, instrument)
-    return result.assign(exact=(result["patched"].dims[1:], exact.copy()))

@@ -26,7 +26,8 @@ from interp.kinds import site_kind
 from interp.metrics import Metric
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
-from interp.patching.request import Grid, Options, Request
+from interp.patching.cells import Cells, Grid
+from interp.patching.request import Options, Request
 from interp.patching.results import label
 from interp.patching.runner import Scores
 from interp.patching.table import Mask
@@ -65,7 +66,7 @@ def estimate(
     """
     request = Request.of(model, pairs, site, metric, options)
     patched, unpatched = first_order(model, request, progress)
-    return label(model, request, patched, unpatched, "attribution patching, first order")
+    return label(model, request, patched, unpatched, instrument="attribution patching, first order")
 
 
 def first_order(
@@ -75,24 +76,24 @@ def first_order(
     if request.metric.name == "rank":
         raise SiteError("A rank has no gradient; estimate another metric, or sweep.")
     n_pairs, all_runs, cells = len(request.pairs), request.all_runs(model), request.cells
-    change = np.zeros((len(cells), len(request.layers)), dtype=np.float32)
+    change = np.zeros(cells.every.shape, dtype=np.float32)
     unpatched: dict[Run, Scores] = {
         run: np.zeros(n_pairs, np.float32) for run in RUNS[request.direction]
     }
     for number, runs in enumerate(all_runs):
 
         def work(start: int, stop: int, runs: TwoRuns = runs) -> None:
-            mine = (cells.example >= start) & (cells.example < stop)
+            mine = cells.of_examples(range(start, stop))
             changed, other, gradient = _both_runs(request, runs, start, stop, unpatched)
-            for layer, found in _downwards(model, request, changed, gradient):
-                moved = _moved(request, runs, start, layer, found, changed, other)
-                change[mine, request.layers.index(layer)] += moved
+            for layer, found in _downwards(model, cells, changed, gradient):
+                moved = _moved(cells, runs, start, layer, found, changed, other)
+                change[mine, cells.layers.index(layer)] += moved
 
-        for _, stop, _ in batches(n_pairs, _pairs_that_fit(request, runs), work):
+        for _, stop, _ in batches(n_pairs, _pairs_that_fit(cells, runs), work):
             if progress:
                 progress(number * n_pairs + stop, len(all_runs) * n_pairs)
     patched = unpatched[RUNS[request.direction][0]][cells.example][:, None] + change
-    return request.grid(patched), unpatched
+    return cells.grid(patched), unpatched
 
 
 def _both_runs(
@@ -108,7 +109,7 @@ def _both_runs(
     """
     model, examples = runs.model, torch.arange(start, stop)
     last = Site("resid_post", model.n_layers - 1)
-    sites = {last, *(Site(request.site, layer) for layer in request.layers)}
+    sites = {last, *(Site(request.cells.site, layer) for layer in request.cells.layers)}
     streams = {Site("resid_pre", layer) for layer in range(model.n_layers)}
     base, source = (reading.ids[start:stop] for reading in runs.readings)
     changed = record(model, base, sites | streams)
@@ -120,19 +121,19 @@ def _both_runs(
     return changed, other, gradient
 
 
-def _pairs_that_fit(request: Request, runs: TwoRuns) -> int:
+def _pairs_that_fit(cells: Cells, runs: TwoRuns) -> int:
     model, length = runs.model, runs.length
-    width = 2 * len(request.layers) * width_at(model, request.site, length)
+    width = 2 * len(cells.layers) * width_at(model, cells.site, length)
     streams = -(-width // model.d_model) + model.n_layers + 2
     # A graph holds several times what a plain pass does.
     return rows_that_fit(model, 2 * recording_memory(model, length, streams))
 
 
 def _downwards(
-    model: Model, request: Request, changed: Recording, gradient: Tensor
+    model: Model, cells: Cells, changed: Recording, gradient: Tensor
 ) -> Iterator[tuple[int, Tensor]]:
     """(layer, gradient by the site's activation), from the top block down."""
-    site, layers = request.site, request.layers
+    site, layers = cells.site, cells.layers
     kind = site_kind(site)
     rows = torch.arange(changed.batch, device=model.device)
     for layer in range(model.n_layers - 1, min(layers) - 1, -1):
@@ -158,7 +159,7 @@ def _downwards(
 
 
 def _moved(
-    request: Request,
+    cells: Cells,
     runs: TwoRuns,
     start: int,
     layer: int,
@@ -167,7 +168,7 @@ def _moved(
     other: Recording,
 ) -> npt.NDArray[np.float32]:
     """The estimated change of the metric by each cell of the recorded examples [cell]."""
-    cells, site = request.cells, Site(request.site, layer)
+    site = Site(cells.site, layer)
     examples = np.arange(start, start + changed.batch)
     places, device = runs.places, gradient.device
     here, there = (

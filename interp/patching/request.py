@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
-import numpy as np
-import numpy.typing as npt
-
 from interp.metrics import Metric, get_metric
 from interp.model.model import Model
 from interp.patching.cells import By, Cells, check_by, check_layers, lay_out
 from interp.patching.groups import Neurons
-from interp.patching.table import EditTable, Indices, Mask
 from interp.patching.values import (
     Constants,
     Direction,
@@ -27,9 +23,6 @@ from interp.patching.values import (
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.tokens import Prompts
 from interp.sites import Site
-
-Grid = npt.NDArray[np.float32]
-"""A value of each cell [example, layer, *axes], NaN where there is none."""
 
 
 class Options(TypedDict, total=False):
@@ -77,20 +70,16 @@ class Request:
 
     Attributes:
         pairs: clean and corrupted prompts with answers.
-        site: where, without the layer.
         metric: what is read.
         direction: which run is changed.
-        layers: the layers that are patched, ascending.
-        cells: what is replaced at each of them.
+        cells: what is replaced, one by one.
         constants: what is put in, where that is not the other run's activation.
         source: what the result calls it: "other", "zero", "mean" or "given".
     """
 
     pairs: PromptPairs
-    site: str
     metric: Metric
     direction: Direction
-    layers: tuple[int, ...]
     cells: Cells
     constants: Constants | None
     source: str
@@ -117,6 +106,7 @@ class Request:
             pairs.alignment,
             where,
             site,
+            layers,
             axes,
             positions=options.get("positions"),
             heads=options.get("heads"),
@@ -124,7 +114,7 @@ class Request:
             attended=options.get("attended"),
         )
         named = source if isinstance(source, str) else "given"
-        return cls(pairs, site, metric, direction, layers, cells, values, named)
+        return cls(pairs, metric, direction, cells, values, named)
 
     def part(self, examples: range) -> Request:
         """The same of some of the pairs, with what is put in on the CPU."""
@@ -142,21 +132,3 @@ class Request:
         if values is not None:
             values = {site: v.to(model.device, model.dtype) for site, v in values.items()}
         return all_runs(model, self.pairs, self.metric, self.direction, values)
-
-    def table(self, chosen: Mask | None = None) -> tuple[EditTable, Indices, Indices]:
-        """The edits of some cells [cell, layer], and of each row its cell and its layer's index."""
-        return self.cells.table(self.site, self.layers, chosen)
-
-    def grid(self, values: npt.NDArray[np.float32]) -> Grid:
-        """Values [cell, layer] as the result shows them."""
-        return self.cells.to_grid(values, len(self.pairs))
-
-    def chosen(self, columns: Indices) -> Mask:
-        """The cells [cell, layer] at some places of [layer, *axes], which is flattened."""
-        grid = np.zeros((len(self.layers), int(np.prod(self.cells.shape))), dtype=np.bool_)
-        grid.flat[columns] = True
-        return np.asarray(grid[:, self.cells.column].T)
-
-    def where(self, chosen: Mask) -> npt.NDArray[np.bool_]:
-        """Where some cells [cell, layer] stand in the result [example, layer, *axes]."""
-        return np.asarray(self.grid(chosen.astype(np.float32)) == 1)

@@ -14,7 +14,9 @@ from cache.arguments import typed
 from interp.errors import MetricError
 from interp.metrics import Metric
 from interp.model.model import Model
-from interp.patching.request import Grid, Request
+from interp.patching.cells import Grid
+from interp.patching.request import Request
+from interp.patching.table import Mask
 from interp.prompts.pairs import PromptPairs, Run
 from interp.results import Patched, Paths
 from interp.stats import Effect, effect
@@ -27,11 +29,17 @@ def label(
     request: Request,
     patched: Grid,
     unpatched: Mapping[Run, npt.NDArray[np.float32]],
+    exact: Mask | None = None,
+    *,
     instrument: str = "activation patching, exact",
 ) -> xr.Dataset:
-    """Put names on the numbers of a sweep (see `sweep` for what they are)."""
+    """Put names on the numbers of a sweep (see `sweep` for what they are).
+
+    Args:
+        exact: which places [layer, *axes] were run, where the others are estimated.
+    """
     pairs, cells = request.pairs, request.cells
-    coords = {"layer": list(request.layers), **prompt_coordinates(pairs)}
+    coords = {"layer": list(cells.layers), **prompt_coordinates(pairs)}
     for axis in cells.axes:
         names = cells.axis(axis)[0].names
         coords[axis] = list(names)
@@ -47,16 +55,21 @@ def label(
                     ("example", axis),
                     _tokens_at(model, pairs, "corrupt", slots),
                 )
+    noted = {}
+    if exact is not None:
+        noted["exact"] = (("layer", *cells.axes), exact)
+        instrument = "activation patching, estimated and exact"
     return xr.Dataset(
         {
             "patched": (("example", "layer", *cells.axes), patched),
             "clean": ("example", unpatched["clean"]),
             "corrupt": ("example", unpatched["corrupt"]),
+            **noted,
         },
         coords=coords,
         attrs={
             "instrument": instrument,
-            "site": request.site,
+            "site": cells.site,
             **attributes(model, request.metric, request.direction, request.source),
         },
     )

@@ -19,7 +19,8 @@ from interp.execute import Executor, Unit, Workers, execute
 from interp.execute.recipe import on_model
 from interp.metrics import Metric
 from interp.model.model import Model
-from interp.patching.request import Grid, Request
+from interp.patching.cells import Grid
+from interp.patching.request import Request
 from interp.patching.runner import Runner, Scores
 from interp.patching.table import Mask
 from interp.patching.values import RUNS, Progress
@@ -31,27 +32,26 @@ CELLS_PER_SLICE = 256.0
 OPERATIONS_PER_SLICE = 4e9
 
 Scored = tuple[Grid, dict[Run, Scores]]
-RunCells = Callable[[Mask | None, Progress | None], Scored]
-"""Runs some cells [cell, layer], or all: the patched metric, with any value where a cell was not
+RunCells = Callable[[Mask, Progress | None], Scored]
+"""Runs some cells [cell, layer]: the patched metric, with any value where a cell was not
 chosen, and the metric of the two runs as they are [example]. Progress is told in cells."""
 
 
-def run_here(
-    model: Model, request: Request, batch_size: int | None, wanted: Mask | None = None
-) -> RunCells:
+def run_here(model: Model, request: Request, batch_size: int | None, wanted: Mask) -> RunCells:
     """Runs cells in this process.
 
     Args:
         batch_size: rows in one pass; from a memory estimate if None.
         wanted: all cells that will be asked for [cell, layer], together or a part at a time.
     """
-    runner = Runner(request.all_runs(model), request.table(wanted)[0], batch_size)
+    cells = request.cells
+    runner = Runner(request.all_runs(model), cells.table(wanted)[0], batch_size)
 
-    def run(chosen: Mask | None, progress: Progress | None) -> Scored:
-        changes, cell, layer = request.table(chosen)
-        values = np.zeros((len(request.cells), len(request.layers)), dtype=np.float32)
+    def run(chosen: Mask, progress: Progress | None) -> Scored:
+        changes, cell, layer = cells.table(chosen)
+        values = np.zeros(chosen.shape, dtype=np.float32)
         values[cell, layer], unpatched = runner.score(changes, progress)
-        return request.grid(values), unpatched
+        return cells.grid(values), unpatched
 
     return run
 
@@ -68,12 +68,10 @@ def run_slices(
     if executor.kind != "serial":
         _check_sendable(request.metric)
     cells, n = request.cells, len(request.pairs)
-    every = np.ones((len(cells), len(request.layers)), dtype=np.bool_)
 
-    def run(chosen: Mask | None, progress: Progress | None) -> Scored:
-        chosen = every if chosen is None else chosen
+    def run(chosen: Mask, progress: Progress | None) -> Scored:
         total, reads, done = int(chosen.sum()), len(request.metric.reads), 0
-        grid = np.empty((n, len(request.layers), *cells.shape), dtype=np.float32)
+        grid = np.empty((n, len(cells.layers), *cells.shape), dtype=np.float32)
         unpatched: dict[Run, Scores] = {
             run: np.zeros(n, np.float32) for run in RUNS[request.direction]
         }
