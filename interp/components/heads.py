@@ -60,10 +60,7 @@ def through_block(
 
 def linear_in_heads(model: Model, ids: Int[Tensor, "example position"]) -> bool:
     """Whether `through_block` gives this model's numbers; tried once, on the first prompt."""
-    with model.lock:
-        if model.linear_in_heads is None:
-            model.linear_in_heads = packs(model, ids) and _is_linear(model, ids[:1])
-    return model.linear_in_heads
+    return model.once("heads", lambda: packs(model, ids) and _is_linear(model, ids[:1]))
 
 
 def _is_linear(model: Model, ids: Int[Tensor, "1 position"]) -> bool:

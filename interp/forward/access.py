@@ -43,8 +43,13 @@ def keeping(model: Model, sites: Iterable[Site]) -> Iterator[dict[Site, Tensor]]
 
 
 @contextlib.contextmanager
-def changing(model: Model, changes: Iterable[tuple[Site, Change]]) -> Iterator[None]:
+def changing(
+    model: Model, changes: Iterable[tuple[Site, Change]], *, momentary: bool = True
+) -> Iterator[None]:
     """Inside, activations of whole sites are replaced whenever the model is run.
+
+    Args:
+        momentary: as for `hooked`.
 
     Raises:
         SiteError: the model has no such site, or drops edits there.
@@ -63,5 +68,6 @@ def changing(model: Model, changes: Iterable[tuple[Site, Change]]) -> Iterator[N
 
     changes = list(changes)
     points = editable(model, [site for site, _ in changes])
-    with model.lock, hooked([(points[site], placed(site, one)) for site, one in changes]):
+    hooks = [(points[site], placed(site, one)) for site, one in changes]
+    with model.lock, hooked(hooks, momentary=momentary):
         yield

@@ -13,12 +13,21 @@ Hook = Callable[[Tensor], Tensor | None]
 
 
 @contextlib.contextmanager
-def hooked(hooks: Sequence[tuple[Any, Hook]]) -> Iterator[None]:
-    """Place hooks on hook points, and take away these and no others."""
+def hooked(hooks: Sequence[tuple[Any, Hook]], *, momentary: bool = True) -> Iterator[None]:
+    """Place hooks on hook points, and take away these and no others.
+
+    Args:
+        momentary: whether only the caller runs the model meanwhile. Otherwise everything that runs
+            it sees a model that must be tried anew (`Model.once`).
+    """
     placed: list[tuple[Any, Any]] = []
 
     def adapt(fn: Hook) -> Callable[..., Tensor | None]:
-        return lambda value, hook: fn(value)
+        def adapted(value: Tensor, hook: object) -> Tensor | None:
+            return fn(value)
+
+        adapted.momentary = momentary  # type: ignore[attr-defined]
+        return adapted
 
     try:
         for point, fn in hooks:

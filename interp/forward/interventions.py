@@ -174,7 +174,7 @@ def applied(model: Model, *interventions: Intervention) -> Iterator[None]:
     for change in interventions:
         tokens = fixed_mask(change.positions)
         changes += [(site, _edit(site, change, tokens, None)) for site in _checked(model, change)]
-    with changing(model, changes):
+    with changing(model, changes, momentary=False):
         yield
 
 

@@ -22,6 +22,7 @@ from interp.forward import packing
 from interp.forward.access import keeping
 from interp.forward.blocks import BlockCall, Taken, block_call
 from interp.forward.packing import Active
+from interp.model.identity.structure import hooks, walk
 from interp.model.memory import is_out_of_memory
 from interp.model.model import Model
 from interp.sites import Site
@@ -93,13 +94,26 @@ def record(
 
     With `for_packing`, keys and values are kept too (see `interp.forward.packing`).
 
-    No gradients are recorded. The first call on a model checks, on its own numbers, that resuming
-    and reading out reproduce the model's logits, and refuses the model otherwise.
+    No gradients are recorded. The first call on a model checks, on the first two prompts, that
+    resuming and reading out reproduce the model's logits, and refuses the model otherwise.
 
     Raises:
         ModelError: this architecture cannot be resumed exactly.
         SiteError: the model has no such site.
     """
+    model.once("resumes", lambda: _check_resumes(model, ids))
+    return _recorded(model, ids, sites, for_packing=for_packing)[0]
+
+
+def _recorded(
+    model: Model,
+    ids: Int[Tensor, "example position"],
+    sites: Iterable[Site],
+    *,
+    for_packing: bool = False,
+    whole: bool = False,
+) -> tuple[Recording, Tensor | None]:
+    """One run, and its logits if it is `whole`."""
     calls: dict[int, BlockCall] = {}
     taken: Taken = {}
     kept_for_others: tuple[dict[str, Tensor], ...] = ()
@@ -112,10 +126,8 @@ def record(
 
         return hook
 
-    # The first run of a model keeps one site more, for the check.
-    checks = [] if model.resume_verified else [Site("resid_pre", 0)]
     with model.lock, contextlib.ExitStack() as stack:
-        kept = stack.enter_context(keeping(model, (*sites, *checks)))
+        kept = stack.enter_context(keeping(model, sites))
         for layer, block in enumerate(model.bridge.blocks):
             handle = block.register_forward_pre_hook(remember(layer), with_kwargs=True)
             stack.callback(handle.remove)
@@ -124,17 +136,14 @@ def record(
             for block, block_kept in zip(model.bridge.blocks, kept_for_others, strict=True):
                 for remove in packing.keep_for_others(block, block_kept):
                     stack.callback(remove)
-        if not checks:
+        if not whole:
             # Nobody reads these logits, and unembedding every position can be a third of the work.
             stack.callback(model.bridge.ln_final.register_forward_pre_hook(_stop).remove)
         with torch.no_grad():
             logits = model.bridge(ids, use_cache=False, return_type="logits")
     in_order = tuple(calls[layer] for layer in range(model.n_layers))
     recording = Recording(in_order, batch, kept, kept_for_others)
-    if checks:
-        _verify(model, recording, logits)
-        model.resume_verified = True
-    return recording
+    return recording, logits if whole else None
 
 
 @typed
@@ -184,17 +193,16 @@ def packs(model: Model, ids: Int[Tensor, "example position"]) -> bool:
     Everything outside of the span is zeroed for the trial, so that an architecture in which
     something else than the recorded keys and values reads it cannot pass.
     """
-    with model.lock:
-        if model.packs is None:
-            if ids.shape[1] < 2:
-                return False  # nothing to try it on
-            model.packs = _packs(model, ids[:1])
-    return model.packs
+    if ids.shape[1] < 2:
+        return False  # nothing to try it on
+    return model.once("packs", lambda: _packs(model, ids[:1]))
 
 
 def _packs(model: Model, ids: Int[Tensor, "1 position"]) -> bool:
     if not all(packing.can_pack(block) for block in model.bridge.blocks):
         return False
+    if any(not hook.momentary for hook in hooks(walk(model.bridge))):
+        return False  # which was written for whole activations
     length = ids.shape[1]
     entry, exit_ = Site("resid_pre", 0), Site("resid_post", model.n_layers - 1)
     recording = record(model, ids, [entry, exit_], for_packing=True)
@@ -233,7 +241,7 @@ def recording_memory(model: Model, length: int, n_sites: int) -> int:
     """
     kept = n_sites * length * model.d_model * model.dtype.itemsize
     masks = 2 * length * length * model.dtype.itemsize
-    # At the first run of a model they are computed to be compared, in float32 where they are read.
+    # Some runs go on to the logits, which are in float32 where they are read.
     logits = length * model.d_vocab * model.dtype.itemsize
     return model.memory_per_row(length) + kept + masks + logits
 
@@ -250,10 +258,13 @@ def _stop(_module: Any, args: tuple[Any, ...]) -> None:
     raise StopAtLayerException(args[0])
 
 
-def _verify(model: Model, recording: Recording, logits: Tensor) -> None:
+def _check_resumes(model: Model, ids: Int[Tensor, "example position"]) -> None:
     # Two rows, since arguments made for one example can look as if they were made for the batch.
     rows = torch.zeros(2, dtype=torch.long, device=model.device)
-    stream = recording[Site("resid_pre", 0)].index_select(0, rows)
+    entry = Site("resid_pre", 0)
+    recording, logits = _recorded(model, ids[:2], [entry], whole=True)
+    assert logits is not None
+    stream = recording[entry].index_select(0, rows)
     try:
         ours = readout(model, resume(model, recording, stream, rows, start=0)[1:, -_CHECKED:])
     except (AttributeError, IndexError, RuntimeError, TypeError) as error:

@@ -3,12 +3,13 @@
 TransformerLens names some hook points after streams that an architecture may not have there, and
 shows some activations only after Hugging Face has used them: what was read would be something else,
 and an edit would be dropped, so that every patch would seem to do nothing. Which sites are tried
-stands on their kind (`interp.kinds`). A trial is made once for each model, in every block, on the
-model as it is without anybody's hooks.
+stands on their kind (`interp.kinds`). A trial is made once (`Model.once`), in every block, without
+anybody's hooks.
 """
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -42,10 +43,7 @@ def shown(model: Model, sites: Iterable[Site]) -> dict[Site, HookPoint]:
     for name, trial in {site.name: site.kind.trial for site in points}.items():
         if trial is None:
             continue
-        with model.lock:
-            if name not in model.shown:
-                model.shown[name] = _is_stream(model, name, trial)
-        if not model.shown[name]:
+        if not model.once(("shown", name), functools.partial(_is_stream, model, name, trial)):
             raise SiteError(
                 f"{model.name} has no site '{name}': its blocks do not add the MLP's output to the "
                 "stream that follows the attention. Choose another site."
@@ -63,10 +61,8 @@ def editable(model: Model, sites: Iterable[Site]) -> dict[Site, HookPoint]:
     for name, kind in {site.name: site.kind for site in points}.items():
         if kind.edit_trial is None:
             continue
-        with model.lock:
-            if name not in model.editable:
-                model.editable[name] = _follows(model, name, kind.edit_trial)
-        if not model.editable[name]:
+        follows = functools.partial(_follows, model, name, kind.edit_trial)
+        if not model.once(("editable", name), follows):
             raise SiteError(
                 f"{kind.plural} of {model.name} cannot be replaced: TransformerLens shows them "
                 "only after they were used, so an edit would be dropped; patch "

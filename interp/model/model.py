@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from interp.model.identity.change import Change
 
 Offsets = list[tuple[int, int]]
+T = TypeVar("T")
+
+# A model with and without hooks, and a few more.
+_STATES = 16
 
 
 class Model:
@@ -38,11 +43,6 @@ class Model:
         revision: branch, tag or commit on the hub that was asked for, or None.
         in_memory: whether it was made in memory, so that `source` is a name and no place.
         tokenizer: the Hugging Face tokenizer.
-        resume_verified: whether resuming from a block has been seen to reproduce the logits.
-        packs: whether resuming with a span does too; None before it was tried.
-        shown: by name of a site whether the model has it, where that was tried.
-        linear_in_heads: whether attention adds the same for each head (see `heads`); None likewise.
-        editable: by name of a site whether edits there reach the output, where it was tried.
     """
 
     def __init__(
@@ -64,17 +64,13 @@ class Model:
         self.in_memory = in_memory
         self._activation_source = activation_source
         self.lock = threading.RLock()
-        self.resume_verified = False
-        self.packs: bool | None = None
-        self.linear_in_heads: bool | None = None
-        self.shown: dict[str, bool] = {}
-        self.editable: dict[str, bool] = {}
         bridge.eval()
         for parameter in bridge.original_model.parameters():
             parameter.requires_grad_(False)
         for block in bridge.blocks:
             block.register_forward_hook(_forget_pattern)
         self._identity = Identity(bridge, from_memory=in_memory)
+        self._found: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
 
     def __repr__(self) -> str:
         return (
@@ -174,6 +170,27 @@ class Model:
         """
         with self.lock:
             return self._identity.look(self.bridge)
+
+    def once(self, key: Hashable, trial: Callable[[], T]) -> T:
+        """What `trial` finds out about the model, tried once for the model as it is now.
+
+        Another hook, module, setting, code or weight makes it a model that was not tried yet. What
+        instruments place for a moment (`interp.forward.hooks`) does not count. Weights changed
+        behind PyTorch's back (through `.data` or a NumPy view) show at the next `look`.
+
+        Args:
+            key: names the trial.
+            trial: runs with the model's lock held; an error is raised on, and not kept.
+        """
+        with self.lock:
+            state = self._identity.state(self.bridge)
+            found: dict[Hashable, T] = self._found.setdefault(state, {})
+            self._found.move_to_end(state)
+            while len(self._found) > _STATES:
+                self._found.popitem(last=False)
+            if key not in found:
+                found[key] = trial()
+            return found[key]
 
     @functools.cached_property
     def tokenizer_fingerprint(self) -> str:

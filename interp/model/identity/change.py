@@ -21,11 +21,13 @@ class Change:
         what: for people, as in "… because WHAT".
         token: the same in this process as long as the change stays, and no other's.
         hook: whether it is a hook, which can be taken away.
+        momentary: whether an instrument has placed it for as long as it runs.
     """
 
     what: str
     token: str
     hook: bool = False
+    momentary: bool = False
 
 
 def change(what: str, *token: object) -> Change:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -116,6 +116,21 @@ class Identity:
             name = hashlib.sha256(told.encode()).hexdigest()[:32]
         return Seen(name, tuple(changes), now)
 
+    def state(self, bridge: Any) -> Hashable:
+        """The same as long as nobody changes the model; cheap, since no number is read.
+
+        Hooks that an instrument has placed for a moment are no change. The caller holds the lock.
+        """
+        modules = walk(self._bridge)
+        held = [value for m in modules.values() for value in m._parameters.values()]
+        return (
+            serial(bridge),
+            bool(self._bridge.compatibility_mode),
+            tuple(c.token for c in self._structure.changes(modules) if not c.momentary),
+            tuple((value.data_ptr(), value._version) for value in held if value is not None),
+            self._weights,
+        )
+
     def _compare(self) -> tuple[_State, dict[str, Tensor], list[Change], Answers | None]:
         """All but the name, which takes a slow hash where the weights are new."""
         first = next(self._bridge.original_model.parameters())
@@ -141,7 +156,9 @@ class Identity:
         weights = {name: value for name, value in held.items() if name in self._canonical}
         others = self._others(held)
         settings = configuration(bridge.original_model)
-        state = _State(digest(weights), digest(others, views), settings, self._compatible)
+        # Also what PyTorch does not count is seen here.
+        self._weights = digest(weights)
+        state = _State(self._weights, digest(others, views), settings, self._compatible)
         if now is not None and not self._behaviour.is_same(state, _settings(bridge), bridge, now):
             token = hashlib.sha256(b"".join(_bytes(value) for value in now)).hexdigest()
             changes = [Change("it answers otherwise than its weights did before", token)]

@@ -259,7 +259,8 @@ def _is_ours(fn: object) -> bool:
 
 
 def _hook(fn: object, where: str) -> Change:
-    return Change(f"a hook is placed on {where}", f"hook {where} {serial(fn)}", hook=True)
+    token, momentary = f"hook {where} {serial(fn)}", bool(getattr(fn, "momentary", False))
+    return Change(f"a hook is placed on {where}", token, hook=True, momentary=momentary)
 
 
 def _place(path: str) -> str:

@@ -34,11 +34,9 @@ def test_active_positions_are_listed_row_by_row() -> None:
 
 def whole_passes(model: Model, pairs: PromptPairs, site: str, **options: Any) -> np.ndarray:
     """The sweep without packing."""
-    model.packs = False
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("interp.patching.runner.packs", lambda *_: False)
         return sweep(model, pairs, site, "logprob_diff", **options)["patched"].values
-    finally:
-        model.packs = None
 
 
 @pytest.mark.parametrize("site", ["resid_pre", "resid_post", "mlp_out", "v"])
@@ -47,7 +45,7 @@ def test_packed_sweeps_are_those_of_whole_passes(tiny: Tiny, site: str) -> None:
     for options in ({"by": "position"}, {"by": "span", "direction": "noising"}):
         expected = whole_passes(tiny.model, pairs, site, **options)
         found = sweep(tiny.model, pairs, site, "logprob_diff", **options)
-        assert tiny.model.packs is True
+        assert packs(tiny.model, pairs.clean.ids)
         np.testing.assert_allclose(found["patched"], expected, rtol=0, atol=1e-4)
 
 
@@ -83,14 +81,14 @@ def test_a_model_that_mixes_positions_elsewhere_is_not_packed(tiny: Tiny) -> Non
     mlp.forward = lambda x, *args: plain(x + x.roll(1, dims=1).cumsum(1) * 0.1, *args)
     pairs = PromptPairs(model, ["we saw Ann near Rome"], ["we saw Bo near Rome"], [" Jo"], [" Cy"])
     found = sweep(model, pairs, "attn_out", "logprob_diff")["patched"].values
-    assert model.packs is False
+    assert not packs(model, pairs.clean.ids)
     np.testing.assert_array_equal(found, whole_passes(model, pairs, "attn_out"))
 
 
 def test_one_token_is_too_short_to_try(llama: Tiny) -> None:
     model = load_model(llama.folder)
     assert packs(model, torch.tensor([[1]])) is False
-    assert model.packs is None  # the next prompt may be longer
+    assert packs(model, torch.tensor([[1, 5]]))  # the next prompt may be longer
     assert packs(model, tokenise(model, PROMPTS).ids) is True
 
 
@@ -105,7 +103,7 @@ def test_blocks_that_cannot_run_packed_run_whole(
 
     monkeypatch.setattr("interp.forward.packing.Active.gather", fails)
     found = sweep(model, prompt_pairs(llama), "mlp_out")["patched"].values
-    assert model.packs is False
+    assert not packs(model, prompt_pairs(llama).clean.ids)
     monkeypatch.undo()
     whole = sweep(llama.model, prompt_pairs(llama), "mlp_out")["patched"].values
     np.testing.assert_allclose(found, whole, rtol=0, atol=1e-4)
