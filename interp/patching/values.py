@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.components.heads import linear_in_heads
 from interp.errors import SiteError
 from interp.forward.capture import capture
 from interp.forward.passes import Recording
@@ -60,6 +62,11 @@ class TwoRuns:
     @property
     def length(self) -> int:
         return max(reading.ids.shape[1] for reading in self.readings)
+
+    @functools.cached_property
+    def heads_add(self) -> bool:
+        """Whether what heads put out is patched without running their attention."""
+        return linear_in_heads(self.model, self.base.reading.ids)
 
     @property
     def places(self) -> Places:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.components.heads import linear_in_heads, output_matrix, through_block
+from interp.components.heads import output_matrix, through_block
 from interp.forward.access import changing
 from interp.forward.packing import Active
 from interp.forward.passes import Recording, resume
@@ -141,7 +141,7 @@ class _Walk:
         edits = self._edits(sites[0], rows)
         if len(edits) != 1 or not isinstance(edits[0], Edit):
             return None
-        return edits[0] if linear_in_heads(self.runs.model, self.runs.base.reading.ids) else None
+        return edits[0] if self.runs.heads_add else None
 
     def _by_heads(self, block: int, rows: Indices, edit: Edit) -> Tensor:
         model, index = self.runs.model, _index(rows, self.device)

@@ -37,6 +37,9 @@ _NOT_RUN = frozenset(
 )
 # What Hugging Face itself registers for each kind of attention that a model here may have.
 _ATTENTION = ("eager", "sdpa")
+_CODE, _DEFAULTS, _KEYWORD_DEFAULTS = map(
+    attrgetter, ("__code__", "__defaults__", "__kwdefaults__")
+)
 
 
 class Patches:
@@ -91,19 +94,18 @@ class _Space:
             held = {n: v for n, v in held.items() if n not in own}
         self._names, self._values = list(held), list(held.values())
         self._functions = [v for v in self._values if isinstance(v, types.FunctionType)]
-        self._codes = [fn.__code__ for fn in self._functions]
-        self._defaults = [(fn.__defaults__, fn.__kwdefaults__) for fn in self._functions]
+        self._codes = list(map(_CODE, self._functions))
+        self._defaults = list(map(_DEFAULTS, self._functions))
+        self._keyword_defaults = list(map(_KEYWORD_DEFAULTS, self._functions))
         self._is_module_class = isinstance(space, type) and issubclass(space, nn.Module)
 
     def changes(self) -> list[Change]:
         same = (
             not self._foreign
             and all(map(is_, map(self._now.get, self._names), self._values))
-            and all(map(is_, map(attrgetter("__code__"), self._functions), self._codes))
-            and all(
-                (fn.__defaults__, fn.__kwdefaults__) == before
-                for fn, before in zip(self._functions, self._defaults, strict=True)
-            )
+            and all(map(is_, map(_CODE, self._functions), self._codes))
+            and all(map(is_, map(_DEFAULTS, self._functions), self._defaults))
+            and all(map(is_, map(_KEYWORD_DEFAULTS, self._functions), self._keyword_defaults))
         )
         added = self._added() if self._is_module_class or self._space is torch.Tensor else []
         if same and not added:
@@ -120,8 +122,11 @@ class _Space:
                 self._values[place] = value
             elif name in self._foreign or value is not self._values[place]:
                 found.append(self._change(name, value))
-        for fn, code, defaults in zip(self._functions, self._codes, self._defaults, strict=True):
-            if fn.__code__ is not code or (fn.__defaults__, fn.__kwdefaults__) != defaults:
+        kept = zip(
+            self._functions, self._codes, self._defaults, self._keyword_defaults, strict=True
+        )
+        for fn, *before in kept:
+            if not all(map(is_, (fn.__code__, fn.__defaults__, fn.__kwdefaults__), before)):
                 found.append(self._change(fn.__name__, fn.__code__))
         return found
 

@@ -89,7 +89,7 @@ def test_heads_patched_without_their_attention_are_the_same(
     pairs = prompt_pairs(tiny)
     assert linear_in_heads(tiny.model, pairs.corrupt.ids)
     short = sweep(tiny.model, pairs, "z", by=by)
-    monkeypatch.setattr("interp.patching.walk.linear_in_heads", lambda *_: False)
+    monkeypatch.setattr("interp.patching.values.linear_in_heads", lambda *_: False)
     long = sweep(tiny.model, pairs, "z", by=by)
     assert float(np.abs(short["patched"] - short["corrupt"]).max()) > 0.05
     np.testing.assert_allclose(short["patched"], long["patched"], rtol=0, atol=1e-4)
