@@ -80,33 +80,35 @@ def block_call(
         )
 
     seen = {} if seen is None else seen
-
-    def take(value: Any) -> Any:
-        if isinstance(value, tuple | list):
-            return tuple(take(item) for item in value)
-        if not isinstance(value, Tensor):
-            # Caches hold the keys of this very run; everything else here is a plain setting.
-            return value if isinstance(value, bool | int | float | str | None) else None
-        if id(value) not in seen:
-            # The tensor is held as well, so that no other can come to bear its identity.
-            seen[id(value)] = value, divide(value)
-        return seen[id(value)][1]
-
-    def divide(value: Tensor) -> Any:
-        if value.ndim > 1 and len(value) not in (1, batch):
-            if len(value) % batch == 0:
-                return _PerHead(value.reshape(batch, -1, *value.shape[1:]).clone())
-            raise ModelError(
-                f"{model_name} passes its blocks a tensor of shape {tuple(value.shape)} that "
-                "cannot be divided among examples; its architecture cannot be resumed exactly."
-            )
-        if value.ndim > 1 and len(value) == batch and bool((value == value[:1]).all()):
-            # Where one example was run, a first axis of 1 may be the batch's or a broadcast one;
-            # repeated, it serves as either.
-            return _Shared(value[:1].clone())
-        return value.clone()
-
-    taken = {name: take(value) for name, value in kwargs.items()}
+    taken = {name: _take(value, model_name, batch, seen) for name, value in kwargs.items()}
     if "use_cache" in taken:
         taken["use_cache"] = False
-    return BlockCall(tuple(take(value) for value in args[1:]), taken)
+    return BlockCall(tuple(_take(value, model_name, batch, seen) for value in args[1:]), taken)
+
+
+# No closures: one that calls itself is a circle, which would keep the tensors for a while.
+def _take(value: Any, model_name: str, batch: int, seen: Taken) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(_take(item, model_name, batch, seen) for item in value)
+    if not isinstance(value, Tensor):
+        # Caches hold the keys of this very run; everything else here is a plain setting.
+        return value if isinstance(value, bool | int | float | str | None) else None
+    if id(value) not in seen:
+        # The tensor is held as well, so that no other can come to bear its identity.
+        seen[id(value)] = value, _divide(value, model_name, batch)
+    return seen[id(value)][1]
+
+
+def _divide(value: Tensor, model_name: str, batch: int) -> Any:
+    if value.ndim > 1 and len(value) not in (1, batch):
+        if len(value) % batch == 0:
+            return _PerHead(value.reshape(batch, -1, *value.shape[1:]).clone())
+        raise ModelError(
+            f"{model_name} passes its blocks a tensor of shape {tuple(value.shape)} that "
+            "cannot be divided among examples; its architecture cannot be resumed exactly."
+        )
+    if value.ndim > 1 and len(value) == batch and bool((value == value[:1]).all()):
+        # Where one example was run, a first axis of 1 may be the batch's or a broadcast one;
+        # repeated, it serves as either.
+        return _Shared(value[:1].clone())
+    return value.clone()

@@ -23,7 +23,7 @@ from interp.forward.access import keeping
 from interp.forward.blocks import BlockCall, Taken, block_call
 from interp.forward.packing import Active
 from interp.model.identity.structure import hooks, walk
-from interp.model.memory import is_out_of_memory
+from interp.model.memory import batches, is_out_of_memory
 from interp.model.model import Model
 from interp.sites import Site
 
@@ -195,7 +195,12 @@ def packs(model: Model, ids: Int[Tensor, "example position"]) -> bool:
     """
     if ids.shape[1] < 2:
         return False  # nothing to try it on
-    return model.once("packs", lambda: _packs(model, ids[:1]))
+
+    def trial() -> bool:
+        # One piece of one prompt, so that it is told where not even this fits into memory.
+        return next(batches(1, 1, lambda *_: _packs(model, ids[:1])))[-1]
+
+    return model.once("packs", trial)
 
 
 def _packs(model: Model, ids: Int[Tensor, "1 position"]) -> bool:
