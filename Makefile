@@ -1,15 +1,19 @@
 # make setup   a virtual environment in .venv with Obverse and all that its tests need
 # make demo    the headline study on the bundled model; takes a few minutes
 # make app     the explorer in the browser
-# make test    every check: style, types, layers, tests
+# make check   style, types, layers and the quick tests: two minutes
+# make test    every check: style, types, layers, all tests
 # make docs    the documentation as a site, with a reference of every public name, in site/
 # make bench   timings against what else one could use
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.setup-stamp
+# Tests run in as many processes as there are cores; each takes 1 GB of memory.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores : 8)))
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: setup demo app test docs bench
+.PHONY: setup demo app style check test docs bench
 
 setup: $(STAMP)
 
@@ -27,12 +31,17 @@ demo: setup
 app: setup
 	$(BIN)/obverse app
 
-test: setup
+style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+
+check: style
+	$(PYTEST) -m "not slow and not browser"
+
+test: style
+	$(PYTEST)
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

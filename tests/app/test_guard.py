@@ -21,6 +21,8 @@ from app.guard import Guard, names
 from experiments.records import RunRecord
 from tests.app.pages import root_of
 
+pytestmark = pytest.mark.slow
+
 PORT = 8501
 OWN = f"localhost:{PORT}"
 RECORDING = Path(__file__).with_name("recording")

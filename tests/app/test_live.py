@@ -27,6 +27,8 @@ from interp import load_model, sweep
 from tests.app.pages import Open, assert_fine, html
 from tests.app.slowed import slowed
 
+pytestmark = pytest.mark.slow
+
 LONG = 60.0
 TEXTS = ("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea")
 

@@ -16,6 +16,8 @@ from experiments.records import RunRecord
 from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_model_brings_its_facts(open_page: Open, model_folder: Path, tmp_path: Path) -> None:
     page = open_page(tmp_path, query={"model": str(model_folder), "example": "4"})

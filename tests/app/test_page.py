@@ -22,6 +22,8 @@ from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of
 from tests.experiments.sealing import edit
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_empty_root_says_what_to_do(open_page: Open, tmp_path: Path) -> None:
     page = open_page(tmp_path / "runs")

@@ -13,7 +13,7 @@ from tests.browser.looking import (
     wait_until_exact,
 )
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 ESTIMATED = "plot => (plot.data || []).some(trace => trace.name === 'estimated')"
 

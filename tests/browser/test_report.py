@@ -9,6 +9,8 @@ import pytest
 
 from tests.app.material import make_model, make_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.browser
 def test_the_report_draws_its_figures_offline_and_runs_no_name(

@@ -8,6 +8,8 @@ from urllib.parse import unquote
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 _CODE = re.compile(r"^( *)(```|~~~).*?^\1\2[^\S\n]*$|(?<!`)(`+)(?!`).+?(?<!`)\3(?!`)", re.M | re.S)

@@ -16,6 +16,8 @@ from urllib.parse import unquote
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NAV = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 MODULES = re.findall(r" reference/([\w.]+)\.md$", NAV, re.M)

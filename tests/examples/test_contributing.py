@@ -15,6 +15,8 @@ from interp.kinds import KINDS
 from tests.experiments.packages import install
 from tests.interp.architectures import ARCHITECTURES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -17,6 +17,8 @@ from experiments.cli.models import describe
 from experiments.records import RunRecord
 from tests.experiments.commands import environment, is_one_sentence, obverse, start_toy, toy
 
+pytestmark = pytest.mark.slow
+
 # --- help -----------------------------------------------------------------------------------
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.experiments.commands import is_one_sentence, toy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("options", "message"),

@@ -16,6 +16,8 @@ from experiments.cli import explorer
 from tests.experiments.commands import ROOT, environment, is_one_sentence, obverse
 from tests.interp.executing import alive, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as taken:

@@ -21,6 +21,8 @@ from experiments.cli import application
 from tests.experiments import toy
 from tests.experiments.organisms.test_train import TINY
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [
     "",
     "x" * 5000,

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from experiments.cli.application import application
 from interp import load_model
 
+pytestmark = pytest.mark.slow
+
 TRAIN = ("tune-lens", "--text", "corpus.jsonl", "--steps", "20", "--out", "mine")
 
 

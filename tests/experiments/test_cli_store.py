@@ -21,6 +21,8 @@ from experiments.cli.harvest import choose_sites, parse_count
 from experiments.cli.progress import Meter
 from experiments.cli.store import layer_ranges, number_ranges
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["Tom", "Kate", "Goldie", "Mary", "Lee", "Hudson", "Hawn", "Cruise"]
 
 

@@ -15,6 +15,8 @@ import pytest
 from experiments.cli.process import Stopped, stopped_by_signals
 from tests.experiments.commands import environment, is_one_sentence, obverse, start_toy, toy
 
+pytestmark = pytest.mark.slow
+
 
 def shell(line: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
     """A line for bash, in which `obverse` is the command; the exit code is the command's."""

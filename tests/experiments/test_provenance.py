@@ -15,6 +15,8 @@ import pytest
 from tests.experiments.running import ROOT, Ears, run, start_child
 from tests.experiments.sealing import edit
 
+pytestmark = pytest.mark.slow
+
 
 def test_provenance_says_what_and_not_who(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USER", "ada-the-user")

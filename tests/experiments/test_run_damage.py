@@ -23,6 +23,8 @@ from tests.experiments.commands import obverse
 from tests.experiments.damaging import FILES, refused, run, said
 from tests.experiments.sealing import edit, seal
 
+pytestmark = pytest.mark.slow
+
 # --- contents --------------------------------------------------------------------------------
 
 CONTENTS = {

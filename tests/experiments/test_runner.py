@@ -16,6 +16,8 @@ from experiments.study import Study, Verdict
 from tests.experiments import toy
 from tests.experiments.running import WHOLE, Ears, run, snapshot, values
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_leaves_what_the_layout_promises(tmp_path: Path) -> None:
     record = run(tmp_path / "run", seed=3, preset="quick")

@@ -18,6 +18,8 @@ from experiments.study import Study, Verdict
 from tests.experiments import toy
 from tests.experiments.running import ROOT, WHOLE, run, snapshot, start_child, values
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_directory_of_another_run_is_refused_untouched(tmp_path: Path) -> None:
     run(tmp_path / "run")

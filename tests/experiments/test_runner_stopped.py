@@ -13,6 +13,8 @@ from cache import files
 from experiments.records import RunRecord
 from tests.experiments.running import WHOLE, Ears, run, snapshot, start_child, values
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 @pytest.mark.parametrize("where", ["numbers", "field", "long 4", "report"])

@@ -20,6 +20,8 @@ from interp.execute import Executor
 from interp.harvest import harvest
 from interp.prompts.corpus import read_rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model() -> Model:

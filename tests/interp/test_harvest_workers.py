@@ -17,6 +17,8 @@ from interp.execute import Executor, Workers
 from interp.harvest import harvest
 from interp.prompts.corpus import read_rows
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["Tom", "Kate", "Goldie", "Mary", "Lee", "Hudson", "Hawn", "Cruise"]
 TEXTS = [" ".join(WORDS[(i // 8**k) % 8] for k in range(5)) for i in range(1200)]
 PARTS = 60_000  # bytes of a shard, so that there are some twenty

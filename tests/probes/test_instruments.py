@@ -16,6 +16,8 @@ from probes.probes import Probes
 from probes.transfer import transfer_conditions
 from tests.probes.material import data
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 
 

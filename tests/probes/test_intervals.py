@@ -10,6 +10,8 @@ from scipy import stats as scipy_stats
 from probes import probe_report
 from probes.controls.significance import LEAST_GROUPS, difference_interval, group_interval
 
+pytestmark = pytest.mark.slow
+
 Array = npt.NDArray[np.float64]
 RUNS = 1500
 

@@ -17,6 +17,8 @@ from probes.labels import encode, group_codes
 from probes.report import STRENGTHS
 from tests.probes.material import data
 
+pytestmark = pytest.mark.slow
+
 GROUPS = np.repeat(np.arange(75), 4)
 
 

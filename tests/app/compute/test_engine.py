@@ -20,6 +20,8 @@ from interp.loading.load import load_model
 from interp.model.model import Model
 from tests.app.material import HOSTILE
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "Tom Cruise's mother is"
 
 

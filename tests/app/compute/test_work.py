@@ -10,6 +10,8 @@ import pytest
 from app.compute.work import Progress, Stand, Work
 from interp.errors import SiteError
 
+pytestmark = pytest.mark.slow
+
 LONG = 30.0  # seconds; nothing here should take them
 
 

@@ -30,6 +30,8 @@ from tests.cache.children import (
 )
 from tests.cache.fake import FakeSource, prompts
 
+pytestmark = pytest.mark.slow
+
 OLD, NEW = prompts(4, seed=1), prompts(4, seed=2)
 SMALL = 1500  # bytes of a shard: two or three rows
 

@@ -20,6 +20,8 @@ from cache.keys.space import SiteShape
 from tests.cache.children import SITES, check_tidy, check_values, quiet
 from tests.cache.fake import FakeSource, expected, prompts
 
+pytestmark = pytest.mark.slow
+
 ROWS = prompts(8, seed=1)
 
 

@@ -24,7 +24,7 @@ from cache.shards.sidecar import Sidecar, seal_json
 from tests.cache.children import SITES, check_values, quiet
 from tests.cache.fake import FakeSource, prompts
 
-pytestmark = pytest.mark.usefixtures("ends")
+pytestmark = [pytest.mark.usefixtures("ends"), pytest.mark.slow]
 
 ROWS = prompts(6, seed=4)
 SOURCE = FakeSource

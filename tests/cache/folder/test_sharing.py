@@ -34,6 +34,8 @@ from tests.cache.children import (
 )
 from tests.cache.fake import FakeSource, expected, prompts
 
+pytestmark = pytest.mark.slow
+
 ROWS = prompts(24, seed=1)
 
 

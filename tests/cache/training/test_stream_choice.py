@@ -27,6 +27,8 @@ from tests.cache.streams import (
     put_shard,
 )
 
+pytestmark = pytest.mark.slow
+
 Token = tuple[tuple[int, ...], int]
 """The token ids of a row, and a position."""
 

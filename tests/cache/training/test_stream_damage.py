@@ -23,6 +23,8 @@ from tests.cache.streams import (
     put_shard,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> ActivationStore:

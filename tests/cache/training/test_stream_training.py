@@ -17,6 +17,8 @@ from cache import ActivationStore
 from cache.keys.space import Ids, SiteShape
 from tests.cache.fake import FakeSource
 
+pytestmark = pytest.mark.slow
+
 WIDTH, FEATURES = 16, 24
 SITE = "resid_post.0"
 VERBS = 500

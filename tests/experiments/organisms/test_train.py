@@ -21,6 +21,8 @@ from experiments.organisms import loop
 from experiments.organisms.errors import OrganismError
 from experiments.organisms.train import TrainConfig, train
 
+pytestmark = pytest.mark.slow
+
 TINY = TrainConfig(
     steps=7, batch_size=8, n_layers=1, n_heads=2, d_model=16, d_mlp=32, checkpoint_every=2
 )

@@ -16,6 +16,8 @@ from experiments.reversal_curse.measure import Subject
 from experiments.reversal_curse.report import one_of_each
 from experiments.study import Outcome, Verdict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ from interp.execute import Executor
 from interp.stats import wilson
 from tests.app.material import HOSTILE, make_model, make_run
 
+pytestmark = pytest.mark.slow
+
 FEW = (
     "subject,object,relation,inverse,split\n"
     "Tom Cruise,Mary Lee Pfeiffer,mother,son,forward\n"

@@ -27,6 +27,8 @@ from tests.interp.circuits.planted import Planted, V, one_hot
 from tests.interp.circuits.trained import known_heads, trained_induction
 from tests.interp.tiny import N_LAYERS, N_SPECIAL, VOCABULARY, Tiny, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["we saw Ann near Rome and then we saw Ann", "so Fay is", "Bo Bo and Cy and Bo"]
 
 

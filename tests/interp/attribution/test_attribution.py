@@ -20,6 +20,8 @@ from tests.interp.architectures import ARCHITECTURES, D_HEAD, N_HEADS
 from tests.interp.tiny import Tiny, build_tokenizer, words
 from tests.interp.tracking import PeakMemory
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["we saw Ann near Rome and then", "so Fay is"]
 ANSWERS, FOILS = [" Gus", " Jo"], [" Ida", " Cy"]
 GROUP = 16

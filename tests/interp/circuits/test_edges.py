@@ -20,6 +20,8 @@ from tests.interp.circuits.split import Split
 from tests.interp.pairs import CASES, prompt_pairs, slots
 from tests.interp.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 GRADIENTS = ("eap", "eap-ig", "clean-corrupted", "eap-ig-activations")
 METHODS = (*GRADIENTS, "exact")
 

@@ -20,6 +20,8 @@ from interp.metrics import logit_diff
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.tiny import N_SPECIAL, VOCABULARY, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 NORMED_OR_SCALED = ("Gemma 2", "Gemma 3", "OLMo 2", "Granite")
 # OPT has no module for its MLP; BLOOM's gets the stream besides what it reads.
 MLP_APART = ("OPT", "BLOOM")

@@ -20,6 +20,8 @@ from tests.interp.circuits.canvas import Canvas
 from tests.interp.circuits.planted import BUILDERS
 from tests.interp.tiny import N_SPECIAL, VOCABULARY, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 ESTIMATES = METHODS[:-1]
 V = len(VOCABULARY)
 

@@ -17,6 +17,8 @@ from interp.circuits import attribute_edges
 from interp.model import memory
 from tests.interp.tiny import VOCABULARY, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 N_HEADS, N_KEY_VALUE_HEADS, D_HEAD, LENGTH, N_PAIRS = 16, 16, 8, 64, 12
 D_MODEL = N_HEADS * D_HEAD
 STEPS = 3

@@ -22,6 +22,8 @@ from interp.stats import ratio_interval
 from tests.interp.pairs import Case, clear_cases, prompt_pairs
 from tests.interp.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 SHARES = (0.02, 0.05, 0.1, 0.3, 1.0)
 
 

@@ -17,6 +17,8 @@ from tests.interp.circuits.split import Split
 from tests.interp.pairs import CASES, prompt_pairs
 from tests.interp.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = ("we saw Ann near Rome", "so Fay is the friend of Gus")
 
 

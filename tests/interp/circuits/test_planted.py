@@ -25,6 +25,8 @@ from tests.interp.circuits.canvas import ONE
 from tests.interp.circuits.planted import BUILDERS, Planted
 from tests.interp.circuits.split import Split
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=BUILDERS)
 def planted(request: pytest.FixtureRequest) -> Planted:

@@ -23,6 +23,8 @@ from interp.execute.settings import cores
 from tests.interp import executing
 from tests.interp.executing import Job, StartIn, alive, pids, wait_for
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 TWO = Executor("processes", 2)
 

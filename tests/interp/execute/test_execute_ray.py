@@ -27,6 +27,8 @@ from tests.interp.executing import alive, pids, wait_for
 from tests.interp.pairs import prompt_pairs
 from tests.interp.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray")
 
 

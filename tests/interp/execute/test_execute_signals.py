@@ -17,6 +17,8 @@ from interp.execute import actors
 from interp.execute.signals import signals_held
 from tests.interp.executing import alive, pids, wait_for
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -21,6 +21,8 @@ from tests.interp import tiny as builders
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 
 def sent(recipe: ModelRecipe) -> ModelRecipe:
     """As a worker receives it."""

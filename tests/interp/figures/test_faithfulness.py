@@ -13,6 +13,8 @@ from interp.figures import faithfulness_lines
 from interp.figures.drawing import theme
 from tests.interp.figures.conftest import traces
 
+pytestmark = pytest.mark.slow
+
 
 def make(
     clear: int = 1, draws: int = 2, f: tuple[float, ...] = (0.2, 0.9, 1.0), shared: int = 0

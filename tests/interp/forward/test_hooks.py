@@ -24,6 +24,8 @@ from tests.interp import reference
 from tests.interp.pairs import prompt_pairs
 from tests.interp.tiny import N_LAYERS, Tiny
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["we saw Ann near Rome and then", "so Fay is"]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -25,6 +25,8 @@ from tests.interp import surgery
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.tiny import N_LAYERS, VOCABULARY, Tiny, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["we saw Ann near Rome and then", "so Fay is", "the friend of Bo Cy is near home and"]
 SITES = (
     "resid_pre",

@@ -17,6 +17,8 @@ from tests.interp import reference
 from tests.interp.pairs import prompt_pairs
 from tests.interp.tiny import N_LAYERS, Tiny
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["we saw Ann near Rome and then", "so Fay is near the home"]
 ENTRY = Site("resid_pre", 0)
 

@@ -19,6 +19,8 @@ from tests.interp import reference, surgery
 from tests.interp.architectures import ARCHITECTURES, D_MODEL
 from tests.interp.tiny import N_CTX, VOCABULARY, Tiny, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["we saw Ann near Rome and then", "so Fay is", "the friend of Bo Cy is near home and"]
 N_NEW = 9
 

@@ -21,6 +21,8 @@ from tests.interp.lens.test_lens import log_softmax
 from tests.interp.tiny import N_LAYERS, VOCABULARY, Tiny, build_tokenizer
 from tests.interp.tracking import PeakMemory
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 8
 SHORT: dict[str, Any] = {"context": 12, "steps": 40, "batch_tokens": 64}
 

@@ -9,7 +9,10 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+pytestmark = [
+    pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library"),
+    pytest.mark.slow,
+]
 
 # Counts the pages that the system had to clear while blocks of many sizes came and went.
 _PROBE = """

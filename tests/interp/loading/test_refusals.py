@@ -17,6 +17,8 @@ from tests.interp import tiny as builders
 from tests.interp.folders import WEIGHTS, configured, copied, reweighted
 from tests.interp.tiny import D_MODEL, N_LAYERS, Tiny
 
+pytestmark = pytest.mark.slow
+
 
 def refused(source: Any, message: str, **options: Any) -> str:
     """The message of the ModelError: one line that fits on a screen."""

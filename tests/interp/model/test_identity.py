@@ -31,6 +31,8 @@ from tests.interp.modifying import (
 )
 from tests.interp.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 IDLE = (block_training, code_exchanged, scaling, setting)
 ROWS = torch.tensor([[1, 5, WORD, 14, 3, 8, 20, 4, 11, 7, 6, 10]])
 

@@ -24,6 +24,8 @@ from tests.interp import tiny as builders
 from tests.interp.modifying import WORD, part, plain
 from tests.interp.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 ROWS = torch.tensor([[1, 5, WORD, 14, 3, 8]])
 
 

@@ -19,6 +19,8 @@ from tests.interp.architectures import ARCHITECTURES
 from tests.interp.tiny import VOCABULARY, build_tokenizer
 from tests.interp.tracking import PeakMemory
 
+pytestmark = pytest.mark.slow
+
 LENGTH, BUDGET = 48, 8 << 20
 # Wide enough that activations outweigh what is taken once.
 WIDE = {

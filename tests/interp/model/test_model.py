@@ -19,6 +19,8 @@ from tests.interp import tiny as builders
 from tests.interp.folders import configured, copied, reweighted
 from tests.interp.tiny import D_MODEL, N_CTX, N_HEADS, N_LAYERS, VOCABULARY, Tiny
 
+pytestmark = pytest.mark.slow
+
 
 def test_attributes_are_those_of_the_configuration(tiny: Tiny) -> None:
     model = tiny.model

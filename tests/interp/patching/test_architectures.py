@@ -23,6 +23,8 @@ from tests.interp import surgery
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.tiny import build_tokenizer, words
 
+pytestmark = pytest.mark.slow
+
 STREAMS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 HEADS = ("q", "k", "v", "z")
 # The axes of each sweep, which together single out one number or vector.

@@ -20,6 +20,8 @@ from tests.interp.at_once import Place, Write, at_places, in_pattern, means, pla
 from tests.interp.pairs import CASES, prompt_pairs
 from tests.interp.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 STEP = 1e-2
 REFERENCE = [case.text(run) for case in CASES for run in ("clean", "corrupt")]
 Toward = list[tuple[tuple[Any, ...], Tensor]]

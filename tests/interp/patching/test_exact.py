@@ -19,6 +19,8 @@ from tests.interp.brute_force import RUNS
 from tests.interp.pairs import CASES, Case, prompt_pairs
 from tests.interp.tiny import Tiny, words
 
+pytestmark = pytest.mark.slow
+
 ALL_SITES = (*reference.STREAMS, *reference.HEADS)
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 

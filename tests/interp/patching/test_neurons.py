@@ -24,6 +24,8 @@ from tests.interp.brute_force import RUNS
 from tests.interp.pairs import CASES, prompt_pairs
 from tests.interp.tiny import D_MODEL, N_LAYERS, Tiny, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 REFERENCE = [case.text(run) for case in CASES for run in ("clean", "corrupt")]
 # Not in order, of unequal sizes, and with neuron 40 in two of them.

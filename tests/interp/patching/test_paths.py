@@ -21,6 +21,8 @@ from tests.interp.circuits.split import Split
 from tests.interp.pairs import CASES, Case, prompt_pairs
 from tests.interp.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 
 def by_definition(
     tiny: Tiny,

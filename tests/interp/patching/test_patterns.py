@@ -24,6 +24,8 @@ from tests.interp.brute_force import RUNS
 from tests.interp.pairs import CASES, prompt_pairs, slots
 from tests.interp.tiny import N_HEADS, N_LAYERS, Tiny, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 WAYS: tuple[tuple[str, ...], ...] = (
     ("head",),

@@ -18,6 +18,8 @@ from interp.patching import refine
 from tests.interp.pairs import prompt_pairs
 from tests.interp.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 CLOSE = {"rtol": 0, "atol": 1e-5}
 # Site, axes, direction, metric, and what else is asked for.
 REQUESTS: dict[str, tuple[str, tuple[str, ...], str, str, dict[str, Any]]] = {

@@ -31,6 +31,8 @@ from tests.interp.brute_force import RUNS, unpatched
 from tests.interp.pairs import CASES, prompt_pairs
 from tests.interp.tiny import Tiny, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 REFERENCE = [case.text(run) for case in CASES for run in ("clean", "corrupt")]
 Where = Sequence[int | str] | None

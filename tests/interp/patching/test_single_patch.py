@@ -11,6 +11,8 @@ from interp import Model, PromptPairs, load_model, sweep
 from interp.errors import SiteError
 from interp.patching.single import patch_once
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:

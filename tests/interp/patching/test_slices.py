@@ -23,6 +23,8 @@ from tests.interp.executing import pids
 from tests.interp.pairs import CASES, prompt_pairs, slots
 from tests.interp.tiny import D_MODEL, Tiny
 
+pytestmark = pytest.mark.slow
+
 CLOSE = {"rtol": 0, "atol": 1e-5}
 REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "positions": ("resid_pre", "logit_diff", {}),

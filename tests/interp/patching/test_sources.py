@@ -12,6 +12,8 @@ from interp.model.model import Model
 from tests.interp.pairs import CASES, prompt_pairs
 from tests.interp.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = [case.text(run) for case in CASES for run in ("clean", "corrupt")]
 
 

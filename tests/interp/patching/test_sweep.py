@@ -15,6 +15,8 @@ from interp.sites import Site
 from tests.interp.pairs import CASES, clear_cases, prompt_pairs, slots
 from tests.interp.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 
 def test_labels_name_the_tokens_that_were_replaced(tiny: Tiny) -> None:
     found = sweep(tiny.model, prompt_pairs(tiny), "resid_pre")

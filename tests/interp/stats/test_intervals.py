@@ -24,6 +24,8 @@ from interp.stats import (
     wilson,
 )
 
+pytestmark = pytest.mark.slow
+
 TRIALS = 1000
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 

@@ -22,6 +22,8 @@ from interp.weights.weights import Weights
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.tiny import D_HEAD, D_MODEL, N_HEADS, N_LAYERS, VOCABULARY, Tiny, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 V = len(VOCABULARY)
 
 

@@ -22,6 +22,8 @@ from probes.controls.significance import against_shuffled
 from probes.controls.splits import folds
 from probes.labels import Labels
 
+pytestmark = pytest.mark.slow
+
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 Sample = tuple[Array, Codes, Codes]
