@@ -25,6 +25,11 @@ from interp.sites import Site
 
 __all__ = ["Harvest", "bytes_of_token", "harvest"]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 # A harvest is committed in so many parts or more, but in files that are neither tiny nor huge.
 _PARTS = 32
 _SMALLEST = 128 << 20

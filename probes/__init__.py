@@ -24,3 +24,7 @@ __all__ = [
     "transfer_conditions",
     "transfer_sites",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,3 +15,7 @@ __all__ = [
     "prune",
     "random_circuits",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,3 +7,7 @@ from interp.execute.run import Workers, execute
 from interp.execute.settings import Executor, Kind, Unit
 
 __all__ = ["Executor", "Kind", "Unit", "Workers", "execute"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -28,3 +28,7 @@ __all__ = [
     "rank_lines",
     "trajectory_lines",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

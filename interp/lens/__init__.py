@@ -1,7 +1,6 @@
 """What the residual stream says at each layer, in the words of the vocabulary."""
 
-from interp.lens.logit import logit_lens
-from interp.lens.training import train_tuned_lens
-from interp.lens.tuned import TunedLens
+import lazy_loader
 
-__all__ = ["TunedLens", "logit_lens", "train_tuned_lens"]
+# What there is, and where, stands in __init__.pyi.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import interp
+import interp.lens
 
 HEAVY = ("torch", "transformers", "transformer_lens", "xarray", "scipy", "numpy", "plotly")
 
@@ -18,22 +19,28 @@ def loaded_after(statement: str) -> set[str]:
     return set(out.stdout.split())
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    assert loaded_after("import interp") == set()
+@pytest.mark.parametrize("package", ["interp", "interp.lens", "cache"])
+def test_importing_the_package_loads_nothing_heavy(package: str) -> None:
+    assert loaded_after(f"import {package}") == set()
 
 
 def test_names_are_loaded_when_they_are_used() -> None:
     assert "torch" not in loaded_after("from interp import Site")  # a name, no more
     assert "torch" in loaded_after("from interp import METRICS")
+    # A lens is applied without what trains one.
+    assert "scipy" not in loaded_after("import interp.lens.checkpoint")
 
 
 @pytest.mark.parametrize("name", interp.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     value = getattr(interp, name)
-    if hasattr(value, "__qualname__"):  # METRICS has none
-        assert value.__qualname__ == name
-        assert getattr(sys.modules[value.__module__], name) is value
+    assert getattr(value, "__name__", name) == name
     assert name in dir(interp)
+
+
+def test_the_same_object_has_one_name_in_both_packages() -> None:
+    for name in interp.lens.__all__:
+        assert getattr(interp, name) is getattr(interp.lens, name)
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

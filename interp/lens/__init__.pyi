@@ -1,0 +1,3 @@
+from .logit import logit_lens as logit_lens
+from .training import train_tuned_lens as train_tuned_lens
+from .tuned import TunedLens as TunedLens
