@@ -29,6 +29,8 @@ from interp.stats.clusters import (
 from interp.stats.means import ROUNDING
 
 _DRAWS_AT_ONCE = 1_000
+# Rounding of a difference of means, as a share of the largest value.
+_SAME = 1e-12
 
 
 def permutation_test(
@@ -37,8 +39,9 @@ def permutation_test(
     """Two-sided permutation test of a difference of means between two groups.
 
     Returns:
-        (difference of means, p value); all splits are counted where there are at most n, otherwise
-        n drawn ones and the observed one, so that p is never 0 (Phipson & Smyth 2010).
+        (difference of means, p value); all splits are counted where there are at most n or a group
+        has a single value, otherwise n drawn ones and the observed one, so that p is never 0
+        (Phipson & Smyth 2010).
 
     Raises:
         StatisticsError: a group is empty or holds a value that is not finite, or n is below 1.
@@ -51,21 +54,30 @@ def permutation_test(
         )
     check_finite(a, b)
     difference = float(a.mean() - b.mean())
-    # Around their common mean, so that splits that are as far apart differ by hardly any rounding.
-    centre = np.concatenate([a, b]).mean()
+    pooled = np.concatenate([a, b])
+    centred = pooled - pooled.mean()
+    if min(a.size, b.size) == 1:  # which SciPy refuses: there are as many splits as values
+        apart = np.abs(centred) * pooled.size / (pooled.size - 1)
+        observed, drawn = apart[0 if a.size == 1 else -1], False
+    else:
+        found = scipy_stats.permutation_test(
+            (centred[: a.size], centred[a.size :]),
+            _distance,
+            n_resamples=n,
+            batch=_DRAWS_AT_ONCE,
+            alternative="greater",
+            rng=seed,
+        )
+        apart, observed = found.null_distribution, found.statistic
+        drawn = math.comb(pooled.size, a.size) > n
+    # Splits that are as far apart but for rounding count as such, which SciPy sees as a share of
+    # the difference: of a small one between large values it is too little.
+    extreme = int((apart >= observed - _SAME * float(np.abs(pooled).max())).sum())
+    return difference, (extreme + drawn) / (apart.size + drawn)
 
-    def distance(one: Floats, other: Floats, axis: int) -> Floats:
-        return np.asarray(np.abs(one.mean(axis) - other.mean(axis)))
 
-    found = scipy_stats.permutation_test(
-        (a - centre, b - centre),
-        distance,
-        n_resamples=n,
-        batch=_DRAWS_AT_ONCE,
-        alternative="greater",
-        rng=seed,
-    )
-    return difference, float(found.pvalue)
+def _distance(one: Floats, other: Floats, axis: int) -> Floats:
+    return np.asarray(np.abs(one.mean(axis) - other.mean(axis)))
 
 
 @dataclass(frozen=True)

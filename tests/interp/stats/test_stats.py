@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -97,6 +99,27 @@ def test_permutation_test_is_two_sided_and_never_zero() -> None:
     assert permutation_test(low, high, n=99) == (-1.0, pytest.approx(0.01))
     assert permutation_test(high, low, n=99) == (1.0, pytest.approx(0.01))
     assert permutation_test(low, low, n=99) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("offset", [0, 10, 1000])
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 5), (4, 1), (3, 5), (4, 4)])
+def test_splits_that_are_as_far_apart_count_whatever_their_rounding(
+    sizes: tuple[int, int], offset: int
+) -> None:
+    """Tenths, whose sums round differently in each order, against fractions, which do not."""
+    rng = np.random.default_rng(sum(sizes) + offset)
+    for _ in range(20):
+        tenths = [int(n) + 10 * offset for n in rng.integers(0, 8, sum(sizes))]
+
+        def apart(first: tuple[int, ...], tenths: list[int] = tenths) -> Fraction:
+            one = sum(tenths[place] for place in first)
+            return abs(Fraction(one, sizes[0]) - Fraction(sum(tenths) - one, sizes[1]))
+
+        splits = [apart(one) for one in itertools.combinations(range(sum(sizes)), sizes[0])]
+        wanted = sum(one >= splits[0] for one in splits) / len(splits)
+        values = [n / 10 for n in tenths]
+        p = permutation_test(values[: sizes[0]], values[sizes[0] :])[1]
+        assert p == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("mean", [-0.8, -0.2, 0.0, 0.3, 1.5])
