@@ -67,8 +67,11 @@ def _open_run(path: str, stamp: tuple[int, ...]) -> runs.Run:
 def _make_page(study: str) -> Page:
     explorer = find_study(study).explorer
     try:
-        return Page() if explorer is None else explorer()
-    except Exception as error:  # another package's code may fail in any way
+        page = Page() if explorer is None else explorer()
+        if not isinstance(page, Page):
+            raise TypeError(f"{type(page).__name__} is no Page")
+        return page
+    except (Exception, SystemExit) as error:  # another package's code may fail in any way
         logging.getLogger("obverse").exception("A study's page could not be made")
         raise StudyError(
             f"The page of the study '{study}' cannot be made ({type(error).__name__}); the "

@@ -32,6 +32,11 @@ class Page:
     figures: tuple[Figure, ...] = ()
     examples: Examples | None = None
 
+    def __post_init__(self) -> None:
+        names = [figure.name for figure in self.figures]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two figures have the same name: {', '.join(names)}")
+
 
 @dataclass(frozen=True)
 class Figure:

@@ -51,11 +51,10 @@ def find_study(name: str) -> Study[Any]:
     package = _package(points[0])
     try:
         study = points[0].load()
-    except Exception as error:  # another package's code may fail in any way
-        what = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+    except (Exception, SystemExit) as error:  # another package's code may fail in any way
         raise StudyError(
-            f"The study '{name}' of {package} cannot be imported ({what}); repair or uninstall "
-            "that package."
+            f"The study '{name}' of {package} cannot be imported ({_why(error)}); repair or "
+            "uninstall that package."
         ) from error
     if not isinstance(study, Study) or study.name != name:
         found = f"the study '{study.name}'" if isinstance(study, Study) else "no study"
@@ -82,6 +81,14 @@ def _hint(name: str) -> str:
     if names:
         return f"there are: {', '.join(names)}."
     return "no study is installed; install obverse anew with 'pip install'."
+
+
+def _why(error: BaseException) -> str:
+    kind = type(error).__name__
+    try:
+        return " ".join(f"{kind}: {error}".split()).rstrip(".")
+    except Exception:  # it does not even say what it is
+        return kind
 
 
 def _package(point: EntryPoint) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ import pandas as pd
 from app import resources
 from app.compute.engine import ModelSpec
 from app.runs import Run
+from app.views import parts
+from cache.errors import ObverseError
 from experiments.explorer import Examples
 from experiments.registry import study_names
 
@@ -52,8 +55,19 @@ def brought(spec: ModelSpec) -> Shown | None:
         page, _ = resources.page(name)
         if page.examples is None:
             continue
-        with resources.progress(f"Asking for every {page.examples.one}") as tell:
-            table = resources.engine().examples(spec, page.examples, tell)
+        try:
+            with resources.progress(f"Asking for every {page.examples.one}") as tell:
+                table = resources.engine().examples(spec, page.examples, tell)
+        except ObverseError as error:
+            parts.warning(error)
+            continue
+        except (Exception, SystemExit) as error:  # another package's code may fail in any way
+            logging.getLogger("obverse").exception("A study's examples could not be asked")
+            parts.warning(
+                f"What the study '{name}' asks could not be asked ({type(error).__name__}); the "
+                "terminal says more."
+            )
+            continue
         if table is not None:
             return Shown(page.examples, table, spec, None)
     return None

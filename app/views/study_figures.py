@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 import xarray as xr
 
 from app.runs import Run
-from app.text import snippets
+from app.text import markup, snippets
 from app.views import parts
 from experiments.explorer import Figure
 
@@ -29,7 +31,9 @@ def show(
     ready = [figure for figure in figures if all(map(run.has, figure.results))]
     if not ready:
         return
-    tabs = st.tabs([figure.title for figure in ready], key="overview", on_change="rerun")
+    tabs = st.tabs(
+        [markup.plain(figure.title) for figure in ready], key="overview", on_change="rerun"
+    )
     for figure, tab in zip(ready, tabs, strict=True):
         if tab.open:
             with tab:
@@ -43,8 +47,19 @@ def _draw(
     kinds = {name: "table" if name in tables else "dataset" for name in figure.results}
     results = [run.table(n) if kind == "table" else run.dataset(n) for n, kind in kinds.items()]
     clicks = figure.selects and on_point is not None
+    try:
+        drawn = figure.draw(*results, **({"selected": selected} if figure.selects else {}))
+        if not isinstance(drawn, go.Figure):
+            raise TypeError(f"{type(drawn).__name__} is no figure")
+    except (Exception, SystemExit) as error:  # another package's code may fail in any way
+        logging.getLogger("obverse").exception("A study's figure could not be drawn")
+        parts.warning(
+            f"The figure '{figure.title}' could not be drawn ({type(error).__name__}); the "
+            "terminal says more."
+        )
+        return
     parts.figure(
-        figure.draw(*results, **({"selected": selected} if figure.selects else {})),
+        drawn,
         figure.name,
         data=lambda: pd.concat([_rows(result) for result in results], ignore_index=True),
         code=snippets.stored(run.record.path, figure.draw, kinds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,40 @@ from experiments.registry import find_study
 from experiments.runner import run_study
 from tests.app.pages import Open, assert_fine, html
 from tests.experiments.packages import install, install_dice
+
+FIGURE = 'Figure("pips", "<b>*Pips*", ("dice",), bars, "Pips")'
+IMPORTS = "from experiments.explorer import Examples, Figure, Page\n"
+TWICE = f"""{IMPORTS}
+from dice_figures import bars
+
+def explorer():
+    return Page(figures=({FIGURE}, {FIGURE}))
+"""
+DRAWS = f"""{IMPORTS}
+def bars(dice):
+    {{}}
+
+def explorer():
+    return Page(figures=({FIGURE},))
+"""
+IN_VAIN = f"""{IMPORTS}
+import dataclasses
+from dice_study import STUDY as DICE
+
+def measure(model, progress):
+    raise KeyError("facts")
+
+def explorer():
+    some = dict.fromkeys(field.name for field in dataclasses.fields(Examples))
+    return Page(examples=Examples(**{{**some, "one": "throw", "measure": measure}}))
+
+STUDY = dataclasses.replace(DICE, name="asks-in-vain", explorer=explorer)
+"""
+
+
+def plain(text: object) -> str:
+    """What is read of a text whose Markdown is escaped."""
+    return str(text).replace("\\", "")
 
 
 @pytest.fixture
@@ -63,6 +98,35 @@ def test_the_code_beside_its_figure_makes_that_figure(
 
 
 @pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def explorer():\n    raise SystemExit(1)\n", "(SystemExit)"),
+        ("def explorer():\n    return 3\n", "(TypeError)"),
+        ("explorer = 3\n", "(TypeError)"),
+        (TWICE, "(ValueError)"),
+        (DRAWS.format("1 / 0"), "The figure '<b>*Pips*' could not be drawn (ZeroDivisionError)"),
+        (DRAWS.format("return 3"), "The figure '<b>*Pips*' could not be drawn (TypeError)"),
+    ],
+)
+def test_a_page_or_figure_that_fails_is_told_and_all_else_is_shown(
+    open_page: Open, packages: Path, tmp_path: Path, code: str, said: str
+) -> None:
+    points = {"bad-page": "bad_page:STUDY"}
+    imported = "import dataclasses\nfrom dice_study import STUDY as DICE\n"
+    made = 'STUDY = dataclasses.replace(DICE, name="bad-page", explorer=explorer)\n'
+    install(packages, "bad-page", points, {"bad_page": f"{imported}{code}\n{made}"})
+    study = find_study("bad-page")
+    run_study(study, study.configure("quick"), preset="quick", root=tmp_path / "runs")
+    page = open_page(tmp_path / "runs")
+    assert_fine(page)
+    (warning,) = page.warning
+    assert said in plain(warning.value)
+    assert "Dice are fair." in html(page)
+    assert len(page.dataframe[0].value) == 12
+    sys.modules.pop("bad_page")
+
+
+@pytest.mark.parametrize(
     ("points", "said"),
     [
         ("[obverse.studies]\ndice = no_such_module:STUDY\n", "cannot be imported"),
@@ -76,7 +140,7 @@ def test_a_run_of_a_study_that_is_gone_or_broken_shows_what_is_stored(
     page = open_page(tmp_path / "runs")
     assert_fine(page)
     (warning,) = page.warning
-    assert said in str(warning.value).replace("\\", "")
+    assert said in plain(warning.value)
     assert "Dice are fair." in html(page)
     assert len(page.dataframe[0].value) == 12
 
@@ -100,10 +164,23 @@ def test_a_study_whose_page_cannot_be_made_is_told_and_its_tables_are_shown(
 def test_a_broken_study_does_not_hide_what_a_model_brings_along(
     open_page: Open, model_folder: Path, packages: Path, tmp_path: Path
 ) -> None:
-    install(packages, "broken-things", {"a-broken-one": "no_such_module:STUDY"}, {})
+    points = {"a-broken-one": "no_such_module:STUDY", "asks-in-vain": "in_vain:STUDY"}
+    install(packages, "broken-things", points, {"in_vain": IN_VAIN})
     page = open_page(tmp_path / "none", query={"model": str(model_folder), "example": "4"})
     assert_fine(page)
     assert "Finn Grove  ·  Gia Hale" in html(page)
+    (warning,) = page.warning
+    assert "'asks-in-vain' asks could not be asked (KeyError)" in plain(warning.value)
+
+
+def test_links_from_before_studies_were_found_open_the_same_example(
+    open_page: Open, model_folder: Path, tmp_path: Path
+) -> None:
+    page = open_page(tmp_path / "none", query={"model": str(model_folder), "fact": "4"})
+    assert_fine(page)
+    assert "Finn Grove  ·  Gia Hale" in html(page)
+    assert page.query_params["example"] == "4"
+    assert "fact" not in page.query_params
 
 
 def test_a_figure_that_no_code_could_import_is_refused() -> None:

@@ -82,8 +82,19 @@ BROKEN = {
     "raising": ("raising:STUDY", r"ZeroDivisionError: division by zero"),
     "lacking": ("lacking:STUDY", "no attribute 'STUDY'"),
     "nothing": ("nothing:STUDY", "is no study"),
+    "leaving": ("leaving:STUDY", r"SystemExit: 3"),
+    "speechless": ("speechless:STUDY", r"\(Silent\)"),
     "misnamed": ("dice_study:STUDY", "is the study 'dice'"),
 }
+
+
+SPEECHLESS = """
+class Silent(Exception):
+    def __str__(self):
+        raise ValueError
+
+raise Silent
+"""
 
 
 def test_a_broken_study_is_one_sentence_and_others_still_work(
@@ -91,7 +102,13 @@ def test_a_broken_study_is_one_sentence_and_others_still_work(
 ) -> None:
     install_dice(packages)
     points = {name: value for name, (value, _) in BROKEN.items()}
-    modules = {"raising": "'a'\n1 / 0\n", "lacking": "", "nothing": "STUDY = 3\n"}
+    modules = {
+        "raising": "'a'\n1 / 0\n",
+        "lacking": "",
+        "nothing": "STUDY = 3\n",
+        "leaving": "import sys\nsys.exit(3)\n",
+        "speechless": SPEECHLESS,
+    }
     install(packages, "broken-things", points, modules)
     path = os.pathsep.join([str(ROOT), str(packages)])
     for name, (_, why) in BROKEN.items():
