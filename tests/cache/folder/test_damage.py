@@ -17,6 +17,15 @@ from cache import ActivationStore
 from cache.errors import StorageError
 from cache.index.queries import Index
 from cache.keys.space import SiteShape
+from tests.cache.changes import (
+    CHANGES,
+    delete,
+    extend,
+    flip,
+    swap,
+    truncate,
+    zero_a_page,
+)
 from tests.cache.children import SITES, check_tidy, check_values, quiet
 from tests.cache.fake import FakeSource, expected, prompts
 
@@ -46,58 +55,6 @@ def path(in_memory: Path) -> Path:
 
 def files(path: Path, kind: str) -> list[Path]:
     return sorted(path.glob({"index": "index.sqlite"}.get(kind, f"shards/*/*.{kind}")))
-
-
-def flip(file: Path, draw: random.Random) -> None:
-    content = bytearray(file.read_bytes())
-    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-    file.write_bytes(content)
-
-
-def truncate(file: Path, draw: random.Random) -> None:
-    os.truncate(file, draw.randrange(file.stat().st_size))
-
-
-def extend(file: Path, draw: random.Random) -> None:
-    with open(file, "ab") as opened:
-        opened.write(draw.randbytes(draw.choice([1, 16, 4096])))
-
-
-def zero_a_page(file: Path, draw: random.Random) -> None:
-    content = bytearray(file.read_bytes())
-    page = draw.randrange(-(-len(content) // 4096)) * 4096
-    content[page : page + 4096] = bytes(len(content[page : page + 4096]))
-    file.write_bytes(content)
-
-
-def repeat_a_part(file: Path, draw: random.Random) -> None:
-    content = file.read_bytes()
-    place = draw.randrange(len(content))
-    file.write_bytes(content[:place] + content[place // 2 :])
-
-
-def delete(file: Path, draw: random.Random) -> None:
-    file.unlink()
-
-
-def swap(file: Path, draw: random.Random) -> None:
-    """Exchange it for one of the same kind."""
-    others = [other for other in file.parent.parent.glob(f"*/*{file.suffix}") if other != file]
-    other = draw.choice(sorted(others))
-    mine, its = file.read_bytes(), other.read_bytes()
-    file.write_bytes(its)
-    other.write_bytes(mine)
-
-
-CHANGES: list[Callable[[Path, random.Random], None]] = [
-    *[flip] * 5,
-    *[truncate] * 2,
-    extend,
-    zero_a_page,
-    repeat_a_part,
-    delete,
-    swap,
-]
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "json"])

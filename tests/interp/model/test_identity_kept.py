@@ -21,7 +21,8 @@ from interp.model.identity.contents import digest, weighted_sums
 from interp.model.identity.fingerprint import fingerprint
 from tests.interp import modifying
 from tests.interp import tiny as builders
-from tests.interp.modifying import WORD, part, plain
+from tests.interp.modifying import WORD
+from tests.interp.modifying_parts import attribute, part, plain
 from tests.interp.tiny import Tiny
 
 pytestmark = pytest.mark.slow
@@ -88,7 +89,7 @@ def test_head_by_head_is_the_same_model(tiny: Tiny) -> None:
 def test_settings_of_transformer_lens_show_in_what_it_answers(gpt2: Tiny) -> None:
     model = gpt2.model
     clean = model.fingerprint
-    with modifying.attribute(model.bridge.cfg, "eps", 0.5):
+    with attribute(model.bridge.cfg, "eps", 0.5):
         assert [change.what for change in model.changes] == [
             "it answers otherwise than its weights did before"
         ]
@@ -225,7 +226,7 @@ def test_frequencies_scaled_before_loading_are_another_model() -> None:
 def test_a_class_patched_before_loading_is_seen(llama: Tiny) -> None:
     kind = type(part(llama.model, "mlp"))
     old = kind.forward
-    with modifying.attribute(kind, "forward", lambda self, x: 2 * old(self, x)):
+    with attribute(kind, "forward", lambda self, x: 2 * old(self, x)):
         assert load_model(llama.folder).changes
     assert load_model(llama.folder).changes == ()
     assert llama.model.changes == ()
@@ -335,7 +336,7 @@ def test_a_forked_process_names_its_own_changes(llama: Tiny) -> None:
     model = llama.model
     with modifying.forward_hook(model):
         ours = model.fingerprint
-        with modifying.attribute(os, "getpid", lambda: -1):
+        with attribute(os, "getpid", lambda: -1):
             assert model.fingerprint != ours
         assert model.fingerprint == ours
 
