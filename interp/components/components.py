@@ -18,8 +18,9 @@ from interp.components.linear import affine, each_head, position_wise
 from interp.components.norms import Norm
 from interp.components.parts_run import PartsRun, run_parts
 from interp.errors import ModelError
+from interp.forward.hooks import passing
 from interp.forward.packing import find, runs_as
-from interp.forward.passes import TOLERANCE, relative_error
+from interp.forward.passes import TOLERANCE, check_resumable, relative_error
 from interp.model.model import Model
 
 Projection = Literal["q", "k", "v"]
@@ -206,14 +207,16 @@ class Components:
     def _verify(self, ids: Int[Tensor, "1 position"]) -> None:
         model = self.model
         read: dict[tuple[int, str], Tensor] = {}
+        check_resumable(model, ids)  # before anything is placed
         with model.lock, contextlib.ExitStack() as stack:
             for layer, block in enumerate(model.bridge.blocks):
                 for reader, name in _READS.items():
 
+                    @passing
                     def keep(
                         _module: Any, args: Any, key: tuple[int, str] = (layer, reader)
                     ) -> None:
-                        read.setdefault(key, args[0].detach().clone())
+                        read[key] = args[0].detach().clone()
 
                     stack.callback(find(block, name).register_forward_pre_hook(keep).remove)
             run = self.run(ids)

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.forward.blocks import BlockCall, Taken, block_call
-from interp.forward.passes import Recording, record
+from interp.forward.hooks import passing
+from interp.forward.passes import Recording, check_resumable, record
 from interp.model.model import Model
 from interp.sites import Site
 
@@ -48,6 +49,7 @@ def run_parts(
     sites = [Site(name, i) for name in ("resid_pre", "z", "mlp_out") for i in range(n)]
     calls: dict[int, BlockCall] = {}
     taken: Taken = {}
+    check_resumable(model, ids)  # before anything is placed
     with model.lock, contextlib.ExitStack() as stack:
         for layer, block in enumerate(model.bridge.blocks):
             hook = _remember(model, calls, taken, layer, len(ids))
@@ -63,8 +65,6 @@ def _remember(
         # Some blocks pass the stream by name; the attention takes it either way.
         named = {k: v for k, v in kwargs.items() if k != "hidden_states"}
         stream = args or (kwargs["hidden_states"],)
-        # A check of the model may run blocks again, on fewer rows.
-        if layer not in calls:
-            calls[layer] = block_call(model.name, stream, named, batch, taken)
+        calls[layer] = block_call(model.name, stream, named, batch, taken)
 
-    return hook
+    return passing(hook)

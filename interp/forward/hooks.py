@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
+F = TypeVar("F", bound=Callable[..., Any])
 Hook = Callable[[Tensor], Tensor | None]
 """Gets an activation; returns its replacement, or None (it may have edited it in place)."""
+
+
+def passing(fn: F) -> F:
+    """Mark a hook as one that its instrument takes away again before anybody else runs the model.
+
+    Such a hook does not make it another model (`Model.once`).
+    """
+    fn.momentary = True  # type: ignore[attr-defined]
+    return fn
 
 
 @contextlib.contextmanager
@@ -26,8 +36,7 @@ def hooked(hooks: Sequence[tuple[Any, Hook]], *, momentary: bool = True) -> Iter
         def adapted(value: Tensor, hook: object) -> Tensor | None:
             return fn(value)
 
-        adapted.momentary = momentary  # type: ignore[attr-defined]
-        return adapted
+        return passing(adapted) if momentary else adapted
 
     try:
         for point, fn in hooks:

@@ -101,7 +101,7 @@ def record(
         ModelError: this architecture cannot be resumed exactly.
         SiteError: the model has no such site.
     """
-    model.once("resumes", lambda: _check_resumes(model, ids))
+    check_resumable(model, ids)
     return _recorded(model, ids, sites, for_packing=for_packing)[0]
 
 
@@ -261,6 +261,15 @@ def _stop(_module: Any, args: tuple[Any, ...]) -> None:
 
     # The bridge's forward catches this and puts its own state in order.
     raise StopAtLayerException(args[0])
+
+
+def check_resumable(model: Model, ids: Int[Tensor, "example position"]) -> None:
+    """See that resuming reproduces the logits; tried once, on the first two prompts.
+
+    Raises:
+        ModelError: it does not.
+    """
+    model.once("resumes", lambda: _check_resumes(model, ids))
 
 
 def _check_resumes(model: Model, ids: Int[Tensor, "example position"]) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from interp import Intervention, applied, sweep
+from interp.components.parts_run import run_parts
 from interp.forward.hooks import hooked
 from interp.model.model import Model
 from tests.interp.pairs import prompt_pairs
@@ -174,3 +175,17 @@ def test_a_sweep_of_a_changed_model_is_right_after_one_of_it_unchanged(
         whole = sweep(tiny.model, pairs, site, "logprob_diff", by=by)["patched"]
     assert float(np.abs(found - before).max()) > 0.1
     np.testing.assert_allclose(found, whole, rtol=0, atol=1e-4)
+
+
+def test_a_model_that_was_never_run_shows_its_parts(tiny: Tiny) -> None:
+    """The first run of the parts places hooks of its own, which the model's check must not see."""
+    ids = prompt_pairs(tiny).clean.ids
+    first = run_parts(tiny.model, ids)
+    asked = trials(tiny.model)
+    assert asked() == 1
+    again = run_parts(tiny.model, ids)
+    assert asked() == 1
+    assert len(first.attention) == tiny.model.n_layers
+    for one, other in zip(first.attention, again.attention, strict=True):
+        rows = torch.arange(len(ids))
+        torch.testing.assert_close(one.at(rows, len(ids)), other.at(rows, len(ids)))
