@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -14,7 +15,17 @@ from torch import Tensor
 from cache.arguments import typed
 from interp.errors import ProbeError
 from probes.features import Features, fittable
-from probes.fitting import Problems, Workspace, closed, factored, plain, rotated, solve
+from probes.fitting import (
+    Basis,
+    Problems,
+    Solution,
+    Workspace,
+    closed,
+    factored,
+    plain,
+    rotated,
+    solve,
+)
 from probes.fitting.mlp import fit_mlp
 from probes.fitting.moments import Moments
 from probes.fitting.parallel import over_sites
@@ -26,6 +37,8 @@ KINDS: tuple[Kind, ...] = ("logistic", "ridge", "lda", "mean", "mlp")
 # Features of sites solved in one batch: enough to spread the cost of each step, few enough to stay
 # in the processor's cache.
 _BATCH = 8 << 20
+# Below so many dims the eigenvectors of all features are had faster than many steps without them.
+WIDE = 1024
 # A fit is soon done if after so many steps its gradient is within so many tolerances.
 _TRIAL, _PROMISING = 8, 50
 
@@ -104,6 +117,15 @@ def batches_of_sites(values: Float[Tensor, "site example dim"], most: int = _BAT
     return [slice(i, i + size) for i in range(0, len(values), size)]
 
 
+Fitted = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Coefficients, intercepts, gradients and steps of some sites."""
+
+
+def _told(basis: Basis, solution: Solution) -> Fitted:
+    coef, intercept = basis.coefficients(solution.weights[:, 0])
+    return coef, intercept, solution.gradient[:, 0], solution.iterations[:, 0]
+
+
 def _logistic(
     found: Features,
     labels: Labels,
@@ -121,7 +143,11 @@ def _logistic(
     )
     curvature = 0.25 if labels.n_classes == 2 else 1 / labels.n_classes
 
-    def fit(some: slice, work: Workspace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def in_eigenvectors(some: slice, work: Workspace) -> Fitted:
+        basis = rotated(x[some])
+        return _told(basis, solve(basis, problem, tol=tol, max_iter=max_iter, workspace=work))
+
+    def in_dims(some: slice, work: Workspace) -> Fitted:
         basis = plain(x[some], work)
         # A factor costs about as much as so many steps without one; after the first few one sees
         # whether they will do.
@@ -131,13 +157,13 @@ def _logistic(
         steps = solution.iterations
         left = max_iter - int(steps.max())
         if left > 0 and bool((solution.gradient > tol).any()):
-            basis = factored(basis, l2, curvature) if n >= found.dim else rotated(x[some])
-            start = solution.weights if n >= found.dim else None
+            basis = factored(basis, l2, curvature)
+            start = solution.weights
             solution = solve(basis, problem, tol=tol, max_iter=left, start=start, workspace=work)
-            steps = steps + solution.iterations
-        coef, intercept = basis.coefficients(solution.weights[:, 0])
-        return coef, intercept, solution.gradient[:, 0], steps[:, 0]
+            solution = replace(solution, iterations=steps + solution.iterations)
+        return _told(basis, solution)
 
+    fit = in_dims if n >= found.dim >= WIDE else in_eigenvectors
     parts = list(over_sites(fit, batches_of_sites(x), x.device))
     coef, intercept, gradient, iterations = (torch.cat(of) for of in zip(*parts, strict=True))
     return Probes(

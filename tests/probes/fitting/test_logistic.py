@@ -16,6 +16,12 @@ from tests.probes.material import KINDS, data
 Array = npt.NDArray[np.float64]
 
 
+@pytest.fixture(autouse=True, params=["in their own dims", "in eigenvectors"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide features are fitted in their own dims, others in eigenvectors: here all in both."""
+    monkeypatch.setattr("probes.fit.WIDE", 0 if request.param == "in their own dims" else 1 << 30)
+
+
 def reference(x: Array, y: Array, l2: float, weights: Array | None = None) -> LogisticRegression:
     """scikit-learn's own, to a tight tolerance (newton-cholesky from the lbfgs result)."""
     fitted = LogisticRegression(C=1 / l2, tol=1e-12, max_iter=50_000, solver="newton-cholesky")
