@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from interp.model.model import Model
 
 
-_WRITTEN = re.compile(r"(?P<name>[a-z_]+)(?:\.(?P<layer>\d+))?(?:\.h(?P<head>\d+))?\Z")
+_WRITTEN = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?:\.(?P<layer>\d+))?(?:\.h(?P<head>\d+))?\Z")
 
 
 @typed

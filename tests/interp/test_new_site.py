@@ -103,6 +103,11 @@ def test_it_is_drawn(llama: Tiny) -> None:
     assert fig.layout.yaxis.title.text == "block"
 
 
+def test_its_name_may_hold_a_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "ln2_out", KINDS["mlp_in"])
+    assert Site.parse("ln2_out.3") == Site("ln2_out", 3)
+
+
 def test_a_head_of_it_is_refused() -> None:
     with pytest.raises(interp.errors.SiteError, match="has no heads"):
         Site("mlp_in", 0, head=1)

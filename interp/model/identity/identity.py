@@ -126,8 +126,9 @@ class Identity:
         return (
             serial(bridge),
             bool(self._bridge.compatibility_mode),
+            *_ways(self._bridge),
             tuple(c.token for c in self._structure.changes(modules) if not c.momentary),
-            tuple((value.data_ptr(), value._version) for value in held if value is not None),
+            tuple((value.data_ptr(), _version(value)) for value in held if value is not None),
             self._weights,
         )
 
@@ -200,7 +201,6 @@ def _has_buffers_of(model: nn.Module, plain: nn.Module) -> bool:
 
 def _settings(bridge: Any) -> tuple[object, ...]:
     """What changes the order in which a process adds."""
-    config = bridge.original_model.config
     return (
         torch.get_num_threads(),
         torch.get_float32_matmul_precision(),
@@ -209,10 +209,19 @@ def _settings(bridge: Any) -> tuple[object, ...]:
         torch.backends.cuda.matmul.allow_tf32,
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
         torch.backends.cudnn.allow_tf32,
-        getattr(config, "_attn_implementation", None),
-        # The same sums, head by head.
-        *(bool(getattr(bridge.cfg, name, False)) for name in _SPLIT),
+        *_ways(bridge),
     )
+
+
+def _ways(bridge: Any) -> tuple[object, ...]:
+    """In which of several ways the model computes the same: who, and whether head by head."""
+    kind = getattr(bridge.original_model.config, "_attn_implementation", None)
+    return (kind, *(bool(getattr(bridge.cfg, name, False)) for name in _SPLIT))
+
+
+def _version(value: Tensor) -> int:
+    """Counts changes in place, where PyTorch does: not of tensors made in inference mode."""
+    return -1 if value.is_inference() else value._version
 
 
 def _bytes(value: Tensor) -> bytes:

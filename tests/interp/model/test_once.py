@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from interp import Intervention, applied, sweep
+from interp import Intervention, applied, capture, load_model, sweep
 from interp.components.parts_run import run_parts
 from interp.forward.hooks import hooked
 from interp.model.model import Model
+from tests.interp.architectures import ARCHITECTURES
 from tests.interp.pairs import prompt_pairs
-from tests.interp.tiny import Tiny, build
+from tests.interp.tiny import Tiny, build, build_tokenizer
 
 
 @pytest.fixture
@@ -69,6 +70,14 @@ def training(model: Model) -> None:
     model.bridge.train()
 
 
+def other_attention(model: Model) -> None:
+    model.bridge.original_model.config._attn_implementation = "sdpa"
+
+
+def head_by_head(model: Model) -> None:
+    model.bridge.cfg.use_split_qkv_input = True
+
+
 def test_a_trial_runs_once_for_each_name(tiny: Tiny) -> None:
     asked = trials(tiny.model)
     assert [asked(), asked()] == [1, 1]
@@ -80,7 +89,10 @@ def test_a_trial_runs_once_for_each_name(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [hook_on_a_module, in_place, new_tensor, other_forward, other_setting, other_module, training],
+    [
+        *(hook_on_a_module, in_place, new_tensor, other_forward, other_setting, other_module),
+        *(training, other_attention, head_by_head),
+    ],
 )
 def test_it_runs_again_when_the_model_has_changed(
     tiny: Tiny, change: Callable[[Model], Any]
@@ -97,6 +109,22 @@ def test_what_pytorch_does_not_count_shows_at_the_next_look(tiny: Tiny) -> None:
     tiny.model.bridge.blocks[0].mlp.out.original_component.weight.data.mul_(2)
     tiny.model.look()
     assert asked() == 2
+
+
+def test_a_model_of_inference_tensors_is_tried(tmp_path: Path) -> None:
+    """Of these PyTorch counts no changes at all; they too show at the next look."""
+    with torch.inference_mode():
+        hf = ARCHITECTURES["Llama"].build()
+        model = load_model(hf, tokenizer=build_tokenizer())
+        assert next(hf.parameters()).is_inference()
+    asked = trials(model)
+    assert [asked(), asked()] == [1, 1]
+    with torch.inference_mode():
+        next(hf.parameters()).mul_(2)
+    model.look()
+    assert asked() == 2
+    silent = capture(model, ["so Fay"], "z.1", interventions=Intervention.silence("pattern.1"))
+    assert not silent["z.1"].any()
 
 
 def test_what_was_found_is_known_again_when_a_change_is_undone(tiny: Tiny) -> None:
