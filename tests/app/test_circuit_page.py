@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from experiments.records import RunRecord
 from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of
+
+pytestmark = pytest.mark.slow
 
 
 def test_circuits_are_found_when_they_are_wanted(open_page: Open, record: RunRecord) -> None:

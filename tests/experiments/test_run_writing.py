@@ -19,6 +19,8 @@ from experiments.runner import run_study
 from tests.experiments import toy
 from tests.experiments.damaging import FILES, run, said
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(BaseException):
     """As SIGKILL: nothing that tidies up after an error may be relied on."""

@@ -12,6 +12,8 @@ from probes import probe_report
 from probes.controls.splits import prefixes
 from probes.evaluate import answers, complete
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_control_is_told_at_its_own_strength() -> None:
     """Labels that a weak penalty tells best: at it, random labels would cost far more than bits."""
