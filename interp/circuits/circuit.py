@@ -16,11 +16,14 @@ from cache.files import read_bytes, write_atomic
 from interp.components.graph import Edges, Graph
 from interp.errors import ModelError, StorageError
 from interp.model.model import Model
+from interp.notebook import cut, picture
 
 if TYPE_CHECKING:
     import networkx as nx
 
 _FORMAT = "obverse circuit 1"
+# Edges in a notebook.
+_SHOWN = 20
 
 
 @typed
@@ -58,6 +61,23 @@ class Circuit:
             f"Circuit({len(self)} of {self.graph.n_edges} edges, {len(self.nodes)} nodes, "
             f"{self.identity.get('model', '?')})"
         )
+
+    def _repr_html_(self) -> str:
+        index = {name: i for i, name in enumerate(self.graph.sources)}
+        targets = {name: i for i, name in enumerate(self.graph.destinations)}
+        rows = []
+        for source, destination in self.edges[:_SHOWN]:
+            at = index[source], targets[destination]
+            score, place = self.scores[at], int(self.position[at]) if self.position.size else -1
+            where = self.positions[place] if 0 <= place < len(self.positions) else ""
+            told = f"{score:+.3g}" if np.isfinite(score) else ""
+            rows.append([source, destination, told, *([where] if self.positions else [])])
+        columns = ["from", "to", "score", *(["position"] if self.positions else [])]
+        more = len(self) - _SHOWN
+        note = f"… and {more:,} more edge{'s' if more != 1 else ''}" if more > 0 else ""
+        title = f"Circuit of {cut(self.identity.get('model', '?'))}"
+        title += f": {len(self):,} of {self.graph.n_edges:,} edges, {len(self.nodes):,} nodes"
+        return picture(title, columns, rows, note)
 
     @property
     def edges(self) -> list[tuple[str, str]]:

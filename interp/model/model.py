@@ -16,6 +16,7 @@ from interp.errors import ModelError
 from interp.model import vocabulary
 from interp.model.identity.fingerprint import n_parameters, tokenizer_fingerprint
 from interp.model.identity.identity import Identity, Seen
+from interp.notebook import cut, picture
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -28,6 +29,9 @@ T = TypeVar("T")
 
 # A model with and without hooks, and a few more.
 _STATES = 16
+_FINGERPRINT = "fingerprint"
+# Parameters of a model that a notebook looks at whenever it is shown: some tenths of a second.
+_SMALL = 50_000_000
 
 
 class Model:
@@ -77,6 +81,34 @@ class Model:
             f"Model({self.name!r}, {self.n_layers} layers, {self.n_heads} heads, "
             f"d_model {self.d_model}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
+
+    def _repr_html_(self) -> str:
+        heads = f"{self.n_heads:,}"
+        if self.n_key_value_heads != self.n_heads:
+            heads += f", of keys and values {self.n_key_value_heads:,}"
+        rows = [
+            ("layers", f"{self.n_layers:,}"),
+            ("heads", heads),
+            ("d_model", f"{self.d_model:,}"),
+            ("parameters", f"{self.n_parameters:,}"),
+            ("dtype", str(self.dtype).removeprefix("torch.")),
+            ("device", str(self.device)),
+            ("fingerprint", self._known_fingerprint()),
+        ]
+        return picture(f"Model {cut(self.name)}", (), rows)
+
+    def _known_fingerprint(self) -> str:
+        """The fingerprint, without a pass through a large model that was not looked at yet."""
+        if not self.lock.acquire(blocking=False):
+            return "(the model is running)"
+        try:
+            small = self.n_parameters <= _SMALL
+            known = self._found.get(self._identity.state(self.bridge), {}).get(_FINGERPRINT)
+            return str(known or (self.fingerprint if small else "(not computed yet)"))
+        except ModelError:
+            return "(unknown)"
+        finally:
+            self.lock.release()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Hooks, locks and what identifies it belong to this object; a copy would share them.
@@ -169,7 +201,9 @@ class Model:
             ModelError: some weights are not in memory.
         """
         with self.lock:
-            return self._identity.look(self.bridge)
+            seen = self._identity.look(self.bridge)
+            self.once(_FINGERPRINT, lambda: seen.fingerprint)
+            return seen
 
     def once(self, key: Hashable, trial: Callable[[], T]) -> T:
         """What `trial` finds out about the model, tried once for the model as it is now.

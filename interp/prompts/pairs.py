@@ -17,13 +17,17 @@ from cache.arguments import typed
 from interp.errors import PromptError
 from interp.model.model import Model
 from interp.model.vocabulary import check_known, quoted
+from interp.notebook import Cell, cut, ends, picture
 from interp.prompts import alignment
 from interp.prompts.alignment import Alignment, Range
 from interp.prompts.tokens import Prompts, TokenBatch, check_length, check_vocabulary, pad, tokenise
 
 Run = Literal["clean", "corrupt"]
+_BOTH: tuple[Run, Run] = ("clean", "corrupt")
 Read = Literal["prompt", "answer", "foil"]
 Answers = Sequence[str] | Int[Tensor, "example token"] | Int[Tensor, " example"]
+# Pairs and positions that a notebook shows.
+_PAIRS, _SLOTS = 5, 24
 Spans = Mapping[str, Sequence[str | tuple[str, str]]]
 
 
@@ -95,12 +99,59 @@ class PromptPairs:
         self._check_differences(model)
         self.alignment = _align(self.clean, self.corrupt, spans)
         self._check_lengths(model)
+        # What stands at each position can be told from the texts, unless ids were given.
+        known = all(found is not None for found in (*self.clean.offsets, *self.corrupt.offsets))
+        rows = () if known else (self.clean.ids.flatten(), self.corrupt.ids.flatten())
+        used = {int(i) for row in rows for i in row.tolist()}
+        self._tokens = {i: model.token_strings([i])[0] for i in used}
 
     def __len__(self) -> int:
         return len(self.clean)
 
     def __repr__(self) -> str:
-        return f"PromptPairs({len(self)} pairs, {len(self.alignment)} positions)"
+        pairs = f"{len(self)} pair{'s' if len(self) != 1 else ''}"
+        if not len(self):
+            return f"PromptPairs({pairs})"
+        clean, corrupt, answer = map(
+            _short, (self.clean.texts[0], self.corrupt.texts[0], self.answers[0])
+        )
+        foil = f" or {_short(self.foils[0])}" if self.foils else ""
+        return (
+            f"PromptPairs({pairs}, {len(self.alignment)} positions; "
+            f"first: {clean} | {corrupt} → {answer}{foil})"
+        )
+
+    def _repr_html_(self) -> str:
+        first, last = ends(len(self.positions), _SLOTS)
+        gap = [Cell("…")] if last else []
+        columns = ["pair", "run", *(self.positions[i] for i in first), *("…" for _ in gap)]
+        columns += [*(self.positions[i] for i in last), "next", *(["not"] if self.foils else [])]
+        rows = []
+        for pair in range(min(len(self), _PAIRS)):
+            clean, corrupt = (self._slots(run, pair) for run in _BOTH)
+            for run, mine, other in (("clean", clean, corrupt), ("corrupt", corrupt, clean)):
+                cells = [
+                    Cell(a, marked=a != b, token=True) for a, b in zip(mine, other, strict=True)
+                ]
+                row = [Cell(str(pair)), Cell(run), *(cells[i] for i in first), *gap]
+                row += [*(cells[i] for i in last), Cell(self.answers[pair], token=True)]
+                rows.append([*row, *([Cell(self.foils[pair], token=True)] if self.foils else [])])
+        more = len(self) - _PAIRS
+        note = f"… and {more:,} more pair{'s' if more != 1 else ''}" if more > 0 else ""
+        what = f"{len(self):,} pair{'s' if len(self) != 1 else ''}"
+        return picture(f"PromptPairs: {what}, {len(self.positions)} positions", columns, rows, note)
+
+    def _slots(self, run: Run, pair: int) -> list[str]:
+        """The token at each position of the axis that the pairs share, "" where there is none."""
+        batch = self.prompts(run)
+        offsets = batch.offsets[pair]
+        ids = batch.row(pair)
+        if offsets is None:
+            tokens = [self._tokens[i] for i in ids]
+        else:
+            tokens = [batch.texts[pair][a:b] if b > a else "BOS" for a, b in offsets]
+        where = self.alignment.clean if run == "clean" else self.alignment.corrupt
+        return [tokens[int(i)] if i >= 0 else "" for i in where[pair]]
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -261,6 +312,10 @@ def continuations(
     without = [(ids[bos:], offsets and offsets[bos:]) for ids, offsets in wholes]
     check_known(model.tokenizer, model.name, texts, without, what)
     return tuple(out)
+
+
+def _short(text: str) -> str:
+    return repr(cut(text, 40))
 
 
 def _align(clean: TokenBatch, corrupt: TokenBatch, spans: Spans | None) -> Alignment:

@@ -110,7 +110,8 @@ class Structure:
             modules: what `walk` finds now.
         """
         found = hooks(modules)
-        if torch.is_autocast_enabled(_device(modules)):
+        device = _device(modules)
+        if device != "meta" and torch.is_autocast_enabled(device):
             found.append(change("autocast is on", "autocast"))
         if modules.keys() != self._modules.keys():
             odd = sorted(modules.keys() ^ self._modules.keys())[0]
