@@ -163,7 +163,7 @@ def _logistic(
             solution = replace(solution, iterations=steps + solution.iterations)
         return _told(basis, solution)
 
-    fit = in_dims if n >= found.dim >= WIDE else in_eigenvectors
+    fit = in_dims if n >= found.dim > WIDE else in_eigenvectors
     parts = list(over_sites(fit, batches_of_sites(x), x.device))
     coef, intercept, gradient, iterations = (torch.cat(of) for of in zip(*parts, strict=True))
     return Probes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
@@ -35,15 +34,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _missing("the reference data in ../shared is missing", "REQUIRE_SHARED")
     if item.get_closest_marker("browser") and _chromium() is None:
         _missing("there is no Chromium", "REQUIRE_BROWSER")
-
-
-def pytest_collection_finish() -> None:
-    """Modules stay to the end: the garbage collector need not look through them again and again.
-
-    Statsmodels calls it once a correction, for half a second of a process with everything loaded.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")
