@@ -20,7 +20,9 @@ REACHING = {"setattr", "getattr", "hasattr", "delattr", "patch", "object"}
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__") and name != "_"
+    # Notebooks call what is named _repr_…_: it is as public as __repr__.
+    shown = name.startswith("_repr_") and name.endswith("_")
+    return name.startswith("_") and not name.startswith("__") and name != "_" and not shown
 
 
 def is_itself(value: ast.expr, *others: str) -> bool:
