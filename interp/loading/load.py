@@ -33,8 +33,10 @@ def load_model(
     Args:
         source: the name of a bundled organism ("reversal-curse"), a local Hugging Face folder, a
             hub id ("gpt2"), a Hugging Face model in memory (give its `tokenizer` too), a
-            TransformerBridge, or a Model (returned as it is).
-        device: "cpu", "cuda", "mps"; the GPU where there is one if left out.
+            TransformerBridge (not in compatibility mode; it is put into eval mode and its weights
+            are frozen, and what hooks it has stay), or a Model (returned as it is).
+        device: "cpu", "cuda", "mps"; the GPU where there is one if left out. A bridge stays
+            where it is.
         dtype: "float32" (default, whatever the checkpoint holds), "float16" or "bfloat16" (or
             "bf16" …). A model in memory keeps its own.
         revision: branch, tag or commit on the hub.
@@ -49,7 +51,7 @@ def load_model(
     if not isinstance(source, str | Path):
         if dtype is not None or revision is not None:
             raise ModelError("A model in memory has its dtype and revision; leave them out.")
-        return _from_memory(source, tokenizer, chosen)
+        return _from_memory(source, tokenizer, chosen, moved=device is not None)
     if tokenizer is not None:
         raise ModelError(f"'{source}' brings its own tokenizer; leave tokenizer=… out.")
     precision = _dtype(dtype or torch.float32)
@@ -74,13 +76,18 @@ def load_model(
     )
 
 
-def _from_memory(source: Any, tokenizer: Any, device: torch.device) -> Model:
+def _from_memory(source: Any, tokenizer: Any, device: torch.device, *, moved: bool) -> Model:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel
 
     if isinstance(source, TransformerBridge):
         bridge, name = source, str(source.cfg.model_name or type(source.original_model).__name__)
         tokenizer = tokenizer if tokenizer is not None else source.tokenizer
+        here = next(source.original_model.parameters()).device
+        if moved and (device.type, device.index or 0) != (here.type, here.index or 0):
+            raise ModelError(
+                f"The bridge is on {here}; leave device=… out, or move it there first."
+            )
         if tokenizer is None:
             raise ModelError("The bridge has no tokenizer; give one: tokenizer=….")
     elif isinstance(source, PreTrainedModel):
