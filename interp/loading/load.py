@@ -90,6 +90,9 @@ def _from_memory(source: Any, tokenizer: Any, device: torch.device, *, moved: bo
             )
         if tokenizer is None:
             raise ModelError("The bridge has no tokenizer; give one: tokenizer=….")
+        # TransformerLens has changed it in a way that a file keeps a part of; workers get a file.
+        with quiet(), tempfile.TemporaryDirectory() as folder:
+            tokenizer = _from_files(tokenizer, folder)
     elif isinstance(source, PreTrainedModel):
         if tokenizer is None:
             raise ModelError("A Hugging Face model in memory needs its tokenizer: tokenizer=….")
@@ -101,9 +104,7 @@ def _from_memory(source: Any, tokenizer: Any, device: torch.device, *, moved: bo
             # Saving a model sets this; one that was never saved lacks it.
             source.config.architectures = [type(source).__name__]
             source.config.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            # AutoTokenizer would choose a class by the architecture, which may cut other tokens.
-            tokenizer = type(tokenizer).from_pretrained(folder, local_files_only=True)
+            tokenizer = _from_files(tokenizer, folder)
             bridge = wrap(source, tokenizer, folder, device, source.dtype)
     else:
         raise ModelError(
@@ -120,6 +121,12 @@ def _from_memory(source: Any, tokenizer: Any, device: torch.device, *, moved: bo
             in_memory=True,
         )
     )
+
+
+def _from_files(tokenizer: Any, folder: str) -> Any:
+    tokenizer.save_pretrained(folder)
+    # AutoTokenizer would choose a class by the architecture, which may cut other tokens.
+    return type(tokenizer).from_pretrained(folder, local_files_only=True)
 
 
 def _checked(model: Model) -> Model:
