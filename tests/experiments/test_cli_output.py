@@ -114,8 +114,9 @@ def test_tokens_stay_text_and_keep_the_columns_straight() -> None:
 
 @pytest.mark.shared
 def test_the_lens_prints_what_transformers_computes(
-    shared: Path, capsys: pytest.CaptureFixture[str]
+    shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # so that all tokens fit
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
