@@ -14,6 +14,7 @@ import torch
 
 from interp.circuits import attribute_edges
 from interp.components.graph import Graph
+from interp.model import memory
 from tests.interp import brute_force
 from tests.interp.circuits import by_hand
 from tests.interp.circuits.split import Split

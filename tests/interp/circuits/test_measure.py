@@ -11,6 +11,7 @@ import torch
 from interp.circuits import attribute_edges, measure, minimality, prune
 from interp.components.graph import Graph
 from interp.errors import ModelError, SiteError
+from interp.model import memory
 from tests.interp.circuits import by_hand
 from tests.interp.circuits.rewired import circuit_run
 from tests.interp.circuits.split import Split

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from interp.errors import SiteError
+from interp.model import memory
 from interp.patching import patch_paths
 from tests.interp.circuits import by_hand
 from tests.interp.circuits.rewired import settle
