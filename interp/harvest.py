@@ -20,6 +20,7 @@ from interp.errors import ModelError
 from interp.execute import Executor, Unit, Workers, execute
 from interp.execute.recipe import on_model
 from interp.model.model import Model
+from interp.progress import Progress
 from interp.prompts.corpus import read_rows
 from interp.sites import Site
 
@@ -70,7 +71,7 @@ def harvest(
     context: int | None = None,
     dtype: str | None = None,
     executor: Executor | Workers | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Harvest:
     """Store the activations of a corpus; what is there already is not computed again.
 
@@ -147,7 +148,7 @@ class _Meter:
 
     count: int
     total: int
-    progress: Callable[[int, int], None] | None
+    progress: Progress | None
 
     def add(self, tokens: int) -> None:
         self.count = min(self.total, self.count + tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from interp import sites as site_names
 from interp.errors import ProbeError
 from interp.forward.capture import capture
 from interp.model.model import Model
+from interp.progress import Progress
 from interp.prompts.tokens import Prompts, TokenBatch, tokenise
 from interp.sites import Site
 from probes.features import Features, as_features
@@ -30,7 +31,7 @@ def collect(
     *,
     positions: Places = "last",
     store: ActivationStore | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Features:
     """Activations of the prompts as features.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +15,7 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.errors import ProbeError
+from interp.progress import Progress
 from interp.stats import holm
 from probes.controls.design import CONTROL, TRUE, Design
 from probes.controls.order import DRIFT, drifts, in_sequence
@@ -44,7 +45,7 @@ def probe_report(
     seed: int = 0,
     tol: float = 1e-4,
     max_iter: int = 1000,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Logistic probes at all sites, with controls, intervals and corrected p values.
 
@@ -144,7 +145,7 @@ def _all_sites(
     design: Design,
     tol: float,
     max_iter: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> Findings:
     x = found.values
     columns = 1 if design.labels.n_classes == 2 else design.labels.n_classes

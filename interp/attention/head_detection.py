@@ -6,7 +6,7 @@ destinations that have any. Beside it stands what a head that attends evenly wou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from interp.forward.interventions import Intervention
 from interp.generation.logits import logits
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
+from interp.progress import Progress
 from interp.prompts.masks import span_mask
 from interp.prompts.tokens import Prompts, TokenBatch, tokenise
 from interp.sites import Site
@@ -36,7 +37,7 @@ def head_scores(
     prompts: Prompts | str | TokenBatch,
     *,
     spans: Mapping[str, Sequence[str]] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Score every head on given prompts.
 
@@ -106,7 +107,7 @@ def detect_heads(
     length: int | None = None,
     seed: int = 0,
     threshold: float = 0.4,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Find previous-token, duplicate-token and induction heads on random sequences said twice.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from interp.errors import ModelError, SiteError
 from interp.forward.passes import TOLERANCE, observe, recording_memory, relative_error
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
+from interp.progress import Progress
 from interp.prompts.tokens import Prompts, TokenBatch, tokenise
 from interp.sites import Site, check
 
@@ -29,7 +30,7 @@ def attention_patterns(
     *,
     layers: Sequence[int] | None = None,
     weighted: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Attention patterns, and what is moved along them.
 

@@ -8,8 +8,6 @@ each part. The shares are those of the raw model: nothing is folded or centred i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import xarray as xr
 from jaxtyping import Int
@@ -25,6 +23,7 @@ from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
 from interp.patching.groups import Neurons
 from interp.patching.groups import neurons as neuron_groups
+from interp.progress import Progress
 from interp.prompts.pairs import PromptPairs, Run
 from interp.prompts.targets import Answers, first_tokens
 from interp.prompts.tokens import Prompts, TokenBatch, tokenise
@@ -52,7 +51,7 @@ def direct_logit_attribution(
     by: By = "component",
     run: Run = "clean",
     neurons: Neurons | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Divide the logit of each answer, minus that of its foil, among what wrote to the stream.
 

@@ -6,7 +6,7 @@ al. 2025.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -24,10 +24,10 @@ from interp.components.graph import Graph
 from interp.errors import MetricError, SiteError
 from interp.metrics import Metric, get_metric
 from interp.model.model import Model
+from interp.progress import Progress, counter
 from interp.prompts.pairs import PromptPairs, Run
 
 Method = Literal["eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact"]
-Progress = Callable[[int, int], None]
 Scores = npt.NDArray[np.float32]
 
 
@@ -83,29 +83,22 @@ def attribute_edges(
         run: np.zeros(len(pairs), np.float32) for run in ("clean", "corrupt")
     }
     rows = 1 if method == "exact" else _rows(model, method, steps)
-    total = (graph.n_edges if method == "exact" else 1) * len(pairs) * len(metric.reads)
-    done = 0
-
-    def report(n: int) -> None:
-        nonlocal done
-        done += n
-        if progress:
-            progress(done, total)
-
+    each = graph.n_edges if method == "exact" else 1
+    count = counter(progress, each * len(pairs) * len(metric.reads))
     length = max(pairs.reading("clean", read).ids.shape[1] for read in metric.reads)
     memory = _memory(model, graph, rows, length)
     runs = contrasts(parts, pairs, metric, "clean", memory=memory, for_packing=method == "exact")
     for contrast in runs:
         mine = contrast.examples.numpy()
         if method == "exact":
-            scores[mine] += exact_scores(contrast, graph, report)
+            scores[mine] += exact_scores(contrast, graph, count)
         else:
             found = _from_gradients(contrast, graph, method, steps, positions=at is not None)
             if at is not None:
                 _add_by_slot(at, pairs, mine, found)
                 found = found.sum(1)
             scores[mine] += found.cpu().numpy()
-            report(len(mine))
+            count(len(mine))
         unpatched["clean"][mine] += contrast.base_value.cpu().numpy()
         unpatched["corrupt"][mine] += contrast.other_value.cpu().numpy()
     scores[:, ~graph.real] = np.nan

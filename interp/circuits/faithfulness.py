@@ -10,12 +10,13 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.circuits.circuit import jaccard
-from interp.circuits.measure import Ablation, Progress, check_model, measure, shared_pairs
+from interp.circuits.measure import Ablation, check_model, measure, shared_pairs
 from interp.circuits.prune import Choice, choose, random_circuits
 from interp.components.graph import Edges, Graph
 from interp.errors import MetricError, SiteError
 from interp.metrics import Metric, get_metric
 from interp.model.model import Model
+from interp.progress import Progress
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.tokens import Prompts
 from interp.results import EdgeScores

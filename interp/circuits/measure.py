@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,12 +19,12 @@ from interp.errors import ModelError, SiteError
 from interp.metrics import Metric, get_metric
 from interp.model.model import Model
 from interp.patching.values import constants
+from interp.progress import Progress, counter
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.tokens import Prompts
 from interp.sites import Site
 
 Ablation = Literal["patching", "mean", "zero"]
-Progress = Callable[[int, int], None]
 Values = npt.NDArray[np.float32]
 
 
@@ -66,17 +66,10 @@ def measure(
     parts = Components(model, pairs.reading("clean", metric.reads[0]).ids)
     fixed = None if ablation == "patching" else _constant(parts, ablation, reference)
     values = np.zeros((len(sets), len(pairs)), dtype=np.float32)
-    done, total = 0, len(sets) * len(pairs) * len(metric.reads)
-
-    def report(n: int) -> None:
-        nonlocal done
-        done += n
-        if progress:
-            progress(done, total)
-
+    count = counter(progress, len(sets) * len(pairs) * len(metric.reads))
     for contrast in contrasts(parts, pairs, metric, "clean"):
         at = fixed or Reference.other_run(contrast)
-        values[:, contrast.examples.numpy()] += run_circuits(contrast, graph, at, sets, report)
+        values[:, contrast.examples.numpy()] += run_circuits(contrast, graph, at, sets, count)
     return values
 
 

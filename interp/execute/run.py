@@ -14,10 +14,10 @@ from interp.execute import messages
 from interp.execute.actors import Actors
 from interp.execute.processes import Processes
 from interp.execute.settings import Executor, Kind, Unit, checked
+from interp.progress import Progress
 
 R = TypeVar("R")
 Start = Callable[[], Callable[[Any], R]]
-Progress = Callable[[int, int], None]
 
 # So often workers may die over one unit, or in a row before they are ready.
 _TRIES = 3

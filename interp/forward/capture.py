@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from interp.forward.passes import observe
 from interp.forward.source import is_hooked, rows_at_once
 from interp.model.memory import batches
 from interp.model.model import Model
+from interp.progress import Progress
 from interp.prompts.tokens import (
     Prompts,
     TokenBatch,
@@ -36,7 +37,7 @@ def capture(
     positions: Literal["all", "last"] = "all",
     interventions: Intervention | Sequence[Intervention] = (),
     store: ActivationStore | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """Activations of the prompts; the model runs only as far as the deepest site.
 
@@ -93,7 +94,7 @@ def _run(
     batch: TokenBatch,
     sites: Sequence[Site],
     last: bool,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
     changes: Plan | None = None,
 ) -> dict[str, Tensor]:
     whole = {Site(site.name, site.layer) for site in sites}
@@ -127,7 +128,7 @@ def _read(
     batch: TokenBatch,
     sites: Sequence[Site],
     last: bool,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> dict[str, Tensor]:
     whole = list(dict.fromkeys(f"{site.name}.{site.layer}" for site in sites))
     if last:

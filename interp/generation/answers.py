@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from interp.forward.passes import readout, record, recording_memory
 from interp.metrics import target_logprob
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
+from interp.progress import Progress
 from interp.prompts.pairs import continuations, forced
 from interp.prompts.tokens import check_length, tokenise
 from interp.sites import Site
@@ -25,7 +26,7 @@ def score_answers(
     prompts: Sequence[str],
     answers: Sequence[str],
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Score one answer for each prompt.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from interp.forward.interventions import Intervention, Plan, plan
 from interp.forward.passes import recording_memory
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
+from interp.progress import Progress
 from interp.prompts.tokens import Prompts, TokenBatch, blank, tokenise
 from interp.sites import Site
 
@@ -28,7 +29,7 @@ def logits(
     *,
     positions: Literal["all", "last"] = "last",
     interventions: Intervention | Sequence[Intervention] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Float[Tensor, "example *position vocabulary"]:
     """The model's logits of the next token, in float32 on its device.
 

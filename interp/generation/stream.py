@@ -7,7 +7,7 @@ unequal length, padded on the right, each have their own positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from interp.generation.logits import predict
 from interp.generation.sampling import Dice, Sampling
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
+from interp.progress import Progress
 from interp.prompts.tokens import Prompts, TokenBatch, tokenise
 from interp.sites import Site
 
@@ -129,7 +130,7 @@ def generate(
     interventions: Intervention | Sequence[Intervention] = (),
     sites: str | Site | Iterable[str | Site] = (),
     stop_at_eos: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Generation:
     """Write to the end; arguments and errors are those of `stream`.
 

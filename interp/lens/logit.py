@@ -8,7 +8,7 @@ they are before any number is given out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from interp.lens.readings import Readings
 from interp.lens.tuned import TunedLens
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
+from interp.progress import Progress
 from interp.prompts.targets import Answers, first_tokens
 from interp.prompts.tokens import Prompts, TokenBatch, tokenise
 from interp.sites import Site
@@ -41,7 +42,7 @@ def logit_lens(
     lens: TunedLens | None = None,
     k: int = 5,
     positions: Literal["all", "last"] | Sequence[int] = "all",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Read every layer's residual stream as a prediction of the next token.
 

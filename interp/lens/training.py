@@ -7,7 +7,7 @@ KL from the final distribution to the lens's, averaged over the tokens of a corp
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from interp.lens.translators import Streams, Translators
 from interp.lens.tuned import TunedLens
 from interp.model.memory import fitting_threads
 from interp.model.model import Model
+from interp.progress import Progress
 from interp.prompts.corpus import read_rows
 from interp.prompts.tokens import pad
 from interp.sites import Site
@@ -83,7 +84,7 @@ def train_tuned_lens(
     patience: int = 4,
     seed: int = 0,
     folder: Path | str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> TunedLens:
     """Train the affine maps of all layers, each apart, on the same tokens.
 
@@ -205,7 +206,7 @@ def _train(
     translators: Translators,
     settings: _Settings,
     checkpoint: Checkpoint | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> Best:
     every = max(1, settings.steps // _CHECKS)
     saved = checkpoint.read() if checkpoint else None

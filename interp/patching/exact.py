@@ -27,7 +27,8 @@ from interp.patching.results import label
 from interp.patching.runner import Scores
 from interp.patching.slices import RunCells, run_here, run_slices
 from interp.patching.table import Indices, Mask
-from interp.patching.values import RUNS, Progress
+from interp.patching.values import RUNS
+from interp.progress import Progress
 from interp.prompts.pairs import PromptPairs, Run
 
 # Partial results come at most so many times: each is a copy of the whole result.

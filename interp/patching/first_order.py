@@ -31,7 +31,8 @@ from interp.patching.request import Options, Request
 from interp.patching.results import label
 from interp.patching.runner import Scores
 from interp.patching.table import Mask
-from interp.patching.values import RUNS, Progress, TwoRuns
+from interp.patching.values import RUNS, TwoRuns
+from interp.progress import Progress
 from interp.prompts.pairs import PromptPairs, Run
 from interp.sites import Site, width_at
 

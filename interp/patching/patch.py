@@ -20,12 +20,12 @@ from interp.patching.runner import Runner
 from interp.patching.table import EditTable, Indices, Mask, Places
 from interp.patching.values import (
     Direction,
-    Progress,
     all_runs,
     check_direction,
     constants,
     places,
 )
+from interp.progress import Progress
 from interp.prompts.alignment import Alignment
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.tokens import Prompts

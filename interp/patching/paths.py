@@ -7,7 +7,7 @@ of their changed inputs then reaches the rest of the model freely.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,10 +28,10 @@ from interp.forward.passes import resume
 from interp.metrics import Metric, get_metric
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
+from interp.progress import Progress, counter
 from interp.prompts.pairs import PromptPairs, Run
 from interp.sites import Site
 
-Progress = Callable[[int, int], None]
 Scores = npt.NDArray[np.float32]
 
 
@@ -86,16 +86,14 @@ def patch_paths(
     other = "corrupt" if base == "clean" else "clean"
     slots = list(pairs.alignment.slots(positions))
     at = getattr(pairs.alignment, base)[:, slots]
-    done, total = 0, patched.size * len(metric.reads)
+    count = counter(progress, patched.size * len(metric.reads))
     for contrast in contrasts(parts, pairs, metric, base, for_packing=True):
         mine = contrast.examples.numpy()
         where = None if positions is None else _mask(contrast, at[mine])
         for start, stop, scores in _patch(contrast, paths, where):
             rows, sender = np.divmod(np.arange(start, stop), len(paths.senders))
             patched[mine[rows], sender] += scores
-            done += stop - start
-            if progress:
-                progress(done, total)
+            count(stop - start)
         unpatched[base][mine] += contrast.base_value.cpu().numpy()
         unpatched[other][mine] += contrast.other_value.cpu().numpy()
     names = [paths.graph.sources[i] for i in paths.senders]

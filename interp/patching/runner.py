@@ -16,8 +16,9 @@ import torch
 from interp.forward.passes import Recording, packs, record, recording_memory
 from interp.model.memory import batches, rows_that_fit
 from interp.patching.table import EditTable
-from interp.patching.values import RUNS, Progress, TwoRuns
+from interp.patching.values import RUNS, TwoRuns
 from interp.patching.walk import needed, walk
+from interp.progress import Progress
 from interp.prompts.pairs import Run
 from interp.sites import Site, width_at
 

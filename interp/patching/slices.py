@@ -23,7 +23,8 @@ from interp.patching.cells import Grid
 from interp.patching.request import Request
 from interp.patching.runner import Runner, Scores
 from interp.patching.table import Mask
-from interp.patching.values import RUNS, Progress
+from interp.patching.values import RUNS
+from interp.progress import Progress
 from interp.prompts.pairs import Run
 
 # A slice has about so many cells, which fill a batch, and so much to compute (multiplications and

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,8 +28,6 @@ Constants = Mapping[Site, Tensor]
 of patterns [head, 1, 1]."""
 
 Direction = Literal["denoising", "noising"]
-Progress = Callable[[int, int], None]
-"""Called with (done, in all)."""
 
 # (the run that is changed, the run that the values come from)
 RUNS: dict[str, tuple[Run, Run]] = {

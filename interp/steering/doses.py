@@ -20,6 +20,7 @@ from interp.generation.logits import predict
 from interp.metrics import Metric, get_metric, logit_diff
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
+from interp.progress import Progress
 from interp.prompts.masks import Positions
 from interp.prompts.pairs import Answers, PromptPairs
 from interp.prompts.tokens import Prompts, TokenBatch, tokenise
@@ -44,7 +45,7 @@ def dose_response(
     control: int = 20,
     activations: Activations | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Measure prompts under growing doses of a direction.
 

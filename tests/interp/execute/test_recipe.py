@@ -176,9 +176,7 @@ def test_what_was_last_asked_of_the_tokenizer_is_no_other_tokenizer(tmp_path: Pa
     sent(ModelRecipe.of(model)).load()
 
 
-def test_only_other_processes_get_a_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_other_processes_get_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model = in_memory(builders.gpt2())
     before = set(os.listdir(Path(ModelRecipe.of(model).source).parent))
