@@ -29,7 +29,6 @@ T = TypeVar("T")
 
 # A model with and without hooks, and a few more.
 _STATES = 16
-_FINGERPRINT = "fingerprint"
 # Parameters of a model that a notebook looks at whenever it is shown: some tenths of a second.
 _SMALL = 50_000_000
 
@@ -93,18 +92,18 @@ class Model:
             ("parameters", f"{self.n_parameters:,}"),
             ("dtype", str(self.dtype).removeprefix("torch.")),
             ("device", str(self.device)),
-            ("fingerprint", self._known_fingerprint()),
+            ("fingerprint", self._fingerprint_shown()),
         ]
         return picture(f"Model {cut(self.name)}", (), rows)
 
-    def _known_fingerprint(self) -> str:
-        """The fingerprint, without a pass through a large model that was not looked at yet."""
+    def _fingerprint_shown(self) -> str:
+        """The fingerprint of a small model; a large one is not run only to be shown."""
+        if self.n_parameters > _SMALL:
+            return "(ask for model.fingerprint)"
         if not self.lock.acquire(blocking=False):
             return "(the model is running)"
         try:
-            small = self.n_parameters <= _SMALL
-            known = self._found.get(self._identity.state(self.bridge), {}).get(_FINGERPRINT)
-            return str(known or (self.fingerprint if small else "(not computed yet)"))
+            return self.fingerprint
         except ModelError:
             return "(unknown)"
         finally:
@@ -201,9 +200,7 @@ class Model:
             ModelError: some weights are not in memory.
         """
         with self.lock:
-            seen = self._identity.look(self.bridge)
-            self.once(_FINGERPRINT, lambda: seen.fingerprint)
-            return seen
+            return self._identity.look(self.bridge)
 
     def once(self, key: Hashable, trial: Callable[[], T]) -> T:
         """What `trial` finds out about the model, tried once for the model as it is now.
