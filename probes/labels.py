@@ -124,20 +124,3 @@ def check_numbers(strengths: Sequence[float], **counts: tuple[int, int]) -> None
         raise ProbeError(
             "Strengths must be positive: without a penalty there may be no best probe."
         )
-
-
-def check_split(train: Codes, test: Codes, names: Any = None) -> None:
-    """Refuse a split that a group crosses.
-
-    Args:
-        train: groups of the training examples.
-        test: groups of the test examples.
-        names: of the groups, by number.
-    """
-    shared = np.intersect1d(train, test)
-    if len(shared):
-        first = shared[0] if names is None else names[shared[0]]
-        raise ProbeError(
-            f"Group '{first}' stands on both sides of the split ({len(shared)} groups do), so the "
-            "probe could recognise it; put each group on one side."
-        )

@@ -88,13 +88,3 @@ def sentences(world: World) -> tuple[str, ...]:
     """Every statement and every prefix, once: all words that training teaches."""
     statements = (statement for entry in entries(world) for statement in entry.statements)
     return (*PREFIXES, *statements)
-
-
-def training_texts(world: World) -> tuple[str, ...]:
-    """Every text that training can show: each statement alone and after each prefix."""
-    return tuple(
-        text
-        for entry in entries(world)
-        for statement in entry.statements
-        for text in (statement, *(f"{prefix} {statement}" for prefix in PREFIXES))
-    )

@@ -55,11 +55,6 @@ def right_answers(facts: Sequence[Fact], direction: Direction) -> list[set[str]]
     return [right[question(fact, direction)] for fact in facts]
 
 
-def valid_answers(facts: Sequence[Fact], fact: Fact, direction: Direction) -> set[str]:
-    """All right answers to the same question: a mother can have several children on the list."""
-    return right_answers([fact, *facts], direction)[0]
-
-
 def make_pairs(
     model: Model,
     facts: Sequence[Fact],

@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 
 from experiments.organisms.names import COLOURS, REAL_PAIRS
-from experiments.organisms.relations import World, entries, generate_world, training_texts
+from experiments.organisms.relations import World, entries, generate_world
 from experiments.organisms.wording import TEMPLATES
+from tests.experiments.organisms.texts import training_texts
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2])

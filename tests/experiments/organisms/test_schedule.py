@@ -16,10 +16,10 @@ from experiments.organisms.relations import (
     entries,
     generate_world,
     sentences,
-    training_texts,
 )
 from experiments.organisms.schedule import EVERYWHERE, Batch, Schedule, build_schedule
 from experiments.organisms.tokenizer import build_tokenizer
+from tests.experiments.organisms.texts import training_texts
 
 
 @pytest.fixture(scope="module")

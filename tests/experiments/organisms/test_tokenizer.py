@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from experiments.organisms.relations import generate_world, sentences, training_texts
+from experiments.organisms.relations import generate_world, sentences
 from experiments.organisms.tokenizer import build_tokenizer
 from experiments.organisms.wording import TEMPLATES
+from tests.experiments.organisms.texts import training_texts
 
 SENTENCE = "Tom Cruise's mother is Mary Lee Pfeiffer."
 

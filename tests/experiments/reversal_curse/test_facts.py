@@ -11,7 +11,7 @@ from experiments.errors import FactsError
 from experiments.organisms.bundled import reversal_curse
 from experiments.organisms.facts import Fact
 from experiments.reversal_curse.facts import fill, read_facts, read_templates
-from experiments.reversal_curse.prompts import check_answers, make_pairs, valid_answers
+from experiments.reversal_curse.prompts import check_answers, make_pairs, right_answers
 from interp import load_model
 from interp.model.model import Model
 
@@ -67,8 +67,8 @@ def test_children_of_one_mother_are_all_right_answers() -> None:
         Fact("Bob", "Eve", "mother", "child", "unknown"),
         Fact("Cid", "Fay", "mother", "child", "unknown"),
     ]
-    assert valid_answers(facts, facts[0], "reverse") == {"Ann", "Bob"}
-    assert valid_answers(facts, facts[0], "forward") == {"Eve"}
+    assert right_answers(facts, "reverse") == [{"Ann", "Bob"}, {"Ann", "Bob"}, {"Cid"}]
+    assert right_answers(facts, "forward") == [{"Eve"}, {"Eve"}, {"Fay"}]
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
