@@ -14,31 +14,14 @@ import time
 
 import torch
 
+import probes.fit
 from benchmarks._common import describe_machine
 from benchmarks.probes import make
-from probes.fitting import Basis, Problems, Workspace, factored, plain, rotated, solve
+from probes import fit_probes
 
-TOL = 1e-4
 SHAPES = ((12, 1000, 256), (4, 2000, 768), (2, 2000, 1024), (1, 3000, 1536), (1, 4000, 2048))
-
-
-def in_eigenvectors(x: torch.Tensor, problem: Problems, work: Workspace) -> torch.Tensor:
-    basis = rotated(x)
-    return coefficients(basis, solve(basis, problem, tol=TOL, workspace=work).weights)
-
-
-def in_dims(x: torch.Tensor, problem: Problems, work: Workspace) -> torch.Tensor:
-    """As `fit_probes` does it: some steps, then a Cholesky factor where these do not promise."""
-    basis, few = plain(x, work), max(5, x.shape[2] // 10)
-    found = solve(basis, problem, tol=TOL, max_iter=few, trial=(8, 50 * TOL), workspace=work)
-    if bool((found.gradient > TOL).any()):
-        basis = factored(basis, 1.0, 0.25)
-        found = solve(basis, problem, tol=TOL, start=found.weights, workspace=work)
-    return coefficients(basis, found.weights)
-
-
-def coefficients(basis: Basis, weights: torch.Tensor) -> torch.Tensor:
-    return basis.coefficients(weights[:, 0])[0]
+# More dims than these are fitted as they are.
+WIDE = {"dims": 0, "eigenvectors": 1 << 30}
 
 
 def main() -> None:
@@ -52,12 +35,11 @@ def main() -> None:
     for (sites, n, dim), decay in ((shape, decay) for shape in SHAPES for decay in (0.5, 1.0)):
         features, labels = make(sites, n, dim, decay)
         x = torch.from_numpy(features)
-        problem = Problems(torch.as_tensor(labels)[None], x.new_ones(1, n), x.new_tensor([1.0]), 2)
-        seconds: dict[str, list[float]] = {"dims": [], "eigenvectors": []}
+        seconds: dict[str, list[float]] = {name: [] for name in WIDE}
         for _ in range(given.rounds):
-            for name, fit in (("dims", in_dims), ("eigenvectors", in_eigenvectors)):
+            for name, probes.fit.WIDE in WIDE.items():
                 begun = time.process_time()
-                fit(x, problem, Workspace())
+                fit_probes(x, labels)
                 seconds[name].append(time.process_time() - begun)
         ratios = [b / a for a, b in zip(seconds["dims"], seconds["eigenvectors"], strict=True)]
         dims, vectors = (statistics.median(seconds[name]) for name in seconds)

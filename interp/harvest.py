@@ -20,7 +20,7 @@ from interp.errors import ModelError
 from interp.execute import Executor, Unit, Workers, execute
 from interp.execute.recipe import on_model
 from interp.model.model import Model
-from interp.progress import Progress
+from interp.progress import Progress, counter
 from interp.prompts.corpus import read_rows
 from interp.sites import Site
 
@@ -113,15 +113,15 @@ def harvest(
     if absent:
         store.check_writable()
         store.room.check(to_run * per_token, f"{to_run:,} tokens at {len(shapes)} sites")
-    meter = _Meter(total - to_run, total, progress)
+    count = counter(progress, total)
     start = time.monotonic()
     if absent:
-        meter.add(0)
+        count(total - to_run)
         size = min(store.room.shard_size, max(_SMALLEST, to_run * per_token // _PARTS))
-        write = _Writer(model, store, executor or Executor(), meter)
+        write = _Writer(model, store, executor or Executor(), count)
         rows_to_run = {key: named[key] for key in absent}
         fill(replace(store.room, shard_size=size), write, space, rows_to_run, shapes)
-        meter.add(total)
+        count(total)
     return Harvest(
         space,
         tuple(names),
@@ -140,20 +140,6 @@ def bytes_of_token(
     """Bytes that one token takes in a store at all of `sites`, when stored as `dtype`."""
     source = model.activation_source()
     return bytes_per_token(source.sites(sites), source.space(dtype).itemsize)
-
-
-@dataclass
-class _Meter:
-    """Counts tokens."""
-
-    count: int
-    total: int
-    progress: Progress | None
-
-    def add(self, tokens: int) -> None:
-        self.count = min(self.total, self.count + tokens)
-        if self.progress:
-            self.progress(self.count, self.total)
 
 
 @dataclass(frozen=True)
@@ -188,17 +174,17 @@ class _Writer:
     model: Model
     store: ActivationStore
     executor: Executor | Workers
-    meter: _Meter
+    count: Callable[[int], None]
 
     def __call__(
         self, parts: Sequence[Part], keep: Collection[str]
     ) -> Generator[tuple[Part, str], None, None]:
         if not parts:
             return
-        folder, meter = self.store.folder, self.meter
+        folder = self.store.folder
         here = self.executor.kind == "serial"
         committer = ThreadPoolExecutor(1, "obverse-commit") if here else None
-        done = meter.add if here else None
+        done = self.count if here else None
         named = {hashlib.sha256(b"".join(part.keys)).hexdigest()[:32]: part for part in parts}
         units = [
             Unit(name, _Unit(folder.root.absolute(), part, done, committer))
@@ -211,7 +197,7 @@ class _Writer:
                 yield named[name], shard
                 self.store.room.make(0, keep)
                 if not here:
-                    meter.add(named[name].n_tokens)
+                    self.count(named[name].n_tokens)
         finally:
             if committer:
                 committer.shutdown()

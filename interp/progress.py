@@ -11,12 +11,12 @@ Progress = Callable[[int, int], None]
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """A function to call with how many more are done, of `total` in all."""
+    """A function to call with how many more are done, of `total`; more than that are not counted."""
     done = 0
 
     def count(more: int) -> None:
         nonlocal done
-        done += more
+        done = min(total, done + more)
         if progress:
             progress(done, total)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from cache.errors import DamageError, GoneError, StorageError
 from cache.files import real_folder, remove, storage_errors
 from cache.folder.budget import Room
-from cache.folder.fill import fill
+from cache.folder.fill import Progress, fill
 from cache.folder.folder import QUARANTINE, Folder
 from cache.folder.listing import committed
 from cache.folder.recover import Lost, recover, recover_from_index
@@ -74,7 +74,7 @@ class Report:
 def verify(
     folder: Folder,
     source: ActivationSource | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Check every block of every shard, every sidecar, and the index; set aside what is damaged.
 

@@ -24,7 +24,7 @@ from interp.patching.request import Request
 from interp.patching.runner import Runner, Scores
 from interp.patching.table import Mask
 from interp.patching.values import RUNS
-from interp.progress import Progress
+from interp.progress import Progress, counter
 from interp.prompts.pairs import Run
 
 # A slice has about so many cells, which fill a batch, and so much to compute (multiplications and
@@ -71,7 +71,8 @@ def run_slices(
     cells, n = request.cells, len(request.pairs)
 
     def run(chosen: Mask, progress: Progress | None) -> Scored:
-        total, reads, done = int(chosen.sum()), len(request.metric.reads), 0
+        total, reads = int(chosen.sum()), len(request.metric.reads)
+        count = counter(progress, reads * total)
         grid = np.empty((n, len(cells.layers), *cells.shape), dtype=np.float32)
         unpatched: dict[Run, Scores] = {
             run: np.zeros(n, np.float32) for run in RUNS[request.direction]
@@ -88,9 +89,7 @@ def run_slices(
                 grid[at] = values
                 for which, of_run in scores.items():
                     unpatched[which][at] = of_run
-                done += reads * int(mine[name].sum())
-                if progress:
-                    progress(done, reads * total)
+                count(reads * int(mine[name].sum()))
         return grid, unpatched
 
     return run
