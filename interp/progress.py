@@ -11,7 +11,7 @@ Progress = Callable[[int, int], None]
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """A function to call with how many more are done, of `total`; more than that are not counted."""
+    """A function to call with how many more are done, of `total`; what is beyond is not counted."""
     done = 0
 
     def count(more: int) -> None:
