@@ -7,8 +7,8 @@ import os
 import sys
 from typing import Any
 
-from interp.errors import ExecutionError
-from interp.execute.connection import Connection, connected_to, first_line, import_ray
+from interp.errors import ExecutionError, first_sentence
+from interp.execute.connection import Connection, connected_to, import_ray
 from interp.execute.messages import Work
 from interp.execute.settings import MOST_WORKERS, limits
 from interp.execute.signals import signals_held
@@ -87,7 +87,7 @@ class Actors:
             except self._ray.exceptions.RayError as error:
                 # An actor's methods raise nothing themselves.
                 self._actors.remove(actor)
-                found.append((actor, first_line(error)))
+                found.append((actor, first_sentence(error).rstrip(".")))
         return found
 
     def close(self) -> None:

@@ -15,11 +15,11 @@ import threading
 import time
 from typing import Any
 
-from interp.errors import ExecutionError
+from interp.errors import ExecutionError, first_sentence
 from interp.execute.settings import cores
 from interp.execute.signals import signals_held
 
-__all__ = ["Connection", "connected_to", "first_line", "import_ray"]
+__all__ = ["Connection", "connected_to", "import_ray"]
 
 # Units and results are small; without this Ray sets a third of the memory aside.
 _OBJECT_STORE_BYTES = 256 << 20
@@ -99,9 +99,10 @@ class Connection:
             self._init(address=address)
         except Exception as error:  # Ray raises several unrelated types here
             self.close()
+            why = first_sentence(error).rstrip(".")
             raise ExecutionError(
-                f"Ray cannot connect to '{address}' ({first_line(error)}); check that the cluster "
-                "runs, with the same versions of Python and Ray."
+                f"Ray cannot connect to '{address}' ({why}); check that the cluster runs, "
+                "with the same versions of Python and Ray."
             ) from error
 
     def _init(self, **settings: Any) -> None:
@@ -155,11 +156,6 @@ def connected_to() -> str:
     import ray
 
     return str(ray.get_runtime_context().gcs_address)
-
-
-def first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _check_loopback() -> None:

@@ -79,13 +79,18 @@ def rank_lines(
     fig.update_layout(margin_t=72 if title else 40)
     rank_axis(fig, worst)
     fig.update_yaxes(title_text="rank of the answer (1: first choice)")
+    depth_axis(fig, layers)
+    return fig
+
+
+def depth_axis(fig: go.Figure, layers: list[int]) -> None:
+    """A horizontal axis of how many blocks the stream has passed."""
     fig.update_xaxes(
         title_text="blocks passed",
         tickvals=layers if len(layers) <= 20 else None,
         range=[min(layers) - 0.25, max(layers) + 0.25],
         showgrid=False,
     )
-    return fig
 
 
 def rank_axis(fig: go.Figure, worst: float) -> None:

@@ -15,7 +15,7 @@ from interp.errors import PromptError
 from interp.figures.drawing import theme
 from interp.figures.drawing.bands import band, mean_intervals_of, prompts_of
 from interp.figures.drawing.numbers import plain
-from interp.figures.ranks import rank_axis, rank_scale
+from interp.figures.ranks import depth_axis, rank_axis, rank_scale
 from interp.results import AnswerLens
 
 _TITLES = {
@@ -74,12 +74,7 @@ def trajectory_lines(
     elif quantity in ("kl", "entropy"):
         fig.update_yaxes(rangemode="tozero")
     fig.update_yaxes(title_text=_TITLES[quantity])
-    fig.update_xaxes(
-        title_text="blocks passed",
-        tickvals=layers if len(layers) <= 20 else None,
-        range=[min(layers) - 0.25, max(layers) + 0.25],
-        showgrid=False,
-    )
+    depth_axis(fig, layers)
     return fig
 
 
