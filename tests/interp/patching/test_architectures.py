@@ -1,7 +1,8 @@
 """Every site of every architecture, against whole forward passes of Hugging Face's own model.
 
-Each cell is one pass over one unpadded sequence, with torch's own hooks; the instruments run all
-of them at once, with two pairs of different length.
+Each cell is a whole pass over an unpadded sequence, with torch's own hooks (copies of one prompt,
+each with one cell changed, share a batch); the instruments run all of them at once, with two pairs
+of different length.
 """
 
 from __future__ import annotations
@@ -77,56 +78,58 @@ class Built:
         hf.set_experts_implementation("eager")  # the others know no float64
         return hf.double()
 
+    @functools.cache  # noqa: B019 (as long-lived as the tests of this module)
     def activation(self, hf: Any, site: str, layer: int, text: str) -> torch.Tensor:
         return surgery.activation(hf, self.layout, site, layer, self.model.token_ids(text))
 
     def changed(
-        self, hf: Any, site: str, layer: int, example: int, change: surgery.Change
-    ) -> tuple[float, float]:
-        """The logit difference after the corrupted prompt, and the largest logit."""
-        with surgery.intervened(hf, self.layout, site, layer, change):
-            logits = surgery.logits(hf, self.model.token_ids(CORRUPT[example]))[-1]
+        self, hf: Any, site: str, layer: int, example: int, *changes: surgery.Change
+    ) -> tuple[list[float], float]:
+        """By change the logit difference after the corrupted prompt, and the largest logit."""
+        with surgery.intervened(hf, self.layout, site, layer, *changes):
+            ids = self.model.token_ids(CORRUPT[example])
+            logits = surgery.copies(hf, ids, len(changes))[:, -1]
         (answer,), (foil,) = words(ANSWERS[example]), words(FOILS[example])
-        return float(logits[answer] - logits[foil]), float(logits.abs().max())
+        return (logits[:, answer] - logits[:, foil]).tolist(), float(logits.abs().max())
 
-    def cells(self, site: str) -> Iterator[tuple[Where, Where]]:
-        """Each cell of a sweep [example, layer, …], and its place in the site's activation."""
+    def runs(self, site: str) -> Iterator[tuple[int, int, list[tuple[Where, Where]]]]:
+        """Example, layer, and the cells there: index in a sweep, place in the activation."""
         for example, layer in itertools.product(
             range(len(CLEAN)), range(self.architecture.n_layers)
         ):
             shape = self.activation(self.hf, site, layer, CLEAN[example]).shape
-            for index, where in places(site, shape):
-                yield (example, layer, *index), where
+            yield example, layer, list(places(site, shape))
 
     @functools.cache  # noqa: B019 (as long-lived as the tests of this module)
     def whole_passes(self, site: str) -> tuple[dict[Where, float], float]:
-        """By cell the score of one pass, and the largest logit in any."""
+        """By cell [example, layer, …] the score of one pass, and the largest logit in any."""
         found: dict[Where, float] = {}
         largest = 0.0
-        for cell, where in self.cells(site):
-            example, layer = cell[:2]
+        for example, layer, cells in self.runs(site):
             values = self.activation(self.hf, site, layer, CLEAN[example])
 
-            def put(value: torch.Tensor, where: Where = where, values: Any = values) -> None:
+            def put(where: Where, value: torch.Tensor, values: Any = values) -> None:
                 value[where] = values[where]
 
-            score, logit = self.changed(self.hf, site, layer, example, put)
-            found[cell] = score
+            puts = [functools.partial(put, where) for _, where in cells]
+            scores, logit = self.changed(self.hf, site, layer, example, *puts)
+            alone, _ = self.changed(self.hf, site, layer, example, puts[-1])
+            assert scores[-1:] == pytest.approx(alone, abs=RELATIVE * logit)
+            for (index, _), score in zip(cells, scores, strict=True):
+                found[(example, layer, *index)] = score
             largest = max(largest, logit)
         return found, largest
 
-    def slope(self, site: str, cell: Where, where: Where) -> float:
+    def slope(self, site: str, example: int, layer: int, where: Where) -> float:
         """Change of the score per step from the corrupted run's activation to the clean one's."""
-        example, layer = cell[:2]
         values = self.activation(self.precise, site, layer, CLEAN[example])
-        scores = []
-        for step in (STEP, -STEP):
 
-            def move(value: torch.Tensor, step: float = step) -> None:
-                value[where] += step * (values[where] - value[where])
+        def move(step: float, value: torch.Tensor) -> None:
+            value[where] += step * (values[where] - value[where])
 
-            scores.append(self.changed(self.precise, site, layer, example, move)[0])
-        return (scores[0] - scores[1]) / (2 * STEP)
+        moves = [functools.partial(move, step) for step in (STEP, -STEP)]
+        (up, down), _ = self.changed(self.precise, site, layer, example, *moves)
+        return (up - down) / (2 * STEP)
 
 
 def places(site: str, shape: Sequence[int]) -> Iterator[tuple[Where, Where]]:
@@ -188,10 +191,14 @@ def test_an_estimate_is_the_slope_along_the_patch(built: Built, site: str) -> No
     found = estimate(built.model, built.pairs, site, by=AXES[site], **OPTIONS.get(site, {}))
     change = (found["patched"] - found["corrupt"]).values
     scale = float(np.nanmax(np.abs(change)))
-    cells = list(built.cells(site))
-    for cell, where in cells[:: max(1, len(cells) // 8)]:
-        assert change[cell] == pytest.approx(
-            built.slope(site, cell, where), abs=2e-3 * scale + 2e-4
+    cells = [
+        (example, layer, index, where)
+        for example, layer, cells in built.runs(site)
+        for index, where in cells
+    ]
+    for example, layer, index, where in cells[:: max(1, len(cells) // 8)]:
+        assert change[(example, layer, *index)] == pytest.approx(
+            built.slope(site, example, layer, where), abs=2e-3 * scale + 2e-4
         )
 
 
