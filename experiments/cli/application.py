@@ -12,6 +12,9 @@ import typer
 from experiments.cli.console import fail, say
 from experiments.cli.explorer import explorer
 from experiments.cli.harvest import harvest
+from experiments.cli.instruments.circuit import circuit
+from experiments.cli.instruments.patch import patch
+from experiments.cli.instruments.probe import probe
 from experiments.cli.lens import lens
 from experiments.cli.models import models
 from experiments.cli.process import EXIT_PIPE, prepare
@@ -67,6 +70,9 @@ def _about(
 application.command("run", cls=WithSummaries)(run)
 for command, name in (
     (lens, "lens"),
+    (patch, "patch"),
+    (circuit, "circuit"),
+    (probe, "probe"),
     (explorer, "app"),
     (runs, "runs"),
     (train, "train"),

@@ -120,6 +120,16 @@ def choose_sites(sites: str, layers: str, n_layers: int) -> list[str]:
     Raises:
         StorageError: the layers are not written as the help says.
     """
+    chosen = choose_layers(layers, n_layers)
+    return [f"{site.strip()}.{layer}" for site in sites.split(",") for layer in chosen]
+
+
+def choose_layers(layers: str, n_layers: int) -> list[int]:
+    """The layers that "all", "0,3,6" or "4-8" stands for, ascending.
+
+    Raises:
+        StorageError: they are not written so, or the model has no such layer.
+    """
     chosen: list[int] = []
     for part in ("0-" + str(n_layers - 1) if layers == "all" else layers).split(","):
         match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
@@ -132,4 +142,4 @@ def choose_sites(sites: str, layers: str, n_layers: int) -> list[str]:
                 f"{n_layers - 1}."
             )
         chosen += range(first, last + 1)
-    return [f"{site.strip()}.{layer}" for site in sites.split(",") for layer in sorted(set(chosen))]
+    return sorted(set(chosen))

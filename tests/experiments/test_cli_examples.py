@@ -21,7 +21,7 @@ import interp
 from cache.errors import ObverseError
 from experiments.organisms.bundled import reversal_curse
 from tests.experiments.organisms.test_train import TINY
-from tests.experiments.test_cli_hostile import commands, ended
+from tests.experiments.test_cli_hostile import LABELLED, PAIRS, commands, ended
 
 ROOT = Path(__file__).parents[2]
 TEXT = "Tom Cruise's mother is Mary Lee Pfeiffer.\n" * 60
@@ -61,6 +61,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     Path("corpus.txt").write_text(TEXT)
     Path("corpus.jsonl").write_text('{"text": "Tom Cruise\'s mother is Mary Lee Pfeiffer."}\n')
+    for name in ("pairs.csv", "other-pairs.csv"):
+        Path(name).write_text(PAIRS)
+    Path("labelled.csv").write_text(LABELLED)
     for name in ("facts.csv", "my-facts.csv"):
         Path(name).write_text("subject,object\nTom Cruise,Mary Lee Pfeiffer\n")
     shutil.copytree(reversal_curse(), "my-model")

@@ -39,7 +39,16 @@ TEXTS = [
 ]
 NUMBERS = ["", "x", "-1", "0.5", "nan", "inf", str(2**63), str(2**64), "9" * 400, "[bold]"]
 PATHS = ["", " ", "a\0b", "/dev/zero", "pipe", "x" * 300, "file/below", "loop"]
-COUNTS = {"--seed", "--top", "--port", "--steps", "--context", "--workers"}
+PAIRS = """clean,corrupt,answer,foil
+Tom Cruise's mother is,Kate Hudson's mother is,Mary,Goldie
+Kate Hudson's mother is,Tom Cruise's mother is,Goldie,Mary
+"""
+LABELLED = "text,label\n" + "".join(
+    f"{name} {word},{word}\n"
+    for word in ("mother", "son")
+    for name in ("Tom", "Kate", "Goldie", "Mary", "Ben")
+)
+COUNTS = {"--edges", "--only", "--seed", "--top", "--port", "--steps", "--context", "--workers"}
 FOLDERS = [*PATHS, "file"]
 FILES = [*PATHS, "missing", "folder", "empty"]
 
@@ -67,6 +76,9 @@ NEEDED = {
     "harvest": ["--text", "corpus.txt"],
     "tune-lens": ["--text", "corpus.txt", "--steps", "1"],
     "cache rm": ["--all", "--yes"],
+    "patch": ["--pairs", "pairs.csv", "--layers", "0"],
+    "circuit": ["--pairs", "pairs.csv"],
+    "probe": ["--texts", "labelled.csv", "--layers", "0"],
 }
 OPTIONS = [
     (name, option.opts[0], option)
@@ -93,6 +105,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OBVERSE_CACHE", "")
     monkeypatch.delenv("OBVERSE_CACHE")
     Path("corpus.txt").write_text("Tom Cruise's mother is Mary Lee Pfeiffer.\n" * 40)
+    Path("pairs.csv").write_text(PAIRS)
+    Path("labelled.csv").write_text(LABELLED)
     Path("file").write_text("precious")
     Path("empty").touch()
     Path("folder").mkdir()

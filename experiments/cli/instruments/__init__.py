@@ -1,0 +1,1 @@
+"""Commands that run one instrument on prompts that the user gives."""

@@ -1,0 +1,191 @@
+"""Prompts from the command line: a CSV with a row for each example, or one example as options."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cache.files import read_bytes
+from experiments.cli import options
+from experiments.cli.lens import with_space
+from interp.errors import PromptError
+
+if TYPE_CHECKING:
+    from interp import Model, PromptPairs
+
+__all__ = [
+    "Answer",
+    "Clean",
+    "Corrupt",
+    "Foil",
+    "PairsFile",
+    "Spans",
+    "make_pairs",
+    "pair_columns",
+    "read_columns",
+]
+
+# A table of prompts, not a corpus.
+_MOST_BYTES = 64 << 20
+
+PairsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--pairs",
+        help="CSV with a row for each pair: clean, corrupt, answer and foil. Columns clean_NAME "
+        "and corrupt_NAME hold the words of a span, which prompts of unequal length need.",
+        parser=options.file,
+        metavar="FILE",
+    ),
+]
+Clean = Annotated[
+    str | None, typer.Option(help="Instead of a file: a prompt that the model answers rightly.")
+]
+Corrupt = Annotated[str | None, typer.Option(help="The same prompt with one thing changed.")]
+Answer = Annotated[
+    str | None,
+    typer.Option(help="What should follow; the space that is missing before it is put there."),
+]
+Foil = Annotated[str | None, typer.Option(help="What should follow the corrupted prompt.")]
+Spans = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--span",
+        help="Words that correspond, as NAME=CLEAN|CORRUPT; several times for several spans.",
+    ),
+]
+
+
+def read_columns(
+    path: Path, needed: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """The columns of a CSV file in UTF-8, all as text: no value is taken for a number or for NA.
+
+    Args:
+        optional: columns to read where they are there; one that ends in "*" stands for all that
+            begin so.
+
+    Raises:
+        PromptError: no such table, a column is missing, or a row has too many or too few values.
+    """
+    try:
+        text = read_bytes(path, _MOST_BYTES).decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PromptError(
+            f"'{path}' is no table of text ({error}); save it as CSV in UTF-8."
+        ) from error
+    rows = [row for row in rows if row]
+    wanted = f"a first line with the columns {', '.join(needed)}"
+    if not rows:
+        raise PromptError(f"'{path}' is empty; give it {wanted}, and a line for each example.")
+    head = [name.strip() for name in rows[0]]
+    missing = [name for name in needed if name not in head]
+    if missing:
+        raise PromptError(f"'{path}' has no column '{missing[0]}'; give it {wanted}.")
+    if len(set(head)) < len(head):
+        twice = next(name for name in head if head.count(name) > 1)
+        raise PromptError(f"'{path}' has the column '{twice}' twice; rename one of them.")
+    if len(rows) == 1:
+        raise PromptError(f"'{path}' holds no example; write a line for each below the first.")
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(head):
+            raise PromptError(
+                f"Row {number} of '{path}' has {len(row)} values for {len(head)} columns; put "
+                "quotation marks around text with commas."
+            )
+    columns = {name: [row[i] for row in rows[1:]] for i, name in enumerate(head)}
+    prefixes = tuple(name[:-1] for name in optional if name.endswith("*"))
+    known = {*needed, *optional}
+    return {
+        name: values
+        for name, values in columns.items()
+        if name in known or (prefixes and name.startswith(prefixes))
+    }
+
+
+def pair_columns(
+    path: Path | None,
+    clean: str | None,
+    corrupt: str | None,
+    answer: str | None,
+    foil: str | None,
+    spans: Sequence[str] | None,
+) -> dict[str, list[str]]:
+    """The columns of a file of pairs, or those that the options make of one pair.
+
+    Raises:
+        PromptError: both or neither are given, or the file is no such table.
+    """
+    one = {"clean": clean, "corrupt": corrupt, "answer": answer, "foil": foil}
+    given = [name for name, value in one.items() if value is not None]
+    if path is not None:
+        if given or spans:
+            raise PromptError(
+                f"The pairs are in '{path}' and in --{given[0] if given else 'span'}; give one "
+                "or the other."
+            )
+        return read_columns(path, ["clean", "corrupt", "answer"], ["foil", "clean_*", "corrupt_*"])
+    missing = [name for name in ("clean", "corrupt", "answer") if name not in given]
+    if missing:
+        raise PromptError(
+            f"There is no --{missing[0]}; give --pairs FILE, or --clean, --corrupt and --answer."
+        )
+    columns = {name: [value] for name, value in one.items() if value is not None}
+    for written in spans or ():
+        name, equals, words = written.partition("=")
+        here, bar, there = words.partition("|")
+        if not (name.strip() and equals and here and (there or not bar)):
+            raise PromptError(
+                f"'{written}' is no span; write it like 'subject=Tom Cruise|Kate Hudson'."
+            )
+        columns[f"clean_{name.strip()}"] = [here]
+        columns[f"corrupt_{name.strip()}"] = [there if bar else here]
+    return columns
+
+
+def make_pairs(
+    model: Model, columns: Mapping[str, Sequence[str]], rows: Sequence[int] | None = None
+) -> PromptPairs:
+    """The pairs that these columns hold, with the space that is missing before each answer.
+
+    Args:
+        rows: the pairs to take; all if left out.
+
+    Raises:
+        PromptError: a span has words for one run only, or as for `PromptPairs`.
+    """
+    from interp import PromptPairs
+
+    chosen = range(len(columns["clean"])) if rows is None else rows
+    taken: dict[str, list[str]] = {
+        name: [values[i] for i in chosen] for name, values in columns.items()
+    }
+    spans: dict[str, Any] = {}
+    for run, other in (("clean_", "corrupt_"), ("corrupt_", "clean_")):
+        for name in [column[len(run) :] for column in taken if column.startswith(run)]:
+            if other + name not in taken:
+                raise PromptError(
+                    f"The column '{run}{name}' has no '{other}{name}' beside it; give the words "
+                    "of a span in both prompts."
+                )
+            spans[name] = list(zip(taken[f"clean_{name}"], taken[f"corrupt_{name}"], strict=True))
+    clean = taken["clean"]
+    return PromptPairs(
+        model,
+        clean=clean,
+        corrupt=taken["corrupt"],
+        answers=spaced(clean, taken["answer"]),
+        foils=spaced(clean, taken["foil"]) if "foil" in taken else None,
+        spans=spans or None,
+    )
+
+
+def spaced(prompts: Sequence[str], answers: Sequence[str]) -> list[str]:
+    """Each answer with the space that is missing between it and its prompt."""
+    return [with_space(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]

@@ -1,0 +1,63 @@
+"""Results of sweeps as a table in the terminal: rows of layers, columns that fit the window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+from rich.text import Text
+
+from experiments.cli.console import output, visible
+from interp.figures.drawing.numbers import plain
+
+__all__ = ["grid_table"]
+
+_PADDING = 2
+_WIDEST = 16
+
+
+def grid_table(
+    values: npt.NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    corner: str = "layer",
+    decimals: int = 2,
+) -> tuple[Table, str]:
+    """Numbers [row, column], the last row on top, as layers stand in a figure.
+
+    Where the window is too narrow for all columns, those with the largest numbers are shown; the
+    sentence beside the table tells of the others, and is empty where there are none.
+    """
+    heads = [_short(name) for name in columns]
+    cells = [[plain(float(v), decimals) if np.isfinite(v) else "" for v in row] for row in values]
+    widths = [max(len(heads[i]), *(len(row[i]) for row in cells)) for i in range(len(columns))]
+    space = output().width - max(len(corner), *map(len, rows))
+    shown = _fitting(values, widths, space)
+    table = Table(box=None, pad_edge=False, padding=(0, _PADDING, 0, 0))
+    table.add_column(corner, no_wrap=True)
+    for i in shown:
+        table.add_column(Text(heads[i]), justify="right", no_wrap=True)
+    for number in reversed(range(len(rows))):
+        table.add_row(Text(visible(rows[number])), *(cells[number][i] for i in shown))
+    left = len(columns) - len(shown)
+    return table, f"{left} columns with smaller numbers do not fit the window." if left else ""
+
+
+def _fitting(values: npt.NDArray[np.float64], widths: Sequence[int], space: int) -> list[int]:
+    """The columns to show, in their order: as many of the largest as fit, at least one."""
+    size = np.where(np.isfinite(values), np.abs(values), 0.0).max(axis=0, initial=0.0)
+    chosen: list[int] = []
+    for i in np.argsort(-size, kind="stable").tolist():
+        space -= widths[i] + _PADDING
+        if space < 0 and chosen:
+            break
+        chosen.append(i)
+    return sorted(chosen)
+
+
+def _short(name: str) -> str:
+    text = visible(name)
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
