@@ -111,6 +111,9 @@ def test_an_example_works(example: str, home: Path, capsys: pytest.CaptureFixtur
     code, errors = ended(capsys, *arguments)
     if arguments[0] in ("run", "app"):
         assert (code, errors) == (2, "Error: It began.\n")
+    elif "--json" in arguments:  # what is else said on stdout
+        assert code == 0
+        assert "Error" not in errors
     else:
         assert (code, errors) == (0, "")
 

@@ -89,7 +89,7 @@ def patch(
 
     - `obverse patch --pairs pairs.csv --site resid_pre`
     - `obverse patch --pairs pairs.csv --site z --by head,position --metric logprob_diff --json`
-    - `obverse patch --clean "Tom Cruise's son is" --corrupt "Kate Hudson's son is" --answer Rex`
+    - `obverse patch --clean "Tom's son is" --corrupt "Ben's son is" --answer Mary --foil Anne`
     """
     columns = prompt_files.pair_columns(pairs, clean, corrupt, answer, foil, span)
     with findings_kept("patch", out, as_json) as found:

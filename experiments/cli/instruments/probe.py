@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,12 +122,11 @@ def _places(written: str) -> Places:
     """
     if written in ("last", "all"):
         return "last" if written == "last" else "all"
-    try:
-        return {f"token {int(written)}": int(written)}
-    except ValueError:
+    if not re.fullmatch(r"-?[0-9]{1,9}", written):
         raise PromptError(
             f"'{written}' is no position; write last, all, or a token's number such as -2."
-        ) from None
+        )
+    return {f"token {int(written)}": int(written)}
 
 
 def _tell(found: Findings, report: xr.Dataset) -> None:
