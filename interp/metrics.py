@@ -180,19 +180,37 @@ class Scorer:
     def positions(self, examples: Int[Tensor, " row"]) -> Int[Tensor, "row read"]:
         """Where each row is read."""
         # A score of the prompt reads its last token, which is the first read.
-        n_reads = max(targets.shape[1] for _, targets in self.terms)
+        n_reads = max((targets.shape[1] for _, targets in self.terms), default=1)
         return self.reading.positions[examples.cpu()][:, :n_reads].to(self.model.device)
 
     def value(
         self, hidden: Float[Tensor, "row position d_model"], examples: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
         """The sum of the terms for each row; `examples` are the pairs that the rows belong to."""
+        if not self.terms:
+            return torch.zeros(len(hidden), device=hidden.device)
         read = self._read(hidden, examples)
         size = rows_that_fit(self.model, 3 * read.shape[1] * self.model.d_vocab * 4)
         pieces = batches(
             len(read), size, lambda a, b: self._scores(read[a:b], examples[a:b], grad=False)
         )
         return torch.cat([scores for _, _, scores in pieces])
+
+    def next_tokens(
+        self, hidden: Float[Tensor, "row position d_model"], examples: Int[Tensor, " row"], k: int
+    ) -> tuple[Int[Tensor, "row k"], Float[Tensor, "row k"]]:
+        """The `k` likeliest tokens after each row's prompt, and their probabilities."""
+        last = self.reading.positions[examples.cpu(), 0].to(hidden.device)
+        read = hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+        def work(start: int, stop: int) -> tuple[Tensor, Tensor]:
+            logits = readout(self.model, read[start:stop])
+            top = logits.topk(k, dim=-1)
+            return top.indices, (top.values - logits.logsumexp(-1, keepdim=True)).exp()
+
+        pieces = batches(len(read), rows_that_fit(self.model, 3 * self.model.d_vocab * 4), work)
+        ids, probabilities = zip(*(found for _, _, found in pieces), strict=True)
+        return torch.cat(ids), torch.cat(probabilities)
 
     def gradient(
         self, hidden: Float[Tensor, "row position d_model"], examples: Int[Tensor, " row"]

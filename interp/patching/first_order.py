@@ -178,7 +178,7 @@ def _moved(
     )
     present = places.attended(examples) if site.kind.pairwise else places.present(examples)
     at_here, at_there = (_at(slots, site, gradient.shape[1]) for slots in (here, there))
-    difference = runs.values(site, other)[at_there] - changed[site].detach()[at_here]
+    difference = runs.values(site, other, start)[at_there] - changed[site].detach()[at_here]
     moved = (difference * gradient[at_here]).float()
     if site.kind.pairwise:
         moved = moved.movedim(1, -1)  # [example, destination, source, head]

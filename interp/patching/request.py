@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
+from torch import Tensor
+
 from interp.metrics import Metric, get_metric
 from interp.model.model import Model
 from interp.patching.cells import By, Cells, check_by, check_layers, lay_out
 from interp.patching.groups import Neurons
 from interp.patching.values import (
+    RUNS,
     Constants,
     Direction,
     Replacement,
@@ -18,6 +21,7 @@ from interp.patching.values import (
     all_runs,
     check_direction,
     constants,
+    for_each_token,
     places,
 )
 from interp.prompts.pairs import PromptPairs
@@ -41,8 +45,10 @@ class Options(TypedDict, total=False):
             changed: the corrupted one, or the clean one (the default there).
         source: what is put in: the "other" run's activation (the default), "zero", the "mean" over
             the tokens of the `reference` prompts, or a value for each layer: {layer: [d_model]},
-            [neuron] at "mlp_act", or [head, d_head] at sites with heads. Patterns take "other" and
-            "zero"; what is left of a pattern is not scaled up to sum to 1.
+            [neuron] at "mlp_act", or [head, d_head] at sites with heads. Or one for each token of
+            the run that is changed, {layer: [example, position, …]}: what `capture` has read from
+            another model, say. Patterns take "other" and "zero"; what is left of a pattern is not
+            scaled up to sum to 1.
         reference: prompts for the mean.
         layers: the ones to patch; all if left out.
         positions: the positions to patch, by number, label ("subject -1") or span ("subject");
@@ -99,7 +105,8 @@ class Request:
         source = options.get("source", "other")
         direction = check_direction(options.get("direction"), source)
         sites = [Site(site, layer) for layer in layers]
-        values = constants(model, sites, source, options.get("reference"))
+        changed = pairs.prompts(RUNS[direction][0])
+        values = constants(model, sites, source, options.get("reference"), changed)
         where = places(pairs, direction, constant=values is not None)
         cells = lay_out(
             model,
@@ -123,7 +130,9 @@ class Request:
             self,
             pairs=self.pairs.subset(examples),
             cells=self.cells.subset(examples),
-            constants=None if values is None else {site: v.cpu() for site, v in values.items()},
+            constants=None
+            if values is None
+            else {s: _part(s, v, examples) for s, v in values.items()},
         )
 
     def all_runs(self, model: Model) -> list[TwoRuns]:
@@ -132,3 +141,9 @@ class Request:
         if values is not None:
             values = {site: v.to(model.device, model.dtype) for site, v in values.items()}
         return all_runs(model, self.pairs, self.metric, self.direction, values)
+
+
+def _part(site: Site, value: Tensor, examples: range) -> Tensor:
+    if for_each_token(site, value):
+        value = value[examples.start : examples.stop]
+    return value.cpu()

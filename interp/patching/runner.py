@@ -8,15 +8,18 @@ patched run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from interp.forward.passes import Recording, packs, record, recording_memory
+from interp.metrics import Scorer
 from interp.model.memory import batches, rows_that_fit
 from interp.patching.table import EditTable
-from interp.patching.values import RUNS, TwoRuns
+from interp.patching.values import Runs
 from interp.patching.walk import needed, walk
 from interp.progress import Progress
 from interp.prompts.pairs import Run
@@ -25,11 +28,35 @@ from interp.sites import Site, width_at
 Scores = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class NextTokens:
+    """The likeliest next tokens after some prompts, likeliest first.
+
+    Attributes:
+        ids: token ids [row, k].
+        probabilities: of each [row, k].
+    """
+
+    ids: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, n: int, k: int) -> NextTokens:
+        return cls(np.zeros((n, k), np.int64), np.zeros((n, k), np.float32))
+
+    def put(self, rows: slice | npt.NDArray[np.int64], found: tuple[Tensor, Tensor]) -> None:
+        self.ids[rows], self.probabilities[rows] = (values.cpu().numpy() for values in found)
+
+
 class Runner:
     """Scores patched runs, as all that the metric is read from."""
 
     def __init__(
-        self, all_runs: Sequence[TwoRuns], changes: EditTable, batch_size: int | None = None
+        self,
+        all_runs: Sequence[Runs],
+        changes: EditTable,
+        batch_size: int | None = None,
+        next_tokens: int = 0,
     ) -> None:
         """What is to be scored.
 
@@ -37,13 +64,23 @@ class Runner:
             all_runs: for each kind of sequence that the metric is read from; scores are added.
             changes: all that will be asked for, together or a part at a time.
             batch_size: rows in one pass; None for as many as fit.
+            next_tokens: how many of the likeliest next tokens to keep as well.
         """
-        self._parts = [_Part(runs, changes, batch_size) for runs in all_runs]
+        # What follows a prompt is the same whatever is forced after it.
+        kept = [next_tokens, *(0 for _ in all_runs[1:])]
+        self._parts = [
+            _Part(runs, changes, batch_size, k) for runs, k in zip(all_runs, kept, strict=True)
+        ]
+
+    @property
+    def next_tokens(self) -> tuple[NextTokens, NextTokens]:
+        """After each patched run that was scored last, and after each prompt as it is."""
+        return self._parts[0].patched_tokens, self._parts[0].unpatched_tokens
 
     def score(
         self, changes: EditTable, progress: Progress | None
     ) -> tuple[Scores, dict[Run, Scores]]:
-        """Scores of all patched runs [row] and of the two runs as they are [example].
+        """Scores of all patched runs [row] and of the runs as they are [example].
 
         Args:
             progress: called with (rows done, rows in all), counted for each kind of sequence.
@@ -66,61 +103,74 @@ class _Part:
     """The same of one kind of sequence.
 
     Attributes:
-        unpatched: scores of the two runs as they are [example]; there once `scores` was called.
+        unpatched: scores of the runs as they are [example]; there once `scores` was called.
+        unpatched_tokens, patched_tokens: what comes next after the prompts of the run that is
+            changed, as it is and as it was changed in the last call of `scores`.
     """
 
-    def __init__(self, runs: TwoRuns, changes: EditTable, batch_size: int | None) -> None:
+    def __init__(
+        self, runs: Runs, changes: EditTable, batch_size: int | None, next_tokens: int
+    ) -> None:
         self.runs = runs
+        self.k = next_tokens
+        self.unpatched_tokens = NextTokens.empty(len(runs), next_tokens)
+        self.patched_tokens = NextTokens.empty(0, next_tokens)
         self.batch_size = batch_size
         self.unpatched: dict[Run, Scores] = {
-            run: np.zeros(len(runs.pairs), np.float32) for run in RUNS[runs.direction]
+            run: np.zeros(len(runs), np.float32) for run in runs.scored
         }
         n_layers = runs.model.n_layers
         self._last = Site("resid_post", n_layers - 1)
         self._base_sites = needed(n_layers, changes) | {self._last}
-        copied = changes.sites if runs.constants is None else ()
-        self._source_sites = {*copied, self._last}
-        # Where all pairs fit into memory together, they are run only once.
-        self._kept: tuple[Recording, Recording] | None = None
+        self._source_sites = {*(changes.sites if runs.copies else ()), self._last}
+        # Where all examples fit into memory together, they are run only once.
+        self._kept: tuple[Recording, ...] | None = None
 
     def scores(self, changes: EditTable, progress: Callable[[int], None]) -> Scores:
         """The score of each patched run [row]; `progress` gets how many are done."""
         out = np.zeros(len(changes), np.float32)
+        self.patched_tokens = NextTokens.empty(len(changes), self.k)
         done = 0
         for start, stop, recordings in self._recorded():
             mine = np.nonzero((changes.example >= start) & (changes.example < stop))[0]
             part, order = changes.select(mine).sorted()
-            for first, beyond, scores in self._patched(recordings, part, start):
-                out[mine[order[first:beyond]]] = scores
+            for first, beyond, (scores, tokens) in self._patched(recordings, part, start):
+                rows = mine[order[first:beyond]]
+                out[rows] = scores.cpu().numpy()
+                if tokens is not None:
+                    self.patched_tokens.put(rows, tokens)
                 progress(done + beyond)
             done += len(mine)
         return out
 
-    def _recorded(self) -> Iterator[tuple[int, int, tuple[Recording, Recording]]]:
-        """Recordings of the run that is changed and of the other, pairs by pairs."""
+    def _recorded(self) -> Iterator[tuple[int, int, tuple[Recording, ...]]]:
+        """Recordings of the run that is changed and of the other, examples by examples."""
         runs, model = self.runs, self.runs.model
         if self._kept is not None:
-            yield 0, len(runs.pairs), self._kept
+            yield 0, len(runs), self._kept
             return
-        base, source = (reading.ids for reading in runs.readings)
+        base, *others = (scorer.reading.ids for scorer in runs.scored.values())
         packable = packs(model, base)
 
-        def work(start: int, stop: int) -> tuple[Recording, Recording]:
+        def work(start: int, stop: int) -> tuple[Recording, ...]:
             return (
                 record(model, base[start:stop], self._base_sites, for_packing=packable),
-                record(model, source[start:stop], self._source_sites),
+                *(record(model, ids[start:stop], self._source_sites) for ids in others),
             )
 
-        for start, stop, recordings in batches(len(runs.pairs), self._pairs_that_fit(), work):
-            both = zip(RUNS[runs.direction], (runs.base, runs.source), recordings, strict=True)
-            for run, scorer, recording in both:
-                scores = scorer.value(recording[self._last], torch.arange(start, stop))
+        for start, stop, recordings in batches(len(runs), self._examples_that_fit(), work):
+            for (run, scorer), recording in zip(runs.scored.items(), recordings, strict=True):
+                scores, tokens = self._read(
+                    scorer, recording[self._last], torch.arange(start, stop)
+                )
                 self.unpatched[run][start:stop] = scores.cpu().numpy()
-            if stop - start == len(runs.pairs):
+                if scorer is runs.base and tokens is not None:
+                    self.unpatched_tokens.put(slice(start, stop), tokens)
+            if stop - start == len(runs):
                 self._kept = recordings
             yield start, stop, recordings
 
-    def _pairs_that_fit(self) -> int:
+    def _examples_that_fit(self) -> int:
         model, length = self.runs.model, self.runs.length
         sites = [*self._base_sites, *self._source_sites]
         width = sum(width_at(model, site.name, length) for site in sites)
@@ -129,15 +179,20 @@ class _Part:
         return rows_that_fit(model, 2 * recording_memory(model, length, streams))
 
     def _patched(
-        self, recordings: tuple[Recording, Recording], changes: EditTable, offset: int
-    ) -> Iterator[tuple[int, int, Scores]]:
+        self, recordings: tuple[Recording, ...], changes: EditTable, offset: int
+    ) -> Iterator[tuple[int, int, tuple[Tensor, tuple[Tensor, Tensor] | None]]]:
         runs = self.runs
 
-        def work(first: int, beyond: int) -> Scores:
+        def work(first: int, beyond: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
             part = changes.select(np.arange(first, beyond))
             hidden = walk(runs, recordings, part, offset)
-            found = runs.base.value(hidden, torch.from_numpy(part.example))
-            return np.asarray(found.cpu().numpy(), dtype=np.float32)
+            return self._read(runs.base, hidden, torch.from_numpy(part.example))
 
         rows = self.batch_size or rows_that_fit(runs.model, runs.model.memory_per_row(runs.length))
         return batches(len(changes), rows, work)
+
+    def _read(
+        self, scorer: Scorer, hidden: Tensor, examples: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        scores = scorer.value(hidden, examples)
+        return scores, scorer.next_tokens(hidden, examples, self.k) if self.k else None

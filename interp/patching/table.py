@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.forward.access import Change
@@ -48,23 +48,27 @@ class Places:
 
 @dataclass(frozen=True)
 class Edit:
-    """Entries to copy from the source's activations into rows of a batch, one by one.
+    """Entries to copy from the values that are put in into rows of a batch, one by one.
 
     Attributes:
         row, destination: where in the batch [entry].
-        example, origin: where in the source's recording [entry].
+        taken: where in the values [entry]: an example and a position of a recording, or the number
+            of a vector.
         units: which heads or neurons of each entry; None for whole activations.
     """
 
     row: Int[Tensor, " entry"]
     destination: Int[Tensor, " entry"]
-    example: Int[Tensor, " entry"]
-    origin: Int[Tensor, " entry"]
+    taken: tuple[Int[Tensor, " entry"], ...]
     units: Bool[Tensor, "entry unit"] | None
+
+    def new(self, source: Tensor) -> Float[Tensor, "entry ..."]:
+        """What is put in, of values that may lie elsewhere than the batch."""
+        return source[tuple(index.to(source.device) for index in self.taken)].to(self.row.device)
 
     def write(self, target: Tensor, source: Tensor) -> None:
         """Copy into `target` [row, position, …] in place."""
-        new = source[self.example, self.origin]
+        new = self.new(source)
         if self.units is not None:
             chosen = self.units.reshape(*self.units.shape, *(1,) * (new.ndim - 2))
             new = torch.where(chosen, new, target[self.row, self.destination])
@@ -129,6 +133,8 @@ class EditTable:
         row: the row that each part belongs to [part], ascending.
         site, place, unit, source: for each part indices into `sites`, `slots`, `units` and, for
             what is attended to, `slots` again [part].
+        vector: for each part which of the given vectors is put in [part]; None where it is what
+            stands at the same slot of the other run.
     """
 
     sites: tuple[Site, ...]
@@ -140,6 +146,7 @@ class EditTable:
     place: Indices
     unit: Indices
     source: Indices
+    vector: Indices | None = None
 
     def __len__(self) -> int:
         return len(self.example)
@@ -172,6 +179,7 @@ class EditTable:
             place=self.place[part],
             unit=self.unit[part],
             source=self.source[part],
+            vector=None if self.vector is None else self.vector[part],
         )
 
     def rows_inside(self, block: int) -> Indices:
@@ -224,7 +232,7 @@ class EditTable:
         if site not in self.sites:
             return []
         parts = np.nonzero(self.site == self.sites.index(site))[0]
-        turn = np.arange(len(parts)) - np.searchsorted(self.row[parts], self.row[parts])
+        turn = _turn(self._clashing(parts))
         build = self._pattern_edit if site.kind.pairwise else self._edit
         out = []
         for number in range(int(turn.max(initial=-1)) + 1):
@@ -234,6 +242,12 @@ class EditTable:
             chosen = None if units is None else units[self.unit[mine]]
             out.append(build(mine, row, chosen, places, width, offset, device))
         return out
+
+    def _clashing(self, parts: Indices) -> Indices:
+        """Parts with the same number may write to the same entries, and must take turns [part]."""
+        if self.vector is None:
+            return self.row[parts]
+        return np.asarray(self.row[parts] * len(self.slots) + self.place[parts])
 
     def _edit(
         self,
@@ -246,13 +260,17 @@ class EditTable:
         device: torch.device,
     ) -> Edit:
         example = self.example[self.row[parts]]
-        destination, origin = places.destination[example], places.origin[example]
+        destination = places.destination[example]
         part, slot = np.nonzero(self.slots[self.place[parts]] & (destination >= 0))
+        taken = (
+            (example[part] - offset, places.origin[example][part, slot])
+            if self.vector is None
+            else (self.vector[parts][part],)
+        )
         return Edit(
             _tensor(row[part], device),
             _tensor(destination[part, slot], device),
-            _tensor(example[part] - offset, device),
-            _tensor(origin[part, slot], device),
+            tuple(_tensor(index, device) for index in taken),
             None if units is None else _tensor(units, device)[_tensor(part, device)],
         )
 
@@ -289,6 +307,15 @@ class EditTable:
 def _first_block(site: Site) -> int:
     """The first block whose outcome a change at the site can touch."""
     return site.layer + (site.kind.part == "after")
+
+
+def _turn(group: Indices) -> Indices:
+    """For each member how many of its group come before it."""
+    order = np.argsort(group, kind="stable")
+    ordered = group[order]
+    turn = np.empty_like(group)
+    turn[order] = np.arange(len(group)) - np.searchsorted(ordered, ordered)
+    return turn
 
 
 def _tensor(values: Indices | Mask, device: torch.device) -> Tensor:

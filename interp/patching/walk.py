@@ -18,7 +18,7 @@ from interp.forward.access import changing
 from interp.forward.packing import Active
 from interp.forward.passes import Recording, resume
 from interp.patching.table import Edit, EditTable, Indices, PatternEdit, written
-from interp.patching.values import TwoRuns
+from interp.patching.values import Runs
 from interp.sites import Site
 
 
@@ -35,15 +35,15 @@ def needed(n_layers: int, changes: EditTable) -> set[Site]:
 
 
 def walk(
-    runs: TwoRuns,
-    recordings: tuple[Recording, Recording],
+    runs: Runs,
+    recordings: tuple[Recording, ...],
     changes: EditTable,
     offset: int,
 ) -> Float[Tensor, "row position d_model"]:
     """Final residual streams of all rows, which must be sorted by their start.
 
     Args:
-        recordings: of the run that is changed and of the other.
+        recordings: of the run that is changed and, where there is one, of the other.
         offset: the first example of the recordings.
     """
     up = _Walk(runs, recordings, changes, offset)
@@ -69,13 +69,13 @@ class _Walk:
 
     def __init__(
         self,
-        runs: TwoRuns,
-        recordings: tuple[Recording, Recording],
+        runs: Runs,
+        recordings: tuple[Recording, ...],
         changes: EditTable,
         offset: int,
     ) -> None:
         self.runs = runs
-        self.base, self.source = recordings
+        self.base, self.source = recordings[0], recordings[-1]
         self.changes = changes
         self.offset = offset
         self.places = runs.places
@@ -87,7 +87,7 @@ class _Walk:
     def write(self, site: Site, hidden: Tensor) -> None:
         """Change the stream between two blocks, in place."""
         for edit in self._edits(site):
-            edit.write(hidden, self.runs.values(site, self.source))
+            edit.write(hidden, self._values(site))
 
     def through(self, block: int, hidden: Tensor, joined: int) -> Tensor:
         """All rows out of the block, of which the first `joined` were in the batch before."""
@@ -124,7 +124,7 @@ class _Walk:
             before = torch.arange(self.width, device=self.device) < self.spans.first[index, None]
             stream = torch.where(before[..., None], base, stream)
         changes = [
-            (site, written(self._edits(site, rows), self.runs.values(site, self.source)))
+            (site, written(self._edits(site, rows), self._values(site)))
             for site in self.changes.inside(block)
         ]
         with changing(model, changes):
@@ -149,8 +149,7 @@ class _Walk:
         example = self.example[index]
         stream = self.base[Site("resid_pre", block)]
         change = stream.new_zeros(len(rows), *stream.shape[1:])
-        new = self.runs.values(site, self.source)[edit.example, edit.origin]
-        moved = new - self.base[site][example[edit.row], edit.destination]
+        moved = edit.new(self._values(site)) - self.base[site][example[edit.row], edit.destination]
         matrix = output_matrix(model, block)
         for head in range(model.n_heads):
             mine = slice(None) if edit.units is None else edit.units[:, head]
@@ -161,6 +160,9 @@ class _Walk:
 
     def _run(self, block: int) -> functools.partial[Tensor]:
         return functools.partial(resume, self.runs.model, self.base, start=block, stop=block + 1)
+
+    def _values(self, site: Site) -> Tensor:
+        return self.runs.values(site, self.source, self.offset)
 
     def _edits(self, site: Site, rows: Indices | None = None) -> list[Edit | PatternEdit]:
         return self.changes.edits(site, self.places, self.width, self.offset, self.device, rows)
@@ -176,7 +178,7 @@ class _Spans:
     length: int
 
     @classmethod
-    def of(cls, runs: TwoRuns, changes: EditTable) -> _Spans:
+    def of(cls, runs: Runs, changes: EditTable) -> _Spans:
         device = runs.model.device
         reads = runs.base.reading.positions[torch.from_numpy(changes.example)]
         first = changes.first_changed(runs.places, runs.idle(), reads[:, 0].numpy())

@@ -97,7 +97,7 @@ class PromptPairs:
             None if self.foil_ids is None else tuple(model.decode(ids) for ids in self.foil_ids)
         )
         self._check_differences(model)
-        self.alignment = _align(self.clean, self.corrupt, spans)
+        self.alignment = align(self.clean, self.corrupt, spans)
         self._check_lengths(model)
         # What stands at each position can be told from the texts, unless ids were given.
         known = all(found is not None for found in (*self.clean.offsets, *self.corrupt.offsets))
@@ -318,7 +318,12 @@ def _short(text: str) -> str:
     return repr(cut(text, 40))
 
 
-def _align(clean: TokenBatch, corrupt: TokenBatch, spans: Spans | None) -> Alignment:
+def align(clean: TokenBatch, corrupt: TokenBatch, spans: Spans | None) -> Alignment:
+    """The position axis of some pairs; of single prompts, where both are the same.
+
+    Raises:
+        PromptError: prompts of unequal length without spans, or spans that they do not hold.
+    """
     if not spans:
         unequal = np.nonzero((clean.lengths != corrupt.lengths).numpy())[0]
         if len(unequal):
