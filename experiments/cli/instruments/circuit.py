@@ -91,6 +91,7 @@ def circuit(
         from interp.patching.results import effect_of
 
         loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+        found.title = f"obverse circuit: {loaded.name}"
         ours, theirs = (None, None) if held_out is not None else _halves(columns)
         finding = prompt_files.make_pairs(loaded, columns, ours)
         testing = prompt_files.make_pairs(loaded, others, theirs)

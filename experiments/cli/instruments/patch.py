@@ -99,6 +99,7 @@ def patch(
 
         loaded = load_model(model, device=device, dtype=dtype, revision=revision)
         chosen = choose_layers(layers, loaded.n_layers)
+        found.title = f"obverse patch: {site} of {loaded.name}"
         axes = None if by is None else [part.strip() for part in by.split(",")]
         made = prompt_files.make_pairs(loaded, columns)
         with TerminalReporter().stage("patching") as progress:

@@ -95,6 +95,7 @@ def probe(
         from probes.figures import probe_lines
 
         loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+        found.title = f"obverse probe: {sites} of {loaded.name}"
         named = choose_sites(sites, layers, loaded.n_layers)
         reporter = TerminalReporter()
         with reporter.stage("reading activations") as progress:
