@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cache.arguments import typed
-from interp.components.heads import output_matrix
 from interp.components.linear import each_head
+from interp.components.writers import output_matrix
 from interp.errors import ModelError, SiteError
 from interp.forward.passes import TOLERANCE, observe, recording_memory, relative_error
 from interp.model.memory import batches, rows_that_fit

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.components.frozen import Linear, Writer, precise
+from interp.components.frozen import Linear, before_writing
+from interp.components.linear import precise
+from interp.components.writers import Writer
 from interp.errors import ModelError
 from interp.forward.passes import TOLERANCE, Recording, relative_error
 from interp.model.model import Model
@@ -98,6 +100,13 @@ def _read_by_units(
     """What one of each unit adds to the readout, and what is added whatever the units do."""
     added = part.at(f"{name}_out", layer)
     writer = Writer.of(part.model, layer, name, units, added)
-    linear = writer.before(part.linear, units)
+    if writer is None:
+        what = "heads" if name == "attn" else "neurons"
+        raise ModelError(
+            f"What the {name} of layer {layer} of {part.model.name} adds to the residual stream is "
+            f"not made of its {what} by one matrix, so it has no attribution by {what}; attribute "
+            "by component."
+        )
+    linear = before_writing(writer, part.linear, units)
     per_unit = linear.direction @ precise(writer.matrix).T
     return per_unit, linear.of(precise(writer.bias).expand(len(units), -1)) + linear.constant

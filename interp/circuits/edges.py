@@ -48,7 +48,8 @@ def attribute_edges(
     head, MLP, unembedding). Corrupting it replaces the writer's part of what this one reader reads.
 
     Args:
-        model: the model; its blocks must be sums of heads and MLPs (no norm after attention).
+        model: the model; its blocks must be sums of heads and MLPs. Where a norm stands behind
+            attention, a head writes what it adds with the norm's scale held at that of each run.
         pairs: clean and corrupted prompts with answers.
         metric: what to read, or its name.
         method: "eap", one gradient in the clean run; "eap-ig", the mean gradient over runs whose
@@ -108,6 +109,7 @@ def attribute_edges(
         "steps": steps if "ig" in method else 1,
         "metric": metric.name,
         "unit": metric.unit,
+        **parts.attrs,
         **graph.attrs,
         **model.identity,
     }

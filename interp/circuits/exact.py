@@ -88,7 +88,7 @@ def _after_head(
         layer, projection, (stream + change)[:, None], alone
     ).transpose(1, 2)
     z = parts.attend(layer, base, rows, given["q"], given["k"], given["v"])
-    added = parts.written(layer, z - base.z(layer)[rows]).sum(1)
+    added = parts.attention_out(layer, z) - parts.attention_out(layer, base.z(layer)[rows])
     after = base.pre(layer + 1)[rows] + added
     if not parts.mlp_reads_mid:
         return after

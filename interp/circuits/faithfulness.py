@@ -157,6 +157,7 @@ def faithfulness_curve(
     notes = {
         "instrument": "circuit faithfulness",
         "method": scores.attrs["method"],
+        **{name: scores.attrs[name] for name in ("head_shares",) if name in scores.attrs},
         "ablation": ablation,
         "metric": metric.name,
         "unit": metric.unit,

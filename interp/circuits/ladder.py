@@ -192,8 +192,7 @@ class _Layer:
 
     def through_heads(self, gradient: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """By the stream, all heads together, and by queries, keys and values."""
-        matrix = self.parts.output_weights(self.layer)[0]
-        into_z = (gradient @ matrix.flatten(0, 1).T).reshape(self.z.shape)
+        into_z = self.parts.attention_gradient(self.layer, self.z, gradient)
         into_stream, *others = torch.autograd.grad(self.z, [self.leaf, *self.projected], into_z)
         return into_stream, tuple(others)
 

@@ -2,12 +2,15 @@
 
 Writers are the embedding, each attention head and each MLP; readers are the query, key and value
 inputs of heads, MLPs, and the unembedding. What a writer adds reaches every later reader through
-the stream, which is their sum. Whether a model is such a sum is tried on its own numbers.
+the stream, which is their sum. Where a norm stands behind attention, a head's share is what it adds
+with the norm's scale held at that of the run that the head is part of: all shares of a run add up
+to its stream. Whether a model is such a sum is tried on its own numbers (`structure.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -16,18 +19,76 @@ from torch import Tensor
 
 from interp.components.linear import affine, each_head, position_wise
 from interp.components.norms import Norm
-from interp.components.parts_run import PartsRun, run_parts
+from interp.components.structure import PROJECTIONS, LayerParts, Projection, layer_parts, reads_of
+from interp.components.writers import Writer
 from interp.errors import ModelError
+from interp.forward.blocks import BlockCall, Taken, block_call
 from interp.forward.hooks import passing
 from interp.forward.packing import find, runs_as
-from interp.forward.passes import TOLERANCE, check_resumable, relative_error
+from interp.forward.passes import TOLERANCE, Recording, check_resumable, record, relative_error
 from interp.model.model import Model
+from interp.sites import Site
 
-Projection = Literal["q", "k", "v"]
-PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v")
-_NORMS = ("ln1", "ln2", None)
-# By reader, the module whose input shows what it reads.
-_READS = {"attn": "attn.q", "mlp": "mlp"}
+__all__ = ["PROJECTIONS", "Components", "PartsRun", "Projection", "run_parts"]
+
+HELD = "with the scale of the norm behind attention held at that of each run"
+
+
+@dataclass(frozen=True)
+class PartsRun:
+    """A recorded run with what each writer added.
+
+    Attributes:
+        recording: streams into each block, `z` and `mlp_out` of each, and the final stream.
+        attention: what each layer's attention was called with.
+    """
+
+    recording: Recording
+    attention: tuple[BlockCall, ...]
+
+    def pre(self, layer: int) -> Float[Tensor, "example position d_model"]:
+        """The stream into block `layer`; the final one after the last block."""
+        if layer == len(self.attention):
+            return self.recording[Site("resid_post", layer - 1)]
+        return self.recording[Site("resid_pre", layer)]
+
+    def z(self, layer: int) -> Float[Tensor, "example position head d_head"]:
+        return self.recording[Site("z", layer)]
+
+    def mlp(self, layer: int) -> Float[Tensor, "example position d_model"]:
+        return self.recording[Site("mlp_out", layer)]
+
+
+def run_parts(
+    model: Model,
+    ids: Int[Tensor, "example position"],
+    *,
+    for_packing: bool = False,
+    more: tuple[str, ...] = (),
+) -> PartsRun:
+    """Run prompts once, `for_packing` as for `record`, and keep `more` sites of each layer."""
+    n = model.n_layers
+    names = ("resid_pre", "z", "mlp_out", *more)
+    sites = [Site(name, i) for name in names for i in range(n)]
+    calls: dict[int, BlockCall] = {}
+    taken: Taken = {}
+
+    def remember(layer: int) -> Any:
+        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            # Some blocks pass the stream by name; the attention takes it either way.
+            named = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            stream = args or (kwargs["hidden_states"],)
+            calls[layer] = block_call(model.name, stream, named, len(ids), taken)
+
+        return passing(hook)
+
+    check_resumable(model, ids)  # before anything is placed
+    with model.lock, contextlib.ExitStack() as stack:
+        for layer, block in enumerate(model.bridge.blocks):
+            handle = block.attn.register_forward_pre_hook(remember(layer), with_kwargs=True)
+            stack.callback(handle.remove)
+        recording = record(model, ids, [*sites, Site("resid_post", n - 1)], for_packing=for_packing)
+    return PartsRun(recording, tuple(calls[layer] for layer in range(n)))
 
 
 class Components:
@@ -37,16 +98,16 @@ class Components:
         model: the model.
         mlp_reads_mid: whether an MLP reads what the heads of its own layer have written; not so
             in parallel blocks.
+        heads_meet: whether what one head puts out depends on what the others read (queries and
+            keys of all heads under one norm, in OLMo 2).
 
     Raises:
-        ModelError: the model is no sum of heads and MLPs (a norm after attention, say).
+        ModelError: the model is no sum of heads and MLPs.
     """
 
     def __init__(self, model: Model, ids: Int[Tensor, "example position"]) -> None:
         self.model = model
         self.mlp_reads_mid = not model.parallel_blocks
-        self._norms: dict[str, str | None] = {}
-        self._closed: dict[int, Norm | None] = {}
         self._weights: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
         for block in model.bridge.blocks:
             if any(find(block, f"attn.{name}") is None for name in (*PROJECTIONS, "o")):
@@ -54,7 +115,11 @@ class Components:
                     f"{model.name} does not expose queries, keys and values apart, so its edges "
                     "cannot be told from each other; use another architecture."
                 )
-        self._verify(ids[:1])
+        check_resumable(model, ids[:1])  # before anything is placed
+        with reads_of(model) as read:
+            run = run_parts(model, ids[:1], more=("attn_out",))
+        self._layers: list[LayerParts] = layer_parts(model, run.recording, read, self.mlp_reads_mid)
+        self.heads_meet = any(self._heads_meet(layer, run) for layer in range(model.n_layers))
 
     def run(self, ids: Int[Tensor, "example position"], *, for_packing: bool = False) -> PartsRun:
         """Run prompts once and keep what each writer adds."""
@@ -68,19 +133,34 @@ class Components:
         self, layer: int, reader: Literal["attn", "mlp"], stream: Float[Tensor, "... d_model"]
     ) -> Float[Tensor, "... d_model"]:
         """What attention or MLP makes of the stream before it reads it."""
-        name = self._norms[reader]
-        if name is None:
-            return stream
-        return self._position_wise(find(self.model.bridge.blocks[layer], name), stream)
+        parts = self._layers[layer]
+        norm = parts.before_attention if reader == "attn" else parts.before_mlp
+        return stream if norm is None else self._position_wise(norm, stream)
 
     def attention_norm(self, layer: int) -> Norm | None:
         """The norm before attention in closed form; None where there is none."""
-        return self._closed[layer]
+        return self._layers[layer].attention_norm
+
+    def neurons(self, layer: int, matrix: Tensor) -> Writer:
+        """How neurons that write by this matrix [neuron, d_model] add to the stream."""
+        parts = self._layers[layer]
+        return Writer(matrix, torch.zeros_like(matrix[0]), parts.after_mlp, parts.mlp_factor)
+
+    @property
+    def attrs(self) -> dict[str, str]:
+        """What a head's share is, to be kept with a result."""
+        held = any(parts.heads.norm is not None for parts in self._layers)
+        return {"head_shares": HELD if held else "as written"}
+
+    def heads_behind_norm(self, layer: int) -> bool:
+        """Whether what one head adds depends on what the others put out."""
+        return self._layers[layer].heads.norm is not None
 
     def mlp(self, layer: int, stream: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """What the MLP adds when it reads this stream."""
-        module = self.model.bridge.blocks[layer].mlp
-        return self._position_wise(module, self.normed(layer, "mlp", stream))
+        normed = self.normed(layer, "mlp", stream)
+        with self.model.lock:
+            return self._layers[layer].mlp(normed)
 
     def projected(
         self, layer: int, projection: Projection, normed: Float[Tensor, "... d_model"]
@@ -94,7 +174,12 @@ class Components:
         self, layer: int, projection: Projection
     ) -> tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head"]]:
         """Matrix and bias by which each head makes its queries, keys or values."""
-        matrix, bias = self._affine(layer, projection, self.model.d_model)
+        if (layer, projection) not in self._weights:
+            module = find(self.model.bridge.blocks[layer], f"attn.{projection}")
+            like = next(self.model.bridge.original_model.parameters())
+            with self.model.lock:
+                self._weights[layer, projection] = affine(module, self.model.d_model, like)
+        matrix, bias = self._weights[layer, projection]
         heads = self.n_readers(projection)
         return matrix.reshape(len(matrix), heads, -1).transpose(0, 1), bias.reshape(heads, -1)
 
@@ -104,27 +189,77 @@ class Components:
         """Matrix and bias from the normed stream before gain and shift, which go into them."""
         if (layer, f"folded {projection}") not in self._weights:
             matrix, bias = self.input_weights(layer, projection)
-            norm = self._closed[layer]
+            norm = self.attention_norm(layer)
             if norm is not None:
                 bias = bias + (norm.shift.to(matrix.dtype) @ matrix)
                 matrix = norm.gain.to(matrix.dtype)[:, None] * matrix
             self._weights[layer, f"folded {projection}"] = matrix, bias
         return self._weights[layer, f"folded {projection}"]
 
-    def output_weights(
-        self, layer: int
-    ) -> tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, " d_model"]]:
-        """Matrix by which each head writes its `z`, and the bias that no head owns."""
+    def output_weights(self, layer: int) -> Float[Tensor, "head unit d_model"]:
+        """Matrix by which each head writes its `units`, all that is linear behind it folded in."""
         heads = self.model.n_heads
-        width = heads * int(self.model.bridge.cfg.d_head)
-        matrix, bias = self._affine(layer, "o", width)
-        return matrix.reshape(heads, -1, matrix.shape[1]), bias
+        matrix, bias = self._layers[layer].heads.folded
+        matrix = matrix.reshape(heads, -1, matrix.shape[1])
+        if not self._shares_bias(layer):
+            return matrix
+        return torch.cat([matrix, bias.expand(heads, 1, -1)], dim=1)
+
+    def units(
+        self,
+        layer: int,
+        z: Float[Tensor, "row position head d_head"],
+        of: Float[Tensor, "row position head d_head"] | None = None,
+    ) -> Float[Tensor, "row position head unit"]:
+        """What heads put out in the units in which they write it: `z`, where no norm is behind.
+
+        Behind a norm `z` over its scale. The norm scales the bias that no head owns too, so of
+        that each head has an equal part, as one unit more.
+
+        Args:
+            of: what the heads put out in the run whose scale is held; `z` if left out.
+        """
+        writer = self._layers[layer].heads
+        if writer.norm is None:
+            return z
+        scale = self.inverse_scale(layer, z if of is None else of)[..., None]
+        if not self._shares_bias(layer):
+            return z * scale
+        part = scale.expand(*z.shape[:-1], 1) / self.model.n_heads
+        return torch.cat([z * scale, part], dim=-1)
+
+    def inverse_scale(
+        self, layer: int, z: Float[Tensor, "row position head d_head"]
+    ) -> Float[Tensor, "row position 1"]:
+        """One over what the norm behind attention divides by when heads put this out; 1 if none."""
+        return self._layers[layer].heads.inverse_scale(z.flatten(-2))
 
     def written(
-        self, layer: int, z: Float[Tensor, "row position head d_head"]
+        self, layer: int, units: Float[Tensor, "row position head unit"]
     ) -> Float[Tensor, "row head position d_model"]:
-        """What each head adds to the stream."""
-        return each_head(z.transpose(1, 2), self.output_weights(layer)[0])
+        """What each head adds to the stream, but for what is the same in every run."""
+        return each_head(units.transpose(1, 2), self.output_weights(layer))
+
+    def attention_out(
+        self, layer: int, z: Float[Tensor, "row position head d_head"]
+    ) -> Float[Tensor, "row position d_model"]:
+        """What all heads of a layer, and their common bias, add to the stream."""
+        return self._layers[layer].heads.added(z.flatten(-2))
+
+    def attention_gradient(
+        self,
+        layer: int,
+        z: Float[Tensor, "row position head d_head"],
+        gradient: Float[Tensor, "row position d_model"],
+    ) -> Float[Tensor, "row position head d_head"]:
+        """The gradient by `z`, from that by what attention adds, its norm moving along."""
+        writer = self._layers[layer].heads
+        if writer.norm is None:
+            return (gradient @ writer.folded[0].T).reshape(z.shape)
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            (found,) = torch.autograd.grad(self.attention_out(layer, leaf), leaf, gradient)
+        return found
 
     def read(
         self,
@@ -136,20 +271,13 @@ class Components:
         """Queries, keys or values of some heads, each reading a stream of its own."""
         matrix, bias = (weight[heads] for weight in self.folded_weights(layer, projection))
         made = each_head(streams, matrix)
-        norm = self._closed[layer]
+        norm = self.attention_norm(layer)
         if norm is not None:
             mean, inverse_scale = norm.moments(streams)
             if norm.centred:
                 made = made - mean.to(made.dtype) * matrix.sum(1)[:, None]
             made = made * inverse_scale.to(made.dtype)
         return made + bias[:, None]
-
-    def attention_out(
-        self, layer: int, z: Float[Tensor, "row position head d_head"]
-    ) -> Float[Tensor, "row position d_model"]:
-        """What all heads of a layer, and their common bias, add to the stream."""
-        matrix, bias = self.output_weights(layer)
-        return z.flatten(2) @ matrix.flatten(0, 1) + bias
 
     def attend(
         self,
@@ -191,95 +319,21 @@ class Components:
         with self.model.lock:
             return position_wise(module, values)
 
-    def _affine(self, layer: int, name: str, width: int) -> tuple[Tensor, Tensor]:
-        if (layer, name) not in self._weights:
-            module = find(self.model.bridge.blocks[layer], f"attn.{name}")
-            with self.model.lock:
-                self._weights[layer, name] = affine(module, width, self._like)
-        return self._weights[layer, name]
+    def _shares_bias(self, layer: int) -> bool:
+        writer = self._layers[layer].heads
+        return writer.norm is not None and bool(writer.bias.any())
 
-    @property
-    def _like(self) -> Tensor:
-        """Some tensor of the model's device and dtype."""
-        parameter: Tensor = next(self.model.bridge.original_model.parameters())
-        return parameter
-
-    def _verify(self, ids: Int[Tensor, "1 position"]) -> None:
-        model = self.model
-        read: dict[tuple[int, str], Tensor] = {}
-        check_resumable(model, ids)  # before anything is placed
-        with model.lock, contextlib.ExitStack() as stack:
-            for layer, block in enumerate(model.bridge.blocks):
-                for reader, name in _READS.items():
-
-                    @passing
-                    def keep(
-                        _module: Any, args: Any, key: tuple[int, str] = (layer, reader)
-                    ) -> None:
-                        read[key] = args[0].detach().clone()
-
-                    stack.callback(find(block, name).register_forward_pre_hook(keep).remove)
-            run = self.run(ids)
-        layers = range(model.n_layers)
-        for reader in _READS:
-            if any((layer, reader) not in read for layer in layers):
-                raise self._unreadable(reader)
-        with torch.no_grad():
-            heads = [self.attention_out(i, run.z(i)) for i in layers]
-            for i in layers:
-                added = run.pre(i + 1) - run.pre(i)
-                if not self._agrees(heads[i] + run.mlp(i), added):
-                    raise ModelError(
-                        f"What layer {i} of {model.name} adds to the residual stream is not the "
-                        "sum of its heads and its MLP (they are normed or scaled afterwards), so "
-                        "it has no edges; sweep its sites instead."
-                    )
-            pre = [run.pre(i) for i in layers]
-            mid = [p + h for p, h in zip(pre, heads, strict=True)] if self.mlp_reads_mid else pre
-            for reader, streams in (("attn", pre), ("mlp", mid)):
-                self._norms[reader] = self._norm_before(
-                    reader, streams, [read[i, reader] for i in layers]
-                )
-            for i in layers:
-                self._closed[i] = self._closed_norm(i)
-                normed = self._closed[i]
-                if normed and not self._agrees(normed(pre[i]), read[i, "attn"]):
-                    raise self._unreadable("attn")
-                try:
-                    found = self.mlp(i, mid[i])
-                except TypeError as error:  # it takes more than what it reads from the stream
-                    raise self._unreadable("mlp") from error
-                if not self._agrees(found, run.mlp(i)):
-                    raise self._unreadable("mlp")
-
-    def _closed_norm(self, layer: int) -> Norm | None:
-        name = self._norms["attn"]
-        if name is None:
-            return None
-        module = find(self.model.bridge.blocks[layer], name)
-        return Norm.found_in(
-            lambda streams: self._position_wise(module, streams), self.model.d_model, self._like
-        )
-
-    def _norm_before(self, reader: str, streams: list[Tensor], read: list[Tensor]) -> str | None:
-        blocks = self.model.bridge.blocks
-        for name in _NORMS:
-            norms = [find(block, name) if name else None for block in blocks]
-            if name and None in norms:
-                continue
-            found = [
-                self._position_wise(norm, stream) if norm else stream
-                for norm, stream in zip(norms, streams, strict=True)
-            ]
-            if all(self._agrees(ours, theirs) for ours, theirs in zip(found, read, strict=True)):
-                return name
-        raise self._unreadable(reader)
-
-    def _agrees(self, ours: Tensor, theirs: Tensor) -> bool:
-        return relative_error(ours, theirs) <= TOLERANCE[self.model.dtype]
-
-    def _unreadable(self, reader: str) -> ModelError:
-        return ModelError(
-            f"What the {reader} of {self.model.name} reads is not the residual stream behind a "
-            "layer norm or RMS norm, so its edges cannot be told; sweep its sites instead."
-        )
+    @torch.no_grad()
+    def _heads_meet(self, layer: int, run: PartsRun) -> bool:
+        """Whether the first head puts out something else when the others' inputs are zero."""
+        normed = self.normed(layer, "attn", run.pre(layer))
+        given = []
+        for projection in PROJECTIONS:
+            whole = self.projected(layer, projection, normed)
+            alone = torch.zeros_like(whole)
+            alone[:, :, 0] = whole[:, :, 0]
+            given.append(alone)
+        row = torch.zeros(1, dtype=torch.long, device=self.model.device)
+        z = self.attend(layer, run, row, *given)
+        error = relative_error(z[:, :, 0], run.z(layer)[:, :, 0])
+        return not error <= TOLERANCE[self.model.dtype]

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.components.components import Components
-from interp.components.parts_run import PartsRun
+from interp.components.components import Components, PartsRun
 from interp.forward.packing import Active
 from interp.forward.passes import packs
 from interp.metrics import Metric, Scorer
@@ -73,15 +72,17 @@ class Contrast:
         """Other minus base of the embedding."""
         return self._change(self.base.pre(0), self.other.pre(0))
 
-    def z_change(self, layer: int) -> Float[Tensor, "example position head d_head"]:
-        return self._change(self.base.z(layer), self.other.z(layer))
+    def units_change(self, layer: int) -> Float[Tensor, "example position head unit"]:
+        """Of what heads put out, in the units in which they write it, each run in its scale."""
+        units = (self.parts.units(layer, run.z(layer)) for run in (self.base, self.other))
+        return self._change(*units)
 
     def mlp_change(self, layer: int) -> Float[Tensor, "example position d_model"]:
         return self._change(self.base.mlp(layer), self.other.mlp(layer))
 
     def layer_change(self, layer: int) -> Float[Tensor, "example writer position d_model"]:
         """Other minus base of what each head and, last, the MLP of a layer adds."""
-        heads = self.parts.written(layer, self.z_change(layer)).transpose(0, 1)
+        heads = self.parts.written(layer, self.units_change(layer)).transpose(0, 1)
         # Writers first in memory: so the products by readers need no further copy.
         return torch.cat([heads, self.mlp_change(layer)[None]]).transpose(0, 1)
 

@@ -8,29 +8,23 @@ that is exact: the shares add up to the logits themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.components.linear import affine, position_wise
-from interp.components.norms import Norm
+from interp.components.linear import position_wise, precise
+from interp.components.norms import Norm, closed_norm
+from interp.components.writers import Writer
 from interp.errors import ModelError
-from interp.forward.packing import find
-from interp.forward.passes import TOLERANCE, readout, relative_error
+from interp.forward.passes import readout
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
 
-__all__ = ["Linear", "Readout", "Writer", "frozen_readout", "precise"]
+__all__ = ["Linear", "Readout", "before_writing", "frozen_readout", "logit_transform"]
 
 # Logits at which a soft cap shows, or a scale that is none.
 _PROBES = (-1e3, -1.0, 0.0, 1.0, 1e3)
-
-
-def precise(values: Tensor) -> Tensor:
-    """In float64, where the device has it: sums of shares lose what single ones keep."""
-    return values.float() if values.device.type == "mps" else values.double()
 
 
 @dataclass(frozen=True)
@@ -89,13 +83,13 @@ def frozen_readout(
     Raises:
         ModelError: the final norm is neither a layer norm nor an RMS norm.
     """
-    norm = _closed(model, model.bridge.ln_final, final)
+    norm = closed_norm(model, model.bridge.ln_final, final)
     if norm is None:
         raise ModelError(
             f"The final norm of {model.name} is neither a layer norm nor an RMS norm, so its "
             "logits cannot be attributed; use another architecture."
         )
-    scale, capped = _transform(model, final.dtype)
+    scale, capped = logit_transform(model, final.dtype)
 
     def work(start: int, stop: int) -> tuple[Tensor, ...]:
         part = slice(start, stop)
@@ -124,79 +118,16 @@ def frozen_readout(
     return Readout(linear, value if capped else output, output, capped)
 
 
-@dataclass(frozen=True)
-class Writer:
-    """The matrix by which heads or neurons write, and the norm or factor after it.
-
-    Attributes:
-        matrix: [unit, d_model], of all units of a layer.
-        bias: that no unit owns [d_model].
-        norm: what its output passes before it is added to the stream, if anything.
-        factor: what its output is multiplied with (Granite).
-    """
-
-    matrix: Float[Tensor, "unit d_model"]
-    bias: Float[Tensor, " d_model"]
-    norm: Norm | None
-    factor: float
-
-    @classmethod
-    def of(
-        cls,
-        model: Model,
-        layer: int,
-        name: str,
-        units: Float[Tensor, "example unit"],
-        added: Float[Tensor, "example d_model"],
-    ) -> Writer:
-        """How what attention ("attn") or MLP ("mlp") added came from its heads or neurons.
-
-        Raises:
-            ModelError: it came in another way.
-        """
-        block = model.bridge.blocks[layer]
-        module = find(block, "attn.o" if name == "attn" else "mlp.out")
-        what = "heads" if name == "attn" else "neurons"
-        refusal = ModelError(
-            f"What the {name} of layer {layer} of {model.name} adds to the residual stream is not "
-            f"made of its {what} by one matrix, so it has no attribution by {what}; attribute by "
-            "component."
-        )
-        if module is None:
-            raise refusal
-        with model.lock:
-            matrix, bias = affine(module, units.shape[1], added)
-        made = units @ matrix + bias
-        post = find(block, "ln1_post" if name == "attn" else "ln2_post")
-        norm = None if post is None else _closed(model, post, made)
-        if norm is None:
-            square = float(precise(made).square().sum())
-            factor = float((precise(made) * precise(added)).sum()) / square if square else 1.0
-            found = made * factor
-        else:
-            factor, found = 1.0, norm(made)
-        if not relative_error(found, added) <= TOLERANCE[model.dtype]:
-            raise refusal
-        return cls(matrix, bias, norm, factor)
-
-    def before(self, readout: Linear, units: Float[Tensor, "example unit"]) -> Linear:
-        """The readout in terms of what the matrix and its bias make, with the norm frozen."""
-        # The constant of the readout belongs to nobody's output.
-        linear = Linear(readout.direction * self.factor, torch.zeros_like(readout.constant))
-        if self.norm is None:
-            return linear
-        return frozen_norm(self.norm, units @ self.matrix + self.bias, linear)
+def before_writing(writer: Writer, readout: Linear, units: Float[Tensor, "example unit"]) -> Linear:
+    """The readout in terms of what the writer's matrix and bias make, with its norm frozen."""
+    # The constant of the readout belongs to nobody's output.
+    linear = Linear(readout.direction * writer.factor, torch.zeros_like(readout.constant))
+    if writer.norm is None:
+        return linear
+    return frozen_norm(writer.norm, units @ writer.matrix + writer.bias, linear)
 
 
-def _closed(model: Model, module: Any, read: Float[Tensor, "example d_model"]) -> Norm | None:
-    """A module as a norm; None where on these streams it is none."""
-    with model.lock, torch.no_grad():
-        norm = Norm.found_in(lambda streams: position_wise(module, streams), read.shape[1], read)
-        theirs = position_wise(module, read)
-    return norm if relative_error(norm(read), theirs) <= TOLERANCE[model.dtype] else None
-
-
-def _transform(model: Model, dtype: torch.dtype) -> tuple[float, bool]:
+def logit_transform(model: Model, dtype: torch.dtype) -> tuple[float, bool]:
     """What logits are multiplied with after the unembedding, and whether they are capped."""
     probes = torch.tensor(_PROBES, device=model.device, dtype=dtype)
     with model.lock, torch.no_grad():

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.components.linear import affine
+from interp.components.writers import output_matrix
 from interp.forward import packing
 from interp.forward.access import changing
 from interp.forward.packing import Active
@@ -25,15 +25,6 @@ from interp.forward.passes import (
 )
 from interp.model.model import Model
 from interp.sites import Site
-
-
-def output_matrix(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:
-    """By which each head writes its `z` to the residual stream."""
-    width = model.n_heads * int(model.bridge.cfg.d_head)
-    like = next(model.bridge.original_model.parameters())
-    with model.lock:
-        matrix, _ = affine(model.bridge.blocks[layer].attn.o, width, like)
-    return matrix.reshape(model.n_heads, -1, matrix.shape[1])
 
 
 def through_block(

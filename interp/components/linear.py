@@ -11,6 +11,11 @@ from torch import Tensor
 from interp.forward.passes import TOLERANCE, relative_error
 
 
+def precise(values: Tensor) -> Tensor:
+    """In float64, where the device has it: sums of shares lose what single ones keep."""
+    return values.float() if values.device.type == "mps" else values.double()
+
+
 def position_wise(module: Any, values: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
     """Run a module that expects [batch, position, d_in] on values of any shape."""
     out: Tensor = module(values.reshape(1, -1, values.shape[-1]))

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from interp.components.linear import position_wise
+from interp.forward.passes import TOLERANCE, relative_error
+from interp.model.model import Model
 
 # Streams so large, and so small, that the constant in the root does not matter, or shows.
 _LARGE, _SMALL = 1e3, 1e-3
@@ -74,3 +79,11 @@ class Norm:
             mean = stream.mean(-1, keepdim=True)
             square = (square - mean.square()).clamp(min=0.0)
         return mean, (square + self.epsilon).rsqrt()
+
+
+def closed_norm(model: Model, module: Any, read: Float[Tensor, "... d_model"]) -> Norm | None:
+    """A module of the model as a norm; None where on what it `read` it is none."""
+    with model.lock, torch.no_grad():
+        norm = Norm.found_in(lambda streams: position_wise(module, streams), read.shape[-1], read)
+        theirs = position_wise(module, read)
+    return norm if relative_error(norm(read), theirs) <= TOLERANCE[model.dtype] else None

@@ -156,7 +156,12 @@ class Wiring:
 
     def _run_heads(self, layer: int, slots: Tensor) -> None:
         parts, graph = self.contrast.parts, self.graph
-        head = self.writers[slots] - graph.heads_of(layer).start
+        reference = self._reference(self.reference.z[layer])
+        if parts.heads_behind_norm(layer):
+            # What one of them puts out moves the scale, and with it what the others add.
+            slots = self._slots(graph.heads_of(layer), all_wired=True)
+        written = self.writers[slots] - graph.heads_of(layer).start
+        head = torch.arange(graph.n_heads, device=slots.device) if parts.heads_meet else written
         n_rows, _, length, _ = self.added.shape
         given: dict[Projection, Tensor] = {}
         for projection in PROJECTIONS:
@@ -168,13 +173,20 @@ class Wiring:
             whole[:, :, mine] = made.transpose(1, 2)
             given[projection] = whole
         z = parts.attend(layer, self.contrast.base, self.rows, given["q"], given["k"], given["v"])
-        change = (z - self._reference(self.reference.z[layer]))[:, :, head].transpose(1, 2)
-        self._write(slots, each_head(change, parts.output_weights(layer)[0][head]))
+        # The scale is that of what the row's readers are wired to, and the reference otherwise.
+        seen = self.active[:, slots].any(2) & ~self.fixed[:, slots]
+        run = reference.expand_as(z).clone()
+        run[:, :, written] = torch.where(
+            seen[:, None, :, None], z[:, :, written], run[:, :, written]
+        )
+        units = parts.units(layer, z, run) - parts.units(layer, reference)
+        matrix = parts.output_weights(layer)[written]
+        self._write(slots, each_head(units[:, :, written].transpose(1, 2), matrix))
 
-    def _slots(self, sources: slice) -> Tensor:
+    def _slots(self, sources: slice, *, all_wired: bool = False) -> Tensor:
         """Places in `added` of the writers among these sources that have to be computed."""
         inside = (self.writers >= sources.start) & (self.writers < sources.stop)
-        found: Tensor = (inside & self.computed).nonzero().flatten()
+        found: Tensor = (inside if all_wired else inside & self.computed).nonzero().flatten()
         return found
 
     def _write(self, slots: Tensor, change: Float[Tensor, "row slot position d_model"]) -> None:
@@ -199,8 +211,8 @@ def writer_changes(contrast: Contrast, graph: Graph, writers: Tensor, rows: Tens
         mine = (writers >= heads.start) & (writers < heads.stop)
         if mine.any():
             head = writers[mine] - heads.start
-            z = contrast.z_change(layer).transpose(1, 2)[rows[mine], head]
-            out[mine] = z @ contrast.parts.output_weights(layer)[0][head]
+            units = contrast.units_change(layer).transpose(1, 2)[rows[mine], head]
+            out[mine] = units @ contrast.parts.output_weights(layer)[head]
         mine = writers == graph.mlp_writer(layer)
         if mine.any():
             out[mine] = contrast.mlp_change(layer)[rows[mine]]

@@ -51,7 +51,8 @@ def patch_paths(
     """What each sender tells the receivers, and what that does to the metric.
 
     Args:
-        model: the model; its blocks must be sums of heads and MLPs (no norm after attention).
+        model: the model; its blocks must be sums of heads and MLPs. Where a norm stands behind
+            attention, a head writes what it adds with the norm's scale held at that of each run.
         pairs: clean and corrupted prompts with answers.
         receivers: inputs that see the change, all together: "a9.h6.q" (what layer 9 head 6 makes
             its query of), "a9.h6" (its query, key and value), "m10" (the MLP of layer 10), or
@@ -117,6 +118,7 @@ def patch_paths(
             "metric": metric.name,
             "unit": metric.unit,
             "direction": direction,
+            **parts.attrs,
             **model.identity,
         },
     )

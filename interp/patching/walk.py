@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.components.heads import output_matrix, through_block
+from interp.components.heads import through_block
+from interp.components.writers import output_matrix
 from interp.forward.access import changing
 from interp.forward.packing import Active
 from interp.forward.passes import Recording, resume

@@ -124,18 +124,32 @@ def _joined(weights: Weights, ids: Sequence[int]) -> Float[Tensor, " d_model"]:
     """What the first layer's heads bring, attending evenly to a subject's tokens."""
     normed = weights.parts.normed(0, "attn", weights.embed(torch.tensor(ids)))
     values = weights.parts.projected(0, "v", normed).mean(0)  # [key_value_head, d_head]
-    shared = values.repeat_interleave(weights.model.n_heads // len(values), dim=0)
-    return torch.einsum("hd,hdm->m", shared.float(), weights.writing(0))
+    return _written(weights, 0, values[None].float(), values[None])[0]
 
 
 def _moved(
     weights: Weights, layer: int, stream: Tensor, vectors: Float[Tensor, "subject d_model"]
 ) -> Float[Tensor, "subject d_model"]:
     """A part of the stream through the values of all heads, normed with the whole stream's size."""
-    norm = weights.parts.attention_norm(layer)
+    parts, norm = weights.parts, weights.parts.attention_norm(layer)
     size = norm.moments(stream)[1] if norm is not None else 1.0
-    reading = torch.einsum("sm,hmd->shd", vectors.float() * size, weights.reading(layer, "v"))
-    return torch.einsum("shd,hdm->sm", reading, weights.writing(layer))
+    shared = weights.reading(layer, "v")[:: weights.model.n_heads // parts.n_readers("v")]
+    reading = torch.einsum("sm,hmd->shd", vectors.float() * size, shared)
+    whole = parts.projected(layer, "v", parts.normed(layer, "attn", stream))
+    return _written(weights, layer, reading, whole)
+
+
+def _written(
+    weights: Weights,
+    layer: int,
+    part: Float[Tensor, "subject key_value_head d_head"],
+    whole: Float[Tensor, "subject key_value_head d_head"],
+) -> Float[Tensor, "subject d_model"]:
+    """What all heads write of a part of their values; a norm behind has the size of the whole."""
+    model, parts = weights.model, weights.parts
+    part, whole = (v.repeat_interleave(model.n_heads // v.shape[1], dim=1) for v in (part, whole))
+    scale = parts.inverse_scale(layer, whole[:, None])[:, 0].float()
+    return scale * torch.einsum("shd,hdm->sm", part, weights.writing(layer))
 
 
 def _token_ids(model: Model, texts: Sequence[str]) -> list[tuple[int, ...]]:

@@ -17,6 +17,7 @@ from interp.errors import PromptError, SiteError
 from interp.forward.packing import find
 from interp.model.model import Model
 from interp.sites import Site, check, neurons_at
+from interp.weights.trials import Scores
 from interp.weights.weights import Weights
 
 Matrix = Literal["ov", "mlp_in", "mlp_gate", "mlp_out"]
@@ -60,17 +61,17 @@ def composition_scores(model: Model) -> xr.Dataset:
         (kind "q") or its key's ("k"), or its OV circuit ("v"); from 0 to 1, NaN where the source
         does not come before. Unrelated circuits score `chance`, 1/√d_model, in the root mean
         square. Where queries and keys are rotated by position, QK circuits are their content part,
-        the score at distance 0, and the attribute "qk" says so.
+        the score at distance 0, and the attribute "qk" says so; "qk_without" names what else of
+        the scores is no matrix: the sizes that norms divide queries and keys by, a soft cap.
 
     Raises:
         ModelError: the model's weights cannot be read on their own.
     """
     weights, layers = Weights(model), range(model.n_layers)
-    rotated = [weights.scores(layer).by_distance for layer in layers]
-    read = {
-        name: [weights.reading(layer, name).double() for layer in layers]
-        for name in ("q", "k", "v")
-    }
+    of = [weights.scores(layer) for layer in layers]
+    compared = [weights.compared(layer) for layer in layers]
+    read = {name: [pair[i].double() for pair in compared] for i, name in enumerate(("q", "k"))}
+    read["v"] = [weights.reading(layer, "v").double() for layer in layers]
     write = [weights.writing(layer).double() for layer in layers]
     shape = (3, model.n_layers, model.n_heads, model.n_layers, model.n_heads)
     found = np.full(shape, np.nan)
@@ -94,7 +95,8 @@ def composition_scores(model: Model) -> xr.Dataset:
     attrs = {
         "instrument": "composition scores",
         "chance": model.d_model**-0.5,
-        "qk": "content part, at distance 0" if any(rotated) else "whole",
+        "qk": "content part, at distance 0" if any(s.by_distance for s in of) else "whole",
+        "qk_without": ", ".join(_left_out(of)) or "nothing",
         **model.identity,
     }
     return xr.Dataset({"score": (tuple(coords), found)}, coords, attrs)
@@ -163,6 +165,12 @@ def singular_tokens(
     return xr.Dataset(variables, coords, attrs)
 
 
+def _left_out(scores: list[Scores]) -> list[str]:
+    normed = any(one.query_norm is not None or one.key_norm is not None for one in scores)
+    capped = any(one.cap is not None for one in scores)
+    return [*(["sizes of queries and keys"] * normed), *(["soft cap"] * capped)]
+
+
 def _composed(
     source: tuple[Float[Tensor, "one d_model d_head"], Float[Tensor, "one d_head d_model"]],
     reader: tuple[Float[Tensor, "two d_model d_head"], Float[Tensor, "two d_head d_model"]],
@@ -202,6 +210,7 @@ def _decomposed(
     with model.lock:
         found = affine(module, width, like)[0].float()
     if matrix == "mlp_out":
+        found = weights.mlp_writing(layer, found)
         _, values, right = torch.linalg.svd(found, full_matrices=False)
         return None, values, right
     left, values, _ = torch.linalg.svd(weights.behind_mlp_norm(layer, found), full_matrices=False)

@@ -1,13 +1,16 @@
 """A model's weights as maps from the residual stream to itself, and from tokens to tokens.
 
 Norms are folded: a norm's gain, and the taking away of the mean, go into the matrix that reads
-through it; its division by the stream's size, which no weight knows, is left out, and so are
-biases. What a head reads and writes (Elhage et al. 2021) comes as a product of two thin matrices.
+through it, those of a norm behind attention or MLP, and what it is multiplied with, into the matrix
+that writes. A norm's division by a size, which no weight knows, is left out, and so are biases, and
+a soft cap of the logits. What a head reads and writes (Elhage et al. 2021) comes as a product of
+two thin matrices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +19,10 @@ from torch import Tensor
 
 from cache.arguments import typed
 from interp.components.components import Components, Projection
+from interp.components.frozen import logit_transform
 from interp.components.linear import affine, position_wise
-from interp.components.norms import Norm
+from interp.components.norms import Norm, closed_norm
+from interp.components.writers import factor_between
 from interp.errors import ModelError, SiteError
 from interp.forward.passes import TOLERANCE, observe, relative_error
 from interp.model.memory import batches, rows_that_fit
@@ -53,15 +58,13 @@ class Weights:
                 "its weights cannot be read on their own; look at its activations instead."
             ) from error
         self._scores: dict[int, Scores | None] = {}
-        self._check_embedding(ids)
+        self._behind_table = self._found_embedding(ids)
         self._final, self._unembedding = self._final_norm(ids)
 
     @torch.no_grad()
     def embed(self, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
         """What each token puts into the stream, without its position."""
-        with self.model.lock:
-            found: Tensor = self.model.bridge.embed(ids[None].to(self.model.device))
-        return found[0].clone()
+        return self._behind_table(self._looked_up(ids[None]))[0].clone()
 
     @torch.no_grad()
     def unembed(self, vectors: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocabulary"]:
@@ -105,8 +108,8 @@ class Weights:
         return folded - folded.mean(0, keepdim=True) if norm.centred else folded
 
     def writing(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        """By which matrix each head writes to the stream."""
-        return self.parts.output_weights(layer)[0].float()
+        """By which matrix each head writes to the stream, a norm behind it folded."""
+        return self.parts.output_weights(layer)[:, : int(self.model.bridge.cfg.d_head)].float()
 
     def ov(self, layer: int, head: int) -> FactoredMatrix:
         """What a head writes for what it reads where it attends: W_V W_O [d_model, d_model]."""
@@ -118,7 +121,9 @@ class Weights:
     def qk(self, layer: int, head: int, *, content: bool = False) -> FactoredMatrix:
         """How strongly a stream attends to another: W_Q W_Kᵀ [d_model, d_model], before softmax.
 
-        Scaled as the model scales its attention scores.
+        Scaled as the model scales its attention scores, and before their soft cap, if there is
+        one. Where queries and keys are normed (Qwen 3, Gemma 3, OLMo 2), without the division by
+        their sizes.
 
         Args:
             content: where queries and keys are rotated by their positions, the score depends on
@@ -137,8 +142,19 @@ class Weights:
                 f"{self.model.name} rotates queries and keys by their positions, so no one matrix "
                 "gives its attention scores; ask for content=True, the scores at distance 0."
             )
-        query = scores.scale * self.reading(layer, "q")[head]
-        return FactoredMatrix(query, self.reading(layer, "k")[head].T)
+        query, key = self.compared(layer)
+        return FactoredMatrix(scores.scale * query[head], key[head].T)
+
+    def compared(self, layer: int) -> tuple[Float[Tensor, "head d_model d_head"], ...]:
+        """By which matrices each head makes what is compared, of queries and of keys.
+
+        The gains of norms of queries and keys are folded; their sizes are left out.
+        """
+        scores, made = self.scores(layer), []
+        for name in ("q", "k"):
+            matrix, gain = self.reading(layer, name), scores.gain(name, self.model.n_heads)
+            made.append(matrix if gain is None else matrix * gain[:, None])
+        return made[0], made[1]
 
     def scores(self, layer: int) -> Scores:
         """How a layer makes its attention scores, found by trying it.
@@ -152,7 +168,7 @@ class Weights:
         if found is None:
             raise ModelError(
                 f"The attention scores of {self.model.name} are no products of its queries and "
-                "keys (they are normed or capped), so it has no QK circuit; look at its patterns."
+                "keys, so it has no QK circuit; look at its patterns."
             )
         return found
 
@@ -189,33 +205,60 @@ class Weights:
         return out - out.mean(0, keepdim=True) if self._final.centred else out
 
     @torch.no_grad()
-    def _check_embedding(self, ids: Int[Tensor, " token"]) -> None:
-        """The stream differs from prompt to prompt by what is embedded, and nothing else."""
+    def mlp_writing(
+        self, layer: int, matrix: Float[Tensor, "neuron d_model"]
+    ) -> Float[Tensor, "neuron d_model"]:
+        """A matrix by which an MLP's neurons write, with the norm and factor behind it folded."""
+        return self.parts.neurons(layer, matrix).folded[0]
+
+    def _looked_up(self, ids: Int[Tensor, "row token"]) -> Float[Tensor, "row token d_model"]:
+        with self.model.lock:
+            found: Tensor = self.model.bridge.embed(ids.to(self.model.device))
+        return found
+
+    @torch.no_grad()
+    def _found_embedding(self, ids: Int[Tensor, " token"]) -> Callable[[Tensor], Tensor]:
+        """What is done to rows of the embedding before positions are added.
+
+        The stream differs from prompt to prompt by what is embedded, and nothing else.
+        """
         entry = Site("resid_pre", 0)
         both = torch.stack([ids, ids.flip(0)])
         stream = observe(self.model, both, [entry])[entry]
-        ours = self.embed(both[0]) - self.embed(both[1])
-        if not relative_error(ours, stream[0] - stream[1]) <= TOLERANCE[self.model.dtype]:
-            raise ModelError(
-                f"{self.model.name} does more to its embeddings than to add positions, so what a "
-                "token puts into the stream is no row of a matrix; choose another model."
-            )
+        expected = stream[0] - stream[1]
+        norm = getattr(self.model.bridge, "embed_ln", None)
+        ways: list[Callable[[Tensor], Tensor]] = [lambda rows: rows]
+        if norm is not None:
+            ways.append(lambda rows: position_wise(norm, rows))
+        for way in ways:
+            with self.model.lock:
+                one, other = way(self._looked_up(both))
+            factor = factor_between(one - other, expected)
+            if relative_error(factor * (one - other), expected) <= TOLERANCE[self.model.dtype]:
+                return way if factor == 1.0 else functools.partial(_scaled, way, factor)
+        raise ModelError(
+            f"{self.model.name} does more to its embeddings than to norm or scale them and to add "
+            "positions, so what a token puts into the stream is no row of a matrix; choose another "
+            "model."
+        )
 
     @torch.no_grad()
     def _final_norm(self, ids: Int[Tensor, " token"]) -> tuple[Norm, Tensor]:
         model = self.model
         last = Site("resid_post", model.n_layers - 1)
         stream = observe(model, ids[None], [last])[last]
+        norm = closed_norm(model, model.bridge.ln_final, stream)
         with model.lock:
             matrix, bias = affine(model.bridge.unembed, model.d_model, stream)
-            norm = Norm.found_in(
-                lambda values: position_wise(model.bridge.ln_final, values), model.d_model, stream
-            )
             theirs = model.bridge.unembed(model.bridge.ln_final(stream))
-        ours = norm(stream).to(matrix.dtype) @ matrix + bias
-        if not relative_error(ours, theirs) <= TOLERANCE[model.dtype]:
+        ours = theirs * torch.nan if norm is None else norm(stream).to(matrix.dtype) @ matrix + bias
+        if norm is None or not relative_error(ours, theirs) <= TOLERANCE[model.dtype]:
             raise ModelError(
                 f"The logits of {model.name} are no linear map of a normed stream, so directions "
                 "cannot be read in tokens; choose another model."
             )
-        return norm, matrix
+        return norm, matrix * logit_transform(model, stream.dtype)[0]
+
+
+def _scaled(way: Callable[[Tensor], Tensor], factor: float, rows: Tensor) -> Tensor:
+    return way(rows) * factor

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from interp import Intervention, applied, capture, load_model, sweep
-from interp.components.parts_run import run_parts
+from interp.components.components import run_parts
 from interp.forward.hooks import hooked
 from interp.model.model import Model
 from tests.interp.architectures import ARCHITECTURES
