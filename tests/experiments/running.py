@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from experiments.records import RunRecord
 from experiments.reporter import QuietReporter
 from experiments.runner import run_study
 from tests.experiments import toy
+from tests.warm import Process
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,17 +61,10 @@ WHOLE = ["numbers", "field", "long 0", "long 2", "long 4", "long 6", "report"]
 """What a whole run computes, in its order."""
 
 
-def start_child(out: Path, pause: str) -> subprocess.Popen[str]:
+def start_child(out: Path, pause: str) -> Process:
     """A toy run in another process that waits at `pause`; returns once it got there."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.experiments.toy", str(out)],
-        cwd=ROOT,
-        env={**os.environ, "TOY_PAUSE": pause},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
+    env = {**os.environ, "TOY_PAUSE": pause}
+    child = Process("tests.experiments.toy", [str(out)], ROOT, env)
     line = child.stdout.readline().strip()
-    assert line == pause, child.stderr.read() if child.stderr else ""
+    assert line == pause, child.stderr.read()
     return child

@@ -87,7 +87,7 @@ def test_a_store_in_the_environment_that_cannot_be_is_one_sentence(
     tmp_path: Path, store: str
 ) -> None:
     (tmp_path / "file").touch()
-    ended = shell("obverse cache ls", tmp_path, OBVERSE_CACHE=store)
+    ended = obverse("cache", "ls", cwd=tmp_path, OBVERSE_CACHE=store)
     assert ended.returncode == 2
     assert is_one_sentence(ended.stderr)
 
