@@ -21,6 +21,7 @@ __all__ = [
     "Patched",
     "Paths",
     "Patterns",
+    "Transplanted",
 ]
 
 
@@ -99,4 +100,7 @@ AnswerLens = Annotated[
 ]
 Patterns = Annotated[
     xr.Dataset, ResultOf("attention_patterns", ("attention patterns",), ("pattern",))
+]
+Transplanted = Annotated[
+    xr.Dataset, ResultOf("transplant", ("transplant",), ("source_layer", "target_layer"))
 ]
