@@ -1,4 +1,4 @@
-"""Changes made to activations while a model reads or writes: add, ablate, clamp, silence.
+"""Changes made to activations while a model reads or writes: add, ablate, clamp, silence, replace.
 
 An `Intervention` is a plain value. `capture`, `logits` and `generate` take any number of them, and
 `applied` keeps them in place for whatever else runs the model.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -20,13 +20,13 @@ from torch import Tensor
 from cache.arguments import typed
 from interp import sites as site_names
 from interp.errors import DirectionError, PromptError, SiteError
-from interp.forward.access import Change, changing
+from interp.forward.access import Change, Points, changing
 from interp.forward.trials import editable
 from interp.model.model import Model
 from interp.prompts.masks import Positions, TokenMask, fixed_mask, token_mask
 from interp.sites import Site
 
-Kind = Literal["add", "ablate", "clamp", "silence"]
+Kind = Literal["add", "ablate", "clamp", "silence", "replace"]
 Sites = str | Site | Iterable[str | Site]
 Vector = Float[Tensor, "..."] | npt.ArrayLike
 
@@ -38,15 +38,17 @@ class Intervention:
 
     Attributes:
         kind: "add": x + amount · d; "ablate": x − (x·u) u; "clamp": x − (x·u) u + amount · u;
-            "silence": 0.
+            "silence": 0; "replace": what is given.
         sites: where; a name without a layer ("resid_post") is every layer.
         direction: of the shape that one token has at the site: [d_model], [d_head] at one head,
-            [head, d_head] at all; None for "silence".
+            [head, d_head] at all; None for "silence" and "replace".
         amount: the dose of "add", in lengths of d; the coordinate of "clamp", in the activation's
             unit.
         positions: "all"; "prompt", "last" (of the prompt) or "generated" (what comes after it);
             token numbers, negative ones from the prompt's end; or a mask [example, position]. In
             patterns they are the destinations.
+        vectors: of "replace": one of the shape of a direction for all examples, or one for each
+            [example, …].
     """
 
     kind: Kind
@@ -54,6 +56,7 @@ class Intervention:
     direction: Tensor | None = None
     amount: float = 0.0
     positions: Positions = "all"
+    vectors: Tensor | None = None
 
     @classmethod
     def add(
@@ -82,6 +85,27 @@ class Intervention:
         return cls("silence", _listed(sites), positions=positions)
 
     @classmethod
+    def replace(cls, vectors: Vector, sites: Sites, *, positions: Positions) -> Intervention:
+        """Put these vectors there instead, whatever stood there.
+
+        Args:
+            vectors: [d_model] for all examples or [example, d_model]; at one head [d_head] or
+                [example, d_head], at all heads [head, d_head] or [example, head, d_head]. Every
+                token that is named gets its example's.
+            sites: as for the other kinds.
+            positions: must be said; "all" includes what is written later.
+
+        Raises:
+            DirectionError: they are no finite numbers.
+        """
+        return cls(
+            "replace",
+            _listed(sites),
+            positions=positions,
+            vectors=_finite(vectors, "Vectors to put in"),
+        )
+
+    @classmethod
     def _along(
         cls, kind: Kind, direction: Vector, sites: Sites, amount: float, positions: Positions
     ) -> Intervention:
@@ -97,15 +121,21 @@ def as_direction(direction: Vector) -> Tensor:
     Raises:
         DirectionError: it is zero, or not finite.
     """
-    try:
-        vector = torch.as_tensor(direction).detach().cpu().float().clone()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DirectionError("A direction must be a vector of numbers.") from error
-    if vector.ndim == 0 or not bool(torch.isfinite(vector).all()):
-        raise DirectionError("A direction must be a vector of finite numbers.")
+    vector = _finite(direction, "A direction").float()
     if not bool(vector.any()):
         raise DirectionError("A direction of length zero points nowhere; give another vector.")
     return vector
+
+
+def _finite(given: Vector, what: str) -> Tensor:
+    """A copy on the CPU, in the numbers' own precision."""
+    try:
+        values = torch.as_tensor(given).detach().cpu().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DirectionError(f"{what} must be made of numbers.") from error
+    if values.ndim == 0 or values.is_complex() or not bool(torch.isfinite(values).all()):
+        raise DirectionError(f"{what} must be made of finite numbers, one for each coordinate.")
+    return values if values.is_floating_point() else values.float()
 
 
 @dataclass(frozen=True)
@@ -114,19 +144,39 @@ class Plan:
 
     Attributes:
         edits: each a site, its intervention, and the tokens that it changes (None for all).
+        points: the hook points of these sites, found on the model as it was.
     """
 
     model: Model
     edits: tuple[tuple[Site, Intervention, TokenMask | None], ...]
+    points: Points
 
     @contextlib.contextmanager
-    def placed(self, examples: Int[Tensor, " row"]) -> Iterator[None]:
-        """Inside, the model is run on these examples only, and its activations are changed."""
+    def placed(
+        self,
+        examples: Int[Tensor, " row"],
+        positions: Int[Tensor, "row token"] | None = None,
+    ) -> Iterator[None]:
+        """Inside, the model is run on these examples only, and its activations are changed.
+
+        Args:
+            positions: where the tokens that it reads stand in their texts; from 0 on if left out.
+        """
         changes = [
-            (site, _edit(site, change, tokens, examples)) for site, change, tokens in self.edits
+            (site, _edit(site, change, tokens, examples, positions))
+            for site, change, tokens in self.edits
+            if tokens is None or positions is None or tokens.holds(examples, positions)
         ]
-        with changing(self.model, changes):
+        with changing(self.model, changes, points=self.points):
             yield
+
+    def renewed(self) -> Plan:
+        """The same, with sites looked up and tried again, for a model that was changed.
+
+        Raises:
+            SiteError: the model has no such site any more, or drops edits there.
+        """
+        return replace(self, points=editable(self.model, [site for site, *_ in self.edits]))
 
 
 def plan(
@@ -143,10 +193,12 @@ def plan(
 
     Raises:
         SiteError: the model has no such site, or drops edits there.
-        DirectionError: a direction does not have the site's shape.
+        DirectionError: a direction or vector does not have the site's shape, or there is not one
+            vector for each prompt.
         PromptError: positions that a prompt does not have.
     """
     edits = []
+    points: dict[Site, Any] = {}
     for change in _several(interventions):
         if not written and isinstance(change.positions, str) and change.positions == "generated":
             raise PromptError(
@@ -154,8 +206,10 @@ def plan(
                 "positions of the prompt."
             )
         tokens = token_mask(change.positions, lengths)
-        edits += [(site, change, tokens) for site in _checked(model, change)]
-    return Plan(model, tuple(edits))
+        found = _checked(model, change, len(lengths))
+        edits += [(site, change, tokens) for site in found]
+        points |= found
+    return Plan(model, tuple(edits), points)
 
 
 @typed
@@ -168,12 +222,15 @@ def applied(model: Model, *interventions: Intervention) -> Iterator[None]:
 
     Raises:
         PromptError: positions that need to know where a prompt ends.
-        SiteError, DirectionError: as for `plan`.
+        SiteError, DirectionError: as for `plan`; also vectors for each example.
     """
     changes = []
     for change in interventions:
         tokens = fixed_mask(change.positions)
-        changes += [(site, _edit(site, change, tokens, None)) for site in _checked(model, change)]
+        changes += [
+            (site, _edit(site, change, tokens, None, None))
+            for site in _checked(model, change, None)
+        ]
     with changing(model, changes, momentary=False):
         yield
 
@@ -188,42 +245,77 @@ def _listed(sites: Sites) -> tuple[str | Site, ...]:
     return (sites,) if isinstance(sites, str | Site) else tuple(sites)
 
 
-def _checked(model: Model, change: Intervention) -> list[Site]:
-    found = list(editable(model, site_names.named(model, change.sites)))
+def _checked(model: Model, change: Intervention, n_examples: int | None) -> Points:
+    found = editable(model, site_names.named(model, change.sites))
     if not found:
         raise SiteError("An intervention without a site does nothing; name one, or leave it out.")
+    if change.direction is None and change.vectors is None:
+        return found
     for site in found:
-        if change.direction is None:
-            continue
         if not site.kind.steerable:
             raise DirectionError(
                 f"{site.kind.plural} are no vectors that a direction could be added to; silence "
                 "them, or steer 'z' instead."
             )
         shape = site_names.shape_at(model, site.name)[0 if site.head is None else 1 :]
-        if tuple(change.direction.shape) != shape:
+        if change.direction is not None and tuple(change.direction.shape) != shape:
             raise DirectionError(
                 f"A direction of shape {tuple(change.direction.shape)} does not fit '{site}' of "
                 f"{model.name}, where a token has the shape {shape}."
             )
+        if change.vectors is not None:
+            _check_vectors(model, site, change.vectors, shape, n_examples)
     return found
 
 
-def _edit(site: Site, change: Intervention, tokens: TokenMask | None, examples: Any) -> Change:
+def _check_vectors(
+    model: Model, site: Site, vectors: Tensor, shape: tuple[int, ...], n_examples: int | None
+) -> None:
+    given = tuple(vectors.shape)
+    if given != shape and given[1:] != shape:
+        raise DirectionError(
+            f"Vectors of shape {given} do not fit '{site}' of {model.name}, where a token has the "
+            f"shape {shape}; give one of it for all examples, or one for each."
+        )
+    if given == shape:
+        return
+    if n_examples is None:
+        raise DirectionError(
+            "Which example a row belongs to is not known here; pass an intervention with a vector "
+            "for each example to capture, logits or generate, or give one vector for all."
+        )
+    if given[0] != n_examples:
+        raise DirectionError(f"There are {given[0]} vectors for {n_examples} examples.")
+
+
+def _edit(
+    site: Site,
+    change: Intervention,
+    tokens: TokenMask | None,
+    examples: Tensor | None,
+    positions: Tensor | None,
+) -> Change:
     def edit(value: Tensor) -> Tensor:
         out = value.clone()
         part = out if site.head is None else out.select(site.kind.head_axis, site.head)
-        new = _changed(change, part)
+        new = _changed(change, part, examples)
         if tokens is not None:
             # In patterns the tokens are those that attend.
-            new = torch.where(tokens.at(examples, part, site.token_axes[0]), new, part)
+            mask = tokens.at(examples, part, site.token_axes[0], positions)
+            new = torch.where(mask, new, part)
         part.copy_(new)
         return out
 
     return edit
 
 
-def _changed(change: Intervention, value: Tensor) -> Tensor:
+def _changed(change: Intervention, value: Tensor, examples: Tensor | None) -> Tensor:
+    if change.vectors is not None:
+        given = change.vectors
+        if given.ndim == value.ndim - 1:  # one for each example, for all of its tokens
+            assert examples is not None
+            given = given[examples.cpu()][:, None]
+        return given.to(value.device, value.dtype).expand_as(value)
     if change.direction is None:
         return torch.zeros_like(value)
     direction = change.direction.to(value.device)

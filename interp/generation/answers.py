@@ -10,7 +10,9 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.errors import PromptError
+from interp.forward.interventions import Plan
 from interp.forward.passes import readout, record, recording_memory
+from interp.generation.writing import Writer
 from interp.metrics import target_logprob
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
@@ -110,21 +112,11 @@ def complete(model: Model, prompts: Sequence[str], n_tokens: Sequence[int] | int
         )
     longest = max(wanted)
     check_length(model, int(batch.lengths.max()) + longest - 1, "prompts with their continuations")
-    ids = torch.cat([batch.ids, torch.zeros(len(batch), longest, dtype=torch.long)], dim=1)
-    last = Site("resid_post", model.n_layers - 1)
-
-    def work(start: int, stop: int) -> None:
-        rows = torch.arange(start, stop)
-        for step in range(longest):
-            ends = batch.lengths[start:stop] + step
-            hidden = record(model, ids[start:stop, : int(ends.max())], [last])[last]
-            at = (torch.arange(stop - start), ends - 1)
-            ids[rows, ends] = readout(model, hidden[at]).argmax(-1).cpu()
-
-    size = rows_that_fit(model, recording_memory(model, ids.shape[1], 1))
-    for _ in batches(len(batch), size, work):
-        pass
-    return [
-        model.decode(ids[i, n : n + wanted[i]].tolist())
-        for i, n in enumerate(batch.lengths.tolist())
-    ]
+    limits = torch.tensor(wanted)
+    writer = Writer(model, batch, limits, dice=None, changes=Plan(model, (), {}))
+    found: list[list[int]] = [[] for _ in wanted]
+    for rows in writer.portions():
+        for step in writer.steps(rows):
+            for example, token in zip(step.examples, step.ids.tolist(), strict=True):
+                found[example].append(token)
+    return [model.decode(ids) for ids in found]

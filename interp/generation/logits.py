@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from cache.arguments import typed
 from interp.errors import PromptError
-from interp.forward.access import keeping
+from interp.forward.access import Points, keeping
 from interp.forward.interventions import Intervention, Plan, plan
 from interp.forward.passes import recording_memory
+from interp.forward.past import Past
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
 from interp.progress import Progress
@@ -81,15 +82,20 @@ def predict(
     where: Int[Tensor, "row read"],
     changes: Plan,
     examples: Int[Tensor, " row"],
-    sites: Iterable[Site] = (),
+    sites: Points | Iterable[Site] = (),
+    *,
+    past: Past | None = None,
 ) -> tuple[Float[Tensor, "row read vocabulary"], dict[Site, Tensor]]:
     """One forward pass: logits where they are read, and activations at some sites.
 
     The model unembeds itself, with all that it does to its logits, but only the positions read.
 
     Args:
-        ids: right-padded token ids.
+        ids: right-padded token ids; with a `past` that was read before, the next token of each row.
+        where: the positions of `ids` that are read.
         changes: interventions, made for prompts of which these rows are the `examples`.
+        sites: of activations to keep; with hook points, these are not looked up again.
+        past: keys and values, filled here; the caller says of how much text they are.
     """
     where = where.to(model.device)
 
@@ -98,9 +104,13 @@ def predict(
         index = where[..., None].expand(-1, -1, hidden.shape[-1])
         return (hidden.gather(1, index), *args[1:])
 
+    positions = past.lengths[:, None] if past is not None and len(past) else None
+    arguments = {"use_cache": False} if past is None else past.arguments(model.device)
+    points = sites if isinstance(sites, Mapping) else None
     with model.lock, torch.no_grad(), contextlib.ExitStack() as stack:
-        stack.enter_context(changes.placed(examples))
-        kept = stack.enter_context(keeping(model, sites))
-        stack.callback(model.bridge.unembed.register_forward_pre_hook(choose).remove)
-        found = model.bridge(ids.to(model.device), use_cache=False, return_type="logits")
+        stack.enter_context(changes.placed(examples, positions))
+        kept = stack.enter_context(keeping(model, sites, points=points))
+        if ids.shape[1] > 1:
+            stack.callback(model.bridge.unembed.register_forward_pre_hook(choose).remove)
+        found = model.bridge(ids.to(model.device), return_type="logits", **arguments)
     return found.float(), kept

@@ -1,8 +1,8 @@
 """Text that a model writes, token by token, with interventions and with what goes on inside.
 
-Every step runs all tokens so far. Nothing is kept from step to step: no cache of keys and values,
-so an intervention acts on each token in the same way whether it is read or written, and prompts of
-unequal length, padded on the right, each have their own positions.
+An intervention acts on each token in the same way whether it is read or written, and prompts of
+unequal length, padded on the right, each have their own positions. What a step reads, and what it
+keeps for the next one, is the matter of `interp.generation.reading`.
 """
 
 from __future__ import annotations
@@ -14,43 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from cache.arguments import typed
 from interp import sites as site_names
 from interp.errors import PromptError, SiteError
-from interp.forward.interventions import Intervention, Plan, plan
-from interp.forward.passes import recording_memory
-from interp.generation.logits import predict
+from interp.forward.interventions import Intervention, plan
 from interp.generation.sampling import Dice, Sampling
-from interp.model.memory import batches, rows_that_fit
+from interp.generation.writing import Step, Writer
 from interp.model.model import Model
 from interp.progress import Progress
 from interp.prompts.tokens import Prompts, TokenBatch, tokenise
 from interp.sites import Site
-
-
-@dataclass(frozen=True)
-class Step:
-    """One token for each prompt that is not finished.
-
-    Attributes:
-        index: how many tokens were written before.
-        examples: the numbers of these prompts [row].
-        ids: the tokens [row].
-        texts: what they add to the text [row]; a character of which a part is still to come is
-            held back.
-        logprobs: of the tokens under the model, in nats, whatever was sampled by [row].
-        activations: by site, at the token from which this one was predicted [row, …].
-    """
-
-    index: int
-    examples: tuple[int, ...]
-    ids: Int[Tensor, " row"]
-    texts: tuple[str, ...]
-    logprobs: Float[Tensor, " row"]
-    activations: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -100,24 +75,10 @@ def stream(
         SiteError, DirectionError: sites or interventions that do not fit the model.
     """
     batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
-    _check_room(model, batch, max_new_tokens)
-    wanted = site_names.named(model, sites)
-    for site in wanted:
-        if site.kind.pairwise:
-            raise SiteError(
-                f"{site.kind.plural} grow with the text; capture them from the finished one "
-                "instead."
-            )
-    writer = _Writer(
-        model,
-        batch,
-        max_new_tokens,
-        Dice(sampling, [batch.row(i) for i in range(len(batch))]) if sampling else None,
-        plan(model, interventions, batch.lengths, written=True),
-        tuple(wanted),
-        end_tokens(model) if stop_at_eos else frozenset(),
+    writer = _writer(
+        model, batch, max_new_tokens, sampling, interventions, sites, stop_at_eos, shared=True
     )
-    return writer.steps()
+    return writer.steps(torch.arange(len(batch)))
 
 
 @typed
@@ -135,23 +96,53 @@ def generate(
     """Write to the end; arguments and errors are those of `stream`.
 
     Args:
-        progress: called with (tokens written for each prompt, at most).
+        progress: called with (steps done, steps at most): one step is a token for each prompt, or
+            for each of as many prompts as keys and values can be kept of at once.
     """
     batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
+    writer = _writer(
+        model, batch, max_new_tokens, sampling, interventions, sites, stop_at_eos, shared=False
+    )
     steps = []
-    for step in stream(
+    portions = writer.portions()
+    for number, rows in enumerate(portions):
+        for step in writer.steps(rows):
+            steps.append(step)
+            if progress:
+                done = number * max_new_tokens + step.index + 1
+                progress(done, len(portions) * max_new_tokens)
+    return _collected(model, batch, steps, end_tokens(model) if stop_at_eos else frozenset())
+
+
+def _writer(
+    model: Model,
+    batch: TokenBatch,
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    interventions: Intervention | Sequence[Intervention],
+    sites: str | Site | Iterable[str | Site],
+    stop_at_eos: bool,
+    *,
+    shared: bool,
+) -> Writer:
+    _check_room(model, batch, max_new_tokens)
+    wanted = site_names.named(model, sites)
+    for site in wanted:
+        if site.kind.pairwise:
+            raise SiteError(
+                f"{site.kind.plural} grow with the text; capture them from the finished one "
+                "instead."
+            )
+    return Writer(
         model,
         batch,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        interventions=interventions,
-        sites=sites,
-        stop_at_eos=stop_at_eos,
-    ):
-        steps.append(step)
-        if progress:
-            progress(step.index + 1, max_new_tokens)
-    return _collected(model, batch, steps, end_tokens(model) if stop_at_eos else frozenset())
+        torch.full((len(batch),), max_new_tokens),
+        dice=Dice(sampling, [batch.row(i) for i in range(len(batch))]) if sampling else None,
+        changes=plan(model, interventions, batch.lengths, written=True),
+        sites=tuple(wanted),
+        ends=end_tokens(model) if stop_at_eos else frozenset(),
+        shared=shared,
+    )
 
 
 def end_tokens(model: Model) -> frozenset[int]:
@@ -162,107 +153,26 @@ def end_tokens(model: Model) -> frozenset[int]:
     return frozenset(int(i) for i in (*ids, model.tokenizer.eos_token_id) if i is not None)
 
 
-class _Writer:
-    def __init__(
-        self,
-        model: Model,
-        batch: TokenBatch,
-        max_new_tokens: int,
-        dice: Dice | None,
-        changes: Plan,
-        sites: tuple[Site, ...],
-        ends: frozenset[int],
-    ) -> None:
-        self._model, self._dice, self._changes, self._sites = model, dice, changes, sites
-        self._n, self._ends = max_new_tokens, ends
-        room = torch.zeros(len(batch), max_new_tokens, dtype=torch.long)
-        self._ids = torch.cat([batch.ids, room], dim=1)
-        self._lengths = batch.lengths.clone()
-        self._texts = [Text(model, batch.row(i)) for i in range(len(batch))]
-
-    def steps(self) -> Iterator[Step]:
-        open_rows = torch.arange(len(self._lengths))
-        for index in range(self._n):
-            logits, activations = self._run(open_rows)
-            examples = tuple(open_rows.tolist())
-            ids = self._dice.draw(logits, examples) if self._dice else logits.argmax(-1)
-            logprobs = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
-            self._ids[open_rows, self._lengths[open_rows]] = ids
-            self._lengths[open_rows] += 1
-            ended = torch.tensor([int(i) in self._ends for i in ids])
-            done = ended | (index == self._n - 1)
-            texts = tuple(
-                self._texts[example].add(int(i), finished=bool(stop))
-                for example, i, stop in zip(examples, ids, done, strict=True)
-            )
-            yield Step(index, examples, ids, texts, logprobs, activations)
-            open_rows = open_rows[~ended]
-            if not len(open_rows):
-                return
-
-    def _run(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Next-token logits on the CPU, and activations, at the end of each text."""
-        length = int(self._lengths[rows].max())
-        whole = {Site(site.name, site.layer) for site in self._sites}
-        found: list[Tensor] = []
-        kept: dict[str, list[Tensor]] = {str(site): [] for site in self._sites}
-
-        def work(start: int, stop: int) -> tuple[Tensor, dict[Site, Tensor]]:
-            part = rows[start:stop]
-            ends = (self._lengths[part] - 1)[:, None]
-            ids = self._ids[part, :length]
-            return predict(self._model, ids, ends, self._changes, part, whole)
-
-        width = sum(site_names.width_at(self._model, site.name, length) for site in whole)
-        streams = -(-width // self._model.d_model)
-        size = rows_that_fit(self._model, recording_memory(self._model, length, streams))
-        for start, stop, (logits, activations) in batches(len(rows), size, work):
-            found.append(logits[:, 0].cpu())
-            ends = self._lengths[rows[start:stop]] - 1
-            for site in self._sites:
-                value = activations[Site(site.name, site.layer)]
-                rows_here = torch.arange(stop - start, device=value.device)
-                value = value[rows_here, ends.to(value.device)]
-                kept[str(site)].append(value if site.head is None else value[:, site.head])
-        return torch.cat(found), {name: torch.cat(parts) for name, parts in kept.items()}
-
-
-class Text:
-    """A text that grows by tokens; characters can take several of them."""
-
-    def __init__(self, model: Model, prompt: list[int]) -> None:
-        self._model, self._ids = model, list(prompt)
-        self._shown = model.decode(prompt)
-
-    def add(self, token: int, *, finished: bool) -> str:
-        self._ids.append(token)
-        whole = self._model.decode(self._ids)
-        if not finished and whole.endswith("\ufffd"):
-            return ""
-        new = whole[len(self._shown) :]
-        self._shown = whole
-        return new
-
-
 def _collected(
     model: Model, batch: TokenBatch, steps: Sequence[Step], ends: frozenset[int]
 ) -> Generation:
-    shape = (len(batch), len(steps))
+    shape = (len(batch), max(step.index for step in steps) + 1)
     ids, logprobs = np.full(shape, -1, dtype=np.int64), np.full(shape, np.nan, dtype=np.float32)
-    tokens = np.full(shape, "", dtype=object)
     texts = [""] * len(batch)
     activations: dict[str, Tensor] = {}
     for step in steps:
         rows = list(step.examples)
         ids[rows, step.index] = step.ids.numpy()
         logprobs[rows, step.index] = step.logprobs.numpy()
-        tokens[rows, step.index] = model.token_strings(step.ids.tolist())
         for example, text in zip(rows, step.texts, strict=True):
             texts[example] += text
         for name, value in step.activations.items():
             if name not in activations:
                 activations[name] = value.new_full((*shape, *value.shape[1:]), torch.nan)
             activations[name][rows, step.index] = value
+    used = np.unique(ids)
+    strings = np.array(["", *model.token_strings(used[used >= 0].tolist())], dtype=object)
+    tokens = strings[np.searchsorted(used[used >= 0], ids, side="right")]
     lengths = (ids >= 0).sum(1)
     ended = [
         "eos" if int(row[n - 1]) in ends else "length" for row, n in zip(ids, lengths, strict=True)
@@ -276,7 +186,7 @@ def _collected(
         "ended": ("example", ended),
     }
     coords = {
-        "step": np.arange(len(steps)),
+        "step": np.arange(shape[1]),
         "prompt": ("example", list(batch.texts)),
         "text": ("example", texts),
     }

@@ -22,6 +22,8 @@ T = TypeVar("T")
 # eleven times a block's weights on.
 _CPU_BUDGET = 32 << 20
 _CPU_WEIGHTS = 11
+# What may be kept where the system does not tell how much there is.
+_CPU_KEPT = 1 << 30
 
 
 class MemoryExhausted(ObverseError):
@@ -41,6 +43,14 @@ def memory_budget(model: Model) -> int:
     wanted = max(_CPU_BUDGET, _CPU_WEIGHTS * model.block_bytes)
     available = available_memory()
     return wanted if available is None else max(1 << 20, min(wanted, available // 4))
+
+
+def room_to_keep(model: Model) -> int:
+    """Bytes that may be kept from pass to pass, beside what each pass takes."""
+    if model.device.type == "cuda":
+        return memory_budget(model) // 2
+    available = available_memory()
+    return _CPU_KEPT if available is None else available // 4
 
 
 def available_memory() -> int | None:

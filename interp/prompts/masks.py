@@ -29,15 +29,40 @@ class TokenMask:
     mask: Bool[Tensor, "example position"]
     beyond: bool = False
 
-    def at(self, examples: Tensor | None, value: Tensor, axis: int) -> Tensor:
-        """The mask for these rows, to be broadcast against an activation."""
+    def at(
+        self,
+        examples: Tensor | None,
+        value: Tensor,
+        axis: int,
+        positions: Int[Tensor, "row token"] | None = None,
+    ) -> Tensor:
+        """The mask for these rows, to be broadcast against an activation.
+
+        Args:
+            axis: of the activation, the one that runs over tokens.
+            positions: where its tokens stand in their texts; from 0 on if left out.
+        """
         mask = self.mask if examples is None else self.mask[examples.cpu()]
-        missing = value.shape[axis] - mask.shape[1]
-        if missing > 0:
-            mask = torch.cat([mask, mask.new_full((len(mask), missing), self.beyond)], dim=1)
+        if positions is None:
+            missing = value.shape[axis] - mask.shape[1]
+            if missing > 0:
+                mask = torch.cat([mask, mask.new_full((len(mask), missing), self.beyond)], dim=1)
+            mask = mask[:, : value.shape[axis]]
+        else:
+            mask = self._there(mask, positions)
         shape = [1] * value.ndim
         shape[0], shape[axis] = len(mask), value.shape[axis]
-        return mask[:, : value.shape[axis]].reshape(shape).to(value.device)
+        return mask.reshape(shape).to(value.device)
+
+    def holds(self, examples: Int[Tensor, " row"], positions: Int[Tensor, "row token"]) -> bool:
+        """Whether there is one of these tokens that is changed."""
+        return bool(self._there(self.mask[examples.cpu()], positions).any())
+
+    def _there(self, mask: Tensor, positions: Tensor) -> Tensor:
+        positions = positions.cpu()
+        inside = positions < mask.shape[1]
+        found = mask.gather(1, positions.clamp(max=mask.shape[1] - 1))
+        return torch.where(inside, found, torch.tensor(self.beyond))
 
 
 @typed

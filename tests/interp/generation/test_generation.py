@@ -97,7 +97,7 @@ def test_a_stream_gives_the_text_piece_by_piece(tiny: Tiny) -> None:
 
 def test_characters_of_several_tokens_are_held_back(llama: Tiny) -> None:
     """A tokenizer of bytes: é takes two tokens."""
-    from interp.generation.stream import Text
+    from interp.generation.writing import Text
 
     class Bytes:
         def decode(self, ids: list[int]) -> str:
