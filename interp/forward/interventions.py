@@ -102,7 +102,7 @@ class Intervention:
             "replace",
             _listed(sites),
             positions=positions,
-            vectors=_finite(vectors, "Vectors to put in"),
+            vectors=_finite(vectors, "What is put in must be a vector"),
         )
 
     @classmethod
@@ -121,7 +121,7 @@ def as_direction(direction: Vector) -> Tensor:
     Raises:
         DirectionError: it is zero, or not finite.
     """
-    vector = _finite(direction, "A direction").float()
+    vector = _finite(direction, "A direction must be a vector").float()
     if not bool(vector.any()):
         raise DirectionError("A direction of length zero points nowhere; give another vector.")
     return vector
@@ -132,9 +132,9 @@ def _finite(given: Vector, what: str) -> Tensor:
     try:
         values = torch.as_tensor(given).detach().cpu().clone()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DirectionError(f"{what} must be made of numbers.") from error
+        raise DirectionError(f"{what} of numbers.") from error
     if values.ndim == 0 or values.is_complex() or not bool(torch.isfinite(values).all()):
-        raise DirectionError(f"{what} must be made of finite numbers, one for each coordinate.")
+        raise DirectionError(f"{what} of finite numbers.")
     return values if values.is_floating_point() else values.float()
 
 

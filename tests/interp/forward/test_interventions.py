@@ -119,6 +119,84 @@ def test_a_change_at_any_site_is_the_change_by_hand(built: Built) -> None:
             assert float((found[row] - plain[row]).abs().max()) > 1e-3 * scale, site
 
 
+def _given(vector: Tensor, _: Tensor) -> Tensor:
+    return vector
+
+
+def test_vectors_that_are_given_stand_where_they_were_put(built: Built) -> None:
+    """For each example its own."""
+    plain = logits(built.model, PROMPTS)
+    for site in built.sites():
+        if site not in ("resid_pre", "resid_mid", "k", "z"):
+            continue
+        vectors = torch.stack([direction_at(built.model, site, seed) for seed in range(3)])
+        change = Intervention.replace(vectors, f"{site}.{LAYER}", positions=[1, -1])
+        found = logits(built.model, PROMPTS, interventions=change)
+        for row, text in enumerate(PROMPTS):
+            expected = by_hand(built, text, site, functools.partial(_given, vectors[row]), [1, -1])
+            scale = float(expected.abs().max())
+            torch.testing.assert_close(found[row], expected, rtol=0, atol=2e-5 * scale)
+            assert float((found[row] - plain[row]).abs().max()) > 1e-3 * scale, site
+
+
+def test_one_vector_serves_all_and_a_head_has_its_own(
+    llama: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = llama.model
+    heads = torch.stack([direction_at(model, "z", seed)[2] for seed in range(3)])
+    one = direction_at(model, "resid_post").double()  # of another precision
+    changes = [
+        Intervention.replace(heads, "z.1.h2", positions="last"),
+        Intervention.replace(one.numpy(), "resid_post.0", positions=[0]),
+        Intervention.replace(torch.zeros(32), "resid_post.0", positions=[1]),
+    ]
+    plain = capture(model, PROMPTS, ["z.1", "resid_post.0"])
+    for budget in (None, 1):
+        if budget:
+            monkeypatch.setattr("interp.model.memory.memory_budget", lambda model: 1)
+        found = capture(model, PROMPTS, ["z.1", "resid_post.0"], interventions=changes)
+        assert torch.equal(found["resid_post.0"][:, 0], one.float().expand(3, -1))
+        assert not found["resid_post.0"][:, 1].any()
+        torch.testing.assert_close(
+            found["resid_post.0"][:, 2:], plain["resid_post.0"][:, 2:], equal_nan=True
+        )
+        for row, text in enumerate(PROMPTS):
+            last = found["z.1"][row, len(llama.ids(text)) - 1]
+            assert torch.equal(last[2], heads[row])
+            assert not torch.equal(last[1], heads[row])
+
+
+@pytest.mark.parametrize(
+    ("vectors", "site", "message"),
+    [
+        (torch.ones(2, 32), "resid_post.0", "2 vectors for 3 examples"),
+        (torch.ones(3, 31), "resid_post.0", "do not fit"),
+        (torch.ones(3, 2, 32), "resid_post.0", "do not fit"),
+        (torch.ones(3, 4, 8), "z.0.h1", "do not fit"),
+        (torch.ones(3, 32), "pattern.0", "silence"),
+        (torch.tensor([float("nan")] * 32), "resid_post.0", "finite"),
+        (torch.tensor(1.0), "resid_post.0", "finite"),
+        ("up", "resid_post.0", "numbers"),
+    ],
+)
+def test_vectors_that_cannot_be_put_in_are_refused(
+    llama: Tiny, vectors: Any, site: str, message: str
+) -> None:
+    with pytest.raises(DirectionError, match=message):
+        logits(
+            llama.model,
+            PROMPTS,
+            interventions=Intervention.replace(vectors, site, positions="last"),
+        )
+    assert not is_hooked(llama.model)
+
+
+def test_a_vector_for_each_example_needs_examples(llama: Tiny) -> None:
+    change = Intervention.replace(torch.ones(3, 32), "resid_post.0", positions=[0])
+    with pytest.raises(DirectionError, match="not known"), applied(llama.model, change):
+        pass
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("site", ["resid_mid", "z", "z.h2", "k.h1"])
 def test_each_kind_is_its_formula(kind: str, site: str) -> None:
