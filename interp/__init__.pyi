@@ -14,6 +14,8 @@ from .generation.logits import logits as logits
 from .generation.sampling import Sampling as Sampling
 from .generation.stream import generate as generate
 from .generation.stream import stream as stream
+from .lens.jacobian.fitting import fit_jacobian_lens as fit_jacobian_lens
+from .lens.jacobian.lens import JacobianLens as JacobianLens
 from .lens.logit import logit_lens as logit_lens
 from .lens.training import train_tuned_lens as train_tuned_lens
 from .lens.tuned import TunedLens as TunedLens

@@ -94,10 +94,9 @@ Attribution = Annotated[
 ]
 DoseResponse = Annotated[xr.Dataset, ResultOf("dose_response", ("dose response",), ("value",))]
 HeadScores = Annotated[xr.Dataset, ResultOf("head_scores or detect_heads", ("head scores",), ())]
-Lens = Annotated[xr.Dataset, ResultOf("logit_lens", ("logit lens", "tuned lens"), ("top_token",))]
-AnswerLens = Annotated[
-    xr.Dataset, ResultOf("logit_lens with answers", ("logit lens", "tuned lens"), ("layer",))
-]
+_LENSES = ("logit lens", "tuned lens", "Jacobian lens")
+Lens = Annotated[xr.Dataset, ResultOf("logit_lens", _LENSES, ("top_token",))]
+AnswerLens = Annotated[xr.Dataset, ResultOf("logit_lens with answers", _LENSES, ("layer",))]
 Patterns = Annotated[
     xr.Dataset, ResultOf("attention_patterns", ("attention patterns",), ("pattern",))
 ]

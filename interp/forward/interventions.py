@@ -26,7 +26,7 @@ from interp.model.model import Model
 from interp.prompts.masks import Positions, TokenMask, fixed_mask, token_mask
 from interp.sites import Site
 
-Kind = Literal["add", "ablate", "clamp", "silence", "replace"]
+Kind = Literal["add", "ablate", "clamp", "silence", "replace", "swap"]
 Sites = str | Site | Iterable[str | Site]
 Vector = Float[Tensor, "..."] | npt.ArrayLike
 
@@ -38,10 +38,10 @@ class Intervention:
 
     Attributes:
         kind: "add": x + amount · d; "ablate": x − (x·u) u; "clamp": x − (x·u) u + amount · u;
-            "silence": 0; "replace": what is given.
+            "silence": 0; "replace": what is given; "swap": see `Exchange`.
         sites: where; a name without a layer ("resid_post") is every layer.
         direction: of the shape that one token has at the site: [d_model], [d_head] at one head,
-            [head, d_head] at all; None for "silence" and "replace".
+            [head, d_head] at all; None for "silence", "replace" and "swap".
         amount: the dose of "add", in lengths of d; the coordinate of "clamp", in the activation's
             unit.
         positions: "all"; "prompt", "last" (of the prompt) or "generated" (what comes after it);
@@ -104,6 +104,17 @@ class Intervention:
             positions=positions,
             vectors=_finite(vectors, "What is put in must be a vector"),
         )
+
+    def changed(
+        self, value: Tensor, examples: Tensor | None, positions: Tensor | None = None
+    ) -> Tensor:
+        """What becomes of an activation [row, …], were it changed at all of its tokens.
+
+        Args:
+            examples: the numbers of its rows' prompts; None where they are not known.
+            positions: where its tokens stand in their texts [row, token]; from 0 on if left out.
+        """
+        return _changed(self, value, examples)
 
     @classmethod
     def _along(
@@ -298,7 +309,7 @@ def _edit(
     def edit(value: Tensor) -> Tensor:
         out = value.clone()
         part = out if site.head is None else out.select(site.kind.head_axis, site.head)
-        new = _changed(change, part, examples)
+        new = change.changed(part, examples, positions)
         if tokens is not None:
             # In patterns the tokens are those that attend.
             mask = tokens.at(examples, part, site.token_axes[0], positions)

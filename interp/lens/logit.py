@@ -2,8 +2,9 @@
 
 The logit lens (nostalgebraist 2020) reads every residual stream through the model's own final norm
 and unembedding; the tuned lens (Belrose et al. 2023) first translates each layer's stream into the
-last one's coordinates. At the last layer both are the model's output; `record` has checked that
-they are before any number is given out.
+last one's coordinates by a map that was trained, the Jacobian lens (Gurnee et al. 2026) by the mean
+Jacobian of the final stream. At the last layer all are the model's output; `record` has checked
+that they are before any number is given out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from cache.arguments import typed
 from interp.errors import PromptError
 from interp.forward.passes import record, recording_memory
+from interp.lens.jacobian.lens import JacobianLens
 from interp.lens.readings import Readings
 from interp.lens.tuned import TunedLens
 from interp.model.memory import batches, rows_that_fit
@@ -39,7 +41,7 @@ def logit_lens(
     prompts: Prompts | str,
     answers: Answers | None = None,
     *,
-    lens: TunedLens | None = None,
+    lens: TunedLens | JacobianLens | None = None,
     k: int = 5,
     positions: Literal["all", "last"] | Sequence[int] = "all",
     progress: Progress | None = None,
@@ -51,7 +53,7 @@ def logit_lens(
         prompts: texts, or token ids [example, position].
         answers: for each prompt the text expected after it, of which the first token is followed,
             or as many texts for each; or token ids [example] or [example, candidate].
-        lens: a tuned lens of this model; the logit lens if left out.
+        lens: a tuned or Jacobian lens of this model; the logit lens if left out.
         k: how many of the likeliest tokens to keep.
         positions: "all", "last" for the end of each prompt only, or numbers: 0 is the first token,
             -1 the last one of each prompt.
@@ -63,7 +65,8 @@ def logit_lens(
         token that the last layer puts first (0 is the likeliest; ties count only strictly larger
         logits); next_logprob: of the token that stands next in the prompt, in nats; with answers
         also answer_rank and answer_logprob, with an axis `candidate` where several are followed.
-        Layer 0 is the embedding, layer n the stream after n blocks. Positions count from the left;
+        Layer 0 is the embedding, layer n the stream after n blocks; layers that a Jacobian lens has
+        no matrix for are left out. Positions count from the left;
         beyond a shorter prompt's end tokens are "", numbers NaN and ranks -1. With
         positions="last" the axis has one entry. The coordinate token(example, position) is what
         stands there, answer_token(example[, candidate]) the first token of each answer, which is
@@ -71,7 +74,7 @@ def logit_lens(
 
     Raises:
         PromptError: empty or too long prompts, an answer without tokens, or no such position.
-        ModelError: the tuned lens belongs to another model.
+        ModelError: the lens belongs to another model.
     """
     batch = tokenise(model, prompts)
     targets = first_tokens(model, batch, answers)
@@ -82,12 +85,12 @@ def logit_lens(
     k = min(k, model.d_vocab)
     labels, where = _positions(batch, positions)
     following = _following(batch, where)
-    layers = model.n_layers + 1
+    layers = lens.layers(model) if isinstance(lens, JacobianLens) else range(model.n_layers + 1)
     wanted = torch.empty(len(batch), 0, dtype=torch.long) if targets is None else targets
     if wanted.ndim == 1:
         wanted = wanted[:, None]
-    out = Readings((len(batch), layers, where.shape[1]), k, wanted.shape[1])
-    sites = [Site("resid_pre", 0), *(Site("resid_post", i) for i in range(model.n_layers))]
+    out = Readings((len(batch), len(layers), where.shape[1]), k, wanted.shape[1])
+    sites = [Site("resid_post", i - 1) if i else Site("resid_pre", 0) for i in layers]
     total, count = int((where >= 0).sum()), 0
 
     def done(more: int) -> None:
@@ -99,23 +102,24 @@ def logit_lens(
     def run(start: int, stop: int) -> None:
         recording = record(model, batch.ids[start:stop], sites)
 
-        def stream(layer: int, row: Tensor, index: Tensor) -> Float[Tensor, "reading d_model"]:
-            hidden = recording[sites[layer]]
+        def stream(at: int, row: Tensor, index: Tensor) -> Float[Tensor, "reading d_model"]:
+            hidden = recording[sites[at]]
             hidden = hidden[row.to(hidden.device), index.to(hidden.device)]
-            return hidden if lens is None else lens.translate(layer, hidden)
+            if lens is None or layers[at] == model.n_layers:
+                return hidden
+            return lens.translate(layers[at], hidden)
 
         part = slice(start, stop)
         out.read(model, start, where[part], following[part], wanted[part], stream, done)
 
-    size = rows_that_fit(model, recording_memory(model, batch.ids.shape[1], layers))
+    size = rows_that_fit(model, recording_memory(model, batch.ids.shape[1], len(layers)))
     for _ in batches(len(batch), size, run):
         pass
-    found = _label(model, out, batch, where.numpy(), labels)
+    found = _label(model, out, batch, where.numpy(), labels, layers)
     if targets is not None:
         found = _with_answers(model, found, out, targets, answers)
-    found.attrs = {"instrument": "logit lens", **model.identity}
-    if lens is not None:
-        found.attrs |= {"instrument": "tuned lens"}
+    kind = {TunedLens: "tuned lens", JacobianLens: "Jacobian lens"}.get(type(lens), "logit lens")
+    found.attrs = {"instrument": kind, **model.identity}
     return found
 
 
@@ -125,6 +129,7 @@ def _label(
     batch: TokenBatch,
     where: npt.NDArray[np.int64],
     labels: npt.NDArray[np.int64],
+    layers: Sequence[int],
 ) -> xr.Dataset:
     absent = np.broadcast_to((where < 0)[:, None, :], readings.entropy.shape)
     names = _strings(model, readings.top_ids)
@@ -145,7 +150,7 @@ def _label(
         "next_logprob": (dims, readings.next_logprob),
     }
     coords: dict[str, Any] = {
-        "layer": np.arange(readings.entropy.shape[1]),
+        "layer": np.array(layers),
         "position": labels,
         "token": (("example", "position"), tokens),
         "prompt": ("example", list(batch.texts)),

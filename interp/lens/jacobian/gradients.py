@@ -1,0 +1,209 @@
+"""Jacobians of the final stream by the streams before it, summed over positions and prompts.
+
+A prompt's Jacobian at a layer is the mean over positions t of V of the sum over t' of V of
+∂ h_final(t') / ∂ h(t), where V leaves out the first positions and the last one. Row i of it is one
+backward pass with the i-th unit vector as cotangent at all of V, which gives that row for all
+layers and for as many prompts as are run together. Nothing before t depends on t, so that t' ≥ t
+needs no mask; and nothing of V depends on the last token, which is not run at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import ModelError, first_sentence
+from interp.forward.passes import record, recording_memory, resume
+from interp.model.memory import (
+    available_memory,
+    fitting_threads,
+    is_out_of_memory,
+    rows_that_fit,
+)
+from interp.model.model import Model
+from interp.prompts.tokens import pad
+from interp.sites import Site
+
+__all__ = ["Summed", "Work", "work_for"]
+
+
+@dataclass(frozen=True)
+class Summed:
+    """Over some prompts.
+
+    Attributes:
+        total: the sum of their Jacobians [layer, d_model, d_model], on the CPU.
+        squares: of the squared lengths (Frobenius) of each [layer].
+    """
+
+    total: Float[Tensor, "layer d_model d_model"]
+    squares: Float[Tensor, " layer"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """How Jacobians are computed on this model and machine.
+
+    Attributes:
+        layers: of the streams that are differentiated by: 0 is the embedding.
+        skip_first: positions at a prompt's start that V leaves out.
+        prompts_at_once: that fit into memory, in each thread.
+        copies: of each prompt in a batch, each with a cotangent of its own.
+        threads: that run backward at the same time, each for a part of the rows.
+    """
+
+    model: Model
+    layers: tuple[int, ...]
+    skip_first: int
+    prompts_at_once: int
+    copies: int
+    threads: int
+
+    def __call__(self, rows: Sequence[Sequence[int]], told: Callable[[int], None]) -> Summed:
+        """The Jacobians of some prompts.
+
+        Args:
+            rows: the prompts' token ids, each with a position in V.
+            told: called with how many of the d_model rows are done, as they are.
+        """
+        width = self.model.d_model
+        bounds = [round(i * width / self.threads) for i in range(self.threads + 1)]
+        # Hooks are shared, so that forward passes come one after the other, in this thread.
+        with fitting_threads(self.model):
+            graphs = [self._graph(rows) for _ in range(self.threads)]
+        stop = threading.Event()
+        with ThreadPoolExecutor(max(1, self.threads - 1), initializer=_one_thread) as pool:
+            try:
+                others: list[Future[Summed]] = [
+                    pool.submit(graphs[i].rows, bounds[i], bounds[i + 1], stop)
+                    for i in range(1, self.threads)
+                ]
+                with _alone(self.threads > 1):
+                    mine = graphs[0].rows(0, bounds[1], stop, lambda n: told(n * self.threads))
+                found = [mine, *(other.result() for other in others)]
+            finally:
+                stop.set()
+        squares = torch.stack([part.squares for part in found]).sum(0)
+        return Summed(torch.cat([part.total for part in found], dim=1), squares)
+
+    def _graph(self, rows: Sequence[Sequence[int]]) -> _Graph:
+        """Run the prompts so that the final stream can be differentiated by the others."""
+        model, copies = self.model, self.copies
+        batch = pad([list(row)[:-1] for row in rows], ("",) * len(rows))
+        ids, first = batch.ids, self.layers[0]
+        inside = torch.arange(ids.shape[1]) < batch.lengths[:, None]
+        inside[:, : self.skip_first] = False
+        recording = record(model, ids, [Site("resid_pre", first)])
+        number = torch.arange(len(rows), device=model.device).repeat_interleave(copies)
+        stream = recording[Site("resid_pre", first)][number].requires_grad_()
+        streams = {first: stream}
+        try:
+            for layer in range(first, model.n_layers):
+                stream = resume(
+                    model, recording, stream, number, start=layer, stop=layer + 1, grad=True
+                )
+                streams[layer + 1] = stream
+        except RuntimeError as error:
+            raise _not_differentiable(model, error) from error
+        wanted = [streams[layer] for layer in self.layers]
+        return _Graph(model, wanted, stream, inside.to(model.device), copies)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Streams of some prompts, each prompt `copies` times.
+
+    Attributes:
+        inside: which positions are of V [prompt, position].
+    """
+
+    model: Model
+    streams: list[Float[Tensor, "row position d_model"]]
+    final: Float[Tensor, "row position d_model"]
+    inside: Tensor
+    copies: int
+
+    def rows(
+        self,
+        start: int,
+        stop: int,
+        stopped: threading.Event,
+        told: Callable[[int], None] = lambda _: None,
+    ) -> Summed:
+        """Rows `start` to `stop` of the Jacobians of all streams, summed over the prompts."""
+        n, length, width = len(self.inside), self.inside.shape[1], self.final.shape[-1]
+        exact = torch.float64 if self.final.dtype == torch.float64 else torch.float32
+        share = self.inside.to(exact)
+        share = (share / share.sum(1, keepdim=True)).repeat_interleave(self.copies, 0)[:, None]
+        total = share.new_zeros(len(self.streams), stop - start, width)
+        squares = total.new_zeros(len(self.streams), dtype=torch.float64)
+        cotangent = torch.zeros_like(self.final)
+        by_copy = cotangent.view(n, self.copies, length, width)
+        for row in range(start, stop, self.copies):
+            if stopped.is_set():
+                break
+            here = range(row, min(row + self.copies, stop))
+            cotangent.zero_()
+            for copy, dim in enumerate(here):
+                by_copy[:, copy, :, dim] = self.inside.to(cotangent.dtype)
+            try:
+                # Kept to the end: the next row needs it too.
+                found = torch.autograd.grad(self.final, self.streams, cotangent, retain_graph=True)
+            except RuntimeError as error:
+                raise _not_differentiable(self.model, error) from error
+            for layer, gradient in enumerate(found):
+                means = torch.bmm(share, gradient.to(exact)).view(n, self.copies, width)
+                means = means[:, : len(here)]
+                total[layer, row - start : row - start + len(here)] = means.sum(0)
+                squares[layer] += means.square().sum()
+            told(here.stop - start)
+        return Summed(total.cpu(), squares.cpu())
+
+
+def work_for(
+    model: Model, layers: Sequence[int], skip_first: int, n_prompts: int, length: int
+) -> Work:
+    """How to compute the Jacobians of so many prompts of at most `length` tokens."""
+    depth = model.n_layers - layers[0]
+    # What backward needs is kept of every block, beside the streams and the gradients of one.
+    row = recording_memory(model, length, depth + 4) + depth * model.memory_per_row(length)
+    size = rows_that_fit(model, row)
+    threads = torch.get_num_threads() if model.device.type == "cpu" else 1
+    memory = available_memory()
+    if memory is not None:
+        threads = min(threads, memory // 2 // (size * row))
+    threads = max(1, min(threads, model.d_model))
+    copies = max(1, min(size // n_prompts, -(-model.d_model // threads)))
+    return Work(model, tuple(layers), skip_first, max(1, size // copies), copies, threads)
+
+
+def _not_differentiable(model: Model, error: RuntimeError) -> RuntimeError | ModelError:
+    if is_out_of_memory(error):
+        return error
+    return ModelError(
+        f"{model.name} cannot be differentiated by its streams ({first_sentence(error)}); choose "
+        "another architecture."
+    )
+
+
+def _one_thread() -> None:
+    # Of this thread alone: the others do the same, each for rows of its own.
+    torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def _alone(several: bool) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if several:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
