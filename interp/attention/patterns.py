@@ -19,7 +19,7 @@ from interp.forward.passes import TOLERANCE, observe, recording_memory, relative
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
 from interp.progress import Progress
-from interp.prompts.tokens import Prompts, TokenBatch, tokenise
+from interp.prompts.tokens import Prompts, TokenBatch, token_table, tokenise
 from interp.sites import Site, check
 
 
@@ -149,12 +149,3 @@ def check_values(model: Model, batch: TokenBatch) -> None:
                 f"The heads of {model.name} do not put out their pattern times their values, so "
                 "their patterns cannot be weighted; look at the plain ones."
             )
-
-
-def token_table(model: Model, batch: TokenBatch) -> np.ndarray[Any, np.dtype[np.object_]]:
-    """What stands at each [example, position]; "" beyond a prompt's end."""
-    out = np.full(tuple(batch.ids.shape), "", dtype=object)
-    for example in range(len(batch)):
-        row = batch.row(example)
-        out[example, : len(row)] = model.token_strings(row)
-    return out

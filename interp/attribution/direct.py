@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import torch
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cache.arguments import typed
 from interp.attribution import shares
 from interp.attribution.labels import By, labelled, with_questions
 from interp.components.frozen import Readout, frozen_readout
+from interp.components.linear import precise
 from interp.errors import ModelError, PromptError, SiteError
 from interp.forward.passes import record, recording_memory
 from interp.model.memory import batches, rows_that_fit
@@ -31,7 +32,8 @@ from interp.sites import Site, check, width_at
 
 __all__ = ["By", "direct_logit_attribution"]
 
-# Of the sum of all shares, relative to the logit or to the largest share, if that is larger.
+# Of the sum of all shares, relative to the logit or to the largest share, if that is larger; in
+# half precision see `_check_rounding`.
 _TOLERANCE = 1e-4
 # By what is asked: the sites besides what each layer adds, how one layer is divided, and the axes.
 _DIVISIONS: dict[str, tuple[tuple[str, ...], shares.By, tuple[str, ...]]] = {
@@ -78,14 +80,17 @@ def direct_logit_attribution(
         contribution in logits: (example, component), with coordinates layer and head (-1 where a
         component has none); or (example, layer, neurons), or (example, layer, head, source), and
         then `rest`(example), which all else adds. Their sum is logit_diff(example), or
-        logit(example) without foils. `capped`(example) is the same behind a soft cap, if there is
-        one. By source, shares beyond a prompt's end are NaN, token(example, source) is what stands
-        there, and label(example, source) the pairs' name of it ("" where it has none).
+        logit(example) without foils. In half precision these are read from the final stream in
+        float64, and `rounding`(example) is what the model lost along the way by adding in its own
+        type: with it the sum is complete. `capped`(example) is the same behind a soft cap, if
+        there is one. By source, shares beyond a prompt's end are NaN, token(example, source) is
+        what stands there, and label(example, source) the pairs' name of it ("" where it has none).
 
     Raises:
         PromptError: answers are missing, or do not fit the prompts.
         ModelError: the shares do not add up to the logits, to 1e-4 of the larger of the logit
-            (difference) and the largest share; or the model has no such parts.
+            (difference) and the largest share, or in half precision to what rounding explains; or
+            the model has no such parts.
         SiteError: it does not show them; or there are no such neurons.
     """
     batch, wanted = _questions(model, prompts, answers, foils, run)
@@ -164,7 +169,13 @@ def _divide(part: shares.Part, readout: Readout, by: By) -> dict[str, Tensor]:
             out["contribution"] = torch.stack([of_layer for of_layer, _ in divided], 1)
             others = attention if by == "neurons" else mlps
             out["rest"] = torch.stack([input_share, constant, *others, *biases]).sum(0)
-    _check_sum(part.model, readout, out)
+    flat = torch.cat([value.reshape(len(value), -1) for value in out.values()], 1)
+    missed = readout.value - flat.sum(1)
+    if part.model.dtype.itemsize < 4:
+        _check_rounding(part, missed, flat)
+        out["rounding"] = missed
+    else:
+        _check_sum(part.model, missed, torch.cat([flat, readout.value[:, None]], 1))
     if by == "source":
         source = torch.arange(out["contribution"].shape[-1], device=constant.device)
         beyond = source > part.end.to(source.device)[:, None]
@@ -175,17 +186,39 @@ def _divide(part: shares.Part, readout: Readout, by: By) -> dict[str, Tensor]:
     return out
 
 
-def _check_sum(model: Model, readout: Readout, parts: dict[str, Tensor]) -> None:
-    flat = torch.cat([value.reshape(len(value), -1) for value in parts.values()], 1)
-    size = torch.maximum(readout.value.abs(), flat.abs().amax(1)).clamp(min=1e-12)
-    error = float(((flat.sum(1) - readout.value).abs() / size).max())
+def _check_sum(
+    model: Model, missed: Float[Tensor, " example"], shares: Float[Tensor, "example share"]
+) -> None:
+    error = float((missed.abs() / shares.abs().amax(1).clamp(min=1e-12)).max())
     # Written so that NaN is refused too.
     if not error <= _TOLERANCE:
-        half = model.dtype.itemsize < 4
-        advice = "load it in float32" if half else "use another architecture"
         raise ModelError(
             f"The parts of {model.name}'s residual stream add up to its logits only to "
-            f"{error:.1g} of their size, not to {_TOLERANCE:g}; {advice}."
+            f"{error:.1g} of their size, not to {_TOLERANCE:g}; use another architecture."
+        )
+
+
+def _check_rounding(
+    part: shares.Part, missed: Float[Tensor, " example"], flat: Float[Tensor, "example share"]
+) -> None:
+    """Whether a type of half precision, rounding each sum along the stream, can have lost this."""
+    direction, square = part.linear.direction, flat.square().sum(1)
+    stream = precise(part.at("resid_pre", 0))
+    for layer in range(part.model.n_layers):
+        for name in ("attn_out", "mlp_out"):
+            added = precise(part.at(name, layer))
+            stream = stream + added
+            for rounded in (stream, added):
+                square = square + (direction * rounded).square().sum(1)
+    dtype = part.model.dtype
+    # Roundings are independent: this is some seven of their standard deviations.
+    most = 2 * torch.finfo(dtype).eps * square.sqrt()
+    if not bool((missed.abs() <= most).all()):
+        worst = int((missed.abs() - most).nan_to_num(torch.inf).argmax())
+        raise ModelError(
+            f"The parts of {part.model.name}'s residual stream miss its logits by "
+            f"{float(missed[worst].abs()):.2g}, which rounding in {str(dtype).split('.')[-1]} (up "
+            f"to {float(most[worst]):.2g}) does not explain; load it in float32."
         )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 from torch import Tensor
 
 from interp.model.model import Model
 from interp.prompts.pairs import PromptPairs, Run
-from interp.prompts.tokens import TokenBatch
+from interp.prompts.tokens import TokenBatch, token_table
 
 __all__ = ["By", "labelled", "with_questions"]
 
@@ -52,7 +51,7 @@ def labelled(
     return found.assign_coords(
         head=np.arange(model.n_heads),
         source=np.arange(batch.ids.shape[1]),
-        token=(("example", "source"), _tokens(model, batch)),
+        token=(("example", "source"), token_table(model, batch)),
     )
 
 
@@ -88,11 +87,3 @@ def with_questions(
             labels[example, slots[example, slot]] = pairs.positions[slot]
         found = found.assign_coords(label=(("example", "source"), labels))
     return found
-
-
-def _tokens(model: Model, batch: TokenBatch) -> npt.NDArray[np.object_]:
-    out = np.full(batch.ids.shape, "", dtype=object)
-    for example in range(len(batch)):
-        strings: list[Any] = model.token_strings(batch.row(example))
-        out[example, : len(strings)] = strings
-    return out

@@ -201,7 +201,7 @@ class Components:
         heads = self.model.n_heads
         matrix, bias = self._layers[layer].heads.folded
         matrix = matrix.reshape(heads, -1, matrix.shape[1])
-        if not self._shares_bias(layer):
+        if not self._layers[layer].heads.scales_bias:
             return matrix
         return torch.cat([matrix, bias.expand(heads, 1, -1)], dim=1)
 
@@ -223,7 +223,7 @@ class Components:
         if writer.norm is None:
             return z
         scale = self.inverse_scale(layer, z if of is None else of)[..., None]
-        if not self._shares_bias(layer):
+        if not writer.scales_bias:
             return z * scale
         part = scale.expand(*z.shape[:-1], 1) / self.model.n_heads
         return torch.cat([z * scale, part], dim=-1)
@@ -318,10 +318,6 @@ class Components:
     def _position_wise(self, module: Any, values: Tensor) -> Tensor:
         with self.model.lock:
             return position_wise(module, values)
-
-    def _shares_bias(self, layer: int) -> bool:
-        writer = self._layers[layer].heads
-        return writer.norm is not None and bool(writer.bias.any())
 
     @torch.no_grad()
     def _heads_meet(self, layer: int, run: PartsRun) -> bool:

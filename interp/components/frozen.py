@@ -17,7 +17,7 @@ from interp.components.linear import position_wise, precise
 from interp.components.norms import Norm, closed_norm
 from interp.components.writers import Writer
 from interp.errors import ModelError
-from interp.forward.passes import readout
+from interp.forward.passes import TOLERANCE, readout, relative_error
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
 
@@ -61,7 +61,8 @@ class Readout:
 
     Attributes:
         linear: with the norm frozen at these streams.
-        value: what the model itself computes from them, before any soft cap [example].
+        value: what the model itself computes from them, before any soft cap [example]; in half
+            precision what `linear` gives, since logits are rounded by more than shares differ.
         output: the same after it [example].
         capped: whether there is a soft cap.
     """
@@ -85,36 +86,44 @@ def frozen_readout(
     """
     norm = closed_norm(model, model.bridge.ln_final, final)
     if norm is None:
-        raise ModelError(
-            f"The final norm of {model.name} is neither a layer norm nor an RMS norm, so its "
-            "logits cannot be attributed; use another architecture."
-        )
-    scale, capped = logit_transform(model, final.dtype)
+        raise _unreadable(model)
+    scale, capped = logit_transform(model)
+    given = [tokens for tokens in (answers, foils) if tokens is not None]
 
     def work(start: int, stop: int) -> tuple[Tensor, ...]:
         part = slice(start, stop)
-        wanted = [t[part, None].to(final.device) for t in (answers, foils) if t is not None]
-
-        def picked(logits: Tensor) -> Tensor:
-            found = [logits.gather(1, tokens)[:, 0].float() for tokens in wanted]
-            return found[0] if len(found) == 1 else found[0] - found[1]
-
+        wanted = torch.stack([tokens[part].to(final.device) for tokens in given], 1)
         with model.lock:
             with torch.no_grad():
                 normed = position_wise(model.bridge.ln_final, final[part])
                 zero = position_wise(model.bridge.unembed, torch.zeros_like(normed))
             with torch.enable_grad():
                 normed.requires_grad_()
-                logits = picked(position_wise(model.bridge.unembed, normed))
-                (direction,) = torch.autograd.grad(logits.sum(), normed)
-        output = picked(readout(model, final[part]))
-        found = direction * scale, picked(zero) * scale, logits.detach() * scale, output
+                logits = position_wise(model.bridge.unembed, normed).gather(1, wanted)
+                # One at a time: differences would be rounded in half precision.
+                directions = [
+                    torch.autograd.grad(one.sum(), normed, retain_graph=True)[0]
+                    for one in logits.unbind(1)
+                ]
+        output = readout(model, final[part]).gather(1, wanted)
+        found = torch.stack(directions, 1), zero.gather(1, wanted), logits.detach(), output
         return tuple(precise(value) for value in found)
 
     size = rows_that_fit(model, 5 * model.d_vocab * 4)
     pieces = [found for _, _, found in batches(len(final), size, work)]
-    direction, constant, value, output = (torch.cat(p) for p in zip(*pieces, strict=True))
-    linear = frozen_norm(norm, final, Linear(direction, constant))
+    directions, constants, values, outputs = (torch.cat(p) for p in zip(*pieces, strict=True))
+    directions, constants, values = directions * scale, constants * scale, values * scale
+    if model.dtype.itemsize < 4:
+        each = zip(directions.unbind(1), constants.unbind(1), strict=True)
+        frozen = [frozen_norm(norm, final, Linear(*one)) for one in each]
+        exact = torch.stack([one.of(final) + one.constant for one in frozen], 1)
+        if not relative_error(exact, values) <= TOLERANCE[model.dtype]:
+            raise _unreadable(model)
+        values, outputs = exact, precise(_transformed(model, exact / scale))
+    sign = torch.tensor([1.0, -1.0], device=final.device, dtype=values.dtype)[: len(given)]
+    linear = Linear(torch.einsum("etd,t->ed", directions, sign), constants @ sign)
+    value, output = values @ sign, outputs @ sign
+    linear = frozen_norm(norm, final, linear)
     return Readout(linear, value if capped else output, output, capped)
 
 
@@ -124,15 +133,31 @@ def before_writing(writer: Writer, readout: Linear, units: Float[Tensor, "exampl
     linear = Linear(readout.direction * writer.factor, torch.zeros_like(readout.constant))
     if writer.norm is None:
         return linear
-    return frozen_norm(writer.norm, units @ writer.matrix + writer.bias, linear)
+    made = precise(units) @ precise(writer.matrix) + precise(writer.bias)
+    return frozen_norm(writer.norm, made, linear)
 
 
-def logit_transform(model: Model, dtype: torch.dtype) -> tuple[float, bool]:
+def logit_transform(model: Model) -> tuple[float, bool]:
     """What logits are multiplied with after the unembedding, and whether they are capped."""
-    probes = torch.tensor(_PROBES, device=model.device, dtype=dtype)
-    with model.lock, torch.no_grad():
-        found = model.bridge.adapter.apply_output_logits_transform(probes[None, None])[0, 0]
+    # In float32 whatever the model's type: a scale would be rounded in half precision.
+    probes = torch.tensor(_PROBES, device=model.device)
+    found = _transformed(model, probes[None])[0]
     scale = float(found[-1] / probes[-1])
     if torch.allclose(found, scale * probes, rtol=1e-3):
         return scale, False
     return 1.0, True
+
+
+@torch.no_grad()
+def _transformed(model: Model, logits: Float[Tensor, "row logit"]) -> Float[Tensor, "row logit"]:
+    """Logits of the unembedding as the model puts them out."""
+    with model.lock:
+        found: Tensor = model.bridge.adapter.apply_output_logits_transform(logits.float()[None])[0]
+    return found
+
+
+def _unreadable(model: Model) -> ModelError:
+    return ModelError(
+        f"The final norm of {model.name} is neither a layer norm nor an RMS norm, so its logits "
+        "cannot be attributed; use another architecture."
+    )

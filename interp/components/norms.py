@@ -54,7 +54,11 @@ class Norm:
             probe[-3:] = torch.tensor([2.0, -1.0, -1.0])
         power = float(probe.square().mean())
         streams = torch.stack([_LARGE * probe, -_LARGE * probe, _SMALL * probe, probe + 1.0])
-        up, down, small, lifted = module(streams.to(like.dtype)).float()
+        try:  # in half precision gains would be rounded; some modules take nothing else
+            made = module(streams.to(like.dtype) if like.dtype.itemsize >= 4 else streams)
+        except RuntimeError:
+            made = module(streams.to(like.dtype))
+        up, down, small, lifted = made.float()
         shift = (up + down) / 2
         gain = (up - down) / 2 * power**0.5 / probe
         direction = gain * probe

@@ -81,6 +81,11 @@ class Writer:
         both = both.to(self.matrix.dtype)
         return both[:-1], both[-1]
 
+    @functools.cached_property
+    def scales_bias(self) -> bool:
+        """Whether a norm scales a bias that no unit owns."""
+        return self.norm is not None and bool(self.bias.any())
+
     def inverse_scale(self, units: Float[Tensor, "... unit"]) -> Float[Tensor, "... 1"]:
         """One over what the norm divides by when the units put this out; 1 without a norm."""
         if self.norm is None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -102,6 +104,15 @@ def blank(
     for number in (lengths < width).nonzero().flatten().tolist():
         length = int(lengths[number])
         values[number : number + 1].narrow(axis, length, width - length).fill_(torch.nan)
+
+
+def token_table(model: Model, batch: TokenBatch) -> npt.NDArray[np.object_]:
+    """What stands at each [example, position]; "" beyond a prompt's end."""
+    out = np.full(tuple(batch.ids.shape), "", dtype=object)
+    for example in range(len(batch)):
+        row = batch.row(example)
+        out[example, : len(row)] = model.token_strings(row)
+    return out
 
 
 def check_length(model: Model, length: int, what: str) -> None:

@@ -257,7 +257,7 @@ class Weights:
                 f"The logits of {model.name} are no linear map of a normed stream, so directions "
                 "cannot be read in tokens; choose another model."
             )
-        return norm, matrix * logit_transform(model, stream.dtype)[0]
+        return norm, matrix * logit_transform(model)[0]
 
 
 def _scaled(way: Callable[[Tensor], Tensor], factor: float, rows: Tensor) -> Tensor:

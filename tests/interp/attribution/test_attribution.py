@@ -17,7 +17,7 @@ from interp import PromptPairs, direct_logit_attribution, load_model
 from interp.errors import ModelError, ObverseError, PromptError, SiteError
 from tests.interp import surgery
 from tests.interp.architectures import ARCHITECTURES, D_HEAD, N_HEADS
-from tests.interp.tiny import Tiny, build_tokenizer, words
+from tests.interp.tiny import VOCABULARY, Tiny, build_tokenizer, words
 from tests.interp.tracking import PeakMemory
 
 pytestmark = pytest.mark.slow
@@ -301,10 +301,55 @@ def test_what_is_no_such_sum_is_refused(built: Callable[[str], Built]) -> None:
         handle.remove()
 
 
-def test_a_model_in_half_precision_is_refused() -> None:
-    hf = ARCHITECTURES["Llama"].build().to(torch.bfloat16)
+HALF = [("Llama", torch.bfloat16), ("Gemma 2", torch.bfloat16), ("GPT-2", torch.float16)]
+
+
+@pytest.mark.parametrize(("name", "dtype"), [*HALF, ("Granite", torch.bfloat16)])
+@pytest.mark.parametrize("by", ["component", "head", "source"])
+@torch.no_grad()
+def test_in_half_precision_rounding_is_told_apart(name: str, dtype: torch.dtype, by: Any) -> None:
+    hf = ARCHITECTURES[name].build().to(dtype)
+    whole = ARCHITECTURES[name].build().to(dtype).float()
     model = load_model(hf, tokenizer=build_tokenizer())
-    with pytest.raises(ModelError, match="load it in float32"):
+    found = direct_logit_attribution(model, PROMPTS, ANSWERS, FOILS, by=by)
+    np.testing.assert_allclose(total(found) + found["rounding"], found["logit_diff"], atol=1e-6)
+    exact = load_model(whole, tokenizer=build_tokenizer())
+    expected = direct_logit_attribution(exact, PROMPTS, ANSWERS, FOILS, by=by)
+    size = float(np.abs(expected["contribution"]).max())
+    within = 0.1 if dtype is torch.bfloat16 else 0.01  # activations differ too
+    np.testing.assert_allclose(
+        found["contribution"], expected["contribution"], rtol=0, atol=within * size
+    )
+    assert float(np.abs(found["rounding"]).max()) < within / 4 * size
+    # The same words in Hugging Face's own stream, and its own weights in double precision.
+    if by == "component" and name == "Llama":
+        layout = ARCHITECTURES[name].layout
+        rows = [
+            [VOCABULARY.index(t[example].strip()) for t in (ANSWERS, FOILS)] for example in (0, 1)
+        ]
+        for example, (answer, foil) in enumerate(rows):
+            ids = model.token_ids(PROMPTS[example])
+            final = surgery.activation(hf, layout, "resid_post", 1, ids)[-1].double()
+            weight = hf.lm_head.weight.double()
+            read = (weight[answer] - weight[foil]) * hf.model.norm.weight.double()
+            read = read / (final.square().mean() + 1e-6).sqrt()
+            row = found.isel(example=example).set_index(component="component")["contribution"]
+            for site in ("attn_out", "mlp_out"):
+                part = surgery.activation(hf, layout, site, 1, ids)[-1].double()
+                share = float(row.sel(component=f"{site[0]}1"))
+                assert share == pytest.approx(float(part @ read), rel=1e-5, abs=1e-6)
+            assert float(found["logit_diff"][example]) == pytest.approx(
+                float(final @ read), rel=1e-5
+            )
+
+
+def test_what_rounding_does_not_explain_is_refused() -> None:
+    model = load_model(
+        ARCHITECTURES["Llama"].build().to(torch.bfloat16), tokenizer=build_tokenizer()
+    )
+    block = model.bridge.blocks[0]
+    block.register_forward_hook(lambda _m, _a, out: out + 0.1 * out.flip(-1))
+    with pytest.raises(ModelError, match=r"which rounding in bfloat16 .* load it in float32"):
         direct_logit_attribution(model, PROMPTS, ANSWERS, FOILS)
 
 

@@ -200,3 +200,15 @@ def test_an_estimate_is_the_slope_of_the_exact_edge(name: str) -> None:
                 writer,
                 reader,
             )
+
+
+def test_edges_in_half_precision_are_those_of_single_precision_rounded() -> None:
+    built = [MODELS["Gemma 2"].build().to(torch.bfloat16) for _ in range(2)]
+    scores = []
+    for hf in (built[0], built[1].float()):
+        model = load_model(hf, tokenizer=build_tokenizer())
+        ids = (torch.tensor([row]) for row in (CLEAN, CORRUPT))
+        pairs = PromptPairs(model, *ids, torch.tensor([ANSWER]), torch.tensor([FOIL]))
+        scores.append(attribute_edges(model, pairs, method="eap")["score"])
+    largest = float(np.abs(scores[1]).max())
+    np.testing.assert_allclose(*scores, rtol=0, atol=0.05 * largest)
