@@ -9,9 +9,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.setup-stamp
-# Tests run in as many processes as there are cores; each takes 1 GB of memory.
-WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores : 8)))
+# Tests run in one process more than there are cores, since some wait for a browser or for Ray; each
+# takes 1 GB of memory.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
+# The tests of the store fork some thousand processes to kill them. That is cheap as long as what
+# other tests import is not in memory: they run apart, and the others also where one of them fails.
+define tests
+@failed=0; \
+$(PYTEST) $(1) tests/cache || failed=1; \
+$(PYTEST) $(1) --ignore=tests/cache || failed=1; \
+exit $$failed
+endef
 
 .PHONY: setup demo app style check test docs bench
 
@@ -38,10 +47,10 @@ style: setup
 	$(BIN)/lint-imports
 
 check: style
-	$(PYTEST) -m "not slow and not browser"
+	$(call tests,-m "not slow and not browser")
 
 test: style
-	$(PYTEST)
+	$(call tests)
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -16,7 +16,6 @@ from cache.errors import StorageError
 from cache.index.queries import Index
 from interp import Model, capture, load_model
 from interp.errors import PromptError
-from interp.execute import Executor
 from interp.harvest import harvest
 from interp.prompts.corpus import read_rows
 
@@ -50,21 +49,6 @@ def test_what_is_stored_is_what_the_model_computes(model: Model, tmp_path: Path)
         more = harvest(model, distinct(50), ["resid_post", "z.1"], store, context=16)
         assert 0 < more.computed < more.tokens
         assert not store.verify().findings
-
-
-def test_processes_store_the_same_numbers(model: Model, tmp_path: Path) -> None:
-    found = {}
-    for kind in ("serial", "processes"):
-        with ActivationStore(tmp_path / kind, shard_size=20_000) as store:
-            executor = Executor(kind, 2 if kind == "processes" else None)
-            harvest(model, distinct(60), "resid_post", store, context=16, executor=executor)
-            rows = read_rows(model, distinct(60), context=16)
-            assert len(store.folder.catalogue.ask(Index.shards)) > 4
-            found[kind] = store.rows(model, rows, "resid_post")
-            assert len(list((tmp_path / kind / "owners").iterdir())) == 1
-    for site, of_serial in found["serial"].items():
-        for ours, theirs in zip(of_serial, found["processes"][site], strict=True):
-            assert torch.equal(ours, theirs)
 
 
 def test_a_stopped_harvest_goes_on(model: Model, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_workers_store_the_same_numbers(
     with ActivationStore(tmp_path / "store", shard_size=PARTS) as store:
         done = harvest(model, TEXTS, "resid_post.1", store, context=16, executor=workers)
         assert done.computed == done.tokens
+        assert len(list((store.path / "owners").iterdir())) == 1
         for ours, theirs in zip(stored(model, store), serial, strict=True):
             assert torch.equal(ours, theirs)
 

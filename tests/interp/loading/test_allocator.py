@@ -20,7 +20,7 @@ import random, resource, torch
 {before}
 def churn():
     chosen, kept = random.Random(0), []
-    for _ in range(300):
+    for _ in range(60):
         kept.append(torch.ones(chosen.choice([50_000, 300_000, 700_000, 3_000_000, 6_000_000])))
         if len(kept) > 4:
             kept.pop(chosen.randrange(4))
@@ -30,7 +30,7 @@ churn()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
 """
 _KEEP = "from interp.loading.allocator import keep_freed_memory; keep_freed_memory()"
-_MANY = 50_000  # pages; all blocks together have about 590,000
+_MANY = 20_000  # pages; all blocks together have about 118,000
 
 
 def run(before: str, **environment: str) -> int:
@@ -45,7 +45,7 @@ def run(before: str, **environment: str) -> int:
 
 
 def test_freed_memory_is_used_again() -> None:
-    assert run(_KEEP) < _MANY / 10
+    assert run(_KEEP) < _MANY / 2
     assert run("") > _MANY
 
 
@@ -55,4 +55,4 @@ def test_what_a_user_has_set_stays() -> None:
 
 def test_loading_a_model_does_it() -> None:
     load = "from interp import load_model; load_model('reversal-curse')"
-    assert run(load) < _MANY / 10
+    assert run(load) < _MANY / 2
