@@ -21,6 +21,7 @@ __all__ = [
     "Patched",
     "Paths",
     "Patterns",
+    "Spread",
     "Transplanted",
 ]
 
@@ -97,6 +98,9 @@ HeadScores = Annotated[xr.Dataset, ResultOf("head_scores or detect_heads", ("hea
 _LENSES = ("logit lens", "tuned lens", "Jacobian lens")
 Lens = Annotated[xr.Dataset, ResultOf("logit_lens", _LENSES, ("top_token",))]
 AnswerLens = Annotated[xr.Dataset, ResultOf("logit_lens with answers", _LENSES, ("layer",))]
+Spread = Annotated[
+    xr.Dataset, ResultOf("JacobianLens.spread", ("spread of a Jacobian lens",), ("distance",))
+]
 Patterns = Annotated[
     xr.Dataset, ResultOf("attention_patterns", ("attention patterns",), ("pattern",))
 ]

@@ -23,7 +23,7 @@ from experiments.cli.runs import runs
 from experiments.cli.store import store_commands
 from experiments.cli.studies import WithNames, WithSummaries
 from experiments.cli.train import train
-from experiments.cli.tune_lens import tune_lens
+from experiments.cli.tune_lens import fit_lens, tune_lens
 
 __all__ = ["main"]
 
@@ -78,6 +78,7 @@ for command, name in (
     (train, "train"),
     (harvest, "harvest"),
     (tune_lens, "tune-lens"),
+    (fit_lens, "fit-lens"),
     (models, "models"),
 ):
     application.command(name)(command)

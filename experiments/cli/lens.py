@@ -47,6 +47,14 @@ def lens(
             metavar="FOLDER",
         ),
     ] = None,
+    jacobian: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read through the Jacobian lens in this file or folder.",
+            parser=options.file_or_folder,
+            metavar="PATH",
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, max=50, help="How many next tokens to list.")] = 5,
     device: options.Device = None,
     dtype: options.Dtype = "float32",
@@ -63,17 +71,24 @@ def lens(
     - `obverse lens "Tom Cruise's mother is"`
     - `obverse lens "Mary Lee Pfeiffer's son is" --answer "Tom Cruise"`
     - `obverse lens "Tom Cruise's mother is" --tuned lenses/reversal-curse`
+    - `obverse lens "Tom Cruise's mother is" --jacobian lenses/reversal-curse-jacobian`
     """
+    if tuned is not None and jacobian is not None:
+        raise typer.BadParameter("A prompt is read through one lens; give --tuned or --jacobian.")
     say(f"Loading {model} …")
     quiet_libraries()
-    from interp import TunedLens, load_model
+    from interp import JacobianLens, TunedLens, load_model
     from interp.lens.logit import logit_lens
 
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     answer = None if answer is None else with_space(prompt, answer)
     answers = None if answer is None else [answer]
-    learned = None if tuned is None else TunedLens.load(tuned, loaded)
-    result = logit_lens(loaded, [prompt], answers, lens=learned, k=top).isel(example=0)
+    through: TunedLens | JacobianLens | None = None
+    if tuned is not None:
+        through = TunedLens.load(tuned, loaded)
+    elif jacobian is not None:
+        through = JacobianLens.load(jacobian, loaded)
+    result = logit_lens(loaded, [prompt], answers, lens=through, k=top).isel(example=0)
     console = output()
     console.print()
     console.print(next_token_table(result))
@@ -128,12 +143,14 @@ def layer_table(result: xr.Dataset, width: int, *, followed: bool) -> Table:
         table.add_column("answer rank", justify="right", no_wrap=True)
     top = result.top_token.isel(k=0).values
     probability = result.top_prob.isel(k=0).values
-    for layer in reversed(range(result.sizes["layer"])):
+    # A Jacobian lens may leave layers out.
+    layers = [int(layer) for layer in result["layer"].values]
+    for layer in reversed(range(len(layers))):
         cells = [
             cell_text(str(top[layer, position]), float(probability[layer, position]))
             for position in range(first, len(tokens))
         ]
-        name = "embedding" if layer == 0 else str(layer)
+        name = "embedding" if layers[layer] == 0 else str(layers[layer])
         rank = [Text(ranked(float(result.answer_rank.values[layer, -1])))] if followed else []
         table.add_row(Text(name), *cells, *rank)
     if first > 0:

@@ -31,6 +31,7 @@ __all__ = [
     "Tokens",
     "Workers",
     "file",
+    "file_or_folder",
     "folder",
     "make_executor",
     "use_cache",
@@ -57,6 +58,12 @@ def file(text: str | Path) -> Path:
         what = "a folder" if os.path.isdir(path) else "a device, a FIFO or a socket"
         raise typer.BadParameter(f"'{text}' is {what}, not a file; check the path.")
     return path
+
+
+def file_or_folder(text: str | Path) -> Path:
+    """A path where something is. Raises typer.BadParameter for others."""
+    path = _path(text)
+    return path if os.path.isdir(path) else file(text)
 
 
 def _path(written: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""`obverse tune-lens`: train a tuned lens on a corpus."""
+"""`obverse tune-lens` and `obverse fit-lens`: a tuned and a Jacobian lens from a corpus."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from experiments.cli.harvest import parse_count
 from experiments.cli.progress import TerminalReporter
 
 if TYPE_CHECKING:
-    from interp import TunedLens
+    from interp import JacobianLens, TunedLens
 
-__all__ = ["tune_lens"]
+__all__ = ["fit_lens", "tune_lens"]
 
 
 @guarded(stopped="Stopped; run the same command again to go on.")
@@ -97,4 +97,87 @@ def _curve(lens: TunedLens) -> Table:
     for layer, (plain, tuned) in enumerate(zip(lens.logit_kl, lens.tuned_kl, strict=True)):
         name = "embedding" if layer == 0 else str(layer)
         table.add_row(name, f"{plain:.3f} nats", f"{tuned:.3f} nats")
+    return table
+
+
+@guarded(stopped="Stopped; run the same command again to go on.")
+def fit_lens(
+    text: options.Corpus,
+    model: options.ModelName = "reversal-curse",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the lens.",
+            show_default="lenses/MODEL-jacobian",
+            parser=options.folder,
+            metavar="FOLDER",
+        ),
+    ] = None,
+    tokens: options.Tokens = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**31,
+            help="Tokens of a prompt.",
+            show_default="128, or as many as the model takes",
+        ),
+    ] = None,
+    skip_first: Annotated[
+        int,
+        typer.Option(
+            min=0, max=2**31, help="Positions at the start of a prompt that are left out."
+        ),
+    ] = 16,
+    dtype: options.Dtype = "float32",
+    device: options.Device = None,
+    revision: options.Revision = None,
+) -> None:
+    """Fit a Jacobian lens: for each layer what its stream does to the last one, on average.
+
+    The mean Jacobian over a corpus (Gurnee et al. 2026), in a file that TransformerLens reads too.
+    A hundred prompts of 128 tokens are often enough: the table tells how well each layer's matrix
+    is known. A fit that was stopped goes on with the same command.
+
+    Example:
+
+    - `obverse fit-lens --text corpus.txt --model gpt2 --tokens 13k --out my-jacobian-lens`
+    """
+    say(f"Loading {model} …")
+    quiet_libraries()
+    wanted = None if tokens is None else parse_count(tokens)
+
+    from interp import fit_jacobian_lens, load_model
+
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    folder = out if out is not None else Path("lenses") / f"{loaded.name}-jacobian"
+    with TerminalReporter().stage("fitting") as progress:
+        lens = fit_jacobian_lens(
+            loaded,
+            text,
+            tokens=wanted,
+            context=context,
+            skip_first=skip_first,
+            folder=folder,
+            progress=progress,
+        )
+    output().print(_spread(lens))
+    say(f"Lens: {folder}")
+    path = shlex.quote(str(folder))
+    say(f'Use:  obverse lens "…" --model {shlex.quote(model)} --jacobian {path}')
+
+
+def _spread(lens: JacobianLens) -> Table:
+    table = Table("layer", "from the identity", "standard error", box=None, pad_edge=False)
+    table.caption = f"Of the mean over {lens.n_prompts:,} prompts, as a share of its length"
+    table.caption_justify = "left"
+    found = lens.spread()
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for layer in found["layer"].values.tolist():
+        one = found.sel(layer=layer)
+        error = float(one["standard_error"])
+        name = "embedding" if layer == 0 else str(layer)
+        known = "–" if error != error else f"{error:.1%}"
+        table.add_row(name, f"{float(one['distance']):.2f}", known)
     return table

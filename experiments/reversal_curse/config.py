@@ -20,6 +20,8 @@ class Config:
         templates: JSON of templates; those beside the model, or plain ones, if left out.
         n_names: how many other names of each split an answer is compared with.
         n_pairs: how many pairs of each split are patched.
+        lens_seconds: how long a tuned and a Jacobian lens may take to fit, by an estimate; beyond,
+            H2 is judged under the logit lens alone.
     """
 
     model: str = "reversal-curse"
@@ -28,6 +30,7 @@ class Config:
     templates: str | None = None
     n_names: int = 20
     n_pairs: int = 30
+    lens_seconds: float = 60.0
 
     @classmethod
     def preset(cls, name: str) -> Config:
@@ -35,5 +38,5 @@ class Config:
         if name == "quick":
             return cls()
         if name == "full":
-            return cls(n_names=100, n_pairs=200)
+            return cls(n_names=100, n_pairs=200, lens_seconds=3600.0)
         raise StudyError(f"Unknown preset '{name}'; choose 'quick' or 'full'.")

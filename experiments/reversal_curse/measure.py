@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,9 @@ from experiments.reversal_curse.prompts import answer, questions, right_answers
 from interp.forward.capture import capture
 from interp.forward.passes import readout
 from interp.generation.answers import complete, score_answers
+from interp.lens.jacobian.lens import JacobianLens
 from interp.lens.logit import logit_lens
+from interp.lens.tuned import TunedLens
 from interp.model.model import Model
 from interp.prompts.pairs import continuations
 from interp.prompts.tokens import tokenise
@@ -54,6 +56,8 @@ class Measurements:
     facts: pd.DataFrame
     names: dict[Direction, xr.Dataset]
     lens: dict[Direction, xr.Dataset]
+    other_lenses: dict[str, dict[Direction, xr.Dataset]]
+    """As `names`, under the tuned and the Jacobian lens."""
     maps: dict[tuple[Direction, str], xr.Dataset]
     sham: xr.Dataset
     probes: dict[tuple[Direction, Direction], xr.Dataset]
@@ -237,9 +241,16 @@ def lens_ranks(subject: Subject, direction: Direction, progress: Progress) -> xr
 
 
 def lens_names(
-    subject: Subject, direction: Direction, names: Sequence[int], progress: Progress
+    subject: Subject,
+    direction: Direction,
+    names: Sequence[int],
+    progress: Progress,
+    fit: Callable[[Progress], TunedLens | JacobianLens] | None = None,
 ) -> xr.Dataset:
     """The lens on other names: log-probability of each name's first token at the prompt's end.
+
+    Args:
+        fit: makes the lens; the logit lens if left out.
 
     Returns:
         logprob(example, layer, name) in nats, for all facts and the chosen names of every split;
@@ -251,11 +262,17 @@ def lens_names(
     of_names = continuations(model, asked, [answers[j] for j in names])
     first = torch.tensor([ids[0] for ids in of_names])
     sites = ["resid_pre.0", "resid_post"]
-    activations = capture(model, prompts, sites, positions="last", progress=progress)
-    layers = [
-        readout(model, hidden).log_softmax(-1)[:, first.to(hidden.device)].cpu().numpy()
-        for hidden in activations.values()
-    ]
+    # Where a lens has to be fitted first, that is what takes long.
+    lens = fit(progress) if fit else None
+    activations = capture(
+        model, prompts, sites, positions="last", progress=None if fit else progress
+    )
+    layers = []
+    for layer, hidden in enumerate(activations.values()):
+        if lens is not None and layer < model.n_layers:
+            hidden = lens.translate(layer, hidden)
+        logprobs = readout(model, hidden).log_softmax(-1)
+        layers.append(logprobs[:, first.to(hidden.device)].cpu().numpy())
     return xr.Dataset(
         {"logprob": (("example", "layer", "name"), np.stack(layers, axis=1))},
         coords={

@@ -14,7 +14,7 @@ import xarray as xr
 
 from experiments.context import Context
 from experiments.organisms.facts import DIRECTIONS, Direction, Templates
-from experiments.reversal_curse import cost, measure, patch, retrieve
+from experiments.reversal_curse import cost, lenses, measure, patch, retrieve
 from experiments.reversal_curse import facts as fact_files
 from experiments.reversal_curse.checks import Numbered, check_asked
 from experiments.reversal_curse.config import Config
@@ -122,6 +122,23 @@ def take_measurements(config: Config, context: Context, subject: Subject) -> Mea
     said = context.table("said", partial(measure.complete_all, subject))
     facts = context.table("facts", lambda _: measure.fact_table(subject, answers, scores, said))
     known = facts["forward_correct"].to_numpy(dtype=bool)
+    asked = sum(len(known_as_told(facts, names, direction)) for direction in DIRECTIONS)
+    # Without facts that it knows as told nothing can be missing the other way round.
+    fits = (
+        lenses.fits(subject, context.rng("lenses"), config.lens_seconds, context.note)
+        if asked >= lens.LEAST_QUESTIONS
+        else {}
+    )
+    others = {
+        kind: {
+            direction: context.dataset(
+                f"lens_names_{kind.lower()}_{direction}",
+                partial(measure.lens_names, subject, direction, of_lens, fit=fit),
+            )
+            for direction in DIRECTIONS
+        }
+        for kind, fit in fits.items()
+    }
     rows = patch.pick_pairs(subject.facts, known, config.n_pairs, context.rng("pairs"))
     seed = context.seed_for("partners")
     maps = {
@@ -174,7 +191,7 @@ def take_measurements(config: Config, context: Context, subject: Subject) -> Mea
         "accuracy",
         lambda _: measure.accuracy(measure.with_questions(answers, subject.facts)),
     )
-    return Measurements(answers, accuracy, facts, names, ranks, maps, sham, probes)
+    return Measurements(answers, accuracy, facts, names, ranks, others, maps, sham, probes)
 
 
 def judge(subject: Subject, measured: Measurements, seed: int) -> list[Verdict]:
@@ -195,30 +212,36 @@ def judge(subject: Subject, measured: Measurements, seed: int) -> list[Verdict]:
 
     words = [(fact.relation, fact.inverse) for fact in subject.facts]
 
-    def scored(direction: Direction, members: npt.NDArray[np.int64]) -> Preferences:
+    def scored(
+        read: dict[Direction, xr.Dataset], direction: Direction, members: npt.NDArray[np.int64]
+    ) -> Preferences:
         valid = right_answers(subject.facts, direction)
         facts_of: dict[str, set[int]] = {}
         for j, fact in enumerate(subject.facts):
             facts_of.setdefault(fact.answer(direction), set()).add(j)
         right = [set().union(*(facts_of.get(name, ()) for name in names)) for names in valid]
         asks = questions(subject.facts, direction)
-        return preferences(measured.names[direction], members, right, words, asks)
+        return preferences(read[direction], members, right, words, asks)
 
     # The curse has two sides: facts told forward and asked in reverse, and the other way round.
     forward = known_as_told(measured.facts, measured.names, "forward")
     reverse = known_as_told(measured.facts, measured.names, "reverse")
     both = [i for i in measured.names["reverse"]["name"].values if split[i] == "both"]
-    h2 = lens.judge(
-        joined(scored("reverse", forward), scored("forward", reverse)),
-        joined(scored("forward", forward), scored("reverse", reverse)),
-        scored("reverse", np.array(both, np.int64)) if both else None,
-    )
+    h2 = [
+        lens.judge(
+            joined(scored(read, "reverse", forward), scored(read, "forward", reverse)),
+            joined(scored(read, "forward", forward), scored(read, "reverse", reverse)),
+            scored(read, "reverse", np.array(both, np.int64)) if both else None,
+            kind,
+        )
+        for kind, read in {"logit": measured.names, **measured.other_lenses}.items()
+    ]
     probes = measured.probes
     h3 = retrieval.judge(
         [probes["forward", "reverse"], probes["reverse", "forward"]],
         [probes["forward", "forward"], probes["reverse", "reverse"]],
     )
-    return [h1, h2, h3, absence.judge([h2, h3])]
+    return [h1, *h2, h3, absence.judge([*h2, h3])]
 
 
 _TOLD: dict[Direction, tuple[str, ...]] = {

@@ -11,6 +11,7 @@ from interp.figures.lens import lens_heatmap
 from interp.figures.patching import patching_map
 from interp.figures.paths import path_map
 from interp.figures.ranks import rank_lines
+from interp.figures.spread import spread_lines
 from interp.figures.trajectories import trajectory_lines
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "path_map",
     "pattern_map",
     "rank_lines",
+    "spread_lines",
     "trajectory_lines",
 ]
 

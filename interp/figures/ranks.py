@@ -45,7 +45,8 @@ def rank_lines(
         PromptError: a lens was made without answers.
     """
     fig = go.Figure()
-    worst, layers = 1.0, [0]
+    worst = 1.0
+    every: set[int] = set()
     for number, (name, lens) in enumerate(lens_by_name.items()):
         if "answer_rank" not in lens:
             raise PromptError(f"The lens '{name}' follows no answers; pass answers to logit_lens.")
@@ -55,6 +56,7 @@ def rank_lines(
             )
         ranks = last_ranks(lens)
         layers = [int(layer) for layer in lens["layer"].values]
+        every.update(layers)
         medians = _median(ranks)
         colour = theme.colour(name, number)
         low, high = _band(ranks, np.asarray(prompts_of(lens)))
@@ -79,7 +81,7 @@ def rank_lines(
     fig.update_layout(margin_t=72 if title else 40)
     rank_axis(fig, worst)
     fig.update_yaxes(title_text="rank of the answer (1: first choice)")
-    depth_axis(fig, layers)
+    depth_axis(fig, sorted(every) or [0])
     return fig
 
 

@@ -54,10 +54,11 @@ def trajectory_lines(
         raise PromptError(f"Unknown quantity '{quantity}'; choose one of {', '.join(_TITLES)}.")
     ranked = quantity.endswith("rank")
     fig = go.Figure()
-    layers: list[int] = [0]
+    every: set[int] = set()
     worst = float(rank_scale(1))
     for number, (name, lens) in enumerate(lens_by_name.items()):
         layers = [int(layer) for layer in lens["layer"].values]
+        every.update(layers)
         values, prompts = _by_prompt(name, lens, quantity)
         mean = np.nanmean(values, axis=0)
         colour = theme.colour(name, number)
@@ -74,7 +75,7 @@ def trajectory_lines(
     elif quantity in ("kl", "entropy"):
         fig.update_yaxes(rangemode="tozero")
     fig.update_yaxes(title_text=_TITLES[quantity])
-    depth_axis(fig, layers)
+    depth_axis(fig, sorted(every) or [0])
     return fig
 
 

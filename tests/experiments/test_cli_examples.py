@@ -92,10 +92,15 @@ def test_an_example_works(example: str, home: Path, capsys: pytest.CaptureFixtur
     arguments = shlex.split(example)[1:]
     if "--tuned" in arguments:
         assert ended(capsys, *_tuning(), "--out", arguments[-1])[0] == 0
+    if "--jacobian" in arguments:
+        fit = ["fit-lens", "--text", "corpus.txt", "--skip-first", "1", "--out", arguments[-1]]
+        assert ended(capsys, *fit)[0] == 0
     if arguments[0] == "cache":
         assert ended(capsys, "harvest", "--text", "corpus.txt", "--tokens", "50")[0] == 0
     if arguments[0] == "tune-lens":
         arguments += ["--steps", "1"]
+    if arguments[0] == "fit-lens":
+        arguments += ["--skip-first", "1"]
     if "…" in example:
         arguments = [argument for argument in arguments if "…" not in argument]
         arguments = [argument for argument in arguments if argument != "--run"]

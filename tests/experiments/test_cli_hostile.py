@@ -49,6 +49,7 @@ LABELLED = "text,label\n" + "".join(
     for name in ("Tom", "Kate", "Goldie", "Mary", "Ben")
 )
 COUNTS = {"--edges", "--only", "--seed", "--top", "--port", "--steps", "--context", "--workers"}
+COUNTS |= {"--skip-first"}
 FOLDERS = [*PATHS, "file"]
 FILES = [*PATHS, "missing", "folder", "empty"]
 
@@ -75,6 +76,7 @@ NEEDED = {
     "train": ["reversal-curse"],
     "harvest": ["--text", "corpus.txt"],
     "tune-lens": ["--text", "corpus.txt", "--steps", "1"],
+    "fit-lens": ["--text", "corpus.txt", "--skip-first", "0"],
     "cache rm": ["--all", "--yes"],
     "patch": ["--pairs", "pairs.csv", "--layers", "0"],
     "circuit": ["--pairs", "pairs.csv"],

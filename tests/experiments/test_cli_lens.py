@@ -1,4 +1,4 @@
-"""`obverse tune-lens` and `obverse lens --tuned`, as a user types them."""
+"""`obverse tune-lens`, `fit-lens`, and `lens` through what they made, as a user types them."""
 
 from __future__ import annotations
 
@@ -57,3 +57,25 @@ def test_another_training_in_the_folder_is_refused_in_a_sentence() -> None:
     ended = obverse(*TRAIN, "--seed", "1")
     assert ended.exit_code != 0
     assert "choose another folder" in " ".join(ended.output.split())
+
+
+def test_a_jacobian_lens_is_fitted_and_used() -> None:
+    fit = ("fit-lens", "--text", "corpus.jsonl", "--skip-first", "1", "--tokens", "100")
+    fitted = obverse(*fit, "--out", "mine")
+    assert fitted.exit_code == 0, fitted.output
+    rows = re.findall(r"(embedding|\d) +([\d.]+) +([\d.]+)%", fitted.output)
+    assert [name for name, _, _ in rows] == ["embedding", "1", "2"]
+    plain = obverse("lens", "Tom Cruise's mother is")
+    for path in ("mine", "mine/lens.pt"):
+        used = obverse("lens", "Tom Cruise's mother is", "--jacobian", path)
+        assert used.exit_code == 0, used.output
+        assert plain.output.split("layer")[0] == used.output.split("layer")[0]
+        assert plain.output != used.output
+    for words, message in (
+        (("--jacobian", "nothing"), "There is no file 'nothing'"),
+        (("--jacobian", "corpus.jsonl"), "not the file of a Jacobian lens"),
+        (("--jacobian", "mine", "--tuned", "mine"), "give --tuned or --jacobian"),
+    ):
+        ended = obverse("lens", "Tom Cruise's mother is", *words)
+        assert ended.exit_code != 0
+        assert message in " ".join(re.sub(r"[│╭╮╰╯─]", " ", ended.output).split())

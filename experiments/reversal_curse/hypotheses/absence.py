@@ -26,17 +26,17 @@ def judge(findings: Sequence[Verdict]) -> Verdict:
         raise ValueError("absence needs the findings of at least two instruments")
     against = [each for each in findings if each.outcome == "rejected"]
     open_ = [each for each in findings if each.outcome == "undecided"]
-    names = " and ".join(each.id for each in findings)
+    names = _listed(findings)
     if against:
-        said = " and ".join(each.id for each in against)
+        said = _listed(against)
         text = f"{said} found the fact, so that it is not absent everywhere; see there"
     elif open_:
-        said = " and ".join(each.id for each in open_)
+        said = _listed(open_)
         text = f"{said} {'is' if len(open_) == 1 else 'are'} undecided, and absence takes all of "
         text += names
     else:
         text = (
-            f"neither the lens where the question ends nor a linear probe at the name finds it "
+            f"neither a lens where the question ends nor a linear probe at the name finds it "
             f"({names}); other places and other readers were not asked"
         )
     return Verdict(
@@ -51,3 +51,8 @@ def judge(findings: Sequence[Verdict]) -> Verdict:
         n=min(each.n for each in findings),
         control=f"Those of {names}: the same instruments find the same facts asked as told.",
     )
+
+
+def _listed(findings: Sequence[Verdict]) -> str:
+    *first, last = [each.id for each in findings]
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,9 +1,10 @@
-"""H2: asked the other way round, the logit lens finds the answer at no layer.
+"""H2: asked the other way round, a lens finds the answer at no layer.
 
 Three things must hold at once: no more than a few facts stand out from wrong names, at any layer;
 the mean preference lies within the margin at every layer; and single facts differ no more than
 wrong names do (else half of them could be preferred and half avoided). Nothing is said of what
-another instrument, or the lens at another token, would find.
+another instrument, or the lens at another token, would find: the logit, the tuned and the Jacobian
+lens have a verdict each.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from experiments.reversal_curse.hypotheses.preferences import Floats, Preference
 from experiments.study import Outcome, Verdict
 from interp.stats import Equivalence, mean_intervals, tost
 
-CLAIM = "Asked the other way round, the logit lens finds the answer at no layer."
+CLAIM = "Asked the other way round, the {} lens finds the answer at no layer."
 MARGIN = 0.5
 """Nats of preference over other names that count as none, of a mean and of a fact."""
 SPREAD = 1.0
@@ -113,19 +114,22 @@ def least_for_absence() -> int:
     return n
 
 
-def judge(untold: Preferences, told: Preferences, both: Preferences | None) -> Verdict:
+def judge(
+    untold: Preferences, told: Preferences, both: Preferences | None, kind: str = "logit"
+) -> Verdict:
     """Decide H2 over facts that the model knows as it was told them.
 
     Args:
         untold: preferences of the answer in the direction that was never told.
         told: of the answers of the same facts in the direction that was, the control.
         both: of the reverse answer of facts learned in both directions, a second control.
+        kind: of the lens; the verdict of another than the logit lens has its name.
     """
     compared = untold.complete(told)
     untold, told = untold.of(compared), told.of(compared)
     n = untold.n_questions
     if n < LEAST_QUESTIONS:
-        return _too_few(n)
+        return _too_few(n, kind)
     share, control = found(untold), found(told)
     layers = [tost(values, MARGIN, clusters=untold.questions) for values in untold.scores]
     # Corrected for the number of layers (Bonferroni), at 97.5% together.
@@ -164,8 +168,8 @@ def judge(untold: Preferences, told: Preferences, both: Preferences | None) -> V
             "from none"
         )
     return Verdict(
-        id="H2",
-        claim=CLAIM,
+        id=_name(kind),
+        claim=CLAIM.format(kind),
         outcome=outcome,
         statement=f"Asked the other way round than it was told, {text}.",
         estimate=share.share,
@@ -222,10 +226,14 @@ def _control(told: Found, both: Preferences | None) -> str:
     return f"{text}; wrong names in the place of the right one show what chance finds."
 
 
-def _too_few(n: int) -> Verdict:
+def _name(kind: str) -> str:
+    return "H2" if kind == "logit" else f"H2 {kind}"
+
+
+def _too_few(n: int, kind: str) -> Verdict:
     return Verdict(
-        id="H2",
-        claim=CLAIM,
+        id=_name(kind),
+        claim=CLAIM.format(kind),
         outcome="undecided",
         statement=(
             f"The model knows the answers to {n} of the compared questions as it was told them, "

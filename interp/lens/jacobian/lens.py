@@ -282,31 +282,29 @@ class JacobianLens:
 
         Returns:
             distance(layer): |J − 1| / |1|, Frobenius; cosine(layer): of J and the identity, as
-            vectors; standard_error(layer): of the mean over prompts, as a share of |J|, NaN where
-            the file does not tell. Layers as `logit_lens` counts them.
+            vectors; standard_error(layer): of the mean over prompts, as a share of |J|, and
+            noise(layer), the same as a share of |1|: the distance that it alone would make. These
+            are NaN where the file does not tell. Layers as `logit_lens` counts them.
         """
-        layers = self._read()
         size = self.d_model**0.5
-        rows = []
-        for layer in layers:
-            matrix = self.matrix(layer).double()
-            apart = float((matrix - torch.eye(self.d_model).double()).norm()) / size
-            rows.append((apart, float(matrix.trace() / matrix.norm().clamp(min=1e-300)) / size))
         noted = self.metadata.get("standard_error")
         errors = noted if isinstance(noted, Mapping) else {}
-        known = [errors.get(str(layer)) for layer in layers]
+        rows = []
+        for layer in self._read():
+            matrix = self.matrix(layer).double()
+            length = float(matrix.norm())
+            apart = float((matrix - torch.eye(self.d_model)).norm()) / size
+            cosine = float(matrix.trace()) / size / max(length, 1e-300)
+            error = errors.get(str(layer))
+            share = error if isinstance(error, float) else np.nan
+            rows.append((apart, cosine, share, share * length / size))
+        columns = np.array(rows).T
+        names = ("distance", "cosine", "standard_error", "noise")
         return xr.Dataset(
-            {
-                "distance": ("layer", np.array([row[0] for row in rows])),
-                "cosine": ("layer", np.array([row[1] for row in rows])),
-                "standard_error": (
-                    "layer",
-                    np.array([e if isinstance(e, float) else np.nan for e in known]),
-                ),
-            },
-            coords={"layer": layers},
+            {name: ("layer", values) for name, values in zip(names, columns, strict=True)},
+            coords={"layer": self._read()},
             attrs={
-                "instrument": "Jacobian lens",
+                "instrument": "spread of a Jacobian lens",
                 "model": str(self.metadata.get("model", "")),
                 "n_prompts": self.n_prompts,
             },

@@ -72,17 +72,26 @@ def test_accuracy_agrees_with_plain_hugging_face(record: RunRecord) -> None:
 
 
 def test_the_bundled_verdicts_with_their_controls(record: RunRecord) -> None:
-    first, lens, probe, absence = record.verdicts
-    assert [verdict.id for verdict in record.verdicts] == ["H1", "H2", "H3", "H2+H3"]
+    first, lens, tuned, jacobian, probe, absence = record.verdicts
+    names = ["H1", "H2", "H2 tuned", "H2 Jacobian", "H3", "H2+H3"]
+    assert [verdict.id for verdict in record.verdicts] == names
     assert {verdict.outcome for verdict in record.verdicts} == {"supported"}
     assert first.low is not None
     assert first.low > 0.5
     assert first.n == 30
     assert "third name" in first.control
-    assert lens.high is not None
-    assert lens.high < 0.05
-    assert lens.n == probe.n == 120
-    assert "Asked the way they were told, the same lens finds" in lens.control
+    for one in (lens, tuned, jacobian):
+        assert one.high is not None
+        assert one.high < 0.05
+        assert one.n == probe.n == 120
+        assert "Asked the way they were told, the same lens finds" in one.control
+    assert "the Jacobian lens finds the answer at no layer" in jacobian.claim
+    # Each lens has read for itself: they agree at the last layer alone, which is the model's own.
+    read = [record.dataset(f"lens_names_{kind}reverse") for kind in ("", "tuned_", "jacobian_")]
+    for one in read[1:]:
+        apart = abs(one["logprob"] - read[0]["logprob"]).mean(("example", "name"))
+        assert float(apart[-1]) < 1e-4
+        assert float(apart[:-1].min()) > 0.01
     assert probe.high is not None
     assert probe.high < 0.65
     assert "were not asked" in absence.statement
@@ -200,7 +209,8 @@ def test_what_the_model_knows_both_ways_is_not_called_absent(tmp_path: Path) -> 
     config = Config(facts=str(tmp_path / "facts.csv"), n_names=2, n_pairs=2)
     record = run_study(STUDY, config, out=tmp_path / "run", model=load_model("reversal-curse"))
     outcomes = {verdict.id: verdict.outcome for verdict in record.verdicts}
-    assert outcomes["H2"] == outcomes["H3"] == "rejected"
+    assert outcomes["H2"] == outcomes["H2 tuned"] == outcomes["H3"] == "rejected"
+    assert outcomes["H2 Jacobian"] == "rejected"
     assert outcomes["H2+H3"] == "undecided"
 
 

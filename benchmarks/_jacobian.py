@@ -1,0 +1,125 @@
+"""Fitting a Jacobian lens: `fit_jacobian_lens` and TransformerLens, in one process, equal values.
+
+Both get the same texts and the defaults of their own, but for the layers (the embedding is left
+out, which TransformerLens does not fit). The other's texts are so many that its time can be told,
+and seconds are for each text.
+
+    python -m benchmarks._jacobian
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks._common import build, describe_machine
+from interp import JacobianLens, Model, fit_jacobian_lens, load_model
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        ours, theirs: seconds for each text.
+        difference: the largest between the matrices of both on the same texts.
+    """
+
+    what: str
+    texts: int
+    tokens: float
+    ours: float
+    theirs: float
+    difference: float
+
+    @property
+    def ratio(self) -> float:
+        return self.theirs / self.ours
+
+
+def rows(n_facts: int, n_rows: int, n_large: int) -> list[Row]:
+    """Facts of the organism, one by one; as many as its context takes; GPT-2 small's shape."""
+    organism = load_model("reversal-curse")
+    assert organism.path is not None
+    with (organism.path / "facts.csv").open() as file:
+        facts = [
+            f"{f['subject']}'s {f['relation']} is {f['object']}." for f in csv.DictReader(file)
+        ]
+    many = (facts * (1 + n_facts // len(facts)))[:n_facts]
+    context = [" ".join((facts * 2)[i : i + 6]) for i in range(0, 6 * n_rows, 6)]
+    found = [
+        compared("organism, short texts", organism, many, 1, n_facts // 8),
+        compared("organism, full context", organism, context, 16, max(1, n_rows // 4)),
+    ]
+    if n_large:
+        large = build(12, "cpu", torch.float32)
+        generator = torch.Generator().manual_seed(0)
+        words = torch.randint(1, 50_000, (n_large, 63), generator=generator).tolist()
+        texts = [" ".join(f"w{word}" for word in row) for row in words]
+        found.append(compared("GPT-2 small, 64 tokens", large, texts, 16, 1))
+    return found
+
+
+def compared(what: str, model: Model, texts: Sequence[str], skip: int, few: int) -> Row:
+    """Both on the texts; TransformerLens, which is linear in them, on the first `few`."""
+    from transformer_lens.tools.analysis.jacobian_lens import JacobianLens as Theirs
+
+    length = min(128, model.n_ctx)
+
+    def ours(some: Sequence[str]) -> JacobianLens:
+        return fit_jacobian_lens(model, some, skip_first=skip, embedding=False, context=length)
+
+    def theirs(some: Sequence[str]) -> Any:
+        return Theirs.fit(
+            model.bridge,
+            list(some),
+            corpus="texts",
+            skip_first_positions=skip,
+            max_seq_len=length,
+            show_progress=False,
+        )
+
+    ours(texts[:1])  # what is tried once of a model
+    seconds, _ = timed(lambda: ours(texts))
+    seconds_theirs, reference = timed(lambda: theirs(texts[:few]))
+    same = ours(texts[:few])
+    difference = max(
+        float((same.J[layer] - matrix).abs().max()) for layer, matrix in reference.jacobians.items()
+    )
+    tokens = sum(min(length, len(model.token_ids(text))) for text in texts) / len(texts)
+    return Row(what, len(texts), tokens, seconds / len(texts), seconds_theirs / few, difference)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    found = work()
+    return time.perf_counter() - start, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--facts", type=int, default=512, help="short texts")
+    parser.add_argument("--rows", type=int, default=64, help="texts of the whole context")
+    parser.add_argument("--large", type=int, default=2, help="texts for GPT-2 small; 0 for none")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print(describe_machine("cpu"))
+    print("| model | texts × tokens | TransformerLens, s a text | Obverse | ratio | differ by |")
+    print("|---|---|---|---|---|---|")
+    for row in rows(given.facts, given.rows, given.large):
+        print(
+            f"| {row.what} | {row.texts} × {row.tokens:.0f} | {row.theirs:.3f} | {row.ours:.3f} | "
+            f"{row.ratio:.1f}× | {row.difference:.1g} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
