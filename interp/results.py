@@ -12,6 +12,7 @@ __all__ = [
     "AccuracyTable",
     "AnswerLens",
     "Attribution",
+    "BackPatched",
     "Curve",
     "DoseResponse",
     "EdgeScores",
@@ -106,4 +107,7 @@ Patterns = Annotated[
 ]
 Transplanted = Annotated[
     xr.Dataset, ResultOf("transplant", ("transplant",), ("source_layer", "target_layer"))
+]
+BackPatched = Annotated[
+    xr.Dataset, ResultOf("back_patching", ("back-patching",), ("mended", "held_out_rate"))
 ]

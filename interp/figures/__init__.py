@@ -13,10 +13,12 @@ from interp.figures.paths import path_map
 from interp.figures.ranks import rank_lines
 from interp.figures.spread import spread_lines
 from interp.figures.trajectories import trajectory_lines
+from interp.figures.vectors import back_patching_map, transplant_map
 
 __all__ = [
     "accuracy_bars",
     "attribution_map",
+    "back_patching_map",
     "circuit_map",
     "direction_scatter",
     "dose_lines",
@@ -29,6 +31,7 @@ __all__ = [
     "rank_lines",
     "spread_lines",
     "trajectory_lines",
+    "transplant_map",
 ]
 
 
