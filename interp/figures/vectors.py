@@ -103,11 +103,12 @@ def transplant_map(
         else:
             lines.append("not run, or no example has such a place")
         hover[row, column] = "<br>".join(lines)
+    notes = _clipped(shown - middle, limit)
     bar = theme.colour_bar(f"{unit} moved" if value == "change" else unit)
     if value == "raw":
         ticks = [middle - limit, middle, middle + limit]
-        text = [plain(ticks[0]), f"{plain(middle)} unpatched", plain(ticks[2])]
-        bar = theme.colour_bar(unit, tickvals=ticks, ticktext=text)
+        bar = theme.colour_bar(unit, tickvals=ticks, ticktext=[plain(tick) for tick in ticks])
+        notes.insert(0, f"Green is above the unpatched {plain(middle)}, purple below it.")
     return grid.draw(
         _grid(one, rows, columns, shown, hover, tuple(texts(shown, d) for d in (2, 1))),
         scale=theme.DIVERGING,
@@ -116,7 +117,7 @@ def transplant_map(
         title=title,
         selected=None,
         width=width,
-        notes=_clipped(shown - middle, limit),
+        notes=notes,
     )
 
 
@@ -130,8 +131,8 @@ def back_patching_map(
 ) -> go.Figure:
     """Draw what `back_patching` returned: the share of all cases that each pair of layers mends.
 
-    The pair that was chosen on half of the cases is outlined; below stands what it mends of the
-    other half, and the same of the other search.
+    The pair that was chosen on half of the cases is outlined, where it mends any; below stands
+    what it mends of the other half, and the same of the other search.
 
     Args:
         result: of `back_patching`.
@@ -167,7 +168,7 @@ def back_patching_map(
         limits=(0.0, reach(share)),
         bar=theme.colour_bar("cases mended", tickformat=".0%"),
         title=title,
-        selected=chosen,
+        selected=chosen if float(one["chosen_rate"]) > 0 else None,
         width=width,
         notes=theme.lines(str(result.attrs.get("statement", "")), width),
     )

@@ -243,15 +243,17 @@ def _statement(found: dict[str, dict[str, Any]], half: Indices, n_layers: int) -
     own, other = (found[name] for name in SEARCHES)
 
     def chosen(one: dict[str, Any]) -> str:
+        if one["chosen_rate"] == 0:
+            return "no pair mends any case that it would be chosen on, so there is none to judge"
+        tied = f" (one of {one['ties']} alike)" if one["ties"] > 1 else ""
         return (
-            f"layer {one['chosen_source_layer']} into {one['chosen_target_layer']} mends "
+            f"layer {one['chosen_source_layer']} into {one['chosen_target_layer']}{tied} mends "
             f"{one['held_out_rate']:.2f} [{one['held_out_low']:.2f}, {one['held_out_high']:.2f}]"
         )
 
     return (
-        f"Of {int((half == 1).sum())} held-out cases, {chosen(own)}, chosen on the other "
-        f"{int((half == 0).sum())}; with a mismatched prompt's vector the same search ends in "
-        f"{chosen(other)}. Some pair or other of {n_layers * (n_layers - 1) // 2} mends "
-        f"{own['any_pair_rate']:.2f} of all cases, with a mismatched vector "
-        f"{other['any_pair_rate']:.2f}."
+        f"Chosen on {int((half == 0).sum())} cases and judged on {int((half == 1).sum())} held-out "
+        f"ones: {chosen(own)}; with a mismatched prompt's vector, {chosen(other)}. Some pair or "
+        f"other of {n_layers * (n_layers - 1) // 2} mends {own['any_pair_rate']:.2f} of all cases, "
+        f"with a mismatched vector {other['any_pair_rate']:.2f}."
     )
