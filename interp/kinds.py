@@ -54,6 +54,7 @@ class SiteKind:
         heads: which heads it has, where it has any.
         in_place: whether only an edit in place reaches all that reads it.
         heads_add_up: whether what attention adds is a sum over its heads, each times a matrix.
+        makes_pattern: whether it moves the metric by way of attention patterns alone.
         gradient_at: the site whose gradient is its own, where its own hook does not show it.
         trial: what the model must show before it counts as having the site.
         edit_trial: what the model must show before edits count.
@@ -67,6 +68,7 @@ class SiteKind:
     heads: Literal["query", "key and value"] = "query"
     in_place: bool = False
     heads_add_up: bool = False
+    makes_pattern: bool = False
     gradient_at: str | None = None
     trial: StreamTrial | None = None
     edit_trial: EditTrial | None = None
@@ -147,9 +149,17 @@ KINDS: dict[str, SiteKind] = {
         # An MLP without active neurons adds the same to every token.
         edit_trial=EditTrial("mlp_out", "'mlp_out'", alike=True),
     ),
-    "q": SiteKind("attn.hook_q", _HEADS, "attention", "queries of block", "Queries"),
+    "q": SiteKind(
+        "attn.hook_q", _HEADS, "attention", "queries of block", "Queries", makes_pattern=True
+    ),
     "k": SiteKind(
-        "attn.hook_k", _HEADS, "attention", "keys of block", "Keys", heads="key and value"
+        "attn.hook_k",
+        _HEADS,
+        "attention",
+        "keys of block",
+        "Keys",
+        heads="key and value",
+        makes_pattern=True,
     ),
     "v": SiteKind(
         "attn.hook_v", _HEADS, "attention", "values of block", "Values", heads="key and value"

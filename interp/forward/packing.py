@@ -20,6 +20,7 @@ from torch import Tensor
 # Modules of a block that work position by position, and those whose output other positions read.
 _POSITION_WISE = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp", "ln1", "ln2")
 _READ_BY_OTHERS = ("attn.k", "attn.v")
+_READS_OTHERS = "attn.q"
 
 Kept = Mapping[str, Float[Tensor, "example position width"]]
 """Outputs of the modules that other positions read, as recorded, by the module's name."""
@@ -54,17 +55,21 @@ def can_pack(block: Any) -> bool:
     return all(find(block, name) is not None for name in _POSITION_WISE[:5])
 
 
-def keep_for_others(block: Any, kept: dict[str, Tensor]) -> Iterator[Callable[[], None]]:
+def keep_for_others(
+    block: Any, kept: dict[str, Tensor], *, queries: bool = False
+) -> Iterator[Callable[[], None]]:
     """Hooks on the block that fill `kept` in a recorded run; yields what takes each away.
 
-    What the attention as a whole returns is kept too, as "attn".
+    What the attention as a whole returns is kept too, as "attn". With `queries`, a packed block
+    also attends from positions that are not active, as they did in the recorded run, but to keys
+    and values as they are now: `z` holds what these would get.
     """
 
     def attention(_module: Any, _args: Any, output: Any) -> None:
         kept["attn"] = (output[0] if isinstance(output, tuple) else output).detach().clone()
 
     yield block.attn.register_forward_hook(attention).remove
-    for name in _READ_BY_OTHERS:
+    for name in (*_READ_BY_OTHERS, *([_READS_OTHERS] if queries else [])):
 
         def hook(_module: Any, _args: Any, output: Tensor, name: str = name) -> None:
             kept[name] = output.detach().clone()
@@ -92,7 +97,7 @@ def packed(
             module = find(block, name)
             if module is None:
                 continue
-            if name in _READ_BY_OTHERS:
+            if name in _READ_BY_OTHERS or (name == _READS_OTHERS and name in kept):
                 wrapped = _with_others(module.forward, kept[name], rows, active, made)
             else:
                 # The first norm feeds keys and values too.

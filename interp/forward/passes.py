@@ -89,10 +89,12 @@ def record(
     sites: Iterable[Site],
     *,
     for_packing: bool = False,
+    queries: bool = False,
 ) -> Recording:
     """Run `ids` once and keep what `resume` needs, and the activations at `sites`.
 
-    With `for_packing`, keys and values are kept too (see `interp.forward.packing`).
+    With `for_packing`, keys and values are kept too, and with `queries` these as well (see
+    `interp.forward.packing`).
 
     No gradients are recorded. The first call on a model checks, on the first two prompts, that
     resuming and reading out reproduce the model's logits, and refuses the model otherwise.
@@ -102,7 +104,7 @@ def record(
         SiteError: the model has no such site.
     """
     check_resumable(model, ids)
-    return _recorded(model, ids, sites, for_packing=for_packing)[0]
+    return _recorded(model, ids, sites, for_packing=for_packing, queries=queries)[0]
 
 
 def _recorded(
@@ -111,6 +113,7 @@ def _recorded(
     sites: Iterable[Site],
     *,
     for_packing: bool = False,
+    queries: bool = False,
     whole: bool = False,
 ) -> tuple[Recording, Tensor | None]:
     """One run, and its logits if it is `whole`."""
@@ -134,7 +137,7 @@ def _recorded(
         if for_packing:
             kept_for_others = tuple({} for _ in range(model.n_layers))
             for block, block_kept in zip(model.bridge.blocks, kept_for_others, strict=True):
-                for remove in packing.keep_for_others(block, block_kept):
+                for remove in packing.keep_for_others(block, block_kept, queries=queries):
                     stack.callback(remove)
         if not whole:
             # Nobody reads these logits, and unembedding every position can be a third of the work.

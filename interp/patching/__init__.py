@@ -1,7 +1,7 @@
 """Activation patching: what changes in the answer when one activation is replaced."""
 
+from interp.patching.estimates import estimate
 from interp.patching.exact import refine, sweep
-from interp.patching.first_order import estimate
 from interp.patching.patch import Patch, patch_sets
 from interp.patching.paths import patch_paths
 from interp.patching.request import Options

@@ -21,7 +21,7 @@ from interp.execute import Executor, Workers
 from interp.metrics import Metric
 from interp.model.model import Model
 from interp.patching.cells import Cells, Grid
-from interp.patching.first_order import first_order
+from interp.patching.estimates import estimated
 from interp.patching.request import Options, Request
 from interp.patching.results import label
 from interp.patching.runner import Scores
@@ -146,7 +146,7 @@ def _refined(
 ) -> Iterator[tuple[Grid, dict[Run, Scores], Mask]]:
     """The numbers of `refine`; where something else is to `run` cells, it is given all at once."""
     cells = request.cells
-    patched, unpatched = first_order(model, request)
+    patched, unpatched = estimated(model, request)
     base = unpatched[RUNS[request.direction][0]]
     order = _ranked(cells, patched - base.reshape(-1, *(1,) * (patched.ndim - 1)))[:only]
     exact = np.zeros(patched.shape[1:], dtype=np.bool_)

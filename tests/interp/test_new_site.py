@@ -56,7 +56,7 @@ def test_it_is_patched_as_by_hand(tiny: Tiny, direction: str) -> None:
 
 
 def test_its_estimate_is_the_slope_along_the_patch(tiny: Tiny) -> None:
-    found = estimate(tiny.model, prompt_pairs(tiny), "mlp_in")
+    found = estimate(tiny.model, prompt_pairs(tiny), "mlp_in", method="gradient")
     change = (found["patched"] - found["corrupt"]).values
     where = list(brute_force.places(tiny, "position", "denoising").values())
     case, step = CASES[0], 0.02

@@ -188,7 +188,8 @@ def test_the_stream_between_is_set_on_both_branches_with_gradients_on(built: Bui
 def test_an_estimate_is_the_slope_along_the_patch(built: Built, site: str) -> None:
     if site in built.refused:
         pytest.skip("refused, see above")
-    found = estimate(built.model, built.pairs, site, by=AXES[site], **OPTIONS.get(site, {}))
+    options = {"by": AXES[site], **OPTIONS.get(site, {})}
+    found = estimate(built.model, built.pairs, site, method="gradient", **options)
     change = (found["patched"] - found["corrupt"]).values
     scale = float(np.nanmax(np.abs(change)))
     cells = [
