@@ -36,6 +36,7 @@ from .steering.directions import random_directions as random_directions
 from .steering.doses import dose_response as dose_response
 from .vectors.backwards import back_patching as back_patching
 from .vectors.grid import transplant as transplant
+from .vectors.patchscope import patchscope as patchscope
 from .vectors.put import put_vectors as put_vectors
 from .vectors.table import Vectors as Vectors
 from .weights.association import association_matrix as association_matrix

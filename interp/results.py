@@ -20,6 +20,7 @@ __all__ = [
     "HeadScores",
     "Lens",
     "Patched",
+    "Patchscoped",
     "Paths",
     "Patterns",
     "Spread",
@@ -110,4 +111,7 @@ Transplanted = Annotated[
 ]
 BackPatched = Annotated[
     xr.Dataset, ResultOf("back_patching", ("back-patching",), ("mended", "held_out_rate"))
+]
+Patchscoped = Annotated[
+    xr.Dataset, ResultOf("patchscope", ("patchscope",), ("source_layer", "target_layer"))
 ]

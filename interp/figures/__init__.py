@@ -9,6 +9,7 @@ from interp.figures.facts import direction_scatter
 from interp.figures.faithfulness import faithfulness_lines
 from interp.figures.lens import lens_heatmap
 from interp.figures.patching import patching_map
+from interp.figures.patchscope import patchscope_map
 from interp.figures.paths import path_map
 from interp.figures.ranks import rank_lines
 from interp.figures.spread import spread_lines
@@ -26,6 +27,7 @@ __all__ = [
     "head_score_grid",
     "lens_heatmap",
     "patching_map",
+    "patchscope_map",
     "path_map",
     "pattern_map",
     "rank_lines",

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from cache.arguments import typed
 from interp import sites as site_names
-from interp.errors import PromptError, SiteError
+from interp.errors import SiteError
 from interp.forward.interventions import Intervention, plan
 from interp.generation.sampling import Dice, Sampling
-from interp.generation.writing import Step, Writer
+from interp.generation.writing import Step, Writer, check_room
 from interp.model.model import Model
 from interp.progress import Progress
 from interp.prompts.tokens import Prompts, TokenBatch, tokenise
@@ -125,7 +125,7 @@ def _writer(
     *,
     shared: bool,
 ) -> Writer:
-    _check_room(model, batch, max_new_tokens)
+    check_room(model, batch, max_new_tokens)
     wanted = site_names.named(model, sites)
     for site in wanted:
         if site.kind.pairwise:
@@ -192,16 +192,3 @@ def _collected(
     }
     attrs = {"instrument": "generation", **model.identity}
     return Generation(tuple(texts), xr.Dataset(variables, coords, attrs), activations)
-
-
-def _check_room(model: Model, batch: TokenBatch, max_new_tokens: int) -> None:
-    if max_new_tokens < 1:
-        raise PromptError(f"{max_new_tokens} new tokens are nothing to write; ask for 1 or more.")
-    longest = int(batch.lengths.max())
-    # The last token is written and not read.
-    room = model.n_ctx - longest + 1
-    if max_new_tokens > room:
-        raise PromptError(
-            f"The longest prompt takes {longest} of the {model.n_ctx} tokens that {model.name} "
-            f"reads, so there is no room for {max_new_tokens} new ones; ask for at most {room}."
-        )

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.errors import PromptError
 from interp.forward.interventions import Plan
 from interp.generation.reading import Reader
 from interp.generation.sampling import Dice
@@ -38,6 +39,10 @@ class Step:
     texts: tuple[str, ...]
     logprobs: Float[Tensor, " row"]
     activations: dict[str, Tensor]
+
+
+Look = Callable[[int, Tensor, Tensor], None]
+"""Gets how many tokens were written, the examples [row], and logits [row, vocabulary]."""
 
 
 class Writer:
@@ -76,12 +81,18 @@ class Writer:
         size, n = self._reader().rows_to_keep(), len(self._lengths)
         return [torch.arange(first, min(first + size, n)) for first in range(0, n, size)]
 
-    def steps(self, rows: Int[Tensor, " row"]) -> Iterator[Step]:
-        """Write these texts to their ends."""
+    def steps(self, rows: Int[Tensor, " row"], look: Look | None = None) -> Iterator[Step]:
+        """Write these texts to their ends.
+
+        Args:
+            look: is shown the logits of each step before its token is drawn.
+        """
         reader = self._reader()
         index = 0
         while len(rows := rows[self._limits[rows] > index]):
             logits, activations = reader.read(rows)
+            if look is not None:
+                look(index, rows, logits)
             examples = tuple(rows.tolist())
             dice = self._dice
             ids = logits.argmax(-1) if dice is None else dice.draw(logits.cpu(), examples)
@@ -127,3 +138,20 @@ class Text:
             self._shown = whole
         self._read = len(self._ids)
         return new
+
+
+def check_room(model: Model, batch: TokenBatch, max_new_tokens: int) -> None:
+    """
+    Raises:
+        PromptError: nothing is to be written, or there is no room for it.
+    """
+    if max_new_tokens < 1:
+        raise PromptError(f"{max_new_tokens} new tokens are nothing to write; ask for 1 or more.")
+    longest = int(batch.lengths.max())
+    # The last token is written and not read.
+    room = model.n_ctx - longest + 1
+    if max_new_tokens > room:
+        raise PromptError(
+            f"The longest prompt takes {longest} of the {model.n_ctx} tokens that {model.name} "
+            f"reads, so there is no room for {max_new_tokens} new ones; ask for at most {room}."
+        )

@@ -91,7 +91,7 @@ def transplant(
         MetricError: there is no such metric.
     """
     reader = model if source_model is None else source_model
-    source, target = _as_many(source, target)
+    source, target = as_many(source, target)
     asked = Target.of(model, target, metric, answers, foils, next_tokens)
     read_from = tokenise(reader, source, what="source prompts")
     if len(read_from) != len(asked.batch):
@@ -124,8 +124,8 @@ def transplant(
             "target_layer": list(tos),
             "source_prompt": ("example", list(read_from.texts)),
             **coordinates(asked),
-            **_tokens(reader, read_from, routes.source, "source"),
-            **_tokens(model, asked.batch, routes.target, "target"),
+            **tokens_at(reader, read_from, routes.source, "source"),
+            **tokens_at(model, asked.batch, routes.target, "target"),
         },
         attrs={
             **attributes(model, "transplant", site if head is None else f"{site}.h{head}", asked),
@@ -175,7 +175,8 @@ def check_shapes(reader: Model, model: Model, site: str, head: int | None) -> No
         check(model, Site(site, 0, head))
 
 
-def _as_many(source: Prompts | str, target: Prompts | str) -> tuple[Any, Any]:
+def as_many(source: Prompts | str, target: Prompts | str) -> tuple[Any, Any]:
+    """Source and target prompts; one text stands for as many as the others are."""
     if isinstance(source, str):
         source = [source] * (1 if isinstance(target, str) else len(target))
     if isinstance(target, str):
@@ -183,7 +184,7 @@ def _as_many(source: Prompts | str, target: Prompts | str) -> tuple[Any, Any]:
     return source, target
 
 
-def _tokens(model: Model, batch: TokenBatch, places: TokenPlaces, prefix: str) -> dict[str, Any]:
+def tokens_at(model: Model, batch: TokenBatch, places: TokenPlaces, prefix: str) -> dict[str, Any]:
     """What stands at the places, as text."""
     texts = np.full((len(batch), len(places)), "", dtype=object)
     for example in range(len(batch)):
