@@ -101,7 +101,7 @@ def patchscope_map(
 def _note(one: xr.Dataset, show: str) -> str:
     said = f"{_TITLES[show]}; colour: probability of the next token"
     if "unpatched_text" in one:
-        plain = theme.shown(str(one["unpatched_text"].item()), 40)
+        plain = theme.shown(str(one["unpatched_text"].item()), 30)
         said += f"; without a vector: ‘{plain}’"
     return said
 

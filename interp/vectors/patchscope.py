@@ -57,18 +57,22 @@ def patchscope(
 
     Args:
         model: the model that reads the target prompts and writes.
-        source, target: a prompt each for every example; one text stands for all examples.
+        source: the prompts that are read, one for each example, or one text for all.
+        target: the prompts that ask, likewise.
         source_at: the one token that is read, as for `transplant`.
         target_at: where it is written; every token of a span or list of tokens gets the vector.
-        source_spans, target_spans: where names stand: {"subject": ["Tom Cruise", …]}.
+        source_spans: where names stand in the source prompts: {"subject": ["Tom Cruise", …]}.
+        target_spans: the same of the target prompts.
         site: "resid_post" and so on; the same in both prompts. Not "pattern".
-        source_layers, target_layers: from which, and to which; all if left out.
+        source_layers: from which layers; all if left out.
+        target_layers: into which; all if left out.
         max_new_tokens: how much is written, greedily; 0 for the next token's distribution only.
         next_tokens: how many of the likeliest next tokens to keep.
         control: other prompts whose vectors go through the same, for every example or one text for
             all. If left out, each example's control is the vector of the next example that has
             another prompt; where all are the same there is none.
-        control_at, control_spans: places in given control prompts; `source_at` if left out.
+        control_at: the token that is read in given control prompts; `source_at` if left out.
+        control_spans: where names stand in them.
         mapping: a linear map from the source's stream to the target's, [d_source, d_target], or one
             for each source layer [source_layer, d_source, d_target]; v · mapping is written.
         source_model: another model that reads the source prompts and the control's.
