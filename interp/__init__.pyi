@@ -4,6 +4,7 @@ from .attention.head_detection import repeated_sequences as repeated_sequences
 from .attention.head_detection import repetition_loss as repetition_loss
 from .attention.patterns import attention_patterns as attention_patterns
 from .attribution.direct import direct_logit_attribution as direct_logit_attribution
+from .comparison.compare import compare_models as compare_models
 from .forward.capture import capture as capture
 from .forward.interventions import Intervention as Intervention
 from .forward.interventions import applied as applied

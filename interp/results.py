@@ -10,6 +10,7 @@ import xarray as xr
 
 __all__ = [
     "AccuracyTable",
+    "ActivationDifference",
     "AnswerLens",
     "Attribution",
     "BackPatched",
@@ -19,12 +20,16 @@ __all__ = [
     "FactTable",
     "HeadScores",
     "Lens",
+    "MeanDifference",
+    "Mixed",
     "Patched",
     "Patchscoped",
     "Paths",
     "Patterns",
     "Spread",
+    "Swaps",
     "Transplanted",
+    "WeightDifference",
 ]
 
 
@@ -102,6 +107,27 @@ Lens = Annotated[xr.Dataset, ResultOf("logit_lens", _LENSES, ("top_token",))]
 AnswerLens = Annotated[xr.Dataset, ResultOf("logit_lens with answers", _LENSES, ("layer",))]
 Spread = Annotated[
     xr.Dataset, ResultOf("JacobianLens.spread", ("spread of a Jacobian lens",), ("distance",))
+]
+ActivationDifference = Annotated[
+    xr.Dataset,
+    ResultOf("activation_difference", ("activation difference",), ("norm", "relative", "cosine")),
+]
+Mixed = Annotated[
+    xr.Dataset,
+    ResultOf(
+        "swap_modules or patch_across",
+        ("module swaps", "cross-model patching"),
+        ("base", "tuned"),
+    ),
+]
+Swaps = Annotated[
+    xr.Dataset, ResultOf("swap_modules", ("module swaps",), ("swapped", "base", "tuned"))
+]
+MeanDifference = Annotated[
+    xr.Dataset, ResultOf("mean_difference", ("mean difference",), ("top_token", "control_logit"))
+]
+WeightDifference = Annotated[
+    xr.Dataset, ResultOf("weight_difference", ("weight difference",), ("norm", "singular_value"))
 ]
 Patterns = Annotated[
     xr.Dataset, ResultOf("attention_patterns", ("attention patterns",), ("pattern",))

@@ -21,6 +21,7 @@ PUBLIC = (
     "interp",
     "interp.patching",
     "interp.circuits",
+    "interp.comparison",
     "interp.lens",
     "interp.figures",
     "interp.execute",

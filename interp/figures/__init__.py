@@ -4,6 +4,7 @@ from interp.figures.accuracy import accuracy_bars
 from interp.figures.attention import head_score_grid, pattern_map
 from interp.figures.attribution import attribution_map
 from interp.figures.circuit import circuit_map
+from interp.figures.comparison import difference_map, spectrum_lines
 from interp.figures.doses import dose_lines
 from interp.figures.facts import direction_scatter
 from interp.figures.faithfulness import faithfulness_lines
@@ -13,14 +14,17 @@ from interp.figures.patchscope import patchscope_map
 from interp.figures.paths import path_map
 from interp.figures.ranks import rank_lines
 from interp.figures.spread import spread_lines
+from interp.figures.swaps import across_map, swap_lines
 from interp.figures.trajectories import trajectory_lines
 from interp.figures.vectors import back_patching_map, transplant_map
 
 __all__ = [
     "accuracy_bars",
+    "across_map",
     "attribution_map",
     "back_patching_map",
     "circuit_map",
+    "difference_map",
     "direction_scatter",
     "dose_lines",
     "faithfulness_lines",
@@ -31,7 +35,9 @@ __all__ = [
     "path_map",
     "pattern_map",
     "rank_lines",
+    "spectrum_lines",
     "spread_lines",
+    "swap_lines",
     "trajectory_lines",
     "transplant_map",
 ]
