@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from interp.components.contrast import contrasts
 from interp.components.graph import Graph
 from interp.components.wiring import Reference, run_circuits
 from interp.metrics import logit_diff
+from interp.model.model import Model
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.tiny import N_SPECIAL, VOCABULARY, build_tokenizer
 
@@ -40,10 +42,17 @@ def read(logits: Tensor) -> Tensor:
     return last[row, given["answers"]] - last[row, given["foils"]]
 
 
+@functools.cache
+def built(name: str) -> tuple[Any, Model]:
+    """An architecture as Hugging Face has it, and through `load_model`."""
+    architecture = ARCHITECTURES[name]
+    return architecture.build(), load_model(architecture.build(), tokenizer=build_tokenizer())
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_edges_of_the_embedding_add_up_to_its_whole_effect(name: str) -> None:
     """The gradient by the embedding is the sum of those by what each reader reads of it."""
-    hf: Any = ARCHITECTURES[name].build()
+    hf, model = built(name)
     given = drawn()
     entered: list[Tensor] = []
 
@@ -60,7 +69,6 @@ def test_edges_of_the_embedding_add_up_to_its_whole_effect(name: str) -> None:
     change = entered[1] - entered[0]
     expected = (change * gradient).sum((1, 2)).detach()
 
-    model = load_model(ARCHITECTURES[name].build(), tokenizer=build_tokenizer())
     found = attribute_edges(model, PromptPairs(model, **given), method="eap")
     whole = found["by_example"].sel(source="input").sum("destination")
     largest = float(expected.abs().max())
@@ -71,14 +79,13 @@ def test_edges_of_the_embedding_add_up_to_its_whole_effect(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_all_edges_give_the_clean_run_and_none_the_corrupted_one(name: str) -> None:
-    model = load_model(ARCHITECTURES[name].build(), tokenizer=build_tokenizer())
+    hf, model = built(name)
     given = drawn()
     pairs = PromptPairs(model, **given)
     graph = Graph.of(model)
     (contrast,) = contrasts(Components(model, given["clean"]), pairs, logit_diff, "clean")
     circuits = np.stack([graph.real, np.zeros_like(graph.real)])
     values = run_circuits(contrast, graph, Reference.other_run(contrast), circuits)
-    hf: Any = ARCHITECTURES[name].build()
     with torch.no_grad():
         for run, found in zip(("clean", "corrupt"), values, strict=True):
             expected = read(hf(given[run], use_cache=False).logits)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,12 @@ def test_circuits_are_what_readers_make_of_mixed_streams(case: Any, name: str) -
     circuits = np.stack([graph.real & (rng.random(graph.real.shape) < p) for p in (0.9, 0.5, 0.15)])
     silent = graph.heads_of(0).start + 1  # one head that nobody hears
     circuits[0, silent] = False
+    deaf = graph.heads_of(1).start + 1  # one that hears nobody, and is heard beside others
+    circuits[1][:, graph.feeds[:, deaf]] = False
+    # Alone and together: what others need computed is no matter.
     found = measure(one.model, one.pairs, circuits)[:, 0]
+    alone = [measure(one.model, one.pairs, circuit[None])[0, 0] for circuit in circuits]
+    np.testing.assert_allclose(alone, found, rtol=0, atol=1e-4)
     for circuit, ours in zip(circuits, found, strict=True):
         edges = {(graph.sources[s], graph.destinations[d]) for s, d in np.argwhere(circuit)}
         heard = one.hand.wired(CLEAN, one.clean, one.corrupt, edges)
@@ -179,14 +185,11 @@ def feeds(reader: str, writer: str, hand: Apart) -> bool:
 
 
 @pytest.mark.parametrize("name", SPECIAL)
-def test_an_estimate_is_the_slope_of_the_exact_edge(name: str) -> None:
+def test_an_estimate_is_the_slope_of_the_exact_edge(case: Any, name: str) -> None:
     """With as little of the change as goes, the norms behind moving along."""
     little = 1e-4 if name == "OPT" else 3e-3  # its neurons have a kink; others' norms round
     hand = Apart(MODELS[name], double=True)
-    model = load_model(MODELS[name].build(), tokenizer=build_tokenizer())
-    ids = (torch.tensor([row]) for row in (CLEAN, CORRUPT))
-    pairs = PromptPairs(model, *ids, torch.tensor([ANSWER]), torch.tensor([FOIL]))
-    found = attribute_edges(model, pairs, method="eap")["score"]
+    found = attribute_edges(case(name).model, case(name).pairs, method="eap")["score"]
     clean, corrupt = hand.run(CLEAN), hand.run(CORRUPT)
     largest = float(np.abs(found).max())
     for reader in ("a0.h1.v", "a1.h2.q", "a1.h1.k", "m0", "m1", "logits"):
@@ -212,3 +215,18 @@ def test_edges_in_half_precision_are_those_of_single_precision_rounded() -> None
         scores.append(attribute_edges(model, pairs, method="eap")["score"])
     largest = float(np.abs(scores[1]).max())
     np.testing.assert_allclose(*scores, rtol=0, atol=0.05 * largest)
+
+
+@pytest.mark.parametrize("method", ["exact", "eap"])
+def test_edges_of_gemma_2_are_those_of_a_hooked_transformer(method: Any) -> None:
+    """Stored answers of TransformerLens 2.18; `make_gemma2_edges.py` says how they were made."""
+    with np.load(Path(__file__).with_name("gemma2_edges.npz"), allow_pickle=False) as stored:
+        given = {name: stored[name] for name in stored}
+    model = load_model(GEMMA.build(), tokenizer=build_tokenizer())
+    tokens = (torch.from_numpy(given[name]) for name in ("clean", "corrupt", "answer", "foil"))
+    found = attribute_edges(model, PromptPairs(model, *tokens), method=method)
+    assert list(found["source"].values) == list(given["sources"])
+    assert list(found["destination"].values) == list(given["destinations"])
+    largest = float(np.nanmax(np.abs(given[method])))
+    assert largest > 0.1
+    np.testing.assert_allclose(found["by_example"], given[method], rtol=0, atol=2e-4 * largest)
