@@ -32,6 +32,7 @@ from experiments.reversal_curse.prompts import (
 from experiments.reversal_curse.report import render
 from experiments.run_directory.layout import HEADLINE
 from experiments.study import Verdict
+from interp.errors import ModelError
 from interp.loading.where import bundled_models
 from interp.model.memory import fitting_threads
 
@@ -129,16 +130,18 @@ def take_measurements(config: Config, context: Context, subject: Subject) -> Mea
         if asked >= lens.LEAST_QUESTIONS
         else {}
     )
-    others = {
-        kind: {
-            direction: context.dataset(
-                f"lens_names_{kind.lower()}_{direction}",
-                partial(measure.lens_names, subject, direction, of_lens, fit=fit),
-            )
-            for direction in DIRECTIONS
-        }
-        for kind, fit in fits.items()
-    }
+    others: dict[str, dict[Direction, xr.Dataset]] = {}
+    for kind, fit in fits.items():
+        try:
+            others[kind] = {
+                direction: context.dataset(
+                    f"lens_names_{kind.lower()}_{direction}",
+                    partial(measure.lens_names, subject, direction, of_lens, fit=fit),
+                )
+                for direction in DIRECTIONS
+            }
+        except ModelError as error:
+            context.note(f"H2 is not judged under the {kind} lens: {error}")
     rows = patch.pick_pairs(subject.facts, known, config.n_pairs, context.rng("pairs"))
     seed = context.seed_for("partners")
     maps = {

@@ -44,7 +44,8 @@ def spread_lines(spread_by_name: Mapping[str, Spread], *, title: str | None = No
         distance = spread["distance"].values
         noise = spread["noise"].values if "noise" in spread else np.full(len(layers), np.nan)
         if np.isfinite(noise).any():
-            fig.add_trace(band(layers, 0 * noise, noise, colour, f"{name} noise"))
+            shade = band(layers, 0 * noise, noise, colour, f"{name}, noise alone")
+            fig.add_trace(shade.update(showlegend=True))
         told = [f"<br>noise {plain(n)}" if np.isfinite(n) else "" for n in noise.tolist()]
         fig.add_trace(
             go.Scatter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import TypeAlias
 
 import torch
@@ -31,7 +32,7 @@ def single_tokens(model: Model, tokens: Tokens) -> list[int]:
     Raises:
         PromptError: a text is not one token, or the vocabulary has no such id.
     """
-    listed = [tokens] if isinstance(tokens, str | int) else list(tokens)
+    listed = [tokens] if isinstance(tokens, str | int | Integral) else list(tokens)
     if not listed:
         raise PromptError("There are no tokens; name at least one.")
     found = []
@@ -44,12 +45,12 @@ def single_tokens(model: Model, tokens: Tokens) -> list[int]:
                     "(mind the space before a word), or a token id."
                 )
             found.append(ids[0])
-        elif isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < model.d_vocab:
+        elif isinstance(one, bool) or not isinstance(one, Integral) or not 0 <= one < model.d_vocab:
             raise PromptError(
                 f"There is no token {one}; {model.name} has 0 to {model.d_vocab - 1}."
             )
         else:
-            found.append(one)
+            found.append(int(one))
     return found
 
 

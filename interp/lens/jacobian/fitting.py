@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,13 @@ def fit_jacobian_lens(
     record(model, torch.tensor([rows[0]]), [])  # checks that blocks can be run apart, once
     model.once("causal", lambda: _check_causal(model, rows[0]))
     wanted = [0] * embedding + [block + 1 for block in blocks]
-    sums = Sums.none(len(wanted), model.d_model)
-    if saved:
-        saved.read(sums)
-    _fit(model, wanted, rows, skip_first, sums, saved, progress)
-    lens = _lens(model, wanted, sums, settings)
+    # Gradients are wanted, wherever this is called.
+    with torch.inference_mode(False):
+        sums = Sums.none(len(wanted), model.d_model)
+        if saved:
+            saved.read(sums)
+        _fit(model, wanted, rows, skip_first, sums, saved, progress)
+        lens = _lens(model, wanted, sums, settings)
     if saved:
         saved.finish(lens)
     return lens
@@ -189,9 +192,10 @@ def _blocks(model: Model, layers: Sequence[int] | None) -> list[int]:
             "there is nothing to fit."
         )
     most = model.n_layers - 2
-    found = sorted(set(range(most + 1) if layers is None else layers))
-    if not found or any(isinstance(i, bool) or not isinstance(i, int) for i in found):
+    given = list(range(most + 1) if layers is None else layers)
+    if not given or any(isinstance(i, bool) or not isinstance(i, Integral) for i in given):
         raise PromptError("Name one block or more by its number, or leave the layers out.")
+    found = sorted({int(layer) for layer in given})
     wrong = [layer for layer in found if not 0 <= layer <= most]
     if wrong:
         raise PromptError(
@@ -236,8 +240,8 @@ def _listed(model: Model, prompts: Sequence[str] | Tensor, length: int) -> list[
     if isinstance(prompts, Tensor):
         batch = tokenise(model, prompts)
         return [batch.row(i)[:length] for i in range(len(batch))]
-    if not len(prompts):
-        raise PromptError("There are no prompts; give at least one.")
+    if not len(prompts) or not all(isinstance(text, str) for text in prompts):
+        raise PromptError("There are no prompts, or one is no text; give texts, at least one.")
     return [ids[:length] for ids, _ in model.encode(prompts, what="prompts")]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +56,7 @@ class JacobianLens:
             raise ModelError("A Jacobian lens needs the matrix of one layer at least.")
         found = [self.embedding] if self.embedding is not None else []
         for layer, matrix in self.J.items():
-            if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
+            if isinstance(layer, bool) or not isinstance(layer, Integral) or layer < 0:
                 raise ModelError(f"'{layer}' is not the number of a block of a Jacobian lens.")
             found.append(matrix)
         width = len(next(iter(self.J.values())))
@@ -65,6 +66,11 @@ class JacobianLens:
             )
         if not all(bool(torch.isfinite(matrix).all()) for matrix in found):
             raise ModelError("A Jacobian lens must be of finite numbers; fit it again.")
+        # Whatever it is made of: a lens is read on any device, and in float32.
+        whole = {int(layer): matrix.detach().float().cpu() for layer, matrix in self.J.items()}
+        object.__setattr__(self, "J", whole)
+        if self.embedding is not None:
+            object.__setattr__(self, "embedding", self.embedding.detach().float().cpu())
 
     def __repr__(self) -> str:
         of = f", of {self.metadata['model']}" if "model" in self.metadata else ""

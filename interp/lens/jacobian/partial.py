@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cache.files import make_folder, read_bytes, remove, write_atomic
+from cache.files import expanded, make_folder, read_bytes, remove, write_atomic
 from interp.errors import StorageError
 from interp.lens.jacobian.files import NAME
 from interp.lens.jacobian.lens import JacobianLens
@@ -69,8 +69,9 @@ class Folder:
     def of(cls, folder: Path | str | None, settings: Mapping[str, Any]) -> Folder | None:
         if folder is None:
             return None
-        make_folder(folder)
-        return cls(Path(folder), settings)
+        path = expanded(folder)
+        make_folder(path)
+        return cls(path, settings)
 
     def finished(self, model: Model) -> JacobianLens | None:
         """What this fit has made, if it is done."""

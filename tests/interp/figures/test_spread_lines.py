@@ -20,7 +20,7 @@ def test_distances_and_noise_are_in_lengths_of_the_identity() -> None:
     (line,) = traces(fig, "mine")
     # The flipped identity is at right angles to the identity.
     assert list(line.y) == pytest.approx([5**0.5, 2.0, 0.0])
-    (shade,) = traces(fig, "mine noise")
+    (shade,) = traces(fig, "mine, noise alone")
     assert [y for y in shade.y if y is not None] == pytest.approx([1.0, 0.75, 0.0, 0.0])
     assert "noise 0.75" in line.text[1]
     assert "noise" not in line.text[2]

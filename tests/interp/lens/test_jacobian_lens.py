@@ -226,7 +226,10 @@ def test_readings_are_those_of_the_carried_streams(llama: Tiny, lens: JacobianLe
 
 
 def test_layers_without_a_matrix_are_left_out(llama: Tiny, lens: JacobianLens) -> None:
-    one = fit_jacobian_lens(llama.model, PROMPTS, skip_first=SKIP, layers=[1], embedding=False)
+    with torch.inference_mode():
+        one = fit_jacobian_lens(
+            llama.model, PROMPTS, skip_first=SKIP, layers=[np.int64(1)], embedding=False
+        )
     torch.testing.assert_close(one.J[1], lens.J[1], rtol=1e-5, atol=1e-6)
     found = logit_lens(llama.model, PROMPTS, lens=one)
     assert list(found["layer"]) == [2, 3]
@@ -318,6 +321,7 @@ def test_prompts_that_are_too_short_are_left_out(llama: Tiny, lens: JacobianLens
     ("prompts", "options", "message"),
     [
         ([], {}, "no prompts"),
+        ([""], {"skip_first": 0}, "No prompt has"),
         (["we saw"], {}, "No prompt has the 18 tokens"),
         (PROMPTS, {"skip_first": -1}, "cannot be left out"),
         (PROMPTS, {"context": 25}, "choose a context from 18 to 24"),
