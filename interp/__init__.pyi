@@ -36,6 +36,7 @@ from .steering.directions import principal_directions as principal_directions
 from .steering.directions import random_directions as random_directions
 from .steering.doses import dose_response as dose_response
 from .vectors.backwards import back_patching as back_patching
+from .subspaces.das import fit_das as fit_das
 from .vectors.grid import transplant as transplant
 from .vectors.patchscope import patchscope as patchscope
 from .vectors.put import put_vectors as put_vectors

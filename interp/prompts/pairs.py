@@ -65,6 +65,7 @@ class PromptPairs:
     Attributes:
         alignment: the position axis that all pairs share.
         answer_ids, foil_ids: token ids of each answer and foil.
+        spans: the words of each span in the clean and in the corrupted prompt [example].
 
     Raises:
         PromptError: lists of different lengths, an answer without tokens or merging with its
@@ -98,6 +99,10 @@ class PromptPairs:
         )
         self._check_differences(model)
         self.alignment = align(self.clean, self.corrupt, spans)
+        self.spans = {
+            name: tuple((one, one) if isinstance(one, str) else (one[0], one[1]) for one in texts)
+            for name, texts in (spans or {}).items()
+        }
         self._check_lengths(model)
         # What stands at each position can be told from the texts, unless ids were given.
         known = all(found is not None for found in (*self.clean.offsets, *self.corrupt.offsets))
@@ -168,6 +173,7 @@ class PromptPairs:
             some.foil_ids = tuple(self.foil_ids[i] for i in examples)
             some.foils = tuple(self.foils[i] for i in examples)
         some.alignment = self.alignment.subset(examples)
+        some.spans = {name: tuple(words[i] for i in examples) for name, words in self.spans.items()}
         return some
 
     def prompts(self, run: Run) -> TokenBatch:

@@ -1,0 +1,1 @@
+"""Subspaces that carry a variable: distributed alignment search."""
