@@ -35,8 +35,10 @@ from .steering.directions import difference_of_means as difference_of_means
 from .steering.directions import principal_directions as principal_directions
 from .steering.directions import random_directions as random_directions
 from .steering.doses import dose_response as dose_response
-from .vectors.backwards import back_patching as back_patching
+from .subspaces.apply import interchange as interchange
 from .subspaces.das import fit_das as fit_das
+from .subspaces.subspace import Subspace as Subspace
+from .vectors.backwards import back_patching as back_patching
 from .vectors.grid import transplant as transplant
 from .vectors.patchscope import patchscope as patchscope
 from .vectors.put import put_vectors as put_vectors

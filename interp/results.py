@@ -28,6 +28,7 @@ __all__ = [
     "Patterns",
     "Spread",
     "Swaps",
+    "Subspaces",
     "Transplanted",
     "WeightDifference",
 ]
@@ -96,6 +97,10 @@ EdgeScores = Annotated[
     xr.Dataset, ResultOf("attribute_edges", ("edge attribution",), ("score", "clean", "corrupt"))
 ]
 Curve = Annotated[xr.Dataset, ResultOf("faithfulness_curve", ("circuit faithfulness",), ("f",))]
+Subspaces = Annotated[
+    xr.Dataset,
+    ResultOf("fit_das", ("distributed alignment search",), ("held_out", "boundary", "basis")),
+]
 Attribution = Annotated[
     xr.Dataset,
     ResultOf("direct_logit_attribution", ("direct logit attribution",), ("contribution",)),

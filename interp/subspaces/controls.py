@@ -77,7 +77,7 @@ def judge(
     learned, natural = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
     control = np.full((len(CONTROLS), *shape), np.nan, np.float32)
     whole = np.full(shape[:2], np.nan, np.float32)
-    unchanged, read = runs.right_unchanged(answers[0]), _read(runs)
+    unchanged, read = runs.right_unchanged(answers[0]), read_neurons(runs)
     for place in range(n_places):
         every = runs.present[place]
         tested, batch = np.flatnonzero(every & held), _Batch(runs, place, answers)
@@ -130,7 +130,7 @@ class _Batch:
     def run(self) -> None:
         examples = np.concatenate([examples for _, examples in self._into])
         rows = Rows(np.full(len(examples), self._place), examples)
-        right = self._runs.right(rows, torch.cat(self._vectors), torch.cat(self._targets))
+        right, _ = self._runs.read(rows, torch.cat(self._vectors), torch.cat(self._targets))
         ends = np.cumsum([len(examples) for _, examples in self._into])[:-1]
         for (into, examples), found in zip(self._into, np.split(right, ends), strict=True):
             into[examples] = found
@@ -162,7 +162,7 @@ def within(
     return scaled
 
 
-def _read(runs: Runs) -> dict[int, Tensor]:
+def read_neurons(runs: Runs) -> dict[int, Tensor]:
     """By layer what the output matrix reads of MLP neurons: its row space (Makelov et al. 2024)."""
     model, out = runs.model, {}
     for layer in sorted(set(runs.layer.tolist())) if runs.site == "mlp_act" else ():

@@ -105,7 +105,8 @@ def fit_das(
         held_out_high; the same of each control: control_accuracy, control_held_out, control_low,
         control_high(control, …); training accuracy only of what needs training, or none.
         generalises: whether held_out_low lies above control_high of every
-        control; boundary(layer, position): the smallest rank that does, NaN where none does.
+        control; boundary(layer, position): the smallest rank that does without being dormant, NaN
+        where none does.
         whole(layer, position): held-out accuracy when the whole activation is interchanged.
         natural(layer, position, rank): held-out accuracy of the part of the subspace in which
         activations vary; dormant: whether the subspace generalises and this part does not (see

@@ -32,10 +32,11 @@ def generalises(
 
 
 def boundary(holds: Mask, ranks: Sequence[int]) -> Floats:
-    """The smallest rank that generalises [layer, position]; NaN where none does.
+    """The smallest rank that holds [layer, position]; NaN where none does.
 
     Args:
-        holds: [layer, position, rank], ranks ascending.
+        holds: whether it generalises, and not by a dormant pathway [layer, position, rank].
+        ranks: ascending.
     """
     smallest = np.asarray(ranks, dtype=np.float64)[holds.argmax(-1)]
     return np.where(holds.any(-1), smallest, np.nan)
@@ -44,7 +45,7 @@ def boundary(holds: Mask, ranks: Sequence[int]) -> Floats:
 def intervals(hits: npt.NDArray[np.float32], groups: Codes) -> tuple[Floats, Floats, Floats]:
     """Mean, and 95% interval over groups [...], of hits [..., example], NaN where there is none."""
     shape = hits.shape[:-1]
-    mean, low, high = np.full((3, *shape), np.nan)
+    mean, low, high = (np.full(shape, np.nan) for _ in range(3))
     for at in np.ndindex(*shape):
         there = np.isfinite(hits[at])
         if there.any():
@@ -104,7 +105,7 @@ def describe(
         "control_low": (controls, control_low),
         "control_high": (controls, control_high),
         "generalises": (_CELL, holds),
-        "boundary": (_CELL[:2], boundary(holds, ranks)),
+        "boundary": (_CELL[:2], boundary(holds & ~lost, ranks)),
         "whole": (_CELL[:2], _mean(whole[..., held])),
         "natural": (_CELL, natural_mean),
         "dormant": (_CELL, lost),

@@ -127,22 +127,30 @@ class Runs:
                 "in float32."
             )
 
-    def right(
+    def read(
         self,
         rows: Rows,
         vectors: Float[Tensor, "row width"],
         targets: Int[Tensor, " row"],
-    ) -> npt.NDArray[np.bool_]:
-        """Whether each row's target is the likeliest token once its place holds its vector."""
-        out = np.zeros(len(rows), dtype=np.bool_)
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+        """Whether each row's target is the likeliest token, and its log-probability in nats.
+
+        The row's place holds its vector.
+        """
+        right, logprob = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.float32)
 
         def work(start: int, stop: int) -> None:
             logits = self._logits(rows.part(start, stop), vectors[start:stop], grad=False)
-            out[start:stop] = self._is_first(logits, targets[start:stop])
+            right[start:stop] = self._is_first(logits, targets[start:stop])
+            number = self._number(targets[start:stop])
+            found = -torch.nn.functional.cross_entropy(
+                self._chosen(logits), number, reduction="none"
+            )
+            logprob[start:stop] = found.cpu().numpy()
 
         for _ in batches(len(rows), self._rows_that_fit(1), work):
             pass
-        return out
+        return right, logprob
 
     def right_unchanged(self, targets: Int[Tensor, " example"]) -> npt.NDArray[np.bool_]:
         """The same of the run as it is, for all pairs."""
