@@ -6,6 +6,7 @@ Neural Representations".
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -124,7 +125,7 @@ def fit_das(
     settings.check()
     chosen = check_direction(direction, "other")
     check_site(site)
-    depth = check_layers(model, site, layers)
+    depth = check_layers(model, site, None if layers is None else _whole(layers, "layers"))
     slots = pairs.alignment.slots(positions)
     sizes = _check_ranks(model, site, ranks)
     if not 0 < held_out < 1:
@@ -227,13 +228,20 @@ def choices_of(pairs: PromptPairs, targets: Int[Tensor, " example"]) -> Int[Tens
 
 def _check_ranks(model: Model, site: str, ranks: Sequence[int]) -> tuple[int, ...]:
     width = width_at(model, site, 1)
-    found = tuple(sorted({int(rank) for rank in ranks}))
+    found = tuple(sorted(set(_whole(ranks, "ranks"))))
     if not found or found[0] < 1 or found[-1] > width:
         raise PromptError(
             f"Ranks lie between 1 and {width}, the width of '{site}' in {model.name}, not at "
             f"{', '.join(map(str, found)) or 'none'}."
         )
     return found
+
+
+def _whole(values: Sequence[int], what: str) -> list[int]:
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError:
+        raise PromptError(f"The {what} are whole numbers; give a list of them.") from None
 
 
 def _check_present(pairs: PromptPairs, runs: Runs, codes: Any, held: Any) -> None:
