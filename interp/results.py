@@ -27,8 +27,8 @@ __all__ = [
     "Paths",
     "Patterns",
     "Spread",
-    "Swaps",
     "Subspaces",
+    "Swaps",
     "Transplanted",
     "WeightDifference",
 ]
