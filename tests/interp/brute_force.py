@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -21,22 +22,27 @@ Where = list[tuple[int, int]]
 
 def score(tiny: Tiny, metric: str, prompt: list[int], case: Case) -> float:
     """A metric read directly from Hugging Face's logits."""
+    return scores(tiny, metric, prompt, case, 1)[0]
+
+
+def scores(tiny: Tiny, metric: str, prompt: list[int], case: Case, n: int) -> list[float]:
+    """The same of each of `n` copies of the prompt."""
     answer, foil = words(case.answer), words(case.foil)
-    if metric == "answer_logprob":
-        return reference.continuation_logprob(tiny, prompt, answer)
-    if metric == "probability":
-        return float(np.exp(reference.continuation_logprob(tiny, prompt, answer)))
-    if metric == "logprob_diff":
-        return reference.continuation_logprob(
-            tiny, prompt, answer
-        ) - reference.continuation_logprob(tiny, prompt, foil)
-    last = reference.logits(tiny, prompt)[-1]
+    if metric in ("answer_logprob", "probability", "logprob_diff"):
+        found = np.array(reference.continuation_logprobs(tiny, prompt, answer, n))
+        if metric == "probability":
+            found = np.exp(found)
+        if metric == "logprob_diff":
+            found = found - reference.continuation_logprobs(tiny, prompt, foil, n)
+        return [float(value) for value in found]
+    last = reference.copies(tiny, prompt, n)[:, -1]
+    right = last[:, answer[0]]
     if metric == "rank":
-        return float((last > last[answer[0]]).sum())
+        return (last > right[:, None]).sum(1).double().tolist()  # type: ignore[no-any-return]
     if metric == "first_token_logprob":
-        return float(last.log_softmax(-1)[answer[0]])
+        return last.log_softmax(-1)[:, answer[0]].tolist()  # type: ignore[no-any-return]
     assert metric == "logit_diff"
-    return float(last[answer[0]] - last[foil[0]])
+    return (right - last[:, foil[0]]).tolist()  # type: ignore[no-any-return]
 
 
 def replaced(
@@ -44,24 +50,24 @@ def replaced(
     case: Case,
     site: str,
     layer: int,
-    where: Where,
-    head: int | None,
+    cells: Sequence[tuple[Where, int | None]],
     direction: str,
     metric: str = "logit_diff",
-) -> float:
-    """The metric of one whole forward pass with one activation replaced."""
+) -> list[float]:
+    """By cell (places, head) the metric of one whole pass with that activation replaced."""
     base, source = (case.ids(tiny, run) for run in RUNS[direction])
     values = reference.activation(tiny, tuple(source), site, layer)
 
-    def change(value: torch.Tensor) -> None:
+    def change(where: Where, head: int | None, value: torch.Tensor) -> None:
         for destination, origin in where:
             if head is None:
                 value[destination] = values[origin]
             else:
                 value[destination, head] = values[origin, head]
 
-    with reference.intervened(tiny, site, layer, change):
-        return score(tiny, metric, base, case)
+    changes = [functools.partial(change, *cell) for cell in cells]
+    with reference.intervened(tiny, site, layer, *changes):
+        return scores(tiny, metric, base, case, len(cells))
 
 
 def places(tiny: Tiny, by: str, direction: str) -> dict[str, list[Where]]:
@@ -94,14 +100,16 @@ def patched(
     where = places(tiny, along, direction)
     heads: Sequence[int | None] = range(n_heads(tiny, site)) if "head" in by else [None]
     out = np.full((len(CASES), N_LAYERS, len(where), len(heads)), np.nan)
-    for example, case in enumerate(CASES):
-        for layer, (p, at), (h, head) in itertools.product(
-            LAYERS, enumerate(where.values()), enumerate(heads)
-        ):
-            if at[example]:
-                out[example, layer, p, h] = replaced(
-                    tiny, case, site, layer, at[example], head, direction, metric
-                )
+    for (example, case), layer in itertools.product(enumerate(CASES), LAYERS):
+        at = {
+            (p, h): (chosen[example], head)
+            for p, chosen in enumerate(where.values())
+            for h, head in enumerate(heads)
+            if chosen[example]
+        }
+        found = replaced(tiny, case, site, layer, list(at.values()), direction, metric)
+        for cell, value in zip(at, found, strict=True):
+            out[example, layer][cell] = value
     kept = [axis for axis, name in ((2, "position"), (3, "head")) if name in by or axis == 2]
     if along == "all":
         kept = [axis for axis in kept if axis != 2]

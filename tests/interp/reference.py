@@ -1,7 +1,8 @@
 """Interventions by hand on a plain Hugging Face model: what the instruments must agree with.
 
 Each answer is one whole forward pass over one unpadded prompt, with torch's own hooks on Hugging
-Face's own modules. TransformerLens and `interp` play no part.
+Face's own modules; copies of one prompt, each with a change of its own, may share the pass.
+TransformerLens and `interp` play no part.
 """
 
 from __future__ import annotations
@@ -70,14 +71,14 @@ def _projection(tiny: Tiny, attention: Any, site: str) -> tuple[Any, Callable[[T
 
 
 @contextlib.contextmanager
-def _softmax_of(attention: Any, change: Change) -> Iterator[None]:
+def _softmax_of(attention: Any, change: Callable[[Tensor], object]) -> Iterator[None]:
     """While this attention runs, `change` sees what its softmax returns, before it is used."""
     softmax, inside = functional.softmax, [False]
 
     def changed(*args: Any, **kwargs: Any) -> Tensor:
         result = softmax(*args, **kwargs)
         if inside[0]:
-            change(result[0])
+            change(result)
         return result
 
     def enter(*_: Any) -> None:
@@ -94,10 +95,17 @@ def _softmax_of(attention: Any, change: Change) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def intervened(tiny: Tiny, site: str, layer: int, change: Change) -> Iterator[None]:
-    """Let `change` see, and edit, the activation at `site` in every forward pass."""
+def intervened(tiny: Tiny, site: str, layer: int, *changes: Change) -> Iterator[None]:
+    """Let each of `changes` see, and edit, the activation at `site` in every forward pass.
+
+    The passes are of as many sequences; each change sees its own.
+    """
     parts = _modules(tiny, layer)
     entered: list[Tensor] = []
+
+    def change_all(rows: Tensor) -> None:
+        for change, row in zip(changes, rows, strict=True):
+            change(row)
 
     def whole(out: Tensor) -> Tensor:
         return out
@@ -105,7 +113,7 @@ def intervened(tiny: Tiny, site: str, layer: int, change: Change) -> Iterator[No
     def of_input(view: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
         def hook(_module: Any, args: tuple[Any, ...]) -> Any:
             value = args[0].clone()
-            change(view(value)[0])
+            change_all(view(value))
             return (value, *args[1:])
 
         return hook
@@ -113,7 +121,7 @@ def intervened(tiny: Tiny, site: str, layer: int, change: Change) -> Iterator[No
     def of_output(view: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
         def hook(_module: Any, _args: Any, output: Any) -> Any:
             value = (output[0] if isinstance(output, tuple) else output).clone()
-            change(view(value)[0])
+            change_all(view(value))
             return (value, *output[1:]) if isinstance(output, tuple) else value
 
         return hook
@@ -122,11 +130,11 @@ def intervened(tiny: Tiny, site: str, layer: int, change: Change) -> Iterator[No
         # The stream after attention is what entered plus what attention adds. To set it, for the
         # MLP and the skip connection alike, attention is made to add the difference.
         middle = entered[-1] + output[0]
-        change(middle[0])
+        change_all(middle)
         return (middle - entered[-1], *output[1:])
 
     if site == "pattern":
-        with _softmax_of(parts.attention, change):
+        with _softmax_of(parts.attention, change_all):
             yield
         return
     placed = []
@@ -162,8 +170,13 @@ def intervened(tiny: Tiny, site: str, layer: int, change: Change) -> Iterator[No
 
 def logits(tiny: Tiny, ids: Sequence[int]) -> Tensor:
     """[position, vocabulary] of one unpadded sequence."""
+    return copies(tiny, ids, 1)[0]
+
+
+def copies(tiny: Tiny, ids: Sequence[int], n: int) -> Tensor:
+    """[copy, position, vocabulary] of one pass over `n` copies of a sequence."""
     with torch.no_grad():
-        out: Tensor = tiny.hf(torch.tensor([list(ids)]), use_cache=False).logits[0]
+        out: Tensor = tiny.hf(torch.tensor([list(ids)] * n), use_cache=False).logits
     return out
 
 
@@ -183,7 +196,15 @@ def activation(tiny: Tiny, ids: tuple[int, ...], site: str, layer: int) -> Tenso
 
 def continuation_logprob(tiny: Tiny, prompt: Sequence[int], continuation: Sequence[int]) -> float:
     """log p(continuation | prompt), in nats, read token by token."""
-    table = logprobs(tiny, [*prompt, *continuation])
-    return sum(
-        float(table[len(prompt) - 1 + step, token]) for step, token in enumerate(continuation)
-    )
+    return continuation_logprobs(tiny, prompt, continuation, 1)[0]
+
+
+def continuation_logprobs(
+    tiny: Tiny, prompt: Sequence[int], continuation: Sequence[int], n: int
+) -> list[float]:
+    """The same of each of `n` copies."""
+    tables = copies(tiny, [*prompt, *continuation], n).log_softmax(-1)
+    return [
+        sum(float(table[len(prompt) - 1 + step, token]) for step, token in enumerate(continuation))
+        for table in tables
+    ]

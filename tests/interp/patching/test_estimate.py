@@ -3,6 +3,7 @@ Face's own model, and its agreement with exact sweeps is measured rightly."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -35,17 +36,16 @@ def slope(
     case = CASES[example]
     ids = tuple(case.ids(tiny, run))
     answer, foil = tiny.ids(case.answer)[len(tiny.bos)], tiny.ids(case.foil)[len(tiny.bos)]
-    values = []
-    for step in (STEP, -STEP):
 
-        def move(value: Tensor, step: float = step) -> None:
-            for where, target in toward:
-                value[where] += step * (target - value[where])
+    def move(step: float, value: Tensor) -> None:
+        for where, target in toward:
+            value[where] += step * (target - value[where])
 
-        with reference.intervened(tiny, site, layer, move):
-            last = reference.logits(tiny, ids)[-1]
-        values.append(float(last[answer] - last[foil]))
-    return (values[0] - values[1]) / (2 * STEP)
+    moves = [functools.partial(move, step) for step in (STEP, -STEP)]
+    with reference.intervened(tiny, site, layer, *moves):
+        last = reference.copies(tiny, ids, 2)[:, -1]
+    up, down = (last[:, answer] - last[:, foil]).tolist()
+    return float(up - down) / (2 * STEP)
 
 
 @pytest.mark.parametrize("site", [*reference.STREAMS, *reference.HEADS])
