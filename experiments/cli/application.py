@@ -13,8 +13,10 @@ from experiments.cli.console import fail, say
 from experiments.cli.explorer import explorer
 from experiments.cli.harvest import harvest
 from experiments.cli.instruments.circuit import circuit
+from experiments.cli.instruments.diff import diff
 from experiments.cli.instruments.patch import patch
 from experiments.cli.instruments.probe import probe
+from experiments.cli.instruments.transplant import transplant
 from experiments.cli.lens import lens
 from experiments.cli.models import models
 from experiments.cli.process import EXIT_PIPE, prepare
@@ -73,6 +75,8 @@ for command, name in (
     (patch, "patch"),
     (circuit, "circuit"),
     (probe, "probe"),
+    (transplant, "transplant"),
+    (diff, "diff"),
     (explorer, "app"),
     (runs, "runs"),
     (train, "train"),

@@ -80,6 +80,8 @@ NEEDED = {
     "cache rm": ["--all", "--yes"],
     "patch": ["--pairs", "pairs.csv", "--layers", "0"],
     "circuit": ["--pairs", "pairs.csv"],
+    "transplant": ["--source", "Tom Cruise's", "--target", "Kate Hudson's"],
+    "diff": ["reversal-curse", "my-model", "--prompt", "Tom Cruise's mother is"],
     "probe": ["--texts", "labelled.csv", "--layers", "0"],
 }
 OPTIONS = [

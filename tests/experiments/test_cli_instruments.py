@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
 import interp
 from experiments.cli import application
 from experiments.cli.instruments.prompt_files import read_columns
+from experiments.organisms.bundled import reversal_curse
 from experiments.run_directory.storage import decode_dataset
 from interp import Model, PromptPairs, load_model, sweep
 from interp.circuits import Circuit, attribute_edges
@@ -45,10 +48,24 @@ def model() -> Model:
     return load_model("reversal-curse")
 
 
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The same with other weights in the last MLP."""
+    folder = tmp_path_factory.mktemp("tuned") / "model"
+    shutil.copytree(reversal_curse(), folder)
+    (file,) = folder.glob("*.safetensors")
+    weights = load_file(file)
+    weights["model.layers.2.mlp.down_proj.weight"] *= -1
+    save_file(weights, file, metadata={"format": "pt"})
+    return load_model(str(folder))
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Model) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Model, tuned: Model) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(interp, "load_model", lambda *_, **__: model)
+    monkeypatch.setattr(
+        interp, "load_model", lambda source, **__: tuned if source == "tuned" else model
+    )
     write("pairs.csv", pairs_table(10))
     return tmp_path
 
@@ -191,6 +208,72 @@ def test_a_probe_is_the_report_of_its_examples(obverse: Callable[..., str], mode
     assert found[0] == 1.0
     shown = obverse("probe", "--texts", "labelled.csv", "--position", "all", "--layers", "0")
     assert "resid_post.0" in shown
+
+
+def carried(obverse: Callable[..., str], *options: str) -> Any:
+    head = ["source", "target", "answer", "source_name", "target_name"]
+    rows = [
+        [f"{a}'s mother is", f"{b}'s mother is", MOTHERS[a], a, b]
+        for a, b in zip(NAMES[:4], OTHERS, strict=False)
+    ]
+    write("carried.csv", [head, *rows])
+    return json.loads(obverse("transplant", "--prompts", "carried.csv", "--json", *options))
+
+
+def test_a_transplant_is_the_instruments(obverse: Callable[..., str], model: Model) -> None:
+    at = ("--source-at", "name -1", "--target-at", "name -1")
+    told = carried(obverse, *at, "--source-layers", "0-1")
+    names, others = NAMES[:4], OTHERS[:4]
+    expected = interp.transplant(
+        model,
+        [f"{name}'s mother is" for name in names],
+        [f"{name}'s mother is" for name in others],
+        source_at="name -1",
+        target_at="name -1",
+        source_spans={"name": names},
+        target_spans={"name": others},
+        source_layers=[0, 1],
+        answers=[f" {MOTHERS[name]}" for name in names],
+    )
+    assert len(told["rows"]) == expected["patched"].size
+    for row in told["rows"]:
+        cell = {name: row[name] for name in ("example", "source_layer", "target_layer")}
+        assert row["patched"] == pytest.approx(float(expected["patched"].sel(cell)), abs=1e-5)
+    assert told["unpatched"] == pytest.approx(float(expected["unpatched"].mean()), abs=1e-5)
+
+
+def test_without_answers_the_next_tokens_are_told(obverse: Callable[..., str]) -> None:
+    prompts = ("--source", "Tom Cruise's mother is", "--target", "Kate Hudson's mother is")
+    shown = obverse("transplant", *prompts)
+    assert "Likeliest next token of the first example" in shown
+    # From the last token into the last token at the last layer, it is the source's.
+    table = pd.read_csv("results/transplant-1/transplant.csv")
+    last = table[(table["source_layer"] == 2) & (table["target_layer"] == 2)]
+    assert last["top_token"].str.strip().tolist() == ["Mary"]
+    assert "patched" not in table
+
+
+def test_a_difference_is_where_the_weights_were_changed(obverse: Callable[..., str]) -> None:
+    rows = [[f"{name}'s mother is", mother] for name, mother in MOTHERS.items()]
+    write("questions.csv", [["text", "answer"], *rows])
+    write("unrelated.csv", [["text"], *([f"As for {name}"] for name in NAMES)])
+    files = ("--prompts", "questions.csv", "--texts", "unrelated.csv")
+    told = json.loads(obverse("diff", "base", "tuned", *files, "--json"))
+    changed = {row["part"]: row["weights_changed"] for row in told["rows"]}
+    assert [part for part, change in changed.items() if change] == ["mlp 2"]
+    shares = {row["part"]: row["single_share"] for row in told["rows"]}
+    assert shares["mlp 2"] == pytest.approx(1, abs=1e-4)
+    assert all(abs(share) < 1e-4 for part, share in shares.items() if part != "mlp 2")
+    shown = obverse("diff", "base", "tuned", *files)
+    assert "share of the difference" in shown
+    assert "The mean difference over unrelated texts promotes" in shown
+
+
+def test_one_prompt_tells_no_share_of_a_difference(obverse: Callable[..., str]) -> None:
+    one = ("--prompt", "Tom Cruise's mother is", "--answer", "Mary Lee Pfeiffer")
+    shown = obverse("diff", "base", "tuned", *one)
+    assert "%" not in shown
+    assert "No share" in shown
 
 
 def test_folders_are_new_ones(obverse: Callable[..., str], home: Path, capsys: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.cli.console import output, visible
-from interp.figures.drawing.numbers import plain
+from interp.figures.drawing.numbers import texts
 
 __all__ = ["grid_table"]
 
@@ -19,20 +20,26 @@ _WIDEST = 16
 
 
 def grid_table(
-    values: npt.NDArray[np.float64],
+    values: npt.NDArray[Any],
     rows: Sequence[str],
     columns: Sequence[str],
     *,
     corner: str = "layer",
     decimals: int = 2,
 ) -> tuple[Table, str]:
-    """Numbers [row, column], the last row on top, as layers stand in a figure.
+    """Numbers, or texts [row, column], the last row on top, as layers stand in a figure.
 
-    Where the window is too narrow for all columns, those with the largest numbers are shown; the
-    sentence beside the table tells of the others, and is empty where there are none.
+    Where the window is too narrow for all columns, those with the largest numbers are shown, or of
+    texts the first; the sentence beside the table tells of the others, and is empty where there are
+    none.
     """
     heads = [_short(name) for name in columns]
-    cells = [[plain(float(v), decimals) if np.isfinite(v) else "" for v in row] for row in values]
+    words = values.dtype.kind not in "fiu"
+    if words:
+        cells = [[_short(str(text), spaces=True) for text in row] for row in values]
+        values = np.zeros(values.shape)
+    else:
+        cells = [[*row] for row in texts(values, decimals)]
     widths = [max(len(heads[i]), *(len(row[i]) for row in cells)) for i in range(len(columns))]
     space = output().width - max(len(corner), *map(len, rows))
     shown = _fitting(values, widths, space)
@@ -41,9 +48,10 @@ def grid_table(
     for i in shown:
         table.add_column(Text(heads[i]), justify="right", no_wrap=True)
     for number in reversed(range(len(rows))):
-        table.add_row(Text(visible(rows[number])), *(cells[number][i] for i in shown))
+        table.add_row(Text(visible(rows[number])), *(Text(cells[number][i]) for i in shown))
     left = len(columns) - len(shown)
-    return table, f"{left} columns with smaller numbers do not fit the window." if left else ""
+    smaller = "" if words else " with smaller numbers"
+    return table, f"{left} more columns{smaller} do not fit the window." if left else ""
 
 
 def _fitting(values: npt.NDArray[np.float64], widths: Sequence[int], space: int) -> list[int]:
@@ -58,6 +66,6 @@ def _fitting(values: npt.NDArray[np.float64], widths: Sequence[int], space: int)
     return sorted(chosen)
 
 
-def _short(name: str) -> str:
-    text = visible(name)
+def _short(name: str, *, spaces: bool = False) -> str:
+    text = visible(name, spaces=spaces)
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
