@@ -64,9 +64,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("pairs.csv", "other-pairs.csv"):
         Path(name).write_text(PAIRS)
     Path("labelled.csv").write_text(LABELLED)
+    Path("carried.csv").write_text("source,target,source_name,target_name\nTom is,Ben is,Tom,Ben\n")
+    for name in ("questions.csv", "unrelated.csv"):
+        Path(name).write_text("text,answer\nTom Cruise's mother is,Mary\n")
     for name in ("facts.csv", "my-facts.csv"):
         Path(name).write_text("subject,object\nTom Cruise,Mary Lee Pfeiffer\n")
-    shutil.copytree(reversal_curse(), "my-model")
+    for name in ("my-model", "base-model", "tuned-model"):
+        shutil.copytree(reversal_curse(), name)
     loaded = interp.load_model
 
     def load(source: str, **options: Any) -> Any:

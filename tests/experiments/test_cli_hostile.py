@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ import experiments.registry
 import interp
 from cache.errors import ObverseError
 from experiments.cli import application
+from experiments.organisms.bundled import reversal_curse
 from tests.experiments import toy
 from tests.experiments.organisms.test_train import TINY
 
@@ -111,6 +113,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("corpus.txt").write_text("Tom Cruise's mother is Mary Lee Pfeiffer.\n" * 40)
     Path("pairs.csv").write_text(PAIRS)
     Path("labelled.csv").write_text(LABELLED)
+    shutil.copytree(reversal_curse(), "my-model")
     Path("file").write_text("precious")
     Path("empty").touch()
     Path("folder").mkdir()

@@ -16,12 +16,10 @@ from experiments.cli.instruments.results import AsJson, Findings, Out, findings_
 from experiments.cli.progress import TerminalReporter
 from experiments.numbers import percent
 from interp.errors import PromptError
-from interp.figures.drawing.numbers import plain
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
-
     from interp.comparison import Comparison
 
 __all__ = ["diff"]
@@ -161,6 +159,8 @@ def _add_swaps(found: Findings, result: Comparison, table: pd.DataFrame) -> None
     """Columns with what each part of the tuned model does in the base, as shares if possible."""
     from interp.comparison import change_shares
 
+    from interp.figures.drawing.numbers import plain
+
     if result.swaps is None:
         found.sentences.append(
             "Without answers no modules are swapped: nothing is said of effects."
@@ -188,6 +188,8 @@ def _add_swaps(found: Findings, result: Comparison, table: pd.DataFrame) -> None
 
 
 def _show(found: Findings, table: pd.DataFrame) -> None:
+    from interp.figures.drawing.numbers import plain
+
     clear, swapped = "single_share" in table, "single_change" in table
     heads = {"single": "Alone", "below": "All up to it", "above": "All from it on"}
     shown = Table(
@@ -212,6 +214,8 @@ def _show(found: Findings, table: pd.DataFrame) -> None:
 
 def _tell_means(found: Findings, means: xr.Dataset) -> None:
     """What the mean difference promotes where it is read last, beside random directions."""
+    from interp.figures.drawing.numbers import plain
+
     tuned = means.sel(model="tuned")
     at = tuned.isel(layer=-1).isel(lens=0)
     words = at["top_token"].isel(position=-1).values.tolist()[:_TOKENS]

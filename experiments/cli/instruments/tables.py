@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.cli.console import output, visible
-from interp.figures.drawing.numbers import texts
 
 __all__ = ["grid_table"]
 
@@ -34,6 +33,8 @@ def grid_table(
     none.
     """
     heads = [_short(name) for name in columns]
+    from interp.figures.drawing.numbers import texts
+
     words = values.dtype.kind not in "fiu"
     if words:
         cells = [[_short(str(text), spaces=True) for text in row] for row in values]

@@ -17,7 +17,6 @@ from experiments.cli.instruments.results import AsJson, Findings, Out, findings_
 from experiments.cli.instruments.tables import grid_table
 from experiments.cli.progress import TerminalReporter
 from interp.errors import PromptError
-from interp.figures.drawing.numbers import plain
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -153,6 +152,7 @@ def _spans(columns: dict[str, list[str]], prefix: str) -> dict[str, list[str]] |
 
 def _tell(found: Findings, result: xr.Dataset) -> None:
     from interp.figures import transplant_map
+    from interp.figures.drawing.numbers import plain
 
     n = result.sizes["example"]
     scored = "patched" in result
