@@ -20,6 +20,7 @@ from interp.errors import PromptError
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+
     from interp.comparison import Comparison
 
 __all__ = ["diff"]
@@ -149,7 +150,10 @@ def _tell(found: Findings, result: Comparison) -> None:
     found.figures["activations"] = difference_map(result.activations, None)
     if result.swaps is not None:
         found.figures["swaps"] = swap_lines(result.swaps)
-    found.figures["weights"] = spectrum_lines(result.weights)
+    if bool((result.weights["norm"] > 0).any()):
+        found.figures["weights"] = spectrum_lines(result.weights)
+    else:
+        found.sentences.append("No weight differs.")
     if result.means is not None:
         _tell_means(found, result.means)
     found.numbers["settings"] = dict(result.weights.attrs)
@@ -158,7 +162,6 @@ def _tell(found: Findings, result: Comparison) -> None:
 def _add_swaps(found: Findings, result: Comparison, table: pd.DataFrame) -> None:
     """Columns with what each part of the tuned model does in the base, as shares if possible."""
     from interp.comparison import change_shares
-
     from interp.figures.drawing.numbers import plain
 
     if result.swaps is None:
