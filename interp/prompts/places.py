@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -31,6 +32,8 @@ At = (
     | Sequence[Sequence[int]]
     | Int[Tensor, "example token"]
     | Bool[Tensor, "example position"]
+    | npt.NDArray[np.int64]
+    | npt.NDArray[np.bool_]
 )
 """One place: a token by its number (negative from the end), "last", a label ("subject -1") or a
 span ("subject"); for each example the numbers of its tokens [[3, 4], [5]]; or a mask
@@ -73,6 +76,7 @@ def token_places(
             a span is not in its prompt.
     """
     axis = align(batch, batch, spans)
+    at = _plain(at)
     if at is None:
         every = [_of_slots(axis, (slot,)) for slot in range(len(axis))]
         return TokenPlaces(axis.labels, tuple(every), True)
@@ -87,6 +91,16 @@ def token_places(
         raise PromptError(f"A place in the {what} is named twice; name distinct ones.")
     found = tuple(_one(batch, axis, one, spans, what) for one in cast("Sequence[int | str]", at))
     return TokenPlaces(names, found, True)
+
+
+def _plain(at: At | None) -> At | None:
+    """The same without NumPy's and torch's numbers, where it is one number or a list of some."""
+    if isinstance(at, Tensor | np.ndarray | np.integer):
+        values = np.asarray(at.cpu() if isinstance(at, Tensor) else at)
+        return values.tolist() if values.ndim < 2 and values.dtype.kind in "iu" else at
+    if isinstance(at, list | tuple):
+        return [int(one) if isinstance(one, np.integer) else one for one in at]
+    return at
 
 
 def _one(

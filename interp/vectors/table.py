@@ -179,6 +179,8 @@ def _check_rows(row: Indices, example: Indices) -> None:
 
 
 def _check_distinct(row: Indices, layer: Indices, position: Indices, head: Indices | None) -> None:
-    cells = np.stack([row, layer, position, np.zeros_like(row) if head is None else head], axis=1)
-    if len(np.unique(cells, axis=0)) < len(cells):
+    cell = row
+    for index in (layer, position, *([] if head is None else [head])):
+        cell = cell * (int(index.max()) + 1) + index
+    if len(np.unique(cell)) < len(cell):
         raise SiteError("A row writes to one place twice; leave all but one of these cells out.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 import torch
 import xarray as xr
 
-from interp import span_mask, transplant
+from interp import Intervention, applied, load_model, span_mask, transplant
 from interp.errors import PromptError, SiteError
+from tests.interp.architectures import ARCHITECTURES
+from tests.interp.tiny import build_tokenizer, words
 from tests.interp.vectors.whole_passes import Built
 
 # Of unequal length, and the subject at other places, of one token and of two.
@@ -115,6 +118,81 @@ def test_one_token_goes_to_every_token_of_a_span(gpt2: Built) -> None:
             here = [ends[where[2]]] * len(there)
             one = expected(gpt2, "resid_post", example, where[:2], here, there)
             np.testing.assert_allclose(found["patched"][example].values[where], one, **TOLERANCE)
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", "logprob_diff", "rank", "probability"])
+def test_every_metric_is_read_as_in_a_whole_pass(gpt2: Built, metric: str) -> None:
+    foils = [" Bo", " Eve Ann", " Hal"]
+    found = run(gpt2, metric=metric, foils=foils, source_at="last", target_at="last", next_tokens=2)
+    for example, layers in ((0, (0, 0)), (1, (1, 0)), (2, (0, 1))):
+        here = len(gpt2.ids(SOURCE[example])) - 1
+        there = len(gpt2.ids(TARGET[example])) - 1
+        one = expected(gpt2, "resid_post", example, layers, [here], [there])
+        read = gpt2.activation("resid_post", layers[0], SOURCE[example])[here]
+        write = [(layers[1], there, read)]
+        foil = gpt2.logprob("resid_post", TARGET[example], foils[example].strip(), write)
+        logits = gpt2.logits("resid_post", gpt2.ids(TARGET[example]), write)[-1]
+        first, other = (words(text[example])[0] for text in (ANSWERS, foils))
+        value = {
+            "logit_diff": float(logits[first] - logits[other]),
+            "logprob_diff": one - foil,
+            "rank": float((logits > logits[first]).sum()),
+            "probability": np.exp(one),
+        }[metric]
+        got = found["patched"][example].values[layers]
+        np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-5)
+        top = logits.softmax(-1).topk(2).values
+        np.testing.assert_allclose(found["top_prob"][example].values[layers], top, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_in_every_dtype(gpt2: Built, dtype: torch.dtype) -> None:
+    hf = ARCHITECTURES["GPT-2"].build().to(dtype)
+    model = load_model(hf, tokenizer=build_tokenizer())
+    assert model.dtype == dtype
+    given = {"source_at": "last", "target_at": -2, "answers": ANSWERS}
+    found = transplant(model, SOURCE, TARGET, **given)  # type: ignore[arg-type]
+    single = transplant(gpt2.model, SOURCE, TARGET, **given)  # type: ignore[arg-type]
+    atol = 1e-4 if dtype == torch.float64 else 0.5
+    np.testing.assert_allclose(found["patched"], single["patched"], atol=atol)
+    # Vectors of a model of another dtype are written in this one's.
+    crossed = transplant(model, SOURCE, TARGET, source_model=gpt2.model, **given)  # type: ignore[arg-type]
+    np.testing.assert_allclose(crossed["patched"], single["patched"], atol=atol)
+
+
+def test_numbers_may_be_numpys_or_torchs(gpt2: Built) -> None:
+    plain = run(gpt2, source_at=[1, -1], target_at=2)
+    for several, one in (
+        (np.array([1, -1]), np.int64(2)),
+        (torch.tensor([1, -1]), torch.tensor(2)),
+        ([np.int64(1), np.int64(-1)], 2),
+    ):
+        found = run(gpt2, source_at=several, target_at=one)
+        assert found["patched"].equals(plain["patched"])
+
+
+def test_a_result_is_kept_in_a_file(gpt2: Built, tmp_path: Path) -> None:
+    found = run(gpt2, source_at=["last"], target_at=None, next_tokens=2)
+    found.to_netcdf(tmp_path / "moved.nc", engine="h5netcdf")
+    again = xr.load_dataset(tmp_path / "moved.nc", engine="h5netcdf")
+    np.testing.assert_array_equal(again["patched"], found["patched"])
+    assert list(again["source_position"].values) == ["last"]
+
+
+def test_hooks_of_the_users_own_are_part_of_the_model(gpt2: Built) -> None:
+    silent = Intervention.silence("mlp_out.1")
+    given = {"source_at": "last", "target_at": "last", "answers": ANSWERS}
+    before = transplant(gpt2.model, SOURCE, TARGET, **given)  # type: ignore[arg-type]
+    with applied(gpt2.model, silent):
+        found = transplant(gpt2.model, SOURCE, TARGET, **given)  # type: ignore[arg-type]
+    after = transplant(gpt2.model, SOURCE, TARGET, **given)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(before["patched"], after["patched"])
+    block = gpt2.hf.get_submodule(gpt2.layout.blocks)[1]
+    with block.get_submodule(gpt2.layout.mlp_out).register_forward_hook(lambda *a: a[2] * 0):
+        for layers in np.ndindex(2, 2):
+            here, there = len(gpt2.ids(SOURCE[0])) - 1, len(gpt2.ids(TARGET[0])) - 1
+            one = expected(gpt2, "resid_post", 0, layers, [here], [there])
+            np.testing.assert_allclose(found["patched"][0].values[layers], one, **TOLERANCE)
 
 
 def test_one_head_is_carried_alone(gpt2: Built) -> None:
