@@ -80,7 +80,7 @@ def test_slices_and_whole_answers_get_their_own_examples(
         memory.setattr("interp.model.memory.memory_budget", lambda _model: 1)
         few = sweep(model, pairs, "resid_pre", "logprob_diff", source=values)
     np.testing.assert_allclose(few["patched"], whole["patched"], atol=1e-5)
-    for example in range(len(pairs)):
+    for example in (0, len(pairs) - 1):
         alone = {layer: value[example : example + 1] for layer, value in values.items()}
         one = sweep(model, pairs.subset([example]), "resid_pre", "logprob_diff", source=alone)
         np.testing.assert_allclose(one["patched"][0], whole["patched"][example], atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ ANSWERS = [" Gus Jo", " Ida", " Cy Riga Bonn"]
 # Token numbers of the subjects without BOS.
 SOURCE_AT = [[2], [1, 2], [3]]
 TARGET_AT = [[2], [4, 5], [0]]
+# Of the cells of a whole grid so many are compared; no factor of any axis of it.
+EVERY = 5
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -71,10 +74,10 @@ def test_each_cell_is_a_whole_pass(built: Built, site: str) -> None:
         of_example = patched[example].values
         assert np.isfinite(of_example).sum() == n * n * length
         there = [at for at in range(patched.shape[-1]) if np.isfinite(of_example[0, 0, at])]
-        for layers in np.ndindex(n, n):
-            for position, at in enumerate(there):
-                one = expected(built, site, example, layers, [here], [position])
-                np.testing.assert_allclose(of_example[(*layers, at)], one, **TOLERANCE)
+        cells = list(itertools.product(range(n), range(n), enumerate(there)))
+        for source, target, (position, at) in cells[example::EVERY]:
+            one = expected(built, site, example, (source, target), [here], [position])
+            np.testing.assert_allclose(of_example[source, target, at], one, **TOLERANCE)
         plain = built.logprob(site, text, ANSWERS[example].strip(), [])
         np.testing.assert_allclose(found["unpatched"][example], plain, **TOLERANCE)
         moved.append(np.abs(of_example - plain))
