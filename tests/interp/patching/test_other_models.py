@@ -72,6 +72,9 @@ def test_slices_and_whole_answers_get_their_own_examples(
     model, pairs = llama.model, prompt_pairs(llama)
     values = recorded(other, pairs, "resid_pre", "clean")
     whole = sweep(model, pairs, "resid_pre", "logprob_diff", source=values)
+    # One pair in each slice.
+    monkeypatch.setattr("interp.patching.slices.CELLS_PER_SLICE", 1.0)
+    monkeypatch.setattr("interp.patching.slices.OPERATIONS_PER_SLICE", 1.0)
     sliced = sweep(
         model, pairs, "resid_pre", "logprob_diff", source=values, executor=Executor("serial")
     )
