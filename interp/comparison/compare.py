@@ -13,13 +13,14 @@ from interp.comparison.crossing import patched_between
 from interp.comparison.means import Lens, means_between
 from interp.comparison.pair import ModelPair, check_apart
 from interp.comparison.reading import readable
+from interp.comparison.scopes import patchscope_difference
 from interp.comparison.swaps import swapped_between
 from interp.comparison.weights import changes_between
 from interp.errors import PromptError
 from interp.metrics import Metric
 from interp.model.model import Model
 from interp.notebook import picture
-from interp.progress import Progress
+from interp.progress import Progress, counter
 from interp.prompts.pairs import Answers, PromptPairs
 from interp.prompts.tokens import Prompts, TokenBatch
 
@@ -38,6 +39,7 @@ class Comparison:
         means: see `mean_difference`; None without texts.
         swaps: see `swap_modules`; None without answers.
         patches: see `patch_across`, of whole streams; None without answers.
+        scopes: see `patchscope_difference`, written by the base; None without a prompt that asks.
     """
 
     activations: xr.Dataset
@@ -45,6 +47,7 @@ class Comparison:
     means: xr.Dataset | None
     swaps: xr.Dataset | None
     patches: xr.Dataset | None
+    scopes: xr.Dataset | None
 
     def _repr_html_(self) -> str:
         about = self.weights.attrs
@@ -73,6 +76,7 @@ def compare_models(
     texts: Sequence[str] | None = None,
     words: Sequence[str] = (),
     lens: Lens | None = None,
+    ask: str | None = None,
     sites: str | Sequence[str] = SITES,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -92,6 +96,8 @@ def compare_models(
         texts: about nothing in particular, for the mean difference; not measured without these.
         words: followed in the readings of the mean difference.
         lens: of the base, to read the mean difference with.
+        ask: a prompt into whose last token the mean difference is put, such as "cat → cat; x", for
+            the base to go on from; needs texts.
         sites: whose activations are compared.
         progress: called with (parts of the comparison done, in all).
 
@@ -108,8 +114,10 @@ def compare_models(
     asked = isinstance(prompts, PromptPairs) or answers is not None
     if not asked and foils is not None:
         raise PromptError("Foils are what answers are compared with; give answers=… as well.")
-    if texts is None and (words or lens is not None):
-        raise PromptError("Words and lenses read the mean difference, which needs texts=….")
+    if texts is None and (words or lens is not None or ask is not None):
+        raise PromptError(
+            "Words, lenses and prompts that ask are for the mean difference, which needs texts=…."
+        )
     batches = [_prompts(pair, prompts, answers, foils) for pair in pairs.values()]
     batch = batches[0]
     steps: dict[str, Callable[[ModelPair], xr.Dataset]] = {
@@ -135,13 +143,14 @@ def compare_models(
             seed=0,
             progress=None,
         )
-    found: dict[str, xr.Dataset | None] = dict.fromkeys(("means", "swaps", "patches"))
-    for number, (name, step) in enumerate(steps.items()):
-        if progress:
-            progress(number, len(steps))
+    count = counter(progress, len(steps) + (ask is not None))
+    found: dict[str, xr.Dataset | None] = dict.fromkeys(("means", "swaps", "patches", "scopes"))
+    for name, step in steps.items():
         found[name] = _beside({which: step(pair) for which, pair in pairs.items()})
-    if progress:
-        progress(len(steps), len(steps))
+        count(1)
+    if ask is not None and (means := found["means"]) is not None:
+        found["scopes"] = patchscope_difference(base, means, ask)
+        count(1)
     return Comparison(**found)  # type: ignore[arg-type]
 
 

@@ -19,7 +19,12 @@ WEIGHT = f"model.layers.{LAYER}.mlp.down_proj.weight"
 @pytest.fixture(scope="module")
 def compared(planted: Organisms) -> Comparison:
     return compare_models(
-        planted.base, planted.tuned, planted.pairs(), twin=planted.twin, texts=TEXTS
+        planted.base,
+        planted.tuned,
+        planted.pairs(),
+        twin=planted.twin,
+        texts=TEXTS,
+        ask="Ann is Ann and Bo",
     )
 
 
@@ -101,6 +106,13 @@ def test_few_prompts_have_no_shares(compared: Comparison) -> None:
     assert np.isnan(few["share"]).all()
     with pytest.raises(ArgumentError):
         change_shares(compared.weights)
+
+
+def test_every_part_is_there_for_both(compared: Comparison) -> None:
+    for name, part in vars(compared).items():
+        assert part["model"].values.tolist() == ["tuned", "twin"], name
+    assert compared.scopes is not None
+    assert compared.scopes["text"].sizes["layer"] == 3
 
 
 def test_a_comparison_shows_itself(compared: Comparison, planted: Organisms) -> None:

@@ -118,6 +118,8 @@ def test_arguments(llamas: Two) -> None:
         compare_models(*two, PROMPT, foils=[" Bo"])
     with pytest.raises(PromptError, match="texts"):
         compare_models(*two, PROMPT, words=[" Bo"])
+    with pytest.raises(PromptError, match="texts"):
+        compare_models(*two, PROMPT, ask="Ann is Ann and Bo")
     with pytest.raises(MetricError):
         swap_modules(*two, PROMPT, "loss", answers=[" Bo"])
     with pytest.raises(SiteError):
