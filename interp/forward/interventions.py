@@ -288,6 +288,11 @@ def _check_vectors(
             f"Vectors of shape {given} do not fit '{site}' of {model.name}, where a token has the "
             f"shape {shape}; give one of it for all examples, or one for each."
         )
+    if not bool(torch.isfinite(vectors.to(model.dtype)).all()):
+        raise DirectionError(
+            f"Some of the vectors are too large for {model.name}, which computes in "
+            f"{str(model.dtype).removeprefix('torch.')}; scale them down."
+        )
     if given == shape:
         return
     if n_examples is None:

@@ -23,7 +23,13 @@ from interp.forward.past import Past, is_rotated_by_length, past_memory, steppin
 from interp.forward.source import is_hooked
 from interp.forward.trials import shown
 from interp.generation.logits import predict
-from interp.model.memory import batches, is_out_of_memory, room_to_keep, rows_that_fit
+from interp.model.memory import (
+    MemoryExhausted,
+    batches,
+    is_out_of_memory,
+    room_to_keep,
+    rows_that_fit,
+)
 from interp.model.model import Model
 from interp.sites import Site
 
@@ -108,6 +114,8 @@ class Reader:
         if part.past is not None:
             try:
                 return self._on(part) if len(part.past) else self._first(part)
+            except MemoryExhausted:
+                pass
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -183,8 +191,10 @@ class Reader:
         ends = self._lengths[two]
         key = ("reads on", bool(ends[0] > ends[1]), tuple(sorted(self._points)))
         trial = functools.partial(_reads_on, self._model, self._ids[two], ends, self._points)
-        # One piece, so that it is told where not even this fits into memory.
-        return self._model.once(key, lambda: next(batches(1, 1, lambda *_: trial()))[-1])
+        try:
+            return self._model.once(key, lambda: next(batches(1, 1, lambda *_: trial()))[-1])
+        except MemoryExhausted:
+            return False  # whole passes take less
 
 
 @dataclass

@@ -191,6 +191,14 @@ def test_vectors_that_cannot_be_put_in_are_refused(
     assert not is_hooked(llama.model)
 
 
+def test_vectors_that_half_precision_cannot_hold_are_refused() -> None:
+    hf = ARCHITECTURES["Llama"].build().to(torch.float16)
+    model = load_model(hf, tokenizer=build_tokenizer())
+    change = Intervention.replace(torch.full((32,), 1e6), "resid_post.0", positions="last")
+    with pytest.raises(DirectionError, match="too large"):
+        logits(model, PROMPTS, interventions=change)
+
+
 def test_a_vector_for_each_example_needs_examples(llama: Tiny) -> None:
     change = Intervention.replace(torch.ones(3, 32), "resid_post.0", positions=[0])
     with pytest.raises(DirectionError, match="not known"), applied(llama.model, change):

@@ -305,6 +305,22 @@ def test_memory_that_runs_out_in_the_middle_costs_time_only(
     assert len(calls) == 2
 
 
+def test_where_keys_do_not_fit_whole_passes_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 3, "stop_at_eos": False}
+    expected = generate(model_of("Llama"), PROMPTS, **options)
+
+    def full(model: Model, *args: Any, past: Past | None = None, **others: Any) -> Any:
+        if past is not None:
+            raise RuntimeError("can't allocate memory")
+        return predict(model, *args, **others)
+
+    tried = model_of("Llama")
+    generate(tried, PROMPTS, **options)
+    monkeypatch.setattr("interp.generation.reading.predict", full)
+    for model in (tried, model_of("Llama")):  # when they are written, and when they are tried
+        check_same(generate(model, PROMPTS, **options), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions(dtype: torch.dtype, widths: Spy) -> None:
     hf = ARCHITECTURES["Llama"].build().to(dtype)
