@@ -216,20 +216,20 @@ def _show(found: Findings, table: pd.DataFrame) -> None:
 
 
 def _tell_means(found: Findings, means: xr.Dataset) -> None:
-    """What the mean difference promotes where it is read last, beside random directions."""
+    """What the mean difference promotes where it is longest, beside random directions."""
     from interp.figures.drawing.numbers import plain
 
     tuned = means.sel(model="tuned")
-    at = tuned.isel(layer=-1).isel(lens=0)
-    words = at["top_token"].isel(position=-1).values.tolist()[:_TOKENS]
-    largest = float(at["top_logit"].isel(position=-1, k=0))
-    control = float(at["control_logit"].isel(position=-1).max())
-    named = ", ".join(visible(str(word), spaces=True) for word in words if word)
-    if named:
+    norm = tuned["norm"].isel(layer=-1)
+    if bool((norm > 0).any()):
+        position = int(norm.fillna(0).argmax())
+        at = tuned.isel(layer=-1, lens=0, position=position)
+        words = [visible(str(word), spaces=True) for word in at["top_token"].values[:_TOKENS]]
+        largest, control = float(at["top_logit"][0]), float(at["control_logit"].max())
         found.sentences.append(
-            f"The mean difference over unrelated texts promotes {named} most (logit lens, last "
-            f"layer): {plain(largest, 1)}, "
-            f"random directions of its length at most {plain(control, 1)}."
+            f"Where it is longest (token {position} of unrelated texts, last layer), the mean "
+            f"difference promotes {', '.join(words)} most: {plain(largest, 1)} logits, random "
+            f"directions of its length at most {plain(control, 1)}."
         )
     table = tuned[["top_token", "top_logit"]].to_dataframe()[["top_token", "top_logit"]]
     found.tables["tokens"] = table.reset_index()

@@ -12,7 +12,7 @@ from experiments.cli.console import guarded, quiet_libraries, say
 from experiments.cli.harvest import choose_layers
 from experiments.cli.instruments import prompt_files
 from experiments.cli.instruments.results import AsJson, Findings, Out, findings_kept
-from experiments.cli.instruments.tables import grid_table
+from experiments.cli.instruments.tables import grid_table, maps
 from experiments.cli.progress import TerminalReporter
 
 if TYPE_CHECKING:
@@ -157,14 +157,7 @@ def _tell(found: Findings, result: xr.Dataset) -> None:
     if "exact" in result:
         run, of = int(result["exact"].sum()), int(result["exact"].size)
         found.sentences.append(f"{run} of {of} places were run; the others are estimates.")
-    if len(axes) == 1:
-        found.figures["patching"] = patching_map(result)
-    else:
-        rest = axes[1:]
-        for index in np.ndindex(*(result.sizes[axis] for axis in rest)):
-            one = result.isel(dict(zip(rest, index, strict=True)))
-            name = ", ".join(f"{axis} {one[axis].item()}" for axis in rest)
-            found.figures[name] = patching_map(one, title=name)
+    found.figures.update(maps(result, patching_map, ("example", "layer", axes[0])))
     found.numbers.update(
         clean=float(result["clean"].mean()),
         corrupt=float(result["corrupt"].mean()),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,11 @@ from rich.text import Text
 
 from experiments.cli.console import output, visible
 
-__all__ = ["grid_table"]
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    import xarray as xr
+
+__all__ = ["grid_table", "maps"]
 
 _PADDING = 2
 _WIDEST = 16
@@ -53,6 +57,21 @@ def grid_table(
     left = len(columns) - len(shown)
     smaller = "" if words else " with smaller numbers"
     return table, f"{left} more columns{smaller} do not fit the window." if left else ""
+
+
+def maps(
+    result: xr.Dataset, draw: Callable[..., go.Figure], shown: Sequence[str]
+) -> dict[str, go.Figure]:
+    """A map for each entry of the axes of `patched` that a map does not show."""
+    rest = [str(axis) for axis in result["patched"].dims if axis not in shown]
+    if not rest:
+        return {"map": draw(result)}
+    found = {}
+    for index in np.ndindex(*(result.sizes[axis] for axis in rest)):
+        one = result.isel(dict(zip(rest, index, strict=True)))
+        name = ", ".join(f"{axis.replace('_', ' ')} {one[axis].item()}" for axis in rest)
+        found[name] = draw(one, title=name)
+    return found
 
 
 def _fitting(values: npt.NDArray[np.float64], widths: Sequence[int], space: int) -> list[int]:

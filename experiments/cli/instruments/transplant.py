@@ -14,7 +14,7 @@ from experiments.cli.console import guarded, quiet_libraries, say, visible
 from experiments.cli.harvest import choose_layers
 from experiments.cli.instruments.prompt_files import Answer, read_columns, spaced
 from experiments.cli.instruments.results import AsJson, Findings, Out, findings_kept
-from experiments.cli.instruments.tables import grid_table
+from experiments.cli.instruments.tables import grid_table, maps
 from experiments.cli.progress import TerminalReporter
 from interp.errors import PromptError
 
@@ -176,7 +176,9 @@ def _tell(found: Findings, result: xr.Dataset) -> None:
         )
         if n == 1:
             found.sentences.append("One example says nothing of others.")
-        found.figures["transplant"] = transplant_map(result)
+        found.figures.update(
+            maps(result, transplant_map, ("example", "source_layer", "target_layer"))
+        )
         found.numbers["unpatched"] = float(result["unpatched"].mean())
     else:
         tokens = first["top_token"].isel(example=0).transpose("target_layer", *axes).values
@@ -186,8 +188,9 @@ def _tell(found: Findings, result: xr.Dataset) -> None:
         found.shown, found.note = grid_table(
             tokens.reshape(len(rows), -1), rows, heads, corner="to"
         )
+    first = " of the first example" if n > 1 else ""
     found.sentences.append(
-        f"The likeliest next token as it is: {visible(unpatched[0], spaces=True)}"
+        f"Likeliest next token{first} as it is: {visible(unpatched[0], spaces=True)}"
     )
     found.numbers.update(settings=dict(result.attrs), examples=n, unpatched_top_token=unpatched)
 
