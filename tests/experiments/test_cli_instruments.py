@@ -266,7 +266,7 @@ def test_a_difference_is_where_the_weights_were_changed(obverse: Callable[..., s
     assert all(abs(share) < 1e-4 for part, share in shares.items() if part != "mlp 2")
     shown = obverse("diff", "base", "tuned", *files)
     assert "share of the difference" in shown
-    assert "The mean difference over unrelated texts promotes" in shown
+    assert "the mean difference promotes" in " ".join(shown.split())
 
 
 def test_one_prompt_tells_no_share_of_a_difference(obverse: Callable[..., str]) -> None:

@@ -222,7 +222,7 @@ def _tell_means(found: Findings, means: xr.Dataset) -> None:
     tuned = means.sel(model="tuned")
     norm = tuned["norm"].isel(layer=-1)
     if bool((norm > 0).any()):
-        position = int(norm.fillna(0).argmax())
+        position = int(np.nanargmax(norm.values))
         at = tuned.isel(layer=-1, lens=0, position=position)
         words = [visible(str(word), spaces=True) for word in at["top_token"].values[:_TOKENS]]
         largest, control = float(at["top_logit"][0]), float(at["control_logit"].max())

@@ -188,9 +188,9 @@ def _tell(found: Findings, result: xr.Dataset) -> None:
         found.shown, found.note = grid_table(
             tokens.reshape(len(rows), -1), rows, heads, corner="to"
         )
-    first = " of the first example" if n > 1 else ""
+    which = " of the first example" if n > 1 else ""
     found.sentences.append(
-        f"Likeliest next token{first} as it is: {visible(unpatched[0], spaces=True)}"
+        f"Likeliest next token{which} as it is: {visible(unpatched[0], spaces=True)}"
     )
     found.numbers.update(settings=dict(result.attrs), examples=n, unpatched_top_token=unpatched)
 
