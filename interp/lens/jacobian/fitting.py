@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ _CONTEXT = 128  # as the paper's code and TransformerLens cut their prompts
 @typed
 def fit_jacobian_lens(
     model: Model,
-    prompts: Path | str | Sequence[str] | Int[Tensor, "example position"],
+    prompts: Path | str | Iterable[str] | Int[Tensor, "example position"],
     *,
     layers: Sequence[int] | None = None,
     embedding: bool = True,
@@ -207,7 +207,7 @@ def _blocks(model: Model, layers: Sequence[int] | None) -> list[int]:
 
 def _rows(
     model: Model,
-    prompts: Path | str | Sequence[str] | Tensor,
+    prompts: Path | str | Iterable[str] | Tensor,
     length: int,
     tokens: int | None,
     skip_first: int,
@@ -236,13 +236,14 @@ def _rows(
     return sorted(rows, key=len)
 
 
-def _listed(model: Model, prompts: Sequence[str] | Tensor, length: int) -> list[list[int]]:
+def _listed(model: Model, prompts: Iterable[str] | Tensor, length: int) -> list[list[int]]:
     if isinstance(prompts, Tensor):
         batch = tokenise(model, prompts)
         return [batch.row(i)[:length] for i in range(len(batch))]
-    if not len(prompts) or not all(isinstance(text, str) for text in prompts):
+    texts = list(prompts)
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise PromptError("There are no prompts, or one is no text; give texts, at least one.")
-    return [ids[:length] for ids, _ in model.encode(prompts, what="prompts")]
+    return [ids[:length] for ids, _ in model.encode(texts, what="prompts")]
 
 
 def _check_causal(model: Model, row: Sequence[int]) -> None:

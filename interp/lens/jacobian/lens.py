@@ -59,7 +59,8 @@ class JacobianLens:
             if isinstance(layer, bool) or not isinstance(layer, Integral) or layer < 0:
                 raise ModelError(f"'{layer}' is not the number of a block of a Jacobian lens.")
             found.append(matrix)
-        width = len(next(iter(self.J.values())))
+        first = next(iter(self.J.values()))
+        width = len(first) if first.ndim else 0
         if any(matrix.shape != (width, width) for matrix in found):
             raise ModelError(
                 "The matrices of a Jacobian lens must all be [d_model, d_model]; fit it again."
@@ -111,6 +112,15 @@ class JacobianLens:
                 f"another one (after {', '.join(str(one + 1) for one in self.source_layers)})."
             )
         return found
+
+    def _behind(self, block: int) -> Float[Tensor, "d_model d_model"]:
+        """The matrix of the stream after a block, as `J` counts."""
+        if block not in self.J:
+            raise ModelError(
+                f"The Jacobian lens has no matrix after block {block}; it has those after "
+                f"{', '.join(map(str, self.source_layers))}."
+            )
+        return self.J[block]
 
     def translate(
         self, layer: int, hidden: Float[Tensor, "*row d_model"]
@@ -211,7 +221,7 @@ class JacobianLens:
             PromptError: a text is not one token.
         """
         self.check(model)
-        return directions.vectors(model, self.matrix(layer + 1), tokens)
+        return directions.vectors(model, self._behind(layer), tokens)
 
     def decompose(
         self,
@@ -239,7 +249,7 @@ class JacobianLens:
             DirectionError: the vectors are not of the stream, or not finite.
         """
         self.check(model)
-        matrix = self.matrix(layer + 1)
+        matrix = self._behind(layer)
         rows = vectors.detach().float().reshape(-1, vectors.shape[-1] if vectors.ndim else 1)
         if vectors.ndim > 2 or not len(rows) or rows.shape[1] != model.d_model:
             raise DirectionError(f"Give one vector of {model.d_model} dims, or one each example.")
@@ -280,7 +290,7 @@ class JacobianLens:
         self.check(model)
         if not layers:
             raise SiteError("A swap at no layer does nothing; name one block or more.")
-        matrices = {layer: self.matrix(layer + 1) for layer in layers}
+        matrices = {layer: self._behind(layer) for layer in layers}
         return directions.exchanges(model, matrices, source, target, strength, positions, clamp_to)
 
     def spread(self) -> xr.Dataset:

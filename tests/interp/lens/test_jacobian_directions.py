@@ -98,6 +98,13 @@ def test_swaps_work_while_text_is_written(llama: Tiny, lens: JacobianLens) -> No
         np.testing.assert_array_equal(written.tokens["id"][:, 0], first)
         plain = generate(model, PROMPTS, max_new_tokens=3)
         assert (written.tokens["id"].values != plain.tokens["id"].values).any()
+        # Each token is what a whole pass over all before it would give, under the same swap.
+        changes = lens.swap(model, SOURCE, TARGET, [0, 1], clamp_to=clamp_to and PROMPTS[1])
+        ids = llama.ids(PROMPTS[1])
+        found = generate(model, PROMPTS[1], max_new_tokens=4, interventions=changes)
+        for token in found.tokens["id"].values[0]:
+            assert int(logits(model, torch.tensor([ids]), interventions=changes).argmax()) == token
+            ids.append(int(token))
     with applied(model, *lens.swap(model, SOURCE, TARGET, [1])):
         live = logits(model, PROMPTS)
     expected = logits(model, PROMPTS, interventions=lens.swap(model, SOURCE, TARGET, [1]))
@@ -139,7 +146,8 @@ def test_sums_of_directions_are_those_of_transformer_lens(
         (-1, "Rome", [0], PromptError, "no token -1"),
         ("Ann", "Ann", [0], PromptError, "the same token"),
         ("Ann", "Rome", [], SiteError, "at no layer"),
-        ("Ann", "Rome", [2], ModelError, "no matrix after 3 blocks"),
+        ("Ann", "Rome", [2], ModelError, "no matrix after block 2; it has those after 0, 1"),
+        ("Ann", "Rome", [-1], ModelError, "no matrix after block -1"),
     ],
 )
 def test_what_cannot_be_swapped_is_refused(

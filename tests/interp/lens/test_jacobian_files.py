@@ -190,7 +190,13 @@ def test_what_cannot_be_kept_is_not_written(lens: JacobianLens, tmp_path: Path) 
     with pytest.raises(StorageError, match="hold a object"):
         odd.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    for J in ({}, {0: torch.eye(3)[:2]}, {0: torch.eye(3) / 0}, {-1: torch.eye(3)}):
+    for J in (
+        {},
+        {0: torch.eye(3)[:2]},
+        {0: torch.eye(3) / 0},
+        {-1: torch.eye(3)},
+        {0: torch.ones(())},
+    ):
         with pytest.raises(ModelError):
             JacobianLens(J, 1)
 

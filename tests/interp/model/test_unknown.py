@@ -12,12 +12,14 @@ import torch
 
 from cache import ActivationStore
 from interp import (
+    JacobianLens,
     PromptPairs,
     attention_patterns,
     capture,
     direct_logit_attribution,
     dose_response,
     estimate,
+    fit_jacobian_lens,
     generate,
     logit_lens,
     logits,
@@ -212,6 +214,7 @@ def test_the_unknown_token_may_be_meant(llama: Tiny) -> None:
 
 
 STRANGE = "we saw Zed near Rome and"
+JACOBIAN = JacobianLens({0: torch.eye(D_MODEL)}, 1)
 ENTRANCES: dict[str, Callable[[Tiny, Path], object]] = {
     "clean": lambda t, _: pairs(t, clean=[STRANGE]),
     "corrupt": lambda t, _: pairs(t, corrupt=[STRANGE]),
@@ -236,6 +239,8 @@ ENTRANCES: dict[str, Callable[[Tiny, Path], object]] = {
     "mean": lambda t, _: sweep(t.model, pairs(t), "z", source="mean", reference=[STRANGE]),
     "association": lambda t, _: association_matrix(t.model, ["Zed", "Bo"], ["Ann", "Cy"]),
     "probes": lambda t, _: collect(t.model, [STRANGE], "resid_post"),
+    "Jacobian lens": lambda t, _: fit_jacobian_lens(t.model, [STRANGE], skip_first=1),
+    "its directions": lambda t, _: JACOBIAN.lens_vectors(t.model, "Zed", 0),
 }
 
 
