@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +107,11 @@ def patching_map(
         width=width,
         notes=[
             *(line for reason in reasons for line in theme.lines(reason, width)),
-            *_estimates(estimated, shown),
+            *(
+                line
+                for note in _estimates(estimated, shown, result.attrs)
+                for line in theme.lines(note, width)
+            ),
             *_clipping(shown, beyond, limit),
         ],
     )
@@ -203,7 +208,7 @@ def _hovers(
             f"{n} pair{'s' if n > 1 else ''}",
         ]
         if numbers.estimated[row, column]:
-            lines.append("an estimate to first order, not run")
+            lines.append("an estimate, not run")
         hover[row, column] = "<br>".join(lines)
     return hover
 
@@ -233,12 +238,43 @@ def _bar(value: Value, unit: str) -> dict[str, object]:
     )
 
 
-def _estimates(estimated: npt.NDArray[np.bool_], shown: npt.NDArray[np.float64]) -> list[str]:
+def _estimates(
+    estimated: npt.NDArray[np.bool_], shown: npt.NDArray[np.float64], noted: Mapping[Any, Any]
+) -> list[str]:
     n, all_cells = int(estimated.sum()), int(np.isfinite(shown).sum())
     if n == 0:
         return []
     which = "All cells" if n == all_cells else f"{n} of {all_cells} cells"
-    return [f"{which} (hatched) are estimates to first order, not runs."]
+    return [f"{which} (hatched) are estimates, not runs. {agreement_words(noted)}"]
+
+
+def agreement_words(noted: Mapping[Any, Any]) -> str:
+    """How well estimates agree with cells that were run to tell it, as their result notes it."""
+    found = {name: _noted(noted, name) for name in ("cells", "large", "correlation", "wrong_signs")}
+    told = []
+    if found["correlation"] is not None:
+        told.append(f"correlation {_with_ends(noted, 'correlation', plain)}")
+    if found["wrong_signs"] is not None and found["large"]:
+        wrong = _with_ends(noted, "wrong_signs", lambda share: f"{share:.0%}")
+        told.append(f"wrong signs among the tenth with the largest estimates {wrong}")
+    if not told or not found["cells"]:
+        return "How well they agree with runs was not measured."
+    return f"By {found['cells']:.0f} cells that were run: {', '.join(told)}."
+
+
+def _noted(noted: Mapping[Any, Any], name: str) -> float | None:
+    value = noted.get(f"agreement_{name}")
+    if isinstance(value, int | float | np.number) and np.isfinite(value):
+        return float(value)
+    return None
+
+
+def _with_ends(noted: Mapping[Any, Any], name: str, words: Callable[[float], str]) -> str:
+    value, low, high = (_noted(noted, f"{name}{end}") for end in ("", "_low", "_high"))
+    assert value is not None  # looked at before
+    if low is None or high is None or low == high:
+        return words(value)
+    return f"{words(value)} (95% interval {words(low)} to {words(high)})"
 
 
 def _clipping(

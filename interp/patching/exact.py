@@ -10,6 +10,7 @@ those that matter most are run.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -21,7 +22,7 @@ from interp.execute import Executor, Workers
 from interp.metrics import Metric
 from interp.model.model import Model
 from interp.patching.cells import Cells, Grid
-from interp.patching.estimates import estimated
+from interp.patching.estimates import CHECKED, How, estimated, measured
 from interp.patching.request import Options, Request
 from interp.patching.results import label
 from interp.patching.runner import Scores
@@ -57,8 +58,9 @@ def sweep(
             "v", "z", "pattern".
         metric: what to read, or its name.
         only: run only so many places (layer × the axes of `by`, each for all pairs), those with
-            the largest estimated effect; the others keep their first-order estimate, and
-            exact(layer, …) tells which is which. See `refine` for partial results.
+            the largest estimated effect; the others keep their estimate, exact(layer, …) tells
+            which is which, and the attributes how well estimates agree with runs. See `refine`
+            for partial results.
         batch_size: rows in one pass; from a memory estimate if left out. The result does not
             depend on it beyond rounding.
         executor: where to run it, in slices of a few pairs each; in one piece in this process if
@@ -87,7 +89,7 @@ def sweep(
     run = None if executor is None else run_slices(model, request, batch_size, executor)
     if only is not None:
         *_, last = _refined(model, request, _checked(request, only), batch_size, progress, run)
-        return label(model, request, *last)
+        return last.labelled(model, request)
     every = request.cells.every
     run = run or run_here(model, request, batch_size, every)
     return label(model, request, *run(every, progress))
@@ -117,15 +119,16 @@ def refine(
 
     Yields:
         What `sweep` returns, with exact(layer, …): whether these cells were run, or are only
-        estimated to first order. The first result is the estimate alone; in each further one more
-        cells are exact, those with the largest mean |estimated change| over the pairs first.
+        estimated; and in attrs how well estimates agree with a few cells, as for `estimate`. The
+        first result is the estimate alone; in each further one more cells are exact, those with
+        the largest mean |estimated change| over the pairs first.
 
     Raises:
         SiteError, PromptError, MetricError: as for `sweep` and `estimate`, before the first result.
     """
     request = Request.of(model, pairs, site, metric, options)
     steps = _refined(model, request, _checked(request, only), batch_size, progress)
-    return (label(model, request, *step) for step in steps)
+    return (step.labelled(model, request) for step in steps)
 
 
 def _checked(request: Request, only: int | None) -> int | None:
@@ -136,6 +139,24 @@ def _checked(request: Request, only: int | None) -> int | None:
     return only
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What `refine` gives: the metric of all cells and runs, and which cells were run.
+
+    Attributes:
+        noted: how the others were estimated, and how well that agrees with cells run to tell it.
+    """
+
+    patched: Grid
+    unpatched: dict[Run, Scores]
+    exact: Mask
+    noted: dict[str, float | int | str]
+
+    def labelled(self, model: Model, request: Request) -> xr.Dataset:
+        found = label(model, request, self.patched, self.unpatched, self.exact)
+        return found.assign_attrs(self.noted)
+
+
 def _refined(
     model: Model,
     request: Request,
@@ -143,14 +164,17 @@ def _refined(
     batch_size: int | None,
     progress: Progress | None,
     run: RunCells | None = None,
-) -> Iterator[tuple[Grid, dict[Run, Scores], Mask]]:
+) -> Iterator[_Step]:
     """The numbers of `refine`; where something else is to `run` cells, it is given all at once."""
     cells = request.cells
-    patched, unpatched = estimated(model, request)
+    how = How.of(model, request)
+    patched, unpatched = estimated(model, request, how=how)
     base = unpatched[RUNS[request.direction][0]]
+    trust = measured(model, request, patched, base, CHECKED)
+    noted = {"estimated_by": how.name, **({} if trust is None else trust.attrs)}
     order = _ranked(cells, patched - base.reshape(-1, *(1,) * (patched.ndim - 1)))[:only]
     exact = np.zeros(patched.shape[1:], dtype=np.bool_)
-    yield patched, unpatched, exact.copy()
+    yield _Step(patched, unpatched, exact.copy(), noted)
     if not len(order):
         return
     parts = [order] if run else np.array_split(order, min(_STEPS, len(order)))
@@ -167,7 +191,7 @@ def _refined(
         patched = np.where(cells.where(chosen), found, patched)
         exact.flat[part] = True
         done += len(part)
-        yield patched, unpatched, exact.copy()
+        yield _Step(patched, unpatched, exact.copy(), noted)
 
 
 def _ranked(cells: Cells, change: Grid) -> Indices:

@@ -19,6 +19,7 @@ from interp.patching.estimates import methods, rules
 from interp.patching.estimates.both import Both, Moved, Needs, unpatched_scores
 from interp.patching.estimates.columns import by_columns
 from interp.patching.estimates.gradients import as_it_is
+from interp.patching.estimates.trust import CHECKED, measured
 from interp.patching.request import Options, Request
 from interp.patching.results import label
 from interp.patching.runner import Scores
@@ -40,10 +41,11 @@ def estimate(
     method: Method | None = None,
     steps: int | None = None,
     columns: int | None = None,
+    check: int = CHECKED,
     progress: Progress | None = None,
     **options: Unpack[Options],
 ) -> xr.Dataset:
-    """What `sweep` would find, without running its cells.
+    """What `sweep` would find, without running its cells, but for a few that it is held against.
 
     `patched` is the metric of the unpatched run plus the estimated change.
 
@@ -59,11 +61,16 @@ def estimate(
         steps: gradients on the way, for "integrated"; 5 if left out.
         columns: positions that are run besides those the metric is read from, for "columns"; 2 if
             left out. With as many as a prompt has tokens, the estimate is a sweep.
+        check: how many cells are run, to tell how well the estimate agrees with them.
         progress: called with (pairs done, pairs in all).
         **options: what is replaced, and with what: see `Options`.
 
     Returns:
-        What `sweep` does.
+        What `sweep` does. In attrs: agreement_cells, how many cells were run beside it;
+        agreement_correlation with its ends _low and _high (95%, roughly), of the
+        changes of all cells as these tell it; agreement_wrong_signs, likewise, the share of wrong
+        signs among agreement_large cells that were drawn from the tenth with the largest estimates.
+        Where too few were run, nothing is claimed, and the attribute is not there.
 
     Raises:
         SiteError, PromptError, MetricError: as for `sweep`; also for a method that does not know
@@ -73,7 +80,10 @@ def estimate(
     request = Request.of(model, pairs, site, metric, options)
     how = How.of(model, request, method, steps=steps, columns=columns)
     patched, unpatched = estimated(model, request, progress, how)
-    return label(model, request, patched, unpatched, instrument=how.instrument)
+    found = measured(model, request, patched, unpatched[RUNS[request.direction][0]], check)
+    result = label(model, request, patched, unpatched, instrument=how.instrument)
+    noted = {} if found is None else found.attrs
+    return result.assign_attrs(estimated_by=how.name, **noted)
 
 
 class How:
@@ -121,10 +131,15 @@ class How:
         return cls(next(name for name in get_args(Method) if name == chosen), size)
 
     @property
+    def name(self) -> str:
+        """The method, with what it is set to."""
+        more = f" {self.size}" if self.method in ("columns", "integrated") else ""
+        return f"{self.method}{more}"
+
+    @property
     def instrument(self) -> str:
         """As a result calls it."""
-        more = f" {self.size}" if self.method in ("columns", "integrated") else ""
-        return f"attribution patching, {self.method}{more}"
+        return f"attribution patching, {self.name}"
 
     def needs(self, model: Model, request: Request) -> Needs:
         """What it wants of the two runs."""

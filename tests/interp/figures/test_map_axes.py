@@ -186,3 +186,29 @@ def test_hostile_labels_are_text() -> None:
     )
     for example, value in itertools.product((None, 0), ("raw", "change")):
         assert_safe(patching_map(result, example=example, value=value))  # type: ignore[arg-type]
+
+
+def test_an_estimate_is_drawn_with_its_agreement(make_sweep: MakeSweep) -> None:
+    result = make_sweep(np.array([[[0.1, 0.9]]]), times=5)
+    result.attrs["instrument"] = "attribution patching, gradient"
+
+    def notes(**attrs: float) -> str:
+        fig = patching_map(result.assign_attrs(attrs), width=2000)
+        return " ".join(note.text for note in fig.layout.annotations)
+
+    assert "How well they agree with runs was not measured." in notes()
+    said = notes(
+        agreement_cells=32,
+        agreement_large=16,
+        agreement_correlation=0.971,
+        agreement_correlation_low=0.93,
+        agreement_correlation_high=0.99,
+        agreement_wrong_signs=0.0625,
+        agreement_wrong_signs_low=0.01,
+        agreement_wrong_signs_high=0.28,
+    )
+    assert "By 32 cells that were run: correlation 0.97 (95% interval 0.93 to 0.99)" in said
+    assert "largest estimates 6% (95% interval 1% to 28%)." in said
+    assert "not measured" in notes(agreement_cells=4, agreement_large=2)
+    swept = make_sweep(np.array([[[0.1, 0.9]]]), times=5).assign_attrs(agreement_cells=32)
+    assert "agree" not in " ".join(n.text for n in patching_map(swept).layout.annotations)

@@ -12,7 +12,7 @@ import pytest
 import torch
 import xarray as xr
 
-from interp import sweep
+from interp import estimate, sweep
 from interp.errors import MetricError, PromptError, SiteError
 from interp.execute import Executor, Workers
 from interp.metrics import Metric, Term, target_logit
@@ -135,9 +135,12 @@ def test_only_what_was_chosen_is_run(gpt2: Tiny) -> None:
     here = sum(counts)
     counts.clear()
     sweep(gpt2.model, prompt_pairs(gpt2), "resid_pre", counting, only=4, executor=Executor())
+    there = sum(counts)
+    counts.clear()
+    estimate(gpt2.model, prompt_pairs(gpt2), "resid_pre", counting)
     chosen = np.isfinite(found["patched"].values) & found["exact"].values
-    # Beside them the two runs of each pair, once for the estimate and once for the cells.
-    assert here == sum(counts) == int(chosen.sum()) + 4 * len(CASES)
+    # Beside the estimate, and the cells that it is held against, the two runs of each pair.
+    assert here == there == sum(counts) + int(chosen.sum()) + 2 * len(CASES)
 
 
 def test_how_a_sweep_is_cut_depends_on_its_size(
