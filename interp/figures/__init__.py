@@ -14,6 +14,7 @@ from interp.figures.patchscope import patchscope_map
 from interp.figures.paths import path_map
 from interp.figures.ranks import rank_lines
 from interp.figures.spread import spread_lines
+from interp.figures.subspaces import subspace_lines, subspace_map
 from interp.figures.swaps import across_map, swap_lines
 from interp.figures.trajectories import trajectory_lines
 from interp.figures.vectors import back_patching_map, transplant_map
@@ -37,6 +38,8 @@ __all__ = [
     "rank_lines",
     "spectrum_lines",
     "spread_lines",
+    "subspace_lines",
+    "subspace_map",
     "swap_lines",
     "trajectory_lines",
     "transplant_map",
