@@ -139,13 +139,13 @@ def subspace_lines(
     line = {"color": _TRAINING, "width": 1.5}
     fig.add_trace(_line(ranks, one["accuracy"].values, "training pairs", line, None))
     low, high = one["held_out_low"].values, one["held_out_high"].values
-    fig.add_trace(band(ranks, low, high, _OWN, "held out, 95%"))
+    fig.add_trace(band(np.arange(len(ranks)), low, high, _OWN, "held out, 95%"))
     spread = [_interval(*ends, one) for ends in zip(low, high, strict=True)]
     line = {"color": _OWN, "width": 2.5}
     fig.add_trace(_line(ranks, one["held_out"].values, "held out", line, spread))
     if np.isfinite(one["boundary"]):
         fig.add_vline(
-            x=float(one["boundary"]),
+            x=int(np.searchsorted(ranks, float(one["boundary"]))),
             line={"color": theme.INK, "width": 1, "dash": "dot"},
             annotation_text="boundary",
             annotation_font={"size": theme.SMALL, "color": theme.MUTED},
@@ -158,9 +158,10 @@ def subspace_lines(
     )
     fig.update_xaxes(
         title_text="rank of the subspace",
-        type="log",
-        tickvals=ranks,
+        # Evenly: what a rank adds is compared with the one before it.
+        tickvals=list(range(len(ranks))),
         ticktext=[f"{rank:.0f}" for rank in ranks],
+        range=[-0.25, len(ranks) - 0.75],
         showgrid=False,
     )
     return fig
@@ -175,7 +176,7 @@ def _line(
 ) -> go.Scatter:
     more = [f"<br>{text}" for text in spread] if spread else [""] * len(ranks)
     return go.Scatter(
-        x=ranks,
+        x=list(range(len(ranks))),
         y=values,
         mode="lines+markers",
         line=line,

@@ -84,7 +84,7 @@ def test_lines_show_held_out_training_and_each_control(result: xr.Dataset) -> No
     for control in CONTROLS:
         expected = cell["control_held_out"].sel(control=control)
         np.testing.assert_allclose(traces(fig, control)[0].y, expected)
-    assert fig.layout.shapes[0].x0 == 4
+    assert list(fig.layout.xaxis.ticktext)[fig.layout.shapes[0].x0] == "4"
     assert not subspace_lines(result, 2, 5).layout.shapes
     for wrong in ((1, 3), (0, 4), (0, "subject")):
         with pytest.raises(PromptError, match="holds no layer"):
