@@ -48,6 +48,39 @@ def test_nothing_is_found_where_nothing_is(search_of: Search) -> None:
     assert np.isnan(search_of("nothing")["boundary"].values).all()
 
 
+@pytest.mark.slow
+def test_a_random_model_has_no_boundary(gpt2: Tiny) -> None:
+    """Answers that have nothing to do with the prompts: a search has only chance to find."""
+    rng = np.random.default_rng(0)
+    n, first = 30, 3
+    clean = torch.from_numpy(rng.integers(first, 30, (n, 5)))
+    corrupt = clean.clone()
+    corrupt[:, 1:3] = torch.from_numpy(rng.integers(first, 30, (n, 2)))
+    answers = torch.from_numpy(rng.integers(first, 30, n))
+    pairs = PromptPairs(gpt2.model, clean, corrupt, answers)
+    for seed in range(3):
+        found = fit_das(
+            gpt2.model, pairs, positions=[2, 4], ranks=[1, 4, 16], groups=range(n), seed=seed
+        )
+        assert np.isnan(found["boundary"].values).all()
+
+
+def test_half_precision_is_searched(model_of: Callable[[Kind], Planted]) -> None:
+    made = planted("variable", torch.bfloat16)
+    found = fit_das(
+        made.model,
+        made.pairs(),
+        site="resid_pre",
+        layers=[1],
+        positions=[LAST],
+        ranks=[3],
+        epochs=2,
+    )
+    assert found["basis"].dtype == np.float32
+    assert np.isfinite(found["loss"]).all()
+    assert not any(p.requires_grad for p in made.model.bridge.original_model.parameters())
+
+
 def test_a_dormant_pathway_is_told(search_of: Search, model_of: Callable[[Kind], Planted]) -> None:
     found, made = search_of("illusion"), model_of("illusion")
     # It half reads where entities differ, and half writes where they are all the same.
