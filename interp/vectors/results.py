@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from interp.model.model import Model
 from interp.patching.runner import NextTokens, Scores
-from interp.vectors.target import Reading, Target
+from interp.vectors.target import Measured, Target
 
 
 def variables(
-    model: Model, found: Reading, dims: tuple[str, ...], shape: tuple[int, ...], where: Any = None
+    model: Model, found: Measured, dims: tuple[str, ...], shape: tuple[int, ...], where: Any = None
 ) -> dict[str, Any]:
     """The variables of a result, of rows that were laid out along some axes.
 

@@ -85,7 +85,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Measured:
     """What was read after runs.
 
     Attributes:
@@ -106,7 +106,7 @@ def read_after(
     vectors: Vectors,
     batch_size: int | None = None,
     progress: Progress | None = None,
-) -> Reading:
+) -> Measured:
     """Run all rows of a table, and read.
 
     Raises:
@@ -117,5 +117,5 @@ def read_after(
     scores, unpatched = runner.score(changes, progress)
     tokens, unpatched_tokens = runner.next_tokens
     if target.metric is None:
-        return Reading(None, None, tokens, unpatched_tokens)
-    return Reading(scores, unpatched["clean"], tokens, unpatched_tokens)
+        return Measured(None, None, tokens, unpatched_tokens)
+    return Measured(scores, unpatched["clean"], tokens, unpatched_tokens)
