@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ class Contrast:
     scorer: Scorer
     base_value: Float[Tensor, " example"]
     other_value: Float[Tensor, " example"]
+    _units: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -74,8 +75,13 @@ class Contrast:
 
     def units_change(self, layer: int) -> Float[Tensor, "example position head unit"]:
         """Of what heads put out, in the units in which they write it, each run in its scale."""
-        units = (self.parts.units(layer, run.z(layer)) for run in (self.base, self.other))
-        return self._change(*units)
+        if layer not in self._units:
+            units = (self.parts.units(layer, run.z(layer)) for run in (self.base, self.other))
+            found = self._change(*units)
+            if not self.parts.heads_behind_norm(layer):
+                return found  # a difference, and quickly made again
+            self._units[layer] = found
+        return self._units[layer]
 
     def mlp_change(self, layer: int) -> Float[Tensor, "example position d_model"]:
         return self._change(self.base.mlp(layer), self.other.mlp(layer))
@@ -148,7 +154,8 @@ def contrasts(
             return Contrast(parts, runs[0], runs[1], here, examples, scorer, values[0], values[1])  # noqa: B023
 
         length = max(reading.ids.shape[1] for reading in readings.values())
-        kept = 2 * (3 * model.n_layers + 1) * length * model.d_model * model.dtype.itemsize
+        streams = 2 * (3 * model.n_layers + 1) + model.n_layers * parts.heads_behind_norm(0)
+        kept = streams * length * model.d_model * model.dtype.itemsize
         size = rows_that_fit(model, memory + kept + model.memory_per_row(length))
         for _, _, contrast in batches(len(pairs), size, work):
             yield contrast

@@ -157,8 +157,8 @@ class Wiring:
     def _run_heads(self, layer: int, slots: Tensor) -> None:
         parts, graph = self.contrast.parts, self.graph
         reference = self._reference(self.reference.z[layer])
-        if parts.heads_behind_norm(layer):
-            # What one of them puts out moves the scale, and with it what the others add.
+        if parts.heads_behind_norm(layer) or parts.heads_meet:
+            # What one of them reads or puts out moves a scale, and with it what the others add.
             slots = self._slots(graph.heads_of(layer), all_wired=True)
         written = self.writers[slots] - graph.heads_of(layer).start
         head = torch.arange(graph.n_heads, device=slots.device) if parts.heads_meet else written
@@ -173,12 +173,12 @@ class Wiring:
             whole[:, :, mine] = made.transpose(1, 2)
             given[projection] = whole
         z = parts.attend(layer, self.contrast.base, self.rows, given["q"], given["k"], given["v"])
-        # The scale is that of what the row's readers are wired to, and the reference otherwise.
-        seen = self.active[:, slots].any(2) & ~self.fixed[:, slots]
-        run = reference.expand_as(z).clone()
-        run[:, :, written] = torch.where(
-            seen[:, None, :, None], z[:, :, written], run[:, :, written]
-        )
+        run = z
+        if parts.heads_behind_norm(layer):
+            # The scale is that of heads that somebody in the row hears, and of the reference.
+            heard = (self.active[:, slots].any(2) & ~self.fixed[:, slots])[:, None, :, None]
+            run = reference.expand_as(z).clone()
+            run[:, :, written] = torch.where(heard, z[:, :, written], run[:, :, written])
         units = parts.units(layer, z, run) - parts.units(layer, reference)
         matrix = parts.output_weights(layer)[written]
         self._write(slots, each_head(units[:, :, written].transpose(1, 2), matrix))
