@@ -81,10 +81,7 @@ class Reader:
                 self._parts = self._divided(rows)
             assert self._parts is not None
             self._parts = [part for part in self._parts if part.restrict(rows)]
-            found = [self._advance(part) for part in self._parts]
-        logits = torch.cat([logits for logits, _ in found])
-        names = [str(site) for site in self._sites]
-        return logits, {name: torch.cat([kept[name] for _, kept in found]) for name in names}
+            return _joined([self._advance(part) for part in self._parts])
 
     def _is_new(self) -> bool:
         """Whether the model is not the one that has read the texts so far."""
@@ -166,10 +163,7 @@ class Reader:
         width = sum(site_names.width_at(self._model, site.name, length) for site in self._points)
         streams = -(-width // self._model.d_model)
         each = recording_memory(self._model, length, streams) + past_memory(self._model, length)
-        found = [f for *_, f in batches(len(rows), rows_that_fit(self._model, each), work)]
-        names = [str(site) for site in self._sites]
-        logits = torch.cat([logits for logits, _ in found])
-        return logits, {name: torch.cat([kept[name] for _, kept in found]) for name in names}
+        return _joined([f for *_, f in batches(len(rows), rows_that_fit(self._model, each), work)])
 
     def _at(self, kept: dict[Site, Tensor], ends: Int[Tensor, " row"]) -> dict[str, Tensor]:
         found = {}
@@ -212,6 +206,15 @@ class _Part:
             if self.past is not None and len(self.past) and len(left):
                 self.past.keep(left)
         return len(left) > 0
+
+
+def _joined(found: Sequence[Found]) -> Found:
+    """Rows one after the other."""
+    if len(found) == 1:
+        return found[0]  # logits are large, and a copy of them costs as much as a softmax
+    names = found[0][1]
+    logits = torch.cat([logits for logits, _ in found])
+    return logits, {name: torch.cat([kept[name] for _, kept in found]) for name in names}
 
 
 def _reads_on(
