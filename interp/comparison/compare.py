@@ -151,6 +151,8 @@ def compare_models(
     if ask is not None and (means := found["means"]) is not None:
         found["scopes"] = patchscope_difference(base, means, ask)
         count(1)
+    for pair in pairs.values():
+        pair.check(lambda model: model.fingerprint)
     return Comparison(**found)  # type: ignore[arg-type]
 
 

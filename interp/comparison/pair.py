@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from interp.errors import ModelError
-from interp.model.identity.fingerprint import canonical_weights
+from interp.model.identity.fingerprint import canonical_weights, configuration
 from interp.model.model import Model
 from interp.prompts.tokens import Prompts, TokenBatch, check_length, tokenise
 
-__all__ = ["ModelPair", "check_apart"]
+__all__ = ["ModelPair", "check_apart", "check_unchanged"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class ModelPair:
         tuned: the other one.
         weights: by Hugging Face's name the weights of both. Of names for one tensor (a tied
             unembedding) each is there.
-        identity: names and fingerprints of both when they were looked at.
+        identity: names and fingerprints of both when they were looked at, and which settings of
+            their configurations differ.
     """
 
     base: Model
@@ -47,10 +49,14 @@ class ModelPair:
             weights = _paired(base, tuned)
             _check_tokens(base, tuned)
             _check_numbers(base, tuned, weights)
-            for model in (base, tuned):
-                check_unchanged(model)
-            theirs = {"tuned": tuned.name, "tuned_fingerprint": tuned.fingerprint}
-            return cls(base, tuned, weights, {**base.identity, **theirs})
+            names = [check_unchanged(model) for model in (base, tuned)]
+            about = {
+                **base.identity,
+                "tuned": tuned.name,
+                "tuned_fingerprint": names[1],
+                "other_settings": ", ".join(_other_settings(base, tuned)),
+            }
+            return cls(base, tuned, weights, about)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -74,10 +80,14 @@ class ModelPair:
         Raises:
             ModelError: one of them was changed since they were looked at.
         """
-        for model, name in ((self.base, "fingerprint"), (self.tuned, "tuned_fingerprint")):
-            if model.fingerprint != self.identity[name]:
-                raise ModelError(f"{model.name} was changed while it was compared; compare again.")
+        self.check(lambda model: model.once("compared", lambda: model.fingerprint))
         return {"instrument": instrument, **self.identity}
+
+    def check(self, name: Callable[[Model], str]) -> None:
+        """Raise a ModelError where a model is not called what it was when it was looked at."""
+        for model, noted in ((self.base, "fingerprint"), (self.tuned, "tuned_fingerprint")):
+            if name(model) != self.identity[noted]:
+                raise ModelError(f"{model.name} was changed while it was compared; compare again.")
 
 
 def check_apart(one: Model, other: Model) -> None:
@@ -169,13 +179,26 @@ def _check_numbers(base: Model, tuned: Model, weights: Mapping[str, tuple[Tensor
                 )
 
 
-def check_unchanged(model: Model) -> None:
-    changes = model.changes
-    if changes:
+def check_unchanged(model: Model) -> str:
+    """The model's fingerprint; a ModelError where it is more than its weights."""
+    seen = model.look()
+    if seen.changes:
         raise ModelError(
-            f"{model.name} is more than its weights say ({changes[0].what}), and that would not be "
-            "compared; undo it, or load the model again."
+            f"{model.name} is more than its weights say ({seen.changes[0].what}), and that would "
+            "not be compared; undo it, or load the model again."
         )
+    return seen.fingerprint
+
+
+def _other_settings(base: Model, tuned: Model) -> list[str]:
+    """What of the configurations differs: no weight tells of another base of rotations."""
+    ours, theirs = (json.loads(configuration(m.bridge.original_model)) for m in (base, tuned))
+    missing = object()
+    return sorted(
+        name
+        for name in ours.keys() | theirs.keys()
+        if ours.get(name, missing) != theirs.get(name, missing)
+    )
 
 
 def _dtype(tensor: Tensor) -> str:

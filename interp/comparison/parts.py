@@ -67,12 +67,12 @@ def owners(model: Model, parts: Sequence[Part]) -> dict[str, tuple[Part, ...]]:
     inside: set[int] = set()
     for part in parts:
         for module in part.modules(model):
-            for parameter in module.parameters():
+            for parameter in (*module.parameters(), *module.buffers()):
                 mine = found.setdefault(parameter.data_ptr(), [])
                 if part not in mine:
                     mine.append(part)
     for block in model.bridge.blocks:
-        inside |= {parameter.data_ptr() for parameter in block.parameters()}
+        inside |= {one.data_ptr() for one in (*block.parameters(), *block.buffers())}
     embedded = {
         parameter.data_ptr()
         for name in ("embed", "pos_embed", "embed_ln")
@@ -120,9 +120,7 @@ def _in_block(model: Model, layer: int) -> list[Part]:
     attention, mlp = there(_OF_ATTENTION), there(_OF_MLP)
     if model.parallel_blocks and "ln2" not in mlp and "ln1" in attention:
         rest = tuple(name for name in attention if name != "ln1")
-        return [
-            Part("norm", layer, ("ln1",)),
-            Part("attention", layer, rest),
-            Part("mlp", layer, mlp),
-        ]
-    return [Part("attention", layer, attention), Part("mlp", layer, mlp)]
+        made = [Part("norm", layer, ("ln1",)), Part("attention", layer, rest)]
+    else:
+        made = [Part("attention", layer, attention)]
+    return [part for part in (*made, Part("mlp", layer, mlp)) if part.components]

@@ -69,13 +69,11 @@ class Two:
 
     def hybrid(self, into: str, parts: Collection[str]) -> Any:
         """A copy of one model with these parts of the other."""
-        made, other = (copy.deepcopy(self.hf[w]) for w in (into, _other(into)))
+        made, other = copy.deepcopy(self.hf[into]), self.hf[_other(into)]
         if self.tied:
             head = made.get_output_embeddings()
             head.weight = torch.nn.Parameter(head.weight.detach().clone())
-            theirs = other.get_output_embeddings()
-            theirs.weight = torch.nn.Parameter(theirs.weight.detach().clone())
-        source = dict(other.named_parameters())
+        source = dict(other.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name, parameter in made.named_parameters():
                 if self.part(name) in parts:

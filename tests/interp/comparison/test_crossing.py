@@ -20,8 +20,7 @@ PROMPTS = ("we saw Ann near Rome and then", "so Bo is the friend of")
 GIVEN = {"answers": [" Cy", " Dee"], "foils": [" Eve", " Fay"]}
 
 
-@pytest.mark.parametrize("name", ["GPT-2", "Llama"])
-@pytest.mark.parametrize("site", ["resid_post", "z"])
+@pytest.mark.parametrize(("name", "site"), [("GPT-2", "z"), ("Llama", "resid_post")])
 def test_a_cell_is_a_hook_in_the_other_model(
     name: str, site: str, two: Callable[[str], Two]
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.comparison import swap_modules
+from interp.comparison import swap_modules, weight_difference
 from interp.errors import ModelError, PromptError
 from interp.metrics import METRICS
 from tests.interp.comparison.by_hand import RULES, Two, loaded, logit_difference
@@ -40,7 +40,10 @@ def test_a_swap_is_the_model_with_copied_weights(name: str, two: Callable[[str],
     for into in ("base", "tuned"):
         for number, part in enumerate(parts):
             chosen = {"single": [part], "below": parts[: number + 1], "above": parts[number:]}
-            for order, some in chosen.items():
+            # Into the tuned model, "above" is "below" into the base of the part before, and so on.
+            orders = ("single", "below", "above") if into == "base" else ("single",)
+            for order in orders:
+                some = chosen[order]
                 hybrid = made.hybrid(into, some)
                 found = result["swapped"].sel(into=into, order=order, part=part).values
                 for prompt, answer, foil, value in zip(PROMPTS, ANSWERS, FOILS, found, strict=True):
@@ -70,6 +73,10 @@ def test_the_ends_of_the_cumulative_swaps_are_the_models(two: Callable[[str], Tw
         above = one["swapped"].sel(order="above", part=first)
         np.testing.assert_allclose(below, one[other], atol=1e-5)
         np.testing.assert_allclose(above, one[other], atol=1e-5)
+        # Of one hybrid there are two names: the other's parts up to one, or from the next one on.
+        lower = one["swapped"].sel(order="below").values[:, :-1]
+        upper = result["swapped"].sel(into=other, order="above").values[:, 1:]
+        np.testing.assert_allclose(lower, upper, atol=1e-6)
 
 
 def test_whole_answers_are_read(two: Callable[[str], Two]) -> None:
@@ -122,7 +129,8 @@ def test_an_error_in_the_middle_leaves_both_models_as_they_were(two: Callable[[s
 
     # Inside of what is lent: it runs in the receiver's place.
     handle = getattr(target, "in").register_forward_pre_hook(fail)
-    with mock.patch("interp.comparison.pair.check_unchanged"), pytest.raises(RuntimeError):
+    looked = mock.patch("interp.comparison.pair.check_unchanged", return_value="")
+    with looked, pytest.raises(RuntimeError, match="in the middle"):
         swapped(made)
     handle.remove()
     assert [(m.fingerprint, m.changes) for m in models] == before
@@ -177,8 +185,13 @@ def test_a_setting_beside_the_weights_is_told(two: Callable[[str], Two]) -> None
         )
     )
     other.load_state_dict(made.hf["tuned"].state_dict())
+    other = loaded(other.eval())
+    weights = weight_difference(made.tuned, other)
+    assert not weights["norm"].any()
+    assert weights.attrs["other_settings"] == "rope_parameters"
+    assert weight_difference(made.base, made.tuned).attrs["other_settings"] == ""
     with pytest.raises(ModelError, match="setting beside the weights"):
-        swap_modules(made.base, loaded(other.eval()), [PROMPTS[0]], answers=[" Cy"], foils=[" Eve"])
+        swap_modules(made.base, other, [PROMPTS[0]], answers=[" Cy"], foils=[" Eve"])
 
 
 @pytest.mark.parametrize("given", [{}, {"foils": [" Eve"]}])
