@@ -174,7 +174,9 @@ def work_for(
     depth = model.n_layers - layers[0]
     # What backward needs is kept of every block, beside the streams and the gradients of one.
     row = recording_memory(model, length, depth + 4) + depth * model.memory_per_row(length)
-    size = rows_that_fit(model, row)
+    # On a CPU the budget is what stays near its caches, and backward goes through one block after
+    # the other: twice the budget was the fastest (by a tenth, on the bundled model).
+    size = rows_that_fit(model, row // 2 if model.device.type == "cpu" else row)
     threads = torch.get_num_threads() if model.device.type == "cpu" else 1
     memory = available_memory()
     if memory is not None:
