@@ -36,7 +36,9 @@ def interchange(
         model: the model that the subspace belongs to.
         pairs: clean and corrupted prompts, on an axis that has the subspace's position.
         subspace: found by `fit_das`, or any other.
-        direction, counterfactual, among: as for `fit_das`.
+        direction: as for `fit_das`.
+        counterfactual: likewise.
+        among: likewise.
 
     Returns:
         hit(example): whether the counterfactual answer came out, and logprob(example), of its first

@@ -58,19 +58,24 @@ def transplant(
 
     Args:
         model: the model that reads the target prompts.
-        source, target: a prompt each for every example; one text stands for all examples.
-        source_at, target_at: the place that is read, and the one that is written: a token by its
-            number (negative from the end), "last", a label ("subject -1") or a span ("subject");
-            [[3], [5]], the tokens of each example; or a mask [example, position] (`span_mask`). A
-            list of numbers and names is several places, each on its own; None is every token. One
-            token is written to every token of a place, several to as many, in order.
-        source_spans, target_spans: where names stand: {"subject": ["Tom Cruise", …]}.
+        source: prompts that are read, one for every example; one text stands for all examples.
+        target: prompts that are written to, likewise.
+        source_at: the place that is read: a token by its number (negative from the end), "last", a
+            label ("subject -1") or a span ("subject"); [[3], [5]], the tokens of each example; or a
+            mask [example, position] (`span_mask`). A list of numbers and names is several places,
+            each on its own; None is every token.
+        target_at: the place that is written, likewise. One token is written to every token of a
+            place, several to as many, in order.
+        source_spans: where names stand in the source prompts: {"subject": ["Tom Cruise", …]}.
+        target_spans: the same of the target prompts.
         site: "resid_post" and so on; the same in both prompts. Not "pattern".
         head: at sites with heads, the only one that is carried; all together if left out.
-        source_layers, target_layers: from which, and to which; all if left out.
+        source_layers: from which; all if left out.
+        target_layers: to which; all if left out.
         metric: what to read in the target prompts, where there are answers.
-        answers, foils: what may follow the target prompts, as for `PromptPairs`; without answers
-            only next tokens are read.
+        answers: what should follow the target prompts, as for `PromptPairs`; without them only
+            next tokens are read.
+        foils: what answers are compared with.
         next_tokens: how many of the likeliest next tokens to keep.
         source_model: another model that reads the source prompts, as wide as this one.
         batch_size: rows in one pass; from a memory estimate if left out. The result does not

@@ -38,7 +38,8 @@ def put_vectors(
         prompts: texts, or token ids [example, position].
         vectors: what goes where.
         metric: what to read, where there are answers.
-        answers, foils: as for `PromptPairs`; without answers only next tokens are read.
+        answers: as for `PromptPairs`; without them only next tokens are read.
+        foils: likewise.
         next_tokens: how many of the likeliest next tokens to keep.
         batch_size: rows in one pass; from a memory estimate if left out. The result does not
             depend on it beyond rounding.

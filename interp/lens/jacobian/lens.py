@@ -273,7 +273,8 @@ class JacobianLens:
         """Interventions that exchange the streams' coordinates along two tokens' lens vectors.
 
         Args:
-            source, target: one token each.
+            source: one token.
+            target: another.
             layers: after which blocks.
             clamp_to: the prompts that the interventions are for. Each of their tokens then gets the
                 coordinates that it has without interventions, the other way round, at every layer;
