@@ -27,6 +27,8 @@ def by_columns(both: Both, columns: int) -> Moved:
     """The estimate with so many positions of each cell run besides those that are read."""
     cells, model = both.cells, both.runs.model
     out = np.zeros((int(both.mine.sum()), len(cells.layers)), dtype=np.float32)
+    if not len(out):
+        return out  # no cell of these pairs has anything to replace
     gradients = _Gradients.of(both)
     chosen = np.repeat(both.mine[:, None], len(cells.layers), axis=1)
     table, cell, layer = cells.table(chosen)
