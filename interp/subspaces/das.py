@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 from jaxtyping import Int
@@ -77,8 +78,8 @@ def fit_das(
         model: the model.
         pairs: clean and corrupted prompts with answers.
         layers: all if left out.
-        positions: slots of the axis that the pairs share, by number, label or span; all if left
-            out.
+        positions: slots of the axis that the pairs share, by number, label or span; if left out
+            all that stand in two training and two held-out groups at least.
         ranks: dimensions of the subspaces.
         site: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out" or "mlp_act".
         direction: "denoising" (the default) changes the corrupted run towards the clean one, whose
@@ -126,19 +127,19 @@ def fit_das(
     chosen = check_direction(direction, "other")
     check_site(site)
     depth = check_layers(model, site, None if layers is None else _whole(layers, "layers"))
-    slots = pairs.alignment.slots(positions)
+    pairs.alignment.slots(positions)  # refuses what is not there before anything else
     sizes = _check_ranks(model, site, ranks)
     if not 0 < held_out < 1:
         raise PromptError(f"The share of groups held out lies between 0 and 1, not at {held_out}.")
     targets = wanted_tokens(model, pairs, chosen, counterfactual)
     codes = groups_of(pairs, groups)
     held = split(pairs, codes, held_out, seed)
+    slots = _slots(pairs, positions, codes, held)
     dealt = arbitrary(codes, held, targets.numpy(), seed)
     answers = [targets, targets[torch.from_numpy(dealt)]]
     choices = choices_of(pairs, targets) if among == "answers" else None
     with torch.inference_mode(False), fitting_threads(model), model.lock:
         runs = Runs(model, pairs, chosen, site, depth, slots, choices)
-        _check_present(pairs, runs, codes, held)
         n_places = len(runs.layer)
         first, other = (
             {
@@ -244,14 +245,25 @@ def _whole(values: Sequence[int], what: str) -> list[int]:
         raise PromptError(f"The {what} are whole numbers; give a list of them.") from None
 
 
-def _check_present(pairs: PromptPairs, runs: Runs, codes: Any, held: Any) -> None:
-    for place, there in enumerate(runs.present):
+def _slots(
+    pairs: PromptPairs,
+    positions: Sequence[int | str] | None,
+    codes: npt.NDArray[np.int64],
+    held: npt.NDArray[np.bool_],
+) -> tuple[int, ...]:
+    """The slots to search; of all those that enough groups have."""
+    chosen = pairs.alignment.slots(positions)
+    rare = []
+    for slot in chosen:
+        there = pairs.alignment.clean[:, slot] >= 0
         if min(len(np.unique(codes[there & side])) for side in (held, ~held)) < 2:
-            raise PromptError(
-                f"The position '{pairs.positions[runs.slot[place]]}' stands in pairs of fewer than "
-                "two training or two held-out groups; leave it out, or give more pairs that "
-                "have it."
-            )
+            rare.append(slot)
+    if rare and (positions is not None or len(rare) == len(chosen)):
+        raise PromptError(
+            f"The position '{pairs.positions[rare[0]]}' stands in pairs of fewer than two training "
+            "or two held-out groups; leave it out, or give more pairs that have it."
+        )
+    return tuple(slot for slot in chosen if slot not in rare)
 
 
 def _searched(found: Found, shape: tuple[int, int], ranks: Sequence[int]) -> dict[str, Any]:

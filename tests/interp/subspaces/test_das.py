@@ -16,7 +16,7 @@ from interp.subspaces.runs import Runs
 from tests.interp import reference
 from tests.interp.pairs import clear_cases, prompt_pairs
 from tests.interp.subspaces.planted import ENTITY, LAST, Kind, Planted, cosines, planted
-from tests.interp.tiny import Tiny
+from tests.interp.tiny import NAMES, PLACES, Tiny
 
 Search = Callable[[Kind], xr.Dataset]
 
@@ -63,6 +63,37 @@ def test_a_random_model_has_no_boundary(gpt2: Tiny) -> None:
             gpt2.model, pairs, positions=[2, 4], ranks=[1, 4, 16], groups=range(n), seed=seed
         )
         assert np.isnan(found["boundary"].values).all()
+
+
+def test_pairs_without_the_position_are_left_out(gpt2: Tiny) -> None:
+    rng = np.random.default_rng(0)
+    who = []
+    for size in (3, *[2, 1] * 11, 2):
+        names = rng.choice(NAMES[:-1], 2 * size, replace=False)
+        who.append((" ".join(names[:size]), " ".join(names[size:])))
+    pairs = PromptPairs(
+        gpt2.model,
+        [f"we saw {clean} near home" for clean, _ in who],
+        [f"we saw {corrupt} near home" for _, corrupt in who],
+        [f" {place}" for place in rng.choice(PLACES, 24)],
+        spans={"who": who},
+    )
+    found = fit_das(gpt2.model, pairs, layers=[1], ranks=[4], groups=range(24))
+    labels = list(found["position_label"].values)
+    # Three names on both sides are too rare, and are asked for in vain.
+    assert labels == ["start -3", "start -2", "start -1", "who -2", "who -1", "end -2", "end -1"]
+    with pytest.raises(PromptError, match="'who -3' stands in pairs of fewer than two"):
+        fit_das(gpt2.model, pairs, positions=["who"], groups=range(24))
+    cell = found.isel(layer=0, rank=0, position=labels.index("who -2"))
+    there = pairs.alignment.clean[:, pairs.positions.index("who -2")] >= 0
+    assert 4 < there.sum() < 24
+    np.testing.assert_array_equal(np.isfinite(cell["hit"]), there)
+    np.testing.assert_array_equal(np.isfinite(cell["control_hit"].sel(control="unchanged")), there)
+    again = interchange(gpt2.model, pairs, Subspace.of(found, 1, "who -2", 4))
+    np.testing.assert_array_equal(again["hit"], cell["hit"])
+    held = (found["split"].values == "held out") & there
+    assert float(cell["held_out"]) == pytest.approx(float(cell["hit"][held].mean()))
+    assert cell["independent"] == held.sum()
 
 
 def test_half_precision_is_searched(model_of: Callable[[Kind], Planted]) -> None:
