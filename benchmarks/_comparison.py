@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -112,11 +113,11 @@ def _by_copying(hf: list[Any], ids: torch.Tensor) -> np.ndarray[Any, Any]:
     return out
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    settings = parser.parse_args()
+    settings = parser.parse_args(arguments)
     print(describe_machine(settings.device))
     for row in rows(settings.device, small=settings.small):
         print(

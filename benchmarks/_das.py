@@ -11,7 +11,9 @@ be run twice for them, which the second ratio counts.
 
 from __future__ import annotations
 
+import argparse
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,7 +153,8 @@ def _ours(found: xr.Dataset, layer: int, position: str, rank: int) -> tuple[floa
     return float(cell["accuracy"]), float(cell["held_out"])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args(arguments)
     print(describe_machine("cpu"))
     result = compare()
     print("\n| cell | TransformerLens: training, held out | Obverse: training, held out |")

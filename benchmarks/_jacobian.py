@@ -103,12 +103,12 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, found
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--facts", type=int, default=512, help="short texts")
     parser.add_argument("--rows", type=int, default=64, help="texts of the whole context")
     parser.add_argument("--large", type=int, default=2, help="texts for GPT-2 small; 0 for none")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     print(describe_machine("cpu"))
     print("| model | texts × tokens | TransformerLens, s a text | Obverse | ratio | differ by |")

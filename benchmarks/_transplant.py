@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -144,7 +145,7 @@ def rows(
     ]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=768)
@@ -153,7 +154,7 @@ def main() -> None:
     parser.add_argument("--peer-cells", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     print(describe_machine(given.device))
     print(f"\n| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     for row in rows(

@@ -89,6 +89,12 @@ def one_sentence(error: BaseException) -> None:
     assert text.endswith((".", "?", "…"))
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes a text for a folder makes one."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def model() -> Model:
     return load_model("reversal-curse")
