@@ -24,7 +24,7 @@ import torch
 import transformers
 
 from benchmarks import _trained
-from benchmarks._common import describe_machine
+from benchmarks._common import build, describe_machine, random_pair, timed
 from interp import PromptPairs, estimate, load_model, logits, sweep
 from interp.errors import SiteError
 from interp.model.model import Model
@@ -178,6 +178,34 @@ def stories(n: int) -> tuple[Model, dict[str, PromptPairs]]:
     return model, {"indirect object": pairs, "another story": tales(model)}
 
 
+def costs(lengths: Sequence[int], methods: Any) -> str:
+    """Seconds of a sweep, and of each estimate over them, where arithmetic outweighs all else."""
+    lines = ["| tokens | site | sweep | " + " | ".join(methods) + " |"]
+    lines.append("|---" * (3 + len(methods)) + "|")
+    model = build(8, "cpu", torch.float32, 256, 8)
+    for length in lengths:
+        pairs = random_pair(model, length)
+        for site, axes in (("resid_pre", ("position",)), ("z", ("head", "position"))):
+            sweep(model, pairs, site, by=axes, layers=[7])  # warm up
+
+            def exact(pairs: PromptPairs = pairs, site: str = site, by: Any = axes) -> Any:
+                return sweep(model, pairs, site, by=by)
+
+            whole, _ = timed(exact, 2, "cpu")
+            shares = []
+            for how in methods.values():
+
+                def guess(
+                    pairs: PromptPairs = pairs, site: str = site, by: Any = axes, how: Any = how
+                ) -> Any:
+                    return estimate(model, pairs, site, by=by, check=0, **how)
+
+                shares.append(f"{timed(guess, 2, 'cpu')[0] / whole:.2f}×")
+            where = f"`{site}` by {' × '.join(axes)}"
+            lines.append(f"| {length} | {where} | {whole:.2f} s | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
 def table(found: Sequence[Row], methods: Sequence[str]) -> str:
     """By model, task and site: correlation and wrong signs of each method."""
     lines = [
@@ -218,6 +246,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="of training")
     parser.add_argument("--sites", nargs="+", default=[site for site, _ in SITES])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--lengths", type=int, nargs="+", default=[15, 60], help="for the costs")
+    parser.add_argument("--only-costs", action="store_true")
     given = parser.parse_args()
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore")
@@ -231,6 +261,9 @@ def main() -> None:
             found.extend(mine)
 
     print(describe_machine("cpu"), flush=True)
+    print(costs(given.lengths, methods), flush=True)
+    if given.only_costs:
+        return
     measure("organism", *organism())
     measure("stories260K", *stories(given.pairs))
     tasks = [_trained.indirect_objects(), _trained.greater_than()]

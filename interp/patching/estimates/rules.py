@@ -127,11 +127,12 @@ def _remembered(
 
 def _through_lines(model: Model, value: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     """What neurons are, with the derivative of the line from zero through it."""
-    if not inputs or any(one.shape != value.shape for one in inputs):
+    if not inputs or any(one.numel() != value.numel() for one in inputs):
         raise ModelError(
             f"{model.name} does not show what goes into its MLPs' neurons, so RelP has no rule for "
             "them; choose another method."
         )
+    inputs = [one.reshape(value.shape) for one in inputs]  # some run all tokens as one batch
     held = value.detach()
     line = torch.zeros_like(held)
     for one in inputs:

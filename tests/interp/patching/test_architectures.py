@@ -203,6 +203,31 @@ def test_an_estimate_is_the_slope_along_the_patch(built: Built, site: str) -> No
         )
 
 
+def test_estimates_by_other_methods_know_the_architecture(built: Built) -> None:
+    """With all positions run an estimate is the sweep; the others put in no other values."""
+    for site in ("resid_pre", "k", "z", "mlp_act"):
+        if site in built.refused:
+            continue
+        options = {"by": AXES[site], **OPTIONS.get(site, {})}
+        exact = sweep(built.model, built.pairs, site, **options)
+        found = estimate(
+            built.model, built.pairs, site, method="columns", columns=99, check=0, **options
+        )
+        scale = float(np.nanmax(np.abs(exact["patched"])))
+        np.testing.assert_allclose(found["patched"], exact["patched"], atol=1e-4 * scale)
+    for method in ("integrated", "atp*", "relp"):
+        if method == "relp" and "mlp_act" in built.refused:
+            with pytest.raises(SiteError, match="does not show the neurons"):
+                estimate(built.model, built.pairs, "attn_out", method="relp")
+            continue
+        found = estimate(built.model, built.pairs, "attn_out", method=method, check=0)  # type: ignore[arg-type]
+        swept = sweep(built.model, built.pairs, "attn_out", layers=[0], positions=[0])
+        np.testing.assert_allclose(found["corrupt"], swept["corrupt"], rtol=1e-3)
+        change = (found["patched"] - found["corrupt"]).values
+        assert np.isfinite(change[~np.isnan(change)]).all()
+        assert float(np.nanmax(np.abs(change))) > 1e-3
+
+
 @pytest.mark.parametrize("site", AXES)
 def test_activations_are_hugging_faces(built: Built, site: str) -> None:
     """Queries and keys before their norms, streams and what is added to them after all norms."""
