@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.forward.hooks import passing
+
 # Modules of a block that work position by position, and those whose output other positions read.
 _POSITION_WISE = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp", "ln1", "ln2")
 _READ_BY_OTHERS = ("attn.k", "attn.v")
@@ -105,6 +107,24 @@ def packed(
                 wrapped = _alone(_in_one_kernel(module), chosen, made)
             stack.enter_context(runs_as(module, wrapped))
         yield
+
+
+@contextlib.contextmanager
+def heard(block: Any) -> Iterator[list[Float[Tensor, "row position width"]]]:
+    """Inside, the result is filled with what the block's output matrix is given, packed or not.
+
+    It holds all positions; hook points inside of a packed module see the active ones alone.
+    """
+    kept: list[Tensor] = []
+
+    def hook(_module: Any, args: tuple[Any, ...]) -> None:
+        kept.append(args[0].detach())
+
+    handle = find(block, "attn.o").register_forward_pre_hook(passing(hook))
+    try:
+        yield kept
+    finally:
+        handle.remove()
 
 
 @contextlib.contextmanager

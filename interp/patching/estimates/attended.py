@@ -7,6 +7,7 @@ by how much that moves the metric is then told to first order.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.forward.access import Change, changing
-from interp.forward.packing import Active
+from interp.forward.packing import Active, heard
 from interp.forward.passes import TOLERANCE, Recording, packs, record, relative_error, resume
 from interp.kinds import SiteKind
 from interp.model.memory import batches, rows_that_fit
@@ -31,8 +32,8 @@ Z = "z"
 
 
 def seen_by_attention(kind: SiteKind) -> bool:
-    """Whether all that a change of the site does, it does by way of what heads put out."""
-    return kind.part == "attention" and kind.per_head
+    """Whether all that a change of the site does, what heads put out afterwards tells."""
+    return kind.part == "attention" and kind.per_head and not kind.heads_add_up
 
 
 @dataclass(frozen=True)
@@ -77,24 +78,24 @@ class Rows:
         n, base = len(hidden), both.changed
         active, example = self.active[:n], self.example[:n]
         site = Site(Z, block)
-        seen: list[Tensor] = []
-
-        def look(value: Tensor) -> Tensor:
-            seen.append(value)
-            return value
-
         inside = [one for one in self.table.inside(block) if self.edits(one)]
-        span = (
-            self._span(block, active)
-            if packs_attending(model, both.runs.base.reading.ids, base)
-            else None
-        )
+        # Inside of packed modules only active positions can be changed.
+        everywhere = any(seen_by_attention(one.kind) for one in inside)
+        packed = not everywhere and packs_attending(model, both.runs.base.reading.ids, base)
+        span = self._span(block, active) if packed else None
         changes = [(_seat(one), self._writing(one, n, span)) for one in inside]
         if span is None:
             hidden = torch.where(active[..., None], hidden, base[Site("resid_pre", block)][example])
-        with changing(model, [*changes, (site, look)]):
+        # Looked at before what heads put out is itself replaced.
+        seen: list[Tensor] = []
+        looked = [] if packed else [(site, _keeper(seen))]
+        with contextlib.ExitStack() as stack:
+            if packed:
+                seen = stack.enter_context(heard(model.bridge.blocks[block]))
+            stack.enter_context(changing(model, [*looked, *changes]))
             out = resume(model, base, hidden, example, start=block, stop=block + 1, span=span)
-        elsewhere = (seen[-1] - base[site][example]) * ~active[:, :, None, None]
+        heads = base[site][example]
+        elsewhere = (seen[-1].reshape(heads.shape) - heads) * ~active[:, :, None, None]
         moved = torch.einsum("rphd,vrphd->vr", elsewhere, by_z[:, example])
         return out, moved.float()
 
@@ -189,19 +190,24 @@ def _attends(model: Model, ids: Tensor) -> bool:
     length = ids.shape[1]
     last = Active.between(row + length - 1, row + length - 1, length)
     for layer in layers:
-        seen: list[Tensor] = []
-
-        def look(value: Tensor, seen: list[Tensor] = seen) -> Tensor:
-            seen.append(value)
-            return value
-
         stream = recording[Site("resid_pre", layer)]
         stream[:, :-1] = 0
-        with changing(model, [(Site(Z, layer), look)]):
+        with heard(model.bridge.blocks[layer]) as seen:
             resume(model, recording, stream, row, start=layer, stop=layer + 1, span=(last, last))
-        if not relative_error(seen[-1], recording[Site(Z, layer)]) <= TOLERANCE[model.dtype]:
+        z = recording[Site(Z, layer)]
+        if seen[-1].numel() != z.numel():
+            return False
+        if not relative_error(seen[-1].reshape(z.shape), z) <= TOLERANCE[model.dtype]:
             return False
     return True
+
+
+def _keeper(seen: list[Tensor]) -> Change:
+    def look(value: Tensor) -> Tensor:
+        seen.append(value)
+        return value
+
+    return look
 
 
 def _seat(site: Site) -> Site:

@@ -66,7 +66,9 @@ class _Gradients:
         kind = site_kind(name)
         own = kind.inside and not seen_by_attention(kind)
         every = range(min(layers), model.n_layers)
-        inside = {i: (Z, name) if own and i in layers else (Z,) for i in every}
+        inside = {
+            i: tuple(dict.fromkeys((Z, name))) if own and i in layers else (Z,) for i in every
+        }
         descent = Descent(both.changed, both.streams(), both.rows, min(layers), inside)
         by_z: dict[int, Tensor] = {}
         by_site = {model.n_layers - 1: both.gradient} if kind.part == "after" else {}
