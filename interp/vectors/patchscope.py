@@ -74,7 +74,8 @@ def patchscope(
         control_at: the token that is read in given control prompts; `source_at` if left out.
         control_spans: where names stand in them.
         mapping: a linear map from the source's stream to the target's, [d_source, d_target], or one
-            for each source layer [source_layer, d_source, d_target]; v · mapping is written.
+            for each source layer [source_layer, d_source, d_target], in the order of
+            `source_layers`; v · mapping is written.
         source_model: another model that reads the source prompts and the control's.
         stop_at_eos: whether a text ends with an end-of-sequence token.
         progress: called with (tokens written, at most).
@@ -98,12 +99,14 @@ def patchscope(
     read_from = tokenise(reader, source, what="source prompts")
     asked = tokenise(model, target, what="target prompts")
     _check(model, read_from, asked, max_new_tokens, next_tokens)
+    if control is None and not (control_at is None and control_spans is None):
+        raise PromptError("control_at and control_spans are of control prompts; give control=….")
     froms = check_layers(reader, site, source_layers)
     tos = check_layers(model, site, target_layers, written=True)
     if mapping is None:
         check_shapes(reader, model, site, None)
     else:
-        _check_mapping(reader, model, site, froms, mapping)
+        mapping = _fitting(reader, model, site, froms, source_layers, mapping)
     places = _place(asked, target_at, target_spans, "target prompts")
     read_at = _place(read_from, source_at, source_spans, "source prompts", one=True)
     carried = [_read(reader, read_from, read_at, site, froms, mapping)]
@@ -177,20 +180,32 @@ def _check_as_many(batch: TokenBatch, target: TokenBatch, what: str) -> None:
         )
 
 
-def _check_mapping(
-    reader: Model, model: Model, site: str, froms: tuple[int, ...], mapping: Tensor
-) -> None:
+def _fitting(
+    reader: Model,
+    model: Model,
+    site: str,
+    froms: tuple[int, ...],
+    named: Sequence[int] | None,
+    mapping: Tensor,
+) -> Tensor:
+    """The mapping, with its layers, if it has any, in the order of `froms`."""
     theirs, ours = shape_at(reader, site), shape_at(model, site)
     if len(theirs) != 1 or len(ours) != 1:
         raise SiteError(
             f"'{site}' has heads, and a mapping is from stream to stream; leave it out."
         )
     given = tuple(mapping.shape)
+    order = list(froms if named is None else named)
     if given[-2:] != (*theirs, *ours) or given[:-2] not in ((), (len(froms),)):
         raise DirectionError(
             f"A mapping of shape {given} does not fit; give {(*theirs, *ours)} for all layers, or "
             f"{(len(froms), *theirs, *ours)}, one for each source layer."
         )
+    if mapping.ndim == 2:
+        return mapping
+    if len(order) != len(froms):
+        raise SiteError("A source layer is named twice; with a mapping for each, name each once.")
+    return mapping[[order.index(layer) for layer in froms]]
 
 
 def _place(
@@ -225,8 +240,8 @@ def _read(
     found = read_vectors(reader, batch, site, layers, np.arange(len(batch)), position)
     if mapping is None:
         return found
-    mapping = mapping.to(found.device)
-    return (found.to(mapping.dtype) @ mapping).to(found.dtype)
+    dtype = torch.promote_types(found.dtype, mapping.dtype)
+    return (found.to(dtype) @ mapping.to(found.device, dtype)).to(found.dtype)
 
 
 def _next_others(batch: TokenBatch) -> list[int] | None:

@@ -152,8 +152,29 @@ def test_a_mapping_lies_between_the_streams(gpt2: Built) -> None:
     _, first = written(gpt2, "resid_post", TARGETS[0], 1, [-1], vector)
     np.testing.assert_allclose(crossed["top_logprob"][1, 0, 1], first.topk(5).values, atol=5e-4)
     assert crossed.attrs["source_fingerprint"] == other.fingerprint
+    # A map belongs to the layer that was named where it stands, whatever their order.
+    turned = patchscope(
+        gpt2.model,
+        SOURCES,
+        TARGETS[0],
+        source_model=other,
+        source_layers=[1, 0],
+        mapping=mapping.flip(0),
+        max_new_tokens=1,
+    )
+    assert turned["source_layer"].values.tolist() == [0, 1]
+    np.testing.assert_array_equal(turned["top_logprob"], crossed["top_logprob"])
     with pytest.raises(SiteError, match="same widths"):
         patchscope(gpt2.model, SOURCES, TARGETS[0], source_model=other)
+
+
+def test_a_mapping_in_half_precision_does_not_round_the_vectors(gpt2: Built) -> None:
+    """The identity is the same number in any precision."""
+    exact, half = (
+        patchscope(gpt2.model, SOURCES[0], TARGETS[0], mapping=one, max_new_tokens=0)
+        for one in (torch.eye(32), torch.eye(32, dtype=torch.bfloat16))
+    )
+    np.testing.assert_array_equal(half["top_logprob"], exact["top_logprob"])
 
 
 @pytest.mark.parametrize(
@@ -163,6 +184,7 @@ def test_a_mapping_lies_between_the_streams(gpt2: Built) -> None:
         ({"source": []}, PromptError, "no source prompts"),
         ({"source": ["", "so", "so"]}, PromptError, "empty"),
         ({"control": SOURCES[:2]}, PromptError, "2 control and 3 target"),
+        ({"control_at": 0}, PromptError, "give control"),
         ({"source_at": [[0, 1], [0], [0]]}, PromptError, "name the one that is read"),
         ({"target_at": [[], [0], [0]]}, PromptError, "0 tokens"),
         ({"source_at": ["last", 0]}, PromptError, "one place"),
@@ -176,6 +198,11 @@ def test_a_mapping_lies_between_the_streams(gpt2: Built) -> None:
         ({"max_new_tokens": 0, "next_tokens": 0}, PromptError, "Nothing would be read"),
         ({"next_tokens": 10_000}, MetricError, "cannot be kept"),
         ({"mapping": torch.eye(31)}, DirectionError, "does not fit"),
+        (
+            {"mapping": torch.zeros(2, 32, 32), "source_layers": [0, 1, 0]},
+            SiteError,
+            "named twice",
+        ),
         ({"mapping": torch.full((32, 32), torch.nan)}, DirectionError, "finite"),
         ({"mapping": torch.eye(8), "site": "z"}, SiteError, "stream to stream"),
     ],
