@@ -49,8 +49,8 @@ class TokenPlaces:
 
     Attributes:
         names: what each place is called.
-        tokens: the token numbers of each [place][example], ascending; none where an example has
-            no such place.
+        tokens: the token numbers of each [place][example], in the order in which they are given
+            or stand; none where an example has no such place.
         several: whether a list of places was named, which a result has an axis for.
     """
 
@@ -171,7 +171,7 @@ def _checked(
             raise PromptError(
                 f"A position is named twice for number {example} of the {what}; name each once."
             )
-    return tuple(tuple(sorted(tokens)) for tokens in found)
+    return tuple(tuple(tokens) for tokens in found)
 
 
 def _of_slots(axis: Alignment, slots: Sequence[int]) -> tuple[tuple[int, ...], ...]:

@@ -94,6 +94,7 @@ def transplant(
         PromptError: unequal numbers of prompts, no such place, places of several tokens each and
             unequal numbers of them, or nothing to read.
         MetricError: there is no such metric.
+        ArgumentError: passes without a row.
     """
     reader = model if source_model is None else source_model
     source, target = as_many(source, target)

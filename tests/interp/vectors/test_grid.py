@@ -106,6 +106,24 @@ def test_spans_of_as_many_tokens_are_carried_in_order(gpt2: Built) -> None:
     np.testing.assert_array_equal(again["patched"], found["patched"])
 
 
+def test_numbers_are_paired_in_the_order_in_which_they_are_given(gpt2: Built) -> None:
+    """Before the first block, behind which another block still tells who stands where."""
+    here, there = ([[at + 1 for at in row] for row in rows] for rows in (SOURCE_AT, TARGET_AT))
+    turned = [row[::-1] for row in here]
+    settings: dict[str, Any] = {
+        "site": "resid_pre",
+        "source_spans": None,
+        "target_spans": None,
+        "target_at": there,
+    }
+    found = run(gpt2, source_at=turned, **settings)["patched"]
+    for example in range(3):
+        one = expected(gpt2, "resid_pre", example, (1, 0), turned[example], there[example])
+        np.testing.assert_allclose(found[example, 1, 0], one, **TOLERANCE)
+    ascending = run(gpt2, source_at=here, **settings)["patched"]
+    assert abs(float((found - ascending)[1, 1, 0])) > 0.01
+
+
 def test_one_token_goes_to_every_token_of_a_span(gpt2: Built) -> None:
     found = run(gpt2, source_at=["subject -1", -1], target_at=["last", "subject"])
     assert found["patched"].dims[3:] == ("source_position", "target_position")
