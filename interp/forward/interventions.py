@@ -133,6 +133,8 @@ def as_direction(direction: Vector) -> Tensor:
         DirectionError: it is zero, or not finite.
     """
     vector = _finite(direction, "A direction must be a vector").float()
+    if not bool(torch.isfinite(vector).all()):
+        raise DirectionError("A direction is kept in float32, which cannot hold so large numbers.")
     if not bool(vector.any()):
         raise DirectionError("A direction of length zero points nowhere; give another vector.")
     return vector
@@ -274,6 +276,14 @@ def _checked(model: Model, change: Intervention, n_examples: int | None) -> Poin
                 f"A direction of shape {tuple(change.direction.shape)} does not fit '{site}' of "
                 f"{model.name}, where a token has the shape {shape}."
             )
+        if change.direction is not None:
+            along = change.direction if change.kind == "add" else _unit(change.direction)
+            if not bool(torch.isfinite((change.amount * along).to(model.dtype)).all()):
+                raise DirectionError(
+                    f"A dose of {change.amount} along this direction is too large for "
+                    f"{model.name}, which computes in {str(model.dtype).removeprefix('torch.')}; "
+                    "give a smaller one."
+                )
         if change.vectors is not None:
             _check_vectors(model, site, change.vectors, shape, n_examples)
     return found
@@ -325,6 +335,11 @@ def _edit(
     return edit
 
 
+def _unit(direction: Tensor) -> Tensor:
+    direction = direction / direction.abs().max()  # whose squares neither overflow nor vanish
+    return direction / direction.norm()
+
+
 def _changed(change: Intervention, value: Tensor, examples: Tensor | None) -> Tensor:
     if change.vectors is not None:
         given = change.vectors
@@ -335,11 +350,12 @@ def _changed(change: Intervention, value: Tensor, examples: Tensor | None) -> Te
     if change.direction is None:
         return torch.zeros_like(value)
     direction = change.direction.to(value.device)
+    exact = value if value.dtype == torch.float64 else value.float()
     if change.kind == "add":
-        return (value.float() + change.amount * direction).to(value.dtype)
-    unit = direction / direction.norm()
+        return (exact + change.amount * direction).to(value.dtype)
+    unit = _unit(direction)
     axes = tuple(range(value.ndim - unit.ndim, value.ndim))
-    along = (value.float() * unit).sum(axes, keepdim=True)
+    along = (exact * unit).sum(axes, keepdim=True)
     target = change.amount if change.kind == "clamp" else 0.0
-    changed: Tensor = value.float() + (target - along) * unit
+    changed: Tensor = exact + (target - along) * unit
     return changed.to(value.dtype)

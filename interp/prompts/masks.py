@@ -98,7 +98,8 @@ def token_mask(positions: Positions, lengths: Int[Tensor, " example"]) -> TokenM
     index = torch.arange(int(lengths.max()))
     if isinstance(positions, Tensor | np.ndarray):
         positions = torch.as_tensor(positions)
-        if positions.ndim != 2 or positions.dtype != torch.bool or len(positions) != len(lengths):
+        fits = positions.ndim == 2 and len(positions) == len(lengths) and positions.shape[1] > 0
+        if positions.dtype != torch.bool or not fits:
             raise PromptError(
                 "A mask of positions must be true or false for each [example, position]."
             )

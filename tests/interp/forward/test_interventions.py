@@ -199,6 +199,17 @@ def test_vectors_that_half_precision_cannot_hold_are_refused() -> None:
         logits(model, PROMPTS, interventions=change)
 
 
+def test_double_precision_is_kept() -> None:
+    """Nothing is added, so that nothing changes."""
+    hf = ARCHITECTURES["Llama"].build().double()
+    model = load_model(hf, tokenizer=build_tokenizer())
+    idle = Intervention.add(torch.ones(32), "resid_post", 0.0)
+    assert torch.equal(logits(model, PROMPTS, interventions=idle), logits(model, PROMPTS))
+    text = PROMPTS[:1]
+    changed = capture(model, text, "resid_post.0", interventions=idle)["resid_post.0"]
+    assert torch.equal(changed, capture(model, text, "resid_post.0")["resid_post.0"])
+
+
 def test_a_vector_for_each_example_needs_examples(llama: Tiny) -> None:
     change = Intervention.replace(torch.ones(3, 32), "resid_post.0", positions=[0])
     with pytest.raises(DirectionError, match="not known"), applied(llama.model, change):
@@ -355,6 +366,7 @@ def test_edits_that_would_be_dropped_are_refused() -> None:
         ([0.0, float("nan")], "finite"),
         (3.0, "vector"),
         ("up", "numbers"),
+        (np.full(32, 1e300), "so large"),
     ],
 )
 def test_vectors_that_are_no_directions_are_refused(direction: Any, message: str) -> None:
@@ -374,6 +386,9 @@ def test_vectors_that_are_no_directions_are_refused(direction: Any, message: str
         (Intervention.silence("z", positions=[-5]), PromptError, "no position -5"),
         (Intervention.silence("z", positions="first"), PromptError, "first"),  # type: ignore[arg-type]
         (Intervention.silence("z", positions=torch.ones(1, 3)), PromptError, "mask"),
+        (Intervention.silence("z", positions=torch.ones(3, 0) > 0), PromptError, "mask"),
+        (Intervention.add(torch.full((32,), 1e30), "z", 1e30), DirectionError, "does not fit"),
+        (Intervention.add(torch.full((32,), 1e30), "mlp_out", 1e30), DirectionError, "too large"),
         (Intervention.silence("z", positions=[]), PromptError, "No positions"),
         (Intervention.silence("z", positions="generated"), PromptError, "Nothing is generated"),
         (Intervention.silence([]), SiteError, "does nothing"),
@@ -394,6 +409,22 @@ def test_without_prompts_positions_must_count_from_the_left(llama: Tiny, positio
         applied(llama.model, Intervention.silence("z", positions=positions)),
     ):
         pass
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+@pytest.mark.parametrize("kind", ["ablate", "clamp"])
+def test_how_long_a_direction_is_does_not_matter(llama: Tiny, kind: str, scale: float) -> None:
+    """Its square may be more than float32 can hold, or less."""
+    rest = (2.0,) if kind == "clamp" else ()
+    short, long = (
+        logits(
+            llama.model,
+            PROMPTS,
+            interventions=getattr(Intervention, kind)(one * torch.ones(32), "resid_post.0", *rest),
+        )
+        for one in (1.0, scale)
+    )
+    torch.testing.assert_close(long, short)
 
 
 def test_doses_without_end_are_refused(llama: Tiny) -> None:
