@@ -295,14 +295,18 @@ def _fitting(
             "" if changed is None else f", or {(*changed.ids.shape, *shape)} for each token of it"
         )
         raise SiteError(f"Give a value of shape {shape} for layer {site.layer}{each}.")
-    value = value.detach()
-    real = value
+    real = value = value.detach()
     if changed is not None and for_each_token(site, value):
         there = torch.arange(value.shape[1]) < changed.lengths[:, None]
         real = value[there.to(value.device)]
-    if not bool(torch.isfinite(real).all()):
+    if value.is_complex() or not bool(torch.isfinite(real).all()):
         raise SiteError(
             f"The values for layer {site.layer} are not all finite; give numbers for every token."
+        )
+    if not bool(torch.isfinite(real.to(model.dtype)).all()):
+        raise SiteError(
+            f"Some values for layer {site.layer} are too large for {model.dtype}, in which "
+            f"{model.name} runs; scale them down."
         )
     return value.to(device=model.device, dtype=model.dtype)
 

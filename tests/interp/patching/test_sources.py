@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from interp import PromptPairs, capture, sweep
+from interp import PromptPairs, capture, load_model, sweep
 from interp.errors import SiteError
 from interp.model.model import Model
+from tests.interp.architectures import ARCHITECTURES
 from tests.interp.pairs import CASES, prompt_pairs
-from tests.interp.tiny import Tiny
+from tests.interp.tiny import Tiny, build_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -92,3 +93,16 @@ def test_bad_sources_are_refused(llama: Tiny) -> None:
         sweep(model, pairs, "mlp_out", source="median")  # type: ignore[arg-type]
     with pytest.raises(SiteError, match="shape"):
         sweep(model, pairs, "mlp_out", source={0: torch.zeros(3)})
+    with pytest.raises(SiteError, match="finite"):
+        sweep(model, pairs, "mlp_out", layers=[0], source={0: torch.ones(model.d_model) * 1j})
+
+
+def test_values_that_half_precision_cannot_hold_are_refused() -> None:
+    """One for all tokens, or one for each of them."""
+    hf = ARCHITECTURES["Llama"].build().to(torch.float16)
+    model = load_model(hf, tokenizer=build_tokenizer())
+    pairs = PromptPairs(model, ["we saw Ann"], ["we saw Bo"], [" Ann"], [" Bo"])
+    shape = pairs.clean.ids.shape
+    for value in (torch.full((32,), 1e6), torch.full((*shape, 32), 1e6)):
+        with pytest.raises(SiteError, match="too large"):
+            sweep(model, pairs, "mlp_out", layers=[0], source={0: value})
