@@ -95,7 +95,10 @@ def target_probability(logits: Logits, targets: Targets) -> Float[Tensor, " row"
 
 def target_rank(logits: Logits, targets: Targets) -> Float[Tensor, " row"]:
     """How many tokens have a strictly larger logit than the target at the first read."""
-    return (logits[:, 0] > target_logit(logits, targets)[:, None]).sum(1).to(torch.float32)
+    target = target_logit(logits, targets)
+    rank = (logits[:, 0] > target[:, None]).sum(1).to(torch.float32)
+    # Nothing is larger than NaN, which is no reason to call it the likeliest.
+    return torch.where(target.isnan(), torch.nan, rank)
 
 
 logit_diff = Metric(

@@ -336,8 +336,9 @@ def _edit(
 
 
 def _unit(direction: Tensor) -> Tensor:
-    direction = direction / direction.abs().max()  # whose squares neither overflow nor vanish
-    return direction / direction.norm()
+    scaled: Tensor = direction / direction.abs().max()  # its squares neither overflow nor vanish
+    unit: Tensor = scaled / scaled.norm()
+    return unit
 
 
 def _changed(change: Intervention, value: Tensor, examples: Tensor | None) -> Tensor:

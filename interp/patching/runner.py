@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from interp.errors import ArgumentError
 from interp.forward.passes import Recording, packs, record, recording_memory
 from interp.metrics import Scorer
 from interp.model.memory import batches, rows_that_fit
@@ -65,7 +66,15 @@ class Runner:
             changes: all that will be asked for, together or a part at a time.
             batch_size: rows in one pass; None for as many as fit.
             next_tokens: how many of the likeliest next tokens to keep as well.
+
+        Raises:
+            ArgumentError: not even one row in one pass.
         """
+        if batch_size is not None and batch_size < 1:
+            raise ArgumentError(
+                f"A pass has at least one row, so batch_size={batch_size} is none; leave it out "
+                "for as many as fit."
+            )
         # What follows a prompt is the same whatever is forced after it.
         kept = [next_tokens, *(0 for _ in all_runs[1:])]
         self._parts = [

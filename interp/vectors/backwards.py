@@ -19,7 +19,7 @@ import xarray as xr
 from torch import Tensor
 
 from cache.arguments import typed
-from interp.errors import PromptError, SiteError
+from interp.errors import ArgumentError, PromptError, SiteError
 from interp.generation.answers import score_answers
 from interp.metrics import Metric, Term
 from interp.model.model import Model
@@ -106,7 +106,10 @@ def back_patching(
     Raises:
         PromptError: hardly any prompt is answered wrong, too few questions, or no such token.
         SiteError: no such site or layer, or fewer than two layers.
+        ArgumentError: a seed below 0, or passes without a row.
     """
+    if seed < 0:
+        raise ArgumentError(f"A seed is 0 or more, not {seed}.")
     tos = check_layers(model, site, layers, written=True)
     if len(tos) < 2:
         raise SiteError("Back-patching moves between layers; name two at least.")

@@ -54,6 +54,7 @@ def put_vectors(
             vectors that do not fit or are not finite, or a place that a row writes twice.
         PromptError: no such prompt or token, or nothing to read.
         MetricError: there is no such metric.
+        ArgumentError: passes without a row.
     """
     target = Target.of(model, prompts, metric, answers, foils, next_tokens)
     found = read_after(model, target, vectors, batch_size, progress)

@@ -56,6 +56,12 @@ def test_equal_logits_share_the_better_rank() -> None:
     assert ranks == [2, 0, 0, 3]
 
 
+def test_what_is_no_number_has_no_rank() -> None:
+    """As after an overflow in half precision: nothing is larger than it."""
+    lost = torch.tensor([[[1.0, 2.0, 0.0]], [[torch.nan] * 3]])
+    assert str(target_rank(lost, torch.tensor([[0], [0]])).tolist()) == "[1.0, nan]"
+
+
 def test_impossible_tokens_have_probability_zero_not_nan() -> None:
     sharp = torch.tensor([[[0.0, -1e4, 1e4]]])
     assert float(target_probability(sharp, torch.tensor([[0]]))[0]) == 0.0

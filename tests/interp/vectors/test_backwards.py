@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from interp import back_patching
-from interp.errors import PromptError, SiteError
+from interp.errors import ArgumentError, PromptError, SiteError
 from interp.model.model import Model
 from interp.vectors.halves import halves, joined, partners
 from tests.interp.tiny import NAMES, PLACES, words
@@ -122,6 +122,8 @@ def test_what_cannot_be_judged_is_refused(gpt2: Built) -> None:
     ):
         with pytest.raises(SiteError, match=message):
             back_patching(model, PROMPTS, ANSWERS, **settings)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="0 or more, not -1"):
+        back_patching(model, PROMPTS, ANSWERS, seed=-1)
     top = gpt2.model.token_strings(
         [int(gpt2.logits("resid_post", gpt2.ids(text), [])[-1].argmax()) for text in PROMPTS]
     )

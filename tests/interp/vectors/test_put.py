@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.errors import MetricError, PromptError, SiteError
+from interp.errors import ArgumentError, MetricError, PromptError, SiteError
 from interp.sites import shape_at
 from interp.vectors.put import put_vectors
 from interp.vectors.table import Vectors
@@ -211,6 +211,12 @@ def test_what_does_not_fit_is_refused_in_a_sentence(
     with pytest.raises((SiteError, PromptError), match=message) as caught:
         put_vectors(gpt2.model, PROMPTS, table(**changed), next_tokens=1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_pass_has_a_row_at_least(gpt2: Built, size: int) -> None:
+    with pytest.raises(ArgumentError, match="at least one row"):
+        put_vectors(gpt2.model, PROMPTS, table(), next_tokens=1, batch_size=size)
 
 
 def test_something_must_be_read(gpt2: Built) -> None:
