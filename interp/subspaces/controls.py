@@ -19,6 +19,7 @@ from torch import Tensor
 
 from interp.components.linear import affine
 from interp.forward.packing import find
+from interp.kinds import site_kind
 from interp.progress import Progress
 from interp.subspaces.rotations import moved
 from interp.subspaces.runs import Rows, Runs
@@ -165,7 +166,7 @@ def within(
 def read_neurons(runs: Runs) -> dict[int, Tensor]:
     """By layer what the output matrix reads of MLP neurons: its row space (Makelov et al. 2024)."""
     model, out = runs.model, {}
-    for layer in sorted(set(runs.layer.tolist())) if runs.site == "mlp_act" else ():
+    for layer in sorted(set(runs.layer.tolist())) if site_kind(runs.site).unit == "neuron" else ():
         matrix = find(model.bridge.blocks[layer], "mlp.out")
         if matrix is not None:
             like = torch.zeros(1, dtype=model.dtype, device=model.device)

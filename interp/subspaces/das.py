@@ -126,6 +126,7 @@ def fit_das(
     settings.check()
     chosen = check_direction(direction, "other")
     check_site(site)
+    neurons = site_kind(site).unit == "neuron"
     depth = check_layers(model, site, None if layers is None else _whole(layers, "layers"))
     pairs.alignment.slots(positions)  # refuses what is not there before anything else
     sizes = _check_ranks(model, site, ranks)
@@ -174,7 +175,7 @@ def fit_das(
             "direction": chosen,
             "among": among,
             "scored": "first token of the counterfactual answer",
-            "dormant_test": "row space of the output matrix" if site == "mlp_act" else "variance",
+            "dormant_test": "row space of the output matrix" if neurons else "variance",
             "groups": "given" if groups is not None else "by entity",
             "n_groups": int(codes.max()) + 1,
             "n_groups_held_out": len(np.unique(codes[held])),
