@@ -129,7 +129,8 @@ Swaps = Annotated[
     xr.Dataset, ResultOf("swap_modules", ("module swaps",), ("swapped", "base", "tuned"))
 ]
 MeanDifference = Annotated[
-    xr.Dataset, ResultOf("mean_difference", ("mean difference",), ("top_token", "control_logit"))
+    xr.Dataset,
+    ResultOf("mean_difference", ("mean difference",), ("difference", "top_token", "control_logit")),
 ]
 WeightDifference = Annotated[
     xr.Dataset, ResultOf("weight_difference", ("weight difference",), ("norm", "singular_value"))

@@ -65,7 +65,7 @@ def patchscope_difference(
 
     Raises:
         ModelError: the means are not of this model.
-        DirectionError: scales that are no positive numbers.
+        DirectionError: scales that are no positive numbers, or means that lack layers.
         PromptError: no such place in the prompt, nothing to read, or no room for so many tokens.
         MetricError: not so many next tokens.
     """
@@ -92,10 +92,12 @@ def patchscope_difference(
     places = token_places(asked, at, None, what="target prompts")
     if places.several or not places.tokens[0][0]:
         raise PromptError("Name one place of the target prompt, such as 'last' or [[3, 4]].")
+    # By their numbers: which layers are there, and in what order, is the caller's.
+    written_at = means[["difference", "base_norm"]].sel(layer=list(range(1, model.n_layers + 1)))
     differences = torch.from_numpy(
-        means["difference"].transpose("layer", "position", "d_model").values
+        written_at["difference"].transpose("layer", "position", "d_model").values
     )
-    lengths = torch.from_numpy(means["base_norm"].transpose("layer", "position").values)
+    lengths = torch.from_numpy(written_at["base_norm"].transpose("layer", "position").values)
     n_positions, rows = differences.shape[1], differences.shape[1] * len(scales)
     batch = asked.subset([0] * rows)
     generator = torch.Generator().manual_seed(seed)
@@ -111,9 +113,9 @@ def patchscope_difference(
             next_tokens,
             True,
         )
-        random = torch.randn(draws, *differences[layer].shape, generator=generator)
-        directions = torch.cat([differences[layer][None], random])
-        put, there = _scaled(directions, lengths[layer], scales)
+        random = torch.randn(draws, *differences[layer - 1].shape, generator=generator)
+        directions = torch.cat([differences[layer - 1][None], random])
+        put, there = _scaled(directions, lengths[layer - 1], scales)
         written = scope.run(put[:, None].to(model.dtype), (1 + draws, rows, 1, 1), None)
         shape = (n_positions, len(scales))
         variables: dict[str, Any] = {}
@@ -161,6 +163,17 @@ def _check(
         raise ModelError(
             f"The means are of {means.attrs.get('model')} and {means.attrs.get('tuned')} as they "
             f"were, and {model.name} is neither; give one of these."
+        )
+    layers = means["layer"].values.tolist() if "layer" in means.dims else []
+    if not set(range(1, model.n_layers + 1)) <= set(layers) or len(set(layers)) < len(layers):
+        raise DirectionError(
+            "The means lack layers, or have some twice, and each is written at its own; give all "
+            "that mean_difference returned."
+        )
+    if "position" not in means.dims:
+        raise DirectionError(
+            "The means have no dimension 'position'; choose positions with a list, such as "
+            "isel(position=[0])."
         )
     if not len(scales) or not all(math.isfinite(scale) and scale > 0 for scale in scales):
         raise DirectionError("Scales are positive numbers, one or more.")

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from cache.arguments import typed
+from interp.errors import StatisticsError
 from interp.results import Mixed
 from interp.stats import Effect, effect, shares
 from interp.stats.clusters import Clusters, Values
@@ -28,7 +29,8 @@ def change_shares(result: Mixed, *, clusters: Clusters | None = None) -> xr.Data
     attribute `reason` says why. Shares of several parts need not add up to 1.
 
     Args:
-        result: of `swap_modules` or `patch_across`, or of `compare_models`.
+        result: of `swap_modules` or `patch_across`, or of `compare_models`; one that was cut to
+            one receiving model (`sel(into="base")`) has the shares of that one.
         clusters: which prompts are not independent, as for `mean_interval`; those with the same
             text if left out.
 
@@ -38,7 +40,7 @@ def change_shares(result: Mixed, *, clusters: Clusters | None = None) -> xr.Data
         tuned models (dimension `model`) these are variables by model.
 
     Raises:
-        StatisticsError: numbers that are missing.
+        StatisticsError: numbers that are missing, or no examples.
     """
     if "model" in result.dims:
         names = result["model"].values
@@ -46,8 +48,7 @@ def change_shares(result: Mixed, *, clusters: Clusters | None = None) -> xr.Data
         noted = [one.assign({name: one.attrs[name] for name in each[0].attrs}) for one in each]
         joined = xr.concat(noted, result["model"], coords="minimal", compat="override")
         return joined.drop_vars(set(joined) & set(result.attrs)).assign_attrs(result.attrs)
-    name = next(name for name in MEASURED if name in result)
-    measured = result[name].transpose("into", ..., "example")
+    measured = _measured(result)
     plain = {model: result[model].values.astype(np.float64) for model in ("base", "tuned")}
     if clusters is None and "prompt" in result.coords:
         clusters = result["prompt"].values
@@ -67,12 +68,33 @@ def change_shares(result: Mixed, *, clusters: Clusters | None = None) -> xr.Data
             for row, values in zip(found, parts, strict=True):
                 row[number][alike] = values
     dims = measured.dims[:-1]
+    if "into" not in result.dims:
+        found, dims = found[:, 0], dims[1:]
     variables = {
         what: (dims, row) for what, row in zip(("share", "low", "high"), found, strict=True)
     }
     coords = {key: value for key, value in result.coords.items() if "example" not in value.dims}
     whole = change_of(plain["tuned"], plain["base"], str(result.attrs.get("unit", "")), which)
     return xr.Dataset(variables, coords, {**result.attrs, **whole.attrs})
+
+
+def _measured(result: xr.Dataset) -> xr.DataArray:
+    """What is measured [into, …, example]; of a result that was cut, what is left of it."""
+    name = next((name for name in MEASURED if name in result), None)
+    if name is None or "into" not in result.coords:
+        raise StatisticsError(
+            "Shares are those of a result with its receiving models (coordinate 'into'); give it "
+            "as swap_modules or patch_across returned it."
+        )
+    if not all(result[one].sizes.get("example") for one in (name, "base", "tuned")):
+        raise StatisticsError(
+            "Shares are of means over examples, and there are none; choose examples with a list, "
+            "such as isel(example=[0, 1])."
+        )
+    found = result[name]
+    if "into" not in found.dims:
+        found = found.expand_dims("into")
+    return found.transpose("into", ..., "example")
 
 
 def change_of(full: Values, empty: Values, unit: str, clusters: Clusters | None) -> Effect:

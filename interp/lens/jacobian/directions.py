@@ -81,7 +81,7 @@ def exchanges(
     """
     if len(set(single_tokens(model, [source, target]))) < 2:
         raise PromptError("Source and target are the same token, so a swap does nothing.")
-    if not torch.isfinite(torch.tensor(float(strength))):
+    if not abs(strength) <= torch.finfo(torch.float32).max:
         raise DirectionError(f"A strength of {strength} has no effect that could be computed.")
     sites = {layer: f"resid_post.{layer}" for layer in matrices}
     clean = None if clamp_to is None else capture(model, clamp_to, list(sites.values()))

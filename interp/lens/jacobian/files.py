@@ -8,10 +8,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ _EMBEDDING = "J_embedding"
 # Besides the matrices: notes, and what a zip file needs for each entry.
 _BESIDE = 16 << 20
 _DEEPEST = 8
+# Names and values in the notes: what stands in a file once can stand in its notes very often.
+_MOST_NOTES = 1 << 20
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class _WrongError(ValueError):
@@ -72,7 +76,9 @@ def write(
     Raises:
         StorageError: the numbers or notes do not fit the format, or the disk refuses.
     """
-    kind = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype]
+    if dtype not in _DTYPES:
+        raise StorageError(f"A lens is saved as {', '.join(_DTYPES)}, not as '{dtype}'.")
+    kind = _DTYPES[dtype]
 
     def stored(matrix: Tensor) -> Tensor:
         found = matrix.detach().to("cpu", kind).contiguous()
@@ -82,7 +88,7 @@ def write(
         return found.clone()
 
     try:
-        notes = _plain(metadata, 0)
+        notes = _notes(metadata)
     except _WrongError as error:
         raise StorageError(f"The lens cannot be saved: {error}; take that out.") from error
     payload: dict[str, Any] = {
@@ -204,7 +210,7 @@ def _content(payload: Any) -> Content:
     metadata = payload.get("metadata")
     if not isinstance(metadata, dict | None):
         raise _WrongError("its 'metadata' are not names with plain values")
-    metadata = _plain(metadata or {}, 0)
+    metadata = _notes(metadata or {})
     start = payload.get(_EMBEDDING)
     if start is not None:
         start = _matrix(start, width, "the matrix of the embedding")
@@ -228,14 +234,21 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _notes(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The notes of a lens, copied."""
+    found: dict[str, Any] = _plain(metadata, 0, itertools.count())
+    return found
+
+
+def _plain(value: Any, depth: int, count: Iterator[int]) -> Any:
     if depth > _DEEPEST:
         raise _WrongError("its notes are nested too deeply")
+    if next(count) >= _MOST_NOTES:
+        raise _WrongError("its notes are too many")
     if value is None or type(value) in (bool, int, float, str):
         return value
     if type(value) in (list, tuple):
-        return [_plain(item, depth + 1) for item in value]
+        return [_plain(item, depth + 1, count) for item in value]
     if isinstance(value, Mapping) and all(type(key) is str for key in value):
-        return {key: _plain(item, depth + 1) for key, item in value.items()}
+        return {key: _plain(item, depth + 1, count) for key, item in value.items()}
     raise _WrongError(f"its notes hold a {type(value).__name__}, which is no plain value")

@@ -110,7 +110,7 @@ def fit_jacobian_lens(
     with torch.inference_mode(False):
         sums = Sums.none(len(wanted), model.d_model)
         if saved:
-            saved.read(sums)
+            saved.read(sums, len(rows))
         _fit(model, wanted, rows, skip_first, sums, saved, progress)
         lens = _lens(model, wanted, sums, settings)
     if saved:

@@ -250,6 +250,8 @@ class JacobianLens:
         """
         self.check(model)
         matrix = self._behind(layer)
+        if vectors.is_complex():
+            raise DirectionError("A vector must be of real numbers.")
         rows = vectors.detach().float().reshape(-1, vectors.shape[-1] if vectors.ndim else 1)
         if vectors.ndim > 2 or not len(rows) or rows.shape[1] != model.d_model:
             raise DirectionError(f"Give one vector of {model.d_model} dims, or one each example.")

@@ -84,8 +84,8 @@ class Folder:
         remove(self.path / _STATE)
         return lens
 
-    def read(self, sums: Sums) -> None:
-        """Go on from what was saved, if anything was."""
+    def read(self, sums: Sums, prompts: int) -> None:
+        """Go on from what was saved, if anything was, of so many prompts."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -99,14 +99,24 @@ class Folder:
             notes = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["fit"])
             done, settings = int(notes["done"]), notes["settings"]
             total, squares = found["total"], found["squares"]
-        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (
+            SafetensorError,
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise self._damaged() from error
         if settings != dict(self.settings):
             raise self._other()
-        alike = total.shape == sums.total.shape and squares.shape == sums.squares.shape
-        if not alike or done < 1 or not bool(torch.isfinite(total).all()):
+        for found_sum, own in ((total, sums.total), (squares, sums.squares)):
+            alike = found_sum.shape == own.shape and found_sum.dtype == own.dtype
+            if not alike or not bool(torch.isfinite(found_sum).all()):
+                raise self._damaged()
+        if not 1 <= done <= prompts:
             raise self._damaged()
-        sums.total, sums.squares, sums.done = total.float(), squares.double(), done
+        sums.total, sums.squares, sums.done = total, squares, done
 
     def write(self, sums: Sums, *, now: bool = False) -> None:
         """Replace what was saved, if that was long ago."""

@@ -65,6 +65,9 @@ def pursuit(
     """
     from scipy.optimize import nnls
 
+    # Of length 1, whatever the unit: squares of what is very long or short leave float32.
+    whole = float(vector.double().norm())
+    vector = (vector.double() / whole).to(vector) if whole else vector
     norms = atoms.norm(dim=1)
     length = float(vector.norm())
     left, chosen = vector, torch.zeros(0, dtype=torch.long)
@@ -85,4 +88,4 @@ def pursuit(
     order = np.argsort(-shares, kind="stable")
     order = order[shares[order] > _NOTHING * length]
     explained = 1.0 - (float(left.norm()) / length) ** 2 if length else 0.0
-    return chosen[torch.from_numpy(order)], coefficients[order], explained
+    return chosen[torch.from_numpy(order)], coefficients[order] * whole, explained

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from interp.comparison import change_shares, patch_across
-from interp.errors import SiteError
+from interp.errors import SiteError, StatisticsError
+from interp.figures import across_map
 from tests.interp import surgery
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.comparison.by_hand import Two, loaded
@@ -87,6 +89,24 @@ def test_shares_of_the_planted_stream(planted: Organisms) -> None:
     assert last.sel(layer=LAYER) > 0.5
     twin = change_shares(patch_across(planted.base, planted.twin, planted.pairs(), draws=0))
     assert np.isnan(twin["share"]).all()
+
+
+def test_a_result_that_was_cut_has_shares_or_is_refused(planted: Organisms) -> None:
+    result = patch_across(planted.base, planted.tuned, planted.pairs(), draws=0)
+    shares = change_shares(result)
+    for into in ("base", "tuned"):
+        cut = change_shares(result.sel(into=into))
+        xr.testing.assert_identical(cut, shares.sel(into=into))
+    back = change_shares(result.sel(into=["tuned", "base"]))
+    xr.testing.assert_identical(back.sel(into=["base", "tuned"]), shares)
+    for wrong in (result.isel(example=0), result.isel(example=[])):
+        with pytest.raises(StatisticsError, match="there are none"):
+            change_shares(wrong)
+    for bare in (result.drop_vars("patched"), result.drop_vars("into")):
+        with pytest.raises(StatisticsError, match="receiving models"):
+            change_shares(bare)
+    with pytest.raises(SiteError, match="cut to one receiving model"):
+        across_map(result.sel(into="base"))
 
 
 def test_shorter_prompts_leave_their_share_to_others(planted: Organisms) -> None:

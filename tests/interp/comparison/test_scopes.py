@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from interp.comparison import mean_difference, patchscope_difference
-from interp.errors import DirectionError, MetricError, ModelError, PromptError
+from interp.errors import ArgumentError, DirectionError, MetricError, ModelError, PromptError
 from tests.interp import surgery
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.comparison.by_hand import Two, loaded
@@ -66,6 +66,19 @@ def test_texts_are_what_a_hook_makes(made: Two, means: xr.Dataset) -> None:
     assert found["control_text"].dims == ("draw", "layer", "position", "scale")
     plain = surgery.logits(hf, ids)[-1].argmax()
     assert found["unpatched_top_token"].values[0] == VOCABULARY[int(plain)]
+
+
+def test_each_difference_goes_to_its_own_layer(made: Two, means: xr.Dataset) -> None:
+    plain = patchscope_difference(made.base, means, TARGET, max_new_tokens=1)
+    back = patchscope_difference(made.base, means.isel(layer=[2, 0, 1]), TARGET, max_new_tokens=1)
+    xr.testing.assert_identical(back, plain)
+    for wrong in (means.isel(layer=[0, 1]), means.isel(layer=[1, 1, 2]), means.isel(layer=1)):
+        with pytest.raises(DirectionError, match="lack layers"):
+            patchscope_difference(made.base, wrong, TARGET)
+    with pytest.raises(DirectionError, match="no dimension 'position'"):
+        patchscope_difference(made.base, means.isel(position=0), TARGET)
+    with pytest.raises(ArgumentError, match="mean_difference"):
+        patchscope_difference(made.base, means.drop_vars("difference"), TARGET)
 
 
 def test_no_difference_writes_nothing(made: Two) -> None:

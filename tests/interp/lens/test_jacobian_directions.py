@@ -137,6 +137,18 @@ def test_sums_of_directions_are_those_of_transformer_lens(
     assert (nothing["id"] == -1).all()
 
 
+def test_sums_of_directions_have_the_unit_of_the_vector(llama: Tiny, lens: JacobianLens) -> None:
+    vector = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1))
+    one = lens.decompose(llama.model, vector, 0, k=3)
+    for unit in (1e30, 1e-30):
+        found = lens.decompose(llama.model, vector * unit, 0, k=3)
+        assert found["id"].values.tolist() == one["id"].values.tolist()
+        np.testing.assert_allclose(found["coordinate"], one["coordinate"] * unit, rtol=1e-4)
+        np.testing.assert_allclose(found["explained"], one["explained"], rtol=1e-4)
+    with pytest.raises(DirectionError, match="real numbers"):
+        lens.decompose(llama.model, vector + 1j, 0)
+
+
 @pytest.mark.parametrize(
     ("source", "target", "layers", "error", "message"),
     [
@@ -170,8 +182,9 @@ def test_parallel_directions_and_wrong_vectors_are_refused(
     flat = torch.outer(torch.ones(D_MODEL), torch.arange(1.0, D_MODEL + 1))
     with pytest.raises(DirectionError, match="one direction"):
         JacobianLens({0: flat}, 1).swap(model, SOURCE, TARGET, [0])
-    with pytest.raises(DirectionError, match="A strength of nan"):
-        lens.swap(model, SOURCE, TARGET, [0], strength=float("nan"))
+    for strength in (float("nan"), float("-inf"), 10**400):
+        with pytest.raises(DirectionError, match="A strength of"):
+            lens.swap(model, SOURCE, TARGET, [0], strength=strength)
     with pytest.raises(ModelError, match="belongs to the model"):
         lens.swap(gpt2.model, SOURCE, TARGET, [0])
     with (

@@ -16,7 +16,7 @@ import torch
 from transformer_lens.tools.analysis.jacobian_lens import JacobianLens as Theirs
 
 from interp import JacobianLens, fit_jacobian_lens, logit_lens
-from interp.errors import ModelError, StorageError
+from interp.errors import ArgumentError, ModelError, StorageError
 from tests.interp.lens.test_jacobian_lens import PROMPTS, SKIP, theirs
 from tests.interp.tiny import D_MODEL, Tiny
 
@@ -101,6 +101,12 @@ GOOD: dict[str, Any] = {
 }
 
 
+# In the file a few lists, each holding another eight times.
+MANY: Any = [1] * 8
+for _ in range(6):
+    MANY = [MANY] * 8
+
+
 class Hostile:
     def __reduce__(self) -> Any:
         return os.system, ("touch HOSTILE",)
@@ -132,6 +138,7 @@ class Hostile:
         ({"metadata": {"a": torch.zeros(1)}}, "no plain value"),
         ({"metadata": {1: 2}}, "no plain value"),
         ({"metadata": {"a": [[[[[[[[[1]]]]]]]]]}}, "too deeply"),
+        ({"metadata": {"a": MANY}}, "too many"),
         ({"J_embedding": EYE[0]}, "the embedding is not"),
         ({"J_embedding": Hostile()}, "tensors and plain values"),
     ],
@@ -189,6 +196,8 @@ def test_what_cannot_be_kept_is_not_written(lens: JacobianLens, tmp_path: Path) 
     odd = replace(lens, metadata={"when": object()})
     with pytest.raises(StorageError, match="hold a object"):
         odd.save(tmp_path)
+    with pytest.raises((ArgumentError, StorageError), match="float32, float16"):
+        lens.save(tmp_path, dtype="int8")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
     for J in (
         {},

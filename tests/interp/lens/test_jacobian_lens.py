@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 from torch.autograd.functional import jacobian
 from transformer_lens.tools.analysis.jacobian_lens import JacobianLens as Theirs
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -280,9 +282,29 @@ def test_a_stopped_fit_goes_on_and_ends_alike(
     (tmp_path / "lens.pt").unlink()
     with pytest.raises(StoppedError):
         fit(PROMPTS, stop)
-    state.write_bytes(state.read_bytes()[:-9])
-    with pytest.raises(StorageError, match="is damaged; remove it"):
-        fit(PROMPTS)
+    whole = state.read_bytes()
+    notes = json.loads(
+        json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]["fit"]
+    )
+    sums = load(whole)
+    for content in (
+        whole[:-9],
+        *(
+            save(sums, metadata={"fit": json.dumps({**notes, "done": done})})
+            for done in (float("inf"), 0, len(PROMPTS) + 1)
+        ),
+        *(
+            save({**sums, **wrong}, metadata={"fit": json.dumps(notes)})
+            for wrong in (
+                {"squares": sums["squares"] * torch.nan},
+                {"total": sums["total"] + 0j},
+                {"total": sums["total"].long()},
+            )
+        ),
+    ):
+        state.write_bytes(content)
+        with pytest.raises(StorageError, match="is damaged; remove it"):
+            fit(PROMPTS)
 
 
 def test_a_file_of_text_is_cut_into_prompts(llama: Tiny, tmp_path: Path) -> None:
