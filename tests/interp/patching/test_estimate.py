@@ -54,7 +54,7 @@ def test_an_estimate_is_the_slope_along_the_patch(tiny: Tiny, site: str) -> None
         pytest.skip("parallel blocks have no such stream")
     pairs = prompt_pairs(tiny)
     by = ("head", "position") if site in reference.HEADS else "position"
-    found = estimate(tiny.model, pairs, site, by=by, method="gradient")
+    found = estimate(tiny.model, pairs, site, by=by, method="gradient", check=0)
     change = found["patched"] - found["corrupt"]
     scale = float(np.abs(change).max())
     assert scale > 0.05
@@ -131,6 +131,7 @@ def test_neurons_and_patterns_are_estimated_by_their_slopes(
         reference=REFERENCE,
         neurons=GROUPS if "neurons" in by else None,
         method="gradient",
+        check=0,
     )
     assert found.attrs["direction"] == direction
     change = (found["patched"] - found[run]).values
@@ -163,7 +164,14 @@ def test_ablations_are_estimated_by_their_slopes(llama: Tiny, site: str, source:
     pairs = prompt_pairs(llama)
     by = ("head", "position") if site == "z" else "position"
     found = estimate(
-        llama.model, pairs, site, by=by, method="gradient", source=source, reference=REFERENCE
+        llama.model,
+        pairs,
+        site,
+        by=by,
+        method="gradient",
+        check=0,
+        source=source,
+        reference=REFERENCE,
     )  # type: ignore[arg-type]
     change = (found["patched"] - found["clean"]).values
     scale = float(np.nanmax(np.abs(change)))
@@ -186,8 +194,8 @@ def test_ablations_are_estimated_by_their_slopes(llama: Tiny, site: str, source:
 def test_the_last_stream_is_estimated_exactly_where_the_rest_is_linear(llama: Tiny) -> None:
     """Cells add up: all heads of all positions are the sum of single heads and positions."""
     pairs = prompt_pairs(llama)
-    single = estimate(llama.model, pairs, "z", by=("head", "position"), method="gradient")
-    whole = estimate(llama.model, pairs, "z", by="head", method="gradient")
+    single = estimate(llama.model, pairs, "z", by=("head", "position"), method="gradient", check=0)
+    whole = estimate(llama.model, pairs, "z", by="head", method="gradient", check=0)
     summed = (single["patched"] - single["corrupt"]).sum("position", skipna=True)
     np.testing.assert_allclose(whole["patched"] - whole["corrupt"], summed, atol=1e-4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ from tests.interp.tiny import D_HEAD, D_MODEL, N_HEADS, N_LAYERS, Tiny
 
 CLEAN, CORRUPT = "we saw Ann near Rome and then", "we saw Bo near Oslo and then"
 ANSWER, FOIL = "Gus", "Ida"
+SITES = ("resid_pre", "z", "mlp_out", "mlp_act")
 CLOSE = {"rtol": 1e-3, "atol": 1e-5}
 
 
@@ -105,26 +107,42 @@ class ByHand:
         answer, foil = (self.tiny.ids(word)[-1] for word in (ANSWER, FOIL))
         return last[answer] - last[foil], seen
 
+    @functools.cached_property
+    def unchanged(self) -> list[dict[tuple[str, int], Tensor]]:
+        """The activations of both runs, the clean one first."""
+        return [self.run(text)[1] for text in (CLEAN, CORRUPT)]
+
     def difference(self, site: str, layer: int) -> Tensor:
-        (clean, corrupt) = (self.run(text)[1][site, layer] for text in (CLEAN, CORRUPT))
+        clean, corrupt = (seen[site, layer] for seen in self.unchanged)
         return (clean - corrupt).detach()
 
-    def estimate(self, site: str, **how: Any) -> np.ndarray:
-        """Difference times derivative [layer, position]."""
+    def estimate(self, **how: Any) -> dict[str, np.ndarray]:
+        """By site, difference times derivative [layer, position]."""
         score, seen = self.run(CORRUPT, **how)
-        found = []
-        for layer in range(N_LAYERS):
-            (gradient,) = torch.autograd.grad(
-                score, seen[site, layer], retain_graph=True, allow_unused=True
-            )
-            gradient = torch.zeros_like(seen[site, layer]) if gradient is None else gradient
-            found.append((self.difference(site, layer) * gradient)[0].sum(-1))
-        return torch.stack(found).numpy()
+        gradients = torch.autograd.grad(score, [*seen.values()], allow_unused=True)
+        moved = {
+            at: torch.zeros(seen[at].shape[1])
+            if gradient is None
+            else (self.difference(*at) * gradient)[0].sum(-1)
+            for at, gradient in zip(seen, gradients, strict=True)
+        }
+        return {
+            site: torch.stack([moved[site, layer] for layer in range(N_LAYERS)]).numpy()
+            for site in SITES
+        }
 
 
 def change(tiny: Tiny, site: str, method: str, **more: Any) -> np.ndarray:
     by = more.pop("by", "position")
-    found = estimate(tiny.model, pairs_of(tiny), site, by=by, method=method, **more)  # type: ignore[arg-type]
+    found = estimate(
+        tiny.model,
+        pairs_of(tiny),
+        site,
+        by=by,
+        method=method,
+        check=0,
+        **more,  # type: ignore[arg-type]
+    )
     assert found.attrs["instrument"].startswith(f"attribution patching, {method}")
     return (found["patched"] - found["corrupt"]).values[0]
 
@@ -134,12 +152,8 @@ def two(request: pytest.FixtureRequest, zoo: Callable[[str], Tiny]) -> Tiny:
     return zoo(request.param)
 
 
-SITES = ("resid_pre", "z", "mlp_out", "mlp_act")
-
-
 def test_a_gradient_is_the_derivative(two: Tiny) -> None:
-    for site in SITES:
-        expected = ByHand(two).estimate(site)
+    for site, expected in ByHand(two).estimate().items():
         np.testing.assert_allclose(change(two, site, "gradient"), expected, **CLOSE)
 
 
@@ -149,13 +163,13 @@ def test_integrated_gradients_are_means_on_the_way(two: Tiny) -> None:
         expected = []
         for layer in range(N_LAYERS):
             difference, total = hand.difference(site, layer), torch.zeros(())
-            for step in range(3):
-                move = {(site, layer): (step + 0.5) / 3 * difference}
+            for step in range(2):
+                move = {(site, layer): (step + 0.5) / 2 * difference}
                 score, seen = hand.run(CORRUPT, move=move)
                 (gradient,) = torch.autograd.grad(score, seen[site, layer])
-                total = total + gradient / 3
+                total = total + gradient / 2
             expected.append((difference * total)[0].sum(-1).numpy())
-        np.testing.assert_allclose(change(two, site, "integrated", steps=3), expected, **CLOSE)
+        np.testing.assert_allclose(change(two, site, "integrated", steps=2), expected, **CLOSE)
 
 
 def test_integrated_gradients_add_up_to_what_all_cells_do_together(llama: Tiny) -> None:
@@ -167,16 +181,14 @@ def test_integrated_gradients_add_up_to_what_all_cells_do_together(llama: Tiny) 
         np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-2)
 
 
-def graddrop(hand: ByHand, site: str, inside: bool) -> np.ndarray:
-    parts = [hand.estimate(site, beside=layer) for layer in range(N_LAYERS)]
-    size = np.abs(parts).sum(0) / (N_LAYERS - inside)
-    return np.asarray(np.sign(hand.estimate(site)) * size)
-
-
 def test_graddrop_passes_beside_one_block_after_the_other(two: Tiny) -> None:
     hand = ByHand(two)
+    whole = hand.estimate()
+    beside = [hand.estimate(beside=layer) for layer in range(N_LAYERS)]
     for site in SITES:
-        expected = graddrop(hand, site, inside=site != "resid_pre")
+        passing = N_LAYERS - (site != "resid_pre")
+        size = np.abs([parts[site] for parts in beside]).sum(0) / passing
+        expected = np.sign(whole[site]) * size
         np.testing.assert_allclose(change(two, site, "atp*"), expected, **CLOSE)
 
 
@@ -287,12 +299,12 @@ def relevance_rules(tiny: Tiny) -> Iterator[None]:
 
 def test_relevance_rules_are_those_of_the_paper(two: Tiny) -> None:
     hand = ByHand(two)
-    plain = {site: hand.estimate(site) for site in SITES}
+    plain = hand.estimate()
     with relevance_rules(two):
-        for site in SITES:
-            expected = hand.estimate(site)
-            assert np.abs(expected - plain[site]).max() > 0.05
-            np.testing.assert_allclose(change(two, site, "relp"), expected, rtol=5e-3, atol=1e-4)
+        by_rules = hand.estimate()
+    for site, expected in by_rules.items():
+        assert np.abs(expected - plain[site]).max() > 0.05
+        np.testing.assert_allclose(change(two, site, "relp"), expected, rtol=5e-3, atol=1e-4)
 
 
 AXES: dict[str, tuple[str, ...]] = {
@@ -316,13 +328,18 @@ def test_with_every_position_run_it_is_the_sweep(tiny: Tiny) -> None:
     # Read after the prompt in one, and in one all along the answers.
     metric = "logprob_diff" if noising else "logit_diff"
     for site, by in AXES.items():
-        if tiny.parallel and site == "resid_mid":
+        # All sites of one architecture, and of the others one of each kind.
+        if not noising and site not in ("resid_pre", "mlp_out", "k", "z", "pattern"):
             continue
         asked: dict[str, Any] = {"by": by, "direction": "noising" if noising else "denoising"}
         if site == "mlp_out":
             asked["source"] = "zero"
+        if site == "mlp_act":
+            asked["neurons"] = 12
         exact = sweep(tiny.model, pairs, site, metric, **asked)
-        found = estimate(tiny.model, pairs, site, metric, method="columns", columns=99, **asked)
+        found = estimate(
+            tiny.model, pairs, site, metric, method="columns", columns=99, check=0, **asked
+        )
         np.testing.assert_allclose(found["patched"], exact["patched"], rtol=0, atol=2e-5)
         assert float(np.abs(exact["patched"] - exact["corrupt"]).max()) > 0.05
 
@@ -333,12 +350,14 @@ def test_with_few_positions_run_small_changes_are_told_to_first_order(
 ) -> None:
     """Where nothing bends, all that goes by way of the other positions must be there, once."""
     pairs = prompt_pairs(tiny)
+    sites = ("resid_pre", "attn_out", "mlp_out", "q", "k", "z")
+    if tiny.name != "llama":  # of the others one of each kind
+        sites = ("resid_pre", "k", "z")
     if not packed:
         monkeypatch.setattr("interp.patching.estimates.attended.packs_attending", lambda *_: False)
-    for site, by in AXES.items():
-        if site in ("pattern", "resid_mid", "mlp_act"):
-            continue
-        whole = estimate(tiny.model, pairs, site, by=by, method="gradient")
+    for site in sites:
+        by = AXES[site]
+        whole = estimate(tiny.model, pairs, site, by=by, method="gradient", check=0)  # type: ignore[arg-type]
         found = nearly(tiny, pairs, site, by)
         scale = float(np.nanmax(np.abs(whole["patched"] - whole["corrupt"])))
         np.testing.assert_allclose(found, whole["patched"] - whole["corrupt"], atol=0.03 * scale)
@@ -365,7 +384,15 @@ def nearly(tiny: Tiny, pairs: PromptPairs, site: str, by: tuple[str, ...]) -> np
         return both
 
     with mock.patch.object(Both, "of", close):
-        found = estimate(tiny.model, pairs, site, by=by, method="columns", columns=1)  # type: ignore[arg-type]
+        found = estimate(
+            tiny.model,
+            pairs,
+            site,
+            by=by,
+            method="columns",
+            columns=1,
+            check=0,  # type: ignore[arg-type]
+        )
     return np.asarray((found["patched"] - found["corrupt"]).values / STEP)
 
 
