@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 
 from cache.arguments import typed
-from interp.errors import PromptError
+from interp.errors import DirectionError, PromptError
 from interp.model.memory import fitting_threads
 from interp.model.model import Model
 from interp.patching.cells import check_layers
@@ -15,6 +15,7 @@ from interp.patching.results import prompt_coordinates
 from interp.patching.values import check_direction
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.targets import Answers
+from interp.sites import width_at
 from interp.subspaces.das import Among, check_site, choices_of, wanted_tokens
 from interp.subspaces.runs import Rows, Runs
 from interp.subspaces.subspace import Subspace
@@ -48,12 +49,19 @@ def interchange(
 
     Raises:
         ModelError: the subspace belongs to another model.
+        DirectionError: its rows are not as wide as the activation.
         SiteError, PromptError: as for `fit_das`.
     """
     subspace.check(model)
     chosen = check_direction(direction, "other")
     check_site(subspace.site)
     layers = check_layers(model, subspace.site, [subspace.layer])
+    width = width_at(model, subspace.site, 1)
+    if subspace.basis.shape[1] != width:
+        raise DirectionError(
+            f"The subspace has {subspace.basis.shape[1]} columns, and '{subspace.site}' of "
+            f"{model.name} is {width} wide; give rows of that width."
+        )
     if subspace.position not in pairs.positions:
         raise PromptError(
             f"These pairs have no position '{subspace.position}'; theirs are "
@@ -61,7 +69,7 @@ def interchange(
         )
     slot = pairs.positions.index(subspace.position)
     targets = wanted_tokens(model, pairs, chosen, counterfactual)
-    choices = choices_of(pairs, targets) if among == "answers" else None
+    choices = choices_of(pairs, targets, among)
     out = np.full((5, len(pairs)), np.nan)
     with torch.inference_mode(False), fitting_threads(model), model.lock:
         runs = Runs(model, pairs, chosen, subspace.site, layers, (slot,), choices)

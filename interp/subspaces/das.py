@@ -138,7 +138,7 @@ def fit_das(
     slots = _slots(pairs, positions, codes, held)
     dealt = arbitrary(codes, held, targets.numpy(), seed)
     answers = [targets, targets[torch.from_numpy(dealt)]]
-    choices = choices_of(pairs, targets) if among == "answers" else None
+    choices = choices_of(pairs, targets, among)
     with torch.inference_mode(False), fitting_threads(model), model.lock:
         runs = Runs(model, pairs, chosen, site, depth, slots, choices)
         n_places = len(runs.layer)
@@ -219,8 +219,18 @@ def wanted_tokens(
     return found
 
 
-def choices_of(pairs: PromptPairs, targets: Int[Tensor, " example"]) -> Int[Tensor, " choice"]:
-    """First tokens of all answers that are asked for [choice], ascending."""
+def choices_of(
+    pairs: PromptPairs, targets: Int[Tensor, " example"], among: str
+) -> Int[Tensor, " choice"] | None:
+    """First tokens of all answers that are asked for [choice], ascending; None for any token.
+
+    Raises:
+        PromptError: `among` is neither.
+    """
+    if among not in ("vocabulary", "answers"):
+        raise PromptError(f"An answer comes out among 'vocabulary' or 'answers', not '{among}'.")
+    if among == "vocabulary":
+        return None
     several = [targets, pairs.first_tokens("answer")]
     if pairs.foil_ids is not None:
         several.append(pairs.first_tokens("foil"))

@@ -54,6 +54,7 @@ class Subspace:
 
     def __post_init__(self) -> None:
         site_kind(self.site)
+        object.__setattr__(self, "basis", self.basis.detach())
         rows = self.basis
         if rows.ndim != 2 or not rows.is_floating_point() or not 0 < len(rows) <= rows.shape[1]:
             raise DirectionError(
@@ -88,6 +89,11 @@ class Subspace:
         Raises:
             PromptError: it has no such cell.
         """
+        missing = {"layer", "position", "rank", "component", "width"} - {*result["basis"].dims}
+        if missing or not {"model", "fingerprint", "site"} <= result.attrs.keys():
+            raise PromptError(
+                "The search was cut, or has lost its attributes; give it as fit_das returned it."
+            )
         labels = [str(label) for label in result["position_label"].values]
         slots = [int(slot) for slot in result["position"].values]
         known: list[int | str] = [*labels] if isinstance(position, str) else [*slots]

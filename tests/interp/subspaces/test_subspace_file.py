@@ -116,6 +116,11 @@ def test_what_is_no_subspace_is_refused(made: Planted) -> None:
     for site in ("z", "nonsense"):
         with pytest.raises(Exception, match=r"no one vector|Unknown site"):
             interchange(made.model, made.pairs(), one(torch.eye(2, 32), site))
+    with pytest.raises(DirectionError, match="33 columns"):
+        interchange(made.model, made.pairs(), one(torch.eye(2, 33)))
+    with pytest.raises((ArgumentError, PromptError), match="'answers'"):
+        interchange(made.model, made.pairs(), one(torch.eye(2, 32)), among="foils")  # type: ignore[arg-type]
+    assert not one(torch.eye(2, 32, requires_grad=True)).basis.requires_grad
     with pytest.raises(PromptError, match="no position 'who'"):
         interchange(
             made.model,
@@ -132,3 +137,10 @@ def test_a_cell_that_was_not_searched_is_refused(search_of: Search) -> None:
             Subspace.of(result, *wrong)
     with pytest.raises(ArgumentError, match="a result of fit_das"):
         Subspace.of(result.drop_vars("basis"), 0, LAST, 1)
+
+
+def test_a_search_that_was_cut_is_refused(search_of: Search) -> None:
+    result = search_of("variable")
+    for cut in (result.isel(layer=0), result.isel(rank=0), result.drop_attrs()):
+        with pytest.raises(PromptError, match="as fit_das returned it"):
+            Subspace.of(cut, 0, ENTITY, 3)
