@@ -245,21 +245,30 @@ def _estimates(
     if n == 0:
         return []
     which = "All cells" if n == all_cells else f"{n} of {all_cells} cells"
-    return [f"{which} (hatched) are estimates, not runs. {agreement_words(noted)}"]
+    words = agreement_words(noted, replaced=n < all_cells)
+    return [f"{which} (hatched) are estimates, not runs. {words}"]
 
 
-def agreement_words(noted: Mapping[Any, Any]) -> str:
-    """How well estimates agree with cells that were run to tell it, as their result notes it."""
+def agreement_words(noted: Mapping[Any, Any], *, replaced: bool = False) -> str:
+    """How well estimates agree with cells that were run to tell it, as their result notes it.
+
+    Args:
+        replaced: whether runs have since taken the place of some, which are the largest.
+    """
     found = {name: _noted(noted, name) for name in ("cells", "large", "correlation", "wrong_signs")}
     told = []
     if found["correlation"] is not None:
         told.append(f"correlation {_with_ends(noted, 'correlation', plain)}")
     if found["wrong_signs"] is not None and found["large"]:
         wrong = _with_ends(noted, "wrong_signs", lambda share: f"{share:.0%}")
-        told.append(f"wrong signs among the tenth with the largest estimates {wrong}")
+        large = f"{found['large']:.0f} of these from the tenth with the largest estimates"
+        told.append(f"wrong signs among {large} {wrong}")
     if not told or not found["cells"]:
         return "How well they agree with runs was not measured."
-    return f"By {found['cells']:.0f} cells that were run: {', '.join(told)}."
+    words = f"By {found['cells']:.0f} single pairs' cells that were run: {', '.join(told)}."
+    if replaced:
+        words += " This is of all estimates, also those that runs have replaced."
+    return words
 
 
 def _noted(noted: Mapping[Any, Any], name: str) -> float | None:

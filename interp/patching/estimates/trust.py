@@ -29,6 +29,7 @@ _LEAST = 8
 """Cells of either half below which nothing is said."""
 _WIDER = 1.5
 """How many times as wide as by the jackknife alone: few cells hold little of long tails."""
+_NOTHING = (math.nan, math.nan, math.nan)
 Numbers = npt.NDArray[np.float64]
 
 
@@ -39,7 +40,7 @@ class Trust:
     Attributes:
         n: cells that were run.
         correlation: of estimated and exact changes, estimated for all cells, and the ends of its
-            95% interval, which is rough; NaN where too few were run.
+            95% interval, which is rough; NaN where too few were run or any estimate is no number.
         n_large: of the cells that were run, those among the tenth with the largest estimates.
         wrong_signs: how many of these have the wrong sign, as a share, and its 95% interval; NaN
             where there are too few.
@@ -89,7 +90,10 @@ def measured(
         Stratum(size, guess.flat[half].astype(float), truth.flat[half].astype(float))
         for size, half in (large, rest)
     ]
-    return compared(strata)
+    told = compared(strata)
+    if not np.isfinite(guess).all():  # of all cells the others then tell nothing
+        return Trust(told.n, _NOTHING, told.n_large, _NOTHING)
+    return told
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,10 @@ def compared(strata: Sequence[Stratum]) -> Trust:
     n = sum(len(one.guess) for one in strata)
     finite = all(np.isfinite([one.guess, one.truth]).all() for one in strata)
     enough = all(one.whole or len(one.guess) >= _LEAST for one in strata)
-    correlation = (math.nan,) * 3
-    if finite and enough:
-        correlation = _interval(strata)
-    wrong_signs = (math.nan,) * 3
+    correlation = _interval(strata) if finite and enough else _NOTHING
+    if not np.isfinite(correlation).all():
+        correlation = _NOTHING
+    wrong_signs = _NOTHING
     if finite and len(large.guess) and (large.whole or len(large.guess) >= _LEAST):
         wrong = int((np.sign(large.guess) != np.sign(large.truth)).sum())
         share = wrong / len(large.guess)
@@ -150,8 +154,10 @@ def _interval(strata: Sequence[Stratum]) -> tuple[float, float, float]:
     half = np.repeat(np.arange(len(strata)), [len(one.guess) for one in strata])
     weight = np.array([one.size / len(one.guess) for one in strata])[half]
     point = float(_correlation(guess, truth, weight))
-    if all(one.whole for one in strata) or not abs(point) < 1:
+    if all(one.whole for one in strata):
         return point, point, point
+    if not abs(point) < 1:  # of what some cells put on a line nothing follows for the others
+        return _NOTHING
     variance, least = 0.0, math.inf
     for number, one in enumerate(strata):
         if one.whole:
@@ -161,7 +167,10 @@ def _interval(strata: Sequence[Stratum]) -> tuple[float, float, float]:
         for leave in np.nonzero(half == number)[0]:
             kept = np.arange(len(half)) != leave
             others = np.where(half == number, weight * n / (n - 1), weight)[kept]
-            left.append(np.arctanh(float(_correlation(guess[kept], truth[kept], others))))
+            without = float(_correlation(guess[kept], truth[kept], others))
+            if not abs(without) < 1:
+                return _NOTHING
+            left.append(math.atanh(without))
         variance += (n - 1) * float(np.var(left))
         least = min(least, n)
     reach = _WIDER * t_quantile(0.95, least) * math.sqrt(variance)
@@ -173,7 +182,7 @@ def _correlation(a: Numbers, b: Numbers, weight: Numbers) -> float:
     """Weighted; NaN where one of them does not vary."""
     a, b = (one - (weight * one).sum() / weight.sum() for one in (a, b))
     scale = math.sqrt((weight * a * a).sum() * (weight * b * b).sum())
-    return float((weight * a * b).sum() / scale) if scale else math.nan
+    return float(np.clip((weight * a * b).sum() / scale, -1, 1)) if scale else math.nan
 
 
 def _by_cell(request: Request, grid: Grid) -> Grid:

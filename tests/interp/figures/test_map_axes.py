@@ -207,7 +207,10 @@ def test_an_estimate_is_drawn_with_its_agreement(make_sweep: MakeSweep) -> None:
         agreement_wrong_signs_low=0.01,
         agreement_wrong_signs_high=0.28,
     )
-    assert "By 32 cells that were run: correlation 0.97 (95% interval 0.93 to 0.99)" in said
+    assert (
+        "By 32 single pairs' cells that were run: correlation 0.97 (95% interval 0.93 to 0.99)"
+        in said
+    )
     assert "largest estimates 6% (95% interval 1% to 28%)." in said
     assert "not measured" in notes(agreement_cells=4, agreement_large=2)
     swept = make_sweep(np.array([[[0.1, 0.9]]]), times=5).assign_attrs(agreement_cells=32)

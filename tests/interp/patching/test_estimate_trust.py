@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from torch.nn import functional
 
-from interp import estimate, sweep
+from interp import PromptPairs, estimate, load_model, sweep
 from interp.errors import SiteError
+from interp.metrics import Metric, Term, target_logit
 from interp.patching import refine
 from interp.patching.estimates import trust
 from tests.interp.pairs import prompt_pairs
-from tests.interp.tiny import Tiny
+from tests.interp.tiny import Tiny, build_tokenizer
+from tests.interp.untouched import untouched
 
 ASKED: dict[str, Any] = {"by": ("head", "position"), "method": "gradient"}
 
@@ -92,3 +97,74 @@ def test_intervals_hold_the_agreement_of_all_cells() -> None:
         _, low, high = found.correlation
         held.append(low <= np.corrcoef(guess, truth)[0, 1] <= high)
     assert np.mean(held) > 0.9  # nominally .95; so it is called rough
+
+
+def test_of_what_is_no_number_nothing_is_said(llama: Tiny) -> None:
+    def lost(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return target_logit(logits, targets).sqrt()  # of a negative logit there is none
+
+    metric = Metric("root", "", (Term("prompt", "answer", lost),), "")
+    found = estimate(llama.model, prompt_pairs(llama), "z", metric, **ASKED)
+    assert bool(np.isnan(found["corrupt"]).any())
+    assert found.attrs["agreement_cells"] > 0
+    assert not {"agreement_correlation", "agreement_wrong_signs"} & set(found.attrs)
+
+
+def test_no_interval_is_claimed_from_a_line_or_a_constant() -> None:
+    line = np.linspace(-1.0, 1.0, 16)
+    spike = np.where(np.arange(16) == 3, 1.0, 0.0)
+    zero = np.zeros(16)
+    for guess, rest in ((line, line), (spike, zero), (zero, zero)):
+        strata = [trust.Stratum(200, guess, guess), trust.Stratum(1800, rest, rest)]
+        assert np.isnan(trust.compared(strata).correlation).all()
+    whole = [trust.Stratum(16, line, line), trust.Stratum(16, line, line)]
+    assert trust.compared(whole).correlation == pytest.approx((1, 1, 1))
+
+
+METHODS = ("columns", "gradient", "integrated", "atp*", "relp")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_fails_inside_leaves_nothing_behind(llama: Tiny, method: Any) -> None:
+    pairs, linear = prompt_pairs(llama), functional.linear
+    calls, last = 0, 10**9
+
+    def failing(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > last:
+            raise ZeroDivisionError
+        return linear(*args)
+
+    def run() -> xr.Dataset:
+        return estimate(llama.model, pairs, "z", method=method, check=0)
+
+    before = run()
+    with mock.patch.object(functional, "linear", failing):
+        for share in (0.1, 0.5, 0.75, 0.95):
+            calls, last = 0, 10**9
+            run()
+            assert calls > 10
+            calls, last = 0, int(share * calls)
+            with pytest.raises(ZeroDivisionError):
+                run()
+            assert untouched(llama)
+            assert torch.is_grad_enabled()
+            weights = llama.model.bridge.original_model.parameters()
+            assert not any(w.requires_grad or w.grad is not None for w in weights)
+    xr.testing.assert_identical(run(), before)
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-4), (torch.bfloat16, 0.25)])
+def test_other_precisions_are_estimated_alike(llama: Tiny, dtype: torch.dtype, atol: float) -> None:
+    model = load_model(copy.deepcopy(llama.hf).to(dtype), tokenizer=build_tokenizer())
+    texts = ["we saw Ann near Rome and then"], ["we saw Bo near Oslo and then"], [" Gus"], [" Ida"]
+    for method in METHODS:
+        # How many are run otherwise hangs on a rank, which rounding turns.
+        more: dict[str, Any] = {"columns": 99} if method == "columns" else {}
+        found, expected = (
+            estimate(one, PromptPairs(one, *texts), "z", method=method, check=0, **more)  # type: ignore[arg-type]
+            for one in (model, llama.model)
+        )
+        np.testing.assert_allclose(moved(found), moved(expected), rtol=0, atol=atol)
+        assert np.abs(moved(expected)).max() > 2 * atol

@@ -17,6 +17,7 @@ from interp.metrics import Metric, Term, target_logit
 from interp.patching import refine
 from tests.interp.pairs import prompt_pairs
 from tests.interp.tiny import Tiny
+from tests.interp.untouched import untouched
 
 pytestmark = pytest.mark.slow
 
@@ -155,15 +156,6 @@ def test_batches_and_memory_do_not_matter(
     for other in (cut, alone):
         np.testing.assert_array_equal(other["exact"], whole["exact"])
         np.testing.assert_allclose(other["patched"], whole["patched"], **CLOSE)
-
-
-def untouched(tiny: Tiny) -> bool:
-    """No hook is left anywhere, and no module runs anything but its own code."""
-    model = tiny.model.bridge
-    hooks = any(point.fwd_hooks for point in model.hook_dict.values())
-    torch_hooks = any(block._forward_pre_hooks for block in model.blocks)
-    wrapped = any("forward" in module.__dict__ for module in model.blocks.modules())
-    return not (hooks or torch_hooks or wrapped)
 
 
 class Interrupt(Exception):
