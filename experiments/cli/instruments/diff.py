@@ -179,11 +179,11 @@ def _add_swaps(found: Findings, result: Comparison, table: pd.DataFrame) -> None
         for name in ("share", "low", "high") if clear else ():
             table[f"{order}_{name}"] = table["part"].map(shares[name].sel(order=order).to_series())
     effect, low, high = (float(shares.attrs[f"effect{end}"]) for end in ("", "_low", "_high"))
-    unit, metric = swaps.attrs["unit"], swaps.attrs["metric"]
+    unit, metric, n = swaps.attrs["unit"], swaps.attrs["metric"], swaps.sizes["example"]
     interval = f" [{plain(low)}, {plain(high)}]" if np.isfinite(low) else ""
     found.sentences.append(
         f"{metric} of the tuned model above the base: {plain(effect)} {unit}{interval} "
-        f"({swaps.sizes['example']} prompts)."
+        f"({n} prompt{'s' if n > 1 else ''})."
     )
     if not clear:
         found.sentences.append(str(shares.attrs["reason"]))

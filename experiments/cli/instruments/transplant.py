@@ -145,7 +145,7 @@ def _spans(columns: dict[str, list[str]], prefix: str) -> dict[str, list[str]] |
     found = {
         name.removeprefix(prefix): values
         for name, values in columns.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and name != prefix
     }
     return found or None
 
