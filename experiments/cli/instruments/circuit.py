@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -172,15 +172,15 @@ def _tell(found: Findings, chosen: Circuit, at: xr.Dataset, asked: int) -> None:
         + (f" ({asked} asked for)." if len(chosen) != asked else ".")
     )
     f, low, high, rest = (float(at[name]) for name in ("f", "f_low", "f_high", "complement"))
-    random = np.asarray(at["random"].values, dtype=float)
+    random = [float(value) for value in at["random"].values]
     shared = int(at.attrs["shared_pairs"])
-    if np.isfinite(f):
-        interval = f" [{percent(low)}, {percent(high)}]" if np.isfinite(low) else ""
+    if math.isfinite(f):
+        interval = f" [{percent(low)}, {percent(high)}]" if math.isfinite(low) else ""
         found.sentences.append(
             f"Run alone on {found.numbers['held_out']} other pairs, it brings back {percent(f)}"
             f"{interval} of the difference between clean and corrupted run; all other edges "
             f"together {percent(rest)}, {len(random)} random circuits of at least its size "
-            f"{percent(float(random.min()))} to {percent(float(random.max()))}."
+            f"{percent(min(random))} to {percent(max(random))}."
         )
     else:
         found.sentences.append(str(at.attrs["reason"]))
@@ -195,7 +195,7 @@ def _tell(found: Findings, chosen: Circuit, at: xr.Dataset, asked: int) -> None:
         "f_low": low,
         "f_high": high,
         "complement": rest,
-        "random": random.tolist(),
+        "random": random,
         "shared_pairs": shared,
         "reason": str(at.attrs["reason"]),
     }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -180,7 +180,7 @@ def _add_swaps(found: Findings, result: Comparison, table: pd.DataFrame) -> None
             table[f"{order}_{name}"] = table["part"].map(shares[name].sel(order=order).to_series())
     effect, low, high = (float(shares.attrs[f"effect{end}"]) for end in ("", "_low", "_high"))
     unit, metric, n = swaps.attrs["unit"], swaps.attrs["metric"], swaps.sizes["example"]
-    interval = f" [{plain(low)}, {plain(high)}]" if np.isfinite(low) else ""
+    interval = f" [{plain(low)}, {plain(high)}]" if math.isfinite(low) else ""
     found.sentences.append(
         f"{metric} of the tuned model above the base: {plain(effect)} {unit}{interval} "
         f"({n} prompt{'s' if n > 1 else ''})."
@@ -205,7 +205,7 @@ def _show(found: Findings, table: pd.DataFrame) -> None:
         for order in heads if swapped else ():
             value = row[f"{order}_{'share' if clear else 'change'}"]
             text = percent(value) if clear else plain(value)
-            cells.append(text if np.isfinite(value) else "")
+            cells.append(text if math.isfinite(value) else "")
         shown.add_row(*cells)
     found.shown = shown
     found.heading = "Norm of each part's change, relative to its weights"
@@ -222,7 +222,7 @@ def _tell_means(found: Findings, means: xr.Dataset) -> None:
     tuned = means.sel(model="tuned")
     norm = tuned["norm"].isel(layer=-1)
     if bool((norm > 0).any()):
-        position = int(np.nanargmax(norm.values))
+        position = int(norm.fillna(0).values.argmax())
         at = tuned.isel(layer=-1, lens=0, position=position)
         words = [visible(str(word), spaces=True) for word in at["top_token"].values[:_TOKENS]]
         largest, control = float(at["top_logit"][0]), float(at["control_logit"].max())

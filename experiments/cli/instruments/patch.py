@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from experiments.cli import options
@@ -176,5 +176,5 @@ def _columns(result: xr.Dataset, axes: list[str]) -> list[tuple[str, ...]]:
         names.append([f"{axis} {v}" if axis in ("head", "neurons") else str(v) for v in values])
     return [
         tuple(names[i][at] for i, at in enumerate(index))
-        for index in np.ndindex(*(len(one) for one in names))
+        for index in itertools.product(*(range(len(one)) for one in names))
     ]

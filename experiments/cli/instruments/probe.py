@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -160,5 +160,5 @@ def _tell(found: Findings, report: xr.Dataset) -> None:
 
 def _with_interval(row: dict[Hashable, Any], name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    interval = f" [{percent(low)}, {percent(high)}]" if np.isfinite(low) else ""
+    interval = f" [{percent(low)}, {percent(high)}]" if math.isfinite(low) else ""
     return f"{percent(row[name])}{interval}"

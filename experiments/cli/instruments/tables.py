@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 from rich.table import Table
 from rich.text import Text
 
 from experiments.cli.console import output, visible
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import plotly.graph_objects as go
     import xarray as xr
 
@@ -37,6 +38,8 @@ def grid_table(
     none.
     """
     heads = [_short(name) for name in columns]
+    import numpy as np
+
     from interp.figures.drawing.numbers import texts
 
     words = values.dtype.kind not in "fiu"
@@ -67,7 +70,7 @@ def maps(
     if not rest:
         return {"map": draw(result)}
     found = {}
-    for index in np.ndindex(*(result.sizes[axis] for axis in rest)):
+    for index in itertools.product(*(range(result.sizes[axis]) for axis in rest)):
         one = result.isel(dict(zip(rest, index, strict=True)))
         name = ", ".join(f"{axis.replace('_', ' ')} {one[axis].item()}" for axis in rest)
         found[name] = draw(one, title=name)
@@ -76,6 +79,8 @@ def maps(
 
 def _fitting(values: npt.NDArray[np.float64], widths: Sequence[int], space: int) -> list[int]:
     """The columns to show, in their order: as many of the largest as fit, at least one."""
+    import numpy as np
+
     size = np.where(np.isfinite(values), np.abs(values), 0.0).max(axis=0, initial=0.0)
     chosen: list[int] = []
     for i in np.argsort(-size, kind="stable").tolist():

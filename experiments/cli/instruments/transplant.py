@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from experiments.cli import options
@@ -203,5 +203,5 @@ def _names(result: xr.Dataset, axes: list[str]) -> list[tuple[str, ...]]:
         names.append([f"from {v}" if axis == "source_layer" else str(v) for v in values])
     return [
         tuple(names[i][at] for i, at in enumerate(index))
-        for index in np.ndindex(*(len(one) for one in names))
+        for index in itertools.product(*(range(len(one)) for one in names))
     ]
