@@ -11,11 +11,16 @@ from rich.table import Table
 
 from experiments.cli import options
 from experiments.cli.console import guarded, quiet_libraries, say, visible
-from experiments.cli.instruments.prompt_files import Answer, Foil, read_columns, spaced
+from experiments.cli.instruments.prompt_files import (
+    Answer,
+    Foil,
+    read_columns,
+    spaced,
+    table_or_one,
+)
 from experiments.cli.instruments.results import AsJson, Findings, Out, findings_kept
 from experiments.cli.progress import TerminalReporter
 from experiments.numbers import percent
-from interp.errors import PromptError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +89,14 @@ def diff(
     - `obverse diff base-model tuned-model --prompts questions.csv`
     - `obverse diff base-model tuned-model --prompts questions.csv --texts unrelated.csv --json`
     """
-    columns = _columns(prompts, prompt, answer, foil)
+    columns = table_or_one(
+        prompts,
+        "prompts",
+        {"text": prompt, "answer": answer, "foil": foil},
+        needed=["text"],
+        optional=["answer", "foil"],
+        text_option="prompt",
+    )
     unrelated = None if texts is None else read_columns(texts, ["text"])["text"]
     with findings_kept("diff", out, as_json) as found:
         quiet_libraries()
@@ -112,23 +124,6 @@ def diff(
                 progress=progress,
             )
         _tell(found, result)
-
-
-def _columns(
-    path: Path | None, text: str | None, answer: str | None, foil: str | None
-) -> dict[str, list[str]]:
-    one = {"text": text, "answer": answer, "foil": foil}
-    given = {name: [value] for name, value in one.items() if value is not None}
-    if path is not None:
-        if given:
-            name = next(iter(given)).replace("text", "prompt")
-            raise PromptError(
-                f"The prompts are in '{path}' and in --{name}; give one or the other."
-            )
-        return read_columns(path, ["text"], ["answer", "foil"])
-    if text is None:
-        raise PromptError("There is no --prompt; give --prompts FILE, or --prompt TEXT.")
-    return given
 
 
 def _tell(found: Findings, result: Comparison) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,7 @@ from experiments.cli.console import guarded, quiet_libraries, say
 from experiments.cli.harvest import choose_layers
 from experiments.cli.instruments import prompt_files
 from experiments.cli.instruments.results import AsJson, Findings, Out, findings_kept
-from experiments.cli.instruments.tables import grid_table, maps
+from experiments.cli.instruments.tables import column_names, grid_table, maps
 from experiments.cli.progress import TerminalReporter
 
 if TYPE_CHECKING:
@@ -148,7 +147,7 @@ def _tell(found: Findings, result: xr.Dataset) -> None:
     found.shown, found.note = grid_table(
         shown.reshape(result.sizes["layer"], -1),
         [str(layer) for layer in result["layer"].values],
-        [" ".join(one) for one in _columns(result, axes)],
+        column_names(result, axes, {"head": "head ", "neurons": "neurons "}),
     )
     pairs = f"{n} pair{'s' if n > 1 else ''}"
     found.sentences.append(f"Clean above corrupted run: {whole} ({pairs}).")
@@ -165,16 +164,3 @@ def _tell(found: Findings, result: xr.Dataset) -> None:
         settings=dict(result.attrs),
         pairs=n,
     )
-
-
-def _columns(result: xr.Dataset, axes: list[str]) -> list[tuple[str, ...]]:
-    """What the columns of the flattened axes are called."""
-    names = []
-    for axis in axes:
-        label = f"{axis}_label"
-        values = result[label if label in result.coords else axis].values
-        names.append([f"{axis} {v}" if axis in ("head", "neurons") else str(v) for v in values])
-    return [
-        tuple(names[i][at] for i, at in enumerate(index))
-        for index in itertools.product(*(range(len(one)) for one in names))
-    ]

@@ -28,6 +28,8 @@ __all__ = [
     "make_pairs",
     "pair_columns",
     "read_columns",
+    "spaced",
+    "table_or_one",
 ]
 
 # A table of prompts, not a corpus.
@@ -109,6 +111,43 @@ def read_columns(
     }
 
 
+def table_or_one(
+    path: Path | None,
+    file_option: str,
+    one: Mapping[str, str | None],
+    *,
+    needed: Sequence[str],
+    optional: Sequence[str],
+    text_option: str = "text",
+) -> dict[str, list[str]]:
+    """The columns of a file, or those of the one example that options make.
+
+    Args:
+        file_option: the option that names the file.
+        one: by column what its option was given, None where it was not.
+        needed: columns that there must be.
+        optional: others, as for `read_columns`.
+        text_option: what the option of the column "text" is called.
+
+    Raises:
+        PromptError: both or neither are given, or the file is no such table.
+    """
+    names = {column: text_option if column == "text" else column for column in (*needed, *one)}
+    given = {column: [value] for column, value in one.items() if value is not None}
+    if path is not None:
+        if given:
+            raise PromptError(
+                f"The prompts are in '{path}' and in --{names[next(iter(given))]}; give one or the "
+                "other."
+            )
+        return read_columns(path, needed, optional)
+    missing = [names[column] for column in needed if column not in given]
+    if missing:
+        every = " and ".join(f"--{names[column]}" for column in needed)
+        raise PromptError(f"There is no --{missing[0]}; give --{file_option} FILE, or {every}.")
+    return given
+
+
 def pair_columns(
     path: Path | None,
     clean: str | None,
@@ -122,21 +161,15 @@ def pair_columns(
     Raises:
         PromptError: both or neither are given, or the file is no such table.
     """
-    one = {"clean": clean, "corrupt": corrupt, "answer": answer, "foil": foil}
-    given = [name for name, value in one.items() if value is not None]
-    if path is not None:
-        if given or spans:
-            raise PromptError(
-                f"The pairs are in '{path}' and in --{given[0] if given else 'span'}; give one "
-                "or the other."
-            )
-        return read_columns(path, ["clean", "corrupt", "answer"], ["foil", "clean_*", "corrupt_*"])
-    missing = [name for name in ("clean", "corrupt", "answer") if name not in given]
-    if missing:
-        raise PromptError(
-            f"There is no --{missing[0]}; give --pairs FILE, or --clean, --corrupt and --answer."
-        )
-    columns = {name: [value] for name, value in one.items() if value is not None}
+    if path is not None and spans:
+        raise PromptError(f"The prompts are in '{path}' and in --span; give one or the other.")
+    columns = table_or_one(
+        path,
+        "pairs",
+        {"clean": clean, "corrupt": corrupt, "answer": answer, "foil": foil},
+        needed=["clean", "corrupt", "answer"],
+        optional=["foil", "clean_*", "corrupt_*"],
+    )
     for written in spans or ():
         name, equals, words = written.partition("=")
         here, bar, there = words.partition("|")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     import xarray as xr
 
-__all__ = ["grid_table", "maps"]
+__all__ = ["column_names", "grid_table", "maps"]
 
 _PADDING = 2
 _WIDEST = 16
@@ -37,11 +37,11 @@ def grid_table(
     texts the first; the sentence beside the table tells of the others, and is empty where there are
     none.
     """
-    heads = [_short(name) for name in columns]
     import numpy as np
 
     from interp.figures.drawing.numbers import texts
 
+    heads = [_short(name) for name in columns]
     words = values.dtype.kind not in "fiu"
     if words:
         cells = [[_short(str(text), spaces=True) for text in row] for row in values]
@@ -60,6 +60,20 @@ def grid_table(
     left = len(columns) - len(shown)
     smaller = "" if words else " with smaller numbers"
     return table, f"{left} more columns{smaller} do not fit the window." if left else ""
+
+
+def column_names(result: xr.Dataset, axes: Sequence[str], prefixes: Mapping[str, str]) -> list[str]:
+    """What the columns of some axes, flattened, are called.
+
+    Args:
+        prefixes: what stands before the entries of an axis.
+    """
+    names = []
+    for axis in axes:
+        label = f"{axis}_label"
+        values = result[label if label in result.coords else axis].values
+        names.append([f"{prefixes.get(axis, '')}{value}" for value in values])
+    return [" ".join(one) for one in itertools.product(*names)]
 
 
 def maps(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from experiments.cli import options
 from experiments.cli.console import guarded, quiet_libraries, say, visible
 from experiments.cli.harvest import choose_layers
-from experiments.cli.instruments.prompt_files import Answer, read_columns, spaced
+from experiments.cli.instruments.prompt_files import Answer, spaced, table_or_one
 from experiments.cli.instruments.results import AsJson, Findings, Out, findings_kept
-from experiments.cli.instruments.tables import grid_table, maps
+from experiments.cli.instruments.tables import column_names, grid_table, maps
 from experiments.cli.progress import TerminalReporter
-from interp.errors import PromptError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -79,7 +77,13 @@ def transplant(
     - `obverse transplant --prompts carried.csv --source-at name --target-at name`
     - `obverse transplant --source "Tom Cruise's mother is" --target "Mary Lee Pfeiffer's son is"`
     """
-    columns = _columns(prompts, source, target, answer)
+    columns = table_or_one(
+        prompts,
+        "prompts",
+        {"source": source, "target": target, "answer": answer},
+        needed=["source", "target"],
+        optional=["answer", "foil", "source_*", "target_*"],
+    )
     with findings_kept("transplant", out, as_json) as found:
         say(f"Loading {model} …")
         quiet_libraries()
@@ -114,26 +118,6 @@ def transplant(
         _tell(found, result)
 
 
-def _columns(
-    path: Path | None, source: str | None, target: str | None, answer: str | None
-) -> dict[str, list[str]]:
-    one = {"source": source, "target": target, "answer": answer}
-    given = {name: [value] for name, value in one.items() if value is not None}
-    if path is not None:
-        if given:
-            raise PromptError(
-                f"The prompts are in '{path}' and in --{next(iter(given))}; give one or the other."
-            )
-        optional = ["answer", "foil", "source_*", "target_*"]
-        return read_columns(path, ["source", "target"], optional)
-    missing = [name for name in ("source", "target") if name not in given]
-    if missing:
-        raise PromptError(
-            f"There is no --{missing[0]}; give --prompts FILE, or --source and --target."
-        )
-    return given
-
-
 def _place(written: str) -> int | str | None:
     """A place as `interp.transplant` takes it; None is every token on its own."""
     if re.fullmatch(r"-?[0-9]{1,9}", written):
@@ -162,7 +146,7 @@ def _tell(found: Findings, result: xr.Dataset) -> None:
     found.tables["transplant"] = first.to_dataframe()[names].dropna().reset_index()
     axes = [str(d) for d in first["top_token"].dims if d not in ("example", "target_layer")]
     rows = [str(layer) for layer in result["target_layer"].values]
-    heads = [" ".join(one) for one in _names(result, axes)]
+    heads = column_names(result, axes, {"source_layer": "from "})
     unpatched = [str(token) for token in result["unpatched_top_token"].isel(k=0).values]
     if scored:
         change = (result["patched"] - result["unpatched"]).mean("example")
@@ -193,15 +177,3 @@ def _tell(found: Findings, result: xr.Dataset) -> None:
         f"Likeliest next token{which} as it is: {visible(unpatched[0], spaces=True)}"
     )
     found.numbers.update(settings=dict(result.attrs), examples=n, unpatched_top_token=unpatched)
-
-
-def _names(result: xr.Dataset, axes: list[str]) -> list[tuple[str, ...]]:
-    """What the columns of the flattened axes are called."""
-    names = []
-    for axis in axes:
-        values: Any = result[axis].values
-        names.append([f"from {v}" if axis == "source_layer" else str(v) for v in values])
-    return [
-        tuple(names[i][at] for i, at in enumerate(index))
-        for index in itertools.product(*(range(len(one)) for one in names))
-    ]
