@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import xarray as xr
 from experiments.numbers import percent
 from experiments.organisms.facts import DIRECTIONS, Direction
 from experiments.report import render_page
+from experiments.reversal_curse.case import Drawing
 from experiments.reversal_curse.measure import Measurements, Subject
 from experiments.reversal_curse.prompts import questions
 from experiments.run_directory.provenance import Provenance
@@ -49,8 +50,9 @@ def render(
     verdicts: Sequence[Verdict],
     sentences: Sequence[str],
     provenance: Provenance,
+    drawings: Mapping[str, Drawing],
 ) -> str:
-    """The page as text."""
+    """The page as text; `drawings` are what the verdicts' hypotheses show."""
     main = main_split(measured.facts["split"])
     figures: dict[str, go.Figure] = {
         "accuracy": accuracy_bars(measured.accuracy),
@@ -58,6 +60,7 @@ def render(
         "ranks": rank_lines(_lens_by_name(subject, measured, main), chance=subject.model.d_vocab),
     }
     maps = _maps(measured, main, figures)
+    figures |= {name: drawing.figure for name, drawing in drawings.items()}
     return render_page(
         "experiments.reversal_curse",
         "report.html.j2",
@@ -69,6 +72,7 @@ def render(
             "headline": sentences,
             "examples": [_example(row, subject.model.d_vocab) for row in _examples(measured.facts)],
             "verdicts": verdicts,
+            "drawings": {name: drawing.caption for name, drawing in drawings.items()},
             "accuracy": _accuracy_rows(measured.accuracy),
             "maps": maps,
             "main": _SPLITS[main],

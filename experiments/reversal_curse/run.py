@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
@@ -16,19 +14,14 @@ from experiments.context import Context
 from experiments.organisms.facts import DIRECTIONS, Direction, Templates
 from experiments.reversal_curse import cost, lenses, measure, patch, retrieve
 from experiments.reversal_curse import facts as fact_files
+from experiments.reversal_curse.case import Case, known_as_told
 from experiments.reversal_curse.checks import Numbered, check_asked
 from experiments.reversal_curse.config import Config
 from experiments.reversal_curse.findings import headline
-from experiments.reversal_curse.hypotheses import absence, lens, retrieval, subject_token
-from experiments.reversal_curse.hypotheses.preferences import Preferences, joined, preferences
+from experiments.reversal_curse.hypotheses.every import investigate
+from experiments.reversal_curse.hypotheses.lens import LEAST_QUESTIONS
 from experiments.reversal_curse.measure import Measurements, Subject
-from experiments.reversal_curse.prompts import (
-    check_answers,
-    check_prompts,
-    question,
-    questions,
-    right_answers,
-)
+from experiments.reversal_curse.prompts import check_answers, check_prompts
 from experiments.reversal_curse.report import render
 from experiments.run_directory.layout import HEADLINE
 from experiments.study import Verdict
@@ -46,12 +39,14 @@ def run(config: Config, context: Context) -> Sequence[Verdict]:
     subject = load_subject(config, context)
     with fitting_threads(subject.model):
         measured = take_measurements(config, context, subject)
-        verdicts = judge(subject, measured, context.seed)
+        findings = investigate(Case(subject, measured, config, context))
+        verdicts = [verdict for finding in findings for verdict in finding.verdicts]
         asked = measure.with_questions(measured.answers, subject.facts)
         names = len({name for fact in subject.facts for name in (fact.subject, fact.object)})
         sentences = headline(subject.model.name, asked, names)
         context.table(HEADLINE, lambda _: pd.DataFrame({"sentence": sentences}))
-        page = render(subject, measured, verdicts, sentences, context.provenance)
+        drawings = {name: each for finding in findings for name, each in finding.drawings.items()}
+        page = render(subject, measured, verdicts, sentences, context.provenance, drawings)
         context.document("report.html", page)
     return verdicts
 
@@ -127,7 +122,7 @@ def take_measurements(config: Config, context: Context, subject: Subject) -> Mea
     # Without facts that it knows as told nothing can be missing the other way round.
     fits = (
         lenses.fits(subject, context.rng("lenses"), config.lens_seconds, context.note)
-        if asked >= lens.LEAST_QUESTIONS
+        if asked >= LEAST_QUESTIONS
         else {}
     )
     others: dict[str, dict[Direction, xr.Dataset]] = {}
@@ -195,71 +190,3 @@ def take_measurements(config: Config, context: Context, subject: Subject) -> Mea
         lambda _: measure.accuracy(measure.with_questions(answers, subject.facts)),
     )
     return Measurements(answers, accuracy, facts, names, ranks, others, maps, sham, probes)
-
-
-def judge(subject: Subject, measured: Measurements, seed: int) -> list[Verdict]:
-    """A verdict on each hypothesis."""
-    known = measured.facts["forward_correct"].to_numpy(dtype=bool)
-    split = measured.facts["split"].to_numpy()
-    residual = measured.maps["forward", "resid_pre"]
-    rows = residual["fact"].values
-    h1 = subject_token.judge(
-        residual,
-        measured.sham,
-        measured.lens["forward"]["answer_logprob"].isel(layer=-1).values[rows],
-        known[rows],
-        {site: measured.maps["forward", site] for site in ("mlp_out", "attn_out")},
-        seed,
-        [question(subject.facts[i], "forward") for i in rows],
-    )
-
-    words = [(fact.relation, fact.inverse) for fact in subject.facts]
-
-    def scored(
-        read: dict[Direction, xr.Dataset], direction: Direction, members: npt.NDArray[np.int64]
-    ) -> Preferences:
-        valid = right_answers(subject.facts, direction)
-        facts_of: dict[str, set[int]] = {}
-        for j, fact in enumerate(subject.facts):
-            facts_of.setdefault(fact.answer(direction), set()).add(j)
-        right = [set().union(*(facts_of.get(name, ()) for name in names)) for names in valid]
-        asks = questions(subject.facts, direction)
-        return preferences(read[direction], members, right, words, asks)
-
-    # The curse has two sides: facts told forward and asked in reverse, and the other way round.
-    forward = known_as_told(measured.facts, measured.names, "forward")
-    reverse = known_as_told(measured.facts, measured.names, "reverse")
-    both = [i for i in measured.names["reverse"]["name"].values if split[i] == "both"]
-    h2 = [
-        lens.judge(
-            joined(scored(read, "reverse", forward), scored(read, "forward", reverse)),
-            joined(scored(read, "forward", forward), scored(read, "reverse", reverse)),
-            scored(read, "reverse", np.array(both, np.int64)) if both else None,
-            kind,
-        )
-        for kind, read in {"logit": measured.names, **measured.other_lenses}.items()
-    ]
-    probes = measured.probes
-    h3 = retrieval.judge(
-        [probes["forward", "reverse"], probes["reverse", "forward"]],
-        [probes["forward", "forward"], probes["reverse", "reverse"]],
-    )
-    return [h1, *h2, h3, absence.judge([*h2, h3])]
-
-
-_TOLD: dict[Direction, tuple[str, ...]] = {
-    "forward": ("forward", "unknown"),
-    "reverse": ("reverse",),
-}
-
-
-def known_as_told(
-    facts: pd.DataFrame, names: dict[Direction, xr.Dataset], told: Direction
-) -> npt.NDArray[np.int64]:
-    """Facts learned in one direction only that the model answers when asked in that one.
-
-    Those of which nobody says how they were learned count as told forward if they are known so.
-    """
-    learned = np.isin(facts["split"].to_numpy(), _TOLD[told])
-    right = facts[f"{told}_correct"].to_numpy(dtype=bool) & learned
-    return np.array([i for i in names[told]["name"].values if right[i]], np.int64)

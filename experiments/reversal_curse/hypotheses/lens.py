@@ -9,14 +9,24 @@ lens have a verdict each.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
+import xarray as xr
 from scipy import stats as scipy_stats
 
 from experiments.numbers import percent
-from experiments.reversal_curse.hypotheses.preferences import Floats, Preferences
+from experiments.organisms.facts import Direction
+from experiments.reversal_curse.case import Case, Finding
+from experiments.reversal_curse.hypotheses.preferences import (
+    Floats,
+    Preferences,
+    joined,
+    preferences_of,
+)
 from experiments.study import Outcome, Verdict
 from interp.stats import Equivalence, mean_intervals, tost
 
@@ -112,6 +122,35 @@ def least_for_absence() -> int:
     while (1 - 0.05 ** (1 / n) - TAIL) / (1 - TAIL) / 0.05 ** (1 / n) > TOLERATED:
         n += 1
     return n
+
+
+def investigate(case: Case) -> Finding:
+    """H2 of a case under each lens that was fitted.
+
+    The curse has two sides: facts told forward and asked in reverse, and the other way round.
+    """
+    forward, reverse = case.known_as_told("forward"), case.known_as_told("reverse")
+    named = case.measured.names["reverse"]["name"].values
+    both = np.array([i for i in named if case.splits[i] == "both"], np.int64)
+    verdicts = []
+    for kind, read in {"logit": case.measured.names, **case.measured.other_lenses}.items():
+
+        def scored(
+            direction: Direction,
+            members: npt.NDArray[np.int64],
+            read: Mapping[Direction, xr.Dataset] = read,
+        ) -> Preferences:
+            return preferences_of(case.subject.facts, read[direction], direction, members)
+
+        verdicts.append(
+            judge(
+                joined(scored("reverse", forward), scored("forward", reverse)),
+                joined(scored("forward", forward), scored("reverse", reverse)),
+                scored("reverse", both) if len(both) else None,
+                kind,
+            )
+        )
+    return Finding(tuple(verdicts))
 
 
 def judge(

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from experiments.organisms.facts import Direction, Fact
+from experiments.reversal_curse.prompts import questions, right_answers
 from interp.stats import specificity
 
 LEAST_GROUP = 4
@@ -62,6 +64,28 @@ def joined(first: Preferences, second: Preferences) -> Preferences:
         np.hstack([widened(first.null), widened(second.null)]),
         np.concatenate([first.questions, second.questions + 1 + first.questions.max(initial=-1)]),
     )
+
+
+def preferences_of(
+    facts: Sequence[Fact],
+    names: xr.Dataset,
+    direction: Direction,
+    members: npt.NDArray[np.int64],
+) -> Preferences:
+    """How much each layer prefers the right name of each fact, asked in a direction.
+
+    Args:
+        facts: all of the study, which tell the answers that are right too.
+        names: see `preferences`; of that direction.
+        members: likewise.
+    """
+    facts_of: dict[str, set[int]] = {}
+    for j, fact in enumerate(facts):
+        facts_of.setdefault(fact.answer(direction), set()).add(j)
+    valid = right_answers(facts, direction)
+    right = [set().union(*(facts_of.get(name, ()) for name in each)) for each in valid]
+    words = [(fact.relation, fact.inverse) for fact in facts]
+    return preferences(names, members, right, words, questions(facts, direction))
 
 
 def preferences(

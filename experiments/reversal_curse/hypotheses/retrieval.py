@@ -14,6 +14,7 @@ import numpy.typing as npt
 import xarray as xr
 from scipy import stats as scipy_stats
 
+from experiments.reversal_curse.case import Case, Finding
 from experiments.study import Outcome, Verdict
 
 CLAIM = "Asked the other way round, a linear probe finds no answer at the name that is asked about."
@@ -68,6 +69,16 @@ def pooled(results: Sequence[xr.Dataset]) -> Retrieved | None:
         np.stack([each["p_corrected"].values for each in usable]).min(0),
         int(counts.sum()),
     )
+
+
+def investigate(case: Case) -> Finding:
+    """H3 of a case, from its probes."""
+    probes = case.measured.probes
+    verdict = judge(
+        [probes["forward", "reverse"], probes["reverse", "forward"]],
+        [probes["forward", "forward"], probes["reverse", "reverse"]],
+    )
+    return Finding((verdict,))
 
 
 def judge(untold: Sequence[xr.Dataset], told: Sequence[xr.Dataset]) -> Verdict:

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from experiments.numbers import percent
+from experiments.reversal_curse.case import Case, Finding
+from experiments.reversal_curse.prompts import question
 from experiments.study import Outcome, Verdict
 from interp.stats import mean_interval, ratio_interval
 
@@ -68,6 +70,23 @@ class _Share:
 
 def _share(above: Floats, below: Floats, clusters: npt.NDArray[np.int64]) -> _Share:
     return _Share(float(above.sum() / below.sum()), *ratio_interval(above, below, clusters))
+
+
+def investigate(case: Case) -> Finding:
+    """H1 of a case, from its patching maps."""
+    measured, subject = case.measured, case.subject
+    residual = measured.maps["forward", "resid_pre"]
+    rows = residual["fact"].values
+    verdict = judge(
+        residual,
+        measured.sham,
+        measured.lens["forward"]["answer_logprob"].isel(layer=-1).values[rows],
+        measured.facts["forward_correct"].to_numpy(dtype=bool)[rows],
+        {site: measured.maps["forward", site] for site in ("mlp_out", "attn_out")},
+        case.seed,
+        [question(subject.facts[i], "forward") for i in rows],
+    )
+    return Finding((verdict,))
 
 
 def judge(

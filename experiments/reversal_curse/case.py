@@ -1,0 +1,84 @@
+"""What a hypothesis may look at, and what it hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+
+from experiments.context import Context
+from experiments.organisms.facts import Direction
+from experiments.reversal_curse.config import Config
+from experiments.reversal_curse.measure import Measurements, Subject
+from experiments.study import Verdict
+
+__all__ = ["Case", "Drawing", "Finding", "known_as_told"]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, and the sentence below it that says what to see."""
+
+    figure: go.Figure
+    caption: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is concluded, and the figures that show it, by name."""
+
+    verdicts: tuple[Verdict, ...]
+    drawings: Mapping[str, Drawing] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model with its facts, and what was measured of it already.
+
+    Attributes:
+        context: stores what a hypothesis measures beyond that: `context.dataset("gradients", …)`.
+        cured: the organism that answers in reverse, with its facts; None where the study runs on
+            another model than one of its own. It is loaded when first asked for.
+    """
+
+    subject: Subject
+    measured: Measurements
+    config: Config
+    context: Context
+    cured: Callable[[], Subject | None] = lambda: None
+
+    @property
+    def seed(self) -> int:
+        return self.context.seed
+
+    @property
+    def splits(self) -> npt.NDArray[np.str_]:
+        """How each fact was told."""
+        return self.measured.facts["split"].to_numpy()
+
+    def known_as_told(self, told: Direction) -> npt.NDArray[np.int64]:
+        """See the function of that name; among the names that the lens reads."""
+        return known_as_told(self.measured.facts, self.measured.names, told)
+
+
+_TOLD: dict[Direction, tuple[str, ...]] = {
+    "forward": ("forward", "unknown"),
+    "reverse": ("reverse",),
+}
+
+
+def known_as_told(
+    facts: pd.DataFrame, names: Mapping[Direction, xr.Dataset], told: Direction
+) -> npt.NDArray[np.int64]:
+    """Facts learned in one direction only that the model answers when asked in that one.
+
+    Those of which nobody says how they were learned count as told forward if they are known so.
+    """
+    learned = np.isin(facts["split"].to_numpy(), _TOLD[told])
+    right = facts[f"{told}_correct"].to_numpy(dtype=bool) & learned
+    return np.array([i for i in names[told]["name"].values if right[i]], np.int64)

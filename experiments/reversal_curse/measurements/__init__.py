@@ -1,0 +1,1 @@
+"""What single hypotheses measure beside what all of them share."""
