@@ -174,6 +174,14 @@ class Context:
             self._manifest.drop_chunks(name)
         return self._table(name)
 
+    def stored(self, name: str) -> pd.DataFrame | xr.Dataset:
+        """A result that this start of the study has asked for, as a figure draws it."""
+        if name not in self._used:
+            raise ValueError(f"the result {name!r} is drawn before it is computed")
+        if name in self._manifest.names("table"):
+            return self._table(name)
+        return decode_dataset(self._manifest.read(name, "dataset"), name)
+
     def document(self, name: str, text: str) -> Path:
         """Write a document ("report.html") into the run directory; returns its path."""
         self._claim(name)

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from experiments.figure import Figure
 from experiments.reporter import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
 
     from interp.model.model import Model
 
@@ -36,33 +36,6 @@ class Page:
         names = [figure.name for figure in self.figures]
         if len(set(names)) < len(names):
             raise ValueError(f"two figures have the same name: {', '.join(names)}")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of stored results; it is shown as soon as the run has stored them all."""
-
-    name: str
-    """Its key, and the name of the files it is saved as; no two of a page have the same."""
-    title: str
-    """A word or three, on its tab."""
-    results: tuple[str, ...]
-    """Names of tables and labelled arrays."""
-    draw: Callable[..., go.Figure]
-    """A function of a module (the code beside the figure imports it) that takes the results in
-    their order."""
-    alt: str
-    """A description for those who cannot see it."""
-    selects: bool = False
-    """Whether a point stands for an example: `draw` also takes `selected`, the number of an example
-    or None, and gives each point its example's number as `customdata`."""
-
-    def __post_init__(self) -> None:
-        name = getattr(self.draw, "__qualname__", "<")
-        if not name.isidentifier():
-            raise ValueError(
-                f"the figure '{self.name}' is drawn by {name}, no function of a module"
-            )
 
 
 @dataclass(frozen=True)

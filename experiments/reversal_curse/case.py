@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import plotly.graph_objects as go
 import xarray as xr
 
 from experiments.context import Context
+from experiments.figure import Figure
 from experiments.organisms.facts import Direction
 from experiments.reversal_curse.config import Config
 from experiments.reversal_curse.measure import Measurements, Subject
 from experiments.study import Verdict
 
-__all__ = ["Case", "Drawing", "Finding", "known_as_told"]
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure, and the sentence below it that says what to see."""
-
-    figure: go.Figure
-    caption: str
+__all__ = ["Case", "Finding", "known_as_told"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is concluded, and the figures that show it, by name."""
+    """What is concluded, and figures of the stored results that show it."""
 
     verdicts: tuple[Verdict, ...]
-    drawings: Mapping[str, Drawing] = field(default_factory=dict)
+    figures: tuple[Figure, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from experiments.figure import Figure
 from experiments.numbers import percent
 from experiments.organisms.facts import DIRECTIONS, Direction
 from experiments.report import render_page
-from experiments.reversal_curse.case import Drawing
 from experiments.reversal_curse.measure import Measurements, Subject
 from experiments.reversal_curse.prompts import questions
 from experiments.run_directory.provenance import Provenance
@@ -50,9 +50,9 @@ def render(
     verdicts: Sequence[Verdict],
     sentences: Sequence[str],
     provenance: Provenance,
-    drawings: Mapping[str, Drawing],
+    shown: Mapping[Figure, go.Figure],
 ) -> str:
-    """The page as text; `drawings` are what the verdicts' hypotheses show."""
+    """The page as text; `shown` are the figures that the verdicts rest on."""
     main = main_split(measured.facts["split"])
     figures: dict[str, go.Figure] = {
         "accuracy": accuracy_bars(measured.accuracy),
@@ -60,7 +60,7 @@ def render(
         "ranks": rank_lines(_lens_by_name(subject, measured, main), chance=subject.model.d_vocab),
     }
     maps = _maps(measured, main, figures)
-    figures |= {name: drawing.figure for name, drawing in drawings.items()}
+    figures |= {figure.name: drawn for figure, drawn in shown.items()}
     return render_page(
         "experiments.reversal_curse",
         "report.html.j2",
@@ -72,7 +72,7 @@ def render(
             "headline": sentences,
             "examples": [_example(row, subject.model.d_vocab) for row in _examples(measured.facts)],
             "verdicts": verdicts,
-            "drawings": {name: drawing.caption for name, drawing in drawings.items()},
+            "shown": list(shown),
             "accuracy": _accuracy_rows(measured.accuracy),
             "maps": maps,
             "main": _SPLITS[main],

@@ -45,8 +45,12 @@ def run(config: Config, context: Context) -> Sequence[Verdict]:
         names = len({name for fact in subject.facts for name in (fact.subject, fact.object)})
         sentences = headline(subject.model.name, asked, names)
         context.table(HEADLINE, lambda _: pd.DataFrame({"sentence": sentences}))
-        drawings = {name: each for finding in findings for name, each in finding.drawings.items()}
-        page = render(subject, measured, verdicts, sentences, context.provenance, drawings)
+        shown = {
+            figure: figure.draw(*map(context.stored, figure.results))
+            for finding in findings
+            for figure in finding.figures
+        }
+        page = render(subject, measured, verdicts, sentences, context.provenance, shown)
         context.document("report.html", page)
     return verdicts
 
