@@ -16,6 +16,7 @@ from interp.forward.access import Points, keeping
 from interp.forward.interventions import Intervention, Plan, plan
 from interp.forward.passes import recording_memory
 from interp.forward.past import Past
+from interp.forward.plain import PlainBlocks
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
 from interp.progress import Progress
@@ -85,6 +86,7 @@ def predict(
     sites: Points | Iterable[Site] = (),
     *,
     past: Past | None = None,
+    plain: PlainBlocks | None = None,
 ) -> tuple[Float[Tensor, "row read vocabulary"], dict[Site, Tensor]]:
     """One forward pass: logits where they are read, and activations at some sites.
 
@@ -96,6 +98,7 @@ def predict(
         changes: interventions, made for prompts of which these rows are the `examples`.
         sites: of activations to keep; with hook points, these are not looked up again.
         past: keys and values, filled here; the caller says of how much text they are.
+        plain: run in the place of blocks that are neither changed nor looked into.
     """
     where = where.to(model.device)
 
@@ -110,6 +113,8 @@ def predict(
     with model.lock, torch.no_grad(), contextlib.ExitStack() as stack:
         stack.enter_context(changes.placed(examples, positions))
         kept = stack.enter_context(keeping(model, sites, points=points))
+        if plain is not None:
+            stack.enter_context(plain.in_place())
         if ids.shape[1] > 1:
             stack.callback(model.bridge.unembed.register_forward_pre_hook(choose).remove)
         found = model.bridge(ids.to(model.device), return_type="logits", **arguments)

@@ -7,7 +7,6 @@ passes. Otherwise every step runs the whole texts.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from interp.forward.access import Points
 from interp.forward.interventions import Plan
 from interp.forward.passes import TOLERANCE, recording_memory, relative_error
 from interp.forward.past import Past, is_rotated_by_length, past_memory, stepping_memory
+from interp.forward.plain import PlainBlocks
 from interp.forward.source import is_hooked
 from interp.forward.trials import shown
 from interp.generation.logits import predict
@@ -66,6 +66,7 @@ class Reader:
         self._model, self._changes, self._sites = model, changes, tuple(sites)
         self._ids, self._lengths, self._shared = ids, lengths, shared
         self._points: Points = {}
+        self._plain: PlainBlocks | None = None
         self._parts: list[_Part] | None = None
         self._state: object = None
 
@@ -94,6 +95,7 @@ class Reader:
         self._state = state
         self._points = shown(self._model, {Site(site.name, site.layer) for site in self._sites})
         self._changes = self._changes.renewed()
+        self._plain = PlainBlocks.of(self._model) if self._model.is_as_built() else None
         return True
 
     def _divided(self, rows: Tensor) -> list[_Part]:
@@ -141,7 +143,14 @@ class Reader:
         ids = self._ids[rows, self._lengths[rows] - 1][:, None]
         first = torch.zeros(len(rows), 1, dtype=torch.long)
         logits, kept = predict(
-            self._model, ids, first, self._changes, rows, self._points, past=part.past
+            self._model,
+            ids,
+            first,
+            self._changes,
+            rows,
+            self._points,
+            past=part.past,
+            plain=self._plain,
         )
         part.past.has_read_on()
         return logits[:, 0], self._at(kept, first[:, 0])
@@ -184,9 +193,19 @@ class Reader:
         two = torch.stack([rows[lengths.argmax()], rows[lengths.argmin()]])
         ends = self._lengths[two]
         key = ("reads on", bool(ends[0] > ends[1]), tuple(sorted(self._points)))
-        trial = functools.partial(_reads_on, self._model, self._ids[two], ends, self._points)
+
+        def keeps(plain: PlainBlocks | None) -> bool:
+            def trial(*_: int) -> bool:
+                return _reads_on(self._model, self._ids[two], ends, self._points, plain)
+
+            tried = (*key, plain is not None)
+            return self._model.once(tried, lambda: next(batches(1, 1, trial))[-1])
+
         try:
-            return self._model.once(key, lambda: next(batches(1, 1, lambda *_: trial()))[-1])
+            if self._plain is not None and keeps(self._plain):
+                return True
+            self._plain = None
+            return keeps(None)
         except MemoryExhausted:
             return False  # whole passes take less
 
@@ -218,7 +237,11 @@ def _joined(found: Sequence[Found]) -> Found:
 
 
 def _reads_on(
-    model: Model, ids: Int[Tensor, "row position"], ends: Int[Tensor, " row"], points: Points
+    model: Model,
+    ids: Int[Tensor, "row position"],
+    ends: Int[Tensor, " row"],
+    points: Points,
+    plain: PlainBlocks | None,
 ) -> bool:
     """Compare some tokens that are read one by one with a whole pass."""
     if is_rotated_by_length(model):
@@ -237,7 +260,8 @@ def _reads_on(
         for step in range(more + 1):
             at = where[:, step, None]
             if step:
-                read = predict(model, whole.gather(1, at), 0 * at, none, row, points, past=past)
+                token = whole.gather(1, at)
+                read = predict(model, token, 0 * at, none, row, points, past=past, plain=plain)
                 past.has_read_on()
                 index = 0 * at
             else:

@@ -223,6 +223,11 @@ class Model:
                 found[key] = trial()
             return found[key]
 
+    def is_as_built(self) -> bool:
+        """Whether nobody has changed anything but weights: no hooks, other modules, or code."""
+        with self.lock:
+            return self._identity.is_as_built(self.bridge)
+
     @functools.cached_property
     def tokenizer_fingerprint(self) -> str:
         """32 hexadecimal digits that name what the tokenizer makes of texts."""

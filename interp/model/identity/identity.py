@@ -132,6 +132,16 @@ class Identity:
             self._weights,
         )
 
+    def is_as_built(self, bridge: Any) -> bool:
+        """Whether its modules, their settings and their code are those it was loaded with, and no
+        hooks are on them; cheap, and says nothing of weights. The caller holds the lock."""
+        compatible = bool(self._bridge.compatibility_mode)
+        return (
+            bridge is self._bridge
+            and not compatible
+            and not self._structure.changes(walk(self._bridge))
+        )
+
     def _compare(self) -> tuple[_State, dict[str, Tensor], list[Change], Answers | None]:
         """All but the name, which takes a slow hash where the weights are new."""
         first = next(self._bridge.original_model.parameters())
