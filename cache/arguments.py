@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, Union
 
 from cache.errors import ArgumentError
 
-__all__ = ["Wanted", "typed"]
+__all__ = ["Seed", "Wanted", "typed"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,24 @@ class Wanted(Protocol):
 
     def __str__(self) -> str:
         """What to give: "a result of sweep"."""
+
+
+@dataclass(frozen=True)
+class _WholeNumber:
+    """Those that lie between two ends."""
+
+    least: int
+    most: int
+
+    def fits(self, value: Any) -> bool:
+        return self.least <= int(value) <= self.most
+
+    def __str__(self) -> str:
+        return f"a whole number from {self.least} to {self.most}"
+
+
+# What every generator of random numbers takes, and a file of results can hold.
+Seed = Annotated[int, _WholeNumber(0, 2**63 - 1)]
 
 
 def typed(what: F) -> F:
@@ -87,10 +105,7 @@ def _checked_function(function: Callable[..., Any]) -> Callable[..., Any]:
             one, hint = signature.parameters[parameter], hints_of(function).get(parameter, Any)
             plain = one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
             if plain and value is not one.default and not _fits(value, hint):
-                raise ArgumentError(
-                    f"{name} takes {parameter} as {_described(hint)}, not {_named(value)}"
-                    f"{_advice(value, hint)}."
-                )
+                raise ArgumentError(_refused(name, parameter, hint, value))
         return function(*args, **kwargs)
 
     called.__signature__ = signature  # type: ignore[attr-defined]
@@ -175,17 +190,17 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Annotated:
         return _fits(value, inside[0]) and all(wanted.fits(value) for wanted in inside[1:])
     if origin is Literal:
-        return any(_fits(value, type(one)) for one in inside)
+        return any(_fits(value, type(one)) and value == one for one in inside)
     if hint is float:
-        return isinstance(value, numbers.Real) or (_is_array(value) and value.ndim == 0)
+        return _is_number(value, numbers.Real, ("int", "uint", "float", "bfloat"))
     if hint is int:
-        return isinstance(value, numbers.Integral) or (_is_array(value) and value.ndim == 0)
+        return _is_number(value, numbers.Integral, ("int", "uint"))
     if hint is bool:
         return isinstance(value, bool) or type(value).__name__ == "bool_"
     if origin is collections.abc.Callable:
         return callable(value)
     if hasattr(hint, "array_type"):  # jaxtyping: dtypes and shapes are told by the functions
-        return _fits(value, hint.array_type)
+        return _fits(value, hint.array_type) and ("bool" in hint.dtypes or not _is_truths(value))
     plain = origin or hint
     if plain in _SEVERAL:
         return _is_several(value) and _hold(value, inside)
@@ -199,16 +214,43 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _hold(values: Any, inside: tuple[Any, ...]) -> bool:
     """Whether a list may hold such values; single texts and numbers are told by the functions."""
+    if inside[1:] == (...,):  # a tuple of any length
+        inside = inside[:1]
+    if len(inside) > 1 and bool not in inside and _is_truths(values):
+        return False
     if len(inside) != 1 or inside[0] in (str, Any):
         numeric = _is_array(values) and not _is_of_text(values)
         return not (numeric and inside[:1] == (str,)) and getattr(values, "ndim", 1) == 1
     if isinstance(values, list | tuple):
-        if typing.get_origin(inside[0]) in _SEVERAL:
-            return True  # what a list of lists may hold, functions say better
+        origin, choices = typing.get_origin(inside[0]), typing.get_args(inside[0])
+        if origin in _SEVERAL:  # what a list of lists may hold, functions say better
+            return choices == (bool,) or not any(map(_is_truths, values))
+        if origin is Literal:  # and which of them go together
+            return all(any(_fits(value, type(one)) for one in choices) for value in values)
         return all(_fits(value, inside[0]) for value in values)
+    if inside[0] in (int, float) and _is_truths(values):
+        return False
     if inside[0] in (int, float, bool):
         return not (_is_array(values) and _is_of_text(values))
     return not _is_array(values) or _is_of_text(values)
+
+
+def _is_number(value: Any, kind: type, dtypes: tuple[str, ...]) -> bool:
+    """Whether it is one number; True and False are none, though Python adds them up."""
+    if _is_array(value):
+        return value.ndim == 0 and _dtype(value).startswith(dtypes)
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_truths(values: Any) -> bool:
+    """Whether it is, or has among its entries, True or False."""
+    if _is_array(values):
+        return _dtype(values).startswith("bool")
+    return isinstance(values, list | tuple) and bool in set(map(type, values))
+
+
+def _dtype(values: Any) -> str:
+    return str(values.dtype).removeprefix("torch.").lower()
 
 
 def _is_of_text(values: Any) -> bool:
@@ -232,17 +274,35 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "ndim") and hasattr(value, "dtype")
 
 
+def _refused(function: str, parameter: str, hint: Any, value: Any) -> str:
+    """The sentence for an argument that does not fit."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
+    if isinstance(value, str) and any(typing.get_origin(one) is Literal for one in options):
+        shown = value if len(value) <= 40 else value[:39] + "…"
+        names = [_described(one) for one in options if one is not type(None)]
+        return f"Unknown {parameter} {shown!r}; choose {_listed_or(names)}."
+    given = _named(value)
+    if typing.get_origin(hint) is Annotated and _is_number(value, numbers.Integral, ("int",)):
+        number = int(value)
+        given = str(number) if number.bit_length() < 100 else f"one of {number.bit_length()} bits"
+    advice = _advice(value, hint)
+    return f"{function} takes {parameter} as {_described(hint)}, not {given}{advice}."
+
+
+def _listed_or(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 def _described(hint: Any) -> str:
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if hint is None or hint is type(None):
         return "None"
     if origin in _UNIONS:
-        names = list(dict.fromkeys(_described(one) for one in inside))
-        return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+        return _listed_or(list(dict.fromkeys(_described(one) for one in inside)))
     if origin is Annotated:
         return " and ".join(map(str, inside[1:]))
     if origin is Literal:
-        return " or ".join(map(repr, inside))
+        return _listed_or([repr(one) for one in inside])
     if origin is collections.abc.Callable:
         return "a function"
     if hasattr(hint, "array_type"):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from cache.files import expanded
 from cache.folder import verify as verification
 from cache.folder.budget import Room
@@ -241,7 +241,7 @@ class ActivationStore:
         *,
         batch_size: int,
         shuffle: bool = True,
-        seed: int = 0,
+        seed: Seed = 0,
         pool: int | str = "1GB",
         drop_last: bool = False,
         keys: Sequence[bytes] | None = None,

@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.errors import ProbeError
 from interp.model.model import Model
 from interp.prompts.tokens import tokenise
@@ -33,7 +33,7 @@ def steering_check(
     doses: Sequence[float] = (-4.0, -2.0, 0.0, 2.0, 4.0),
     positions: Literal["last"] | Sequence[int] = "last",
     control: int = 20,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     """Add the probe's direction and measure how far the model's own answer follows.
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.errors import ProbeError
 from probes.features import Features, fittable
 from probes.fitting import (
@@ -53,7 +53,7 @@ def fit_probes(
     tol: float = 1e-4,
     max_iter: int = 1000,
     neurons: int = 32,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Probes:
     """Fit one probe for each site, all on the same labels.
 
@@ -78,8 +78,6 @@ def fit_probes(
     Raises:
         ProbeError: features or labels do not make a probe; the message says why.
     """
-    if kind not in KINDS:
-        raise ProbeError(f"Unknown kind of probe '{kind}'; choose one of {', '.join(KINDS)}.")
     if l2 < 0 or (l2 == 0 and kind in ("logistic", "mlp")):
         raise ProbeError(
             "The penalty l2 must be positive: without one, classes that can be separated have no "

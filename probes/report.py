@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.errors import ProbeError
 from interp.progress import Progress
 from interp.stats import holm
@@ -42,7 +42,7 @@ def probe_report(
     nulls: int = 10,
     bootstraps: int = 20,
     prefixes: int = 7,
-    seed: int = 0,
+    seed: Seed = 0,
     tol: float = 1e-4,
     max_iter: int = 1000,
     progress: Progress | None = None,

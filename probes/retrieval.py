@@ -21,7 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.errors import ProbeError
 from interp.stats import holm
 from interp.stats.proportions import score_intervals
@@ -45,7 +45,7 @@ def retrieve(
     strengths: Sequence[float] = STRENGTHS,
     folds: int = 5,
     nulls: int = 20,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     """How often the right item is preferred to another one, by ridge regression into its vector.
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.errors import ProbeError
 from probes.controls import splits
 from probes.controls.significance import group_interval
@@ -31,7 +31,7 @@ def transfer_sites(
     groups: Any = None,
     strength: float = 10.0,
     folds: int = 5,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     """Logistic probes of every site tested at every site, on groups that they have not seen.
 
@@ -82,7 +82,7 @@ def transfer_conditions(
     groups: Any = None,
     strength: float = 10.0,
     folds: int = 5,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     """Logistic probes trained on the examples of one condition and tested on those of another.
 

@@ -243,7 +243,7 @@ def test_what_is_right_in_another_form_is_taken() -> None:
 
     assert function(np.int64(3), np.float32(0.5), np.array(["a"]), {}) == 1
     assert function(torch.tensor(3), 1, ("a", "b")) == 1  # type: ignore[arg-type]
-    assert function(True, torch.tensor(0.5), pd.Series(["a"]), None, "b") == 1  # type: ignore[arg-type]
+    assert function(3, torch.tensor(0.5), pd.Series(["a"]), None, "b") == 1  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="missing"):
         function(1)  # type: ignore[call-arg]
     with pytest.raises(ArgumentError, match="function takes names as a list of text, not"):

@@ -16,7 +16,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.attention.patterns import check_values, patterns_of, value_lengths
 from interp.errors import PromptError
 from interp.forward.interventions import Intervention
@@ -105,7 +105,7 @@ def detect_heads(
     *,
     n: int = 16,
     length: int | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     threshold: float = 0.4,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -167,7 +167,7 @@ def detect_heads(
 
 @typed
 def repeated_sequences(
-    model: Model, n: int = 16, length: int | None = None, *, seed: int = 0
+    model: Model, n: int = 16, length: int | None = None, *, seed: Seed = 0
 ) -> Int[Tensor, "example position"]:
     """Random distinct tokens, twice in a row, after BOS where prompts start with it.
 

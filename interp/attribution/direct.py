@@ -94,10 +94,6 @@ def direct_logit_attribution(
         SiteError: it does not show them; or there are no such neurons.
     """
     batch, wanted = _questions(model, prompts, answers, foils, run)
-    if by != "component" and by not in _DIVISIONS:
-        raise PromptError(
-            f"Unknown division '{by}'; choose 'component', {', '.join(map(repr, _DIVISIONS))}."
-        )
     if neurons is not None and by != "neurons":
         raise PromptError("neurons=… names groups of neurons; use it with by='neurons'.")
     names: tuple[int | str, ...] = ()
@@ -230,8 +226,6 @@ def _questions(
     run: Run,
 ) -> tuple[TokenBatch, tuple[Int[Tensor, " example"], Int[Tensor, " example"] | None]]:
     """Prompts, and first tokens of answers and foils."""
-    if run not in ("clean", "corrupt"):
-        raise PromptError(f"Unknown run '{run}'; choose 'clean' or 'corrupt'.")
     if isinstance(prompts, PromptPairs):
         if answers is not None or foils is not None:
             raise PromptError("Pairs bring their answers and foils; leave answers and foils out.")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.circuits.circuit import jaccard
 from interp.circuits.measure import Ablation, check_model, measure, shared_pairs
 from interp.circuits.prune import Choice, choose, random_circuits
@@ -45,7 +45,7 @@ def faithfulness_curve(
     n_random: int = 3,
     n_resampled: int = 20,
     clusters: Clusters | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Faithfulness of circuits of growing size, beside random ones and their complements.
@@ -94,7 +94,7 @@ def faithfulness_curve(
     """
     check_model(model, scores.attrs)
     shares = _check(fractions)
-    for name, number in (("n_random", n_random), ("n_resampled", n_resampled), ("seed", seed)):
+    for name, number in (("n_random", n_random), ("n_resampled", n_resampled)):
         if number < 0:
             raise SiteError(f"The setting {name} is a number from 0, not {number}.")
     clusters = pairs.clean.texts if clusters is None else clusters

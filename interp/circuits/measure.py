@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -56,11 +56,9 @@ def measure(
 
     Raises:
         ModelError: the model is no sum of heads and MLPs, or a circuit is another model's.
-        SiteError: an unknown ablation, or a mean without reference prompts.
+        SiteError: a mean without reference prompts.
     """
     metric = get_metric(metric)
-    if ablation not in get_args(Ablation):
-        raise SiteError(f"Unknown ablation '{ablation}'; choose 'patching', 'mean' or 'zero'.")
     graph = Graph.of(model)
     sets = _edge_sets(model, graph, circuits)
     parts = Components(model, pairs.reading("clean", metric.reads[0]).ids)

@@ -52,8 +52,6 @@ def prune(
     values = scores["score"].values
     if (n_edges is None) == (threshold is None):
         raise SiteError("Give either n_edges=… or threshold=…, to say how large the circuit is.")
-    if choice not in ("top", "greedy"):
-        raise SiteError(f"Unknown choice '{choice}'; choose 'top' or 'greedy'.")
     if threshold is not None:
         if choice == "greedy":
             raise SiteError("A threshold needs no order; leave choice='greedy' out.")

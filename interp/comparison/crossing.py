@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.comparison.pair import ModelPair
 from interp.comparison.reading import readable
 from interp.errors import SiteError
@@ -42,7 +42,7 @@ def patch_across(
     by: By | Sequence[By] | None = None,
     layers: Sequence[int] | None = None,
     draws: int = 1,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Put the tuned model's activations into the base's run, and the other way round, one by one.

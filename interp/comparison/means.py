@@ -18,7 +18,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.comparison.pair import ModelPair
 from interp.errors import PromptError
 from interp.forward.passes import observe, readout
@@ -50,7 +50,7 @@ def mean_difference(
     words: Sequence[str] = (),
     k: int = 10,
     draws: int = 20,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Average tuned − base over the first tokens of texts, and read the mean through lenses.

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.errors import DirectionError, MetricError, ModelError, PromptError
 from interp.generation.writing import check_room
 from interp.model.model import Model
@@ -37,7 +37,7 @@ def patchscope_difference(
     max_new_tokens: int = 8,
     next_tokens: int = 5,
     draws: int = 1,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Put mean differences into a prompt that asks, each at its own layer, and let a model write.

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from cache.arguments import typed
 from interp.errors import ExecutionError
@@ -46,7 +46,7 @@ class Executor:
             a local instance.
 
     Raises:
-        ExecutionError: there is no such kind, it does not take what is given, or Ray is missing.
+        ExecutionError: it does not take what is given, or Ray is missing.
     """
 
     kind: Kind = "serial"
@@ -54,10 +54,6 @@ class Executor:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ExecutionError(
-                f"Unknown executor '{self.kind}'; choose one of {', '.join(get_args(Kind))}."
-            )
         if self.kind == "serial" and self.workers not in (None, 1):
             raise ExecutionError(
                 f"The serial executor has no {self.workers} workers; choose the executor "

@@ -56,8 +56,6 @@ def difference_map(
     sites = [str(name) for name in one["site"].values]
     if site not in sites:
         raise SiteError(f"'{site}' was not compared; choose one of {', '.join(sites)}.")
-    if measure not in _MEASURES:
-        raise SiteError(f"Unknown measure '{measure}'; choose one of {', '.join(_MEASURES)}.")
     if example is not None and not 0 <= example < one.sizes["example"]:
         raise PromptError(
             f"There is no example {example}; the result holds {one.sizes['example']}, from 0 on."

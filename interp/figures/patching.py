@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,10 +62,8 @@ def patching_map(
         width: px that the figure will have; it only decides how much text fits.
 
     Raises:
-        SiteError: the sweep has other than two axes, an unknown value, or no such example.
+        SiteError: the sweep has other than two axes, or no such example.
     """
-    if value is not None and value not in get_args(Value):
-        raise SiteError(f"Unknown value '{value}'; choose one of {', '.join(get_args(Value))}.")
     if example is not None and not 0 <= example < result.sizes["example"]:
         raise SiteError(
             f"There is no pair {example}; the sweep holds {result.sizes['example']}, from 0 on."

@@ -183,8 +183,6 @@ def across_map(
 
 
 def _into(result: xr.Dataset, into: str) -> xr.Dataset:
-    if into not in ("base", "tuned"):
-        raise SiteError(f"Parts go into 'base' or 'tuned', not into '{into}'.")
     if "into" not in result.dims:
         raise SiteError("The result was cut to one receiving model; draw it before it is cut.")
     return result.sel(into=into)

@@ -70,8 +70,6 @@ def capture(
     """
     batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
     wanted = site_names.some_named(model, sites)
-    if positions not in ("all", "last"):
-        raise PromptError(f"Unknown positions '{positions}'; choose 'all' or 'last'.")
     pairs = [site for site in wanted if site.kind.pairwise]
     if positions == "last" and pairs:
         raise PromptError(

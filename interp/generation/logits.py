@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cache.arguments import typed
-from interp.errors import PromptError
 from interp.forward.access import Points, keeping
 from interp.forward.interventions import Intervention, Plan, plan
 from interp.forward.passes import recording_memory
@@ -47,12 +46,10 @@ def logits(
         beyond a shorter prompt's end.
 
     Raises:
-        PromptError: a prompt is empty or too long, or positions are unknown or absent.
+        PromptError: a prompt is empty or too long.
         SiteError, DirectionError: an intervention does not fit the model.
     """
     batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
-    if positions not in ("all", "last"):
-        raise PromptError(f"Unknown positions '{positions}'; choose 'all' or 'last'.")
     changes = plan(model, interventions, batch.lengths)
     width = batch.ids.shape[1]
     where = torch.arange(width).expand(len(batch), -1)

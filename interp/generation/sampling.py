@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.errors import PromptError
 
 
@@ -31,7 +31,7 @@ class Sampling:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from cache.keys.space import Ids
 from cache.store import ActivationStore
 from interp.errors import ModelError, PromptError
@@ -82,7 +82,7 @@ def train_tuned_lens(
     learning_rate: float = 1.0,
     held_out: float = 0.1,
     patience: int = 4,
-    seed: int = 0,
+    seed: Seed = 0,
     folder: Path | str | None = None,
     progress: Progress | None = None,
 ) -> TunedLens:
@@ -189,7 +189,7 @@ class _Corpus:
         return (total / sum(len(self._rows[i]) for i in self.held_out)).float()
 
     def _order(self, epoch: int, rows: Sequence[int]) -> list[int]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch + 1)
+        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + epoch + 1) % 2**64)
         return [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
 
     def _at(self, rows: Sequence[int]) -> Streams:

@@ -77,8 +77,6 @@ def patch_paths(
         ModelError: the model is no sum of heads and MLPs.
     """
     metric = get_metric(metric)
-    if direction not in ("noising", "denoising"):
-        raise SiteError(f"Unknown direction '{direction}'; choose 'denoising' or 'noising'.")
     base: Run = "clean" if direction == "noising" else "corrupt"
     parts = Components(model, pairs.reading(base, metric.reads[0]).ids)
     paths = _paths(Graph.of(model), receivers, senders, through)

@@ -88,6 +88,12 @@ def check_finite(*arrays: Floats) -> None:
         )
 
 
+def check_seed(seed: int) -> None:
+    # As SciPy's oldest generator has it.
+    if not 0 <= seed < 2**32:
+        raise StatisticsError("A seed of resamples lies between 0 and 2^32 − 1; choose one there.")
+
+
 def check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise StatisticsError(f"The confidence lies between 0 and 1, not at {confidence}.")

@@ -25,6 +25,7 @@ from interp.stats.clusters import (
     Values,
     check_confidence,
     check_finite,
+    check_seed,
     n_independent,
     number_clusters,
     one_row,
@@ -259,11 +260,12 @@ def bootstrap(
         seed: of the resamples.
 
     Raises:
-        StatisticsError: a value is not finite.
+        StatisticsError: a value is not finite, or no such seed.
     """
     check_confidence(confidence)
     sample = one_row(values)
     check_finite(sample)
+    check_seed(seed)
     if n < 1:
         raise StatisticsError(f"A bootstrap takes at least one resample, not {n}.")
     if sample.size < LEAST_N or np.ptp(sample) == 0:

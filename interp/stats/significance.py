@@ -19,6 +19,7 @@ from interp.stats.clusters import (
     Floats,
     Values,
     check_finite,
+    check_seed,
     n_independent,
     no_interval,
     number_clusters,
@@ -43,7 +44,8 @@ def permutation_test(
         (Phipson & Smyth 2010).
 
     Raises:
-        StatisticsError: a group is empty or holds a value that is not finite, or n is below 1.
+        StatisticsError: a group is empty or holds a value that is not finite, n is below 1, or
+            there is no such seed.
     """
     a, b = one_row(first), one_row(second)
     if a.size == 0 or b.size == 0 or n < 1:
@@ -51,6 +53,7 @@ def permutation_test(
             f"A permutation test compares two groups by at least one draw; these hold {a.size} "
             f"and {b.size} values, for {n} draws."
         )
+    check_seed(seed)
     check_finite(a, b)
     difference = float(a.mean() - b.mean())
     pooled = np.concatenate([a, b])

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.errors import DirectionError
 from interp.forward.interventions import Vector, as_direction
 
@@ -95,7 +95,7 @@ def random_directions(
     like: Vector,
     n: int,
     *,
-    seed: int = 0,
+    seed: Seed = 0,
     activations: Activations | None = None,
     apart: bool = False,
 ) -> Float[Tensor, "draw ..."]:

@@ -12,7 +12,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.errors import DirectionError, PromptError
 from interp.forward.interventions import Intervention, Plan, Sites, Vector, as_direction, plan
 from interp.forward.passes import recording_memory
@@ -44,7 +44,7 @@ def dose_response(
     foils: Answers | None = None,
     control: int = 20,
     activations: Activations | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Measure prompts under growing doses of a direction.
@@ -78,8 +78,6 @@ def dose_response(
     """
     levels = _levels(doses)
     vector = as_direction(direction)
-    if kind not in ("add", "clamp"):
-        raise DirectionError(f"Unknown kind '{kind}'; choose 'add' or 'clamp'.")
     if control < 0:
         raise DirectionError(f"There cannot be {control} control directions; ask for 0 or more.")
     measured = _measure(model, prompts, metric, answers, foils)

@@ -17,7 +17,7 @@ import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.errors import PromptError, SiteError
 from interp.kinds import KINDS, site_kind
 from interp.model.memory import fitting_threads
@@ -58,7 +58,7 @@ def fit_das(
     batch_size: int = 8,
     learning_rate: float = 0.3,
     patience: int = 2,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Learn, at every layer and position, subspaces whose interchange gives the other answer.
@@ -222,13 +222,7 @@ def wanted_tokens(
 def choices_of(
     pairs: PromptPairs, targets: Int[Tensor, " example"], among: str
 ) -> Int[Tensor, " choice"] | None:
-    """First tokens of all answers that are asked for [choice], ascending; None for any token.
-
-    Raises:
-        PromptError: `among` is neither.
-    """
-    if among not in ("vocabulary", "answers"):
-        raise PromptError(f"An answer comes out among 'vocabulary' or 'answers', not '{among}'.")
+    """First tokens of all answers that are asked for [choice], ascending; None for any token."""
     if among == "vocabulary":
         return None
     several = [targets, pairs.first_tokens("answer")]

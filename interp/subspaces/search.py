@@ -51,7 +51,7 @@ class Settings:
     TOLERANCE = 0.01
 
     def check(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("seed", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise PromptError(f"{name} must be at least {least}, not {value}.")

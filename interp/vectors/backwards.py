@@ -18,8 +18,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from cache.arguments import typed
-from interp.errors import ArgumentError, PromptError, SiteError
+from cache.arguments import Seed, typed
+from interp.errors import PromptError, SiteError
 from interp.generation.answers import score_answers
 from interp.metrics import Metric, Term
 from interp.model.model import Model
@@ -67,7 +67,7 @@ def back_patching(
     site: str = "resid_post",
     layers: Sequence[int] | None = None,
     clusters: Clusters | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -106,10 +106,8 @@ def back_patching(
     Raises:
         PromptError: hardly any prompt is answered wrong, too few questions, or no such token.
         SiteError: no such site or layer, or fewer than two layers.
-        ArgumentError: a seed below 0, or passes without a row.
+        ArgumentError: passes without a row.
     """
-    if seed < 0:
-        raise ArgumentError(f"A seed is 0 or more, not {seed}.")
     tos = check_layers(model, site, layers, written=True)
     if len(tos) < 2:
         raise SiteError("Back-patching moves between layers; name two at least.")

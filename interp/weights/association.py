@@ -55,8 +55,6 @@ def association_matrix(
     """
     if min(len(subjects), len(objects)) < 2:
         raise PromptError("An association needs at least two subjects and two objects to compare.")
-    if tokens not in ("first", "all"):
-        raise PromptError(f"Unknown tokens '{tokens}'; choose 'first' or 'all'.")
     weights = Weights(model)
     read, said = (_token_ids(model, texts) for texts in (subjects, objects))
     if tokens == "first":

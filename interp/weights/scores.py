@@ -197,8 +197,6 @@ def _decomposed(
         product = weights.ov(layer, head)
         left, values, right = product.svd()
         return left, values, right.mT
-    if matrix not in _MLP:
-        raise SiteError(f"Unknown matrix '{matrix}'; choose 'ov' or one of {', '.join(_MLP)}.")
     if head is not None:
         raise SiteError(f"'{matrix}' belongs to a layer and no head; leave the head out.")
     check(model, Site("mlp_out", layer))

@@ -115,9 +115,6 @@ class How:
         """
         if request.metric.name == "rank":
             raise SiteError("A rank has no gradient; estimate another metric, or sweep.")
-        if method is not None and method not in get_args(Method):
-            known = ", ".join(map(repr, get_args(Method)))
-            raise SiteError(f"There is no method {method!r}; choose one of {known}.")
         chosen = default_method(request.cells.site) if method is None else method
         for name, given, of in (("steps", steps, "integrated"), ("columns", columns, "columns")):
             if given is not None and (chosen != of or given < 1):

@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from interp import PromptPairs, direct_logit_attribution, load_model
-from interp.errors import ModelError, ObverseError, PromptError, SiteError
+from interp.errors import ArgumentError, ModelError, ObverseError, PromptError, SiteError
 from tests.interp import surgery
 from tests.interp.architectures import ARCHITECTURES, D_HEAD, N_HEADS
 from tests.interp.tiny import VOCABULARY, Tiny, build_tokenizer, words
@@ -360,10 +360,10 @@ def test_what_rounding_does_not_explain_is_refused() -> None:
         ((PROMPTS, [" Ann"]), {}, PromptError, "1 answers for 2 prompts"),
         ((PROMPTS, ANSWERS, [" Ann"]), {}, PromptError, "1 foils for 2 prompts"),
         ((PROMPTS, [[" Ann", " Bo"]] * 2), {}, PromptError, "one answer"),
-        ((PROMPTS, ANSWERS), {"by": "layer"}, PromptError, "Unknown division 'layer'"),
+        ((PROMPTS, ANSWERS), {"by": "layer"}, ArgumentError, "Unknown by 'layer'"),
         ((PROMPTS, ANSWERS), {"neurons": 4}, PromptError, "by='neurons'"),
         ((PROMPTS, ANSWERS), {"run": "corrupt"}, PromptError, "PromptPairs"),
-        ((PROMPTS, ANSWERS), {"run": "dirty"}, PromptError, "Unknown run"),
+        ((PROMPTS, ANSWERS), {"run": "dirty"}, ArgumentError, "Unknown run"),
         (([], []), {}, PromptError, "no prompts"),
         (
             (PROMPTS, ANSWERS),

@@ -9,7 +9,7 @@ import torch
 
 from interp import PromptPairs
 from interp.circuits import attribute_edges
-from interp.errors import MetricError, ObverseError, PromptError, SiteError
+from interp.errors import ArgumentError, MetricError, ObverseError, PromptError, SiteError
 from tests.interp.pairs import prompt_pairs
 from tests.interp.tiny import Tiny
 
@@ -25,7 +25,7 @@ def refusal(kind: type[ObverseError], *args: Any, **options: Any) -> str:
 
 
 def test_unknown_method(gpt2: Tiny) -> None:
-    text = refusal(SiteError, gpt2.model, prompt_pairs(gpt2), method="acdc")
+    text = refusal(ArgumentError, gpt2.model, prompt_pairs(gpt2), method="acdc")
     assert "'acdc'" in text
     assert "eap-ig-activations" in text
 
@@ -37,7 +37,7 @@ def test_no_steps(gpt2: Tiny) -> None:
 
 def test_positions_by_the_exact_method_and_unknown_axes(gpt2: Tiny) -> None:
     refusal(SiteError, gpt2.model, prompt_pairs(gpt2), method="exact", by="position")
-    refusal(SiteError, gpt2.model, prompt_pairs(gpt2), by="head")
+    refusal(ArgumentError, gpt2.model, prompt_pairs(gpt2), by="head")
 
 
 def test_metrics_without_a_gradient(gpt2: Tiny) -> None:

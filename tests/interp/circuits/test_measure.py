@@ -10,7 +10,7 @@ import torch
 
 from interp.circuits import attribute_edges, measure, minimality, prune
 from interp.components.graph import Graph
-from interp.errors import ModelError, SiteError
+from interp.errors import ArgumentError, ModelError, SiteError
 from interp.model import memory
 from tests.interp.circuits import by_hand
 from tests.interp.circuits.rewired import circuit_run
@@ -121,7 +121,7 @@ def test_what_cannot_be_run_is_refused(llama: Tiny, gpt2: Tiny) -> None:
         measure(gpt2.model, prompt_pairs(gpt2), circuit)
     with pytest.raises(ModelError, match="not of gpt2"):
         minimality(gpt2.model, prompt_pairs(gpt2), circuit)
-    with pytest.raises(SiteError, match="Unknown ablation 'noise'"):
+    with pytest.raises(ArgumentError, match="Unknown ablation 'noise'"):
         measure(llama.model, pairs, circuit, ablation="noise")  # type: ignore[arg-type]
     with pytest.raises(SiteError, match="give them as reference"):
         measure(llama.model, pairs, circuit, ablation="mean")

@@ -19,7 +19,7 @@ from interp.circuits import attribute_edges, prune, random_circuits
 from interp.circuits.circuit import jaccard
 from interp.circuits.prune import best_path, choose, connected
 from interp.components.graph import Graph
-from interp.errors import SiteError
+from interp.errors import ArgumentError, SiteError
 from tests.interp.pairs import prompt_pairs
 from tests.interp.tiny import Tiny
 
@@ -258,5 +258,5 @@ def test_jaccard_counts_shared_edges() -> None:
 def test_what_cannot_be_chosen_is_refused(
     scores: xr.Dataset, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(SiteError, match=message):
+    with pytest.raises((SiteError, ArgumentError), match=message):
         prune(scores, **arguments)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.errors import DirectionError, PromptError, SiteError
+from interp.errors import ArgumentError, DirectionError, PromptError, SiteError
 from interp.forward.interventions import Intervention, applied
 from interp.forward.source import is_hooked
 from interp.generation.logits import logits
@@ -44,7 +44,6 @@ def test_vectors_that_are_no_directions_are_refused(direction: Any, message: str
         (Intervention.silence("residual"), SiteError, "Unknown site"),
         (Intervention.silence("z", positions=[4]), PromptError, "has 4 tokens and no position 4"),
         (Intervention.silence("z", positions=[-5]), PromptError, "no position -5"),
-        (Intervention.silence("z", positions="first"), PromptError, "first"),  # type: ignore[arg-type]
         (Intervention.silence("z", positions=torch.ones(1, 3)), PromptError, "mask"),
         (Intervention.silence("z", positions=torch.ones(3, 0) > 0), PromptError, "mask"),
         (Intervention.add(torch.full((32,), 1e30), "z", 1e30), DirectionError, "does not fit"),
@@ -74,6 +73,8 @@ def test_without_prompts_positions_must_count_from_the_left(llama: Tiny, positio
 def test_doses_without_end_are_refused(llama: Tiny) -> None:
     with pytest.raises(DirectionError, match="inf"):
         Intervention.add(torch.ones(32), "resid_post", float("inf"))
-    with pytest.raises(PromptError, match="first"):
+    with pytest.raises(ArgumentError, match="Unknown positions 'first'"):
+        Intervention.silence("z", positions="first")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="Unknown positions 'first'"):
         logits(llama.model, PROMPTS, positions="first")  # type: ignore[arg-type]
     assert len(VOCABULARY) == logits(llama.model, "so Fay is").shape[-1]

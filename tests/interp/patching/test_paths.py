@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.errors import SiteError
+from interp.errors import ArgumentError, SiteError
 from interp.model import memory
 from interp.patching import patch_paths
 from tests.interp.circuits import by_hand
@@ -170,5 +170,5 @@ def test_results_do_not_depend_on_the_batch(llama: Tiny, monkeypatch: pytest.Mon
 def test_what_makes_no_path_is_refused(
     llama: Tiny, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(SiteError, match=message):
+    with pytest.raises((SiteError, ArgumentError), match=message):
         patch_paths(llama.model, prompt_pairs(llama), **arguments)

@@ -297,8 +297,8 @@ def test_batches_and_memory_do_not_matter(tiny: Tiny, monkeypatch: pytest.Monkey
         ({"a": [Patch("pattern.1", attended=[99])]}, {}, "Position 99", PromptError),
         ({"a": [Patch("z.1")]}, {"source": {1: torch.zeros(8)}}, "takes source as", ArgumentError),
         ({"a": [Patch("z.1")]}, {"source": "mean"}, "reference=", SiteError),
-        ({"a": [Patch("z.1")]}, {"source": "median"}, "Unknown source", SiteError),
-        ({"a": [Patch("z.1")]}, {"direction": "both"}, "Unknown direction", SiteError),
+        ({"a": [Patch("z.1")]}, {"source": "median"}, "Unknown source", ArgumentError),
+        ({"a": [Patch("z.1")]}, {"direction": "both"}, "Unknown direction", ArgumentError),
         ({"a": [Patch("z.1")]}, {"metric": "logit_dif"}, "logit_diff", MetricError),
         (
             {"a": [Patch("z.1"), Patch("pattern.0")]},

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interp import PromptPairs, capture, load_model, sweep
-from interp.errors import SiteError
+from interp.errors import ArgumentError, SiteError
 from interp.model.model import Model
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.pairs import CASES, prompt_pairs
@@ -89,7 +89,7 @@ def test_bad_sources_are_refused(llama: Tiny) -> None:
     model, pairs = llama.model, prompt_pairs(llama)
     with pytest.raises(SiteError, match="reference"):
         sweep(model, pairs, "mlp_out", source="mean")
-    with pytest.raises(SiteError, match="Unknown source"):
+    with pytest.raises(ArgumentError, match="Unknown source"):
         sweep(model, pairs, "mlp_out", source="median")  # type: ignore[arg-type]
     with pytest.raises(SiteError, match="shape"):
         sweep(model, pairs, "mlp_out", source={0: torch.zeros(3)})

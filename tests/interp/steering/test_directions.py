@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from interp import PromptPairs, capture
-from interp.errors import DirectionError, MetricError, PromptError, SiteError
+from interp.errors import ArgumentError, DirectionError, MetricError, PromptError, SiteError
 from interp.steering.directions import difference_of_means, principal_directions, random_directions
 from interp.steering.doses import dose_response
 from tests.interp import reference
@@ -246,7 +246,7 @@ def test_what_has_no_direction_is_refused(call: Any, message: str) -> None:
         ({"doses": [float("nan")]}, DirectionError, "finite"),
         ({"direction": torch.zeros(D_MODEL)}, DirectionError, "length zero"),
         ({"direction": torch.ones(3)}, DirectionError, "does not fit"),
-        ({"kind": "ablate"}, DirectionError, "'add' or 'clamp'"),
+        ({"kind": "ablate"}, ArgumentError, "'add' or 'clamp'"),
         ({"control": -1}, DirectionError, "0 or more"),
         ({"sites": "resid_post.9"}, SiteError, "out of range"),
         ({"answers": None}, PromptError, "give answers"),

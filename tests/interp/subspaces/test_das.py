@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from interp import PromptPairs, Subspace, fit_das, interchange
-from interp.errors import ModelError, ObverseError, PromptError, SiteError
+from interp.errors import ArgumentError, ModelError, ObverseError, PromptError, SiteError
 from interp.subspaces.controls import CONTROLS, read_neurons, within
 from interp.subspaces.runs import Runs
 from tests.interp import reference
@@ -298,13 +298,13 @@ def test_the_other_direction_asks_for_the_foil(model_of: Callable[[Kind], Plante
         ({"site": "z"}, SiteError, "no one vector"),
         ({"site": "pattern"}, SiteError, "no one vector"),
         ({"site": "stream"}, SiteError, "Unknown site"),
-        ({"direction": "sideways"}, SiteError, "Unknown direction"),
+        ({"direction": "sideways"}, ArgumentError, "Unknown direction"),
         ({"held_out": 0.0}, PromptError, "between 0 and 1"),
         ({"held_out": 1.0}, PromptError, "between 0 and 1"),
         ({"epochs": 0}, PromptError, "epochs must be at least 1"),
         ({"batch_size": 0}, PromptError, "batch_size must be at least 1"),
         ({"patience": 0}, PromptError, "patience must be at least 1"),
-        ({"seed": -1}, PromptError, "seed must be at least 0"),
+        ({"seed": -1}, ArgumentError, "takes seed as a whole number from 0"),
         ({"learning_rate": float("nan")}, PromptError, "learning rate"),
         ({"learning_rate": 0.0}, PromptError, "learning rate"),
         ({"groups": ["one"] * 60}, PromptError, "1 group without"),

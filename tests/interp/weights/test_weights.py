@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from interp import load_model
-from interp.errors import ModelError, PromptError, SiteError
+from interp.errors import ArgumentError, ModelError, PromptError, SiteError
 from interp.weights.association import association_matrix, double_centred
 from interp.weights.scores import composition_scores, copying_scores, singular_tokens
 from interp.weights.weights import Weights
@@ -275,7 +275,7 @@ def test_what_is_not_there_is_refused(llama: Tiny, gpt2: Tiny) -> None:
         singular_tokens(model, "ov", 0)
     with pytest.raises(SiteError, match="leave the head out"):
         singular_tokens(model, "mlp_out", 0, 1)
-    with pytest.raises(SiteError, match="Unknown matrix"):
+    with pytest.raises(ArgumentError, match="Unknown matrix"):
         singular_tokens(model, "qk", 0)  # type: ignore[arg-type]
     with pytest.raises(SiteError, match="no 'mlp_gate'"):
         singular_tokens(gpt2.model, "mlp_gate", 0)
