@@ -97,8 +97,8 @@ def target_rank(logits: Logits, targets: Targets) -> Float[Tensor, " row"]:
     """How many tokens have a strictly larger logit than the target at the first read."""
     target = target_logit(logits, targets)
     rank = (logits[:, 0] > target[:, None]).sum(1).to(torch.float32)
-    # Nothing is larger than NaN, which is no reason to call it the likeliest.
-    return torch.where(target.isnan(), torch.nan, rank)
+    # Nothing is larger than NaN, nor is NaN larger: neither is a reason to call it the likeliest.
+    return torch.where(logits[:, 0].amax(1).isnan(), torch.nan, rank)
 
 
 logit_diff = Metric(
@@ -202,14 +202,20 @@ class Scorer:
     def next_tokens(
         self, hidden: Float[Tensor, "row position d_model"], examples: Int[Tensor, " row"], k: int
     ) -> tuple[Int[Tensor, "row k"], Float[Tensor, "row k"]]:
-        """The `k` likeliest tokens after each row's prompt, and their probabilities."""
+        """The `k` likeliest tokens after each row's prompt, and their probabilities.
+
+        Where logits are not finite, probabilities are NaN, and the tokens say nothing.
+        """
         last = self.reading.positions[examples.cpu(), 0].to(hidden.device)
         read = hidden[torch.arange(len(hidden), device=hidden.device), last]
 
         def work(start: int, stop: int) -> tuple[Tensor, Tensor]:
             logits = readout(self.model, read[start:stop])
             top = logits.topk(k, dim=-1)
-            return top.indices, (top.values - logits.logsumexp(-1, keepdim=True)).exp()
+            total = logits.logsumexp(-1, keepdim=True)
+            # Of infinite logits, too, no probability is known.
+            probabilities = (top.values - total).exp().where(total.isfinite(), torch.nan)
+            return top.indices, probabilities
 
         pieces = batches(len(read), rows_that_fit(self.model, 3 * self.model.d_vocab * 4), work)
         ids, probabilities = zip(*(found for _, _, found in pieces), strict=True)

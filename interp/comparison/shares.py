@@ -40,10 +40,15 @@ def change_shares(result: Mixed, *, clusters: Clusters | None = None) -> xr.Data
         tuned models (dimension `model`) these are variables by model.
 
     Raises:
-        StatisticsError: numbers that are missing, or no examples.
+        StatisticsError: numbers that are missing, no models or no examples.
     """
     if "model" in result.dims:
         names = result["model"].values
+        if not len(names):
+            raise StatisticsError(
+                "There are no shares of no models; choose some with a list, such as "
+                "sel(model=['tuned'])."
+            )
         each = [change_shares(result.sel(model=name), clusters=clusters) for name in names]
         noted = [one.assign({name: one.attrs[name] for name in each[0].attrs}) for one in each]
         joined = xr.concat(noted, result["model"], coords="minimal", compat="override")

@@ -153,12 +153,12 @@ def back_patching_map(
         place = _place(result, "target_layer", "source_layer", row, column)
         hover[row, column] = f"{place}<br>{line}"
     layers = [int(layer) for layer in result["target_layer"].values]
-    chosen = (
-        int(one["chosen_target_layer"]),
-        [int(layer) for layer in result["source_layer"].values].index(
-            int(one["chosen_source_layer"])
-        ),
-    )
+    chosen = None
+    if float(one["chosen_rate"]) > 0:
+        chosen = (
+            int(one["chosen_target_layer"]),
+            list(result["source_layer"].values).index(int(one["chosen_source_layer"])),
+        )
     cells = _grid(
         result, "target_layer", "source_layer", share, hover, (_percent(share),), rows=layers
     )
@@ -168,7 +168,7 @@ def back_patching_map(
         limits=(0.0, reach(share)),
         bar=theme.colour_bar("cases mended", tickformat=".0%"),
         title=title,
-        selected=chosen if float(one["chosen_rate"]) > 0 else None,
+        selected=chosen,
         width=width,
         notes=theme.lines(str(result.attrs.get("statement", "")), width),
     )

@@ -21,6 +21,7 @@ from interp.errors import ModelError, first_sentence
 from interp.forward import packing
 from interp.forward.access import keeping
 from interp.forward.blocks import BlockCall, Taken, block_call
+from interp.forward.finite import no_numbers
 from interp.forward.packing import Active
 from interp.model.identity.structure import hooks, walk
 from interp.model.memory import batches, is_out_of_memory
@@ -281,6 +282,11 @@ def _check_resumes(model: Model, ids: Int[Tensor, "example position"]) -> None:
     entry = Site("resid_pre", 0)
     recording, logits = _recorded(model, ids[:2], [entry], whole=True)
     assert logits is not None
+    sound = logits.amax(-1).isfinite().all(1)
+    if not bool(sound.all()):
+        row = ids[int((~sound).cpu().nonzero()[0])][None]
+        text = model.decode(row[0].tolist())
+        raise no_numbers(model, text, lambda sites: observe(model, row, sites))
     stream = recording[entry].index_select(0, rows)
     try:
         ours = readout(model, resume(model, recording, stream, rows, start=0)[1:, -_CHECKED:])

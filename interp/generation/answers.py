@@ -9,16 +9,17 @@ import torch
 import xarray as xr
 
 from cache.arguments import typed
-from interp.errors import PromptError
+from interp.errors import ModelError, PromptError
+from interp.forward.finite import no_numbers
 from interp.forward.interventions import Plan
-from interp.forward.passes import readout, record, recording_memory
+from interp.forward.passes import observe, readout, record, recording_memory
 from interp.generation.writing import Writer
 from interp.metrics import target_logprob
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
 from interp.progress import Progress
 from interp.prompts.pairs import continuations, forced
-from interp.prompts.tokens import check_length, tokenise
+from interp.prompts.tokens import TokenBatch, check_length, tokenise
 from interp.sites import Site
 
 
@@ -45,6 +46,7 @@ def score_answers(
 
     Raises:
         PromptError: lists of different lengths, an empty prompt or answer, too long together.
+        ModelError: logits are infinite or NaN, which neither have ranks nor are right.
     """
     batch = tokenise(model, prompts)
     if len(answers) != len(batch):
@@ -70,7 +72,11 @@ def score_answers(
         logits = readout(
             model, hidden.gather(1, positions[..., None].expand(-1, -1, model.d_model))
         )
-        best = (logits.argmax(-1) == targets) | (targets < 0)
+        top = logits.max(-1)  # NaN, if there is any
+        wrong = ~(top.values.isfinite() | (targets < 0)).all(1)
+        if bool(wrong.any()):
+            raise _no_numbers(model, batch, start + int(wrong.cpu().nonzero()[0]))
+        best = (top.indices == targets) | (targets < 0)
         first = logits[:, 0].gather(1, targets[:, :1])
         out["logprob"][start:stop] = target_logprob(logits, targets).cpu()
         out["first_logprob"][start:stop] = target_logprob(logits[:, :1], targets[:, :1]).cpu()
@@ -95,6 +101,11 @@ def score_answers(
     )
 
 
+def _no_numbers(model: Model, batch: TokenBatch, example: int) -> ModelError:
+    ids = torch.tensor([batch.row(example)])
+    return no_numbers(model, batch.texts[example], lambda sites: observe(model, ids, sites))
+
+
 @typed
 def complete(model: Model, prompts: Sequence[str], n_tokens: Sequence[int] | int) -> list[str]:
     """Greedy continuations: for each prompt the `n_tokens` likeliest next tokens, as text.
@@ -102,6 +113,7 @@ def complete(model: Model, prompts: Sequence[str], n_tokens: Sequence[int] | int
     Raises:
         PromptError: an empty prompt, or one that leaves no room for the continuation, or not one
             number of tokens for each prompt.
+        ModelError: logits are infinite or NaN.
     """
     batch = tokenise(model, prompts)
     wanted = [n_tokens] * len(batch) if isinstance(n_tokens, int) else list(n_tokens)

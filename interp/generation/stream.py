@@ -73,6 +73,7 @@ def stream(
     Raises:
         PromptError: an empty prompt, or no room for so many tokens.
         SiteError, DirectionError: sites or interventions that do not fit the model.
+        ModelError: logits are infinite or NaN, which half precision overflows to.
     """
     batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
     writer = _writer(

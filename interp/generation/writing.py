@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import PromptError
+from interp.errors import ModelError, PromptError
+from interp.forward.finite import no_numbers
 from interp.forward.interventions import Plan
+from interp.generation.logits import predict
 from interp.generation.reading import Reader
 from interp.generation.sampling import Dice
 from interp.model.model import Model
@@ -70,6 +72,7 @@ class Writer:
         room = torch.zeros(len(batch), int(limits.max()), dtype=torch.long)
         self._ids = torch.cat([batch.ids, room], dim=1)
         self._lengths = batch.lengths.clone()
+        self._model, self._changes = model, changes
         self._texts = [Text(model, batch.row(i)) for i in range(len(batch))]
         reader = functools.partial(
             Reader, model, changes, sites, self._ids, self._lengths, shared=shared
@@ -86,16 +89,22 @@ class Writer:
 
         Args:
             look: is shown the logits of each step before its token is drawn.
+
+        Raises:
+            ModelError: logits are infinite or NaN, of which no token is the likeliest.
         """
         reader = self._reader()
         index = 0
         while len(rows := rows[self._limits[rows] > index]):
             logits, activations = reader.read(rows)
+            best = logits.max(-1)  # NaN, if there is any
+            if not bool(best.values.isfinite().all()):
+                raise self._no_numbers(int(rows[int((~best.values.isfinite()).cpu().nonzero()[0])]))
             if look is not None:
                 look(index, rows, logits)
             examples = tuple(rows.tolist())
             dice = self._dice
-            ids = logits.argmax(-1) if dice is None else dice.draw(logits.cpu(), examples)
+            ids = best.indices if dice is None else dice.draw(logits.cpu(), examples)
             chosen = ids.to(logits.device)[:, None]
             logprobs = logits.log_softmax(-1).gather(1, chosen)[:, 0].cpu()
             ids = ids.cpu()
@@ -110,6 +119,16 @@ class Writer:
             )
             yield Step(index - 1, examples, ids, texts, logprobs, activations)
             rows = rows[~ended]
+
+    def _no_numbers(self, row: int) -> ModelError:
+        model, length = self._model, int(self._lengths[row])
+        ids, rows = self._ids[row : row + 1, :length], torch.tensor([row])
+        ends = torch.tensor([[length - 1]])
+        return no_numbers(
+            model,
+            model.decode(ids[0].tolist()),
+            lambda sites: predict(model, ids, ends, self._changes, rows, sites)[1],
+        )
 
 
 class Text:

@@ -66,8 +66,8 @@ def logit_lens(
         logits); next_logprob: of the token that stands next in the prompt, in nats; with answers
         also answer_rank and answer_logprob, with an axis `candidate` where several are followed.
         Layer 0 is the embedding, layer n the stream after n blocks; layers that a Jacobian lens has
-        no matrix for are left out. Positions count from the left;
-        beyond a shorter prompt's end tokens are "", numbers NaN and ranks -1. With
+        no matrix for are left out. Positions count from the left; beyond a shorter prompt's end,
+        and where logits are not finite, tokens are "", numbers NaN and ranks -1. With
         positions="last" the axis has one entry. The coordinate token(example, position) is what
         stands there, answer_token(example[, candidate]) the first token of each answer, which is
         all that is looked for. [layer, position, vocabulary] is never in memory.
@@ -134,6 +134,7 @@ def _label(
     absent = np.broadcast_to((where < 0)[:, None, :], readings.entropy.shape)
     names = _strings(model, readings.top_ids)
     names[absent] = ""
+    names[np.isnan(readings.top_prob)] = ""  # of logits that are not finite
     dims = ("example", "layer", "position")
     tokens = np.full(where.shape, "", dtype=object)
     for example in range(len(batch)):

@@ -96,11 +96,13 @@ class Readings:
         self.top_prob[at] = top.values.exp().cpu().numpy()
         self.entropy[at] = -(logprobs.exp() * logprobs.clamp(min=-1e30)).sum(-1).cpu().numpy()
         self.kl[at] = kl_divergence(final, logprobs).cpu().numpy()
-        self.final_rank[at] = _ranks(logits, final.argmax(-1)[:, None])[:, 0].cpu().numpy()
+        best = final.max(-1)
+        ranks = _ranks(logits, logprobs, best.indices[:, None])[:, 0]
+        self.final_rank[at] = ranks.where(~best.values.isnan(), -1).cpu().numpy()
         after = logprobs.gather(1, following.clamp(min=0)[:, None])[:, 0]
         self.next_logprob[at] = torch.where(following < 0, torch.nan, after).cpu().numpy()
         self.answer_logprob[at] = logprobs.gather(1, wanted).cpu().numpy()
-        self.answer_rank[at] = _ranks(logits, wanted).cpu().numpy()
+        self.answer_rank[at] = _ranks(logits, logprobs, wanted).cpu().numpy()
 
 
 def kl_divergence(
@@ -113,9 +115,15 @@ def kl_divergence(
 
 
 def _ranks(
-    logits: Float[Tensor, "reading vocabulary"], wanted: Int[Tensor, "reading candidate"]
+    logits: Float[Tensor, "reading vocabulary"],
+    logprobs: Float[Tensor, "reading vocabulary"],
+    wanted: Int[Tensor, "reading candidate"],
 ) -> Int[Tensor, "reading candidate"]:
+    """How many tokens are before each; -1 where logits are infinite or NaN."""
     ranks: Sequence[Tensor] = [
         (logits > logits.gather(1, one[:, None])).sum(1) for one in wanted.unbind(1)
     ]
-    return torch.stack(list(ranks), 1) if ranks else wanted
+    if not ranks:
+        return wanted
+    # One NaN, or an infinite logit, makes every log-probability NaN.
+    return torch.stack(list(ranks), 1).where(~logprobs[:, :1].isnan(), -1)

@@ -13,7 +13,7 @@ from cache.keys.space import DTYPES, dtype_name
 from interp.errors import ModelError
 from interp.forward.source import ModelSource
 from interp.loading.allocator import keep_freed_memory
-from interp.loading.bridge import load_hugging_face, quiet, wrap
+from interp.loading.bridge import check_alibi, load_hugging_face, quiet, wrap
 from interp.loading.where import locate
 from interp.model.model import Model
 from interp.model.vocabulary import quoted
@@ -136,6 +136,7 @@ def _checked(model: Model) -> Model:
         raise ModelError(
             f"{model.name} was put in compatibility mode, which changes its weights; load it raw."
         )
+    check_alibi(model)
     for name, tensor in model.bridge.original_model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             plain = name.replace("_original_component.", "")

@@ -16,7 +16,7 @@ from interp.patching.values import check_direction
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.targets import Answers
 from interp.sites import width_at
-from interp.subspaces.das import Among, check_site, choices_of, wanted_tokens
+from interp.subspaces.das import Among, choices_of, wanted_tokens
 from interp.subspaces.runs import Rows, Runs
 from interp.subspaces.subspace import Subspace
 
@@ -54,7 +54,6 @@ def interchange(
     """
     subspace.check(model)
     chosen = check_direction(direction, "other")
-    check_site(subspace.site)
     layers = check_layers(model, subspace.site, [subspace.layer])
     width = width_at(model, subspace.site, 1)
     if subspace.basis.shape[1] != width:

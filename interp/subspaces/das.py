@@ -18,8 +18,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cache.arguments import Seed, typed
-from interp.errors import PromptError, SiteError
-from interp.kinds import KINDS, site_kind
+from interp.errors import PromptError
+from interp.kinds import site_kind
 from interp.model.memory import fitting_threads
 from interp.model.model import Model
 from interp.patching.cells import check_layers
@@ -36,6 +36,7 @@ from interp.subspaces.report import describe
 from interp.subspaces.rotations import random_rotations
 from interp.subspaces.runs import Runs
 from interp.subspaces.search import Found, Settings, search
+from interp.subspaces.subspace import check_site
 
 Among = Literal["vocabulary", "answers"]
 
@@ -188,16 +189,6 @@ def fit_das(
             **model.identity,
         },
     )
-
-
-def check_site(site: str) -> None:
-    """Raise a SiteError unless each token has one vector there."""
-    kind = site_kind(site)
-    if kind.per_head or kind.pairwise:
-        able = [name for name, one in KINDS.items() if not (one.per_head or one.pairwise)]
-        raise SiteError(
-            f"'{site}' has no one vector for a token; search at one of {', '.join(able)}."
-        )
 
 
 def wanted_tokens(

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from cache.arguments import typed
 from cache.files import read_bytes, write_atomic
-from interp.errors import DirectionError, ModelError, PromptError, StorageError
-from interp.kinds import site_kind
+from interp.errors import DirectionError, ModelError, PromptError, SiteError, StorageError
+from interp.kinds import KINDS, site_kind
 from interp.model.model import Model
 from interp.results import Subspaces
 from interp.sites import width_at
 from interp.subspaces.rotations import moved
 
-__all__ = ["Subspace"]
+__all__ = ["Subspace", "check_site"]
 
 _FORMAT = "obverse-subspace-1"
 _NOTES = ("site", "layer", "position", "identity")
@@ -43,7 +43,7 @@ class Subspace:
 
     Raises:
         DirectionError: the rows are not finite, not orthonormal, or none.
-        SiteError: there is no such site.
+        SiteError: there is no such site, or tokens have no one vector there.
     """
 
     basis: Float[Tensor, "rank width"]
@@ -53,7 +53,7 @@ class Subspace:
     identity: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        site_kind(self.site)
+        check_site(self.site)
         object.__setattr__(self, "basis", self.basis.detach())
         rows = self.basis
         if rows.ndim != 2 or not rows.is_floating_point() or not 0 < len(rows) <= rows.shape[1]:
@@ -170,6 +170,7 @@ class Subspace:
         except (
             SafetensorError,
             DirectionError,
+            SiteError,
             ValueError,
             KeyError,
             TypeError,
@@ -182,6 +183,14 @@ class Subspace:
             ) from error
         found.check(model)
         return found
+
+
+def check_site(site: str) -> None:
+    """Raise a SiteError unless each token has one vector there."""
+    kind = site_kind(site)
+    if kind.per_head or kind.pairwise:
+        able = [name for name, one in KINDS.items() if not (one.per_head or one.pairwise)]
+        raise SiteError(f"'{site}' has no one vector for a token; take one of {', '.join(able)}.")
 
 
 def _header(content: bytes) -> dict[str, Any]:

@@ -96,9 +96,10 @@ def back_patching(
         is written instead): mended(search, example, source_layer, target_layer), 1 or 0, NaN
         where the target layer is not the earlier one and for prompts that are no cases;
         chosen_source_layer and chosen_target_layer, the pair that mends most cases of the first
-        half (of equals the first, `ties` tells how many there are), and chosen_rate, the share
-        that it mends there; held_out_rate, the share of the other half's cases that it mends,
-        with its 95% interval held_out_low and held_out_high; any_pair_rate, any_pair_low and
+        half (of equals the first, `ties` tells how many there are; -1 where none mends any), and
+        chosen_rate, the share that it mends there; held_out_rate, the share of the other half's
+        cases that it mends, with its 95% interval held_out_low and held_out_high (NaN where no pair
+        was chosen); any_pair_rate, any_pair_low and
         any_pair_high, the share of all cases that some pair or other mends. By example: answered,
         whether it is no case; half, "chosen on" or "held out"; partner, the mismatched example.
         The attribute `statement` says it in words.
@@ -222,16 +223,22 @@ def judged(
     rates = mended[half == 0].mean(0)  # NaN where there is no such pair
     best = float(np.nanmax(rates))
     source, target = np.unravel_index(int(np.nanargmax(rates)), rates.shape)
-    held_out = mended[half == 1, source, target]
-    low, high = proportion_interval(held_out, clusters[half == 1])
+    if best > 0:
+        held_out = mended[half == 1, source, target]
+        rate, (low, high) = (
+            float(held_out.mean()),
+            proportion_interval(held_out, clusters[half == 1]),
+        )
+    else:  # no pair was chosen, so there is none to judge
+        rate = low = high = np.nan
     anyhow = np.nanmax(mended, axis=(1, 2))
     any_low, any_high = proportion_interval(anyhow, clusters)
     return {
-        "chosen_source_layer": layers[int(source)],
-        "chosen_target_layer": layers[int(target)],
+        "chosen_source_layer": layers[int(source)] if best > 0 else -1,
+        "chosen_target_layer": layers[int(target)] if best > 0 else -1,
         "ties": int((rates == best).sum()),
         "chosen_rate": best,
-        "held_out_rate": float(held_out.mean()),
+        "held_out_rate": rate,
         "held_out_low": low,
         "held_out_high": high,
         "any_pair_rate": float(anyhow.mean()),

@@ -93,6 +93,7 @@ def patchscope(
         PromptError: unequal numbers of prompts, no such place, more than one source token, or no
             room for so many tokens.
         MetricError: not so many next tokens.
+        ModelError: logits are infinite or NaN.
     """
     reader = model if source_model is None else source_model
     source, target = as_many(source, target)

@@ -35,6 +35,7 @@ def variables(
         ):
             names = np.array([[strings[int(i)] for i in row] for row in tokens.ids], dtype=object)
             probabilities: Any = tokens.probabilities
+            names[np.isnan(probabilities)] = ""
             if at is not None and sizes is not None:
                 names = _texts(names, at, sizes)
                 probabilities = _grid(probabilities, at, sizes)

@@ -223,11 +223,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"n_layer": N_LAYERS, "n_head": N_HEADS, "intermediate_size": None},
         Layout(**BLOOM),
     ),
-    "Falcon, ALiBi": Architecture(
-        "Falcon",
-        {**FALCON, "alibi": True, "multi_query": False, "parallel_attn": False},
-        Layout(**{**BLOOM, "attn_out": "self_attention", "mlp_out": "mlp"}),
-    ),
     "Falcon, one key": Architecture(
         "Falcon",
         {**FALCON, "alibi": False, "multi_query": True, "parallel_attn": True},

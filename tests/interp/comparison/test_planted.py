@@ -8,7 +8,7 @@ import xarray as xr
 
 from interp import compare_models
 from interp.comparison import Comparison, change_shares
-from interp.errors import ArgumentError
+from interp.errors import ArgumentError, StatisticsError
 from tests.interp.comparison.organisms import LAYER, RANK, Organisms
 
 TEXTS = ["we saw home", "so is the", "near the friend", "who is we", "home of the", "then so we"]
@@ -106,6 +106,8 @@ def test_few_prompts_have_no_shares(compared: Comparison) -> None:
     assert np.isnan(few["share"]).all()
     with pytest.raises(ArgumentError):
         change_shares(compared.weights)
+    with pytest.raises(StatisticsError, match="no models"):
+        change_shares(compared.swaps.isel(model=[]))
 
 
 def test_every_part_is_there_for_both(compared: Comparison) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from interp import PromptPairs, capture, load_model, sweep
 from interp.errors import ModelError, SiteError
@@ -40,6 +41,33 @@ def test_what_transformer_lens_cannot_wrap(architecture: Architecture) -> None:
     with pytest.raises(ModelError, match="cannot wrap") as caught:
         load(architecture)
     in_one_sentence(caught.value)
+
+
+def test_position_biases_that_are_added_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hugging Face's eager attention is not its other one, nor the formula of the paper."""
+    from transformers.models.falcon import modeling_falcon
+
+    settings = {"new_decoder_architecture": False, "alibi": True, "intermediate_size": None}
+    architecture = Architecture("Falcon", {**settings, "multi_query": False})
+    hf = architecture.build()
+    ids = torch.tensor([[1, 5, 9, 4, 7, 11]])
+    with torch.no_grad():
+        eager = hf(ids).logits
+        hf.set_attn_implementation("sdpa")
+        other = hf(ids).logits
+        hf.set_attn_implementation("eager")
+        biases = modeling_falcon.build_alibi_tensor
+        with monkeypatch.context() as patch:
+            patch.setattr(modeling_falcon, "build_alibi_tensor", lambda *a, **k: biases(*a, **k) / 2)
+            halved = hf(ids).logits
+    if torch.allclose(eager, other, atol=1e-4):
+        load(architecture)
+        return
+    torch.testing.assert_close(halved, other, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ModelError, match="adds twice in eager attention") as caught:
+        load(architecture)
+    in_one_sentence(caught.value)
+    load(Architecture("Falcon", {**settings, "alibi": False}))
 
 
 @pytest.mark.parametrize(

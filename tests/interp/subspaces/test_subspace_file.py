@@ -12,7 +12,14 @@ import xarray as xr
 from safetensors.torch import save
 
 from interp import Subspace, interchange
-from interp.errors import ArgumentError, DirectionError, ModelError, PromptError, StorageError
+from interp.errors import (
+    ArgumentError,
+    DirectionError,
+    ModelError,
+    PromptError,
+    SiteError,
+    StorageError,
+)
 from tests.interp.subspaces.planted import ENTITY, LAST, Kind, Planted
 
 Search = Callable[[Kind], xr.Dataset]
@@ -91,6 +98,9 @@ def test_a_damaged_or_foreign_file_is_refused(
 WRONG = (
     {"format": "obverse-subspace-9"},
     {"layer": "two"},
+    {"site": "z"},  # as wide as the stream, in heads
+    {"site": "pattern"},
+    {"site": "nonsense"},
     {"layer": "7"},
     {"layer": "-1"},
     {"identity": "[]"},
@@ -114,8 +124,8 @@ def test_what_is_no_subspace_is_refused(made: Planted) -> None:
     with pytest.raises(DirectionError):
         one(torch.eye(40, 32))
     for site in ("z", "nonsense"):
-        with pytest.raises(Exception, match=r"no one vector|Unknown site"):
-            interchange(made.model, made.pairs(), one(torch.eye(2, 32), site))
+        with pytest.raises(SiteError, match=r"no one vector|Unknown site"):
+            one(torch.eye(2, 32), site)
     with pytest.raises(DirectionError, match="33 columns"):
         interchange(made.model, made.pairs(), one(torch.eye(2, 33)))
     with pytest.raises((ArgumentError, PromptError), match="'answers'"):

@@ -101,6 +101,18 @@ def test_best_of_chance_is_not_reported_as_success() -> None:
     assert covered >= 90
 
 
+def test_where_no_pair_mends_any_none_is_chosen() -> None:
+    from interp.vectors.backwards import judged
+
+    mended = np.where(np.tri(3, k=-1) > 0, np.zeros((8, 3, 3)), np.nan)
+    mended[4:, 1, 0] = 1.0  # only of the half that is held out
+    one = judged(mended, np.repeat([0, 1], 4), np.arange(8), range(3))
+    assert one["chosen_rate"] == 0
+    assert np.isnan([one[f"held_out_{name}"] for name in ("rate", "low", "high")]).all()
+    assert one["chosen_source_layer"] == one["chosen_target_layer"] == -1
+    assert one["any_pair_rate"] == 0.5
+
+
 def test_what_cannot_be_judged_is_refused(gpt2: Built) -> None:
     model: Model = gpt2.model
     for prompts, answers, settings, message in (

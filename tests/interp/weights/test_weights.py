@@ -218,7 +218,7 @@ def test_the_organisms_weights_hold_what_it_learned_and_nothing_else() -> None:
     assert strength("both", "subject", "object") > 1 < strength("both", "object", "subject") + 0.2
 
 
-STILL = ("GPT-2", "Falcon, ALiBi", "OPT", "BLOOM")
+STILL = ("GPT-2", "OPT", "BLOOM")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
