@@ -186,8 +186,6 @@ def _positions(
             positions = [int(one) for one in positions]
         except (TypeError, ValueError) as error:
             raise PromptError("Positions must be whole numbers, each on its own.") from error
-    elif positions not in ("all", "last"):
-        raise PromptError(f"Unknown positions '{positions}'; choose 'all', 'last' or numbers.")
     if positions == "last":
         return np.arange(1), lengths - 1
     chosen = torch.arange(longest) if positions == "all" else torch.tensor([*map(int, positions)])

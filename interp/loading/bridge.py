@@ -203,9 +203,9 @@ def wrap(
 def check_alibi(model: Model) -> None:
     """Refuse a Falcon whose attention adds its position biases twice.
 
-    With eager attention, the only one in which hooks see patterns, transformers 5 hands each block
-    a mask that holds the biases (ALiBi, Press et al. 2022) already, and the block adds them again;
-    with "sdpa" it adds them once, as the model was trained.
+    transformers 5 hands each block a mask that holds the biases (ALiBi, Press et al. 2022) already.
+    Eager attention, the only one in which hooks see patterns, adds them again, as TransformerLens
+    does; with "sdpa" they are added once, as in the model that was trained.
 
     Raises:
         ModelError: it does.

@@ -12,6 +12,7 @@ import typer
 
 from cache.files import read_bytes
 from experiments.cli import options
+from experiments.cli.console import warn
 from experiments.cli.lens import with_space
 from interp.errors import PromptError
 
@@ -32,6 +33,7 @@ __all__ = [
     "table_or_one",
 ]
 
+_SEPARATORS = {"semicolons": ";", "tabs": "\t", "bars": "|"}
 # A table of prompts, not a corpus.
 _MOST_BYTES = 64 << 20
 
@@ -77,17 +79,21 @@ def read_columns(
     """
     try:
         text = read_bytes(path, _MOST_BYTES).decode("utf-8-sig")
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        numbered = [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise PromptError(
             f"'{path}' is no table of text ({error}); save it as CSV in UTF-8."
         ) from error
-    rows = [row for row in rows if row]
+    rows = [row for _, row in numbered]
     wanted = f"a first line with the columns {', '.join(needed)}"
     if not rows:
         raise PromptError(f"'{path}' is empty; give it {wanted}, and a line for each example.")
     head = [name.strip() for name in rows[0]]
     missing = [name for name in needed if name not in head]
+    others = [name for name, sign in _SEPARATORS.items() if len(head) == 1 and sign in head[0]]
+    if missing and others:
+        raise PromptError(f"'{path}' has {others[0]} between its columns; save it with commas.")
     if missing:
         raise PromptError(f"'{path}' has no column '{missing[0]}'; give it {wanted}.")
     if len(set(head)) < len(head):
@@ -95,20 +101,24 @@ def read_columns(
         raise PromptError(f"'{path}' has the column '{twice}' twice; rename one of them.")
     if len(rows) == 1:
         raise PromptError(f"'{path}' holds no example; write a line for each below the first.")
-    for number, row in enumerate(rows[1:], start=2):
+    for number, row in numbered[1:]:
         if len(row) != len(head):
             raise PromptError(
-                f"Row {number} of '{path}' has {len(row)} values for {len(head)} columns; put "
+                f"Line {number} of '{path}' has {len(row)} values for {len(head)} columns; put "
                 "quotation marks around text with commas."
             )
     columns = {name: [row[i] for row in rows[1:]] for i, name in enumerate(head)}
     prefixes = tuple(name[:-1] for name in optional if name.endswith("*"))
+    if nameless := next((name for name in head if name in prefixes), None):
+        raise PromptError(
+            f"The column '{nameless}' of '{path}' names no span; call it '{nameless}NAME'."
+        )
     known = {*needed, *optional}
-    return {
-        name: values
-        for name, values in columns.items()
-        if name in known or (prefixes and name.startswith(prefixes))
-    }
+    used = {name for name in head if name in known or (prefixes and name.startswith(prefixes))}
+    if unused := [name for name in head if name not in used]:
+        # Not an error, since tables have other readers; but a misspelt name must be seen.
+        warn(f"Not read in '{path}': the column{'s' * (len(unused) > 1)} {', '.join(unused)}.")
+    return {name: values for name, values in columns.items() if name in used}
 
 
 def table_or_one(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import math
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,13 +91,16 @@ def findings_kept(command: str, out: Path | None, as_json: bool) -> Iterator[Fin
     found = Findings(f"obverse {command}")
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         # Before the work, so that a folder that cannot be made is told of at once.
+        ours = out is None or not out.is_dir()
         folder = _folder(command, out)
         try:
+            _check_writable(folder)
             yield found
             _write(folder, found)
         except BaseException:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # where nothing was written yet
+            if ours:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
             raise
         if not as_json:
             _show(found, folder)
@@ -146,13 +151,20 @@ def _folder(command: str, out: Path | None) -> Path:
                 return folder
 
 
+def _check_writable(folder: Path) -> None:
+    """Raise a StorageError now, and not after the work, where no file can be made."""
+    with storage_errors(folder, "written"), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def _write(folder: Path, found: Findings) -> None:
+    """All files or none."""
     from experiments.report import render_page
     from experiments.run_directory.storage import encode_dataset
 
     files: dict[str, str | bytes] = {}
     for name, table in found.tables.items():
-        files[f"{name}.csv"] = table.to_csv(index=False, lineterminator="\n")
+        files[f"{name}.csv"] = _csv(table)
     for name, result in found.results.items():
         files[f"{name}.nc"] = encode_dataset(result)
     if found.figures:
@@ -160,10 +172,21 @@ def _write(folder: Path, found: Findings) -> None:
         files["figures.html"] = render_page(
             "experiments.cli.instruments", "figures.html.j2", found.figures, page
         )
-    for name, data in files.items():
-        write_atomic(folder / name, data)
-    for name, write in found.files.items():
-        write(folder / name)
+    try:
+        for name, data in files.items():
+            write_atomic(folder / name, data)
+        for name, write in found.files.items():
+            write(folder / name)
+    except BaseException:
+        for name in (*files, *found.files):
+            with contextlib.suppress(OSError):
+                (folder / name).unlink(missing_ok=True)
+        raise
+
+
+def _csv(table: pd.DataFrame) -> str:
+    """Text in quotes, since a token may be a line break, of which not all are quoted otherwise."""
+    return str(table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC))
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -174,8 +197,8 @@ def _plain(value: Any) -> Any:
     """What JSON can hold: numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
+    if hasattr(value, "tolist"):  # of NumPy: a list, or one number
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    if hasattr(value, "item"):
-        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -149,6 +149,11 @@ def _tell(found: Findings, result: xr.Dataset) -> None:
     heads = column_names(result, axes, {"source_layer": "from "})
     unpatched = [str(token) for token in result["unpatched_top_token"].isel(k=0).values]
     if scored:
+        lost = int(result["unpatched"].isnull().sum())
+        if lost:
+            found.sentences.append(
+                f"For {lost} of {n} examples the metric is not finite; means are of the others."
+            )
         change = (result["patched"] - result["unpatched"]).mean("example")
         values = change.transpose("target_layer", *axes).values.reshape(len(rows), -1)
         metric, unit = result.attrs["metric"], result.attrs["unit"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from interp.errors import PromptError, SiteError
+from interp.errors import ArgumentError, PromptError, SiteError
 from interp.figures import across_map, difference_map, spectrum_lines, swap_lines
 from tests.interp.figures.conftest import HOSTILE, assert_safe, cells, traces
 
@@ -159,9 +159,9 @@ def test_what_is_not_there_is_told(
     with pytest.raises(PromptError):
         difference_map(activations, 7)
     for wrong in ({"site": "z"}, {"measure": "size"}, {"model": "other"}):
-        with pytest.raises(SiteError):
+        with pytest.raises((SiteError, ArgumentError)):
             difference_map(activations, **wrong)  # type: ignore[arg-type]
-    with pytest.raises(SiteError):
+    with pytest.raises(ArgumentError, match="Unknown into 'nothing'"):
         swap_lines(swaps, into="nothing")  # type: ignore[arg-type]
     with pytest.raises(SiteError):
         across_map(swaps)

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from interp.errors import PromptError, SiteError
+from interp.errors import ArgumentError, PromptError, SiteError
 from interp.figures import lens_heatmap, patching_map
 from tests.interp.figures.conftest import HOSTILE, MakeLens, MakeSweep, assert_safe, cells, traces
 
@@ -209,7 +209,7 @@ def test_a_sweep_of_two_axes_is_refused_with_what_to_do(make_sweep: MakeSweep) -
 
 def test_unknown_values_and_pairs_are_refused(make_sweep: MakeSweep) -> None:
     result = make_sweep(np.zeros((1, 1, 1)))
-    with pytest.raises(SiteError, match="normalised"):
+    with pytest.raises(ArgumentError, match="normalised"):
         patching_map(result, value="shiny")  # type: ignore[arg-type]
     with pytest.raises(SiteError, match="no pair 1"):
         patching_map(result, example=1)

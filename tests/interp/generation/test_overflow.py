@@ -60,9 +60,7 @@ def test_what_overflows_is_not_written_on(model: Model) -> None:
 def test_a_model_whose_weights_were_spoilt_is_no_defect_of_its_architecture() -> None:
     model = load_model(llama().eval(), tokenizer=build_tokenizer())
     with torch.no_grad():
-        for name, weight in model.bridge.original_model.named_parameters():
-            if "layers.1.mlp.down" in name:
-                weight[0, 0] = torch.nan
+        model.bridge.blocks[1].mlp.out.original_component.weight[0, 0] = torch.nan
     with pytest.raises(ModelError, match=r"no finite logits after .* block 1 on; look at its we"):
         score_answers(model, [SOUND], [" Ann"])
     with pytest.raises(ModelError, match="no finite logits"):

@@ -298,7 +298,7 @@ def test_the_other_direction_asks_for_the_foil(model_of: Callable[[Kind], Plante
         ({"site": "z"}, SiteError, "no one vector"),
         ({"site": "pattern"}, SiteError, "no one vector"),
         ({"site": "stream"}, SiteError, "Unknown site"),
-        ({"direction": "sideways"}, ArgumentError, "Unknown direction"),
+        ({"direction": "sideways"}, SiteError, "Unknown direction"),
         ({"held_out": 0.0}, PromptError, "between 0 and 1"),
         ({"held_out": 1.0}, PromptError, "between 0 and 1"),
         ({"epochs": 0}, PromptError, "epochs must be at least 1"),
