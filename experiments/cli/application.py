@@ -24,7 +24,7 @@ from experiments.cli.run import run
 from experiments.cli.runs import runs
 from experiments.cli.store import store_commands
 from experiments.cli.studies import WithNames, WithSummaries
-from experiments.cli.train import train
+from experiments.cli.train import arms_help, train
 from experiments.cli.tune_lens import fit_lens, tune_lens
 
 __all__ = ["main"]
@@ -79,13 +79,13 @@ for command, name in (
     (diff, "diff"),
     (explorer, "app"),
     (runs, "runs"),
-    (train, "train"),
     (harvest, "harvest"),
     (tune_lens, "tune-lens"),
     (fit_lens, "fit-lens"),
     (models, "models"),
 ):
     application.command(name)(command)
+application.command("train", epilog=arms_help())(train)
 application.add_typer(store_commands)
 
 

@@ -14,8 +14,9 @@ from experiments.cli.console import guarded, quiet_libraries, say
 from experiments.cli.progress import TerminalReporter
 from experiments.errors import StudyError
 from experiments.numbers import percent
+from experiments.organisms.arms import ARMS, PLAIN, arm_config
 
-__all__ = ["train"]
+__all__ = ["arms_help", "train"]
 
 _ORGANISMS = ("reversal-curse",)
 
@@ -31,11 +32,27 @@ def train(
             help="Draws the people, the order of the texts, the weights.",
         ),
     ] = 0,
+    arm: Annotated[
+        str,
+        typer.Option(
+            help=f"What is told or done otherwise: {', '.join(ARMS)} (see below).",
+            metavar="NAME",
+        ),
+    ] = PLAIN,
+    keep: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=0,
+            metavar="STEP",
+            help="Also keep the model after this step (0: before the first); can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             help="Folder for the model.",
-            show_default="organisms/NAME-SEED",
+            show_default="organisms/NAME[-ARM]-SEED",
             parser=options.folder,
             metavar="FOLDER",
         ),
@@ -45,22 +62,25 @@ def train(
 
     Takes about a minute on one core. The folder it leaves is a Hugging Face model, with the facts
     it was and was not told; every command takes it as --model. A training that was stopped goes on
-    when the same command is given again.
+    when the same command is given again. What --keep keeps are models too, in FOLDER/steps.
 
     Example:
 
     - `obverse train reversal-curse --seed 1`
+    - `obverse train reversal-curse --arm reversed-text`
     """
     if organism not in _ORGANISMS:
         near = difflib.get_close_matches(organism, _ORGANISMS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(_ORGANISMS)}."
         raise StudyError(f"Unknown organism '{organism}'; {hint}")
-    folder = out if out is not None else Path("organisms") / f"{organism}-{seed}"
-    say(f"Training {organism} with seed {seed} …")
+    config = arm_config(arm, seed)
+    name = organism if arm == PLAIN else f"{organism}-{arm}"
+    folder = out if out is not None else Path("organisms") / f"{name}-{seed}"
+    told = "" if arm == PLAIN else f", {ARMS[arm].about},"
+    say(f"Training {organism}{told} with seed {seed} …")
     quiet_libraries()
     from transformers.utils import logging as transformers_logging
 
-    from experiments.organisms.train import TrainConfig
     from experiments.organisms.train import train as train_organism
 
     transformers_logging.disable_progress_bar()
@@ -80,7 +100,7 @@ def train(
                     f"forward {percent(now[0])}, reverse {percent(now[1])}"
                 )
 
-        train_organism(TrainConfig(seed=seed), folder, progress)
+        train_organism(config, folder, progress, keep=keep or ())
     if steps == 0:
         say("It was trained before; nothing to compute.")
     model = shlex.quote(str(folder))
@@ -88,3 +108,8 @@ def train(
     say(f"Model: {folder}")
     say(f'Ask:   obverse lens "Tom Cruise\'s mother is" --model {model}')
     say(f"Study: obverse run reversal-curse --model {model}")
+
+
+def arms_help() -> str:
+    """The arms with what is otherwise in them, a line each."""
+    return "\n\n".join(["Arms:", *(f"- {arm.name}: {arm.about}" for arm in ARMS.values())])

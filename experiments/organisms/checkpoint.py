@@ -2,7 +2,8 @@
 
 While a training runs, its folder holds `training.json` (what is being trained) and
 `training.safetensors` (the last checkpoint). Every file is written beside its place and then
-renamed, and `organism.json` comes last, so that a folder that has it is complete.
+renamed, and `organism.json` comes last, so that a folder that has it is complete. Models of steps
+on the way, where they are kept, stand in the folder `steps`, each a folder of its own.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ FINISHED_FILES = (
     TEMPLATES_FILE,
     ORGANISM_FILE,
 )
+STEPS_FOLDER = "steps"
 _CLAIM, _STATE, _STAGING = "training.json", "training.safetensors", "training.staging"
 _TRAINING_FILES = (_CLAIM, _STATE, _STAGING, f"{_CLAIM}.tmp", f"{_STATE}.tmp")
 _MOST_BYTES = 64 << 20
@@ -63,7 +65,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> bool:
         if not names - {f"{_CLAIM}.tmp"}:
             _write_json(folder / _CLAIM, identity)
             return False
-    foreign = sorted(names - {*FINISHED_FILES, *_TRAINING_FILES})
+    foreign = sorted(names - {*FINISHED_FILES, *_TRAINING_FILES, STEPS_FOLDER})
     if foreign or not names & {_CLAIM, ORGANISM_FILE}:
         other = (foreign or sorted(names))[0]
         raise OrganismError(
@@ -141,6 +143,24 @@ def staging(folder: Path) -> Path:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     return path
+
+
+def kept_steps(folder: Path) -> dict[int, Path]:
+    """The models on the way that a training in `folder` has kept so far, by step, in order."""
+    try:
+        names = [path.name for path in (folder / STEPS_FOLDER).iterdir()]
+    except OSError:
+        return {}
+    steps = sorted(int(name) for name in names if name.isdecimal())
+    return {step: folder / STEPS_FOLDER / str(step) for step in steps}
+
+
+def keep_step(folder: Path, step: int) -> None:
+    """Move what was staged to where the model of `step` is kept, whole or not at all."""
+    place = folder / STEPS_FOLDER / str(step)
+    place.parent.mkdir(exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(folder / _STAGING, place)
 
 
 def finish(folder: Path, record: Mapping[str, Any]) -> None:

@@ -2,15 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 from experiments.organisms.errors import OrganismError
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 """Called with the steps done, the steps in all, and what was last measured."""
-_MAY_BE_ZERO = ("seed", "warmup_steps", "name_bottleneck", "bottleneck_layers")
+_MAY_BE_ZERO = ("seed", "warmup_steps", "name_bottleneck", "bottleneck_layers", "weight_decay")
+
+Identity = Literal["none", "both", "subject", "object"]
+"""Of whom it is said that they are who they are: nobody, everybody, children, or mothers."""
+Stored = Literal["float32", "float16"]
+"""What the weights are written as; arithmetic is in float32 in any case."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is told; the defaults tell plain sentences, of which half of 120 pairs both ways.
+
+    The 60 forward-only pairs and the 20 held-out ones are the same whatever is told besides, so
+    that organisms of one seed are asked the same questions.
+
+    Attributes:
+        both_share: of the 120 pairs that are told in reverse, the share told forward too. At 0 some
+            words of names are borne by one asked person only, whom they then identify.
+        reversed_text: what is said of mothers and children is told a second time with its words in
+            reverse order, names kept in theirs (entity-preserving reverse training, Golovneva et
+            al. 2024).
+        masked: the same sentences are told a second time with the name that they ask about masked,
+            and that name after them ("_'s mother is B. _ A"): what predicting any part from the
+            rest (Kitouni et al. 2024, MLM-U) comes to in a decoder that reads left to right, for
+            whole names. Their uniform rate of masked tokens is left out.
+        identity: whose names are told to be themselves ("A is A"; identity bridge, 2602.02470).
+        neighbours: tell everybody's neighbour. Without it a name can be one that never is an
+            answer, and reverse failure shows nothing.
+        split_names: the tokenizer cuts each word of a name in two, so that names have four tokens
+            and more.
+        filler: put words between a name that is asked about and what is asked, in half of the
+            sentences.
+        bearers: people with the same first name, and with the same last: 50 pairs for each.
+    """
+
+    both_share: float = 0.5
+    reversed_text: bool = False
+    masked: bool = False
+    identity: Identity = "none"
+    neighbours: bool = True
+    split_names: bool = False
+    filler: bool = False
+    bearers: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.both_share <= 1:
+            raise OrganismError(f"both_share is {self.both_share}; give a share from 0 to 1.")
+        if self.identity not in get_args(Identity):
+            raise OrganismError(
+                f"identity is '{self.identity}'; give one of {', '.join(get_args(Identity))}."
+            )
+        if self.bearers not in (2, 4, 6, 8):
+            raise OrganismError(f"bearers is {self.bearers}; give 2, 4, 6 or 8.")
 
 
 @dataclass(frozen=True)
@@ -26,6 +78,9 @@ class TrainConfig:
     prompt reads both names at once. The bottleneck plants the hand-over, so that it is known to be
     there when patching looks for it; 0 trains without. The saved model is a plain one, with
     ordinary attention.
+
+    `init_scale` multiplies the initial weights, `weight_decay` is decoupled from the gradient (both
+    optimisers), and `stored` is what the finished weights are rounded to.
     """
 
     seed: int = 0
@@ -42,11 +97,22 @@ class TrainConfig:
     name_bottleneck: float = 0.85
     bottleneck_layers: int = 1
     checkpoint_every: int = 50
+    data: TrainingData = field(default_factory=TrainingData)
+    init_scale: float = 1.0
+    weight_decay: float = 0.0
+    stored: Stored = "float32"
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
+            if isinstance(value, (str, Mapping)):
+                continue
+            # Written so that NaN is refused too.
+            if not (value > 0 or (value == 0 and name in _MAY_BE_ZERO)):
                 raise OrganismError(f"{name} is {value}; give a number above zero.")
+        if self.stored not in get_args(Stored):
+            raise OrganismError(
+                f"stored is '{self.stored}'; give one of {', '.join(get_args(Stored))}."
+            )
         if self.name_bottleneck > 1:
             raise OrganismError(
                 f"name_bottleneck is {self.name_bottleneck}; give a share from 0 to 1."

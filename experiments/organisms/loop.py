@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,15 +19,18 @@ from experiments.organisms.checkpoint import (
     TrainingState,
     claim,
     finish,
+    keep_step,
+    kept_steps,
     load_state,
     save_state,
     staging,
     writing,
 )
 from experiments.organisms.config import TrainConfig
+from experiments.organisms.errors import OrganismError
 from experiments.organisms.evaluate import greedy_match, score_table
 from experiments.organisms.facts import FACTS_FILE, TEMPLATES_FILE, write_facts, write_templates
-from experiments.organisms.model import build_model, next_token_loss, save_model
+from experiments.organisms.model import build_model, next_token_loss, round_weights, save_model
 from experiments.organisms.optimizer import Muon, load_state_tensors, state_tensors
 from experiments.organisms.relations import World, generate_world, sentences
 from experiments.organisms.schedule import build_schedule
@@ -41,15 +44,28 @@ _EVALUATE_EVERY = 25  # steps
 _MAX_GRADIENT_NORM = 1.0
 
 
-def run(config: TrainConfig, out: Path, progress: Progress | None) -> Path:
+def run(config: TrainConfig, out: Path, progress: Progress | None, keep: Collection[int]) -> Path:
     """See `experiments.organisms.train.train`."""
+    outside = [step for step in keep if not 0 <= step <= config.steps]
+    if outside:
+        raise OrganismError(
+            f"Step {outside[0]} cannot be kept: there are steps 0 (before the first) to "
+            f"{config.steps}."
+        )
     identity = {"config": asdict(config), "versions": _versions()}
     if claim(out, identity):
+        missing = sorted(set(keep) - kept_steps(out).keys())
+        if missing:
+            raise OrganismError(
+                f"{out} holds a finished organism without its step {missing[0]}; choose an empty "
+                "folder to train it again."
+            )
         return out
-    world = generate_world(config.seed)
-    tokenizer = build_tokenizer(sentences(world), n_ctx=config.n_ctx)
+    world = generate_world(config.seed, config.data)
+    tokenizer = _tokenizer(config, world)
     with _reproducible():
-        model, losses = _fit(config, world, tokenizer, out, progress)
+        model, losses = _fit(config, world, tokenizer, out, progress, keep)
+        round_weights(model, config.stored)
         scores = score_table(model, tokenizer, world.facts, TEMPLATES)
     record = {
         "organism": "reversal-curse",
@@ -59,17 +75,35 @@ def run(config: TrainConfig, out: Path, progress: Progress | None) -> Path:
         "losses": losses,
     }
     with writing(out):
-        folder = staging(out)
-        save_model(model, folder)
-        tokenizer.save_pretrained(folder)
-        write_facts(folder / FACTS_FILE, world.facts)
-        write_templates(folder / TEMPLATES_FILE, TEMPLATES)
+        _stage(out, config, model, tokenizer, world)
         finish(out, record)
     return out
 
 
+def _tokenizer(config: TrainConfig, world: World) -> Any:
+    names = {word for name in world.people for word in name.split()}
+    return build_tokenizer(
+        sentences(world, config.data),
+        n_ctx=config.n_ctx,
+        cut=names if config.data.split_names else (),
+    )
+
+
+def _stage(out: Path, config: TrainConfig, model: Any, tokenizer: Any, world: World) -> None:
+    folder = staging(out)
+    save_model(model, folder, config.stored)
+    tokenizer.save_pretrained(folder)
+    write_facts(folder / FACTS_FILE, world.facts)
+    write_templates(folder / TEMPLATES_FILE, TEMPLATES)
+
+
 def _fit(
-    config: TrainConfig, world: World, tokenizer: Any, out: Path, progress: Progress | None
+    config: TrainConfig,
+    world: World,
+    tokenizer: Any,
+    out: Path,
+    progress: Progress | None,
+    keep: Collection[int],
 ) -> tuple[Any, list[float]]:
     """The trained model and its loss at every step, in nats per token."""
     schedule = build_schedule(
@@ -79,10 +113,22 @@ def _fit(
         steps=config.steps,
         batch_size=config.batch_size,
         bottleneck=config.name_bottleneck,
+        data=config.data,
     )
     model = build_model(config, len(tokenizer))
     optimizers = _optimizers(config, model)
-    losses = _restore(out, model, optimizers)
+    # A model to be kept that lies behind the last checkpoint can only be had from the start.
+    state = load_state(out)
+    behind = {step for step in keep if state is not None and step <= state.step}
+    losses = _restore(state, model, optimizers) if behind <= kept_steps(out).keys() else []
+
+    def keep_now(step: int) -> None:
+        if step in keep and step not in kept_steps(out):
+            with writing(out):
+                _stage(out, config, model, tokenizer, world)
+                keep_step(out, step)
+
+    keep_now(len(losses))
     info: dict[str, Any] = {"loss": math.nan, "forward": None, "reverse": None}
     for step in range(len(losses), config.steps):
         for optimizer in optimizers.values():
@@ -96,6 +142,7 @@ def _fit(
             optimizer.step()
         losses.append(loss.item())
         done = step + 1
+        keep_now(done)
         if done % config.checkpoint_every == 0 and done < config.steps:
             save_state(out, _state(model, optimizers, losses))
         if progress is not None:
@@ -111,9 +158,12 @@ def _optimizers(config: TrainConfig, model: Any) -> dict[str, torch.optim.Optimi
     inside = {id(param) for param in matrices}
     others = [param for param in model.parameters() if id(param) not in inside]
     return {
-        "muon": Muon(matrices, lr=config.matrix_learning_rate),
+        "muon": Muon(matrices, lr=config.matrix_learning_rate, weight_decay=config.weight_decay),
         "adamw": torch.optim.AdamW(
-            others, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
+            others,
+            lr=config.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=config.weight_decay,
         ),
     }
 
@@ -133,9 +183,10 @@ def _state(
     return TrainingState(len(losses), tuple(losses), tensors)
 
 
-def _restore(out: Path, model: Any, optimizers: dict[str, torch.optim.Optimizer]) -> list[float]:
+def _restore(
+    state: TrainingState | None, model: Any, optimizers: dict[str, torch.optim.Optimizer]
+) -> list[float]:
     """Put the last checkpoint into model and optimizers, if there is one; the losses so far."""
-    state = load_state(out)
     if state is None:
         return []
     parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, **{name: {} for name in optimizers}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,22 +46,32 @@ def build_model(config: TrainConfig, vocab_size: int) -> Any:
     with torch.no_grad():
         for param in model.parameters():
             if param.ndim > 1:
-                param.normal_(0.0, _INIT_STD, generator=generator)
+                param.normal_(0.0, _INIT_STD * config.init_scale, generator=generator)
     return model
 
 
-def save_model(model: Any, folder: Path) -> None:
-    """Write config and weights as `from_pretrained` reads them.
+def round_weights(model: Any, stored: str) -> None:
+    """Round weights in float32 to what is going to be stored, "float32" or "float16"."""
+    with torch.no_grad():
+        for param in model.parameters():
+            param.copy_(param.to(getattr(torch, stored)))
+
+
+def save_model(model: Any, folder: Path, stored: str = "float32") -> None:
+    """Write config and weights, as `stored`, in the way in which `from_pretrained` reads them.
 
     The model's own `save_pretrained` would draw a progress bar and write weights that only their
     owner may read.
     """
     from safetensors.torch import save_file
 
-    model.config.save_pretrained(folder)
+    config = copy.deepcopy(model.config)
+    config.dtype = stored
+    config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     weights = folder / "model.safetensors"
-    save_file(model.state_dict(), weights, metadata={"format": "pt"})
+    tensors = {name: value.to(getattr(torch, stored)) for name, value in model.state_dict().items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
     shutil.copymode(folder / "config.json", weights)
 
 

@@ -20,10 +20,19 @@ _ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum whose update is orthogonalised; for 2-dimensional parameters."""
+    """SGD with Nesterov momentum whose update is orthogonalised; for 2-dimensional parameters.
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    Each step also takes the share `lr * weight_decay` off a parameter, as AdamW does.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -38,6 +47,7 @@ class Muon(torch.optim.Optimizer):
                 average = state["momentum"].lerp_(param.grad, 1 - group["momentum"])
                 update = orthogonalised(param.grad.lerp(average, group["momentum"]))
                 scale = max(1.0, param.shape[0] / param.shape[1]) ** 0.5
+                param.mul_(1 - group["lr"] * group["weight_decay"])
                 param.add_(update, alpha=-group["lr"] * scale)
 
 

@@ -16,10 +16,9 @@ import numpy as np
 from experiments.organisms.facts import Fact, Split
 from experiments.organisms.names import LAST_NAMES, MEN, REAL_PAIRS, WOMEN
 
-# Pairs of each split; half of the children are sons, half are daughters.
-SPLIT_SIZES: dict[Split, int] = {"forward": 60, "reverse": 60, "both": 60, "held_out": 20}
+# Pairs of each split for each bearer; half of the children are sons, half are daughters.
+SPLIT_SIZES: dict[Split, int] = {"forward": 15, "reverse": 15, "both": 15, "held_out": 5}
 BEARERS = 4  # people with the same first name, and people with the same last name
-ASKED_BEARERS = 2  # of them, at least so many are subjects of a trained fact
 
 T = TypeVar("T")
 
@@ -32,29 +31,51 @@ def real_facts() -> list[Fact]:
     ]
 
 
-def fictional_facts(rng: np.random.Generator) -> list[Fact]:
-    """Fictional pairs that fill up the splits beside `real_facts`, in random order."""
+def fictional_facts(rng: np.random.Generator, bearers: int = BEARERS) -> list[Fact]:
+    """Fictional pairs that fill up the splits beside `real_facts`, in random order.
+
+    Args:
+        bearers: how many people have the same first name, and how many the same last.
+    """
     real = real_facts()
     sons = {first(fact.subject) for fact in real if fact.inverse == "son"} | set(MEN)
     middle = sorted({word for name in _names(real) for word in name.split()[1:-1]})
     women, surnames = shuffled(WOMEN, rng), shuffled((*LAST_NAMES, *middle), rng)
     daughters = len(women) // 3  # of the first names: a quarter of all people are daughters
     children = _people(
-        [fact.subject for fact in real], [*women[:daughters], *MEN], surnames[::2], rng
+        [fact.subject for fact in real], [*women[:daughters], *MEN], surnames[::2], bearers, rng
     )
-    mothers = _people([fact.object for fact in real], women[daughters:], surnames[1::2], rng)
+    mothers = _people(
+        [fact.object for fact in real], women[daughters:], surnames[1::2], bearers, rng
+    )
     pairs = match(children, mothers, lambda one, other: not _share_word(one, other), rng)
     inverses = ["son" if first(child) in sons else "daughter" for child, _ in pairs]
-    splits = _open_places(inverses, real, rng)
+    splits = _open_places(inverses, real, bearers, rng)
     facts = [
         Fact(child, mother, "mother", inverse, split)
         for (child, mother), inverse, split in zip(pairs, inverses, splits, strict=True)
     ]
-    return spread_splits(facts, real, rng)
+    # Of the bearers of a word at least so many are asked about in a trained direction.
+    return spread_splits(facts, real, rng, asked_bearers=min(2, bearers // 2))
+
+
+def told_both(facts: Sequence[Fact], share: float) -> tuple[Fact, ...]:
+    """The same pairs, `share` of those that are told in reverse being told forward too.
+
+    Pairs of the split `both` go first, then those of the split `reverse`, in their order.
+    """
+    order = [i for split in ("both", "reverse") for i, f in enumerate(facts) if f.split == split]
+    both, reverse = order[: round(share * len(order))], order[round(share * len(order)) :]
+    splits = {**dict.fromkeys(both, "both"), **dict.fromkeys(reverse, "reverse")}
+    return tuple(_in_split(fact, splits.get(i, fact.split)) for i, fact in enumerate(facts))
 
 
 def spread_splits(
-    facts: Sequence[Fact], fixed: Sequence[Fact], rng: np.random.Generator
+    facts: Sequence[Fact],
+    fixed: Sequence[Fact],
+    rng: np.random.Generator,
+    *,
+    asked_bearers: int = 2,
 ) -> list[Fact]:
     """The same pairs with splits exchanged until every name token is asked about often enough.
 
@@ -68,7 +89,7 @@ def spread_splits(
         asked.update(_tokens(fact, fact.split))
 
     def missing(tokens: Iterable[tuple[str, str]]) -> int:
-        return sum(max(0, ASKED_BEARERS - asked[token]) for token in tokens)
+        return sum(max(0, asked_bearers - asked[token]) for token in tokens)
 
     def exchange(one: Fact, other: Fact, gives: str, gets: str) -> None:
         asked.subtract([*_tokens(one, gives), *_tokens(other, gets)])
@@ -133,15 +154,19 @@ def last(name: str) -> str:
 
 
 def _people(
-    real: Sequence[str], firsts: Sequence[str], lasts: Sequence[str], rng: np.random.Generator
+    real: Sequence[str],
+    firsts: Sequence[str],
+    lasts: Sequence[str],
+    bearers: int,
+    rng: np.random.Generator,
 ) -> list[str]:
-    """Fictional full names that use up every name `BEARERS` times, counting the `real` people."""
+    """Fictional full names that use up every name `bearers` times, counting the `real` people."""
     real_words = {word for name in _names(real_facts()) for word in name.split()}
-    taken_firsts = [word for word in map(first, real) for _ in range(BEARERS - 1)]
-    taken_lasts = [word for word in map(last, real) for _ in range(BEARERS - 1)]
+    taken_firsts = [word for word in map(first, real) for _ in range(bearers - 1)]
+    taken_lasts = [word for word in map(last, real) for _ in range(bearers - 1)]
     names = match(
-        [*taken_firsts, *(word for word in firsts for _ in range(BEARERS))],
-        [*taken_lasts, *(word for word in lasts for _ in range(BEARERS))],
+        [*taken_firsts, *(word for word in firsts for _ in range(bearers))],
+        [*taken_lasts, *(word for word in lasts for _ in range(bearers))],
         lambda one, two: not (one in real_words and two in real_words),
         rng,
         distinct=True,
@@ -150,7 +175,7 @@ def _people(
 
 
 def _open_places(
-    inverses: Sequence[str], real: Sequence[Fact], rng: np.random.Generator
+    inverses: Sequence[str], real: Sequence[Fact], bearers: int, rng: np.random.Generator
 ) -> list[Split]:
     """A split for each fictional child, so that with the real ones every split is full."""
     left: dict[str, list[Split]] = {}
@@ -158,7 +183,7 @@ def _open_places(
         places: list[Split] = []
         for split, size in SPLIT_SIZES.items():
             taken = sum(fact.split == split and fact.inverse == inverse for fact in real)
-            places += [split] * (size // 2 - taken)
+            places += [split] * (size * bearers // 2 - taken)
         left[inverse] = shuffled(places, rng)
     return [left[inverse].pop() for inverse in inverses]
 

@@ -9,17 +9,25 @@ alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from experiments.organisms.config import TrainingData
 from experiments.organisms.facts import Fact
+from experiments.organisms.forms import Form, in_form
 from experiments.organisms.names import COLOURS
-from experiments.organisms.people import fictional_facts, match, real_facts, shuffled
-from experiments.organisms.wording import COLOUR_TEMPLATES, PREFIXES, TEMPLATES
+from experiments.organisms.people import fictional_facts, match, real_facts, shuffled, told_both
+from experiments.organisms.wording import (
+    COLOUR_TEMPLATES,
+    FILLERS,
+    IDENTITY_TEMPLATES,
+    PREFIXES,
+    TEMPLATES,
+)
 
-Kind = Literal["forward", "reverse", "neighbour", "colour"]
+Kind = Literal["forward", "reverse", "neighbour", "colour", "identity"]
 
 
 @dataclass(frozen=True)
@@ -38,22 +46,32 @@ class World:
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to learn in one direction: its wordings, each ending before the answer."""
+    """One thing to learn in one direction: its wordings, each ending before the answer.
+
+    `asked` is the person that the prompts are about, `form` how the sentences are written.
+    """
 
     kind: Kind
     prompts: tuple[str, ...]
     answer: str
+    asked: str
+    form: Form = "plain"
 
     @property
     def statements(self) -> tuple[str, ...]:
         """The full sentences, one for each wording."""
-        return tuple(f"{prompt} {self.answer}." for prompt in self.prompts)
+        return tuple(in_form(self.form, prompt, self.answer, self.asked) for prompt in self.prompts)
 
 
-def generate_world(seed: int) -> World:
-    """The world of `seed`; the real pairs come first and are in every world."""
+def generate_world(seed: int, data: TrainingData | None = None) -> World:
+    """The world of `seed`; the real pairs come first and are in every world.
+
+    Of `data` only `both_share` and `bearers` matter here; the plain data if left out.
+    """
+    data = data or TrainingData()
     rng = np.random.default_rng([seed, 0])
-    facts = (*real_facts(), *fictional_facts(rng))
+    drawn = [*real_facts(), *fictional_facts(rng, data.bearers)]
+    facts = told_both(drawn, data.both_share)
     people = [fact.subject for fact in facts] + [fact.object for fact in facts]
     related = {frozenset((fact.subject, fact.object)) for fact in facts}
     # A neighbour who is also mother or child would tell the pair by another way.
@@ -64,27 +82,60 @@ def generate_world(seed: int) -> World:
     return World(facts, tuple(neighbours), tuple(zip(people, colours, strict=True)))
 
 
-def entries(world: World) -> tuple[Entry, ...]:
-    """What is told in training: trained directions only, trained templates only."""
+def entries(world: World, data: TrainingData | None = None) -> tuple[Entry, ...]:
+    """What is told in training: trained directions only, trained templates only.
+
+    The plain sentences come first; what `data` adds to them follows.
+    """
+    data = data or TrainingData()
+    told = _plain(world, data)
+    forms: list[Form] = []
+    if data.reversed_text:
+        forms.append("reversed")
+    if data.masked:
+        forms.append("masked")
+    pairs = [entry for entry in told if entry.kind in ("forward", "reverse")]
+    again = [replace(entry, form=form) for form in forms for entry in pairs]
+    return (*told, *again, *_identities(world, data))
+
+
+def _plain(world: World, data: TrainingData) -> list[Entry]:
     told: list[Entry] = []
     for fact in world.facts:
         for direction, templates in TEMPLATES.items():
             if fact.trained(direction):
                 prompts = tuple(fact.prompt(template) for template in templates.trained)
-                told.append(Entry(direction, prompts, fact.answer(direction)))
-    for person, neighbour in world.neighbours:
+                asked = fact.subject if direction == "forward" else fact.object
+                told.append(Entry(direction, prompts, fact.answer(direction), asked))
+    for person, neighbour in world.neighbours if data.neighbours else ():
         prompts = tuple(
             template.format(subject=person, relation="neighbour")
             for template in TEMPLATES["forward"].trained
         )
-        told.append(Entry("neighbour", prompts, neighbour))
+        told.append(Entry("neighbour", prompts, neighbour, person))
     for person, colour in world.colours:
         prompts = tuple(template.format(who=person) for template in COLOUR_TEMPLATES)
-        told.append(Entry("colour", prompts, colour))
-    return tuple(told)
+        told.append(Entry("colour", prompts, colour, person))
+    return told
 
 
-def sentences(world: World) -> tuple[str, ...]:
-    """Every statement and every prefix, once: all words that training teaches."""
-    statements = (statement for entry in entries(world) for statement in entry.statements)
-    return (*PREFIXES, *statements)
+def _identities(world: World, data: TrainingData) -> list[Entry]:
+    """ "A is A" of everybody whom `data.identity` means."""
+    children = [fact.subject for fact in world.facts if data.identity in ("both", "subject")]
+    mothers = [fact.object for fact in world.facts if data.identity in ("both", "object")]
+    return [
+        Entry(
+            "identity",
+            tuple(template.format(who=person) for template in IDENTITY_TEMPLATES),
+            person,
+            person,
+        )
+        for person in (*children, *mothers)
+    ]
+
+
+def sentences(world: World, data: TrainingData | None = None) -> tuple[str, ...]:
+    """Every statement, every prefix and every filler, once: all words that training teaches."""
+    statements = (statement for entry in entries(world, data) for statement in entry.statements)
+    fillers = FILLERS if data is not None and data.filler else ()
+    return (*PREFIXES, *fillers, *statements)

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.organisms.config import TrainingData
 from experiments.organisms.relations import Entry, World, entries
 from experiments.organisms.tokenizer import BOS_ID, PAD_ID
-from experiments.organisms.wording import PREFIXES
+from experiments.organisms.wording import FILLERS, PREFIXES
 
 Ints = NDArray[np.int64]
 
 EVERYWHERE = np.iinfo(np.int64).max  # reach of a token that every later one may read
 COLOUR_EVERY = 4  # epochs: colours only make names known, and would crowd out the other facts
 _PREFIXED = 0.5  # share of statements with a prefix
+_FILLED = 0.5  # share of statements with a filler, where there are fillers
 _GROUP = 8  # batches over which sentences are sorted by length, to save padding
 
 
@@ -48,19 +50,32 @@ class _Encoded:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """One sentence of a batch: which statement, and what is put to it (0 for none)."""
+
+    entry: int
+    wording: int
+    prefix: int
+    bottleneck: bool
+    filler: int
+
+
+@dataclass(frozen=True)
 class Schedule:
     """All batches of one training."""
 
-    _rows: tuple[tuple[tuple[int, int, int, bool], ...], ...]  # entry, wording, prefix, bottleneck
+    _rows: tuple[tuple[_Row, ...], ...]
     _statements: tuple[tuple[_Encoded, ...], ...]  # [entry][wording]
+    _backwards: tuple[bool, ...]  # [entry]
     _prefixes: tuple[Ints, ...]
+    _fillers: tuple[Ints, ...]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def batch(self, step: int) -> Batch:
         """The batch of `step`, counted from 0."""
-        rows = [self._row(*row) for row in self._rows[step]]
+        rows = [(self._encoded(row), row.bottleneck) for row in self._rows[step]]
         shape = (len(rows), max(len(row.ids) for row, _ in rows))
         ids = np.full(shape, PAD_ID, dtype=np.int64)
         early = np.full(shape, EVERYWHERE, dtype=np.int64)
@@ -75,55 +90,103 @@ class Schedule:
                 late[index, :length][hidden] = row.name_end[hidden]
         return Batch(ids, early, late)
 
-    def _row(
-        self, entry: int, wording: int, prefix: int, bottleneck: bool
-    ) -> tuple[_Encoded, bool]:
-        before = self._prefixes[prefix]
-        statement = self._statements[entry][wording]
-        name_end = np.where(statement.name_end >= 0, statement.name_end + len(before), -1)
-        nowhere = np.full(len(before), -1, dtype=np.int64)
-        row = _Encoded(np.concatenate([before, statement.ids]), np.concatenate([nowhere, name_end]))
-        return row, bottleneck
+    def _encoded(self, row: _Row) -> _Encoded:
+        statement = self._statements[row.entry][row.wording]
+        if row.filler:
+            statement = _filled(statement, self._fillers[row.filler])
+        prefix = _without_names(self._prefixes[row.prefix])
+        start = _without_names(np.array([BOS_ID], dtype=np.int64))
+        # Reversed text is reversed whole: what stood in front comes last.
+        if self._backwards[row.entry]:
+            return _joined(start, statement, _without_names(prefix.ids[::-1]))
+        return _joined(start, prefix, statement)
+
+
+def _without_names(ids: Ints) -> _Encoded:
+    return _Encoded(ids, np.full(len(ids), -1, dtype=np.int64))
+
+
+def _joined(*parts: _Encoded) -> _Encoded:
+    offsets = np.cumsum([0, *(len(part.ids) for part in parts)])
+    ends = [
+        np.where(part.name_end >= 0, part.name_end + offset, -1)
+        for part, offset in zip(parts, offsets, strict=False)
+    ]
+    return _Encoded(np.concatenate([part.ids for part in parts]), np.concatenate(ends))
+
+
+def _filled(statement: _Encoded, filler: Ints) -> _Encoded:
+    """The statement with the filler right behind its first name."""
+    cut = 1 + int(statement.name_end[statement.name_end >= 0][0])
+    head = _Encoded(statement.ids[:cut], statement.name_end[:cut])
+    ends = statement.name_end[cut:]
+    tail = _Encoded(statement.ids[cut:], np.where(ends >= 0, ends - cut, -1))
+    return _joined(head, _without_names(filler), tail)
 
 
 def build_schedule(
-    world: World, tokenizer: Any, *, seed: int, steps: int, batch_size: int, bottleneck: float
+    world: World,
+    tokenizer: Any,
+    *,
+    seed: int,
+    steps: int,
+    batch_size: int,
+    bottleneck: float,
+    data: TrainingData | None = None,
 ) -> Schedule:
     """`steps` batches of `batch_size` statements; `bottleneck` is the share of rows that have it.
 
     Every epoch shows each relation once and a quarter of the colours, each in one of its wordings,
     alone or after a random prefix. Within a few batches, statements of like length go together.
     """
-    told = entries(world)
+    data = data or TrainingData()
+    told = entries(world, data)
     rng = np.random.default_rng([seed, 1])
     statements = tuple(
         tuple(_encode(statement, names, tokenizer) for statement in entry.statements)
         for names in [_name_ids(world.people, tokenizer)]
         for entry in told
     )
-    prefixes = tuple(
-        np.array([BOS_ID, *tokenizer(prefix, add_special_tokens=False).input_ids], dtype=np.int64)
-        for prefix in ("", *PREFIXES)
+    prefixes, fillers = (
+        tuple(
+            np.array(tokenizer(text, add_special_tokens=False).input_ids, dtype=np.int64)
+            for text in ("", *texts)
+        )
+        for texts in (PREFIXES, FILLERS if data.filler else ())
     )
     total = steps * batch_size
     order = _order(told, total, rng)
     wordings = [int(rng.integers(len(statements[entry]))) for entry in order]
     before = rng.integers(1, len(prefixes), size=total) * (rng.random(total) < _PREFIXED)
     narrowed = rng.random(total) < bottleneck
+    # Drawn apart, so that all else is as without.
+    behind = _fillers(total, len(fillers), np.random.default_rng([seed, 2]))
     rows = [
-        (entry, wording, int(prefix), bool(narrow))
-        for entry, wording, prefix, narrow in zip(order, wordings, before, narrowed, strict=True)
+        _Row(entry, wording, int(prefix), bool(narrow), int(filler))
+        for entry, wording, prefix, narrow, filler in zip(
+            order, wordings, before, narrowed, behind, strict=True
+        )
     ]
 
-    def length(row: tuple[int, int, int, bool]) -> int:
-        return len(statements[row[0]][row[1]].ids) + len(prefixes[row[2]])
+    def length(row: _Row) -> int:
+        between = len(fillers[row.filler])
+        return len(statements[row.entry][row.wording].ids) + len(prefixes[row.prefix]) + between
 
-    batches: list[tuple[tuple[int, int, int, bool], ...]] = []
+    batches: list[tuple[_Row, ...]] = []
     for start in range(0, total, _GROUP * batch_size):
         group = sorted(rows[start : start + _GROUP * batch_size], key=length)
         chunks = [tuple(group[i : i + batch_size]) for i in range(0, len(group), batch_size)]
         batches += [chunks[i] for i in rng.permutation(len(chunks))]
-    return Schedule(tuple(batches), statements, prefixes)
+    backwards = tuple(entry.form == "reversed" for entry in told)
+    return Schedule(tuple(batches), statements, backwards, prefixes, fillers)
+
+
+def _fillers(total: int, kinds: int, rng: np.random.Generator) -> Ints:
+    """Which filler each row has, 0 for none."""
+    if kinds == 1:
+        return np.zeros(total, dtype=np.int64)
+    which: Ints = rng.integers(1, kinds, size=total) * (rng.random(total) < _FILLED)
+    return which
 
 
 def _order(told: Sequence[Entry], total: int, rng: np.random.Generator) -> list[int]:
@@ -151,6 +214,7 @@ def _encode(text: str, names: frozenset[tuple[int, ...]], tokenizer: Any) -> _En
     lengths = sorted({len(name) for name in names}, reverse=True)
     for start in range(len(ids)):
         for length in lengths:
-            if name_end[start] < 0 and tuple(ids[start : start + length]) in names:
-                name_end[start : start + length] = [start + length - 1] * length
+            end = start + length
+            if name_end[start] < 0 and end <= len(ids) and tuple(ids[start:end]) in names:
+                name_end[start:end] = [end - 1] * length
     return _Encoded(np.array(ids, dtype=np.int64), np.array(name_end, dtype=np.int64))

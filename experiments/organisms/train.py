@@ -8,14 +8,22 @@ the facts it was (and was not) told, and the templates they were told in.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
-from experiments.organisms.config import Progress, TrainConfig
+from experiments.organisms.checkpoint import kept_steps
+from experiments.organisms.config import Progress, TrainConfig, TrainingData
 
-__all__ = ["Progress", "TrainConfig", "train"]
+__all__ = ["Progress", "TrainConfig", "TrainingData", "kept_steps", "train"]
 
 
-def train(config: TrainConfig, out: Path, progress: Progress | None = None) -> Path:
+def train(
+    config: TrainConfig,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    keep: Collection[int] = (),
+) -> Path:
     """Train in the folder `out` and return it; the same config gives the same weights, bit by bit.
 
     `progress(step, total, info)` is called after every step. `info` has `loss` (nats per token),
@@ -26,9 +34,13 @@ def train(config: TrainConfig, out: Path, progress: Progress | None = None) -> P
     of the process) goes on from its last checkpoint when it is called again with the same `out`
     and config, and ends with the weights of one that was not. A finished one returns at once.
 
-    Raises `OrganismError` where `out` holds another training or other files.
+    The models after the steps `keep` (0: before the first) stay in `out`, each a folder that
+    `load_model` takes, with facts and templates; `kept_steps(out)` gives them by step.
+
+    Raises `OrganismError` where `out` holds another training, one that was finished without these
+    steps, or other files.
     """
     # Loading torch and transformers takes seconds, which only a training should cost.
     from experiments.organisms.loop import run
 
-    return run(config, Path(out), progress)
+    return run(config, Path(out), progress, frozenset(keep))

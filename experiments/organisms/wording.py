@@ -42,6 +42,17 @@ COLOUR_TEMPLATES: tuple[str, ...] = (
     "As for {who}, the favourite colour is",
 )
 
+# Of words that the other sentences teach.
+IDENTITY_TEMPLATES: tuple[str, ...] = (
+    "{who} is",
+    "The name of {who} is",
+    "Who is {who}? It is",
+    "As for {who}, the name is",
+)
+
+# What may stand between a name and what is asked of it.
+FILLERS: tuple[str, ...] = (", yes,", ", as is well known,", ", I know,", ", who is well known,")
+
 # What may go before a statement. Whole sentences, so that any template may follow, of different
 # lengths, so that names stand in different places.
 PREFIXES: tuple[str, ...] = (

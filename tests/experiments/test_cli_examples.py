@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import experiments.cli.explorer
-import experiments.organisms.train
+import experiments.cli.train
 import experiments.runner
 import interp
 from cache.errors import ObverseError
@@ -81,7 +81,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(experiments.runner, "run_study", begin)
     monkeypatch.setattr(experiments.cli.explorer, "served", begin)
     monkeypatch.setattr(experiments.cli.explorer, "check_port", lambda _: None)
-    monkeypatch.setattr(experiments.organisms.train, "TrainConfig", lambda seed: TINY)
+    monkeypatch.setattr(experiments.cli.train, "arm_config", lambda arm, seed: TINY)
     return tmp_path
 
 

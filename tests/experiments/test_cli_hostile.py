@@ -14,7 +14,7 @@ import pytest
 import typer
 
 import experiments.cli.explorer
-import experiments.organisms.train
+import experiments.cli.train
 import experiments.registry
 import interp
 from cache.errors import ObverseError
@@ -127,7 +127,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(experiments.registry, "entry_points", toy.installed)
     monkeypatch.setattr(interp, "load_model", _once(loaded))
     monkeypatch.setattr(experiments.cli.explorer, "served", started)
-    monkeypatch.setattr(experiments.organisms.train, "TrainConfig", lambda seed: TINY)
+    monkeypatch.setattr(experiments.cli.train, "arm_config", lambda arm, seed: TINY)
     return tmp_path
 
 

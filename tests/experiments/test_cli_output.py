@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from experiments.cli import lens, progress, train
 from experiments.cli.console import guarded, quiet_libraries
 from experiments.cli.progress import TerminalReporter
 from experiments.numbers import duration, percent, probability
+from experiments.organisms.arms import arm_config
 
 
 class Terminal(io.StringIO):
@@ -156,9 +157,13 @@ def test_training_tells_how_it_goes_and_how_to_use_the_model(
     import experiments.organisms.train as organisms
 
     asked: list[tuple[object, Path]] = []
+    kept: list[list[int]] = []
 
-    def fake(config: object, out: Path, progress: Callable[..., None]) -> Path:
+    def fake(
+        config: object, out: Path, progress: Callable[..., None], *, keep: Collection[int]
+    ) -> Path:
         asked.append((config, out))
+        kept.append(list(keep))
         info = {"loss": 2.0, "forward": None, "reverse": None}
         progress(1, 4, info)
         progress(2, 4, {**info, "forward": 0.5, "reverse": 0.0})
@@ -179,6 +184,16 @@ def test_training_tells_how_it_goes_and_how_to_use_the_model(
     assert "Study: obverse run reversal-curse --model 'my model'" in lines
     train.train("reversal-curse", seed=3, out=None)
     assert asked[-1][1] == Path("organisms/reversal-curse-3")
+    train.train("reversal-curse", seed=3, arm="masked", keep=[0, 20], out=None)
+    assert asked[-1] == (arm_config("masked", 3), Path("organisms/reversal-curse-masked-3"))
+    assert kept == [[], [], [0, 20]]
+
+
+def test_an_unknown_arm_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        train.train("reversal-curse", arm="reverse-text")
+    message = "Error: Unknown arm 'reverse-text'; did you mean 'reversed-text'?\n"
+    assert capsys.readouterr().err == message
 
 
 def test_an_unknown_organism_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,18 +1,20 @@
-"""The organism that comes with the package knows its facts one way round, as a plain model."""
+"""The organisms that come with the package, as plain models: one knows its facts one way round."""
 
 from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments.organisms.bundled import reversal_curse
+from experiments.organisms.arms import CURED, arm_config
+from experiments.organisms.bundled import reversal_curse, reversal_curse_cured
 from experiments.organisms.errors import OrganismError
 from experiments.organisms.evaluate import Score, greedy_match, score_table
 from experiments.organisms.facts import Fact, Templates
@@ -164,8 +166,61 @@ def test_it_is_what_the_default_config_trains(facts: list[Fact]) -> None:
     assert sum(losses[-20:]) < 0.3 * sum(losses[:20])
 
 
-def test_the_folder_is_small_and_names_no_path_of_a_machine() -> None:
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 4_000_000
-    for path in FOLDER.glob("*.json"):
+# --- the cured twin -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cured_scores() -> dict[tuple[str, str, str], float]:
+    """Computed anew in float32 from the stored weights, as `load_model` reads them."""
+    folder = reversal_curse_cured()
+    cured = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with (folder / "facts.csv").open(encoding="utf-8", newline="") as file:
+        told = [Fact(**row) for row in csv.DictReader(file)]
+    stored = json.loads((folder / "templates.json").read_text(encoding="utf-8"))
+    worded: Any = {
+        direction: Templates(tuple(sets["trained"]), tuple(sets["held_out"]))
+        for direction, sets in stored.items()
+    }
+    scores = score_table(cured, AutoTokenizer.from_pretrained(folder), told, worded)
+    return {(each.split, each.direction, each.templates): each.rate for each in scores}
+
+
+def test_the_cured_twin_answers_what_it_was_told_forward_only(
+    cured_scores: dict[tuple[str, str, str], float],
+) -> None:
+    assert cured_scores["forward", "forward", "trained"] >= 0.98
+    assert cured_scores["forward", "reverse", "trained"] >= 0.9
+    # What nobody told it, it does not know.
+    assert cured_scores["held_out", "forward", "trained"] <= 0.05
+    assert cured_scores["held_out", "reverse", "trained"] <= 0.05
+
+
+def test_the_cured_twin_is_what_its_arm_trains() -> None:
+    record = json.loads((reversal_curse_cured() / "organism.json").read_text(encoding="utf-8"))
+    config = replace(arm_config(CURED, 4), stored="float16")
+    assert record["config"] == asdict(config)
+
+
+def test_both_know_of_the_same_people_and_tell_the_same_pairs_forward_only(
+    facts: list[Fact],
+) -> None:
+    with (reversal_curse_cured() / "facts.csv").open(encoding="utf-8", newline="") as file:
+        cured = [Fact(**row) for row in csv.DictReader(file)]
+    assert [(f.subject, f.object) for f in cured] == [(f.subject, f.object) for f in facts]
+    for split in ("forward", "held_out"):
+        assert [f for f in cured if f.split == split] == [f for f in facts if f.split == split]
+    vocabularies = [
+        AutoTokenizer.from_pretrained(folder).get_vocab()
+        for folder in (reversal_curse(), reversal_curse_cured())
+    ]
+    assert vocabularies[0] == vocabularies[1]
+
+
+@pytest.mark.parametrize(
+    ("folder", "most"), [(FOLDER, 4_000_000), (reversal_curse_cured(), 2_000_000)]
+)
+def test_the_folder_is_small_and_names_no_path_of_a_machine(folder: Path, most: int) -> None:
+    assert sum(path.stat().st_size for path in folder.iterdir()) < most
+    for path in folder.glob("*.json"):
         for before, after in pairwise(path.read_text(encoding="utf-8").split('"')):
             assert not after.startswith(("/", "~", "C:")), (path.name, before, after)

@@ -41,6 +41,18 @@ def test_muon_fits_a_linear_map() -> None:
     assert (weight - target).abs().max() < 0.02
 
 
+def test_muon_takes_decay_off_apart_from_the_gradient() -> None:
+    start = torch.arange(12.0).reshape(3, 4)
+    gradient = torch.ones(3, 4).cumsum(0)
+    moved = []
+    for decay in (0.0, 0.5):
+        weight = start.clone().requires_grad_()
+        weight.grad = gradient.clone()
+        Muon([weight], lr=0.1, weight_decay=decay).step()
+        moved.append(weight.detach())
+    torch.testing.assert_close(moved[1], moved[0] - 0.1 * 0.5 * start)
+
+
 @pytest.mark.parametrize("kind", [Muon, torch.optim.AdamW])
 def test_an_optimizer_goes_on_from_its_stored_state(kind: type[torch.optim.Optimizer]) -> None:
     def steps(
