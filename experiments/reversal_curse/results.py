@@ -21,6 +21,11 @@ _ASKED: dict[str, Kind] = {
     for column, kind in _COLUMNS.items()
 }
 
+_CARRIED: tuple[Kind, tuple[str, ...]] = (
+    "number or NaN",
+    ("example", "source_place", "target_place", "source_layer", "target_layer"),
+)
+
 RESULTS: Shapes = {
     "headline": {"sentence": "text"},
     "answers": {
@@ -62,6 +67,11 @@ RESULTS: Shapes = {
         "answer_logprob": ("number", ("example", "layer")),
         "subject": ("text", ("example",)),
         "object": ("text", ("example",)),
+    },
+    "carried_*": {
+        **dict.fromkeys(("own", "other", "elsewhere", "name", "as told"), _CARRIED),
+        "unpatched": ("number or NaN", ("example",)),
+        "fact": ("integer", ("example",)),
     },
     "patching_*": {
         # NaN at places that a prompt does not have.

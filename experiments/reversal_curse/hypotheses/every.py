@@ -9,7 +9,13 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from experiments.reversal_curse.case import Case, Finding
-from experiments.reversal_curse.hypotheses import absence, lens, retrieval, subject_token
+from experiments.reversal_curse.hypotheses import (
+    absence,
+    lens,
+    retrieval,
+    subject_token,
+    transplant,
+)
 
 __all__ = ["HYPOTHESES", "investigate"]
 
@@ -25,6 +31,7 @@ def _nowhere_found(case: Case) -> Finding:
 HYPOTHESES: tuple[Hypothesis, ...] = (
     subject_token.investigate,
     _nowhere_found,
+    transplant.investigate,
 )
 
 

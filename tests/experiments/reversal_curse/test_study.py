@@ -72,10 +72,11 @@ def test_accuracy_agrees_with_plain_hugging_face(record: RunRecord) -> None:
 
 
 def test_the_bundled_verdicts_with_their_controls(record: RunRecord) -> None:
-    first, lens, tuned, jacobian, probe, absence = record.verdicts
+    verdicts = {verdict.id: verdict for verdict in record.verdicts}
     names = ["H1", "H2", "H2 tuned", "H2 Jacobian", "H3", "H2+H3"]
-    assert [verdict.id for verdict in record.verdicts] == names
-    assert {verdict.outcome for verdict in record.verdicts} == {"supported"}
+    first, lens, tuned, jacobian, probe, absence = (verdicts[name] for name in names)
+    assert {verdicts[name].outcome for name in (*names, "T")} == {"supported"}
+    assert "speaks for what is stored" in verdicts["T"].statement
     assert first.low is not None
     assert first.low > 0.5
     assert first.n == 30
