@@ -22,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from experiments.figure import Figure
 from experiments.numbers import percent
 from experiments.organisms.facts import DIRECTIONS
-from experiments.reversal_curse.case import Case, Drawing, Finding
+from experiments.reversal_curse.case import Case, Finding
 from experiments.reversal_curse.measurements.carried import CELL, WAYS, carry
-from experiments.reversal_curse.mechanism.carried import carried_maps
+from experiments.reversal_curse.mechanism.carried import CAPTION, carried_maps
 from experiments.study import Outcome, Verdict
 from interp.stats import mean_interval
 
@@ -37,6 +38,14 @@ CLAIM = (
 MARGIN = 0.5
 """Nats of preference over other names that count as none."""
 LEAST_QUESTIONS = 20
+FIGURE = Figure(
+    "transplant",
+    "Transplants",
+    ("carried_forward", "carried_reverse", "carried_both"),
+    carried_maps,
+    "What vectors of told sentences bring out of questions, by where they are read and written",
+    CAPTION,
+)
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -161,8 +170,7 @@ def investigate(case: Case) -> Finding:
     control = case.context.dataset(
         "carried_both", partial(carry, case.subject, "forward", both, seed)
     )
-    figure, caption = carried_maps(sides, control)
-    return Finding((judge(sides, control, seed),), {"transplant": Drawing(figure, caption)})
+    return Finding((judge(sides, control, seed),), (FIGURE,))
 
 
 def judge(sides: Sequence[xr.Dataset], both: xr.Dataset | None, seed: int) -> Verdict:

@@ -11,31 +11,38 @@ from plotly.subplots import make_subplots
 
 from experiments.reversal_curse.measurements.carried import SOURCES, TARGETS
 from interp.figures.drawing import theme
-from interp.figures.drawing.numbers import plain, texts
+from interp.figures.drawing.numbers import texts
 
-__all__ = ["carried_maps"]
+__all__ = ["CAPTION", "carried_maps"]
+
+CAPTION = (
+    "How far the answer to the question asked the other way comes out when a vector of the told "
+    "sentence is put into it (mean over facts, in nats above other names). Columns are where it is "
+    "read and written, cells the layers. A fact would be green in the first row and in no other of "
+    "facts told one way; a name that is carried along would be as green in the third. The last row "
+    "shows what these transplants bring out where a fact was told both ways."
+)
 
 # Nats; less of a change is not worth a strong colour.
 _LEAST_SCALE = 2.0
 _ROW, _TOP, _GAP = 150, 104, 0.32
 
 
-def carried_maps(sides: Sequence[xr.Dataset], both: xr.Dataset | None) -> tuple[go.Figure, str]:
+def carried_maps(forward: xr.Dataset, reverse: xr.Dataset, both: xr.Dataset) -> go.Figure:
     """Draw what `carry` found: a row for each way, a map for each pair of places.
 
     Args:
-        sides: of facts told in one direction.
+        forward: of facts told forward.
+        reverse: of facts told in reverse.
         both: of facts told both ways.
-
-    Returns:
-        The figure, and its caption.
     """
+    sides = (forward, reverse)
     rows = _rows([side for side in sides if side.sizes["example"]], both)
     columns = [(a, b) for b in range(len(TARGETS)) for a in range(len(SOURCES))]
     if not rows:
-        return _empty(sides), "There are no facts to carry."
+        return _empty(sides)
     limit = max(_LEAST_SCALE, *(float(np.nanmax(np.abs(values))) for _, values, _ in rows))
-    layers = next(side for side in (*sides, both) if side is not None)["source_layer"].values
+    layers = forward["source_layer"].values
     fig = make_subplots(
         rows=len(rows),
         cols=len(columns),
@@ -80,13 +87,13 @@ def carried_maps(sides: Sequence[xr.Dataset], both: xr.Dataset | None) -> tuple[
     fig.update_xaxes(title_text="read after block", title_standoff=4, row=len(rows))
     fig.update_yaxes(title_text="written after", title_standoff=4, col=1)
     _titles(fig, rows, columns)
-    return fig, _caption(rows, both)
+    return fig
 
 
 Row = tuple[str, "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", int]
 
 
-def _rows(sides: Sequence[xr.Dataset], both: xr.Dataset | None) -> list[Row]:
+def _rows(sides: Sequence[xr.Dataset], both: xr.Dataset) -> list[Row]:
     """Title, mean of each cell [source, target, source layer, target layer], and facts."""
     rows: list[Row] = []
 
@@ -101,7 +108,7 @@ def _rows(sides: Sequence[xr.Dataset], both: xr.Dataset | None) -> list[Row]:
         add("Told one way: own vector, own question", sides, "own", gained=True)
         add("Told one way: another fact's vector", sides, "other", gained=True)
         add("Told one way: own vector, another's question", sides, "elsewhere", gained=False)
-    if both is not None and both.sizes["example"]:
+    if both.sizes["example"]:
         add("Told both ways: own vector, another's question", [both], "elsewhere", gained=False)
     return rows
 
@@ -134,23 +141,6 @@ def _titles(fig: go.Figure, rows: Sequence[Row], columns: Sequence[tuple[int, in
             showarrow=False,
             font={"size": theme.SMALL, "color": theme.INK},
         )
-
-
-def _caption(rows: Sequence[Row], both: xr.Dataset | None) -> str:
-    strongest = ", ".join(
-        f"{title.split(' (')[0].lower()} {plain(float(np.nanmax(values)))}"
-        for title, values, _ in rows
-    )
-    text = (
-        "How far the answer to the question asked the other way comes out when a vector of the "
-        "told sentence is put into it (mean over facts, in nats above other names): columns are "
-        "where it is read and written, cells the layers. A fact would be green in the first row "
-        "and in no other of facts told one way; a name that is carried along is as green in the "
-        "third. "
-    )
-    if both is not None and both.sizes["example"]:
-        text += "The last row shows what these transplants bring out where a fact was told so. "
-    return f"{text}Largest cells, unjudged: {strongest}."
 
 
 def _empty(sides: Sequence[xr.Dataset]) -> go.Figure:
