@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -151,8 +152,11 @@ def layer_table(result: xr.Dataset, width: int, *, followed: bool) -> Table:
             for position in range(first, len(tokens))
         ]
         name = "embedding" if layers[layer] == 0 else str(layers[layer])
-        rank = [Text(ranked(float(result.answer_rank.values[layer, -1])))] if followed else []
-        table.add_row(Text(name), *cells, *rank)
+        row = [Text(name), *cells]
+        if followed:
+            rank = float(result.answer_rank.values[layer, -1])
+            row.append(Text("—" if rank < 0 else ranked(rank)))
+        table.add_row(*row)
     if first > 0:
         table.caption = f"The first {first} of {len(tokens)} tokens do not fit the window."
         table.caption_justify = "left"
@@ -160,6 +164,8 @@ def layer_table(result: xr.Dataset, width: int, *, followed: bool) -> Table:
 
 
 def cell_text(token: str, probability: float) -> Text:
+    if math.isnan(probability):  # the logits are not finite there
+        return Text("—".ljust(_CELL))
     share = min(max(probability, 0.0), 1.0)
     colour = [round(a + (b - a) * share) for a, b in zip(_DARK, _BRIGHT, strict=True)]
     ink = "black" if share > 0.5 else "white"

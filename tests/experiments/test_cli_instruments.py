@@ -305,7 +305,7 @@ def test_folders_are_new_ones(obverse: Callable[..., str], home: Path, capsys: A
         (b"clean,corrupt,answer,answer\na,b,c,d\n", "the column 'answer' twice"),
         (b'clean,corrupt,answer\n"a,b,c\n', "is no table of text"),
         (b"clean,corrupt,answer\n\xff,b,c\n", "is no table of text"),
-        (b"clean,corrupt,answer,clean_x\na,b,c,a\n", "has no 'corrupt_x' beside it"),
+        (b"clean,corrupt,answer,foil,clean_x\na,b,c,d,a\n", "has no 'corrupt_x' beside it"),
     ],
 )
 def test_a_bad_table_is_told_in_a_sentence(
@@ -335,6 +335,7 @@ def test_values_stay_text(tmp_path: Path) -> None:
     [
         (["--pairs", "pairs.csv", "--clean", "x"], "one or the other"),
         (["--clean", "x"], "There is no --corrupt"),
+        (["--clean", "a", "--corrupt", "b", "--answer", "c"], "with a foil; give foils too"),
         ([], "There is no --clean"),
         (["--clean", "a", "--corrupt", "b", "--answer", "c", "--span", "a|b"], "is no span"),
     ],

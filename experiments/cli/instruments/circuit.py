@@ -90,6 +90,8 @@ def circuit(
         from interp.figures import circuit_map, faithfulness_lines
         from interp.patching.results import effect_of
 
+        for table in (columns, others):
+            prompt_files.check_foils(metric, table)
         loaded = load_model(model, device=device, dtype=dtype, revision=revision)
         found.title = f"obverse circuit: {loaded.name}"
         ours, theirs = (None, None) if held_out is not None else _halves(columns)

@@ -14,6 +14,7 @@ from experiments.cli.console import guarded, quiet_libraries, say, visible
 from experiments.cli.instruments.prompt_files import (
     Answer,
     Foil,
+    check_foils,
     read_columns,
     spaced,
     table_or_one,
@@ -102,6 +103,8 @@ def diff(
         quiet_libraries()
         from interp import compare_models, load_model
 
+        if metric is not None and "answer" in columns:
+            check_foils(metric, columns)
         loaded = []
         for name in (base, tuned, *([] if twin is None else [twin])):
             say(f"Loading {name} …")
@@ -165,6 +168,9 @@ def _add_swaps(found: Findings, result: Comparison, table: pd.DataFrame) -> None
         )
         return
     swaps = result.swaps.sel(model="tuned")
+    # What tied models swap together has no weights of its own.
+    for part in [name for name in swaps["part"].values if name not in {*table["part"]}]:
+        table.loc[len(table), "part"] = part
     shares = change_shares(swaps).sel(into="base")
     clear = bool(shares.attrs["clear"])
     change = (swaps["swapped"].sel(into="base") - swaps["base"]).mean("example")
@@ -196,7 +202,8 @@ def _show(found: Findings, table: pd.DataFrame) -> None:
     for column in shown.columns[1:]:
         column.justify = "right"
     for row in table.to_dict("records"):
-        cells = [visible(str(row["part"])), f"{row['weights_changed']:.2g}"]
+        weights = float(row["weights_changed"])
+        cells = [visible(str(row["part"])), f"{weights:.2g}" if math.isfinite(weights) else ""]
         for order in heads if swapped else ():
             value = row[f"{order}_{'share' if clear else 'change'}"]
             text = percent(value) if clear else plain(value)

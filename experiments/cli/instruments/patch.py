@@ -11,7 +11,7 @@ from experiments.cli.console import guarded, quiet_libraries, say
 from experiments.cli.harvest import choose_layers
 from experiments.cli.instruments import prompt_files
 from experiments.cli.instruments.results import AsJson, Findings, Out, findings_kept
-from experiments.cli.instruments.tables import column_names, grid_table, maps
+from experiments.cli.instruments.tables import check_finite, column_names, grid_table, maps
 from experiments.cli.progress import TerminalReporter
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def patch(
         quiet_libraries()
         from interp import load_model, sweep
 
+        prompt_files.check_foils(metric, columns)
         loaded = load_model(model, device=device, dtype=dtype, revision=revision)
         chosen = choose_layers(layers, loaded.n_layers)
         found.title = f"obverse patch: {site} of {loaded.name}"
@@ -121,6 +122,7 @@ def _tell(found: Findings, result: xr.Dataset) -> None:
     from interp.patching import normalised
     from interp.patching.results import effect_of
 
+    check_finite(result, ("clean", "corrupt"))
     whole, shares = effect_of(result), normalised(result)
     base = "corrupt" if result.attrs["direction"] == "denoising" else "clean"
     change = result["patched"] - result[base]

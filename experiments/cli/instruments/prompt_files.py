@@ -26,6 +26,7 @@ __all__ = [
     "Foil",
     "PairsFile",
     "Spans",
+    "check_foils",
     "make_pairs",
     "pair_columns",
     "read_columns",
@@ -227,6 +228,18 @@ def make_pairs(
         foils=spaced(clean, taken["foil"]) if "foil" in taken else None,
         spans=spans or None,
     )
+
+
+def check_foils(metric: str, columns: Mapping[str, Sequence[str]]) -> None:
+    """Raise a PromptError where a metric compares with foils, and there are none."""
+    from interp.metrics import METRICS
+
+    terms = METRICS[metric].terms if metric in METRICS else ()
+    if "foil" not in columns and any(term.targets == "foil" for term in terms):
+        raise PromptError(
+            f"The metric {metric} compares each answer with a foil; give foils too, or choose "
+            "--metric answer_logprob."
+        )
 
 
 def spaced(prompts: Sequence[str], answers: Sequence[str]) -> list[str]:

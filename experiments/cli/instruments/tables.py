@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.cli.console import output, visible
+from interp.errors import PromptError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     import xarray as xr
 
-__all__ = ["column_names", "grid_table", "maps"]
+__all__ = ["check_finite", "column_names", "grid_table", "maps"]
 
 _PADDING = 2
 _WIDEST = 16
@@ -60,6 +61,25 @@ def grid_table(
     left = len(columns) - len(shown)
     smaller = "" if words else " with smaller numbers"
     return table, f"{left} more columns{smaller} do not fit the window." if left else ""
+
+
+def check_finite(result: xr.Dataset, runs: Sequence[str]) -> None:
+    """Refuse what would be a mean over fewer examples than were given.
+
+    Args:
+        runs: the variables that every example has a number in.
+
+    Raises:
+        PromptError: an example lacks one.
+    """
+    for run in runs:
+        lost = result[run].isnull().values.nonzero()[0].tolist()
+        if lost:
+            raise PromptError(
+                f"The metric of {len(lost)} of {result[run].size} examples is not finite (the "
+                f"first is number {lost[0]}): their logits overflow, or are NaN; leave them out, "
+                "or choose --dtype float32."
+            )
 
 
 def column_names(result: xr.Dataset, axes: Sequence[str], prefixes: Mapping[str, str]) -> list[str]:

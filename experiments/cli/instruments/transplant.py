@@ -11,9 +11,9 @@ import typer
 from experiments.cli import options
 from experiments.cli.console import guarded, quiet_libraries, say, visible
 from experiments.cli.harvest import choose_layers
-from experiments.cli.instruments.prompt_files import Answer, spaced, table_or_one
+from experiments.cli.instruments.prompt_files import Answer, check_foils, spaced, table_or_one
 from experiments.cli.instruments.results import AsJson, Findings, Out, findings_kept
-from experiments.cli.instruments.tables import column_names, grid_table, maps
+from experiments.cli.instruments.tables import check_finite, column_names, grid_table, maps
 from experiments.cli.progress import TerminalReporter
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def transplant(
         from interp import load_model
         from interp import transplant as run
 
+        if "answer" in columns:
+            check_foils(metric, columns)
         loaded = load_model(model, device=device, dtype=dtype, revision=revision)
         found.title = f"obverse transplant: {site} of {loaded.name}"
         targets = columns["target"]
@@ -149,11 +151,7 @@ def _tell(found: Findings, result: xr.Dataset) -> None:
     heads = column_names(result, axes, {"source_layer": "from "})
     unpatched = [str(token) for token in result["unpatched_top_token"].isel(k=0).values]
     if scored:
-        lost = int(result["unpatched"].isnull().sum())
-        if lost:
-            found.sentences.append(
-                f"For {lost} of {n} examples the metric is not finite; means are of the others."
-            )
+        check_finite(result, ("unpatched",))
         change = (result["patched"] - result["unpatched"]).mean("example")
         values = change.transpose("target_layer", *axes).values.reshape(len(rows), -1)
         metric, unit = result.attrs["metric"], result.attrs["unit"]

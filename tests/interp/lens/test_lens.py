@@ -11,7 +11,7 @@ from scipy.stats import entropy
 from transformer_lens.tools.analysis import logit_lens as reference_lens
 
 from interp import logit_lens
-from interp.errors import PromptError
+from interp.errors import ArgumentError, PromptError
 from tests.interp import reference
 from tests.interp.tiny import N_CTX, N_LAYERS, VOCABULARY, Tiny, words
 
@@ -221,5 +221,5 @@ def test_without_answers_there_are_no_answer_columns(llama: Tiny) -> None:
 def test_what_cannot_be_read_is_refused(
     llama: Tiny, prompts: Any, answers: Any, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(PromptError, match=message):
+    with pytest.raises((PromptError, ArgumentError), match=message):
         logit_lens(llama.model, prompts, answers, **options)
