@@ -46,6 +46,7 @@ class Context:
         seed: the run's seed; take random numbers from `rng` rather.
         executor: where to run what can be spread over workers, for `sweep(executor=…)` and
             `interp.execute`; the same workers for the whole run. Results must not depend on it.
+        images: whether the report's figures are wanted as SVG, too.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class Context:
         reporter: Reporter,
         executor: Executor | Workers,
         shapes: Shapes | None = None,
+        images: bool = False,
     ) -> None:
         self.directory = directory
         self.seed = seed
         self.executor = executor
+        self.images = images
         self._load_model = load_model
         self._revision = revision
         self._provenance = provenance
@@ -184,9 +187,13 @@ class Context:
 
     def document(self, name: str, text: str) -> Path:
         """Write a document ("report.html") into the run directory; returns its path."""
-        self._claim(name)
         # A token can hold what UTF-8 cannot; a report with a mark in its place beats none.
-        self._manifest.store(name, "document", text.encode("utf-8", "replace"))
+        return self.file(name, text.encode("utf-8", "replace"))
+
+    def file(self, name: str, data: bytes) -> Path:
+        """Write a document, or a file of a figure ("margins.csv", "margins.svg"), as it is."""
+        self._claim(name)
+        self._manifest.store(name, "document", data)
         return self._manifest.path(name)
 
     def forget_unused(self) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -29,6 +29,8 @@ class Figure:
     """A description for those who cannot see it."""
     caption: str = ""
     """What to see in it, as a sentence or two below."""
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Keyword arguments of `draw`: plain values, which the code beside the figure spells out."""
     selects: bool = False
     """Whether a point stands for an example: `draw` also takes `selected`, the number of an example
     or None, and gives each point its example's number as `customdata`."""

@@ -73,6 +73,7 @@ def run_study(
     fresh: bool = False,
     executor: Executor | None = None,
     reporter: Reporter | None = None,
+    images: bool = False,
 ) -> RunRecord:
     """Run a study to its end, or go on with it where it stopped.
 
@@ -88,6 +89,7 @@ def run_study(
         executor: where the study runs what it can spread over workers; in this process if left out.
             Like the device it does not tell runs apart.
         reporter: told of the progress.
+        images: write the report's figures as SVG, too, where there is a browser to draw them.
 
     Returns:
         The record of the finished run. One that was finished before is not computed again.
@@ -135,6 +137,7 @@ def run_study(
             reporter=reporter,
             executor=workers,
             shapes=study.results,
+            images=images,
         )
         verdicts = _checked(study.run(config, context))
         context.forget_unused()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,34 +108,6 @@ def run_patching(
         f"run = RunRecord.open({run.as_posix()!r})",
         f"result = run.dataset({name!r})",
         f"patching_map({', '.join([chosen, *_settings(settings)])}).show()",
-    )
-
-
-def stored(run: Path, draw: Callable[..., object], results: Mapping[str, str]) -> str:
-    """A figure that a study draws of what a run stores.
-
-    Args:
-        draw: a function of a module.
-        results: by name whether each is a "table" or a "dataset".
-    """
-    read = ", ".join(f"run.{kind}({name!r})" for name, kind in results.items())
-    return _lines(
-        "from experiments.records import RunRecord",
-        f"from {_home(draw)} import {draw.__name__}",
-        "",
-        f"run = RunRecord.open({run.as_posix()!r})",
-        f"{draw.__name__}({read}).show()",
-    )
-
-
-def _home(function: Callable[..., object]) -> str:
-    """The shortest name of a module that a function can be imported from."""
-    parts = function.__module__.split(".")
-    names = (".".join(parts[: n + 1]) for n in range(len(parts)))
-    return next(
-        name
-        for name in names
-        if getattr(sys.modules.get(name), function.__name__, None) is function
     )
 
 

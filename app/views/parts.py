@@ -13,6 +13,7 @@ from app import state
 from app.compute.engine import Token
 from app.text import markup
 from app.views import follow
+from experiments.reports.data import csv
 from interp.figures.drawing import theme
 
 HALF, WHOLE = 600, 1220  # px of a column and of the page, on a screen of 1280
@@ -102,20 +103,6 @@ def _export(name: str, data: Callable[[], pd.DataFrame], code: str) -> None:
         )
         st.caption("The camera above the figure saves it as an image.")
         st.code(code, language="python")
-
-
-def csv(table: pd.DataFrame) -> bytes:
-    """CSV that spreadsheets read as UTF-8 and never as formulas.
-
-    A cell that starts with =, +, - or @ would be run as a formula; names and tokens come from
-    models, so those get an apostrophe in front. Numbers stay as they are.
-    """
-
-    def guard(value: Any) -> Any:
-        dangerous = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
-        return f"'{value}" if dangerous else value
-
-    return table.map(guard).to_csv(index=False).encode("utf-8-sig")
 
 
 def event(key: str) -> Any:

@@ -11,9 +11,10 @@ import streamlit as st
 import xarray as xr
 
 from app.runs import Run
-from app.text import markup, snippets
+from app.text import markup
 from app.views import parts
-from experiments.explorer import Figure
+from experiments.figure import Figure
+from experiments.reports.code import code
 
 
 def show(
@@ -48,7 +49,8 @@ def _draw(
     results = [run.table(n) if kind == "table" else run.dataset(n) for n, kind in kinds.items()]
     clicks = figure.selects and on_point is not None
     try:
-        drawn = figure.draw(*results, **({"selected": selected} if figure.selects else {}))
+        chosen = {"selected": selected} if figure.selects else {}
+        drawn = figure.draw(*results, **figure.options, **chosen)
         if not isinstance(drawn, go.Figure):
             raise TypeError(f"{type(drawn).__name__} is no figure")
     except (Exception, SystemExit) as error:  # another package's code may fail in any way
@@ -62,7 +64,7 @@ def _draw(
         drawn,
         figure.name,
         data=lambda: pd.concat([_rows(result) for result in results], ignore_index=True),
-        code=snippets.stored(run.record.path, figure.draw, kinds),
+        code=code(run.record.path, figure, kinds),
         alt=figure.alt,
         on_click=(lambda: on_point(figure.name)) if clicks and on_point is not None else None,
     )

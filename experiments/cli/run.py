@@ -69,6 +69,10 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over in a directory that holds a run.")
     ] = False,
+    svg: Annotated[
+        bool,
+        typer.Option(help="Write the report's figures as SVG, too; needs a Chrome or Chromium."),
+    ] = True,
 ) -> None:
     """Run a study; if it was stopped before, go on where it stopped.
 
@@ -105,6 +109,7 @@ def run(
         fresh=fresh,
         executor=executed_by,
         reporter=TerminalReporter(),
+        images=svg,
     )
     _print_findings(found.title, record)
 

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from experiments.errors import FactsError
-from experiments.explorer import Column, Examples, Figure, Page, Pair, Way, pair_in
+from experiments.explorer import Column, Examples, Page, Pair, Way, pair_in
 from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
 from experiments.reporter import Progress
 from experiments.reversal_curse import facts as files
 from experiments.reversal_curse.prompts import answer, make_pairs
-from interp.figures import accuracy_bars, direction_scatter
+from experiments.reversal_curse.report.figures import ACCURACY, MARGINS
 from interp.figures.drawing import theme
 from interp.generation.answers import score_answers
 from interp.model.model import Model
@@ -30,23 +30,7 @@ _FACT = ["subject", "object", "relation", "inverse", "split"]
 def page() -> Page:
     """Facts with their ranks both ways, and the two figures of all of them."""
     return Page(
-        figures=(
-            Figure(
-                "margins",
-                "Every fact",
-                ("facts",),
-                direction_scatter,
-                "Margin asked forward against margin asked in reverse, one point a fact",
-                selects=True,
-            ),
-            Figure(
-                "accuracy",
-                "Accuracy",
-                ("accuracy",),
-                accuracy_bars,
-                "Accuracy by split, direction and wording",
-            ),
-        ),
+        figures=(MARGINS, ACCURACY),
         examples=Examples(
             one="fact",
             many="facts",

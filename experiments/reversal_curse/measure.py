@@ -237,7 +237,7 @@ def lens_ranks(subject: Subject, direction: Direction, progress: Progress) -> xr
             "object": ("example", [fact.object for fact in subject.facts]),
             "split": ("example", [fact.split for fact in subject.facts]),
         }
-    )
+    ).assign_attrs(d_vocab=subject.model.d_vocab)
 
 
 def lens_names(

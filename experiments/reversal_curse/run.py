@@ -12,6 +12,7 @@ import xarray as xr
 
 from experiments.context import Context
 from experiments.organisms.facts import DIRECTIONS, Direction, Templates
+from experiments.reports.publish import publish
 from experiments.reversal_curse import cost, lenses, measure, patch, retrieve
 from experiments.reversal_curse import facts as fact_files
 from experiments.reversal_curse.case import Case, known_as_told
@@ -22,7 +23,7 @@ from experiments.reversal_curse.hypotheses.every import investigate
 from experiments.reversal_curse.hypotheses.lens import LEAST_QUESTIONS
 from experiments.reversal_curse.measure import Measurements, Subject
 from experiments.reversal_curse.prompts import check_answers, check_prompts
-from experiments.reversal_curse.report import render
+from experiments.reversal_curse.report.paper import paper
 from experiments.run_directory.layout import HEADLINE
 from experiments.study import Verdict
 from interp.errors import ModelError
@@ -39,20 +40,14 @@ def run(config: Config, context: Context) -> Sequence[Verdict]:
     subject = load_subject(config, context)
     with fitting_threads(subject.model):
         measured = take_measurements(config, context, subject)
-        findings = investigate(Case(subject, measured, config, context))
-        verdicts = [verdict for finding in findings for verdict in finding.verdicts]
+        case = Case(subject, measured, config, context)
+        findings = investigate(case)
         asked = measure.with_questions(measured.answers, subject.facts)
         names = len({name for fact in subject.facts for name in (fact.subject, fact.object)})
         sentences = headline(subject.model.name, asked, names)
         context.table(HEADLINE, lambda _: pd.DataFrame({"sentence": sentences}))
-        shown = {
-            figure: figure.draw(*map(context.stored, figure.results))
-            for finding in findings
-            for figure in finding.figures
-        }
-        page = render(subject, measured, verdicts, sentences, context.provenance, shown)
-        context.document("report.html", page)
-    return verdicts
+        publish(paper(case, findings, sentences), context)
+    return [verdict for finding in findings for verdict in finding.verdicts]
 
 
 def load_subject(config: Config, context: Context) -> Subject:

@@ -4,7 +4,8 @@ config.json      schema, study, preset, seed, dtype, and every setting of the st
 provenance.json  versions, model fingerprint, device, inputs, when it started and finished
 stages.json      the finished results, and the other files here, with their SHA-256
 results/         tables (.parquet) and labelled arrays (.nc)
-report.html      and other documents of the study
+figures/         each figure of the report, what it draws (.csv) and as an image (.svg)
+report.html      and report.md
 verdicts.json    written last
 """
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIG",
+    "FIGURES",
     "HEADLINE",
     "LOCK",
     "PROVENANCE",
@@ -48,6 +50,7 @@ VERDICTS = "verdicts.json"
 HEADLINE = "headline"
 """Name of the table (column `sentence`) in which a study says what it found, to be quoted."""
 RESULTS = "results"
+FIGURES = "figures"
 LOCK = ".lock"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")

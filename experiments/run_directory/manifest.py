@@ -24,7 +24,7 @@ from cache.files import (
     write_atomic,
 )
 from experiments.errors import RunError, StorageError
-from experiments.run_directory.layout import RESULTS, STAGES, check_name, to_json
+from experiments.run_directory.layout import FIGURES, RESULTS, STAGES, check_name, to_json
 from experiments.run_directory.schema import check_manifest, parse, read
 
 __all__ = ["Kind", "Manifest"]
@@ -32,6 +32,9 @@ __all__ = ["Kind", "Manifest"]
 Kind = Literal["table", "dataset", "document"]
 _SUFFIXES: dict[str, str] = {"table": ".parquet", "dataset": ".nc"}
 _CHUNKS = ".chunks"
+# Endings of documents: those beside the settings, and those of single figures in a folder.
+_PAGES = ("html", "md", "txt")
+_FIGURES = ("csv", "svg")
 
 
 class Manifest:
@@ -79,7 +82,7 @@ class Manifest:
         """What is wrong with a stored result's file, or None if its content is as it was."""
         entry = self._documents.get(name) or self._results[name]
         try:
-            self._folder(entry["kind"])
+            self._folder(entry["kind"], name)
         except StorageError:
             return "is behind a symbolic link"
         return _damage(self.path(name), entry["sha256"], entry["bytes"])
@@ -90,7 +93,7 @@ class Manifest:
         if name not in entry or (kind != "document" and entry[name]["kind"] != kind):
             there = ", ".join(self.names(kind)) or "none"
             raise RunError(f"'{self.directory}' has no {kind} '{name}'; there are: {there}.")
-        self._folder(kind)
+        self._folder(kind, name)
         data = read_bytes(self.path(name), entry[name]["bytes"] + 1, links=False)
         if _digest(data) != entry[name]["sha256"]:
             raise RunError(
@@ -104,7 +107,7 @@ class Manifest:
         path = self._path(name, kind)
         if name in self._results and self._results[name]["kind"] != kind:
             self.forget(name)
-        make_folder(self._folder(kind))
+        make_folder(self._folder(kind, name))
         write_atomic(path, data)
         (self._documents if kind == "document" else self._results)[name] = {
             "kind": kind,
@@ -117,7 +120,7 @@ class Manifest:
     def forget(self, name: str) -> None:
         """Drop a stored result or document and remove its file."""
         path = self.path(name)
-        self._folder("document" if name in self._documents else "table")
+        self._folder("document" if name in self._documents else "table", name)
         self._results.pop(name, None)
         self._documents.pop(name, None)
         self._save()
@@ -206,8 +209,9 @@ class Manifest:
             remove(self.path(name))
         self._results, self._documents, self._files = {}, {}, {}
         remove(self.directory / STAGES)
-        with contextlib.suppress(OSError):
-            (self.directory / RESULTS).rmdir()
+        for folder in (RESULTS, FIGURES):
+            with contextlib.suppress(OSError):
+                (self.directory / folder).rmdir()
 
     def _take(self, data: dict[str, Any]) -> None:
         self._files, self._partial = data["files"], data["partial"]
@@ -241,16 +245,19 @@ class Manifest:
         write_atomic(self.directory / STAGES, to_json(value))
         self.exists = True
 
-    def _folder(self, kind: str) -> Path:
+    def _folder(self, kind: str, name: str = "") -> Path:
         """Where results of a kind lie, unless that is a link to somewhere else."""
-        return self.directory if kind == "document" else real_folder(self.directory, RESULTS)
+        if kind != "document":
+            return real_folder(self.directory, RESULTS)
+        figure = name.rpartition(".")[2] in _FIGURES
+        return real_folder(self.directory, FIGURES) if figure else self.directory
 
     def _path(self, name: str, kind: str) -> Path:
         if kind == "document":
             stem, _, suffix = name.rpartition(".")
-            if not check_name(stem) or suffix not in ("html", "md", "txt", "csv", "svg"):
-                raise ValueError(f"{name!r} cannot name a document: use .html, .md, .txt, …")
-            return self.directory / name
+            if not check_name(stem) or suffix not in (*_PAGES, *_FIGURES):
+                raise ValueError(f"{name!r} cannot name a document: use .html, .md, .csv, …")
+            return (self.directory / FIGURES if suffix in _FIGURES else self.directory) / name
         return self.directory / RESULTS / f"{check_name(name)}{_SUFFIXES[kind]}"
 
     def _chunk(self, name: str, index: int) -> Path:

@@ -13,10 +13,11 @@ import pytest
 import streamlit as st
 
 from app import resources
-from app.text import snippets
-from experiments.explorer import Figure, Page
+from experiments.explorer import Page
+from experiments.figure import Figure
 from experiments.records import RunRecord
 from experiments.registry import find_study
+from experiments.reports.code import code as code_of
 from experiments.runner import run_study
 from tests.app.pages import Open, assert_fine, html
 from tests.experiments.packages import install, install_dice
@@ -91,7 +92,7 @@ def test_the_code_beside_its_figure_makes_that_figure(
     shown: list[go.Figure] = []
     monkeypatch.setattr(go.Figure, "show", lambda self: shown.append(self))
     (figure,) = resources.page("dice")[0].figures
-    code = snippets.stored(thrown.path, figure.draw, {"dice": "table"})
+    code = code_of(thrown.path, figure, {"dice": "table"})
     assert "from dice_figures import bars" in code
     exec(compile(code, "snippet", "exec"), {})
     assert shown[0] == figure.draw(thrown.table("dice"))

@@ -159,7 +159,7 @@ def _check_writable(folder: Path) -> None:
 
 def _write(folder: Path, found: Findings) -> None:
     """All files or none."""
-    from experiments.report import render_page
+    from experiments.reports.page import render_page
     from experiments.run_directory.storage import encode_dataset
 
     files: dict[str, str | bytes] = {}

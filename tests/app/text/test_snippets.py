@@ -12,7 +12,9 @@ from app.compute import pairs
 from app.compute.engine import Engine, ModelSpec
 from app.text import snippets
 from experiments.records import RunRecord
-from interp.figures import circuit_map, direction_scatter, lens_heatmap, patching_map, rank_lines
+from experiments.reports.code import code
+from experiments.reversal_curse.report.figures import MARGINS
+from interp.figures import circuit_map, lens_heatmap, patching_map, rank_lines
 from tests.app.material import HOSTILE
 
 
@@ -87,7 +89,7 @@ def test_ranks_and_tables_of_a_run(run_code: Any, record: RunRecord) -> None:
     fig = run_code(snippets.run_ranks(record.path, lenses, ("split", "forward")))
     assert {"forward", "reverse"} <= {trace.name for trace in fig.data}
     facts = record.table("facts")
-    fig = run_code(snippets.stored(record.path, direction_scatter, {"facts": "table"}))
+    fig = run_code(code(record.path, MARGINS, {"facts": "table"}))
     drawn = np.sort([x for trace in fig.data for x in trace.x])
     np.testing.assert_array_equal(drawn, np.sort(facts["forward_margin"]))
 

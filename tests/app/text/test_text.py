@@ -8,7 +8,7 @@ import pytest
 
 from app.compute.engine import Token
 from app.text import markup, sentences
-from app.views.parts import csv
+from experiments.reports.data import csv
 from tests.app.material import HOSTILE
 
 

@@ -1,0 +1,1 @@
+"""Reports of runs: what they are made of, and how they become HTML, Markdown, SVG and CSV."""

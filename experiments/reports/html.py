@@ -1,0 +1,45 @@
+"""A report as one HTML page that opens offline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+
+from experiments.numbers import percent
+from experiments.reports.page import render_page
+from experiments.reports.paper import Paper
+from experiments.study import Verdict
+
+__all__ = ["html", "interval"]
+
+
+def html(paper: Paper, drawn: Mapping[str, go.Figure], codes: Mapping[str, str]) -> str:
+    """The page as text.
+
+    Args:
+        drawn: the figures by name.
+        codes: by figure the Python that draws it.
+    """
+    values = {
+        "paper": paper,
+        "codes": codes,
+        "interval": interval,
+        "kind": lambda part: type(part).__name__,
+    }
+    return render_page("experiments.reports", "paper.html.j2", drawn, values)
+
+
+def interval(verdict: Verdict) -> str:
+    """The estimate with its interval, as a cell of the table of verdicts."""
+    if verdict.estimate is None:
+        return "–"
+    share = verdict.unit.startswith("share")
+
+    def shown(value: float | None) -> str:
+        if value is None:
+            return "–"
+        return percent(value) if share else f"{value:.3g}".replace("-", "−")
+
+    ends = f" [{shown(verdict.low)}, {shown(verdict.high)}]"
+    return shown(verdict.estimate) + (ends if verdict.low is not None or verdict.high else "")

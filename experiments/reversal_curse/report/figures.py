@@ -1,0 +1,189 @@
+"""The figures that every run of the study has, drawn from what it stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+
+from experiments.figure import Figure
+from experiments.organisms.facts import DIRECTIONS, Direction, Fact
+from experiments.reversal_curse.patch import SITES
+from experiments.reversal_curse.prompts import questions
+from interp.figures import accuracy_bars, direction_scatter, patching_map, rank_lines
+
+__all__ = [
+    "ACCURACY",
+    "MARGINS",
+    "RANKS",
+    "SPLITS",
+    "change_map",
+    "main_split",
+    "maps",
+    "one_of_each",
+    "ranks",
+]
+
+SPLITS = {
+    "forward": "learned forward only",
+    "reverse": "learned in reverse only",
+    "both": "learned both ways",
+    "held_out": "never learned",
+    "unknown": "given facts",
+}
+"""How facts were told, in words."""
+# Which split stands for the curse, where there are several.
+_MAIN = ("forward", "unknown", "reverse", "both", "held_out")
+_SITE_TITLES = {
+    "resid_pre": "Residual stream, by token",
+    "mlp_out": "MLP output, by token",
+    "attn_out": "Attention output, by token",
+    "z": "Heads",
+}
+# The half page that one of two figures takes.
+_HALF = 540
+# Logits. A change of one is a factor of e in the odds; less is not worth a strong colour.
+_LEAST_SCALE = 1.0
+
+
+def main_split(splits: Sequence[str]) -> str:
+    """The split that the figures of lens and patching are about."""
+    return min(set(splits), key=_MAIN.index)
+
+
+def ranks(facts: pd.DataFrame, forward: xr.Dataset, reverse: xr.Dataset) -> go.Figure:
+    """Rank of the answer by layer: both directions of the main split, and the reverse of "both".
+
+    Args:
+        facts: the table of facts of a run.
+        forward, reverse: `lens_forward` and `lens_reverse` of that run.
+    """
+    main = main_split([str(split) for split in facts["split"]])
+    known = [
+        Fact(*map(str, row))
+        for row in facts[["subject", "object", "relation", "inverse", "split"]].to_numpy()
+    ]
+    lines: dict[str, xr.Dataset] = {}
+    for direction, lens in zip(DIRECTIONS, (forward, reverse), strict=True):
+        rows = np.nonzero(lens["split"].values == main)[0]
+        lines[direction] = lens.isel(example=one_of_each(known, lens, direction, rows))
+    both = np.nonzero(reverse["split"].values == "both")[0]
+    if len(both) and main != "both":
+        kept = one_of_each(known, reverse, "reverse", both)
+        lines["reverse, learned both ways"] = reverse.isel(example=kept)
+    return rank_lines(lines, chance=forward.attrs.get("d_vocab"))
+
+
+def one_of_each(
+    facts: Sequence[Fact], lens: xr.Dataset, direction: Direction, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Of the facts that ask the same the one whose answer the last layer ranks best.
+
+    Any of a question's right answers will do, and a median counts questions.
+    """
+    asks = np.array(questions(facts, direction))[rows]
+    last = lens["answer_rank"].isel(layer=-1).values[rows]
+    best = rows[np.lexsort((last, asks))]
+    first = np.unique(np.sort(asks), return_index=True)[1]
+    kept: npt.NDArray[np.int64] = np.sort(best[first])
+    return kept
+
+
+def change_map(
+    forward: xr.Dataset, reverse: xr.Dataset, *, direction: Direction, split: str
+) -> go.Figure:
+    """How far patching a site moves the answer, over facts of a split asked in a direction.
+
+    Args:
+        forward, reverse: the maps of that site. All that are drawn of them share one scale, or an
+            empty map would be stretched until its noise looks like a signal.
+    """
+    by_direction = {"forward": forward, "reverse": reverse}
+    drawn = {
+        (way, told): result.isel(example=np.nonzero(result["split"].values == told)[0])
+        for way, result in by_direction.items()
+        for told in dict.fromkeys(str(each) for each in result["split"].values)
+    }
+    shown = [drawn[way, told] for way, told in _panels([told for _, told in drawn])]
+    limit = max(_LEAST_SCALE, *map(_reach, shown))
+    return patching_map(drawn[direction, split], value="change", limit=limit, width=_HALF)
+
+
+def _panels(splits: Sequence[str]) -> list[tuple[Direction, str]]:
+    """The maps of a row: the main split asked both ways, and what was told both ways in reverse."""
+    main = main_split(splits)
+    panels: list[tuple[Direction, str]] = [("forward", main), ("reverse", main)]
+    return panels + ([("reverse", "both")] if "both" in splits and main != "both" else [])
+
+
+def _reach(result: xr.Dataset) -> float:
+    change = (result["patched"] - result["corrupt"]).mean("example", skipna=True)
+    return float(np.nanmax(np.abs(change.values), initial=0.0))
+
+
+def maps(splits: Sequence[str]) -> list[tuple[str, list[Figure]]]:
+    """A row of maps for each site, with its heading.
+
+    Args:
+        splits: of the facts that were patched.
+    """
+    rows = []
+    for site, title in _SITE_TITLES.items():
+        figures = [
+            Figure(
+                f"patching-{direction}-{split}-{site}",
+                f"{title}, {direction}",
+                tuple(f"patching_{way}_{site}" for way in DIRECTIONS),
+                change_map,
+                f"{title}: change of the answer by patching, asked {direction}",
+                _caption(direction, split, site),
+                {"direction": direction, "split": split},
+            )
+            for direction, split in _panels(splits)
+        ]
+        rows.append((title, figures))
+    return rows
+
+
+def _caption(direction: Direction, split: str, site: str) -> str:
+    way = "Asked forward" if direction == "forward" else "Asked in reverse"
+    told = f", facts {SPLITS[split]}" if split != "unknown" else ""
+    cell = f"layer and {'head' if SITES[site] == 'head' else 'token'}"
+    return f"{way}{told}: logits that a patch moves the answer by, for each {cell}."
+
+
+MARGINS = Figure(
+    "margins",
+    "Every fact",
+    ("facts",),
+    direction_scatter,
+    "Margin asked forward against margin asked in reverse, one point a fact",
+    "For each fact the log-probability of the whole right name minus the mean over other names. "
+    "To the right of zero the fact is known asked forward, above zero asked in reverse: a cursed "
+    "fact lies on one of the axes, one that is known both ways in the upper right.",
+    selects=True,
+)
+ACCURACY = Figure(
+    "accuracy",
+    "Accuracy",
+    ("accuracy",),
+    accuracy_bars,
+    "Accuracy by split, direction and wording",
+    "Share of right answers by what a fact was learned as (groups) and how it is asked (colours), "
+    "with 95% intervals over questions.",
+)
+RANKS = Figure(
+    "ranks",
+    "Rank by layer",
+    ("facts", "lens_forward", "lens_reverse"),
+    ranks,
+    "Median rank of the answer by layer, asked forward and in reverse",
+    "Rank of the answer’s first token (1 is the model’s first choice) when the last position’s "
+    "residual stream is read through the final norm and unembedding (logit lens): median over "
+    "questions with its 95% interval. A fact that was suppressed would come up in the middle and "
+    "go down again.",
+)
