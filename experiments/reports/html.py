@@ -42,4 +42,5 @@ def interval(verdict: Verdict) -> str:
         return percent(value) if share else f"{value:.3g}".replace("-", "−")
 
     ends = f" [{shown(verdict.low)}, {shown(verdict.high)}]"
-    return shown(verdict.estimate) + (ends if verdict.low is not None or verdict.high else "")
+    bounded = verdict.low is not None or verdict.high is not None
+    return shown(verdict.estimate) + (ends if bounded else "")
