@@ -6,8 +6,9 @@ import functools
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable, Mapping
-from operator import attrgetter, is_
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from operator import attrgetter, is_, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers.utils.generic import GeneralInterface
 
 from interp.model.identity.change import Change, change, serial
 
-__all__ = ["Patches"]
+__all__ = ["Patches", "taking"]
 
 _PACKAGES = ("torch", "transformers", "transformer_lens")
 _HELPERS = (*_PACKAGES, "huggingface_hub", "accelerate", "jaxtyping")
@@ -37,9 +38,9 @@ _NOT_RUN = frozenset(
 )
 # What Hugging Face itself registers for each kind of attention that a model here may have.
 _ATTENTION = ("eager", "sdpa")
-_CODE, _DEFAULTS, _KEYWORD_DEFAULTS = map(
-    attrgetter, ("__code__", "__defaults__", "__kwdefaults__")
-)
+_PARTS = tuple(map(attrgetter, ("__code__", "__defaults__", "__kwdefaults__")))
+_Kept = tuple[types.FunctionType, Any, Any, Any]
+"""A function, and the parts that it was made of when it was first seen."""
 
 
 class Patches:
@@ -60,6 +61,7 @@ class Patches:
         self._spaces = [_seen(space, vars(space)) for space in spaces]
         self._registries = _registries(spaces)
         self._spaces += [_seen(registry, registry) for registry in self._registries]
+        self._as_seen = None if any(s.is_foreign for s in self._spaces) else _Seen(self._spaces)
 
     def changes(self) -> list[Change]:
         found = [
@@ -75,8 +77,9 @@ class Patches:
             fn = registry.get(kind)
             if kind not in _ATTENTION and _is_patched(registry, fn):
                 found.append(change(f"its attention is '{kind}'", serial(fn)))
+        same = self._as_seen is not None and self._as_seen.is_same()
         for space in self._spaces:
-            found += space.changes()
+            found += space.added() if same else space.changes()
         return found
 
 
@@ -94,23 +97,29 @@ class _Space:
             held = {n: v for n, v in held.items() if n not in own}
         self._names, self._values = list(held), list(held.values())
         self._functions = [v for v in self._values if isinstance(v, types.FunctionType)]
-        self._codes = list(map(_CODE, self._functions))
-        self._defaults = list(map(_DEFAULTS, self._functions))
-        self._keyword_defaults = list(map(_KEYWORD_DEFAULTS, self._functions))
+        self._codes, self._defaults, self._keyword_defaults = (
+            list(map(part, self._functions)) for part in _PARTS
+        )
         self._is_module_class = isinstance(space, type) and issubclass(space, nn.Module)
+        self._may_grow = self._is_module_class or space is torch.Tensor
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether something of it was patched already when it was first seen."""
+        return bool(self._foreign)
+
+    def looks(self) -> tuple[Callable[[Any], tuple[Any, ...]], Any, Iterable[Any]]:
+        """What takes all values at once, from where, and what they were."""
+        return taking(self._names), self._now, self._values
+
+    def functions(self) -> Iterable[_Kept]:
+        """The functions, and what they were made of."""
+        return zip(
+            self._functions, self._codes, self._defaults, self._keyword_defaults, strict=True
+        )
 
     def changes(self) -> list[Change]:
-        same = (
-            not self._foreign
-            and all(map(is_, map(self._now.get, self._names), self._values))
-            and all(map(is_, map(_CODE, self._functions), self._codes))
-            and all(map(is_, map(_DEFAULTS, self._functions), self._defaults))
-            and all(map(is_, map(_KEYWORD_DEFAULTS, self._functions), self._keyword_defaults))
-        )
-        added = self._added() if self._is_module_class or self._space is torch.Tensor else []
-        if same and not added:
-            return []
-        return [*self._replaced(), *added]
+        return [*self._replaced(), *self.added()]
 
     def _replaced(self) -> list[Change]:
         found = []
@@ -122,16 +131,14 @@ class _Space:
                 self._values[place] = value
             elif name in self._foreign or value is not self._values[place]:
                 found.append(self._change(name, value))
-        kept = zip(
-            self._functions, self._codes, self._defaults, self._keyword_defaults, strict=True
-        )
-        for fn, *before in kept:
+        for fn, *before in self.functions():
             if not all(map(is_, (fn.__code__, fn.__defaults__, fn.__kwdefaults__), before)):
                 found.append(self._change(fn.__name__, fn.__code__))
         return found
 
-    def _added(self) -> list[Change]:
-        if len(self._now) == len(self._names):
+    def added(self) -> list[Change]:
+        """Functions that have come since, where somebody may call them by name."""
+        if not self._may_grow or len(self._now) == len(self._names):
             return []
         known = set(self._names)
         return [
@@ -148,6 +155,38 @@ class _Space:
         space = self._space
         label = getattr(space, "__qualname__", getattr(space, "__name__", type(space).__name__))
         return change(f"{label}.{name} was patched", id(space), name, serial(value))
+
+
+class _Seen:
+    """Many namespaces compared at once, each function once: before each use of a model.
+
+    Args:
+        spaces: of which none was patched when it was first seen.
+    """
+
+    def __init__(self, spaces: Iterable[_Space]) -> None:
+        looks = [space.looks() for space in spaces]
+        self._takers = [(take, now) for take, now, _ in looks]
+        self._values = [value for _, _, values in looks for value in values]
+        kept = {tuple(map(id, one)): one for space in spaces for one in space.functions()}
+        self._functions, *self._parts = ([one[i] for one in kept.values()] for i in range(4))
+
+    def is_same(self) -> bool:
+        try:
+            now = [take(space) for take, space in self._takers]
+        except KeyError:
+            return False
+        return all(map(is_, chain.from_iterable(now), self._values)) and all(
+            all(map(is_, map(part, self._functions), before))
+            for part, before in zip(_PARTS, self._parts, strict=True)
+        )
+
+
+def taking(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """`itemgetter`, which takes one name alone for another thing than several."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda space: tuple(space[name] for name in names)
 
 
 SEEN: dict[int, _Space] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from torch.nn.modules import module as torch_modules
 
 from interp.model.identity.change import PLAIN, Change, change, serial
-from interp.model.identity.code import Patches
+from interp.model.identity.code import Patches, taking
 from interp.model.identity.fingerprint import plain_name
 
 __all__ = ["Structure", "hooks", "walk"]
@@ -55,7 +56,8 @@ def walk(bridge: Any) -> dict[str, nn.Module]:
             continue
         seen.add(id(module))
         found[path] = module
-        left += [(f"{path}.{n}", m) for n, m in module._modules.items() if m is not None]
+        if inside := module._modules:
+            left += [(f"{path}.{n}", m) for n, m in inside.items() if m is not None]
     return found
 
 
@@ -102,6 +104,7 @@ class Structure:
         classes = {type(module) for module in modules.values()}
         classes |= {type(module) for module in (plain.modules() if plain is not None else ())}
         self._patches = Patches(classes, bridge.original_model.config)
+        self._shapes = {path: self._shape(path, module) for path, module in modules.items()}
 
     def changes(self, modules: Mapping[str, nn.Module]) -> list[Change]:
         """What is not as it was built, hooks first.
@@ -119,7 +122,7 @@ class Structure:
             found.append(change(f"the module {_place(odd)} was {what}", "modules", *modules))
         for path, module in modules.items():
             expected = self._types.get(path)
-            if expected is None:
+            if expected is None or self._shapes[path].fits(module):
                 continue
             if type(module) is not expected:
                 kind = type(module)
@@ -131,11 +134,18 @@ class Structure:
                 if type(value) not in _TENSORS:  # which may compute what they like
                     what = f"'{name}' of {_place(path)} is a {type(value).__name__}"
                     found.append(change(what, serial(type(value))))
-            settings = self._settings[path]
             new = module.__dict__.keys() - self._held[path]
-            if new or not _as_expected(module, settings):
-                found += _differences(path, module, settings, sorted(new))
+            found += _differences(path, module, self._settings[path], sorted(new))
         return [*found, *self._patches.changes()]
+
+    def _shape(self, path: str, module: nn.Module) -> _Shape:
+        settings = self._settings[path]
+        for name, expected in settings.items():
+            now = module.__dict__.get(name)
+            # The same number, but another object: the one that is compared without looking at it.
+            if isinstance(expected, PLAIN) and _same(now, expected):
+                settings[name] = now
+        return _Shape(self._types[path], frozenset(self._held[path]), settings)
 
     def _expect(self, plain_path: str, built: nn.Module) -> None:
         """Expect of a module what a freshly built one has."""
@@ -169,6 +179,34 @@ def _device(modules: Mapping[str, nn.Module]) -> str:
             if parameter is not None:
                 return parameter.device.type
     return "cpu"
+
+
+class _Shape:
+    """What nearly every module still has at each look, compared at once.
+
+    Args:
+        kind: its type.
+        held: the names of its attributes.
+        settings: those that decide what it computes.
+    """
+
+    def __init__(self, kind: type, held: frozenset[str], settings: Mapping[str, Any]) -> None:
+        self._kind, self._held = kind, held
+        self._values = list(settings.values())
+        self._take = taking(list(settings))
+
+    def fits(self, module: nn.Module) -> bool:
+        """False where it has to be looked at more closely."""
+        held = module.__dict__
+        if type(module) is not self._kind or not held.keys() <= self._held:
+            return False
+        for value in (*held["_parameters"].values(), *held["_buffers"].values()):
+            if type(value) not in _TENSORS:
+                return False
+        try:
+            return all(map(is_, self._take(held), self._values))
+        except KeyError:
+            return False
 
 
 # -- settings of modules --------------------------------------------------------------------------
@@ -205,15 +243,6 @@ def _same(value: object, expected: object) -> bool:
     if isinstance(value, types.MethodType):  # made anew at each look
         return value == expected
     return isinstance(value, (*PLAIN, tuple)) and value == expected
-
-
-def _as_expected(module: nn.Module, expected: Mapping[str, Any]) -> bool:
-    held = module.__dict__
-    for name, value in expected.items():
-        now = held.get(name, _MISSING)
-        if now is not value and not _same(now, value):
-            return False
-    return True
 
 
 def _is_new(module: nn.Module, name: str) -> bool:
