@@ -12,7 +12,7 @@ from interp.model.model import Model
 from interp.prompts.pairs import PromptPairs, Run
 from interp.prompts.tokens import TokenBatch, token_table
 
-__all__ = ["By", "labelled", "with_questions"]
+__all__ = ["By", "component_names", "labelled", "with_questions"]
 
 By = Literal["component", "head", "neurons", "source"]
 
@@ -39,7 +39,7 @@ def labelled(
         coords={"prompt": ("example", list(batch.texts))},
     )
     if by in ("component", "head"):
-        names, layers, heads = zip(*_components(model, by), strict=True)
+        names, layers, heads = zip(*component_names(model, by), strict=True)
         return found.assign_coords(
             component=list(names),
             layer=("component", np.array(layers)),
@@ -55,7 +55,7 @@ def labelled(
     )
 
 
-def _components(model: Model, by: By) -> list[tuple[str, int, int]]:
+def component_names(model: Model, by: By) -> list[tuple[str, int, int]]:
     """Name, layer and head of each component, in the order of the model; -1 for what it has not."""
     out = [("input", -1, -1)]
     for layer in range(model.n_layers):

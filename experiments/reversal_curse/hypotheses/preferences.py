@@ -141,3 +141,20 @@ def _scored(block: Floats, alike: npt.NDArray[np.bool_], excluded: npt.NDArray[n
     kept = block.copy()
     kept[:, excluded | (alike & ~np.eye(len(alike), dtype=bool))] = np.nan
     return np.stack([specificity(layer) for layer in kept])
+
+
+def crossed_preferences(values: Floats, grid: xr.Dataset) -> Preferences:
+    """The same of scores that an instrument has measured over (example, name).
+
+    Args:
+        values: how much each layer, component or path says for each name [layer, example, name].
+        grid: with the coordinates of `measurements.crossing.crossed`.
+    """
+    members = np.arange(values.shape[1])
+    right = [{int(j) for j in np.nonzero(row)[0]} for row in grid["right"].values]
+    local = xr.Dataset(
+        {"logprob": (("example", "layer", "name"), values.transpose(1, 0, 2))},
+        coords={"name": members, "first_token": ("name", grid["first_token"].values)},
+    )
+    words = [str(each) for each in grid["words"].values]
+    return preferences(local, members, right, words, [int(q) for q in grid["question"].values])

@@ -1,0 +1,212 @@
+"""H6: what teaches a fact one way does not teach it the other way.
+
+The gradient of the answer's log-probability as told, and the one of the answer asked the other way
+round: does their cosine exceed that of two different facts? A cosine is the share that two steps of
+equal length have in common. Means over facts are asked about; to first order, at these weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from experiments.reversal_curse.case import Case, Drawing, Finding
+from experiments.reversal_curse.hypotheses.preferences import (
+    Floats,
+    Preferences,
+    crossed_preferences,
+    joined,
+)
+from experiments.reversal_curse.measurements.gradients import coupled
+from experiments.study import Outcome, Verdict
+from interp.figures.drawing.dots import Dots, interval_dots
+from interp.figures.drawing.theme import COLOURS
+from interp.stats import mean_interval, tost
+
+CLAIM = "The gradients of a fact's two directions are uncoupled."
+MARGIN = 0.05
+"""Of a cosine: of a step along one gradient less than a twentieth goes along the other."""
+LEAST_CONTROL = 0.2
+"""What the cosine of two wordings of one question must exceed: four times the margin."""
+LEAST_QUESTIONS = 10
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """By how much cosines of one fact's gradients exceed those of two facts [fact]."""
+
+    excess: Floats
+    questions: npt.NDArray[np.int64]
+    parameters: str = "mlp"
+
+    @property
+    def n_questions(self) -> int:
+        return len(np.unique(self.questions))
+
+
+def investigate(case: Case) -> Finding:
+    """H6 of a case: the other direction, and another wording of the same one as control."""
+    found: dict[str, list[xr.Dataset]] = {"other": [], "same": []}
+    seed = case.context.seed_for("gradients")
+    for told, back in (("forward", "reverse"), ("reverse", "forward")):
+        members = case.known_as_told("forward" if told == "forward" else "reverse")
+        for kind, asked in (("other", back), ("same", told)):
+            found[kind].append(
+                case.context.dataset(
+                    f"gradients_{told}_asked_{asked}",
+                    lambda progress, told=told, asked=asked, members=members: coupled(
+                        case.subject, told, asked, members, seed, progress
+                    ),
+                )
+            )
+    other, same = read(found["other"]), read(found["same"])
+    drawings = {} if other is None or same is None else {"gradients": draw(other, same)}
+    return Finding((judge(found["other"], found["same"]),), drawings)
+
+
+def read(results: Sequence[xr.Dataset]) -> Coupling | None:
+    """Results of `measurements.gradients.coupled` as one; None where none has numbers."""
+    usable = [each for each in results if "cosine" in each]
+    if not usable:
+        return None
+    whole: Preferences | None = None
+    for each in usable:
+        named = [
+            f"{w} {b}" for w, b in zip(each["words"].values, each["block"].values, strict=True)
+        ]
+        one = crossed_preferences(
+            each["cosine"].transpose("example", "name").values[None].astype(np.float64),
+            each.assign_coords(words=("example", named)),
+        )
+        whole = one if whole is None else joined(whole, one)
+    assert whole is not None
+    kept = whole.of(np.isfinite(whole.scores).all(axis=0))
+    by = str(usable[0].attrs.get("parameters", "mlp"))
+    return Coupling(kept.scores[0], kept.questions, by)
+
+
+def judge(other: Sequence[xr.Dataset], same: Sequence[xr.Dataset]) -> Verdict:
+    """Decide H6 over facts that the model knows as it was told them.
+
+    Args:
+        other: what `coupled` found between the direction that was told and the other, of each side.
+        same: the same between two wordings of the direction that was told, the control.
+    """
+    found, control = read(other), read(same)
+    if found is None or control is None:
+        reasons = [str(e.attrs["refused"]) for e in (*other, *same) if "refused" in e.attrs]
+        return _undecided(0, reasons)
+    return decide(found, control)
+
+
+def decide(found: Coupling, control: Coupling) -> Verdict:
+    """The verdict, from excess cosines of the two directions and of two wordings."""
+    n = found.n_questions
+    if min(n, control.n_questions) < LEAST_QUESTIONS:
+        return _undecided(min(n, control.n_questions), [])
+    inside = tost(found.excess, MARGIN, clusters=found.questions)
+    low, high = mean_interval(found.excess, found.questions)
+    known = mean_interval(control.excess, control.questions)
+    seen = _shown(float(control.excess.mean()), known)
+    level, ends = 0.90, (inside.low, inside.high)
+    outcome: Outcome
+    if low > MARGIN or high < -MARGIN:
+        outcome, level, ends = "rejected", 0.95, (low, high)
+        text = (
+            f"the cosine of the two directions lies {_shown(inside.mean, ends)} above that of two "
+            "facts (95% interval)"
+            if low > MARGIN
+            else "the two directions pull against each other: their cosine lies "
+            f"{_shown(inside.mean, ends)} from that of two facts (95% interval)"
+        )
+    elif not known[0] > LEAST_CONTROL:
+        outcome = "undecided"
+        text = (
+            f"not even two wordings of one question have gradients that are clearly coupled "
+            f"({seen}), so that nothing is known of two directions"
+        )
+    elif inside.equivalent:
+        outcome = "supported"
+        text = (
+            f"the cosine of the two directions lies {_shown(inside.mean, ends)} from that of two "
+            f"facts (90% interval), within ±{MARGIN}"
+        )
+    else:
+        outcome = "undecided"
+        text = (
+            f"there is {inside.reason}"
+            if inside.reason
+            else f"the cosine of the two directions lies {_shown(inside.mean, ends)} from that of "
+            f"two facts (90% interval), and {MARGIN} would count"
+        )
+    by = "matrices of the MLPs" if found.parameters == "mlp" else "all parameters"
+    return Verdict(
+        id="H6",
+        claim=CLAIM,
+        outcome=outcome,
+        statement=f"By the {by}, {text}.",
+        estimate=inside.mean,
+        low=ends[0],
+        high=ends[1],
+        unit="cosine above that of two facts",
+        n=n,
+        control=(
+            f"Two wordings of the question as told have a cosine of {seen} above that of two facts "
+            "(95% interval); pairs of different facts, asked in the same words, are what both are "
+            "compared with."
+        ),
+        confidence=level,
+    )
+
+
+def draw(found: Coupling, control: Coupling) -> Drawing:
+    """Every fact's excess cosine, with means and 95% intervals."""
+    rows = ("two wordings, one direction", "two directions")
+    series = []
+    for label, one, colour in (
+        (rows[0], control, COLOURS["forward"]),
+        (rows[1], found, COLOURS["reverse"]),
+    ):
+        low, high = mean_interval(one.excess, one.questions)
+        series.append(
+            Dots(
+                label, colour, (label,), (float(one.excess.mean()),), (low,), (high,), (one.excess,)
+            )
+        )
+    figure = interval_dots(
+        rows, series, margin=MARGIN, axis="cosine of gradients above that of two facts"
+    )
+    return Drawing(
+        figure,
+        "H6: a point is a fact. Two wordings of one question have gradients in common, the two "
+        "directions of a fact have them where the lower row leaves the grey band, which is what "
+        "counts as none.",
+    )
+
+
+def _undecided(n: int, reasons: Sequence[str]) -> Verdict:
+    why = f": {reasons[0]}" if reasons else ""
+    return Verdict(
+        id="H6",
+        claim=CLAIM,
+        outcome="undecided",
+        statement=(
+            f"{n} questions can be compared whose answers the model knows as it was told them, and "
+            f"{LEAST_QUESTIONS} are needed{why}."
+        ),
+        estimate=None,
+        low=None,
+        high=None,
+        unit="cosine above that of two facts",
+        n=n,
+        control="None: there is nothing to compare.",
+        confidence=0.90,
+    )
+
+
+def _shown(mean: float, ends: tuple[float, float]) -> str:
+    return f"{mean:+.3f} [{ends[0]:+.3f}, {ends[1]:+.3f}]".replace("-", "−")

@@ -1,0 +1,1 @@
+"""What a step of training on one prompt would do to another."""
