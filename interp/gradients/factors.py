@@ -36,8 +36,12 @@ def mlp_matrices(model: Model) -> list[Any]:
         mlp = getattr(block, "mlp", None)
         if mlp is None:
             raise _unreadable(model)
-        linear = [module for module in mlp.modules() if _is_linear(module)]
+        # Where a block has no module for its MLP alone, what stands for it holds the attention too.
+        attention = getattr(block, "attn", nn.Module())
+        others = {id(module) for module in attention.modules()}
+        linear = [m for m in mlp.modules() if _is_linear(m) and id(m) not in others]
         covered = {id(module.weight) for module in linear}
+        covered |= {id(parameter) for parameter in attention.parameters()}
         for parameter in mlp.parameters():
             if parameter.ndim > 1 and id(parameter) not in covered:
                 raise _unreadable(model)

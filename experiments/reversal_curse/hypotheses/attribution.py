@@ -17,6 +17,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from experiments.numbers import percent
+from experiments.organisms.facts import Direction
 from experiments.reversal_curse.case import Case, Drawing, Finding
 from experiments.reversal_curse.hypotheses.lens import (
     LEAST_CONTROL,
@@ -83,8 +84,12 @@ def read(results: Sequence[xr.Dataset]) -> Written | None:
 def investigate(case: Case) -> Finding:
     """H4 of a case: facts told one way, asked the other way round and as told."""
     found: dict[str, list[xr.Dataset]] = {"untold": [], "told": []}
-    for told, back in (("forward", "reverse"), ("reverse", "forward")):
-        members = case.known_as_told("forward" if told == "forward" else "reverse")
+    sides: tuple[tuple[Direction, Direction], ...] = (
+        ("forward", "reverse"),
+        ("reverse", "forward"),
+    )
+    for told, back in sides:
+        members = case.known_as_told(told)
         for kind, asked in (("untold", back), ("told", told)):
             found[kind].append(
                 case.context.dataset(

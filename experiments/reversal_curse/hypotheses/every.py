@@ -11,6 +11,9 @@ from typing import TypeAlias
 from experiments.reversal_curse.case import Case, Finding
 from experiments.reversal_curse.hypotheses import (
     absence,
+    association,
+    attribution,
+    gradients,
     lens,
     retrieval,
     subject_token,
@@ -31,6 +34,9 @@ def _nowhere_found(case: Case) -> Finding:
 HYPOTHESES: tuple[Hypothesis, ...] = (
     subject_token.investigate,
     _nowhere_found,
+    attribution.investigate,
+    association.investigate,
+    gradients.investigate,
     transplant.investigate,
 )
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from experiments.organisms.facts import Direction
 from experiments.reversal_curse.case import Case, Drawing, Finding
 from experiments.reversal_curse.hypotheses.preferences import (
     Floats,
@@ -52,20 +54,30 @@ def investigate(case: Case) -> Finding:
     """H6 of a case: the other direction, and another wording of the same one as control."""
     found: dict[str, list[xr.Dataset]] = {"other": [], "same": []}
     seed = case.context.seed_for("gradients")
-    for told, back in (("forward", "reverse"), ("reverse", "forward")):
-        members = case.known_as_told("forward" if told == "forward" else "reverse")
+    sides: tuple[tuple[Direction, Direction], ...] = (
+        ("forward", "reverse"),
+        ("reverse", "forward"),
+    )
+    for told, back in sides:
+        members = case.known_as_told(told)
         for kind, asked in (("other", back), ("same", told)):
             found[kind].append(
                 case.context.dataset(
                     f"gradients_{told}_asked_{asked}",
-                    lambda progress, told=told, asked=asked, members=members: coupled(
-                        case.subject, told, asked, members, seed, progress
-                    ),
+                    partial(coupled, case.subject, told, asked, members, seed),
                 )
             )
+    named = case.measured.names["forward"]["name"].values
+    members = np.array([i for i in named if case.splits[i] == "both"], np.int64)
+    both = case.context.dataset(
+        "gradients_both_asked_reverse",
+        partial(coupled, case.subject, "forward", "reverse", members, seed),
+    )
     other, same = read(found["other"]), read(found["same"])
-    drawings = {} if other is None or same is None else {"gradients": draw(other, same)}
-    return Finding((judge(found["other"], found["same"]),), drawings)
+    drawings = {}
+    if other is not None and same is not None:
+        drawings["gradients"] = draw(other, same, read([both]))
+    return Finding((judge(found["other"], found["same"], [both]),), drawings)
 
 
 def read(results: Sequence[xr.Dataset]) -> Coupling | None:
@@ -89,21 +101,26 @@ def read(results: Sequence[xr.Dataset]) -> Coupling | None:
     return Coupling(kept.scores[0], kept.questions, by)
 
 
-def judge(other: Sequence[xr.Dataset], same: Sequence[xr.Dataset]) -> Verdict:
+def judge(
+    other: Sequence[xr.Dataset],
+    same: Sequence[xr.Dataset],
+    both: Sequence[xr.Dataset] = (),
+) -> Verdict:
     """Decide H6 over facts that the model knows as it was told them.
 
     Args:
         other: what `coupled` found between the direction that was told and the other, of each side.
         same: the same between two wordings of the direction that was told, the control.
+        both: the two directions of facts that were learned both ways, only to be told beside.
     """
     found, control = read(other), read(same)
     if found is None or control is None:
         reasons = [str(e.attrs["refused"]) for e in (*other, *same) if "refused" in e.attrs]
         return _undecided(0, reasons)
-    return decide(found, control)
+    return decide(found, control, read(both))
 
 
-def decide(found: Coupling, control: Coupling) -> Verdict:
+def decide(found: Coupling, control: Coupling, both: Coupling | None = None) -> Verdict:
     """The verdict, from excess cosines of the two directions and of two wordings."""
     n = found.n_questions
     if min(n, control.n_questions) < LEAST_QUESTIONS:
@@ -143,6 +160,10 @@ def decide(found: Coupling, control: Coupling) -> Verdict:
             else f"the cosine of the two directions lies {_shown(inside.mean, ends)} from that of "
             f"two facts (90% interval), and {MARGIN} would count"
         )
+    beside = ""
+    if both is not None and both.n_questions >= LEAST_QUESTIONS:
+        shown = _shown(float(both.excess.mean()), mean_interval(both.excess, both.questions))
+        beside = f"; the two directions of facts learned both ways have one of {shown}"
     by = "matrices of the MLPs" if found.parameters == "mlp" else "all parameters"
     return Verdict(
         id="H6",
@@ -156,21 +177,23 @@ def decide(found: Coupling, control: Coupling) -> Verdict:
         n=n,
         control=(
             f"Two wordings of the question as told have a cosine of {seen} above that of two facts "
-            "(95% interval); pairs of different facts, asked in the same words, are what both are "
+            f"(95% interval){beside}; pairs of different facts, asked in the same words, are what both are "
             "compared with."
         ),
         confidence=level,
     )
 
 
-def draw(found: Coupling, control: Coupling) -> Drawing:
+def draw(found: Coupling, control: Coupling, both: Coupling | None) -> Drawing:
     """Every fact's excess cosine, with means and 95% intervals."""
-    rows = ("two wordings, one direction", "two directions")
+    drawn = [
+        ("two wordings of one direction", control, COLOURS["forward"]),
+        ("two directions, one told", found, COLOURS["reverse"]),
+    ]
+    if both is not None and both.n_questions:
+        drawn.append(("two directions, both told", both, COLOURS["both"]))
     series = []
-    for label, one, colour in (
-        (rows[0], control, COLOURS["forward"]),
-        (rows[1], found, COLOURS["reverse"]),
-    ):
+    for label, one, colour in drawn:
         low, high = mean_interval(one.excess, one.questions)
         series.append(
             Dots(
@@ -178,13 +201,17 @@ def draw(found: Coupling, control: Coupling) -> Drawing:
             )
         )
     figure = interval_dots(
-        rows, series, margin=MARGIN, axis="cosine of gradients above that of two facts"
+        [label for label, *_ in drawn],
+        series,
+        margin=MARGIN,
+        axis="cosine of gradients above that of two facts",
     )
+    figure.update_layout(showlegend=False)
     return Drawing(
         figure,
-        "H6: a point is a fact. Two wordings of one question have gradients in common, the two "
-        "directions of a fact have them where the lower row leaves the grey band, which is what "
-        "counts as none.",
+        "H6: a small point is a fact, a large one the mean. Two wordings of one question have much "
+        "of their gradients in common; the two directions of a fact have something in common only "
+        "where their mean leaves the grey band, which is what counts as none.",
     )
 
 

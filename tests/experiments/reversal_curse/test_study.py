@@ -75,7 +75,7 @@ def test_the_bundled_verdicts_with_their_controls(record: RunRecord) -> None:
     verdicts = {verdict.id: verdict for verdict in record.verdicts}
     names = ["H1", "H2", "H2 tuned", "H2 Jacobian", "H3", "H2+H3"]
     first, lens, tuned, jacobian, probe, absence = (verdicts[name] for name in names)
-    assert {verdicts[name].outcome for name in (*names, "T")} == {"supported"}
+    assert {verdicts[name].outcome for name in (*names, "H4", "H5", "H6", "T")} == {"supported"}
     assert "speaks for what is stored" in verdicts["T"].statement
     assert first.low is not None
     assert first.low > 0.5
@@ -212,7 +212,7 @@ def test_what_the_model_knows_both_ways_is_not_called_absent(tmp_path: Path) -> 
     record = run_study(STUDY, config, out=tmp_path / "run", model=load_model("reversal-curse"))
     outcomes = {verdict.id: verdict.outcome for verdict in record.verdicts}
     assert outcomes["H2"] == outcomes["H2 tuned"] == outcomes["H3"] == "rejected"
-    assert outcomes["H2 Jacobian"] == "rejected"
+    assert outcomes["H2 Jacobian"] == outcomes["H4"] == outcomes["H5"] == "rejected"
     assert outcomes["H2+H3"] == "undecided"
 
 
