@@ -122,7 +122,8 @@ def _by_factors(
 
 def _slices(model: Model, rows: int) -> Iterator[list[nn.Module]]:
     """The MLPs' linear layers, as many at a time as memory can hold the factors of."""
-    room, kept, size = room_to_keep(model), [], 0
+    room, size = room_to_keep(model), 0
+    kept: list[nn.Module] = []
     for module in mlp_matrices(model):
         each = rows * sum(module.weight.shape) * model.dtype.itemsize
         if kept and size + each > room:

@@ -74,11 +74,10 @@ def investigate(case: Case) -> Finding:
         "learned both ways (in reverse)": [found("both", "reverse", split("both"))],
         "never learned": [found("held_out", "forward", split("held_out"))],
     }
-    read_back, read_there = read(back), read(there)
-    drawings = {}
-    if read_back is not None and read_there is not None:
-        drawings["association"] = draw(read_back, read_there)
-    return Finding((judge(back, there, beside),), drawings)
+    pair = _both(back, there)
+    if pair is None:
+        return Finding((judge(back, there, beside),))
+    return Finding((decide(*pair, _read_all(beside)),), {"association": draw(*pair)})
 
 
 def read(results: Sequence[xr.Dataset]) -> Associated | None:
@@ -118,17 +117,29 @@ def judge(
         told: the same of the same facts as they were told.
         others: facts of other kinds ("learned both ways"), only to be told beside.
     """
-    pairs = [
-        (one, other)
-        for one, other in zip(untold, told, strict=True)
-        if "association" in one and "association" in other
-    ]
-    back, there = read([one for one, _ in pairs]), read([one for _, one in pairs])
-    if back is None or there is None:
+    pair = _both(untold, told)
+    if pair is None:
         reasons = [str(e.attrs["refused"]) for e in (*untold, *told) if "refused" in e.attrs]
         return _undecided(0, reasons)
-    beside = {name: read(results) for name, results in (others or {}).items()}
-    return decide(back, there, {name: one for name, one in beside.items() if one is not None})
+    return decide(*pair, _read_all(others or {}))
+
+
+def _both(
+    untold: Sequence[xr.Dataset], told: Sequence[xr.Dataset]
+) -> tuple[Associated, Associated] | None:
+    """What leads back and what as told, of sides that have both; None where none has."""
+    pairs = [
+        (one, as_told)
+        for one, as_told in zip(untold, told, strict=True)
+        if "association" in one and "association" in as_told
+    ]
+    back, there = read([one for one, _ in pairs]), read([one for _, one in pairs])
+    return None if back is None or there is None else (back, there)
+
+
+def _read_all(results: Mapping[str, Sequence[xr.Dataset]]) -> dict[str, Associated]:
+    found = {name: read(each) for name, each in results.items()}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def decide(

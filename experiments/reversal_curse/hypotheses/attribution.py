@@ -97,9 +97,10 @@ def investigate(case: Case) -> Finding:
                     partial(written, case.subject, asked, members),
                 )
             )
-    untold, control = read(found["untold"]), read(found["told"])
-    drawings = {} if untold is None or control is None else {"components": draw(untold, control)}
-    return Finding((judge(found["untold"], found["told"]),), drawings)
+    pair = _both(found["untold"], found["told"])
+    if pair is None:
+        return Finding((judge(found["untold"], found["told"]),))
+    return Finding((decide(*pair),), {"components": draw(*pair)})
 
 
 def judge(other: Sequence[xr.Dataset], told: Sequence[xr.Dataset]) -> Verdict:
@@ -109,16 +110,24 @@ def judge(other: Sequence[xr.Dataset], told: Sequence[xr.Dataset]) -> Verdict:
         other: what `written` found in the direction that was never told, of each side.
         told: the same of the same facts in the direction that was, the control.
     """
+    pair = _both(other, told)
+    if pair is None:
+        reasons = [str(e.attrs["refused"]) for e in (*other, *told) if "refused" in e.attrs]
+        return _undecided(0, reasons)
+    return decide(*pair)
+
+
+def _both(
+    other: Sequence[xr.Dataset], told: Sequence[xr.Dataset]
+) -> tuple[Written, Written] | None:
+    """What is written the other way round and as told, of sides that have both; None of none."""
     pairs = [
         (one, as_told)
         for one, as_told in zip(other, told, strict=True)
         if "contribution" in one and "contribution" in as_told
     ]
     untold, control = read([one for one, _ in pairs]), read([one for _, one in pairs])
-    if untold is None or control is None:
-        reasons = [str(e.attrs["refused"]) for e in (*other, *told) if "refused" in e.attrs]
-        return _undecided(0, reasons)
-    return decide(untold, control)
+    return None if untold is None or control is None else (untold, control)
 
 
 def decide(untold: Written, control: Written) -> Verdict:

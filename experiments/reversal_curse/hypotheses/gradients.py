@@ -96,7 +96,7 @@ def read(results: Sequence[xr.Dataset]) -> Coupling | None:
         )
         whole = one if whole is None else joined(whole, one)
     assert whole is not None
-    kept = whole.of(np.isfinite(whole.scores).all(axis=0))
+    kept = whole.of(np.isfinite(whole.scores[0]))
     by = str(usable[0].attrs.get("parameters", "mlp"))
     return Coupling(kept.scores[0], kept.questions, by)
 
@@ -177,8 +177,8 @@ def decide(found: Coupling, control: Coupling, both: Coupling | None = None) -> 
         n=n,
         control=(
             f"Two wordings of the question as told have a cosine of {seen} above that of two facts "
-            f"(95% interval){beside}; pairs of different facts, asked in the same words, are what both are "
-            "compared with."
+            f"(95% interval){beside}; pairs of different facts, asked in the same words, are what "
+            "these are compared with."
         ),
         confidence=level,
     )

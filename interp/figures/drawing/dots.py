@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from interp.figures.drawing import theme
 from interp.figures.drawing.numbers import plain
 
 __all__ = ["Dots", "interval_dots"]
+
+Numbers: TypeAlias = "Sequence[float] | npt.NDArray[np.float64]"
 
 _ROW = 30
 _APART = 0.18  # of a row, between two series
@@ -32,9 +35,9 @@ class Dots:
     name: str
     colour: str
     rows: Sequence[str]
-    mean: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
+    mean: Numbers
+    low: Numbers
+    high: Numbers
     examples: Sequence[npt.NDArray[np.float64]] = ()
 
 
