@@ -17,7 +17,7 @@ from experiments.reversal_curse.config import Config
 from experiments.reversal_curse.measure import Measurements, Subject
 from experiments.study import Verdict
 
-__all__ = ["Case", "Finding", "known_as_told"]
+__all__ = ["Case", "Finding", "known_as_told", "known_both_ways"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,11 @@ def known_as_told(
     learned = np.isin(facts["split"].to_numpy(), _TOLD[told])
     right = facts[f"{told}_correct"].to_numpy(dtype=bool) & learned
     return np.array([i for i in names[told]["name"].values if right[i]], np.int64)
+
+
+def known_both_ways(case: Case) -> npt.NDArray[np.int64]:
+    """Facts learned in both directions that the model answers in both; among the lens's names."""
+    right = case.measured.facts["forward_correct"] & case.measured.facts["reverse_correct"]
+    known = right.to_numpy(dtype=bool) & (case.splits == "both")
+    names = case.measured.names["reverse"]["name"].values
+    return np.array([i for i in names if known[i]], np.int64)

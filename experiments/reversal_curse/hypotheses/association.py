@@ -14,10 +14,12 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import plotly.graph_objects as go
 import xarray as xr
 
+from experiments.figure import Figure
 from experiments.organisms.facts import Direction
-from experiments.reversal_curse.case import Case, Drawing, Finding
+from experiments.reversal_curse.case import Case, Finding, known_both_ways
 from experiments.reversal_curse.hypotheses.preferences import (
     Floats,
     Preferences,
@@ -26,7 +28,7 @@ from experiments.reversal_curse.hypotheses.preferences import (
 )
 from experiments.reversal_curse.measurements.association import WHOLE, associated
 from experiments.study import Outcome, Verdict
-from interp.figures.drawing.dots import Dots, interval_dots
+from interp.figures.drawing.dots import Dots, interval_dots, nothing_to_draw
 from interp.figures.drawing.theme import COLOURS
 from interp.stats import mean_interval, mean_intervals, tost
 
@@ -64,20 +66,15 @@ def investigate(case: Case) -> Finding:
     forward, reverse = case.known_as_told("forward"), case.known_as_told("reverse")
     back = [found("told_forward", "reverse", forward), found("told_reverse", "forward", reverse)]
     there = [found("told_forward", "forward", forward), found("told_reverse", "reverse", reverse)]
+    both = known_both_ways(case)
     named = case.measured.names["forward"]["name"].values
-
-    def split(name: str) -> npt.NDArray[np.int64]:
-        return np.array([i for i in named if case.splits[i] == name], np.int64)
-
+    never = np.array([i for i in named if case.splits[i] == "held_out"], np.int64)
     beside = {
-        "learned both ways (forward)": [found("both", "forward", split("both"))],
-        "learned both ways (in reverse)": [found("both", "reverse", split("both"))],
-        "never learned": [found("held_out", "forward", split("held_out"))],
+        "learned both ways (forward)": [found("both", "forward", both)],
+        "learned both ways (in reverse)": [found("both", "reverse", both)],
+        "never learned": [found("held_out", "forward", never)],
     }
-    pair = _both(back, there)
-    if pair is None:
-        return Finding((judge(back, there, beside),))
-    return Finding((decide(*pair, _read_all(beside)),), {"association": draw(*pair)})
+    return Finding((judge(back, there, beside),), (FIGURE,))
 
 
 def read(results: Sequence[xr.Dataset]) -> Associated | None:
@@ -206,8 +203,24 @@ def decide(
     )
 
 
-def draw(back: Associated, there: Associated) -> Drawing:
-    """Every path, or those that lead farthest: means with 95% intervals."""
+def association_dots(
+    forward_back: xr.Dataset,
+    forward_as_told: xr.Dataset,
+    reverse_back: xr.Dataset,
+    reverse_as_told: xr.Dataset,
+) -> go.Figure:
+    """Draw every path, or those that lead farthest: means with 95% intervals.
+
+    Args:
+        forward_back: what `associated` found of facts told forward, from the object to the subject.
+        forward_as_told: of the same, from the subject to the object.
+        reverse_back: of facts told in reverse, from the subject to the object.
+        reverse_as_told: of the same, from the object to the subject.
+    """
+    pair = _both([forward_back, reverse_back], [forward_as_told, reverse_as_told])
+    if pair is None or not all(one.scores.size for one in pair):
+        return nothing_to_draw("No facts can be compared by the weights")
+    back, there = pair
     means = [np.abs(one.scores.mean(axis=1)) for one in (there, back)]
     order = [int(i) for i in np.argsort(-np.maximum(*means), kind="stable")]
     order.sort(key=lambda i: there.paths[i] != WHOLE)
@@ -220,16 +233,26 @@ def draw(back: Associated, there: Associated) -> Drawing:
     ):
         lows, highs = mean_intervals(one.scores[shown], one.questions)
         series.append(Dots(label, colour, rows, one.scores[shown].mean(axis=1), lows, highs))
-    figure = interval_dots(
-        rows, series, margin=MARGIN, axis="association (standard deviations of wrong pairs)"
-    )
-    return Drawing(
-        figure,
-        "H5: how far the weights alone lead from one name of a fact to the other, path by path: m0 "
-        "is what layer 0's MLP writes for the name, m0 → a1 the same through the values of layer "
-        "1's heads. As it was told some paths stand out; back none should leave the grey band, "
-        "which is what counts as none.",
-    )
+    axis = "association (standard deviations of wrong pairs)"
+    return interval_dots(rows, series, margin=MARGIN, axis=axis)
+
+
+FIGURE = Figure(
+    "association",
+    "Association",
+    (
+        "association_told_forward_reverse",
+        "association_told_forward_forward",
+        "association_told_reverse_forward",
+        "association_told_reverse_reverse",
+    ),
+    association_dots,
+    "How far the weights lead from one name of a fact to the other, as it was told and back",
+    "H5: how far the weights alone lead from one name of a fact to the other, path by path, on "
+    "average over facts: m0 is what layer 0's MLP writes for the name, m0 → a1 the same through "
+    "the values of layer 1's heads. As it was told some paths stand out; back none should leave "
+    "the grey band, which is what counts as none.",
+)
 
 
 def _control(led: str, name: str, path: int, beside: Mapping[str, Associated]) -> str:

@@ -14,11 +14,13 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import plotly.graph_objects as go
 import xarray as xr
 
+from experiments.figure import Figure
 from experiments.numbers import percent
 from experiments.organisms.facts import Direction
-from experiments.reversal_curse.case import Case, Drawing, Finding
+from experiments.reversal_curse.case import Case, Finding
 from experiments.reversal_curse.hypotheses.lens import (
     LEAST_CONTROL,
     LEAST_QUESTIONS,
@@ -37,7 +39,7 @@ from experiments.reversal_curse.hypotheses.preferences import (
 )
 from experiments.reversal_curse.measurements.attribution import written
 from experiments.study import Outcome, Verdict
-from interp.figures.drawing.dots import Dots, interval_dots
+from interp.figures.drawing.dots import Dots, interval_dots, nothing_to_draw
 from interp.figures.drawing.theme import COLOURS
 from interp.stats import Equivalence, mean_intervals, tost
 
@@ -97,10 +99,7 @@ def investigate(case: Case) -> Finding:
                     partial(written, case.subject, asked, members),
                 )
             )
-    pair = _both(found["untold"], found["told"])
-    if pair is None:
-        return Finding((judge(found["untold"], found["told"]),))
-    return Finding((decide(*pair),), {"components": draw(*pair)})
+    return Finding((judge(found["untold"], found["told"]),), (FIGURE,))
 
 
 def judge(other: Sequence[xr.Dataset], told: Sequence[xr.Dataset]) -> Verdict:
@@ -216,10 +215,29 @@ def writers(control: Written) -> list[tuple[str, float, float, float]]:
     return sorted(rows, key=lambda row: -row[1])
 
 
-def draw(untold: Written, told: Written) -> Drawing:
-    """The components that write most, and the sum of all: means with 95% intervals."""
+def component_dots(
+    forward_in_reverse: xr.Dataset,
+    forward_as_told: xr.Dataset,
+    reverse_in_forward: xr.Dataset,
+    reverse_as_told: xr.Dataset,
+) -> go.Figure:
+    """Draw the components that write most, and the sum of all: means with 95% intervals.
+
+    Args:
+        forward_in_reverse: what `written` found of facts told forward, asked in reverse.
+        forward_as_told: of the same, asked forward.
+        reverse_in_forward: of facts told in reverse, asked forward.
+        reverse_as_told: of the same, asked in reverse.
+    """
+    pair = _both([forward_in_reverse, reverse_in_forward], [forward_as_told, reverse_as_told])
+    if pair is None:
+        return nothing_to_draw("No facts are known as told, so nothing is compared")
+    untold, told = pair
     facts = untold.preferences.complete(told.preferences)
-    both = [one.of(np.ones(len(one.components), np.bool_), facts) for one in (told, untold)]
+    every = np.ones(len(told.components), np.bool_)
+    both = [one.of(every, facts) for one in (told, untold)]
+    if not facts.any():
+        return nothing_to_draw("No facts can be compared")
     means = [np.abs(one.preferences.scores.mean(axis=1)) for one in both]
     order = [int(i) for i in np.argsort(-np.maximum(*means), kind="stable")]
     order.sort(key=lambda i: told.components[i] != TOTAL)
@@ -232,13 +250,26 @@ def draw(untold: Written, told: Written) -> Drawing:
         scores = one.preferences.scores[shown]
         lows, highs = mean_intervals(scores, one.preferences.questions)
         series.append(Dots(label, COLOURS[colour], rows, scores.mean(axis=1), lows, highs))
-    return Drawing(
-        interval_dots(rows, series, margin=MARGIN, axis="logits for the right name above others"),
-        "H4: what the sum of all components, and those that write most, add to the right name's "
-        "logit above other names (a2.h1 is head 1 of layer 2, m2 its MLP). Asked as told some "
-        "stand out; asked the other way round none should leave the grey band, which is what "
-        "counts as none.",
-    )
+    axis = "logits for the right name above others"
+    return interval_dots(rows, series, margin=MARGIN, axis=axis)
+
+
+FIGURE = Figure(
+    "components",
+    "Components",
+    (
+        "attribution_forward_asked_reverse",
+        "attribution_forward_asked_forward",
+        "attribution_reverse_asked_forward",
+        "attribution_reverse_asked_reverse",
+    ),
+    component_dots,
+    "What each head and MLP writes for the right name, asked as told and the other way round",
+    "H4: what the sum of all components, and those that write most, add to the right name's logit "
+    "above other names, on average over facts (a2.h1 is head 1 of layer 2, m2 its MLP). Asked as "
+    "told some stand out; asked the other way round none should leave the grey band, which is what "
+    "counts as none.",
+)
 
 
 def _speaks(preferences: Preferences, facts: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -13,10 +13,12 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import plotly.graph_objects as go
 import xarray as xr
 
+from experiments.figure import Figure
 from experiments.organisms.facts import Direction
-from experiments.reversal_curse.case import Case, Drawing, Finding
+from experiments.reversal_curse.case import Case, Finding, known_both_ways
 from experiments.reversal_curse.hypotheses.preferences import (
     Floats,
     Preferences,
@@ -25,7 +27,7 @@ from experiments.reversal_curse.hypotheses.preferences import (
 )
 from experiments.reversal_curse.measurements.gradients import coupled
 from experiments.study import Outcome, Verdict
-from interp.figures.drawing.dots import Dots, interval_dots
+from interp.figures.drawing.dots import Dots, interval_dots, nothing_to_draw
 from interp.figures.drawing.theme import COLOURS
 from interp.stats import mean_interval, tost
 
@@ -67,17 +69,11 @@ def investigate(case: Case) -> Finding:
                     partial(coupled, case.subject, told, asked, members, seed),
                 )
             )
-    named = case.measured.names["forward"]["name"].values
-    members = np.array([i for i in named if case.splits[i] == "both"], np.int64)
     both = case.context.dataset(
         "gradients_both_asked_reverse",
-        partial(coupled, case.subject, "forward", "reverse", members, seed),
+        partial(coupled, case.subject, "forward", "reverse", known_both_ways(case), seed),
     )
-    other, same = read(found["other"]), read(found["same"])
-    drawings = {}
-    if other is not None and same is not None:
-        drawings["gradients"] = draw(other, same, read([both]))
-    return Finding((judge(found["other"], found["same"], [both]),), drawings)
+    return Finding((judge(found["other"], found["same"], [both]),), (FIGURE,))
 
 
 def read(results: Sequence[xr.Dataset]) -> Coupling | None:
@@ -184,35 +180,63 @@ def decide(found: Coupling, control: Coupling, both: Coupling | None = None) -> 
     )
 
 
-def draw(found: Coupling, control: Coupling, both: Coupling | None) -> Drawing:
-    """Every fact's excess cosine, with means and 95% intervals."""
-    drawn = [
-        ("two wordings of one direction", control, COLOURS["forward"]),
-        ("two directions, one told", found, COLOURS["reverse"]),
-    ]
-    if both is not None and both.n_questions:
-        drawn.append(("two directions, both told", both, COLOURS["both"]))
+def gradient_dots(
+    forward_asked_reverse: xr.Dataset,
+    reverse_asked_forward: xr.Dataset,
+    forward_asked_forward: xr.Dataset,
+    reverse_asked_reverse: xr.Dataset,
+    both: xr.Dataset,
+) -> go.Figure:
+    """Draw every fact's cosine above that of two facts, with means and 95% intervals.
+
+    Args:
+        forward_asked_reverse: what `coupled` found between the forward question of facts told
+            forward, and their reverse question.
+        reverse_asked_forward: of facts told in reverse, with their forward question.
+        forward_asked_forward: of facts told forward, with another wording of their question.
+        reverse_asked_reverse: of facts told in reverse, likewise.
+        both: of facts told both ways, forward with reverse.
+    """
+    drawn = (
+        (
+            "two wordings of one direction",
+            (forward_asked_forward, reverse_asked_reverse),
+            "forward",
+        ),
+        ("two directions, one told", (forward_asked_reverse, reverse_asked_forward), "reverse"),
+        ("two directions, both told", (both,), "both"),
+    )
     series = []
-    for label, one, colour in drawn:
-        low, high = mean_interval(one.excess, one.questions)
-        series.append(
-            Dots(
-                label, colour, (label,), (float(one.excess.mean()),), (low,), (high,), (one.excess,)
-            )
-        )
-    figure = interval_dots(
-        [label for label, *_ in drawn],
-        series,
-        margin=MARGIN,
-        axis="cosine of gradients above that of two facts",
-    )
-    figure.update_layout(showlegend=False)
-    return Drawing(
-        figure,
-        "H6: a small point is a fact, a large one the mean. Two wordings of one question have much "
-        "of their gradients in common; the two directions of a fact have something in common only "
-        "where their mean leaves the grey band, which is what counts as none.",
-    )
+    for label, results, colour in drawn:
+        one = read(results)
+        if one is not None and one.n_questions:
+            low, high = mean_interval(one.excess, one.questions)
+            mean = float(one.excess.mean())
+            points = (one.excess,)
+            series.append(Dots(label, COLOURS[colour], (label,), (mean,), (low,), (high,), points))
+    if not series:
+        return nothing_to_draw("No gradients can be compared")
+    axis = "cosine of gradients above that of two facts"
+    figure = interval_dots([one.name for one in series], series, margin=MARGIN, axis=axis)
+    return figure.update_layout(showlegend=False)
+
+
+FIGURE = Figure(
+    "gradients",
+    "Gradients",
+    (
+        "gradients_forward_asked_reverse",
+        "gradients_reverse_asked_forward",
+        "gradients_forward_asked_forward",
+        "gradients_reverse_asked_reverse",
+        "gradients_both_asked_reverse",
+    ),
+    gradient_dots,
+    "What the gradients of two wordings, and of two directions, of a fact have in common",
+    "H6: a small point is a fact, a large one the mean. Two wordings of one question have much of "
+    "their gradients in common; the two directions of a fact have something in common only where "
+    "their mean leaves the grey band, which is what counts as none.",
+)
 
 
 def _undecided(n: int, reasons: Sequence[str]) -> Verdict:

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from interp.figures.drawing import theme
 from interp.figures.drawing.numbers import plain
 
-__all__ = ["Dots", "interval_dots"]
+__all__ = ["Dots", "interval_dots", "nothing_to_draw"]
 
 Numbers: TypeAlias = "Sequence[float] | npt.NDArray[np.float64]"
 
@@ -80,6 +80,16 @@ def interval_dots(
         showgrid=False,
     )
     fig.update_xaxes(title_text=theme.escape(axis))
+    return fig
+
+
+def nothing_to_draw(reason: str) -> go.Figure:
+    """An empty figure that says why, as a sentence without its full stop."""
+    fig = go.Figure()
+    theme.finish(fig, title=None, height=160, plot_bgcolor=theme.EMPTY)
+    fig.update_xaxes(visible=False)
+    fig.update_yaxes(visible=False)
+    theme.note(fig, f"{reason}.", below=0)
     return fig
 
 
