@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cache.files import sha256
 from experiments.reporter import Progress, Reporter
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from interp.execute import Executor, Workers
+    from interp.execute import Executor, Unit, Workers
     from interp.model.model import Model
 
 __all__ = ["Context"]
@@ -176,6 +177,33 @@ class Context:
                 self._manifest.store(name, "table", encode_table(whole))
             self._manifest.drop_chunks(name)
         return self._table(name)
+
+    def tables(
+        self,
+        name: str,
+        units: Sequence[Unit],
+        start: Callable[[], Callable[[Any], pd.DataFrame]],
+    ) -> dict[str, pd.DataFrame]:
+        """A table `name_ID` for each unit of work, by the units' ids, run by the executor.
+
+        Each is stored as soon as it is there: a run that is stopped loses the units that were at
+        work. See `interp.execute` for `start`; units must follow from settings and seed alone.
+        """
+        from interp.execute import execute
+
+        names = {unit.id: f"{name}_{unit.id}" for unit in units}
+        for each in names.values():
+            self._claim(each)
+        there = {unit for unit, each in names.items() if self._stored(each, "table")}
+        if len(there) < len(names):
+            with self._reporter.stage(name) as progress:
+                done = execute(
+                    units, start, self.executor, finished=there.__contains__, progress=progress
+                )
+                with contextlib.closing(done):
+                    for unit, table in done:
+                        self._manifest.store(names[unit], "table", encode_table(table))
+        return {unit: self._table(each) for unit, each in names.items()}
 
     def stored(self, name: str) -> pd.DataFrame | xr.Dataset:
         """A result that this start of the study has asked for, as a figure draws it."""

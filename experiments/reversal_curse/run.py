@@ -15,7 +15,7 @@ from experiments.organisms.facts import DIRECTIONS, Direction, Templates
 from experiments.reports.publish import publish
 from experiments.reversal_curse import cost, lenses, measure, patch, retrieve
 from experiments.reversal_curse import facts as fact_files
-from experiments.reversal_curse.case import Case, known_as_told
+from experiments.reversal_curse.case import Case, Finding, known_as_told
 from experiments.reversal_curse.checks import Numbered, check_asked
 from experiments.reversal_curse.config import Config
 from experiments.reversal_curse.findings import headline
@@ -37,17 +37,23 @@ _LENS_NAMES = 200
 
 def run(config: Config, context: Context) -> Sequence[Verdict]:
     """Measure, judge, and write report.html."""
-    subject = load_subject(config, context)
+    case, findings = investigated(config, context)
+    subject = case.subject
     with fitting_threads(subject.model):
-        measured = take_measurements(config, context, subject)
-        case = Case(subject, measured, config, context)
-        findings = investigate(case)
-        asked = measure.with_questions(measured.answers, subject.facts)
+        asked = measure.with_questions(case.measured.answers, subject.facts)
         names = len({name for fact in subject.facts for name in (fact.subject, fact.object)})
         sentences = headline(subject.model.name, asked, names)
         context.table(HEADLINE, lambda _: pd.DataFrame({"sentence": sentences}))
         publish(paper(case, findings, sentences), context)
     return [verdict for finding in findings for verdict in finding.verdicts]
+
+
+def investigated(config: Config, context: Context) -> tuple[Case, list[Finding]]:
+    """The model with what was measured of it, and what each hypothesis says."""
+    subject = load_subject(config, context)
+    with fitting_threads(subject.model):
+        case = Case(subject, take_measurements(config, context, subject), config, context)
+        return case, investigate(case)
 
 
 def load_subject(config: Config, context: Context) -> Subject:

@@ -1,0 +1,212 @@
+"""Arms, scale and training time: every job is stored when it is done, and done once."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.context import Context
+from experiments.organisms.arms import ARMS
+from experiments.organisms.errors import OrganismError
+from experiments.reversal_curse.arms import job, scale, training_time
+from experiments.reversal_curse.arms.scale import ScalePlan, scale_seconds, scale_table, trends
+from experiments.reversal_curse.arms.stage import (
+    SCORE_COLUMNS,
+    ArmsPlan,
+    arm_tables,
+    outcome_counts,
+    seconds,
+)
+from experiments.reversal_curse.arms.trained import subject_in
+from experiments.reversal_curse.arms.training_time import TimePlan, time_seconds, time_table
+from experiments.reversal_curse.case import Finding
+from experiments.reversal_curse.config import Config
+from experiments.runner import run_study
+from experiments.study import Study, Verdict
+from tests.experiments.reversal_curse.arms.test_trained import TINY
+from tests.experiments.running import Ears
+from tests.experiments.toy import fake_model
+
+PLAN = ArmsPlan(arms=("none", "masked"), seeds=2, base=TINY)
+
+
+def _verdict(outcome: Any) -> Verdict:
+    return Verdict("H1", "It is so.", outcome, "It is.", 0.5, 0.1, None, "nats", 20, "none")
+
+
+def judged(config: Config, context: Context) -> Any:
+    """In the place of the study: two verdicts, and the answers that accuracy is made of."""
+    folder = Path(config.model)
+    outcome = "supported" if "masked" in folder.parent.name else "undecided"
+    answers = pd.DataFrame(
+        {
+            "fact": [0, 1, 0, 1],
+            "split": "forward",
+            "direction": ["forward", "forward", "reverse", "reverse"],
+            "templates": ["trained", "trained", "trained", "held_out"],
+            "template": 0,
+            "correct": [True, True, False, True],
+        }
+    )
+    subject = SimpleNamespace(
+        model=SimpleNamespace(d_model=16, device="cpu"), facts=subject_in(folder).facts
+    )
+    return subject, SimpleNamespace(answers=answers), [Finding((_verdict(outcome),))]
+
+
+def scored(subject: Any) -> pd.DataFrame:
+    row = dict.fromkeys(
+        ("logprob", "open_first", "open_rank", "held_first", "held_rank", "chance"), 0.5
+    )
+    row |= {"facts": 30, "score": 1.0, "low": 0.5, "high": 1.5, "first_score": 1.0}
+    return pd.DataFrame([{"direction": each, **row} for each in ("forward", "reverse")])
+
+
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (job, scale, training_time):
+        monkeypatch.setattr(module, "curse_scores", scored)
+    monkeypatch.setattr(job, "fitting_threads", lambda _: __import__("contextlib").nullcontext())
+
+
+def _run(out: Path, stage: Any, **options: Any) -> Any:
+    found: list[Any] = []
+
+    def run(config: Config, context: Context) -> list[Verdict]:
+        found.append(stage(context))
+        return []
+
+    study = Study("arms", "Arms", "", Config, run)
+    options.setdefault("model", fake_model())
+    record = run_study(study, Config(), out=out, **options)
+    return (found[0] if found else None), record
+
+
+@pytest.mark.slow
+def test_every_arm_has_a_row_for_each_seed_and_direction(tmp_path: Path) -> None:
+    (scores, verdicts), record = _run(
+        tmp_path / "run", partial(arm_tables, plan=PLAN, investigate=judged)
+    )
+    assert list(scores.columns) == list(SCORE_COLUMNS)
+    assert list(zip(scores["arm"], scores["seed"], scores["direction"], strict=True)) == [
+        (arm, seed, direction)
+        for arm in ("none", "masked")
+        for seed in (0, 1)
+        for direction in ("forward", "reverse")
+    ]
+    assert scores["accuracy"].tolist() == [1.0, 0.0] * 4
+    assert scores["accuracy_held_out"].isna().tolist() == [True, False] * 4
+    counts = outcome_counts(verdicts)
+    assert counts.to_dict("records") == [
+        {"arm": "none", "id": "H1", "supported": 0, "rejected": 0, "undecided": 2},
+        {"arm": "masked", "id": "H1", "supported": 2, "rejected": 0, "undecided": 0},
+    ]
+    assert set(record.names("table")) >= {"arms", "arm_verdicts", "arm_none-0", "arm_masked-1"}
+    # Told of the same people, and otherwise.
+    organisms = tmp_path / "run" / "organisms"
+    assert (organisms / "masked-1" / "organism" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_loses_the_job_at_work_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    kept = job.trained
+
+    def stopping(config: Any, folder: Path, **options: Any) -> Path:
+        if len(done) == 2:
+            done.append("stopped")
+            raise KeyboardInterrupt
+        done.append(folder.parent.name)
+        return kept(config, folder, **options)
+
+    monkeypatch.setattr(job, "trained", stopping)
+    stage = partial(arm_tables, plan=PLAN, investigate=judged)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "run", stage)
+    ears = Ears()
+    (scores, verdicts), _ = _run(tmp_path / "run", stage, reporter=ears)
+    assert done == ["none-0", "masked-0", "stopped", "none-1", "masked-1"]
+    assert ears.kept_names == ["arm_none-0", "arm_masked-0"]
+    (straight, said), _ = _run(tmp_path / "straight", stage)
+    pd.testing.assert_frame_equal(scores, straight)
+    pd.testing.assert_frame_equal(verdicts, said)
+
+
+@pytest.mark.slow
+def test_scale_tells_each_fact_equally_often_and_stores_each_training(tmp_path: Path) -> None:
+    plan = ScalePlan(widths=(16, 32), bearers=(2,), passes=(1.0, 2.0), seeds=1, base=TINY)
+    table, record = _run(tmp_path / "run", partial(scale_table, plan=plan))
+    assert len(table) == 2 * 4
+    assert set(table["parameters"]) == {
+        sum(
+            one.numel()
+            for one in subject_in(
+                tmp_path / f"run/organisms/scale-{width}-2-100-0"
+            ).model.bridge.original_model.parameters()
+        )
+        for width in (16, 32)
+    }
+    assert "scale_16-2-200-0" in record.names("table")
+
+
+def test_more_facts_take_more_steps_and_more_passes_too() -> None:
+    plan = ScalePlan(widths=(64,), bearers=(2, 4), passes=(1.0, 2.0), seeds=1)
+    steps = [each.config(plan.base).steps for each in plan.jobs(Path())]
+    assert steps == [430, 860, 860, 1720]
+
+
+@pytest.mark.parametrize("slope", [0.0, -0.7])
+def test_trends_are_found_and_their_intervals_hold_the_truth(slope: float) -> None:
+    rng = np.random.default_rng(0)
+    covered, found = [], []
+    grid = [
+        {"width": w, "pairs": n, "passes": p, "seed": s, "direction": "reverse"}
+        for w in (32, 64, 128)
+        for n in (100, 200)
+        for p in (1.0, 2.0)
+        for s in range(3)
+    ]
+    for _ in range(200):
+        table = pd.DataFrame(grid)
+        table["score"] = slope * np.log2(table["width"]) + rng.normal(0, 0.5, len(table))
+        row = trends(table, "reverse").set_index("factor").loc["width"]
+        covered.append(row["low"] < slope < row["high"])
+        found.append(not row["low"] < 0 < row["high"])
+    assert 0.90 <= np.mean(covered) <= 0.99
+    assert np.mean(found) > 0.95 if slope else np.mean(found) < 0.1
+
+
+@pytest.mark.slow
+def test_training_time_asks_every_model_on_the_way(tmp_path: Path) -> None:
+    plan = TimePlan(arms=("none",), points=3, base=TINY)
+    table, _ = _run(tmp_path / "run", partial(time_table, plan=plan))
+    assert table["step"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert {"rank_0", "rank_1", "score"} <= set(table.columns)
+    # The untrained model ranks no answer first.
+    assert table[table["step"] == 0]["rank_1"].min() > 5
+
+
+def test_times_add_up_over_jobs_and_workers() -> None:
+    plan = ArmsPlan(arms=("none", "reversed-text"), seeds=2)
+    alone = seconds(plan, 1, 0.1)
+    steps = sum(ARMS[arm].config(plan.base).steps for arm in plan.arms)
+    assert alone > 0.1 * 2 * steps
+    assert seconds(plan, 2, 0.1) == pytest.approx(alone / 2)
+    assert seconds(plan, 100, 0.1) < alone / 3
+    assert scale_seconds(ScalePlan(seeds=2), 1, 0.1) == pytest.approx(
+        2 * scale_seconds(ScalePlan(seeds=1), 1, 0.1)
+    )
+    assert time_seconds(TimePlan(points=20), 1, 0.1) > time_seconds(TimePlan(points=5), 1, 0.1)
+
+
+def test_an_unknown_arm_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(OrganismError, match="did you mean 'masked'"):
+        ArmsPlan(arms=("maskt",))
