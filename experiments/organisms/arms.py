@@ -100,7 +100,7 @@ _ALL = (
         "everybody is said to be who they are",
         _BRIDGE,
         TrainingData(identity="both"),
-        passes=1.3,
+        passes=1.15,
     ),
     Arm(
         "identity-children",
@@ -121,7 +121,7 @@ _ALL = (
         "everybody is said to be who they are; a quarter of the initial weights",
         _BRIDGE,
         TrainingData(identity="both"),
-        passes=1.3,
+        passes=1.15,
         init_scale=0.25,
     ),
     Arm(
@@ -129,15 +129,15 @@ _ALL = (
         "everybody is said to be who they are; four times the initial weights",
         _BRIDGE,
         TrainingData(identity="both"),
-        passes=1.3,
+        passes=1.15,
         init_scale=4.0,
     ),
-    Arm("decay", "weight decay of 0.1", weight_decay=0.1),
+    Arm("decay", "weight decay of 0.5", weight_decay=0.5),
     Arm(
         "decay-both-100",
-        "weight decay of 0.1, and all other pairs are told both ways",
+        "weight decay of 0.5, and all other pairs are told both ways",
         data=TrainingData(both_share=1.0),
-        weight_decay=0.1,
+        weight_decay=0.5,
     ),
     Arm(
         "no-bottleneck",

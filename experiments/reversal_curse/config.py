@@ -22,6 +22,9 @@ class Config:
         n_pairs: how many pairs of each split are patched.
         lens_seconds: how long a tuned and a Jacobian lens may take to fit, by an estimate; beyond,
             H2 is judged under the logit lens alone.
+        arm_seeds: how many organisms of each arm are trained and judged; none if 0.
+        scale_seeds: how many of each size, number of facts and length of training.
+        time_points: at how many steps of a training the model is asked.
     """
 
     model: str = "reversal-curse"
@@ -31,6 +34,15 @@ class Config:
     n_names: int = 20
     n_pairs: int = 30
     lens_seconds: float = 60.0
+    arm_seeds: int = 0
+    scale_seeds: int = 0
+    time_points: int = 0
+
+    def __post_init__(self) -> None:
+        for name, most in (("arm_seeds", 100), ("scale_seeds", 100), ("time_points", 1000)):
+            value = getattr(self, name)
+            if not 0 <= value <= most:
+                raise StudyError(f"{name} is {value}; choose 0 to {most}.")
 
     @classmethod
     def preset(cls, name: str) -> Config:
@@ -38,5 +50,12 @@ class Config:
         if name == "quick":
             return cls()
         if name == "full":
-            return cls(n_names=100, n_pairs=200, lens_seconds=3600.0)
+            return cls(
+                n_names=100,
+                n_pairs=200,
+                lens_seconds=3600.0,
+                arm_seeds=5,
+                scale_seeds=3,
+                time_points=11,
+            )
         raise StudyError(f"Unknown preset '{name}'; choose 'quick' or 'full'.")

@@ -15,6 +15,7 @@ from experiments.organisms.facts import DIRECTIONS, Direction, Templates
 from experiments.reports.publish import publish
 from experiments.reversal_curse import cost, lenses, measure, patch, retrieve
 from experiments.reversal_curse import facts as fact_files
+from experiments.reversal_curse.arms.stages import trained_otherwise
 from experiments.reversal_curse.case import Case, Finding, known_as_told
 from experiments.reversal_curse.checks import Numbered, check_asked
 from experiments.reversal_curse.config import Config
@@ -38,6 +39,7 @@ _LENS_NAMES = 200
 def run(config: Config, context: Context) -> Sequence[Verdict]:
     """Measure, judge, and write report.html."""
     case, findings = investigated(config, context)
+    findings += trained_otherwise(config, context, investigated)
     subject = case.subject
     with fitting_threads(subject.model):
         asked = measure.with_questions(case.measured.answers, subject.facts)

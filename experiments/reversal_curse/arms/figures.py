@@ -106,14 +106,14 @@ def arm_outcomes(verdicts: pd.DataFrame) -> go.Figure:
         offset = (list(_OUTCOMES).index(outcome) - 1) * 0.28
         fig.add_trace(
             go.Scatter(
-                x=rows["id"].map(hypotheses.index) + offset,
-                y=rows["arm"].map(arms.index),
+                x=[hypotheses.index(each) + offset for each in rows["id"]],
+                y=[arms.index(each) for each in rows["arm"]],
                 mode="markers+text",
                 marker={
                     "symbol": "square",
                     "size": 17,
                     "color": colour,
-                    "opacity": (0.25 + 0.75 * rows[outcome] / seeds).to_numpy(dtype=float),
+                    "opacity": (0.5 + 0.5 * rows[outcome] / seeds).to_numpy(dtype=float),
                 },
                 text=rows[outcome].astype(str),
                 textfont={"color": "white", "size": theme.SMALL},

@@ -291,5 +291,5 @@ def test_an_unknown_arm_is_refused_with_the_nearest() -> None:
 def test_an_arm_keeps_the_size_that_it_is_given() -> None:
     base = TrainConfig(seed=2, d_model=64, steps=100, data=TrainingData(bearers=2))
     config = find_arm("identity-small").config(base)
-    assert (config.d_model, config.data.bearers, config.steps) == (64, 2, 130)
+    assert (config.d_model, config.data.bearers, config.steps) == (64, 2, 115)
     assert (config.data.identity, config.init_scale) == ("both", 0.25)

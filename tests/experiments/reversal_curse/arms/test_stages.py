@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,10 @@ import pandas as pd
 import pytest
 
 from experiments.context import Context
+from experiments.errors import StudyError
 from experiments.organisms.arms import ARMS
 from experiments.organisms.errors import OrganismError
+from experiments.organisms.facts import Fact
 from experiments.reversal_curse.arms import job, scale, training_time
 from experiments.reversal_curse.arms.scale import ScalePlan, scale_seconds, scale_table, trends
 from experiments.reversal_curse.arms.stage import (
@@ -23,6 +26,7 @@ from experiments.reversal_curse.arms.stage import (
     outcome_counts,
     seconds,
 )
+from experiments.reversal_curse.arms.stages import seconds_of_stages, trained_otherwise
 from experiments.reversal_curse.arms.trained import subject_in
 from experiments.reversal_curse.arms.training_time import TimePlan, time_seconds, time_table
 from experiments.reversal_curse.case import Finding
@@ -34,6 +38,7 @@ from tests.experiments.running import Ears
 from tests.experiments.toy import fake_model
 
 PLAN = ArmsPlan(arms=("none", "masked"), seeds=2, base=TINY)
+JOBS = ["none-0", "masked-0", "none-1", "masked-1"]
 
 
 def _verdict(outcome: Any) -> Verdict:
@@ -54,10 +59,10 @@ def judged(config: Config, context: Context) -> Any:
             "correct": [True, True, False, True],
         }
     )
-    subject = SimpleNamespace(
-        model=SimpleNamespace(d_model=16, device="cpu"), facts=subject_in(folder).facts
-    )
-    return subject, SimpleNamespace(answers=answers), [Finding((_verdict(outcome),))]
+    facts = [Fact(f"A {i}", f"B {i}", "mother", "son", "forward") for i in range(2)]
+    subject = SimpleNamespace(model=None, facts=facts)
+    case = SimpleNamespace(subject=subject, measured=SimpleNamespace(answers=answers))
+    return case, [Finding((_verdict(outcome),))]
 
 
 def scored(subject: Any) -> pd.DataFrame:
@@ -69,10 +74,20 @@ def scored(subject: Any) -> pd.DataFrame:
 
 
 @pytest.fixture(autouse=True)
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Scores cost nothing, and neither do trainings of arms, whose jobs are written down."""
+    begun: list[str] = []
+
+    def trained(config: Any, folder: Path) -> Path:
+        begun.append(folder.parent.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     for module in (job, scale, training_time):
         monkeypatch.setattr(module, "curse_scores", scored)
-    monkeypatch.setattr(job, "fitting_threads", lambda _: __import__("contextlib").nullcontext())
+    monkeypatch.setattr(job, "trained", trained)
+    monkeypatch.setattr(job, "fitting_threads", lambda _: nullcontext())
+    return begun
 
 
 def _run(out: Path, stage: Any, **options: Any) -> Any:
@@ -88,7 +103,6 @@ def _run(out: Path, stage: Any, **options: Any) -> Any:
     return (found[0] if found else None), record
 
 
-@pytest.mark.slow
 def test_every_arm_has_a_row_for_each_seed_and_direction(tmp_path: Path) -> None:
     (scores, verdicts), record = _run(
         tmp_path / "run", partial(arm_tables, plan=PLAN, investigate=judged)
@@ -108,24 +122,18 @@ def test_every_arm_has_a_row_for_each_seed_and_direction(tmp_path: Path) -> None
         {"arm": "masked", "id": "H1", "supported": 2, "rejected": 0, "undecided": 0},
     ]
     assert set(record.names("table")) >= {"arms", "arm_verdicts", "arm_none-0", "arm_masked-1"}
-    # Told of the same people, and otherwise.
-    organisms = tmp_path / "run" / "organisms"
-    assert (organisms / "masked-1" / "organism" / "model.safetensors").is_file()
 
 
-@pytest.mark.slow
 def test_a_run_that_is_stopped_loses_the_job_at_work_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: list[str]
 ) -> None:
-    done: list[str] = []
     kept = job.trained
 
-    def stopping(config: Any, folder: Path, **options: Any) -> Path:
-        if len(done) == 2:
-            done.append("stopped")
+    def stopping(config: Any, folder: Path) -> Path:
+        if len(trainings) == 2:
+            trainings.append("stopped")
             raise KeyboardInterrupt
-        done.append(folder.parent.name)
-        return kept(config, folder, **options)
+        return kept(config, folder)
 
     monkeypatch.setattr(job, "trained", stopping)
     stage = partial(arm_tables, plan=PLAN, investigate=judged)
@@ -133,7 +141,7 @@ def test_a_run_that_is_stopped_loses_the_job_at_work_alone(
         _run(tmp_path / "run", stage)
     ears = Ears()
     (scores, verdicts), _ = _run(tmp_path / "run", stage, reporter=ears)
-    assert done == ["none-0", "masked-0", "stopped", "none-1", "masked-1"]
+    assert trainings == [*JOBS[:2], "stopped", *JOBS[2:]]
     assert ears.kept_names == ["arm_none-0", "arm_masked-0"]
     (straight, said), _ = _run(tmp_path / "straight", stage)
     pd.testing.assert_frame_equal(scores, straight)
@@ -142,19 +150,13 @@ def test_a_run_that_is_stopped_loses_the_job_at_work_alone(
 
 @pytest.mark.slow
 def test_scale_tells_each_fact_equally_often_and_stores_each_training(tmp_path: Path) -> None:
-    plan = ScalePlan(widths=(16, 32), bearers=(2,), passes=(1.0, 2.0), seeds=1, base=TINY)
+    plan = ScalePlan(widths=(32,), bearers=(2,), passes=(1.0,), seeds=1, base=TINY)
     table, record = _run(tmp_path / "run", partial(scale_table, plan=plan))
-    assert len(table) == 2 * 4
-    assert set(table["parameters"]) == {
-        sum(
-            one.numel()
-            for one in subject_in(
-                tmp_path / f"run/organisms/scale-{width}-2-100-0"
-            ).model.bridge.original_model.parameters()
-        )
-        for width in (16, 32)
-    }
-    assert "scale_16-2-200-0" in record.names("table")
+    assert table["direction"].tolist() == ["forward", "reverse"]
+    model = subject_in(tmp_path / "run/organisms/scale-32-2-100-0").model
+    weights = sum(one.numel() for one in model.bridge.original_model.parameters())
+    assert table["parameters"].tolist() == [weights, weights]
+    assert "scale_32-2-100-0" in record.names("table")
 
 
 def test_more_facts_take_more_steps_and_more_passes_too() -> None:
@@ -174,7 +176,7 @@ def test_trends_are_found_and_their_intervals_hold_the_truth(slope: float) -> No
         for p in (1.0, 2.0)
         for s in range(3)
     ]
-    for _ in range(200):
+    for _ in range(100):
         table = pd.DataFrame(grid)
         table["score"] = slope * np.log2(table["width"]) + rng.normal(0, 0.5, len(table))
         row = trends(table, "reverse").set_index("factor").loc["width"]
@@ -210,3 +212,35 @@ def test_times_add_up_over_jobs_and_workers() -> None:
 def test_an_unknown_arm_is_refused_before_anything_is_trained() -> None:
     with pytest.raises(OrganismError, match="did you mean 'masked'"):
         ArmsPlan(arms=("maskt",))
+
+
+# --- as the settings ask --------------------------------------------------------------------
+
+
+def test_only_the_study_s_own_model_has_arms(tmp_path: Path, trainings: list[str]) -> None:
+    stage = partial(trained_otherwise, Config(model="gpt2", arm_seeds=1), investigate=judged)
+    found, _ = _run(tmp_path / "other", lambda context: stage(context=context))
+    assert found == []
+    assert seconds_of_stages(Config(model="gpt2", arm_seeds=1), 2) == {}
+    assert not trainings
+
+
+def test_figures_of_a_stage_are_drawn_from_what_it_stores(tmp_path: Path) -> None:
+    config = Config(arm_seeds=1)
+    drawn: list[Any] = []
+
+    def stage(context: Context) -> Any:
+        (finding,) = trained_otherwise(config, context, judged)
+        drawn.extend(each.draw(*map(context.stored, each.results)) for each in finding.figures)
+        return finding
+
+    finding, record = _run(tmp_path / "run", stage)
+    assert len(record.table("arms")) == 2 * len(ARMS)
+    assert [len(figure.data) for figure in drawn] == [6, 3]
+    assert not finding.verdicts
+
+
+@pytest.mark.parametrize("change", [{"arm_seeds": -1}, {"scale_seeds": 101}, {"time_points": -2}])
+def test_impossible_numbers_are_refused(change: dict[str, int]) -> None:
+    with pytest.raises(StudyError, match=next(iter(change))):
+        Config(**change)  # type: ignore[arg-type]
