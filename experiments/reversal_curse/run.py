@@ -39,14 +39,14 @@ _LENS_NAMES = 200
 def run(config: Config, context: Context) -> Sequence[Verdict]:
     """Measure, judge, and write report.html."""
     case, findings = investigated(config, context)
-    findings += trained_otherwise(config, context, investigated)
+    others = trained_otherwise(config, context, investigated)
     subject = case.subject
     with fitting_threads(subject.model):
         asked = measure.with_questions(case.measured.answers, subject.facts)
         names = len({name for fact in subject.facts for name in (fact.subject, fact.object)})
         sentences = headline(subject.model.name, asked, names)
         context.table(HEADLINE, lambda _: pd.DataFrame({"sentence": sentences}))
-        publish(paper(case, findings, sentences), context)
+        publish(paper(case, findings, sentences, others), context)
     return [verdict for finding in findings for verdict in finding.verdicts]
 
 

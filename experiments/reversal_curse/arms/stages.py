@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from experiments.context import Context
-from experiments.reversal_curse.arms.figures import ARM_FIGURES, SCALE_FIGURES, TIME_FIGURES
+from experiments.reports.paper import Section
 from experiments.reversal_curse.arms.job import Investigate
 from experiments.reversal_curse.arms.scale import ScalePlan, scale_seconds, scale_table
+from experiments.reversal_curse.arms.sections import arms_section, scale_section, time_section
 from experiments.reversal_curse.arms.stage import ArmsPlan, arm_tables, seconds
 from experiments.reversal_curse.arms.trained import SMALL, seconds_of_step
 from experiments.reversal_curse.arms.training_time import TimePlan, time_seconds, time_table
-from experiments.reversal_curse.case import Finding
 from experiments.reversal_curse.config import Config
 
 __all__ = ["asked_for", "seconds_of_stages", "trained_otherwise"]
 
 
-def trained_otherwise(config: Config, context: Context, investigate: Investigate) -> list[Finding]:
+def trained_otherwise(config: Config, context: Context, investigate: Investigate) -> list[Section]:
     """Train and ask what the settings name: arms, scale, models along a training.
 
     Args:
@@ -23,23 +23,23 @@ def trained_otherwise(config: Config, context: Context, investigate: Investigate
             it.
 
     Returns:
-        A finding without verdicts for each stage, with its figures; none where nothing is asked
-        for, or the study is on another model than its own: these organisms tell nothing about
-        that. The tables are `arms`, `arm_verdicts`, `scale` and `training_time`.
+        A section of the report for each stage; none where nothing is asked for, or the study is on
+        another model than its own: these organisms tell nothing about that. The tables are `arms`,
+        `arm_verdicts`, `scale` and `training_time`.
     """
-    findings: list[Finding] = []
+    sections: list[Section] = []
     if not asked_for(config):
-        return findings
+        return sections
     if config.arm_seeds:
-        arm_tables(context, ArmsPlan(seeds=config.arm_seeds), investigate)
-        findings.append(Finding((), ARM_FIGURES))
+        tables = arm_tables(context, ArmsPlan(seeds=config.arm_seeds), investigate)
+        sections.append(arms_section(*tables))
     if config.scale_seeds:
-        scale_table(context, ScalePlan(seeds=config.scale_seeds))
-        findings.append(Finding((), SCALE_FIGURES))
+        table = scale_table(context, ScalePlan(seeds=config.scale_seeds))
+        sections.append(scale_section(table))
     if config.time_points:
         time_table(context, TimePlan(points=config.time_points))
-        findings.append(Finding((), TIME_FIGURES))
-    return findings
+        sections.append(time_section())
+    return sections
 
 
 def asked_for(config: Config) -> bool:

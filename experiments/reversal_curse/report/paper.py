@@ -13,12 +13,18 @@ from experiments.reversal_curse.report.methods import limits, methods
 __all__ = ["paper"]
 
 
-def paper(case: Case, findings: Sequence[Finding], sentences: Sequence[str]) -> Paper:
+def paper(
+    case: Case,
+    findings: Sequence[Finding],
+    sentences: Sequence[str],
+    others: Sequence[Section] = (),
+) -> Paper:
     """The report of a case.
 
     Args:
         findings: in the order in which they are told.
         sentences: the answer, to be quoted.
+        others: what is told of other models.
     """
     subject, measured, context = case.subject, case.measured, case.context
     model, provenance = subject.model, context.provenance
@@ -49,6 +55,7 @@ def paper(case: Case, findings: Sequence[Finding], sentences: Sequence[str]) -> 
                 "moves the answer against the other name’s (mean over pairs). All maps of a row "
                 "share one colour scale, so an empty map is empty.",
             ),
+            *others,
             Section(
                 "Methods",
                 [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from experiments.errors import StudyError
 from experiments.organisms.arms import ARMS
 from experiments.organisms.errors import OrganismError
 from experiments.organisms.facts import Fact
+from experiments.reports.paper import Table
 from experiments.reversal_curse.arms import job, scale, training_time
 from experiments.reversal_curse.arms.scale import ScalePlan, scale_seconds, scale_table, trends
 from experiments.reversal_curse.arms.stage import (
@@ -31,6 +33,7 @@ from experiments.reversal_curse.arms.trained import subject_in
 from experiments.reversal_curse.arms.training_time import TimePlan, time_seconds, time_table
 from experiments.reversal_curse.case import Finding
 from experiments.reversal_curse.config import Config
+from experiments.reversal_curse.run import investigated
 from experiments.runner import run_study
 from experiments.study import Study, Verdict
 from tests.experiments.reversal_curse.arms.test_trained import TINY
@@ -209,6 +212,12 @@ def test_times_add_up_over_jobs_and_workers() -> None:
     assert time_seconds(TimePlan(points=20), 1, 0.1) > time_seconds(TimePlan(points=5), 1, 0.1)
 
 
+def test_jobs_go_to_other_processes() -> None:
+    one = job.ArmJob("none", 0, TINY, "somewhere", Config(), investigated)
+    for what in (one, job.start, scale.ScaleStart(TINY), training_time.start):
+        assert pickle.loads(pickle.dumps(what)) == what  # noqa: S301
+
+
 def test_an_unknown_arm_is_refused_before_anything_is_trained() -> None:
     with pytest.raises(OrganismError, match="did you mean 'masked'"):
         ArmsPlan(arms=("maskt",))
@@ -230,14 +239,21 @@ def test_figures_of_a_stage_are_drawn_from_what_it_stores(tmp_path: Path) -> Non
     drawn: list[Any] = []
 
     def stage(context: Context) -> Any:
-        (finding,) = trained_otherwise(config, context, judged)
-        drawn.extend(each.draw(*map(context.stored, each.results)) for each in finding.figures)
-        return finding
+        (section,) = trained_otherwise(config, context, judged)
+        for part in section.parts:
+            for each in getattr(part, "figures", ()):
+                drawn.append(each.draw(*map(context.stored, each.results)))
+        return section
 
-    finding, record = _run(tmp_path / "run", stage)
+    section, record = _run(tmp_path / "run", stage)
     assert len(record.table("arms")) == 2 * len(ARMS)
     assert [len(figure.data) for figure in drawn] == [6, 3]
-    assert not finding.verdicts
+    scores, outcomes = [part for part in section.parts if isinstance(part, Table)]
+    assert [row[0] for row in scores.rows] == list(ARMS)
+    assert scores.rows[0][1:4] == ["100%", "50%", "1.00"]
+    assert outcomes.columns == ["Arm", "H1"]
+    assert outcomes.rows[0] == ["none", "0 / 0 / 1"]
+    assert outcomes.rows[list(ARMS).index("masked")] == ["masked", "1 / 0 / 0"]
 
 
 @pytest.mark.parametrize("change", [{"arm_seeds": -1}, {"scale_seeds": 101}, {"time_points": -2}])
