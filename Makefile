@@ -13,6 +13,9 @@ STAMP := .venv/.setup-stamp
 # takes 1 GB of memory.
 WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
+# Whoever keeps Python from writing what it compiles has each process compile all tests anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The tests of the store fork some thousand processes to kill them. That is cheap as long as what
 # other tests import is not in memory: they run apart, and the others also where one of them fails.
 define tests

@@ -7,7 +7,6 @@ the model's own predictions, and the Jacobian lens learns nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -69,7 +68,19 @@ def fits(
             model, chosen, skip_first=_SKIP, progress=progress
         ),
     }
-    return {kind: cache(fit) for kind, fit in made.items()}
+    return {kind: _once(fit) for kind, fit in made.items()}
+
+
+def _once(fit: Fit) -> Fit:
+    """The fit, made when first asked for, and with whichever progress it was asked."""
+    fitted: list[TunedLens | JacobianLens] = []
+
+    def kept(progress: Progress) -> TunedLens | JacobianLens:
+        if not fitted:
+            fitted.append(fit(progress))
+        return fitted[0]
+
+    return kept
 
 
 def _seconds(model: Model, texts: list[str]) -> float:
