@@ -56,6 +56,7 @@ class Context:
         *,
         seed: int,
         load_model: Callable[[], Model],
+        load_another: Callable[[str], Model],
         revision: str | None,
         provenance: Provenance,
         manifest: Manifest,
@@ -69,12 +70,14 @@ class Context:
         self.executor = executor
         self.images = images
         self._load_model = load_model
+        self._load_another = load_another
         self._revision = revision
         self._provenance = provenance
         self._manifest = manifest
         self._reporter = reporter
         self._shapes = shapes or {}
         self._model: Model | None = None
+        self._others: dict[str, Model] = {}
         self._used: set[str] = set()
 
     @property
@@ -94,6 +97,20 @@ class Context:
             self._note(self._provenance.with_model(model, self._revision))
             self._model = model
         return self._model
+
+    def another_model(self, source: str) -> Model:
+        """Another model beside the run's own, on the same device and in the same dtype.
+
+        Raises:
+            ModelError: it cannot be loaded.
+            RunError: earlier results of this run are of another one of that name.
+        """
+        if source not in self._others:
+            model = self._load_another(source)
+            digest = hashlib.sha256(model.fingerprint.encode()).hexdigest()
+            self._note(self._provenance.with_input(source, digest))
+            self._others[source] = model
+        return self._others[source]
 
     def input_file(self, setting: str, path: Path | str) -> Path:
         """Note that the study reads `path`, given as `setting` ("facts"); returns the path.

@@ -131,6 +131,7 @@ def run_study(
             directory,
             seed=seed,
             load_model=lambda: loader.load(reporter),
+            load_another=lambda source: loader.load_another(source, reporter),
             revision=loader.revision,
             provenance=provenance,
             manifest=manifest,
@@ -167,10 +168,14 @@ class _Loader:
     def load(self, reporter: Reporter) -> Model:
         if self.model is not None:
             return self.model
-        reporter.note(f"Loading {self.source} …")
+        return self.load_another(self.source, reporter, self.revision)
+
+    def load_another(self, source: Any, reporter: Reporter, revision: str | None = None) -> Model:
+        """A model on the device and in the dtype of the run."""
+        reporter.note(f"Loading {source} …")
         from interp import load_model
 
-        return load_model(self.source, device=self.device, dtype=self.dtype, revision=self.revision)
+        return load_model(source, device=self.device, dtype=self.dtype, revision=revision)
 
 
 def _with_model(config: ConfigT, model: Model) -> ConfigT:

@@ -25,6 +25,7 @@ from experiments.reversal_curse.hypotheses.lens import LEAST_QUESTIONS
 from experiments.reversal_curse.measure import Measurements, Subject
 from experiments.reversal_curse.prompts import check_answers, check_prompts
 from experiments.reversal_curse.report.paper import paper
+from experiments.reversal_curse.twin import cured_twin
 from experiments.run_directory.layout import HEADLINE
 from experiments.study import Verdict
 from interp.errors import ModelError
