@@ -55,7 +55,9 @@ def investigated(config: Config, context: Context) -> tuple[Case, list[Finding]]
     """The model with what was measured of it, and what each hypothesis says."""
     subject = load_subject(config, context)
     with fitting_threads(subject.model):
-        case = Case(subject, take_measurements(config, context, subject), config, context)
+        measured = take_measurements(config, context, subject)
+        twin = partial(cured_twin, config, context)
+        case = Case(subject, measured, config, context, twin)
         return case, investigate(case)
 
 
