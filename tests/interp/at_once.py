@@ -1,9 +1,11 @@
-"""Any activations of one prompt replaced in a single whole forward pass of Hugging Face's model."""
+"""Any activations of a prompt replaced at once, in whole forward passes of Hugging Face's model."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -84,17 +86,22 @@ def in_pattern(
 def rewritten(
     tiny: Tiny,
     example: int,
-    writes: Sequence[Write],
+    sets: Sequence[Sequence[Write]],
     direction: str,
     metric: str = "logit_diff",
     value: Value = "other",
-) -> float:
-    """The metric of one pass in which all of this is replaced."""
+) -> list[float]:
+    """For each set the metric of a pass in which all of it is replaced; NaN for an empty one.
+
+    The passes are copies of one prompt that run side by side.
+    """
     case = CASES[example]
     base, source = (case.ids(tiny, run) for run in RUNS[direction])
-    by_site: dict[tuple[str, int], list[Write]] = {}
-    for write in writes:
-        by_site.setdefault((write.site, write.layer), []).append(write)
+    by_site: dict[tuple[str, int], list[list[Write]]] = {}
+    for row, writes in enumerate(sets):
+        for write in writes:
+            rows = by_site.setdefault((write.site, write.layer), [[] for _ in sets])
+            rows[row].append(write)
     # Before any hook is placed.
     other = {at: reference.activation(tiny, tuple(source), *at) for at in by_site}
 
@@ -109,12 +116,14 @@ def rewritten(
     with contextlib.ExitStack() as stack:
         for at in sorted(by_site, key=order):
 
-            def change(found: torch.Tensor, at: tuple[str, int] = at) -> None:
-                for write in by_site[at]:
+            def change(writes: list[Write], found: torch.Tensor, at: tuple[str, int] = at) -> None:
+                for write in writes:
                     found[write.here] = put_in(at, write)
 
-            stack.enter_context(reference.intervened(tiny, *at, change))
-        return brute_force.score(tiny, metric, base, case)
+            changes = [functools.partial(change, writes) for writes in by_site[at]]
+            stack.enter_context(reference.intervened(tiny, *at, *changes))
+        found = brute_force.scores(tiny, metric, base, case, len(sets))
+    return [score if writes else math.nan for score, writes in zip(found, sets, strict=True)]
 
 
 def means(tiny: Tiny, texts: Sequence[str], site: str, layer: int) -> torch.Tensor:

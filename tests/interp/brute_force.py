@@ -116,5 +116,6 @@ def patched(
     return out.reshape(*out.shape[:2], *(out.shape[axis] for axis in kept))
 
 
+@functools.cache
 def unpatched(tiny: Tiny, run: str, metric: str = "logit_diff") -> list[float]:
     return [score(tiny, metric, case.ids(tiny, run), case) for case in CASES]

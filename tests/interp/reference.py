@@ -185,7 +185,7 @@ def logprobs(tiny: Tiny, ids: Sequence[int]) -> Tensor:
     return logits(tiny, ids).log_softmax(-1)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=1024)
 def activation(tiny: Tiny, ids: tuple[int, ...], site: str, layer: int) -> Tensor:
     """What stands at a site in one unpadded sequence, shaped as for a `Change`; read only."""
     seen: list[Tensor] = []

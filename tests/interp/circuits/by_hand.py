@@ -113,52 +113,54 @@ def estimated(split: Split, question: Question, method: str, steps: int = 5) -> 
     """
     clean, change = changes(split, question)
     gradients = [
-        gradient(split, question, *point) for point in points(split, clean, change, method, steps)
+        gradient(split, question, *runs) for runs in points(split, clean, change, method, steps)
     ]
     destinations = split.destinations()
-    mean = {name: torch.stack([g[name] for g in gradients]).mean(0) for name in destinations}
+    mean = {name: torch.cat([g[name] for g in gradients]).mean(0) for name in destinations}
     shape = (len(question.clean), len(split.sources()), len(destinations))
     table = np.full(shape, np.nan)
     for column, destination in enumerate(destinations):
         for row, source in enumerate(split.sources()):
             if source in split.reads(destination):
-                table[:, row, column] = (change[source] * mean[destination])[0].sum(-1).numpy()
+                table[:, row, column] = (change[source][0] * mean[destination]).sum(-1).numpy()
     return table
 
 
-Point = tuple[Tensor, dict[str, Tensor]]
-"""An embedding, and what some writers write instead."""
+Points = tuple[Tensor, dict[str, Tensor]]
+"""Of runs side by side the embeddings [row, position, d_model], and what writers write instead."""
 
 
 def points(
     split: Split, clean: dict[str, Tensor], change: dict[str, Tensor], method: str, steps: int
-) -> Iterable[Point]:
+) -> Iterable[Points]:
     """The runs whose gradients are taken."""
+
+    def between(name: str, *parts: float) -> Tensor:
+        """As much of the way to what the corrupted run writes."""
+        return torch.cat([clean[name] + part * change[name] for part in parts])
+
     if method == "eap":
         yield clean["input"], {}
     elif method == "clean-corrupted":
-        yield clean["input"], {}
-        yield clean["input"] + change["input"], {}
+        yield between("input", 0, 1), {}
     elif method == "eap-ig":
         # From the corrupted embedding, included, to the clean one, left out.
-        for step in range(steps):
-            yield clean["input"] + (1 - step / steps) * change["input"], {}
+        yield between("input", *(1 - step / steps for step in range(steps))), {}
     else:
         assert method == "eap-ig-activations"
-        for step in range(1, steps + 1):
-            part = 1 - step / steps
-            yield clean["input"] + part * change["input"], {}
-            for layer in range(split.n_layers):
-                heads = [f"a{layer}.h{head}" for head in range(split.n_heads)]
-                for group in (heads, [f"m{layer}"]):
-                    instead = {name: clean[name] + part * change[name] for name in group}
-                    yield clean["input"], instead
+        parts = [1 - step / steps for step in range(1, steps + 1)]
+        yield between("input", *parts), {}
+        for layer in range(split.n_layers):
+            heads = [f"a{layer}.h{head}" for head in range(split.n_heads)]
+            for group in (heads, [f"m{layer}"]):
+                instead = {name: between(name, *parts) for name in group}
+                yield clean["input"].repeat(steps, 1, 1), instead
 
 
 def gradient(
     split: Split, question: Question, embedding: Tensor, instead: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Of minus the metric by what each reader reads [1, position, d_model]."""
+    """Of minus the metric by what each reader reads [row, position, d_model]."""
     added = {name: torch.zeros_like(embedding).requires_grad_() for name in split.destinations()}
     value = question.metric(split.run(embedding.detach(), added=added, instead=instead).logits)
     found = torch.autograd.grad(

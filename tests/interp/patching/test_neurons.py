@@ -63,8 +63,8 @@ def compare(
         **options,
     )
     assert found["patched"].dims == ("example", "layer", *by)
-    expected = []
-    for example, layer in itertools.product(range(len(CASES)), layers):
+    expected: list[float] = []
+    for example in range(len(CASES)):
         at = places(tiny, example, direction)
         along = [at]
         if "position" in by:
@@ -74,11 +74,11 @@ def compare(
                 [place for place in at if place and place.span == span]
                 for span in found["span"].values
             ]
-        for chosen, group in itertools.product(along, groups or [None]):
-            writes = at_places("mlp_act", layer, chosen, () if group is None else (list(group),))
-            expected.append(
-                rewritten(tiny, example, writes, direction, metric, value) if writes else np.nan
-            )
+        cells = [
+            at_places("mlp_act", layer, chosen, () if group is None else (list(group),))
+            for layer, chosen, group in itertools.product(layers, along, groups or [None])
+        ]
+        expected += rewritten(tiny, example, cells, direction, metric, value)
     ours = found["patched"].values.ravel()
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(expected))
     np.testing.assert_allclose(ours, expected, **TOLERANCE)

@@ -17,6 +17,7 @@ from interp.errors import ArgumentError, SiteError
 from interp.model import memory
 from interp.patching import patch_paths
 from tests.interp.circuits import by_hand
+from tests.interp.circuits.by_hand import Table
 from tests.interp.circuits.rewired import settle
 from tests.interp.circuits.split import Split
 from tests.interp.pairs import CASES, Case, prompt_pairs
@@ -27,43 +28,58 @@ pytestmark = pytest.mark.slow
 
 def by_definition(
     tiny: Tiny,
-    sender: str,
+    senders: Sequence[str],
     receivers: list[str],
     through: list[str],
     metric: str = "logit_diff",
     cases: tuple[Case, ...] = CASES,
     tokens: Sequence[int] | None = None,
-) -> list[float]:
+) -> Table:
+    """[sender, example]; those that are not passed through themselves run side by side."""
     split = Split(tiny.hf)
-    values = []
-    for case in cases:
-        total = 0.0
-        for question in by_hand.questions(tiny, case, metric):
-            clean, change = by_hand.changes(split, question)
-            moved = change[sender].clone()
-            if tokens is not None:
-                kept = torch.zeros(moved.shape[1], 1)
-                kept[list(tokens)] = 1.0
-                moved = moved * kept
-            frozen = {name: value for name, value in clean.items() if name not in through}
-            frozen[sender] = clean[sender] + moved
-            embedding = frozen["input"]
-            with torch.no_grad():
-                told = split.run(embedding, instead=frozen).written
-            heard = {
-                name: sum(told[writer] - clean[writer] for writer in split.reads(name))
-                for name in receivers
-            }
-
-            def rule(reader: str, written: Any, heard: Any = heard, clean: Any = clean) -> Any:
-                if reader not in heard:
-                    return None
-                now = sum(written[writer] - clean[writer] for writer in split.reads(reader))
-                return heard[reader] - now
-
-            total += float(question.metric(settle(split, clean["input"], rule).logits))
-        values.append(total)
+    alone = [[sender] for sender in senders if sender in through]
+    together = [sender for sender in senders if sender not in through]
+    values = np.zeros((len(senders), len(cases)))
+    for group in [group for group in (together, *alone) if group]:
+        rows = [senders.index(sender) for sender in group]
+        for example, case in enumerate(cases):
+            for question in by_hand.questions(tiny, case, metric):
+                values[rows, example] += _sent(split, question, group, receivers, through, tokens)
     return values
+
+
+def _sent(
+    split: Split,
+    question: by_hand.Question,
+    senders: Sequence[str],
+    receivers: list[str],
+    through: list[str],
+    tokens: Sequence[int] | None,
+) -> Table:
+    """By sender the metric where the receivers hear it, and nobody else."""
+    clean, change = by_hand.changes(split, question)
+    frozen = {
+        name: value.repeat(len(senders), 1, 1)
+        for name, value in clean.items()
+        if name not in through or name in senders
+    }
+    for row, sender in enumerate(senders):
+        kept = slice(None) if tokens is None else list(tokens)
+        frozen[sender][row, kept] += change[sender][0, kept]
+    with torch.no_grad():
+        told = split.run(frozen["input"], instead=frozen).written
+    heard = {
+        name: sum(told[writer] - clean[writer] for writer in split.reads(name))
+        for name in receivers
+    }
+
+    def rule(reader: str, written: Any) -> Any:
+        if reader not in heard:
+            return None
+        now = sum(written[writer] - clean[writer] for writer in split.reads(reader))
+        return heard[reader] - now
+
+    return question.metric(settle(split, clean["input"], rule).logits).numpy()
 
 
 CHOICES: list[tuple[list[str], list[str], str]] = [
@@ -83,11 +99,11 @@ def test_each_path_is_what_the_definition_says(
     split = Split(tiny.hf)
     writers = {name for receiver in receivers for name in split.reads(receiver)}
     assert list(found["sender"].values) == [s for s in split.sources() if s in writers]
-    for sender in found["sender"].values:
-        expected = by_definition(tiny, str(sender), receivers, through, metric)
-        np.testing.assert_allclose(
-            found["patched"].sel(sender=sender), expected, rtol=0, atol=2e-4, err_msg=str(sender)
-        )
+    senders = [str(sender) for sender in found["sender"].values]
+    expected = by_definition(tiny, senders, receivers, through, metric)
+    np.testing.assert_allclose(
+        found["patched"].transpose("sender", "example"), expected, rtol=0, atol=2e-4
+    )
     assert float(np.abs(found["patched"] - found["clean"]).max()) > 0.05
 
 
@@ -99,10 +115,11 @@ def test_only_the_chosen_positions_of_the_sender_are_replaced(gpt2: Tiny) -> Non
     )
     whole = patch_paths(gpt2.model, pairs, "a2.h1.v", senders=["a0.h1", "m1"])
     assert float(np.abs(found["patched"] - whole["patched"]).max()) > 1e-3
-    for sender in ("a0.h1", "m1"):
-        tokens = pairs.alignment.clean[0, labels].tolist()
-        expected = by_definition(gpt2, sender, ["a2.h1.v"], [], cases=CASES[:1], tokens=tokens)[0]
-        assert float(found["patched"].sel(sender=sender)[0]) == pytest.approx(expected, abs=2e-4)
+    senders = ["a0.h1", "m1"]
+    tokens = pairs.alignment.clean[0, labels].tolist()
+    expected = by_definition(gpt2, senders, ["a2.h1.v"], [], cases=CASES[:1], tokens=tokens)
+    ours = found["patched"].sel(sender=senders).transpose("sender", "example")
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-4)
 
 
 def test_denoising_is_noising_of_the_swapped_pairs(llama: Tiny) -> None:

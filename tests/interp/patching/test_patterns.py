@@ -90,9 +90,20 @@ def compare(
     )
     assert found["patched"].dims == ("example", "layer", *by)
     expected = [
-        rewritten(tiny, example, writes, direction, metric, value) if writes else np.nan
-        for example, layer in itertools.product(range(len(CASES)), layers)
-        for writes in cells(tiny, example, layer, by, direction, positions, attended)
+        score
+        for example in range(len(CASES))
+        for score in rewritten(
+            tiny,
+            example,
+            [
+                writes
+                for layer in layers
+                for writes in cells(tiny, example, layer, by, direction, positions, attended)
+            ],
+            direction,
+            metric,
+            value,
+        )
     ]
     ours = found["patched"].values
     np.testing.assert_array_equal(np.isnan(ours.ravel()), np.isnan(expected))

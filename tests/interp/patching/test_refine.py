@@ -16,7 +16,7 @@ from interp.errors import SiteError
 from interp.metrics import Metric, Term, target_logit
 from interp.patching import refine
 from tests.interp.pairs import prompt_pairs
-from tests.interp.tiny import Tiny
+from tests.interp.tiny import BUILDERS, Tiny
 from tests.interp.untouched import untouched
 
 pytestmark = pytest.mark.slow
@@ -124,8 +124,10 @@ def test_only_so_many_places_are_run(asked: Asked) -> None:
         expected = set(ranking[:only])
         assert len(expected) == min(only, len(ranking))
         assert {tuple(place) for place in np.argwhere(found["exact"].values).tolist()} == expected
-        *_, last = asked(refine, only=only)
-        xr.testing.assert_identical(last, found)
+        # What all of the others come to, the test above tells.
+        if only < len(ranking) or asked.name == "layers":
+            *_, last = asked(refine, only=only)
+            xr.testing.assert_identical(last, found)
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -162,7 +164,15 @@ class Interrupt(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ["heads", "neurons", "patterns"])
+# Heads stand for the architectures; what neurons and patterns place, they place on each alike.
+@pytest.mark.parametrize(
+    ("tiny", "name"),
+    [
+        *[(architecture, "heads") for architecture in BUILDERS],
+        *[("llama", name) for name in ("neurons", "patterns")],
+    ],
+    indirect=["tiny"],
+)
 def test_what_is_broken_off_leaves_nothing_behind(tiny: Tiny, name: str) -> None:
     asked = Asked(tiny, name)
     _, before = asked.whole()

@@ -49,8 +49,14 @@ def pairs(model: Model) -> PromptPairs:
     )
 
 
-@pytest.mark.parametrize("direction", ["denoising", "noising"])
-@pytest.mark.parametrize("site", ["resid_pre", "resid_post", "attn_out", "mlp_out"])
+# Which run is changed is decided before anybody looks at the site.
+@pytest.mark.parametrize(
+    ("site", "direction"),
+    [
+        *[(site, "denoising") for site in ("resid_pre", "resid_post", "attn_out", "mlp_out")],
+        ("attn_out", "noising"),
+    ],
+)
 def test_each_cell_of_a_sweep_is_a_single_patch(
     model: Model, pairs: PromptPairs, site: str, direction: str
 ) -> None:
