@@ -92,6 +92,13 @@ RESULTS: Shapes = {
         "unpatched": ("number or NaN", ("example",)),
         "fact": ("integer", ("example",)),
     },
+    "entries": {
+        "own": ("number or NaN", ("example", "compared")),
+        "unrelated": ("number or NaN", ("example", "compared")),
+        "effect": ("number or NaN", ("example", "asked")),
+        "lost": ("number or NaN", ("example", "asked", "neurons", "whose")),
+        "fact": ("integer", ("example",)),
+    },
     "patching_*": {
         # NaN at places that a prompt does not have.
         "patched": "number or NaN",

@@ -18,6 +18,7 @@ from experiments.reversal_curse.hypotheses import (
     retrieval,
     subject_token,
     transplant,
+    two_entries,
 )
 
 __all__ = ["HYPOTHESES", "investigate"]
@@ -37,6 +38,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     attribution.investigate,
     association.investigate,
     gradients.investigate,
+    two_entries.investigate,
     transplant.investigate,
 )
 

@@ -122,6 +122,7 @@ def _titles(fig: go.Figure, rows: Sequence[Row], columns: Sequence[tuple[int, in
             y=1.0,
             xref="paper",
             yref="paper",
+            xanchor="center",
             yshift=62,
             showarrow=False,
             font={"size": theme.SMALL, "color": theme.INK},
