@@ -13,7 +13,7 @@ from experiments.organisms.facts import Fact
 from experiments.reversal_curse.hypotheses import absence, lens, retrieval
 from experiments.reversal_curse.hypotheses.preferences import Preferences, joined, preferences
 from experiments.reversal_curse.measure import Subject
-from experiments.reversal_curse.report import one_of_each
+from experiments.reversal_curse.report.figures import one_of_each
 from experiments.study import Outcome, Verdict
 
 pytestmark = pytest.mark.slow
@@ -335,5 +335,5 @@ def test_the_rank_figure_counts_a_question_once() -> None:
     )
     ranks = xr.Dataset({"answer_rank": (("example", "layer"), np.array([[9, 5], [9, 2], [9, 7]]))})
     subject = Subject(cast(Any, None), facts, {})
-    assert one_of_each(subject, ranks, "reverse", np.arange(3)).tolist() == [1, 2]
-    assert one_of_each(subject, ranks, "forward", np.arange(3)).tolist() == [0, 1, 2]
+    assert one_of_each(subject.facts, ranks, "reverse", np.arange(3)).tolist() == [1, 2]
+    assert one_of_each(subject.facts, ranks, "forward", np.arange(3)).tolist() == [0, 1, 2]
