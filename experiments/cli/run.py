@@ -12,7 +12,9 @@ from rich.text import Text
 from experiments.cli import options
 from experiments.cli.console import guarded, output, quiet_libraries, say, visible
 from experiments.cli.progress import TerminalReporter
+from experiments.errors import StudyError
 from experiments.registry import find_study
+from experiments.settings import read_settings
 
 if TYPE_CHECKING:
     from experiments.records import RunRecord
@@ -44,6 +46,30 @@ def run(
         Path | None,
         typer.Option(
             help="Your own prompt templates, as JSON.", parser=options.file, metavar="FILE"
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of data that the study is about.",
+            parser=options.folder,
+            metavar="FOLDER",
+        ),
+    ] = None,
+    berglund_results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the results that Berglund et al. published, to be summed up again.",
+            parser=options.folder,
+            metavar="FOLDER",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Any other setting of the study; can be given several times.",
+            metavar="NAME=VALUE",
         ),
     ] = None,
     preset: Annotated[Preset, typer.Option(help="How much to compute.")] = Preset.quick,
@@ -84,6 +110,7 @@ def run(
     - `obverse run reversal-curse`
     - `obverse run reversal-curse --preset full --seed 1`
     - `obverse run reversal-curse --model gpt2 --facts my-facts.csv --out my-run`
+    - `obverse run reversal-curse --set n_pairs=60 --set lens_seconds=0`
     - `obverse run reversal-curse --preset full --executor processes --workers 4`
     - `obverse run reversal-curse --preset full --executor ray --address 10.0.0.1:6379`
     """
@@ -92,9 +119,20 @@ def run(
     executed_by = options.make_executor(executor, workers, address)
     options.use_cache(cache)
     found = find_study(study)
-    changes = {"model": model, "facts": facts, "templates": templates, "revision": revision}
+    changes = {
+        "model": model,
+        "facts": facts,
+        "templates": templates,
+        "revision": revision,
+        "data": data,
+        "berglund_results": berglund_results,
+    }
     given = {name: str(value) for name, value in changes.items() if value is not None}
-    config = found.configure(preset.value, given)
+    written = read_settings(found, settings or ())
+    twice = [name for name in written if name in given]
+    if twice:
+        raise StudyError(f"'{twice[0]}' is given as an option and with --set; leave one out.")
+    config = found.configure(preset.value, {**given, **written})
 
     from experiments.runner import run_study
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.errors import FactsError
 from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
-from experiments.reversal_curse.sheets import sameness
+from experiments.sheets import sameness
 
 Numbered = tuple[int, Fact]
 """A fact and the line that it stands in."""

@@ -19,7 +19,7 @@ from experiments.organisms.facts import (
     Templates,
 )
 from experiments.reversal_curse.checks import Numbered, check_facts
-from experiments.reversal_curse.sheets import invisible, read_rows, read_text
+from experiments.sheets import invisible, read_rows, read_text
 
 # Column names of the celebrity pairs of Berglund et al. (2023) stand for the general ones.
 _ALIASES = {"child": "subject", "parent": "object", "parent_type": "relation"}

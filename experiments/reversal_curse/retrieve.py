@@ -13,7 +13,7 @@ from experiments.organisms.facts import PLACEHOLDER, Direction, Fact, Templates
 from experiments.reporter import Progress
 from experiments.reversal_curse.measure import Subject
 from experiments.reversal_curse.prompts import asked, question
-from experiments.reversal_curse.sheets import sameness
+from experiments.sheets import sameness
 from interp.errors import ProbeError, PromptError
 from interp.model.model import Model
 from interp.prompts.pairs import continuations, find_span

@@ -40,8 +40,8 @@ def score_answers(
         progress: called with (prompts done, prompts in all).
 
     Returns:
-        (example): logprob of the whole answer and first_logprob of its first token, in nats;
-        n_tokens of the answer; rank of its first token (0 is the likeliest); correct, whether
+        (example): logprob of the whole answer, first_logprob and last_logprob of its first and its
+        last token, in nats; n_tokens of the answer; rank of its first token (0 is the likeliest); correct, whether
         greedy decoding gives the whole answer.
 
     Raises:
@@ -60,6 +60,7 @@ def score_answers(
         for name, dtype in (
             ("logprob", np.float32),
             ("first_logprob", np.float32),
+            ("last_logprob", np.float32),
             ("rank", np.int64),
             ("correct", np.bool_),
         )
@@ -80,6 +81,11 @@ def score_answers(
         first = logits[:, 0].gather(1, targets[:, :1])
         out["logprob"][start:stop] = target_logprob(logits, targets).cpu()
         out["first_logprob"][start:stop] = target_logprob(logits[:, :1], targets[:, :1]).cpu()
+        last_read = (targets >= 0).sum(1, keepdim=True) - 1
+        out["last_logprob"][start:stop] = target_logprob(
+            logits.gather(1, last_read[..., None].expand(-1, -1, logits.shape[-1])),
+            targets.gather(1, last_read),
+        ).cpu()
         out["rank"][start:stop] = (logits[:, 0] > first).sum(1).cpu()
         out["correct"][start:stop] = best.all(1).cpu()
 

@@ -43,6 +43,8 @@ def test_scores_are_hugging_faces_logprobs_one_by_one(tiny: Tiny) -> None:
         first = reference.continuation_logprob(tiny, prompt, continuation[:1])
         assert float(row["logprob"]) == pytest.approx(whole, abs=1e-4)
         assert float(row["first_logprob"]) == pytest.approx(first, abs=1e-4)
+        but_last = reference.continuation_logprob(tiny, prompt, continuation[:-1])
+        assert float(row["last_logprob"]) == pytest.approx(whole - but_last, abs=1e-4)
         last = reference.logits(tiny, prompt)[-1]
         assert int(row["rank"]) == int((last > last[continuation[0]]).sum())
         assert int(row["n_tokens"]) == len(continuation)
