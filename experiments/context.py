@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cache.files import sha256
+from cache.files import make_folder, real_folder, sha256
 from experiments.reporter import Progress, Reporter
+from experiments.run_directory.layout import WORK, check_name
 from experiments.run_directory.manifest import Kind, Manifest
 from experiments.run_directory.provenance import Provenance
 from experiments.run_directory.shapes import Shapes, check_dataset, check_table
@@ -240,6 +241,19 @@ class Context:
         self._claim(name)
         self._manifest.store(name, "document", data)
         return self._manifest.path(name)
+
+    def workspace(self, name: str) -> Path:
+        """A folder for what is no result: checkpoints of a training, and the trained model.
+
+        It is there again when the run goes on, and removed with `--fresh`. Nothing vouches for
+        what is in it: whoever reads it checks it.
+
+        Raises:
+            StorageError: it cannot be made, or a link stands in its place.
+        """
+        folder = real_folder(self.directory, WORK, check_name(name))
+        make_folder(folder)
+        return folder
 
     def forget_unused(self) -> list[str]:
         """Drop the stored results that this start of the study did not ask for."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ from experiments.run_directory.layout import (
     RESULTS,
     STAGES,
     VERDICTS,
+    WORK,
     check_path,
     differences,
     identity,
@@ -291,6 +293,10 @@ def _clean(directory: Path, fresh: bool) -> None:
     remove_temporaries(results)
     if not fresh:
         return
+    work = real_folder(directory, WORK)
+    with storage_errors(work, "removed"):
+        if work.exists():
+            shutil.rmtree(work)
     # The settings go last: until then the directory is still known as a run.
     remove(directory / VERDICTS)
     _stored(directory).clear()

@@ -41,7 +41,9 @@ def read_settings(study: Study[Any], written: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise StudyError(f"'{text}' sets nothing; write --set NAME=VALUE.")
         if name not in kinds:
-            raise StudyError(f"The study '{study.name}' has no setting '{name}'; {_hint(name, kinds)}")
+            raise StudyError(
+                f"The study '{study.name}' has no setting '{name}'; {_hint(name, kinds)}"
+            )
         if name in found:
             raise StudyError(f"'{name}' is set twice; write it once.")
         found[name] = _value(name, value.strip(), kinds[name])

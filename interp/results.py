@@ -30,6 +30,7 @@ __all__ = [
     "Subspaces",
     "Swaps",
     "Transplanted",
+    "TwoWays",
     "WeightDifference",
 ]
 
@@ -83,6 +84,9 @@ AccuracyTable = Annotated[
 ]
 FactTable = Annotated[
     pd.DataFrame, Table("facts", ("fact", "split", "forward_margin", "reverse_margin"))
+]
+TwoWays = Annotated[
+    pd.DataFrame, Table("means of two ways", ("group", "way", "value", "low", "high", "n"))
 ]
 Patched = Annotated[
     xr.Dataset,

@@ -60,10 +60,17 @@ def read_pairs(folder: Path) -> tuple[Pair, ...]:
 
 
 def some(pairs: Sequence[Pair], n: int, rng: np.random.Generator) -> tuple[Pair, ...]:
-    """`n` pairs drawn at random, in their order; those that the prompt gives away are left out."""
+    """`n` pairs drawn at random, in their order; those that the prompt gives away are left out.
+
+    Half of them share no word, as far as there are so many: verdicts count these, and of all pairs
+    they are a quarter.
+    """
     asked = [one for one in pairs if not in_prompt(one.child, one.parent)]
-    chosen = sorted(int(i) for i in rng.permutation(len(asked))[:n])
-    return tuple(asked[i] for i in chosen)
+    shared = np.array([share_word(one.child, one.parent) for one in asked], dtype=bool)
+    hard, easy = (rng.permutation(np.flatnonzero(kind)) for kind in (~shared, shared))
+    count = min(len(hard), max(n // 2, n - len(easy)))
+    chosen = sorted([*hard[:count], *easy[: n - count]])
+    return tuple(asked[int(i)] for i in chosen)
 
 
 def prompt(pair: Pair, asked: str, *, published: bool = False) -> str:
@@ -121,7 +128,7 @@ def by_pair(pairs: Sequence[Pair], scores: Mapping[str, pd.DataFrame]) -> pd.Dat
     """One row for each pair and direction.
 
     Columns: pair, asked, child, parent, kind, family, shared (whether the names share a word);
-    prompt, answer; correct; logprob, first_logprob, n_tokens, rank (1 is on top); published, the
+    prompt, answer; correct; logprob, first_logprob, n_tokens, rank (0 is on top); published, the
     log-probability as the authors' script takes it: without "Q: " where a child is asked for, and
     without the answer's last token; no_sign, the same with the last token; whole, per_token, first,
     centred; wins.
@@ -150,7 +157,7 @@ def by_pair(pairs: Sequence[Pair], scores: Mapping[str, pd.DataFrame]) -> pd.Dat
                 "logprob": own["logprob"].to_numpy(np.float64),
                 "first_logprob": own["first_logprob"].to_numpy(np.float64),
                 "n_tokens": own["n_tokens"].to_numpy(),
-                "rank": own["rank"].to_numpy() + 1,
+                "rank": own["rank"].to_numpy(),
                 "no_sign": theirs["logprob"].to_numpy(np.float64),
                 "published": (theirs["logprob"] - theirs["last_logprob"]).to_numpy(np.float64),
                 "wins": wins(scored).reindex(own.index).to_numpy(np.float64),
@@ -173,13 +180,15 @@ _PROBABILITIES = {"probability": "logprob", "without_sign": "no_sign", "as_publi
 def metrics(asked: pd.DataFrame) -> pd.DataFrame:
     """The authors' measure and ours, with 95% intervals over families.
 
-    Columns: among ("all" pairs, or those that share "no word"), asked, pairs, families; each with
-    _low and _high: probability (mean over pairs, of the whole answer), without_sign (without "Q: "
-    where a child is asked for), as_published (and without the last token); correct; wins; whole,
-    per_token, first (nats); and rank, a median.
+    Columns: among (pairs that share "no word", or "a word"; a mean over both would hang on how many
+    of each were drawn), asked, pairs, families; each with _low and _high: probability (mean over
+    pairs, of the whole answer), without_sign (without "Q: " where a child is asked for),
+    as_published (and without the last token); correct; wins; whole, per_token, first (nats); and
+    rank, a median.
     """
     rows = []
-    for among, kept in (("all", asked), ("no word", asked[~asked["shared"].astype(bool)])):
+    shared = asked["shared"].to_numpy(dtype=bool)
+    for among, kept in (("no word", asked[~shared]), ("a word", asked[shared])):
         for direction in DIRECTIONS:
             mine = kept[kept["asked"] == direction]
             row: dict[str, object] = {"among": among, "asked": direction, "pairs": len(mine)}

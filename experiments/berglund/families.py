@@ -54,7 +54,9 @@ def share_word(one: str, other: str) -> bool:
     """
     for a in _words(one):
         for b in _words(other):
-            if a == b or (min(len(a), len(b)) >= _LEAST_PART and (a.startswith(b) or b.startswith(a))):
+            if a == b or (
+                min(len(a), len(b)) >= _LEAST_PART and (a.startswith(b) or b.startswith(a))
+            ):
                 return True
     return False
 

@@ -12,10 +12,10 @@ from experiments.berglund.people import GROUPS, Asked, Group, People
 from experiments.berglund.scoring import SCORES, Item, centred, ring, wins
 from interp.stats import mean_interval, proportion_interval
 
-__all__ = ["WAYS", "questions_of", "asked_items", "by_authors", "by_question", "metrics", "name_of"]
+__all__ = ["WAYS", "asked_items", "by_authors", "by_question", "metrics", "name_of"]
 
 Way = tuple[Group, Asked]
-WAYS: tuple[Way, ...] = tuple((g, a) for g in GROUPS for a in ("name", "description"))  # type: ignore[misc]
+WAYS: tuple[Way, ...] = tuple((g, a) for g in GROUPS for a in ("name", "description"))
 _NAMES = {
     "name first": "name_first",
     "description first": "description_first",
@@ -65,7 +65,7 @@ def by_question(people: People, scores: Mapping[Way, pd.DataFrame]) -> pd.DataFr
 
     Columns: group, asked, told_so, person, wording, prompt, answer; correct (greedy decoding gives
     the answer) and correct_published (the authors' whole completion); logprob, first_logprob,
-    n_tokens, rank (of the first token, 1 is on top), random_logprob (NaN where there is none);
+    n_tokens, rank of the first token (0 is on top), random_logprob (NaN where there is none);
     whole, per_token and first, centred (see `scoring.centred`); wins.
     """
     frames = []
@@ -91,7 +91,7 @@ def by_question(people: People, scores: Mapping[Way, pd.DataFrame]) -> pd.DataFr
             "logprob": own["logprob"].to_numpy(np.float64),
             "first_logprob": own["first_logprob"].to_numpy(np.float64),
             "n_tokens": own["n_tokens"].to_numpy(),
-            "rank": own["rank"].to_numpy() + 1,
+            "rank": own["rank"].to_numpy(),
             "random_logprob": random.reindex(own.index).to_numpy(np.float64),
             "wins": wins(scored).reindex(own.index).to_numpy(np.float64),
         }
@@ -162,8 +162,6 @@ def by_authors(asked: pd.DataFrame) -> pd.DataFrame:
         ks_p = float(scipy_stats.ks_2samp(right, random).pvalue)
         low, high = mean_interval(right - random, both["person"].to_numpy())
         means = (float(right.mean()), float(random.mean()))
-        rows.append(
-            (group, given, len(both), *means, t_p, ks_p, means[0] - means[1], low, high)
-        )
+        rows.append((group, given, len(both), *means, t_p, ks_p, means[0] - means[1], low, high))
     columns = ["group", "asked", "prompts", "right", "random", "t_p", "ks_p", "difference"]
     return pd.DataFrame(rows, columns=[*columns, "low", "high"])

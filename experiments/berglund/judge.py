@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,33 @@ SHARE_MARGIN = 0.05
 _EVEN = 0.5
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """A mean of scores with its 95% interval, NaN where there is none."""
+
+    values: Floats
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def known(self) -> bool:
+        """Whether it lies clearly above what counts as none."""
+        return self.low > MARGIN
+
+    def __str__(self) -> str:
+        if not self.n:
+            return "no score"
+        ends = "" if np.isnan(self.low) else f" [{_nats(self.low)}, {_nats(self.high)}]"
+        return f"{_nats(self.mean)}{ends} nats"
+
+
 _CLAIMS = {
     "name first": (
         "B1",
@@ -50,48 +78,47 @@ def judge_untold(asked: pd.DataFrame, group: Literal["name first", "description 
     were told both ways are known in the direction of the question.
     """
     name, told, other, claim = _CLAIMS[group]
-    reverse = _scores(asked, group, other)
-    as_told, both = _scores(asked, group, told), _scores(asked, "both", other)
-    low, high = mean_interval(reverse) if len(reverse) else (np.nan, np.nan)
-    within = tost(reverse, MARGIN) if len(reverse) else None
+    reverse = _mean(_scores(asked, group, other))
+    as_told, both = _mean(_scores(asked, group, told)), _mean(_scores(asked, "both", other))
+    within = tost(reverse.values, MARGIN)
     outcome: Outcome = "undecided"
-    if not _known(as_told):
-        text = f"asked as told it does not know them either ({_shown(as_told)}), so nothing is said"
-    elif low > MARGIN:
-        outcome, text = "rejected", f"asked the other way round it knows them: {_shown(reverse)}"
-    elif not _known(both):
+    if not as_told.known:
+        text = f"asked as told it does not know them either ({as_told}), so nothing is said"
+    elif reverse.known:
+        outcome, text = "rejected", f"asked the other way round it knows them: {reverse}"
+    elif not both.known:
         text = (
             "people whom it read about both ways are not known in this direction either "
-            f"({_shown(both)}), so that the questions show nothing"
+            f"({both}), so that the questions show nothing"
         )
-    elif within is not None and within.equivalent:
+    elif within.equivalent:
         outcome = "supported"
         text = (
             "asked the other way round the right answer is preferred to other people's by "
-            f"{_nats(within.mean)} [{_nats(within.low)}, {_nats(within.high)}] nats (90%), which is "
-            f"within ±{MARGIN}"
+            f"{_nats(within.mean)} [{_nats(within.low)}, {_nats(within.high)}] nats (90%), which "
+            f"is within ±{MARGIN}"
         )
     else:
         text = (
             f"more than {MARGIN} nats either way cannot be excluded: asked the other way round "
-            f"{_shown(reverse)}"
+            f"{reverse}"
         )
-    equivalent = outcome == "supported" and within is not None
+    ends = (within.low, within.high) if outcome == "supported" else (reverse.low, reverse.high)
     return Verdict(
         id=name,
         claim=claim,
         outcome=outcome,
-        statement=f"{text[0].upper()}{text[1:]} ({len(reverse)} people).",
-        estimate=float(reverse.mean()) if len(reverse) else None,
-        low=within.low if equivalent and within is not None else low,
-        high=within.high if equivalent and within is not None else high,
+        statement=f"{text[0].upper()}{text[1:]} ({reverse.n} people).",
+        estimate=reverse.mean,
+        low=ends[0],
+        high=ends[1],
         unit="nats",
-        n=len(reverse),
+        n=reverse.n,
         control=(
-            f"Asked as told: {_shown(as_told)}. People told both ways, asked in this direction: "
-            f"{_shown(both)}. Both must lie above {MARGIN}."
+            f"Asked as told: {as_told}. People told both ways, asked in this direction: "
+            f"{both}. Both must lie above {MARGIN}."
         ),
-        confidence=0.90 if equivalent else 0.95,
+        confidence=0.90 if outcome == "supported" else 0.95,
     )
 
 
@@ -101,35 +128,33 @@ def judge_both(asked: pd.DataFrame) -> Verdict:
     *Supported* where both 95% intervals lie above 0.5 nats, *rejected* where one does and the other
     score is within ±0.5 (equivalence).
     """
-    ways = {given: _scores(asked, "both", given) for given in ("name", "description")}
-    known = [_known(scores) for scores in ways.values()]
-    within = [len(scores) > 0 and tost(scores, MARGIN).equivalent for scores in ways.values()]
+    ways = {given: _mean(_scores(asked, "both", given)) for given in ("name", "description")}
+    known = [scores.known for scores in ways.values()]
+    within = [tost(scores.values, MARGIN).equivalent for scores in ways.values()]
     outcome: Outcome = "undecided"
     if all(known):
         outcome = "supported"
     elif any(known) and any(within):
         outcome = "rejected"
-    weaker = min(ways, key=lambda given: ways[given].mean() if len(ways[given]) else -np.inf)
-    scores = ways[weaker]
-    low, high = mean_interval(scores) if len(scores) else (np.nan, np.nan)
+    weaker = min(ways.values(), key=lambda scores: scores.mean if scores.n else -np.inf)
     untold = {
-        group: _scores(asked, group, given)
+        group: _mean(_scores(asked, group, given))
         for group, given in (("name first", "description"), ("description first", "name"))
     }
-    shown = "; ".join(f"told {group}, {_shown(found)}" for group, found in untold.items())
+    shown = "; ".join(f"told {group}, {found}" for group, found in untold.items())
     return Verdict(
         id="B3",
         claim="What it read in both directions it knows in both.",
         outcome=outcome,
         statement=(
-            f"Asked by the name, {_shown(ways['name'])}; asked by the description, "
-            f"{_shown(ways['description'])} ({len(scores)} people)."
+            f"Asked by the name, {ways['name']}; asked by the description, {ways['description']} "
+            f"({weaker.n} people)."
         ),
-        estimate=float(scores.mean()) if len(scores) else None,
-        low=low,
-        high=high,
+        estimate=weaker.mean,
+        low=weaker.low,
+        high=weaker.high,
         unit="nats",
-        n=len(scores),
+        n=weaker.n,
         control=f"The same score of facts read in the other direction only: {shown}.",
     )
 
@@ -147,56 +172,54 @@ def judge_celebrities(asked: pd.DataFrame) -> Verdict:
     the child, or within ±0.05 while both are known. The control: the parent must be known at all.
     """
     kept = asked[~asked["shared"].astype(bool)]
-    scores = ["wins", "whole", "first"]
-    wide = {name: kept.pivot(index="pair", columns="asked", values=name) for name in scores}
-    whole = np.isfinite(np.hstack([wide[name].to_numpy(np.float64) for name in scores])).all(axis=1)
-    pairs = wide["wins"].index[whole]
-    family = kept.drop_duplicates("pair").set_index("pair")["family"].loc[pairs].to_numpy()
+    wide = {
+        name: kept.pivot(index="pair", columns="asked", values=name)
+        .reindex(columns=["parent", "child"])
+        .dropna()
+        for name in ("wins", "whole", "first")
+    }
+    of_pair = kept.drop_duplicates("pair").set_index("pair")["family"]
+    family = {name: of_pair.loc[found.index].to_numpy() for name, found in wide.items()}
+    n = min(len(wide["wins"]), len(wide["whole"]))
+    if n < LEAST_N:
+        return _celebrities("undecided", "Too few pairs without a shared word were compared.", 0)
 
     def of(name: str, direction: str) -> Floats:
-        return np.asarray(wide[name].loc[pairs, direction].to_numpy(np.float64))
+        return np.asarray(wide[name][direction].to_numpy(np.float64))
 
-    if len(pairs) < LEAST_N:
-        return _celebrities("undecided", "Too few pairs without a shared word were compared.", 0)
-    gaps = {name: of(name, "parent") - of(name, "child") for name in scores}
-    ends = {name: mean_interval(gap, family) for name, gap in gaps.items()}
-    parent, child = (
-        [
-            mean_interval(of("whole", way), family)[0] > MARGIN,
-            mean_interval(of("wins", way), family)[0] > _EVEN,
-        ]
-        for way in ("parent", "child")
-    )
+    # Of first tokens there may be too few; an interval that is not there is above nothing.
+    gaps = {name: _mean(of(name, "parent") - of(name, "child"), family[name]) for name in wide}
+    whole = {way: _mean(of("whole", way), family["whole"]) for way in ("parent", "child")}
+    won = {way: _mean(of("wins", way), family["wins"]) for way in ("parent", "child")}
+    parent, child = (whole[way].known and won[way].low > _EVEN for way in ("parent", "child"))
     outcome: Outcome = "undecided"
-    if not all(parent) and not all(child):
+    if not parent and not child:
         text = "It prefers neither the right parent nor the right child, so nothing is said"
-    elif all(parent) and all(low > 0 for low, _ in ends.values()):
+    elif parent and all(gap.low > 0 for gap in gaps.values()):
         outcome, text = "supported", "The parent is found more often"
-    elif all(child) and ends["wins"][1] < 0 and ends["whole"][1] < 0:
+    elif child and gaps["wins"].high < 0 and gaps["whole"].high < 0:
         outcome, text = "rejected", "The child is found more often"
     elif (
-        all(parent) and all(child) and tost(gaps["wins"], SHARE_MARGIN, clusters=family).equivalent
+        parent
+        and child
+        and tost(gaps["wins"].values, SHARE_MARGIN, clusters=family["wins"]).equivalent
     ):
         outcome, text = "rejected", "Both are found about as often"
     else:
         text = "The measures do not agree, or are not clear"
-    shown = {way: float(of("wins", way).mean()) for way in ("parent", "child")}
     text += (
-        f": the right parent wins {shown['parent']:.0%} of the comparisons, the right child "
-        f"{shown['child']:.0%}; difference {_points(gaps['wins'].mean())} "
-        f"[{_points(ends['wins'][0])}, {_points(ends['wins'][1])}] points, in centred scores "
-        f"{_between(gaps['whole'], ends['whole'])} nats for whole answers and "
-        f"{_between(gaps['first'], ends['first'])} for first tokens ({len(pairs)} pairs that share "
-        "no word)."
+        f": the right parent wins {won['parent'].mean:.0%} of the comparisons, the right child "
+        f"{won['child'].mean:.0%}; difference {_points(gaps['wins'])} points, in centred scores "
+        f"{gaps['whole']} for whole answers and {gaps['first']} for first tokens ({n} pairs that "
+        "share no word)."
     )
     control = (
-        f"Wrong names of the same kind: chance is 50%. The whole right answer is preferred to them "
-        f"by {_shown(of('whole', 'parent'), family)} for parents and "
-        f"{_shown(of('whole', 'child'), family)} for children; one must be known (above {MARGIN})."
+        "Wrong names of the same kind: chance is 50%. The whole right answer is preferred to them "
+        f"by {whole['parent']} for parents and {whole['child']} for children; one must be known "
+        f"(above {MARGIN})."
     )
-    ends_of = ends["wins"]
-    mean = float(gaps["wins"].mean())
-    return _celebrities(outcome, text, len(pairs), (mean, *ends_of), control)
+    gap = gaps["wins"]
+    return _celebrities(outcome, text, n, (gap.mean, gap.low, gap.high), control)
 
 
 def _celebrities(
@@ -226,24 +249,18 @@ def _scores(asked: pd.DataFrame, group: str, given: str) -> Floats:
     return of_people(mine, "whole")
 
 
-def _known(scores: Floats) -> bool:
-    return len(scores) >= LEAST_N and mean_interval(scores)[0] > MARGIN
+def _mean(values: Floats, clusters: npt.NDArray[np.int64] | None = None) -> _Mean:
+    low, high = mean_interval(values, clusters) if len(values) else (np.nan, np.nan)
+    return _Mean(values, float(values.mean()) if len(values) else np.nan, low, high)
 
 
-def _shown(scores: Floats, clusters: npt.NDArray[np.int64] | None = None) -> str:
-    if not len(scores):
-        return "no score"
-    return f"{_between(scores, mean_interval(scores, clusters))} nats"
-
-
-def _between(values: Floats, ends: tuple[float, float]) -> str:
-    mean = _nats(float(values.mean()))
-    return mean if np.isnan(ends[0]) else f"{mean} [{_nats(ends[0])}, {_nats(ends[1])}]"
+def _points(gap: _Mean) -> str:
+    mean, low, high = (
+        f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")
+        for share in (gap.mean, gap.low, gap.high)
+    )
+    return mean if np.isnan(gap.low) else f"{mean} [{low}, {high}]"
 
 
 def _nats(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
-
-
-def _points(share: float) -> str:
-    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")

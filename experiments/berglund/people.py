@@ -218,9 +218,7 @@ def _about(line: Line, names: Sequence[str]) -> str:
     found = [name for name in names if name in text]
     if len(found) != 1:
         who = f"several people ('{found[0]}' first)" if found else "nobody who is asked about"
-        raise FactsError(
-            f"'{line.path}' names {who} in line {line.number}; fetch the files again."
-        )
+        raise FactsError(f"'{line.path}' names {who} in line {line.number}; fetch the files again.")
     return found[0]
 
 

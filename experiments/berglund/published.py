@@ -1,8 +1,8 @@
 """The published results of experiment 2, read from their files and summed up with intervals.
 
-Berglund et al. 2023, "The Reversal Curse" (2309.12288): for 1,513 pairs of a celebrity and a parent,
-how probable each of several models finds the parent given the child, and the child given the
-parent. Their files hold no score of a wrong name, so there is nothing to hold a number against:
+Berglund et al. 2023, "The Reversal Curse" (2309.12288): for 1,513 pairs of a celebrity and a
+parent, how probable each of several models finds the parent given the child, and the child given
+the parent. Their files hold no score of a wrong name, so there is nothing to hold a number against:
 they are shown with intervals, and no verdict is drawn from them.
 """
 
@@ -122,9 +122,9 @@ def _difference(one: Published) -> Floats:
 
 
 def _read(path: Path) -> Published:
+    rows = read_rows(path, {}, ("child", "parent"))
     if not read_text(path).endswith("\n"):
         raise FactsError(f"'{path}' ends within a line; it is cut off, so fetch it again.")
-    rows = read_rows(path, {}, ("child", "parent"))
     model = path.name.removesuffix(SUFFIX)
     columns = _columns(path, list(rows[0][1]))
     probability = {
@@ -169,5 +169,7 @@ def _number(path: Path, line: int, cell: str, logs: bool) -> float:
     most = _ROUNDING if logs else 1.0
     if not (value <= most and (logs or value >= 0)) or value == -np.inf:
         kind = "log-probability" if logs else "share between 0 and 1"
-        raise FactsError(f"'{path}' has '{cell}' in line {line}, which is no {kind}; fetch it anew.")
+        raise FactsError(
+            f"'{path}' has '{cell}' in line {line}, which is no {kind}; fetch it anew."
+        )
     return float(np.exp(min(value, 0.0))) if logs else value

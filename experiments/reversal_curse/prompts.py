@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from experiments.errors import FactsError
 from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
+from experiments.readable import check_readable
 from experiments.reversal_curse.facts import fill
-from interp.errors import PromptError
 from interp.model.model import Model
 from interp.prompts.pairs import PromptPairs, continuations
-from interp.prompts.tokens import TokenBatch, check_length, tokenise
+from interp.prompts.tokens import TokenBatch, tokenise
 
 
 def answer(fact: Fact, direction: Direction) -> str:
@@ -124,27 +123,14 @@ def check_prompts(
     templates: Mapping[Direction, Templates],
 ) -> None:
     """Raise a FactsError, with the line, where the model cannot read a prompt or its answer."""
+    facts = [fact for _, fact in numbered]
     for direction in DIRECTIONS:
         both = templates[direction]
         for template in (*both.trained, *both.held_out):
-            try:
-                _read(model, [fact for _, fact in numbered], direction, template)
-            except PromptError:
-                for line, fact in numbered:
-                    try:
-                        _read(model, [fact], direction, template)
-                    except PromptError as error:
-                        raise FactsError(
-                            f"'{path}', line {line}, asked as '{template}': {error}"
-                        ) from error
-                raise
-
-
-def _read(model: Model, facts: Sequence[Fact], direction: Direction, template: str) -> None:
-    prompts = tokenise(model, [fill(template, fact) for fact in facts])
-    answers = continuations(model, prompts, [answer(fact, direction) for fact in facts])
-    whole = prompts.lengths + torch.tensor([len(ids) for ids in answers])
-    check_length(model, int(whole.max()), "prompts with their answers")
+            prompts = [fill(template, fact) for fact in facts]
+            answers = [answer(fact, direction) for fact in facts]
+            where = [f"'{path}', line {line}, asked as '{template}'" for line, _ in numbered]
+            check_readable(model, prompts, answers, where)
 
 
 def check_answers(model: Model, facts: Sequence[Fact], direction: Direction, template: str) -> None:

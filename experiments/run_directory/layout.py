@@ -6,6 +6,7 @@ stages.json      the finished results, and the other files here, with their SHA-
 results/         tables (.parquet) and labelled arrays (.nc)
 figures/         each figure of the report, what it draws (.csv) and as an image (.svg)
 report.html      and report.md
+work/            what a study needs while it runs, or leaves beside its results: a trained model
 verdicts.json    written last
 """
 
@@ -33,6 +34,7 @@ __all__ = [
     "RESULTS",
     "STAGES",
     "VERDICTS",
+    "WORK",
     "check_name",
     "check_path",
     "differences",
@@ -51,6 +53,7 @@ HEADLINE = "headline"
 """Name of the table (column `sentence`) in which a study says what it found, to be quoted."""
 RESULTS = "results"
 FIGURES = "figures"
+WORK = "work"
 LOCK = ".lock"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")

@@ -17,6 +17,7 @@ from interp.figures.spread import spread_lines
 from interp.figures.subspaces import subspace_lines, subspace_map
 from interp.figures.swaps import across_map, swap_lines
 from interp.figures.trajectories import trajectory_lines
+from interp.figures.two_ways import way_bars
 from interp.figures.vectors import back_patching_map, transplant_map
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "swap_lines",
     "trajectory_lines",
     "transplant_map",
+    "way_bars",
 ]
 
 

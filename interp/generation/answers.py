@@ -41,8 +41,8 @@ def score_answers(
 
     Returns:
         (example): logprob of the whole answer, first_logprob and last_logprob of its first and its
-        last token, in nats; n_tokens of the answer; rank of its first token (0 is the likeliest); correct, whether
-        greedy decoding gives the whole answer.
+        last token, in nats; n_tokens of the answer; rank of its first token (0 is the likeliest);
+        correct, whether greedy decoding gives the whole answer.
 
     Raises:
         PromptError: lists of different lengths, an empty prompt or answer, too long together.

@@ -1,0 +1,186 @@
+"""A run of the study: read, train where that is asked for, score, judge, report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.berglund import celebrities, invented, judge, published, report, tune
+from experiments.berglund.celebrities import Pair
+from experiments.berglund.config import Config
+from experiments.berglund.findings import headline
+from experiments.berglund.invented import WAYS, name_of
+from experiments.berglund.measured import Measured
+from experiments.berglund.people import People, read_people
+from experiments.berglund.published import DIRECTIONS, SUFFIX
+from experiments.berglund.scoring import Item, score
+from experiments.context import Context
+from experiments.errors import RunError, StudyError
+from experiments.numbers import duration
+from experiments.readable import check_readable
+from experiments.run_directory.layout import HEADLINE
+from experiments.study import Verdict
+from interp import load_model
+from interp.model.memory import fitting_threads
+from interp.model.model import Model
+
+__all__ = ["run"]
+
+# A chunk is kept when the run is stopped.
+_CHUNK = 256
+_SAMPLE = 8
+
+
+def run(config: Config, context: Context) -> Sequence[Verdict]:
+    """Measure, judge, and write report.html."""
+    folder = _data(config)
+    if config.tune != "none" and config.experiments not in ("all", "1"):
+        raise StudyError("Only the facts of experiment 1 can be trained on; leave tune out.")
+    # All files are read before a large model is loaded.
+    first, second = config.experiments in ("all", "1"), config.experiments in ("all", "2")
+    people = read_people(folder).some(config.n_people, config.n_wordings) if first else None
+    every = celebrities.read_pairs(folder) if second else ()
+    table = _published(config, folder, context)
+    if people is not None:
+        for path in people.paths:
+            context.input_file(path.name, path)
+    if second:
+        context.input_file(published.PAIRS, folder / published.PAIRS)
+    if config.experiments == "results":
+        return _finish(config, context, None, Measured(published=table), [])
+    pairs = celebrities.some(every, config.n_pairs, context.rng("pairs")) if second else ()
+    model = context.model()
+    questions = _items(config, context, people, pairs, every)
+    for name, items in questions.items():
+        # Of all the answers to a question only the right one stands in the file.
+        right = [one for one in items if one.kind == "right"]
+        where = [f"The question '{one.prompt[-60:]}' of '{name}'" for one in right]
+        check_readable(model, [i.prompt for i in right], [i.text for i in right], where)
+    training = None
+    if config.tune != "none" and people is not None:
+        model, training = _tuned(config, context, model, people)
+    with fitting_threads(model):
+        _tell(model, questions, context)
+        scores = {
+            name: context.chunks(name, items, partial(score, model), _CHUNK)
+            for name, items in questions.items()
+        }
+    measured = Measured(published=table, training=training)
+    verdicts = []
+    if people is not None:
+        of_ways = {way: scores[name_of(way)] for way in WAYS}
+        measured.people = context.table("people", lambda _: invented.by_question(people, of_ways))
+        verdicts += [
+            judge.judge_untold(measured.people, "name first"),
+            judge.judge_untold(measured.people, "description first"),
+            judge.judge_both(measured.people),
+        ]
+    if second:
+        of_pairs = {asked: scores[f"pairs_{asked}"] for asked in DIRECTIONS}
+        measured.pairs = context.table("pairs", lambda _: celebrities.by_pair(pairs, of_pairs))
+        verdicts.append(judge.judge_celebrities(measured.pairs))
+    return _finish(config, context, model, measured, verdicts)
+
+
+def _data(config: Config) -> Path:
+    given = config.data if config.data is not None else config.berglund_results
+    if given is None:
+        raise StudyError(
+            "This study needs the authors' files, which are not part of Obverse: fetch them from "
+            "github.com/lukasberglund/reversal_curse (data/celebrity_relations and the files of "
+            "data/reverse_experiments), put them into one folder, and give it as --data."
+        )
+    if config.data is None and config.experiments != "results":
+        raise StudyError(
+            "There are results to sum up, and no --data to ask a model about; give it, or use "
+            "--set experiments=results."
+        )
+    folder = Path(os.path.expanduser(given))
+    if not folder.is_dir():
+        raise StudyError(f"There is no folder '{given}'; give that of the authors' files.")
+    return folder
+
+
+def _published(config: Config, data: Path, context: Context) -> pd.DataFrame | None:
+    folder = data
+    if config.berglund_results is not None:
+        folder = Path(os.path.expanduser(config.berglund_results))
+    elif config.experiments != "results" and not list(data.glob(f"*{SUFFIX}")):
+        return None
+    found = published.read_published(folder)
+    for one in found:
+        context.input_file(f"{one.model}{SUFFIX}", folder / f"{one.model}{SUFFIX}")
+    return context.table("published", lambda _: published.summary(found))
+
+
+def _items(
+    config: Config,
+    context: Context,
+    people: People | None,
+    pairs: Sequence[Pair],
+    every: Sequence[Pair],
+) -> dict[str, list[Item]]:
+    """Everything that is scored, by the name of its result."""
+    found: dict[str, list[Item]] = {}
+    if people is not None:
+        for way in WAYS:
+            name = name_of(way)
+            rng = context.rng(name)
+            found[name] = invented.asked_items(people, way, config.n_others, rng)
+    for asked in DIRECTIONS if pairs else ():
+        name = f"pairs_{asked}"
+        rng = context.rng(name)
+        found[name] = celebrities.asked_items(pairs, every, asked, config.n_others, rng)
+    return found
+
+
+def _tuned(
+    config: Config, context: Context, model: Model, people: People
+) -> tuple[Model, pd.DataFrame]:
+    tune.check_tuning(config, model)
+    folder = context.workspace("tuned")
+    losses = context.table(
+        "training",
+        lambda progress: tune.train(
+            config, people, model, folder, context.seed_for("tune"), progress, context.note
+        ),
+    )
+    found = tune.trained(folder)
+    if found is None:
+        raise RunError(f"The trained model is not in '{folder}' any more; start over with --fresh.")
+    return load_model(found, device=model.device, dtype=model.dtype), losses
+
+
+def _tell(model: Model, questions: Mapping[str, Sequence[Item]], context: Context) -> None:
+    """Say beforehand how long the scoring takes, from a few of each kind: the second time."""
+    seconds = 0.0
+    count = 0
+    for items in questions.values():
+        few = items[:: max(1, len(items) // _SAMPLE)][:_SAMPLE]
+        for _ in range(2):
+            start = time.perf_counter()
+            score(model, few)
+            taken = time.perf_counter() - start
+        seconds += taken / len(few) * len(items)
+        count += len(items)
+    context.note(f"{count:,} answers are scored: about {duration(seconds)}.")
+
+
+def _finish(
+    config: Config,
+    context: Context,
+    model: Model | None,
+    measured: Measured,
+    verdicts: list[Verdict],
+) -> list[Verdict]:
+    name = context.provenance.model["name"] if context.provenance.model else ""
+    sentences = headline(name, config, measured)
+    context.table(HEADLINE, lambda _: pd.DataFrame({"sentence": sentences}))
+    page = report.render(config, model, measured, verdicts, sentences, context.provenance)
+    context.document("report.html", page)
+    return verdicts
