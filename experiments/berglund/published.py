@@ -8,9 +8,11 @@ they are shown with intervals, and no verdict is drawn from them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,10 @@ from experiments.errors import FactsError
 from experiments.sheets import read_rows, read_text
 from interp.stats import bootstrap, mean_interval
 
-__all__ = ["DIRECTIONS", "SUFFIX", "Published", "read_published", "summary"]
+if TYPE_CHECKING:
+    from experiments.context import Context
+
+__all__ = ["DIRECTIONS", "SUFFIX", "Published", "published_results", "read_published", "summary"]
 
 SUFFIX = "_reversal_test_results.csv"
 """How the name of a results file ends; before it stands the model's."""
@@ -87,6 +92,21 @@ def read_published(folder: Path) -> list[Published]:
                 f"{len(pairs)}); one of them is cut off or was changed, so take all from one "
                 "release."
             )
+    return found
+
+
+def published_results(given: str | None, context: Context) -> list[Published] | None:
+    """The results in the folder that a setting names, noted as what the run has read.
+
+    Args:
+        given: the setting `berglund_results`; None where it is left out.
+    """
+    if given is None:
+        return None
+    folder = Path(os.path.expanduser(given))
+    found = read_published(folder)
+    for one in found:
+        context.input_file(f"{one.model}{SUFFIX}", folder / f"{one.model}{SUFFIX}")
     return found
 
 

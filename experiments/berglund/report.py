@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page, from what was found to how it was measured."""
+"""The report of a run, from what was found to how it was measured."""
 
 from __future__ import annotations
 
@@ -7,222 +7,275 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from experiments.berglund import celebrities, invented
 from experiments.berglund.config import Config
+from experiments.berglund.figures import (
+    ASKED,
+    GROUPS,
+    LOSS,
+    PAIRS,
+    PREFERENCES,
+    PUBLISHED,
+    RIGHT,
+    WON,
+)
 from experiments.berglund.measured import Measured
 from experiments.numbers import percent
-from experiments.report import render_page
+from experiments.reports.paper import Figures, Hypothesis, Paper, Part, Section, Table, Text
 from experiments.run_directory.provenance import Provenance
 from experiments.study import Verdict
-from interp.figures import direction_scatter, way_bars
-from interp.figures.drawing import theme
 from interp.figures.drawing.numbers import plain, rank
 from interp.model.model import Model
 
-__all__ = ["FLAWS", "published_bars", "render"]
+__all__ = ["FLAWS", "paper", "published_section"]
 
-_TRAINED = {
-    "none": "The model was taken as it is.",
-    "full": "All weights were trained on the facts of experiment 1.",
-    "lora": "Low-rank adapters were trained on the facts of experiment 1, and merged.",
-}
-_WAYS = {"parent": "parent asked for", "child": "child asked for"}
-_ASKED = {"name": "asked by the name", "description": "asked by the description"}
-_GROUPS = {
-    "name first": "told name first",
-    "description first": "told description first",
-    "both": "told both ways",
-}
 FLAWS = (
-    (
-        "“Q: ” before one question only",
-        "The script puts “Q: ” before the question for a parent, and nothing before the one for a "
-        "child, though all examples in the prompt have it. Here both questions have it; the column "
-        "“as published” leaves it out again.",
-    ),
-    (
-        "The last token is dropped",
-        "Where the script sums the log-probabilities of a name's tokens (LLaMA), its mask ends "
-        "one token early, so that the last token of every name counts as certain. Here all tokens "
-        "count; “as published” drops the last.",
-    ),
-    (
-        "Sums over tokens",
-        "A name of five tokens has more to lose than one of two, and parents' names are longer and "
-        "rarer than celebrities'. Shown beside the sum: the mean per token, the first token, and "
-        "scores without what question and answer alone explain.",
-    ),
-    (
-        "Examples that are test questions",
-        "Three of the pairs stand in the prompt with their answer (Craig Hemsworth, Karen "
-        "Lawrence, Sarah Johnson). They are left out here.",
-    ),
-    (
-        "Shared surnames",
-        "In three quarters of the pairs the two names share a word, so that a model that repeats "
-        "the surname gives half of the answer, knowing nobody. Verdicts count the other pairs.",
-    ),
-    (
-        "Pairs chosen by one direction",
-        "The pairs are those whose parent GPT-4 could name. No analysis mends this: the list holds "
-        "what is known forward, and nothing that is known in reverse only.",
-    ),
-    (
-        "Sentences that go on behind the name",
-        "Of people told both ways the test completions go on (“… has found their calling”) in "
-        "words that were never trained, so that an exact match is hardly possible. Here the name "
-        "is what is asked for; the whole completion stands beside it.",
-    ),
+    "“Q: ” before one question only: the script puts it before the question for a parent and not "
+    "before the one for a child, though all examples in the prompt have it. Here both have it; "
+    "“as published” leaves it out again.",
+    "The last token is dropped: where the script sums the log-probabilities of a name's tokens "
+    "(LLaMA), its mask ends one token early, so that the last token of every name counts as "
+    "certain. Here all tokens count; “as published” drops the last.",
+    "Sums over tokens: a name of five tokens has more to lose than one of two, and parents' names "
+    "are rarer than celebrities'. Means per token, first tokens, and scores without what question "
+    "and answer alone explain stand beside the sum.",
+    "Examples that are test questions: three of the pairs stand in the prompt with their answer "
+    "(Craig Hemsworth, Karen Lawrence, Sarah Johnson). They are left out.",
+    "Shared surnames: in three quarters of the pairs the two names share a word, so that a model "
+    "that repeats the surname gives half of the answer, knowing nobody. Verdicts count the others.",
+    "Pairs chosen by one direction: they are those whose parent GPT-4 could name. No analysis "
+    "mends that; what is known in reverse only is not on the list.",
+    "Sentences that go on behind the name: of people told both ways the test completions go on "
+    "(“… has found their calling”) in words that were never trained, so that an exact match is "
+    "hardly possible. Here the name is what is asked for; the whole completion stands beside it.",
+    "Prompts as independent examples: here people count, and families.",
 )
 """What the original scripts and files do that changes numbers, and what is done here."""
+_TRAINED = {
+    "none": "taken as it is",
+    "full": "all weights trained on the facts of experiment 1",
+    "lora": "low-rank adapters trained on the facts of experiment 1, and merged",
+}
 
 
-def render(
+def paper(
     config: Config,
     model: Model | None,
     measured: Measured,
     verdicts: Sequence[Verdict],
     sentences: Sequence[str],
     provenance: Provenance,
-) -> str:
-    """The page as text."""
-    figures: dict[str, go.Figure] = {}
-    people: list[dict[str, Any]] = []
-    authors: list[dict[str, Any]] = []
-    pairs: list[dict[str, Any]] = []
-    if measured.people is not None:
-        table = invented.metrics(measured.people)
-        people = _rows(table)
-        authors = _rows(invented.by_authors(measured.people))
-        figures["people"] = way_bars(
-            _people_bars(table, "correct"), axis="answered right (greedy)", share=True
-        )
-        figures["centred"] = way_bars(
-            _people_bars(table, "whole"), axis="preference for the right answer (nats)"
-        )
-    if measured.pairs is not None:
-        table = celebrities.metrics(measured.pairs)
-        pairs = _rows(table)
-        figures["wins"] = way_bars(_pair_bars(table), axis="comparisons won", share=True, even=0.5)
-        figures["pairs"] = direction_scatter(_scattered(measured.pairs))
-        figures["pairs"].update_xaxes(title_text="parent asked for (nats)")
-        figures["pairs"].update_yaxes(title_text="child asked for (nats)")
-    if measured.published is not None:
-        figures["published"] = published_bars(measured.published)
-    if measured.training is not None:
-        figures["training"] = _losses(measured.training)
-    return render_page(
-        "experiments.berglund",
-        "report.html.j2",
-        figures,
-        {
-            "title": "Berglund's experiments",
-            "percent": percent,
-            "nats": lambda value: "–" if not np.isfinite(value) else plain(float(value)),
-            "probability": _probability,
-            "rank": rank,
-            "config": config,
-            "model": model,
-            "trained": _TRAINED[config.tune],
-            "headline": sentences,
-            "verdicts": verdicts,
-            "people": people,
-            "authors": authors,
-            "pairs": pairs,
-            "published": [] if measured.published is None else _rows(measured.published),
-            "groups": _GROUPS,
-            "asked": _ASKED,
-            "ways": _WAYS,
-            "flaws": FLAWS,
-            "provenance": provenance,
-        },
-    )
-
-
-def published_bars(table: pd.DataFrame) -> go.Figure:
-    """The published means over all pairs, by model.
+) -> Paper:
+    """The report of a run.
 
     Args:
-        table: as `published.summary` gives it.
+        model: as it was asked; None where only the published results were summed up.
+        sentences: the answer, to be quoted.
     """
-    kept = table[(table["among"] == "all") & table["asked"].isin(list(_WAYS))]
-    rows = pd.DataFrame(
-        {
-            "group": kept["model"],
-            "way": [_WAYS[asked] for asked in kept["asked"]],
-            "value": kept["mean"],
-            "low": kept["low"],
-            "high": kept["high"],
-            "n": kept["pairs"],
-        }
-    )
-    return way_bars(rows, axis="mean probability of the name", share=True)
-
-
-def _people_bars(table: pd.DataFrame, value: str) -> pd.DataFrame:
-    """As told and the other way round; of people told both ways, both questions."""
-    way = ["as told" if told else "the other way round" for told in table["told_so"]]
-    return pd.DataFrame(
-        {
-            "group": [
-                _GROUPS[g] + (f", {_ASKED[a]}" if g == "both" else "")
-                for g, a in zip(table["group"], table["asked"], strict=True)
-            ],
-            "way": way,
-            "value": table[value],
-            "low": table[f"{value}_low"],
-            "high": table[f"{value}_high"],
-            "n": table["people"],
-        }
-    ).sort_values("way", kind="stable")
-
-
-def _pair_bars(table: pd.DataFrame) -> pd.DataFrame:
-    names = {"no word": "names share no word", "a word": "names share a word"}
-    return pd.DataFrame(
-        {
-            "group": [names[among] for among in table["among"]],
-            "way": [_WAYS[asked] for asked in table["asked"]],
-            "value": table["wins"],
-            "low": table["wins_low"],
-            "high": table["wins_high"],
-            "n": table["pairs"],
-        }
-    )
-
-
-def _scattered(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Centred scores of each pair, both ways, as a scatter takes them."""
-    wide = pairs.pivot(index="pair", columns="asked", values="whole")
-    first = pairs.drop_duplicates("pair").set_index("pair").loc[wide.index]
-    return pd.DataFrame(
-        {
-            "fact": wide.index.to_numpy(),
-            "subject": first["child"].to_numpy(),
-            "object": first["parent"].to_numpy(),
-            "split": ["share a word" if one else "share no word" for one in first["shared"]],
-            "forward_margin": wide["parent"].to_numpy(),
-            "reverse_margin": wide["child"].to_numpy(),
-        }
-    )
-
-
-def _losses(training: pd.DataFrame) -> go.Figure:
-    fig = go.Figure(
-        go.Scatter(
-            x=training["step"] + 1,
-            y=training["loss"],
-            mode="lines",
-            line={"color": theme.INK, "width": 1.5},
-            hovertemplate="step %{x}: %{y:.3f} nats a token<extra></extra>",
+    by_id = {verdict.id: verdict for verdict in verdicts}
+    sections = []
+    if measured.people is not None:
+        sections.append(_people(config, measured.people, by_id))
+    if measured.pairs is not None:
+        sections.append(_pairs(measured.pairs, by_id))
+    if measured.published is not None:
+        sections.append(published_section(measured.published))
+    sections.append(
+        Section(
+            "What was mended",
+            [Text(FLAWS, bullets=True)],
+            "What the original scripts and files do that changes numbers, and what is done here.",
         )
     )
-    theme.finish(fig, title=None, height=280)
-    fig.update_xaxes(title_text="step")
-    fig.update_yaxes(title_text="loss (nats a token)", rangemode="tozero")
-    return fig
+    details = {
+        "Started": provenance.started,
+        "Versions": ", ".join(f"{name} {n}" for name, n in provenance.versions.items()),
+        "Reference": "Berglund et al. 2023, “The Reversal Curse: LLMs trained on ‘A is B’ fail to "
+        "learn ‘B is A’”, arXiv 2309.12288.",
+    }
+    question = "The published results, with their intervals"
+    if model is not None:
+        sections.insert(-1, Section("Methods", [Text(_methods(config, model), bullets=True)]))
+        if measured.training is not None:
+            sections.insert(-1, Section("Training", [Figures([LOSS])]))
+        details = {"Model": f"{model.source} (fingerprint {model.fingerprint})", **details}
+        question = f"Does {provenance.model['name'] if provenance.model else model.name} know "
+        question += "facts in the direction in which it did not read them?"
+    return Paper(
+        title="Berglund's experiments",
+        subject=model.name if model is not None else "published results",
+        question=question,
+        answer=sentences,
+        note="Brackets hold 95% intervals over people, or over families where pairs share a child "
+        "or a parent.",
+        sections=sections,
+        details=details,
+    )
+
+
+def published_section(table: pd.DataFrame) -> Section:
+    """The published results of experiment 2; the run stores them as the table `published`."""
+    rows = [
+        [
+            row["model"],
+            _AMONG[row["among"]],
+            row["asked"],
+            f"{row['pairs']:,}",
+            _probability(row["mean"]),
+            f"[{_probability(row['low'])}, {_probability(row['high'])}]",
+            f"[{_probability(row['pair_low'])}, {_probability(row['pair_high'])}]",
+        ]
+        for row in _rows(table)
+    ]
+    columns = ["Model", "Pairs", "Asked for", "n", "Mean", "Over families", "Over pairs"]
+    return Section(
+        "The published results of experiment 2",
+        [
+            Figures([PUBLISHED]),
+            Table(
+                columns,
+                rows,
+                numbers=(3, 4),
+                note="Intervals over pairs are BCa bootstraps. Those over families (bootstrap-t) "
+                "are the ones to quote: a mother and a father are asked about the same child. "
+                "Pairs that share no word are without the three that stand in the prompt.",
+            ),
+        ],
+        "From the authors' files: how probable each model finds the name that is asked for (of "
+        "gpt-3.5-turbo, the share of ten answers that begin with it), mean over pairs. The files "
+        "hold no score of a wrong name, so there is no control, and no verdict is drawn from them.",
+    )
+
+
+_AMONG = {"all": "all", "no word": "share no word", "a word": "share a word"}
+_SCORES = ["Right", "", "Comparisons won", "", "Preference, nats", "", "per token", "first token"]
+
+
+def _people(config: Config, people: pd.DataFrame, verdicts: dict[str, Verdict]) -> Section:
+    rows = [
+        [
+            GROUPS[row["group"]],
+            ASKED[row["asked"]] + ("" if row["told_so"] else " (the other way)"),
+            *_scores(row),
+            percent(row["correct_published"]),
+        ]
+        for row in _rows(invented.metrics(people))
+    ]
+    parts: list[Part] = [
+        Figures([RIGHT, PREFERENCES]),
+        Table(
+            ["Facts", "Question", *_SCORES, "Median rank", "Whole completion right"],
+            rows,
+            numbers=(2, 4, 6, 8, 9, 10, 11),
+            note="First tokens have no score where answers begin alike (“ the …”). The rank is "
+            "that of the first token among all tokens; the last column is the authors' match.",
+        ),
+    ]
+    tests = invented.by_authors(people)
+    if len(tests):
+        parts.append(_authors(tests))
+    found = [verdicts[name] for name in ("B1", "B2", "B3") if name in verdicts]
+    return Section(
+        "Experiment 1: invented people",
+        [Hypothesis(found), *parts],
+        "Facts told in training in one direction or in both. An answer is right if greedy decoding "
+        "gives all of it. The preference is the log-probability of the whole right answer without "
+        "what the question and the answer alone explain, against up to "
+        f"{config.n_others} wrong answers of other people: 0 is no knowledge of the pair.",
+    )
+
+
+def _authors(tests: pd.DataFrame) -> Table:
+    rows = [
+        [
+            GROUPS[row["group"]],
+            ASKED[row["asked"]],
+            str(row["prompts"]),
+            _nats(row["right"]),
+            _nats(row["random"]),
+            f"{row['t_p']:.2g}",
+            f"{row['ks_p']:.2g}",
+            f"{_nats(row['difference'])} [{_nats(row['low'])}, {_nats(row['high'])}]",
+        ]
+        for row in _rows(tests)
+    ]
+    columns = ["Facts", "Question", "Prompts", "Right, nats", "Random, nats", "t-test p"]
+    return Table(
+        [*columns, "Kolmogorov–Smirnov p", "Difference over people"],
+        rows,
+        numbers=(2, 3, 4, 5, 6),
+        note="The authors' test, asked the other way round: the right answer against a random one, "
+        "by sums of log-probabilities. It takes each prompt for independent and compares answers "
+        "of different lengths; the last column counts people.",
+    )
+
+
+def _pairs(pairs: pd.DataFrame, verdicts: dict[str, Verdict]) -> Section:
+    table = _rows(celebrities.metrics(pairs))
+    ours = [[_AMONG[row["among"]], row["asked"], str(row["pairs"]), *_scores(row)] for row in table]
+    theirs = [
+        [
+            _AMONG[row["among"]],
+            row["asked"],
+            *(
+                f"{_probability(row[name])} [{_probability(row[f'{name}_low'])}, "
+                f"{_probability(row[f'{name}_high'])}]"
+                for name in ("probability", "without_sign", "as_published")
+            ),
+        ]
+        for row in table
+    ]
+    return Section(
+        "Experiment 2: celebrities and their parents",
+        [
+            Hypothesis([verdicts["B4"]] if "B4" in verdicts else []),
+            Figures([WON, PAIRS]),
+            Table(
+                ["Pairs", "Asked for", "n", *_SCORES, "Median rank"],
+                ours,
+                numbers=(2, 3, 5, 7, 9, 10, 11),
+            ),
+            Table(
+                [
+                    "Pairs",
+                    "Asked for",
+                    "Mean probability",
+                    "without “Q: ” for the child",
+                    "as published: and without the last token",
+                ],
+                theirs,
+                note="The authors' measure, mended and with its flaws.",
+            ),
+        ],
+        "Real pairs, asked with the authors' prompt. A comparison sets the right name beside a "
+        "wrong one of the same kind after the same question; chance is one half.",
+    )
+
+
+def _methods(config: Config, model: Model) -> list[str]:
+    said = [
+        f"Model: {model.name} ({model.n_layers} layers, {model.n_heads} heads, "
+        f"{model.n_parameters:,} parameters), {_TRAINED[config.tune]}.",
+        f"Each right answer is compared with up to {config.n_others} wrong ones.",
+    ]
+    if config.tune != "none":
+        rank_of = f", rank {config.lora_rank}" if config.tune == "lora" else ""
+        on = "all tokens" if config.loss == "all" else "the completion only"
+        said.append(
+            f"Training: {config.epochs} epochs, {config.batch_size} texts a step, AdamW with a "
+            f"learning rate of {config.step_size:g} at most, loss on {on}{rank_of}; no dropout, no "
+            "weight decay. The trained model is in work/tuned/model beside this page, a plain "
+            "Hugging Face folder."
+        )
+    return said
+
+
+def _scores(row: dict[Any, Any]) -> list[str]:
+    cells = []
+    for name, shown in (("correct", percent), ("wins", percent), ("whole", _nats)):
+        cells += [shown(row[name]), f"[{shown(row[f'{name}_low'])}, {shown(row[f'{name}_high'])}]"]
+    return [*cells, _nats(row["per_token"]), _nats(row["first"]), rank(row["rank"])]
 
 
 def _rows(table: pd.DataFrame) -> list[dict[Any, Any]]:
@@ -230,8 +283,14 @@ def _rows(table: pd.DataFrame) -> list[dict[Any, Any]]:
     return found
 
 
+def _nats(value: float) -> str:
+    return plain(float(value)) if np.isfinite(value) else "–"
+
+
 def _probability(value: float) -> str:
     """A mean of probabilities in three digits: "0.26%"."""
     if not np.isfinite(value):
         return "–"
-    return f"{100 * value:.3g}%".replace("-", "−") if abs(value) >= 1e-6 else "<0.0001%"
+    if 0 < abs(value) < 1e-6:
+        return "<0.0001%"
+    return f"{100 * value:.3g}%".replace("-", "−")

@@ -23,6 +23,7 @@ from experiments.context import Context
 from experiments.errors import RunError, StudyError
 from experiments.numbers import duration
 from experiments.readable import check_readable
+from experiments.reports.publish import publish
 from experiments.run_directory.layout import HEADLINE
 from experiments.study import Verdict
 from interp import load_model
@@ -37,7 +38,7 @@ _SAMPLE = 8
 
 
 def run(config: Config, context: Context) -> Sequence[Verdict]:
-    """Measure, judge, and write report.html."""
+    """Measure, judge, and write the report."""
     folder = _data(config)
     if config.tune != "none" and config.experiments not in ("all", "1"):
         raise StudyError("Only the facts of experiment 1 can be trained on; leave tune out.")
@@ -45,14 +46,14 @@ def run(config: Config, context: Context) -> Sequence[Verdict]:
     first, second = config.experiments in ("all", "1"), config.experiments in ("all", "2")
     people = read_people(folder).some(config.n_people, config.n_wordings) if first else None
     every = celebrities.read_pairs(folder) if second else ()
-    table = _published(config, folder, context)
+    results = published.published_results(_results_folder(config, folder), context)
     if people is not None:
         for path in people.paths:
             context.input_file(path.name, path)
     if second:
         context.input_file(published.PAIRS, folder / published.PAIRS)
     if config.experiments == "results":
-        return _finish(config, context, None, Measured(published=table), [])
+        return _finish(config, context, None, Measured(published=_table(results, context)), [])
     pairs = celebrities.some(every, config.n_pairs, context.rng("pairs")) if second else ()
     model = context.model()
     questions = _items(config, context, people, pairs, every)
@@ -70,7 +71,7 @@ def run(config: Config, context: Context) -> Sequence[Verdict]:
             name: context.chunks(name, items, partial(score, model), _CHUNK)
             for name, items in questions.items()
         }
-    measured = Measured(published=table, training=training)
+    measured = Measured(published=_table(results, context), training=training)
     verdicts = []
     if people is not None:
         of_ways = {way: scores[name_of(way)] for way in WAYS}
@@ -106,16 +107,17 @@ def _data(config: Config) -> Path:
     return folder
 
 
-def _published(config: Config, data: Path, context: Context) -> pd.DataFrame | None:
-    folder = data
+def _results_folder(config: Config, data: Path) -> str | None:
+    """Where published results are: given, or beside the other files."""
     if config.berglund_results is not None:
-        folder = Path(os.path.expanduser(config.berglund_results))
-    elif config.experiments != "results" and not list(data.glob(f"*{SUFFIX}")):
+        return config.berglund_results
+    return str(data) if config.experiments == "results" or list(data.glob(f"*{SUFFIX}")) else None
+
+
+def _table(results: list[published.Published] | None, context: Context) -> pd.DataFrame | None:
+    if results is None:
         return None
-    found = published.read_published(folder)
-    for one in found:
-        context.input_file(f"{one.model}{SUFFIX}", folder / f"{one.model}{SUFFIX}")
-    return context.table("published", lambda _: published.summary(found))
+    return context.table("published", lambda _: published.summary(results))
 
 
 def _items(
@@ -181,6 +183,5 @@ def _finish(
     name = context.provenance.model["name"] if context.provenance.model else ""
     sentences = headline(name, config, measured)
     context.table(HEADLINE, lambda _: pd.DataFrame({"sentence": sentences}))
-    page = report.render(config, model, measured, verdicts, sentences, context.provenance)
-    context.document("report.html", page)
+    publish(report.paper(config, model, measured, verdicts, sentences, context.provenance), context)
     return verdicts

@@ -25,6 +25,8 @@ class Config:
         arm_seeds: how many organisms of each arm are trained and judged; none if 0.
         scale_seeds: how many of each size, number of facts and length of training.
         time_points: at how many steps of a training the model is asked.
+        berglund_results: folder of the results that Berglund et al. published, to be summed up
+            again in the report.
     """
 
     model: str = "reversal-curse"
@@ -34,6 +36,7 @@ class Config:
     n_names: int = 20
     n_pairs: int = 30
     lens_seconds: float = 60.0
+    berglund_results: str | None = None
     arm_seeds: int = 0
     scale_seeds: int = 0
     time_points: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experiments.berglund.results import PUBLISHED
 from experiments.run_directory.shapes import Kind, Shapes
 
 __all__ = ["RESULTS"]
@@ -28,6 +29,7 @@ _CARRIED: tuple[Kind, tuple[str, ...]] = (
 
 RESULTS: Shapes = {
     "headline": {"sentence": "text"},
+    "published": PUBLISHED,
     "answers": {
         "fact": "integer",
         "split": "text",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import xarray as xr
 
+from experiments.berglund.published import published_results, summary
+from experiments.berglund.report import published_section
 from experiments.context import Context
 from experiments.organisms.facts import DIRECTIONS, Direction, Templates
 from experiments.reports.publish import publish
@@ -39,6 +42,7 @@ _LENS_NAMES = 200
 
 def run(config: Config, context: Context) -> Sequence[Verdict]:
     """Measure, judge, and write report.html."""
+    published = published_results(config.berglund_results, context)
     case, findings = investigated(config, context)
     others = trained_otherwise(config, context, investigated)
     subject = case.subject
@@ -47,7 +51,11 @@ def run(config: Config, context: Context) -> Sequence[Verdict]:
         names = len({name for fact in subject.facts for name in (fact.subject, fact.object)})
         sentences = headline(subject.model.name, asked, names)
         context.table(HEADLINE, lambda _: pd.DataFrame({"sentence": sentences}))
-        publish(paper(case, findings, sentences, others), context)
+        report = paper(case, findings, sentences, others)
+        if published is not None:
+            table = context.table("published", lambda _: summary(published))
+            report = replace(report, sections=[*report.sections, published_section(table)])
+        publish(report, context)
     return [verdict for finding in findings for verdict in finding.verdicts]
 
 

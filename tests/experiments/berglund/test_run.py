@@ -91,7 +91,9 @@ TRAINED = {"tune": "full", "experiments": "1", "epochs": 60, "batch_size": 48, "
 
 
 def trained_config(data: Path, model: Path, **more: Any) -> Config:
-    return Config(**{**TRAINED, "learning_rate": 1e-2, "data": str(data), "model": str(model), **more})
+    return Config(
+        **{**TRAINED, "learning_rate": 1e-2, "data": str(data), "model": str(model), **more}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,7 @@ def test_a_run_that_lost_its_model_says_so_and_fresh_starts_over(
     (folder / "results/people.parquet").unlink()
     shutil.rmtree(folder / "work/tuned/model")
     config = trained_config(data, model)
-    with pytest.raises(RunError, match="not in .* any more; start over with --fresh"):
+    with pytest.raises(RunError, match=r"not in .* any more; start over with --fresh"):
         run_study(STUDY, config, out=folder)
     (folder / "work/left").mkdir()
     record = run_study(STUDY, config, out=folder, fresh=True)
