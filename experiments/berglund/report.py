@@ -73,6 +73,9 @@ def paper(
         model: as it was asked; None where only the published results were summed up.
         sentences: the answer, to be quoted.
     """
+    # A trained model lies in the run directory, whose path is nobody's business.
+    noted = provenance.model or {"name": "published results", "source": ""}
+    name, source = noted["name"], noted["source"]
     by_id = {verdict.id: verdict for verdict in verdicts}
     sections = []
     if measured.people is not None:
@@ -96,15 +99,14 @@ def paper(
     }
     question = "The published results, with their intervals"
     if model is not None:
-        sections.insert(-1, Section("Methods", [Text(_methods(config, model), bullets=True)]))
+        sections.insert(-1, Section("Methods", [Text(_methods(config, model, name), bullets=True)]))
         if measured.training is not None:
             sections.insert(-1, Section("Training", [Figures([LOSS])]))
-        details = {"Model": f"{model.source} (fingerprint {model.fingerprint})", **details}
-        question = f"Does {provenance.model['name'] if provenance.model else model.name} know "
-        question += "facts in the direction in which it did not read them?"
+        details = {"Model": f"{source} (fingerprint {model.fingerprint})", **details}
+        question = f"Does {name} know facts in the direction in which it did not read them?"
     return Paper(
         title="Berglund's experiments",
-        subject=model.name if model is not None else "published results",
+        subject=name + ("" if config.tune == "none" else ", trained"),
         question=question,
         answer=sentences,
         note="Brackets hold 95% intervals over people, or over families where pairs share a child "
@@ -253,9 +255,9 @@ def _pairs(pairs: pd.DataFrame, verdicts: dict[str, Verdict]) -> Section:
     )
 
 
-def _methods(config: Config, model: Model) -> list[str]:
+def _methods(config: Config, model: Model, name: str) -> list[str]:
     said = [
-        f"Model: {model.name} ({model.n_layers} layers, {model.n_heads} heads, "
+        f"Model: {name} ({model.n_layers} layers, {model.n_heads} heads, "
         f"{model.n_parameters:,} parameters), {_TRAINED[config.tune]}.",
         f"Each right answer is compared with up to {config.n_others} wrong ones.",
     ]

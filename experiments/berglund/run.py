@@ -57,11 +57,11 @@ def run(config: Config, context: Context) -> Sequence[Verdict]:
     pairs = celebrities.some(every, config.n_pairs, context.rng("pairs")) if second else ()
     model = context.model()
     questions = _items(config, context, people, pairs, every)
+    places = _places(folder, people, pairs)
     for name, items in questions.items():
-        # Of all the answers to a question only the right one stands in the file.
+        # Other answers are right ones of other questions.
         right = [one for one in items if one.kind == "right"]
-        where = [f"The question '{one.prompt[-60:]}' of '{name}'" for one in right]
-        check_readable(model, [i.prompt for i in right], [i.text for i in right], where)
+        check_readable(model, [i.prompt for i in right], [i.text for i in right], places[name])
     training = None
     if config.tune != "none" and people is not None:
         model, training = _tuned(config, context, model, people)
@@ -138,6 +138,21 @@ def _items(
         name = f"pairs_{asked}"
         rng = context.rng(name)
         found[name] = celebrities.asked_items(pairs, every, asked, config.n_others, rng)
+    return found
+
+
+def _places(folder: Path, people: People | None, pairs: Sequence[Pair]) -> dict[str, list[str]]:
+    """Where each question stands, by the name of its result."""
+    found = {
+        f"pairs_{wanted}": [
+            f"'{folder / published.PAIRS}', line {one.line}, asked for the {wanted}"
+            for one in pairs
+        ]
+        for wanted in DIRECTIONS
+    }
+    for way, asked in people.asked.items() if people is not None else ():
+        lines = [one.line for one in asked]
+        found[name_of(way)] = [f"'{line.path}', line {line.number}" for line in lines]
     return found
 
 

@@ -3,6 +3,7 @@ alone explain."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -80,8 +81,9 @@ def ring(
     found = []
     for question in range(n):
         after = (order[(place[question] + step) % n] for step in range(1, n))
-        some = [other for other in after if fits(question, other)]
-        found.append(sorted(some[:others]))
+        # No further than needed: there may be thousands.
+        some = itertools.islice((other for other in after if fits(question, other)), others)
+        found.append(sorted(some))
     return found
 
 

@@ -298,8 +298,9 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     staging = folder / _STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)
-        plain.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
+        with quiet():
+            plain.save_pretrained(staging)
+            tokenizer.save_pretrained(staging)
         os.replace(staging, folder / _MODEL)
         (folder / "training.safetensors").unlink(missing_ok=True)
     except OSError as error:

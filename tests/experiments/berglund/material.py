@@ -86,7 +86,7 @@ def texts() -> Iterator[str]:
                 yield prompt + answer
 
 
-def make_model(folder: Path, seed: int = 0, layers: int = 2, width: int = 32) -> Path:
+def make_model(folder: Path, seed: int = 0, layers: int = 2, width: int = 64) -> Path:
     """A Llama of random weights whose tokens are words and signs."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,26 @@ def test_three_of_the_pairs_stand_in_the_prompt_and_most_share_a_word(results: P
     assert all(child in FEW_SHOT and parent in FEW_SHOT for child, parent in leaked)
     shared = [pair for pair in pairs if share_word(*pair)]
     assert 0.7 < len(shared) / len(pairs) < 0.8
+
+
+@pytest.mark.shared
+def test_the_code_of_the_page_runs(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[3] / "docs/berglund.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    (tmp_path / "berglund").symlink_to(results)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, pd.DataFrame] = {}
+    exec(compile(code, "berglund.md", "exec"), found)
+    assert len(found["kept"]) == 5
+    text = page.read_text(encoding="utf-8")
+    for row in found["table"][found["table"]["among"] == "all"].itertuples():
+        line = next(line for line in text.splitlines() if line.startswith(f"| {row.model} |"))
+        numbers = [float(cell) for cell in re.findall(r"\d+\.\d+", line.split("|", 2)[2])]
+        at = {"parent": 0, "child": 3, "difference": 6}[row.asked]
+        told = np.array(numbers[at : at + 3])
+        np.testing.assert_allclose(told, 100 * np.array([row.mean, row.low, row.high]), atol=0.051)
 
 
 def test_families_are_joined_through_others() -> None:

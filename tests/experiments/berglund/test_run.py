@@ -64,9 +64,10 @@ def test_of_a_model_that_never_read_them_nothing_is_supported(shared: Path, tmp_
     config = Config(
         model=str(shared / "models/stories260K"),
         data=str(shared / "data/reversal_curse"),
-        n_people=8,
+        n_people=5,
         n_wordings=1,
-        n_pairs=12,
+        n_pairs=8,
+        n_others=2,
     )
     record = run_study(STUDY, config, out=tmp_path / "run")
     assert {verdict.outcome for verdict in record.verdicts} == {"undecided"}
@@ -87,7 +88,7 @@ def test_published_results_need_no_model(shared: Path, tmp_path: Path) -> None:
 
 
 # Enough for two layers to learn these few facts by heart, one by one.
-TRAINED = {"tune": "full", "experiments": "1", "epochs": 60, "batch_size": 48, "n_others": 5}
+TRAINED = {"tune": "full", "experiments": "1", "epochs": 120, "batch_size": 48, "n_others": 5}
 
 
 def trained_config(data: Path, model: Path, **more: Any) -> Config:
@@ -104,7 +105,7 @@ def trained(data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_what_is_trained_is_known_as_it_was_told(trained: RunRecord) -> None:
     losses = trained.table("training")
-    assert len(losses) == 60
+    assert len(losses) == 120
     assert losses["loss"].iloc[-1] < 0.5 * losses["loss"].iloc[0]
     people = trained.table("people")
     told = people[people["told_so"]]
@@ -144,7 +145,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
             run_study(STUDY, config, out=tmp_path / "run")
         assert (tmp_path / "run/work/tuned/training.safetensors").is_file()
     record = run_study(STUDY, config, out=tmp_path / "run")
-    assert stopped.steps == 62  # type: ignore[attr-defined]  # nothing but the stopped ones anew
+    assert stopped.steps == 122  # type: ignore[attr-defined]  # nothing but the stopped ones anew
     expected = tables(trained)
     for name, table in tables(record).items():
         pd.testing.assert_frame_equal(table, expected[name])
@@ -155,21 +156,20 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
 
 
 def test_a_run_that_lost_its_model_says_so_and_fresh_starts_over(
-    trained: RunRecord, data: Path, model: Path, tmp_path: Path
+    data: Path, model: Path, tmp_path: Path
 ) -> None:
     from experiments.errors import RunError
 
-    folder = tmp_path / "run"
-    shutil.copytree(trained.path, folder)
+    folder, config = tmp_path / "run", trained_config(data, model, epochs=2)
+    before = run_study(STUDY, config, out=folder).table("people")
     (folder / "results/people.parquet").unlink()
     shutil.rmtree(folder / "work/tuned/model")
-    config = trained_config(data, model)
     with pytest.raises(RunError, match=r"not in .* any more; start over with --fresh"):
         run_study(STUDY, config, out=folder)
     (folder / "work/left").mkdir()
     record = run_study(STUDY, config, out=folder, fresh=True)
     assert not (folder / "work/left").exists()
-    pd.testing.assert_frame_equal(record.table("people"), trained.table("people"))
+    pd.testing.assert_frame_equal(record.table("people"), before)
 
 
 def test_the_loss_can_be_of_completions_alone(data: Path, model: Path, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_words_that_the_model_does_not_know_are_refused_with_their_place(
     shutil.copytree(data, folder)
     path = folder / "parent_child_pairs.csv"
     path.write_text(path.read_text().replace("Ann Reed", "Xyzzy Reed"))
-    with pytest.raises(FactsError, match=r"Xyzzy.*does not know 'Xyzzy'"):
+    with pytest.raises(FactsError, match=r"csv', line 2, asked for the parent: .*'Xyzzy'"):
         run_study(STUDY, Config(model=str(model), data=str(folder)), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
