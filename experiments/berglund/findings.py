@@ -73,9 +73,10 @@ def _pairs(model: str, found: pd.DataFrame) -> str:
 
 def _published(table: pd.DataFrame) -> str:
     gaps = table[(table["among"] == "all") & (table["asked"] == "difference")]
+    least, most = 100 * gaps["mean"].min(), 100 * gaps["mean"].max()
     clear = int((gaps["low"] > 0).sum())
     return (
         f"In the published results {clear} of {len(gaps)} models give the parent of a celebrity "
         "more probability than the celebrity as the parent's child, with an interval above zero; "
-        f"the differences are {percent(gaps['mean'].min())} to {percent(gaps['mean'].max())}."
+        f"the differences are {least:.3g} to {most:.3g} points."
     )

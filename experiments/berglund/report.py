@@ -86,9 +86,10 @@ def paper(
         sections.append(published_section(measured.published))
     sections.append(
         Section(
-            "What was mended",
+            "What was mended" if model is not None else "What bears on these numbers",
             [Text(FLAWS, bullets=True)],
-            "What the original scripts and files do that changes numbers, and what is done here.",
+            "What the original scripts and files do that changes numbers, and what this study does "
+            "where it asks a model.",
         )
     )
     details = {
