@@ -1,6 +1,6 @@
 """One Plotly figure for each kind of result; notebooks, reports and the explorer use the same."""
 
-from interp.figures.accuracy import accuracy_bars
+from interp.figures.accuracy import accuracy_bars, way_bars
 from interp.figures.attention import head_score_grid, pattern_map
 from interp.figures.attribution import attribution_map
 from interp.figures.circuit import circuit_map
@@ -17,7 +17,6 @@ from interp.figures.spread import spread_lines
 from interp.figures.subspaces import subspace_lines, subspace_map
 from interp.figures.swaps import across_map, swap_lines
 from interp.figures.trajectories import trajectory_lines
-from interp.figures.two_ways import way_bars
 from interp.figures.vectors import back_patching_map, transplant_map
 
 __all__ = [
