@@ -36,13 +36,13 @@ from interp.model.model import Model
 from interp.model.threads import threads_for
 from interp.prompts.tokens import check_length, tokenise
 
-__all__ = ["check_tuning", "train", "trained"]
+__all__ = ["check_tuning", "train", "trained", "training_texts", "update"]
 
 _MODEL, _STAGING = "model", "model.staging"
 _MAX_GRADIENT_NORM = 1.0
 _WARMUP = 0.05
 # Seconds between checkpoints; a large one is written less often, so that it takes 5% of the time.
-_CHECKPOINT_SECONDS, _CHECKPOINT_SHARE = 30.0, 0.05
+CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 30.0, 0.05
 # The step after which the time is told: the first ones are slower.
 _WARM_STEPS = 4
 _NO_TARGET = -100
@@ -102,7 +102,7 @@ def train(
         OrganismError: a checkpoint is damaged.
     """
     lines = [line for group in GROUPS for _, line in people.told[group]]
-    texts = _texts(model, lines, config.loss)
+    texts = training_texts(model, lines, config.loss)
     per_epoch = math.ceil(len(texts) / config.batch_size)
     total = per_epoch * config.epochs
     copy, tokenizer = _load(config, model, seed)
@@ -110,7 +110,7 @@ def train(
     weights = {name: each for name, each in copy.named_parameters() if each.requires_grad}
     optimizer = torch.optim.AdamW(list(weights.values()), lr=config.step_size, weight_decay=0.0)
     losses = _restore(folder, weights, optimizer)
-    saved, pause, begun = time.monotonic(), _CHECKPOINT_SECONDS, time.monotonic()
+    saved, pause, begun = time.monotonic(), CHECKPOINT_SECONDS, time.monotonic()
     first = len(losses)
     progress(first, total)
     counts = [_tokens(texts, rows) for rows in _order(len(texts), config, seed)]
@@ -120,7 +120,7 @@ def train(
                 continue
             for group in optimizer.param_groups:
                 group["lr"] = config.step_size * _factor(step, total)
-            losses.append(_step(copy, weights, optimizer, [texts[i] for i in rows], model.device))
+            losses.append(update(copy, weights, optimizer, [texts[i] for i in rows], model.device))
             if not math.isfinite(losses[-1]):
                 raise StudyError(
                     f"The loss is not finite after {step + 1} steps; choose a smaller "
@@ -134,7 +134,7 @@ def train(
                 start = time.monotonic()
                 save_state(folder, _state(weights, optimizer, losses))
                 saved = time.monotonic()
-                pause = max(_CHECKPOINT_SECONDS, (saved - start) / _CHECKPOINT_SHARE)
+                pause = max(CHECKPOINT_SECONDS, (saved - start) / CHECKPOINT_SHARE)
             progress(done, total)
     _save(copy, tokenizer, folder)
     steps = np.arange(total)
@@ -189,7 +189,7 @@ def _with_adapters(model: Any, rank: int, seed: int) -> Any:
             ) from error
 
 
-def _texts(model: Model, lines: Sequence[Line], loss: str) -> list[_Text]:
+def training_texts(model: Model, lines: Sequence[Line], loss: str) -> list[_Text]:
     prompts, answers = [line.prompt for line in lines], [line.completion for line in lines]
     where = [f"'{line.path}', line {line.number}" for line in lines]
     check_readable(model, prompts, answers, where)
@@ -225,7 +225,7 @@ def _factor(step: int, total: int) -> float:
     return warm * (1.0 - 0.9 * step / max(1, total))
 
 
-def _step(
+def update(
     model: Any,
     weights: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,

@@ -126,9 +126,9 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
     trained: RunRecord, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped behind a checkpoint, and once more; the same numbers in every table."""
-    monkeypatch.setattr(tune, "_CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(tune, "_CHECKPOINT_SHARE", 1e9)
-    step, stops = tune._step, [7, 31]
+    monkeypatch.setattr(tune, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(tune, "CHECKPOINT_SHARE", 1e9)
+    step, stops = tune.update, [7, 31]
 
     def stopped(*arguments: Any) -> float:
         stopped.steps += 1  # type: ignore[attr-defined]
@@ -138,7 +138,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
         return step(*arguments)
 
     stopped.steps = 0  # type: ignore[attr-defined]
-    monkeypatch.setattr(tune, "_step", stopped)
+    monkeypatch.setattr(tune, "update", stopped)
     config = trained_config(data, model)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -178,7 +178,7 @@ def test_the_loss_can_be_of_completions_alone(data: Path, model: Path, tmp_path:
     base = load_model(model)
     lines = [line for _, line in people.told["name first"]]
     for loss in ("all", "completion"):
-        for text, line in zip(tune._texts(base, lines, loss), lines, strict=True):
+        for text, line in zip(tune.training_texts(base, lines, loss), lines, strict=True):
             targets = base.decode(list(text.ids[text.free :]))
             assert (line.prompt.split()[-1] in targets) is (loss == "all")
             assert line.completion.split()[-1].rstrip(".") in targets
@@ -275,7 +275,7 @@ def test_half_precision_and_models_in_memory_are_not_trained_whole(data: Path, m
 def test_a_loss_that_is_not_finite_ends_the_training(
     data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune, "_step", lambda *_: float("nan"))
+    monkeypatch.setattr(tune, "update", lambda *_: float("nan"))
     with pytest.raises(StudyError, match="not finite after 1 steps; choose a smaller"):
         run_study(STUDY, trained_config(data, model), out=tmp_path / "run")
 
