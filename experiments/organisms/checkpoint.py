@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +143,19 @@ def staging(folder: Path) -> Path:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     return path
+
+
+def discard(folder: Path) -> None:
+    """Remove what a training left in `folder`, finished or not; other people's files stay."""
+    _remove_training_files(folder)
+    # Last what tells that there is one.
+    for name in sorted(FINISHED_FILES, key=(ORGANISM_FILE,).count):
+        (folder / name).unlink(missing_ok=True)
+    for path in kept_steps(folder).values():
+        shutil.rmtree(path, ignore_errors=True)
+    for emptied in (folder / STEPS_FOLDER, folder):
+        with suppress(OSError):
+            emptied.rmdir()
 
 
 def kept_steps(folder: Path) -> dict[int, Path]:

@@ -180,6 +180,69 @@ def scale_scores(scale: pd.DataFrame) -> go.Figure:
 
 def time_scores(training_time: pd.DataFrame) -> go.Figure:
     """Preference for the right name along training, both directions, a panel for each arm."""
+    return _along(
+        training_time, ("score", "low", "high"), "preference for the right name (nats)", "nats"
+    )
+
+
+def time_association(training_time: pd.DataFrame) -> go.Figure:
+    """How far the weights alone lead to the right name along training, likewise."""
+    columns = ("association", "association_low", "association_high")
+    return _along(training_time, columns, "weights lead to the right name (SD)", "SD")
+
+
+def time_ranks(training_time: pd.DataFrame) -> go.Figure:
+    """Median rank of the right name under the logit lens by layer: a line for each step."""
+    arms = list(dict.fromkeys(training_time["arm"]))
+    layers = sorted(
+        int(name[5:]) for name in map(str, training_time.columns) if name.startswith("rank_")
+    )
+    panels = [(arm, direction) for arm in arms for direction in DIRECTIONS]
+    fig = make_subplots(
+        rows=1,
+        cols=len(panels),
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        subplot_titles=[f"{theme.escape(arm)}, asked {direction}" for arm, direction in panels],
+    )
+    last = max(int(training_time["step"].max()), 1)
+    for column, (arm, direction) in enumerate(panels, 1):
+        chosen = (training_time["arm"] == arm) & (training_time["direction"] == direction)
+        rows = training_time[chosen]
+        medians = rows.groupby("step")[[f"rank_{layer}" for layer in layers]].median()
+        for step, ranks in medians.iterrows():
+            share = float(str(step)) / last
+            place = round((0.2 + 0.8 * min(1.0, share)) * (len(theme.SEQUENTIAL) - 1))
+            fig.add_trace(
+                go.Scatter(
+                    x=layers,
+                    y=1 + ranks.to_numpy(dtype=float),
+                    mode="lines+markers",
+                    line={"color": theme.SEQUENTIAL[place], "width": 2},
+                    name=f"step {step}",
+                    showlegend=False,
+                    hovertemplate=(
+                        f"<b>step {step}</b>, %{{x}} blocks passed<br>median place %{{y:.0f}}"
+                        "<extra></extra>"
+                    ),
+                ),
+                row=1,
+                col=column,
+            )
+    theme.finish(fig, title=None, height=360)
+    fig.update_annotations(font={"size": theme.SMALL, "color": theme.MUTED})
+    fig.update_xaxes(title_text="blocks passed", dtick=1)
+    fig.update_yaxes(type="log", autorange="reversed")
+    fig.update_yaxes(title_text="median place of the right name (1 is first)", col=1)
+    fig.update_layout(margin={"t": 56})
+    return fig
+
+
+def _along(
+    training_time: pd.DataFrame, columns: tuple[str, str, str], title: str, unit: str
+) -> go.Figure:
+    """Lines with intervals over the steps: a panel for each arm, a colour for each direction."""
+    value, low, high = columns
     arms = list(dict.fromkeys(training_time["arm"]))
     fig = make_subplots(
         rows=1,
@@ -195,12 +258,12 @@ def time_scores(training_time: pd.DataFrame) -> go.Figure:
                 fig.add_trace(
                     go.Scatter(
                         x=rows["step"],
-                        y=rows["score"],
+                        y=rows[value],
                         error_y={
                             "type": "data",
                             "symmetric": False,
-                            "array": rows["high"] - rows["score"],
-                            "arrayminus": rows["score"] - rows["low"],
+                            "array": rows[high] - rows[value],
+                            "arrayminus": rows[value] - rows[low],
                             "thickness": 1,
                             "width": 3,
                         },
@@ -210,8 +273,8 @@ def time_scores(training_time: pd.DataFrame) -> go.Figure:
                         legendgroup=direction,
                         showlegend=column == 1 and number == 0,
                         hovertemplate=(
-                            f"<b>step %{{x}}</b>, asked {direction}, seed {seed}<br>%{{y:.2f}} nats"
-                            "<extra></extra>"
+                            f"<b>step %{{x}}</b>, asked {direction}, seed {seed}<br>"
+                            f"%{{y:.2f}} {unit}<extra></extra>"
                         ),
                     ),
                     row=1,
@@ -220,7 +283,7 @@ def time_scores(training_time: pd.DataFrame) -> go.Figure:
     theme.finish(fig, title=None, height=380)
     fig.update_annotations(font={"size": theme.TEXT, "color": theme.MUTED})
     fig.update_xaxes(title_text="step of the training")
-    fig.update_yaxes(title_text="preference for the right name (nats)", col=1)
+    fig.update_yaxes(title_text=title, col=1)
     fig.update_layout(
         legend={"orientation": "h", "x": 0, "y": -0.25, "yanchor": "top", "title_text": ""},
         margin={"t": 48, "b": 96},
@@ -269,11 +332,30 @@ SCALE_FIGURES = (
 TIME_FIGURES = (
     Figure(
         "time_scores",
-        "Training time",
+        "Answers",
         ("training_time",),
         time_scores,
         "Lines over the steps of a training, asked forward and in reverse",
         f"When the answers come. {_PREFERENCE}, of pairs told forward only; bars are 95% "
         "intervals over pairs.",
+    ),
+    Figure(
+        "time_association",
+        "Weights",
+        ("training_time",),
+        time_association,
+        "Lines over the steps of a training: association of names through the weights",
+        "When the weights alone lead from one name of a pair to the other, in standard deviations "
+        "of wrong pairs (all paths; 95% intervals over pairs). Weights of a model that answers "
+        "another way than through these paths lead nowhere here.",
+    ),
+    Figure(
+        "time_ranks",
+        "Lens",
+        ("training_time",),
+        time_ranks,
+        "Lines over the blocks of the model, darker for later steps of the training",
+        "Where in the stack the answer appears, from the first step (pale) to the last (dark): the "
+        "median place of its first token among all tokens under the logit lens.",
     ),
 )

@@ -12,7 +12,6 @@ import pandas as pd
 
 from experiments.context import Context
 from experiments.errors import RunError
-from experiments.organisms.arms import ARMS
 from experiments.organisms.config import TrainConfig
 from experiments.reversal_curse import measure
 from experiments.reversal_curse.arms.trained import curse_scores, trained
@@ -39,7 +38,7 @@ class ArmJob:
     Attributes:
         arm: its name.
         seed: of the training, and of what is drawn while measuring.
-        base: the settings that the arm changes.
+        training: its settings.
         folder: where the organism is trained, and where its run goes, on the worker's machine.
         config: of the measurements; its model is set to the organism.
         investigate: measures and judges; a function of a module, so that a worker can have it.
@@ -47,7 +46,7 @@ class ArmJob:
 
     arm: str
     seed: int
-    base: TrainConfig
+    training: TrainConfig
     folder: str
     config: Config
     investigate: Investigate
@@ -71,7 +70,7 @@ def work(job: ArmJob) -> pd.DataFrame:
         with id, outcome, estimate, interval, unit and n.
     """
     folder = Path(job.folder)
-    organism = trained(ARMS[job.arm].config(replace(job.base, seed=job.seed)), folder / "organism")
+    organism = trained(job.training, folder / "organism")
     config = replace(job.config, model=str(organism))
     measured = partial(_measure, job.investigate)
     study = Study("reversal-curse-arm", "One arm", "", Config, measured, RESULTS)

@@ -11,7 +11,7 @@ from experiments.context import Context
 from experiments.organisms.arms import ARMS, find_arm
 from experiments.organisms.config import TrainConfig
 from experiments.reversal_curse.arms.job import SCORES, VERDICT, ArmJob, Investigate, job_id, start
-from experiments.reversal_curse.arms.trained import SMALL
+from experiments.reversal_curse.arms.trained import SMALL, small_config
 from experiments.reversal_curse.config import Config
 from interp.execute import Unit
 
@@ -69,13 +69,11 @@ def arm_tables(
         hypothesis (id, outcome, estimate with its interval, unit, n, statement).
     """
     folder = context.directory / "organisms"
-    units = [
-        Unit(
-            job_id(arm, seed),
-            ArmJob(arm, seed, plan.base, str(folder / job_id(arm, seed)), plan.config, investigate),
-        )
-        for arm, seed in plan.jobs()
-    ]
+    units = []
+    for arm, seed in plan.jobs():
+        name, training = job_id(arm, seed), small_config(arm, seed, plan.base)
+        job = ArmJob(arm, seed, training, str(folder / name), plan.config, investigate)
+        units.append(Unit(name, job))
     found = context.tables("arm", units, start)
     in_order = [job_id(arm, seed) for arm in plan.arms for seed in range(plan.seeds)]
     whole = pd.concat([found[each] for each in in_order], ignore_index=True)
@@ -109,5 +107,5 @@ def seconds(plan: ArmsPlan, workers: int, of_step: float) -> float:
         workers: how many jobs run at a time, each on a core of its own.
         of_step: seconds that a step of the plain training takes; see `trained.seconds_of_step`.
     """
-    steps = [ARMS[arm].config(plan.base).steps + _MEASURING for arm, _ in plan.jobs()]
+    steps = [small_config(arm, 0, plan.base).steps + _MEASURING for arm, _ in plan.jobs()]
     return of_step * max(sum(steps) / workers, max(steps, default=0))

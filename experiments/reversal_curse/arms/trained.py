@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 import time
 from collections.abc import Collection
@@ -16,6 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from experiments.organisms.arms import find_arm
+from experiments.organisms.checkpoint import discard
 from experiments.organisms.config import TrainConfig, TrainingData
 from experiments.organisms.errors import OrganismError
 from experiments.organisms.facts import DIRECTIONS, Direction
@@ -29,7 +30,15 @@ from interp.prompts.pairs import continuations
 from interp.prompts.tokens import tokenise
 from interp.stats import mean_interval, specificity
 
-__all__ = ["SMALL", "candidates", "curse_scores", "seconds_of_step", "subject_in", "trained"]
+__all__ = [
+    "SMALL",
+    "candidates",
+    "curse_scores",
+    "seconds_of_step",
+    "small_config",
+    "subject_in",
+    "trained",
+]
 
 # Half as many people as the bundled organism knows, and a narrower model: it learns them all within
 # the same number of steps, in half a minute.
@@ -39,13 +48,32 @@ SMALL = TrainConfig(
 _STEPS_TIMED = 4
 
 
+# With 60 pairs told both ways instead of 120, what joins the forms of a sentence takes longer.
+_LONGER = 1.5
+
+
+def small_config(arm: str, seed: int, base: TrainConfig = SMALL) -> TrainConfig:
+    """The settings of an arm at the size of `base`.
+
+    Where sentences are told in another form too, more steps than the arm's recipe for the bundled
+    organism's people.
+
+    Raises:
+        OrganismError: there is no such arm.
+    """
+    config = find_arm(arm).config(replace(base, seed=seed))
+    if config.data.reversed_text or config.data.masked:
+        return replace(config, steps=round(_LONGER * config.steps))
+    return config
+
+
 def trained(config: TrainConfig, folder: Path, keep: Collection[int] = ()) -> Path:
     """An organism in `folder`, trained if it is not there; one of other settings is replaced."""
     try:
         return train(config, folder, keep=keep)
     except OrganismError:
         # Left by another version, or damaged. What cannot be written fails again, and says why.
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(folder)
         return train(config, folder, keep=keep)
 
 

@@ -20,6 +20,7 @@ from experiments.organisms.errors import OrganismError
 from experiments.organisms.facts import Fact
 from experiments.reports.paper import Table
 from experiments.reversal_curse.arms import job, scale, training_time
+from experiments.reversal_curse.arms.figures import TIME_FIGURES
 from experiments.reversal_curse.arms.scale import ScalePlan, scale_seconds, scale_table, trends
 from experiments.reversal_curse.arms.stage import (
     SCORE_COLUMNS,
@@ -29,7 +30,7 @@ from experiments.reversal_curse.arms.stage import (
     seconds,
 )
 from experiments.reversal_curse.arms.stages import seconds_of_stages, trained_otherwise
-from experiments.reversal_curse.arms.trained import subject_in
+from experiments.reversal_curse.arms.trained import small_config, subject_in
 from experiments.reversal_curse.arms.training_time import TimePlan, time_seconds, time_table
 from experiments.reversal_curse.case import Finding
 from experiments.reversal_curse.config import Config
@@ -194,7 +195,9 @@ def test_training_time_asks_every_model_on_the_way(tmp_path: Path) -> None:
     plan = TimePlan(arms=("none",), points=3, base=TINY)
     table, _ = _run(tmp_path / "run", partial(time_table, plan=plan))
     assert table["step"].tolist() == [0, 0, 1, 1, 2, 2]
-    assert {"rank_0", "rank_1", "score"} <= set(table.columns)
+    assert {"rank_0", "rank_1", "score", "association"} <= set(table.columns)
+    figures = [each.draw(table) for each in TIME_FIGURES]
+    assert [len(figure.data) for figure in figures] == [2, 2, 6]
     # The untrained model ranks no answer first.
     assert table[table["step"] == 0]["rank_1"].min() > 5
 
@@ -202,7 +205,8 @@ def test_training_time_asks_every_model_on_the_way(tmp_path: Path) -> None:
 def test_times_add_up_over_jobs_and_workers() -> None:
     plan = ArmsPlan(arms=("none", "reversed-text"), seeds=2)
     alone = seconds(plan, 1, 0.1)
-    steps = sum(ARMS[arm].config(plan.base).steps for arm in plan.arms)
+    steps = sum(small_config(arm, 0).steps for arm in plan.arms)
+    assert steps == 430 + 855
     assert alone > 0.1 * 2 * steps
     assert seconds(plan, 2, 0.1) == pytest.approx(alone / 2)
     assert seconds(plan, 100, 0.1) < alone / 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import xarray as xr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.organisms.config import TrainConfig, TrainingData
+from experiments.organisms.errors import OrganismError
 from experiments.organisms.facts import Direction
 from experiments.reversal_curse.arms import trained as module
 from experiments.reversal_curse.arms.trained import (
@@ -114,14 +117,20 @@ def test_what_is_not_known_has_no_score(monkeypatch: pytest.MonkeyPatch, subject
 
 
 @pytest.mark.slow
-def test_an_organism_of_other_settings_is_replaced(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    first = trained(TINY, tmp_path)
-    weights = (first / "model.safetensors").read_bytes()
-    assert (trained(TINY, tmp_path) / "model.safetensors").read_bytes() == weights
-    other = trained(replace(TINY, seed=1), tmp_path)
-    assert (other / "model.safetensors").read_bytes() != weights
+def test_an_organism_of_other_settings_is_replaced_and_nothing_else(
+    folder: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "organism"
+    shutil.copytree(folder, place)
+    weights = (place / "model.safetensors").read_bytes()
+    assert trained(TINY, place) == place
+    assert (place / "model.safetensors").read_bytes() == weights
+    trained(replace(TINY, seed=1), place)
+    assert (place / "model.safetensors").read_bytes() != weights
+    (place / "thesis.tex").write_text("years of work")
+    with pytest.raises(OrganismError, match=r"thesis\.tex"):
+        trained(TINY, place)
+    assert (place / "thesis.tex").read_text() == "years of work"
 
 
 @pytest.mark.slow
