@@ -101,6 +101,17 @@ RESULTS: Shapes = {
         "lost": ("number or NaN", ("example", "asked", "neurons", "whose")),
         "fact": ("integer", ("example",)),
     },
+    # Where there is nothing to compare, a result has no examples and says why ("refused").
+    "attribution_*": {
+        "contribution": ("number", ("component", "example", "name")),
+    },
+    "association_*": {
+        "association": ("number", ("path", "example", "name")),
+    },
+    "gradients_*": {
+        # NaN between blocks of facts.
+        "cosine": ("number or NaN", ("example", "name")),
+    },
     "patching_*": {
         # NaN at places that a prompt does not have.
         "patched": "number or NaN",

@@ -79,7 +79,7 @@ def investigate(case: Case) -> Finding:
 
 def read(results: Sequence[xr.Dataset]) -> Associated | None:
     """Results of `measurements.association.associated` as one; None where none has numbers."""
-    usable = [each for each in results if "association" in each]
+    usable = [each for each in results if "refused" not in each.attrs]
     if not usable:
         return None
     whole: Preferences | None = None
@@ -128,7 +128,7 @@ def _both(
     pairs = [
         (one, as_told)
         for one, as_told in zip(untold, told, strict=True)
-        if "association" in one and "association" in as_told
+        if "refused" not in one.attrs and "refused" not in as_told.attrs
     ]
     back, there = read([one for one, _ in pairs]), read([one for _, one in pairs])
     return None if back is None or there is None else (back, there)

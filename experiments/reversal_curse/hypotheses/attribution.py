@@ -69,7 +69,7 @@ class Written:
 
 def read(results: Sequence[xr.Dataset]) -> Written | None:
     """Results of `measurements.attribution.written` as one; None where none has numbers."""
-    usable = [each for each in results if "contribution" in each]
+    usable = [each for each in results if "refused" not in each.attrs]
     if not usable:
         return None
     whole: Preferences | None = None
@@ -123,10 +123,12 @@ def _both(
     pairs = [
         (one, as_told)
         for one, as_told in zip(other, told, strict=True)
-        if "contribution" in one and "contribution" in as_told
+        if "refused" not in one.attrs and "refused" not in as_told.attrs
     ]
     untold, control = read([one for one, _ in pairs]), read([one for _, one in pairs])
-    return None if untold is None or control is None else (untold, control)
+    if untold is None or control is None or untold.components != control.components:
+        return None
+    return untold, control
 
 
 def decide(untold: Written, control: Written) -> Verdict:

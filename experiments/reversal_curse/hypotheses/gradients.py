@@ -78,7 +78,7 @@ def investigate(case: Case) -> Finding:
 
 def read(results: Sequence[xr.Dataset]) -> Coupling | None:
     """Results of `measurements.gradients.coupled` as one; None where none has numbers."""
-    usable = [each for each in results if "cosine" in each]
+    usable = [each for each in results if "refused" not in each.attrs]
     if not usable:
         return None
     whole: Preferences | None = None

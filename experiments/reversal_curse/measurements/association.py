@@ -43,12 +43,12 @@ def associated(
 
     Returns:
         association(path, example, name), in a unit that is arbitrary and common to all, with the
-        coordinates of `crossed`; the last path is the sum of all. Without variables, and with the
+        coordinates of `crossed`; the last path is the sum of all. Without examples, and with the
         attribute `refused`, where there are too few facts or the weights cannot be read.
     """
     kept = apart(subject, members)
     if len(kept) < LEAST_FACTS:
-        return refused(_INSTRUMENT, too_few(len(kept)))
+        return _refused(too_few(len(kept)))
     facts = [subject.facts[int(i)] for i in kept]
     try:
         found = association_matrix(
@@ -57,7 +57,7 @@ def associated(
             [f" {fact.answer(direction)}" for fact in facts],
         )
     except (ModelError, PromptError, SiteError) as error:
-        return refused(_INSTRUMENT, str(error))
+        return _refused(str(error))
     progress(1, 1)
     raw = found["raw"].transpose("path", "subject", "object").values
     paths: list[Any] = [*found["path"].values, WHOLE]
@@ -71,3 +71,7 @@ def associated(
         coords={**crossed(subject, direction, kept), "path": [str(path) for path in paths]},
         attrs={**found.attrs, "instrument": _INSTRUMENT},
     )
+
+
+def _refused(reason: str) -> xr.Dataset:
+    return refused(_INSTRUMENT, reason, "association", ("path", "example", "name"))

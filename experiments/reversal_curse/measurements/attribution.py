@@ -42,12 +42,12 @@ def written(
 
     Returns:
         contribution(component, example, name) in logits, with the coordinates of `crossed`; without
-        variables, and with the attribute `refused`, where there is nothing to read or the model
+        examples, and with the attribute `refused`, where there is nothing to read or the model
         cannot be read so.
     """
     kept = apart(subject, members)
     if len(kept) < LEAST_FACTS:
-        return refused(_INSTRUMENT, too_few(len(kept)))
+        return _refused(too_few(len(kept)))
     coords = crossed(subject, direction, kept)
     every = subject.prompts(direction)
     prompts = [every[int(i)] for i in kept]
@@ -66,7 +66,7 @@ def written(
         except (ModelError, SiteError):
             found = by("component")
     except (ModelError, SiteError) as error:
-        return refused(_INSTRUMENT, str(error))
+        return _refused(str(error))
     shares = found["contribution"].transpose("component", "example", "candidate").values
     return xr.Dataset(
         {"contribution": (("component", "example", "name"), shares[:, :, place])},
@@ -76,3 +76,7 @@ def written(
         },
         attrs={**found.attrs, "instrument": _INSTRUMENT},
     )
+
+
+def _refused(reason: str) -> xr.Dataset:
+    return refused(_INSTRUMENT, reason, "contribution", ("component", "example", "name"))

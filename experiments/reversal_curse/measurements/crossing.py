@@ -54,9 +54,13 @@ def apart(subject: Subject, members: npt.NDArray[np.int64]) -> npt.NDArray[np.in
     return np.array(kept, np.int64)
 
 
-def refused(instrument: str, reason: str) -> xr.Dataset:
-    """A result without numbers, and why there are none."""
-    return xr.Dataset(attrs={"instrument": instrument, "refused": reason.rstrip(".")})
+def refused(instrument: str, reason: str, variable: str, dims: tuple[str, ...]) -> xr.Dataset:
+    """A result without examples, and why there are none."""
+    nothing = np.zeros((0,) * len(dims))
+    return xr.Dataset(
+        {variable: (dims, nothing)},
+        attrs={"instrument": instrument, "refused": reason.rstrip(".")},
+    )
 
 
 def too_few(n: int) -> str:

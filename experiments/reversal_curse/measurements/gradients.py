@@ -58,16 +58,16 @@ def coupled(
 
     Returns:
         cosine(example, name), of the question about `example` as told and the one about `name`; NaN
-        between blocks. With the coordinates of `crossed` and block(example); without variables, and
+        between blocks. With the coordinates of `crossed` and block(example); without examples, and
         with the attribute `refused`, where it cannot be done.
     """
     kept = apart(subject, members)
     if len(kept) < LEAST_FACTS:
-        return refused(_INSTRUMENT, too_few(len(kept)))
+        return _refused(too_few(len(kept)))
     templates = subject.templates[direction]
     wordings = (*templates.trained, *templates.held_out)
     if told == direction and len(wordings) < 2:
-        return refused(_INSTRUMENT, f"there is one wording only of the {direction} question")
+        return _refused(f"there is one wording only of the {direction} question")
     other = wordings[1] if told == direction else wordings[0]
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.permutation(kept)[:_MOST])
@@ -88,7 +88,7 @@ def coupled(
                 parameters=parameters,
             )
         except ModelError as error:
-            return refused(_INSTRUMENT, str(error))
+            return _refused(str(error))
         half = len(rows)
         cosines[np.ix_(rows, rows)] = found["cosine"].values[:half, half:]
         progress(number + 1, int(blocks.max()) + 1)
@@ -110,3 +110,7 @@ def _blocks(words: Sequence[str], rng: np.random.Generator) -> npt.NDArray[np.in
             blocks[part] = number
             number += 1
     return blocks
+
+
+def _refused(reason: str) -> xr.Dataset:
+    return refused(_INSTRUMENT, reason, "cosine", ("example", "name"))
