@@ -20,6 +20,7 @@ from experiments.reversal_curse.hypotheses import (
     transplant,
     two_entries,
 )
+from experiments.reversal_curse.mechanism import investigate as mechanism
 
 __all__ = ["HYPOTHESES", "investigate"]
 
@@ -40,6 +41,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     gradients.investigate,
     two_entries.investigate,
     transplant.investigate,
+    mechanism.investigate,
 )
 
 

@@ -45,7 +45,13 @@ def paper(
             Section("Where in the stack the answer appears", [Figures([RANKS])]),
             Section(
                 "The hypotheses",
-                [Hypothesis(finding.verdicts, finding.figures) for finding in findings],
+                [Hypothesis(each.verdicts, each.figures) for each in findings if each.verdicts],
+            ),
+            Section(
+                "The mechanism of a fact",
+                [Figures(each.figures) for each in findings if not each.verdicts],
+                "What the model does with a fact, asked as told and in reverse. Nothing is judged "
+                "here; where an effect is not clear of 0 there is no share and no circuit.",
             ),
             Section(
                 "What carries the fact",
