@@ -6,6 +6,7 @@ Plotly's script alone is 4.8 MB; it is carried compressed and unpacked by the br
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import json
 from collections.abc import Mapping
@@ -49,6 +50,7 @@ def render_page(
     return environment.from_string(source).render(**values, figure=figure, scripts=scripts)
 
 
+@functools.cache
 def _compressed_plotly() -> str:
     source = files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
     # No time stamp: the same run gives the same page, byte for byte.

@@ -22,7 +22,8 @@ def publish(paper: Paper, context: Context) -> None:
     there is a browser to draw them.
     """
     figures = paper.figures()
-    results = {name: context.stored(name) for figure in figures for name in figure.results}
+    names = dict.fromkeys(name for figure in figures for name in figure.results)
+    results = {name: context.stored(name) for name in names}
     kinds = {
         name: "table" if isinstance(result, pd.DataFrame) else "dataset"
         for name, result in results.items()

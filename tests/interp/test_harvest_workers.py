@@ -80,6 +80,7 @@ def test_the_part_of_a_killed_worker_is_done_again(
                 for pid in writers(store):
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
+                time.sleep(0.001)
 
         harvest(
             model, TEXTS, "resid_post.1", store, context=16, executor=workers, progress=kill_one

@@ -19,6 +19,7 @@ from experiments.reversal_curse.study import STUDY, Config
 from experiments.runner import run_study
 from interp import load_model
 from interp.execute import Executor
+from interp.model.model import Model
 from interp.stats import wilson
 from tests.app.material import HOSTILE, make_model, make_run
 
@@ -128,29 +129,27 @@ def test_margins_are_the_answer_against_the_other_names(record: RunRecord) -> No
         assert row["reverse_margin"] == pytest.approx(expected, abs=1e-5)
 
 
-def few(tmp_path: Path) -> Config:
-    (tmp_path / "facts.csv").write_text(FEW)
-    return Config(facts=str(tmp_path / "facts.csv"), n_names=5, n_pairs=5)
-
-
 def numbers(record: RunRecord) -> dict[str, Any]:
     tables = {name: record.table(name) for name in record.names("table")}
     return {**tables, **{name: record.dataset(name) for name in record.names("dataset")}}
 
 
 @pytest.fixture(scope="module")
-def in_this_process(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
-    """A run on a few facts."""
-    folder = tmp_path_factory.mktemp("serial")
-    return run_study(STUDY, few(folder), root=folder / "runs", seed=3)
+def on_tiny(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    """A run on a model of two layers that was never trained, and whose names hold markup."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return make_run(folder / "runs", make_model(folder / "model"))
 
 
-def test_the_same_seed_gives_the_same_numbers_again(
-    in_this_process: RunRecord, tmp_path: Path
-) -> None:
-    config = few(in_this_process.path.parents[2])
-    again = numbers(run_study(STUDY, config, out=tmp_path / "again", seed=3))
-    expected = numbers(in_this_process)
+def again_on_tiny(record: RunRecord, root: Path, executor: Executor) -> RunRecord:
+    """The same once more."""
+    config = Config(model=str(record.path.parents[2] / "model"), n_names=3, n_pairs=2)
+    return run_study(STUDY, config, preset="quick", root=root, executor=executor)
+
+
+def test_the_same_seed_gives_the_same_numbers_again(on_tiny: RunRecord, tmp_path: Path) -> None:
+    again = numbers(again_on_tiny(on_tiny, tmp_path, Executor()))
+    expected = numbers(on_tiny)
     assert again.keys() == expected.keys()
     for name, first in expected.items():
         if isinstance(first, pd.DataFrame):
@@ -161,7 +160,7 @@ def test_the_same_seed_gives_the_same_numbers_again(
 
 @pytest.mark.parametrize("kind", ["processes", "ray"])
 def test_the_executor_changes_no_number_and_is_no_setting(
-    in_this_process: RunRecord, kind: Any, monkeypatch: pytest.MonkeyPatch
+    on_tiny: RunRecord, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "ray":
         pytest.importorskip("ray")
@@ -169,13 +168,10 @@ def test_the_executor_changes_no_number_and_is_no_setting(
     # Several slices of each sweep, though there are only a few facts.
     monkeypatch.setattr("interp.patching.slices.OPERATIONS_PER_SLICE", 1)
     monkeypatch.setattr("interp.patching.slices.CELLS_PER_SLICE", 64)
-    folder = in_this_process.path.parents[2]
-    config = few(folder)
-    executor = Executor(kind, 2)
-    record = run_study(STUDY, config, root=folder / kind, seed=3, executor=executor)
-    assert record.path.name == in_this_process.path.name
-    assert record.verdicts == in_this_process.verdicts
-    expected = numbers(in_this_process)
+    record = again_on_tiny(on_tiny, tmp_path, Executor(kind, 2))
+    assert record.path.name == on_tiny.path.name
+    assert record.verdicts == on_tiny.verdicts
+    expected = numbers(on_tiny)
     for name, found in numbers(record).items():
         if isinstance(found, pd.DataFrame):
             pd.testing.assert_frame_equal(found, expected[name])
@@ -184,45 +180,53 @@ def test_the_executor_changes_no_number_and_is_no_setting(
             assert found.attrs == expected[name].attrs
 
 
-@pytest.mark.parametrize("splits", [("reverse",), ("both",), ("reverse", "held_out"), ("unknown",)])
-def test_any_one_split_is_studied_to_its_end(splits: tuple[str, ...], tmp_path: Path) -> None:
+def test_names_are_text_in_the_report(on_tiny: RunRecord) -> None:
+    assert on_tiny.report is not None
+    page = on_tiny.report.read_text(encoding="utf-8")
+    assert HOSTILE not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+@pytest.fixture(scope="module")
+def organism() -> Model:
+    return load_model("reversal-curse")
+
+
+@pytest.mark.parametrize("splits", [("both",), ("reverse", "held_out"), ("unknown",)])
+def test_any_splits_are_studied_to_their_end(
+    splits: tuple[str, ...], organism: Model, tmp_path: Path
+) -> None:
     facts = [fact for fact in read_facts(reversal_curse() / "facts.csv") if fact.split in splits]
     if not facts:
         facts = list(read_facts(reversal_curse() / "facts.csv"))
     rows = [
         f"{f.subject},{f.object},mother,{f.inverse},{splits[i % len(splits)]}"
-        for i, f in enumerate(facts[:8])
+        for i, f in enumerate(facts[:6])
     ]
     (tmp_path / "facts.csv").write_text(
         "\n".join(["subject,object,relation,inverse,split", *rows]) + "\n"
     )
-    config = Config(facts=str(tmp_path / "facts.csv"), n_names=4, n_pairs=4)
-    record = run_study(STUDY, config, out=tmp_path / "run", model=load_model("reversal-curse"))
+    config = Config(facts=str(tmp_path / "facts.csv"), n_names=2, n_pairs=2)
+    record = run_study(STUDY, config, out=tmp_path / "run", model=organism)
     assert {verdict.outcome for verdict in record.verdicts} == {"undecided"}
     assert record.headline
     assert record.report is not None
 
 
-def test_what_the_model_knows_both_ways_is_not_called_absent(tmp_path: Path) -> None:
+def test_what_the_model_knows_both_ways_is_not_called_absent(
+    organism: Model, tmp_path: Path
+) -> None:
     """Facts that it learned both ways, given as learned forward only: the planted counterpart."""
     facts = [fact for fact in read_facts(reversal_curse() / "facts.csv") if fact.split == "both"]
     rows = [f"{f.subject},{f.object},{f.relation},{f.inverse},forward" for f in facts]
     header = "subject,object,relation,inverse,split"
     (tmp_path / "facts.csv").write_text("\n".join([header, *rows]) + "\n")
     config = Config(facts=str(tmp_path / "facts.csv"), n_names=2, n_pairs=2)
-    record = run_study(STUDY, config, out=tmp_path / "run", model=load_model("reversal-curse"))
+    record = run_study(STUDY, config, out=tmp_path / "run", model=organism)
     outcomes = {verdict.id: verdict.outcome for verdict in record.verdicts}
     assert outcomes["H2"] == outcomes["H2 tuned"] == outcomes["H3"] == "rejected"
     assert outcomes["H2 Jacobian"] == outcomes["H4"] == outcomes["H5"] == "rejected"
     assert outcomes["H2+H3"] == "undecided"
-
-
-def test_names_are_text_in_the_report(tmp_path: Path) -> None:
-    record = make_run(tmp_path / "runs", make_model(tmp_path / "tiny"))
-    assert record.report is not None
-    page = record.report.read_text(encoding="utf-8")
-    assert HOSTILE not in page
-    assert "&lt;img src=x onerror=alert(1)&gt;" in page
 
 
 def test_words_that_the_model_does_not_know_are_refused_with_their_line(tmp_path: Path) -> None:
@@ -237,7 +241,7 @@ def test_a_model_that_knows_nothing_is_told_so_plainly(shared: Path, tmp_path: P
     rows = pairs.drop_duplicates(["child", "parent", "parent_type"])
     # Where one name holds the other the prompt would hold the answer, which is refused.
     apart = [a not in b and b not in a for a, b in zip(rows["child"], rows["parent"], strict=True)]
-    rows = rows[apart].head(100)
+    rows = rows[apart].head(80)
     rows.to_csv(tmp_path / "facts.csv", index=False)
     config = Config(
         model=str(shared / "models/stories260K"),
@@ -247,5 +251,5 @@ def test_a_model_that_knows_nothing_is_told_so_plainly(shared: Path, tmp_path: P
     )
     record = run_study(STUDY, config, out=tmp_path / "run")
     assert "knows neither direction" in record.headline[0]
-    assert "100 questions" in record.headline[0]
+    assert "80 questions" in record.headline[0]
     assert {verdict.outcome for verdict in record.verdicts} == {"undecided"}
