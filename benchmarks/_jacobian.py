@@ -4,6 +4,11 @@ Both get the same texts and the defaults of their own, but for the layers (the e
 out, which TransformerLens does not fit). The other's texts are so many that its time can be told,
 and seconds are for each text.
 
+The arithmetic floor is what neither can leave out, in matrix products alone: for each of d_model
+cotangents, and each token that is averaged over, the product of the gradient with every matrix of
+every block above the first, and with the attention of its text. It is taken at the rate that a
+large matrix product of the model's width reaches in this run, which narrow ones do not reach.
+
     python -m benchmarks._jacobian
 """
 
@@ -19,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._common import build, describe_machine
+from benchmarks._common import build, describe_machine, matrix_rate
 from interp import JacobianLens, Model, fit_jacobian_lens, load_model
 
 
@@ -30,6 +35,7 @@ class Row:
     Attributes:
         ours, theirs: seconds for each text.
         difference: the largest between the matrices of both on the same texts.
+        floor: seconds for each text that the matrix products take.
     """
 
     what: str
@@ -38,6 +44,7 @@ class Row:
     ours: float
     theirs: float
     difference: float
+    floor: float
 
     @property
     def ratio(self) -> float:
@@ -93,8 +100,27 @@ def compared(what: str, model: Model, texts: Sequence[str], skip: int, few: int)
     difference = max(
         float((same.J[layer] - matrix).abs().max()) for layer, matrix in reference.jacobians.items()
     )
-    tokens = sum(min(length, len(model.token_ids(text))) for text in texts) / len(texts)
-    return Row(what, len(texts), tokens, seconds / len(texts), seconds_theirs / few, difference)
+    lengths = [min(length, len(model.token_ids(text))) for text in texts]
+    tokens = sum(lengths) / len(texts)
+    flops = sum(floor_flops(model, n, n - 1 - skip) for n in lengths) / len(texts)
+    floor = flops / matrix_rate("cpu", model.dtype, model.d_model)
+    return Row(
+        what, len(texts), tokens, seconds / len(texts), seconds_theirs / few, difference, floor
+    )
+
+
+def floor_flops(model: Model, length: int, averaged: int) -> float:
+    """Floating-point operations of one text's Jacobians that no exact method can leave out.
+
+    Args:
+        averaged: tokens of the text that are averaged over.
+    """
+    cfg, d = model.bridge.cfg, model.d_model
+    heads = (model.n_heads + model.n_key_value_heads) * int(cfg.d_head)
+    weights = 2 * d * heads + (3 if cfg.gated_mlp else 2) * d * max(model.mlp_widths)
+    # Of patterns, values, queries and keys, over what comes before each token.
+    attention = 4 * model.n_heads * int(cfg.d_head) * length / 2
+    return 2.0 * d * averaged * (model.n_layers - 1) * (weights + attention)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -111,12 +137,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     print(describe_machine("cpu"))
-    print("| model | texts × tokens | TransformerLens, s a text | Obverse | ratio | differ by |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| model | texts × tokens | TransformerLens, s a text | Obverse | ratio | differ by | "
+        "arithmetic floor | TransformerLens over it | Obverse over it |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in rows(given.facts, given.rows, given.large):
         print(
             f"| {row.what} | {row.texts} × {row.tokens:.0f} | {row.theirs:.3f} | {row.ours:.3f} | "
-            f"{row.ratio:.1f}× | {row.difference:.1g} |",
+            f"{row.ratio:.1f}× | {row.difference:.1g} | {row.floor:.4f} | "
+            f"{row.theirs / row.floor:.1f}× | {row.ours / row.floor:.1f}× |",
             flush=True,
         )
 

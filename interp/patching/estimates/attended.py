@@ -24,6 +24,7 @@ from interp.kinds import SiteKind
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
 from interp.patching.estimates.both import Both
+from interp.patching.estimates.compact import Run
 from interp.patching.table import Edit, EditTable, PatternEdit
 from interp.sites import Site
 
@@ -98,6 +99,35 @@ class Rows:
         elsewhere = (seen[-1].reshape(heads.shape) - heads) * ~active[:, :, None, None]
         moved = torch.einsum("rphd,vrphd->vr", elsewhere, by_z[:, example])
         return out, moved.float()
+
+    def few(self, block: int, run: Run) -> list[tuple[Site, Change]]:
+        """What is replaced in the block, where only these positions of each row are run."""
+        return [(_seat(one), self._writing_few(one, run)) for one in self.table.inside(block)]
+
+    def write_few(self, site: Site, target: Tensor, run: Run) -> None:
+        """Replace what these positions hold, in place [row, run, …]."""
+        both = self.both
+        new, base = both.runs.values(site, both.other, both.start), both.changed[site]
+        for edit in self.edits(site):
+            assert isinstance(edit, Edit)  # patterns are laid out
+            at = run.index[edit.row, edit.destination]
+            there = at >= 0
+            row, taken = edit.row[there], tuple(index[there] for index in edit.taken)
+            units = None if edit.units is None else edit.units[there]
+            few = Edit(row, at[there], taken, units)
+            if _seat(site) == site:
+                few.write(target, new)
+                continue
+            by = few.new(new) - base[self.example[row], edit.destination[there]]
+            target[row, few.destination] += by
+
+    def _writing_few(self, site: Site, run: Run) -> Change:
+        def write(value: Tensor) -> Tensor:
+            target = value.clone()
+            self.write_few(site, target, run)
+            return target
+
+        return write
 
     def _span(self, block: int, active: Tensor) -> tuple[Active, Active]:
         model = self.both.runs.model

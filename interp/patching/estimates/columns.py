@@ -18,6 +18,7 @@ from interp.kinds import site_kind
 from interp.model.memory import batches, rows_that_fit
 from interp.patching.estimates.attended import Rows, Z, rows_memory, seen_by_attention
 from interp.patching.estimates.both import Both, Moved
+from interp.patching.estimates.compact import Attended, Run, is_compact, through
 from interp.patching.estimates.gradients import Descent
 from interp.patching.table import Edit, EditTable, Mask
 from interp.sites import Site
@@ -37,13 +38,17 @@ def by_columns(both: Both, columns: int) -> Moved:
     cell, layer = cell[busy][order], layer[busy][order]
     first = int(np.nonzero(both.mine)[0][0])
     strength = gradients.strength(both)
+    attended = _attended(both)
 
     def work(start: int, stop: int) -> Tensor:
         part = table.select(np.arange(start, stop))
         rows = Rows(both, part, _active(both, part, strength, columns))
+        if attended is not None:
+            return _walk_few(rows, gradients, attended)
         return _walk(rows, gradients)
 
-    size = rows_that_fit(model, rows_memory(both))
+    memory = rows_memory(both) if attended is None else _few_memory(both, columns)
+    size = rows_that_fit(model, memory)
     for start, stop, moved in batches(len(table), size, work):
         out[cell[start:stop] - first, layer[start:stop]] = moved.cpu().numpy()
     return out
@@ -138,6 +143,96 @@ def _active(
     return more | (read & beyond)
 
 
+def _attended(both: Both) -> dict[int, Attended] | None:
+    """What attention did, by layer, if it is told from a few positions; None where all are laid
+    out."""
+    model, site = both.runs.model, site_kind(both.cells.site)
+    if site.pairwise or not is_compact(model, both.runs.base.reading.ids):
+        return None
+    layers = range(min(both.cells.layers), model.n_layers)
+    return {layer: Attended.of(model, both.changed, layer) for layer in layers}
+
+
+def _few_memory(both: Both, columns: int) -> int:
+    """Bytes that a row takes of which few positions are run (estimate)."""
+    model, length = both.runs.model, both.changed[Site("resid_pre", 0)].shape[1]
+    reads = both.runs.base.positions(torch.zeros(1, dtype=torch.long)).shape[1]
+    run = reads + columns
+    patterns = 12 * 8 * model.n_heads * length * run
+    final = 3 * length * model.d_model * model.dtype.itemsize
+    few = 3 * model.memory_per_row(run) + patterns + final
+    return max(few, rows_memory(both)) if seen_by_attention(site_kind(both.cells.site)) else few
+
+
+def _walk_few(
+    rows: Rows, gradients: _Gradients, attended: dict[int, Attended]
+) -> Float[Tensor, " row"]:
+    """What the rows move the metric by, nothing laid out but the positions that are run."""
+    both, table, model = rows.both, rows.table, rows.both.runs.model
+    start, base, run = table.start, both.changed, Run.of(rows.active)
+    moved = torch.zeros(len(table), device=both.gradient.device)
+    hidden: Tensor | None = None
+    for block in range(int(start[0]), model.n_layers + 1):
+        n = int(np.searchsorted(start, block, "right"))
+        joined = 0 if hidden is None else len(hidden)
+        top = block == model.n_layers
+        if n > joined:
+            into = Site("resid_post", block - 1) if top else Site("resid_pre", block)
+            new = base[into][rows.example[joined:n, None], run.position[joined:n]]
+            hidden = new if hidden is None else torch.cat([hidden, new])
+        assert hidden is not None  # the first rows start at the first block of the walk
+        for site in table.before(block):
+            rows.write_few(site, hidden, run)
+        for site in [*table.before(block), *([] if top else table.inside(block))]:
+            if site.layer in gradients.by_site:
+                moved += _elsewhere(rows, site, gradients.by_site[site.layer])
+        if top:
+            break
+        by_z = gradients.by_z[block]
+        apart = joined < n and any(seen_by_attention(one.kind) for one in table.inside(block))
+        few = joined if apart else n
+        found = []
+        if few:
+            changes = [] if apart else rows.few(block, run)
+            out, more = through(
+                model,
+                base,
+                block,
+                hidden[:few],
+                run.first(few),
+                rows.example[:few],
+                attended[block],
+                by_z,
+                changes,
+            )
+            found.append(out)
+            moved[:few] += more
+        if apart:
+            # Queries, keys and values may be replaced at more positions than are run.
+            mine = Rows(both, table.select(np.arange(joined, n)), rows.active[joined:n])
+            whole = base[Site("resid_pre", block)][mine.example]
+            out, of_each = mine.through(block, whole, by_z[None])
+            at = run.position[joined:n, :, None].expand(-1, -1, out.shape[-1])
+            found.append(out.gather(1, at))
+            moved[joined:n] += of_each[0]
+        hidden = torch.cat(found)
+    assert hidden is not None
+    final = base[Site("resid_post", model.n_layers - 1)][rows.example]
+    return moved + _read(rows, run.scatter(hidden, final))
+
+
+def _read(rows: Rows, hidden: Float[Tensor, "row position d_model"]) -> Float[Tensor, " row"]:
+    """By how much the metric differs in final streams."""
+    both = rows.both
+    examples = torch.from_numpy(rows.table.example)
+    found = both.runs.base.value(hidden, examples) - both.value[rows.example]
+    # Where nothing is read that has changed, a difference is rounding.
+    reads = both.runs.base.positions(examples)[..., None].expand(-1, -1, hidden.shape[-1])
+    final = both.changed[Site("resid_post", both.runs.model.n_layers - 1)][rows.example]
+    same = (hidden.gather(1, reads) == final.gather(1, reads)).flatten(1).all(1)
+    return torch.where(same, 0.0, found)
+
+
 def _walk(rows: Rows, gradients: _Gradients) -> Float[Tensor, " row"]:
     """What the rows move the metric by."""
     both, table, model = rows.both, rows.table, rows.both.runs.model
@@ -163,13 +258,7 @@ def _walk(rows: Rows, gradients: _Gradients) -> Float[Tensor, " row"]:
             hidden, more = rows.through(block, hidden, gradients.by_z[block][None])
             moved[:n] += more[0]
     assert hidden is not None
-    examples = torch.from_numpy(table.example)
-    found = both.runs.base.value(hidden, examples) - both.value[rows.example]
-    # Where nothing is read that has changed, a difference is rounding.
-    reads = both.runs.base.positions(examples)[..., None].expand(-1, -1, hidden.shape[-1])
-    final = base[Site("resid_post", model.n_layers - 1)][rows.example]
-    same = (hidden.gather(1, reads) == final.gather(1, reads)).flatten(1).all(1)
-    return moved + torch.where(same, 0.0, found)
+    return moved + _read(rows, hidden)
 
 
 def _elsewhere(rows: Rows, site: Site, gradient: Tensor) -> Float[Tensor, " row"]:

@@ -52,16 +52,18 @@ def test_with_every_position_run_it_is_the_sweep(tiny: Tiny) -> None:
         assert float(np.abs(exact["patched"] - exact["corrupt"]).max()) > 0.05
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "whole"])
+@pytest.mark.parametrize("laid_out", ["few", "packed", "whole"])
 def test_with_few_positions_run_small_changes_are_told_to_first_order(
-    tiny: Tiny, packed: bool, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, laid_out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing bends, all that goes by way of the other positions must be there, once."""
     pairs = prompt_pairs(tiny)
     sites = ("resid_pre", "attn_out", "mlp_out", "q", "k", "z")
     if tiny.name != "llama":  # of the others one of each kind
         sites = ("resid_pre", "k", "z")
-    if not packed:
+    if laid_out != "few":
+        monkeypatch.setattr("interp.patching.estimates.columns.is_compact", lambda *_: False)
+    if laid_out == "whole":
         monkeypatch.setattr("interp.patching.estimates.attended.packs_attending", lambda *_: False)
     for site in sites:
         by = AXES[site]
