@@ -62,7 +62,7 @@ def attending(model: Model, layer: int, instead: Instead | None = None) -> Itera
     def heads(name: str) -> Tensor:
         value = seen[name]
         if value.ndim == 3:
-            value = value.unflatten(-1, (-1, d_head)).transpose(1, 2)
+            value = value.reshape(*value.shape[:2], -1, d_head).transpose(1, 2)
         return value.repeat_interleave(model.n_heads // value.shape[1], dim=1)
 
     def put(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -255,7 +255,7 @@ def _is_compact(model: Model, ids: Int[Tensor, "1 position"]) -> bool:
 
 def _by_example(example: Tensor) -> list[tuple[int, Tensor]]:
     """The rows of each example."""
-    return [(int(one), (example == one).nonzero()[:, 0]) for one in example.unique()]
+    return [(one, (example == one).nonzero()[:, 0]) for one in sorted(set(example.tolist()))]
 
 
 def _with_own(now: Compared, run: Run) -> Compared:
