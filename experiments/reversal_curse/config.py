@@ -58,7 +58,7 @@ class Config:
                 n_pairs=200,
                 lens_seconds=3600.0,
                 arm_seeds=5,
-                scale_seeds=3,
+                scale_seeds=2,
                 time_points=11,
             )
         raise StudyError(f"Unknown preset '{name}'; choose 'quick' or 'full'.")

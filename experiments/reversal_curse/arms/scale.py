@@ -66,7 +66,7 @@ class ScalePlan:
     widths: tuple[int, ...] = (48, 72, 96)
     bearers: tuple[int, ...] = (2, 4)
     passes: tuple[float, ...] = (1.0, 2.0)
-    seeds: int = 3
+    seeds: int = 2
     base: TrainConfig = SMALL
 
     def jobs(self, folder: Path) -> list[ScaleJob]:

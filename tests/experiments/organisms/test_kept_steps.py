@@ -59,10 +59,9 @@ def test_a_kept_step_is_a_model_with_its_facts(trained: Path) -> None:
     assert {path.name for path in folder.iterdir()} >= {"facts.csv", "templates.json"}
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5])
-def test_an_interruption_leaves_no_trace_in_kept_steps(
-    trained: Path, tmp_path: Path, stop: int
-) -> None:
+def test_an_interruption_leaves_no_trace_in_kept_steps(trained: Path, tmp_path: Path) -> None:
+    stop = 5  # behind step 3, which was kept, and a checkpoint
+
     def progress(step: int, total: int, info: dict[str, Any]) -> None:
         if step == stop:
             raise KeyboardInterrupt
