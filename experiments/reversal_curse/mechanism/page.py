@@ -57,7 +57,7 @@ def all_facts(
 ) -> go.Figure:
     """The facts told forward, asked both ways: means (of ranks medians) with 95% intervals.
 
-    Cells of maps whose interval holds 0 are grey.
+    Cells of maps whose interval holds 0 are grey, and all of patching where the effect's does.
     """
     columns = []
     for lens, patched, shares, way in (
@@ -138,22 +138,28 @@ def _draw(columns: Sequence[_Stage], *, single: bool) -> go.Figure:
         column_titles=[f"<b>{title}</b>" for title in titles],
     )
     # One scale in both columns, or an empty map would be stretched until its noise looks strong.
-    limits = [
-        max([1.0, *(_reach(_means(getattr(one, name), single=single)) for one in columns)])
-        for name in ("moved", "carried")
-    ]
+    moved = [_moved(one, single=single) for one in columns]
+    carried = [_means(one.carried, single=single) for one in columns]
+    limits = [max([1.0, *map(_reach, maps)]) for maps in (moved, carried)]
     worst = max([1.0, *(float(np.nanmax(one.ranks, initial=0.0)) for one in columns)])
     for number, one in enumerate(columns):
         at = {"col": number + 1}
         _ranks(fig, one.ranks, theme.COLOURS[_WAYS[number]], row=1, **at)
-        _map(fig, _means(one.moved, single=single), one.labels, limits[0], row=2, **at)
+        _map(fig, moved[number], one.labels, limits[0], row=2, **at)
         _bars(fig, one, theme.COLOURS[_WAYS[number]], single=single, row=3, **at)
-        _map(fig, _means(one.carried, single=single), (), limits[1], row=4, **at)
+        _map(fig, carried[number], (), limits[1], row=4, **at)
     theme.finish(fig, title=None, height=1120, showlegend=False, bargap=0.25)
     fig.update_layout(margin={"t": 40, "b": 140, "l": 70, "r": 90})
     _axes(fig, columns, worst)
     _notes(fig, columns, single=single)
     return fig
+
+
+def _moved(one: _Stage, *, single: bool) -> Floats:
+    """Means of what patches move; none of an effect that is not clear of 0."""
+    means = _means(one.moved, single=single)
+    clear = single or (len(one.effect) > 0 and mean_interval(one.effect)[0] > 0)
+    return means if clear else np.full(means.shape, np.nan)
 
 
 def _means(values: Floats, *, single: bool) -> Floats:
@@ -218,7 +224,7 @@ def _map(fig: go.Figure, values: Floats, columns: Sequence[str], limit: float, *
             colorscale=theme.DIVERGING,
             xgap=1,
             ygap=1,
-            showscale=at["col"] == 2,
+            showscale=at["col"] == 1,
             colorbar=theme.colour_bar(
                 "logits" if columns else "nats",
                 len=0.24,
