@@ -76,11 +76,11 @@ class Config:
 
     @classmethod
     def preset(cls, name: str) -> Config:
-        """ "quick" (100 pairs, two wordings, three other answers) or "full" (all there is)."""
+        """ "quick" (100 pairs, two wordings, three other answers) or "full" (400, ten, nine)."""
         if name == "quick":
             return cls()
         if name == "full":
-            return cls(n_wordings=10, n_pairs=1511, n_others=29)
+            return cls(n_wordings=10, n_pairs=400, n_others=9)
         raise StudyError(f"Unknown preset '{name}'; choose 'quick' or 'full'.")
 
 

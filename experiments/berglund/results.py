@@ -41,6 +41,7 @@ _CENTRED: dict[str, Kind] = {
 RESULTS: Shapes = {
     "headline": {"sentence": "text"},
     "published": PUBLISHED,
+    "tuned": {"fingerprint": "text"},
     "training": {"step": "integer", "epoch": "integer", "loss": "number", "tokens": "integer"},
     "people_*": _SCORED,
     "pairs_*": _SCORED,

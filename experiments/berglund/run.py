@@ -170,7 +170,12 @@ def _tuned(
     found = tune.trained(folder)
     if found is None:
         raise RunError(f"The trained model is not in '{folder}' any more; start over with --fresh.")
-    return load_model(found, device=model.device, dtype=model.dtype), losses
+    changed = load_model(found, device=model.device, dtype=model.dtype)
+    # Scores that are stored already are of the model that was trained here, and so are later ones.
+    noted = context.table("tuned", lambda _: pd.DataFrame({"fingerprint": [changed.fingerprint]}))
+    if noted["fingerprint"].tolist() != [changed.fingerprint]:
+        raise RunError(f"The model in '{found}' is not the one trained there; use --fresh.")
+    return changed, losses
 
 
 def _tell(model: Model, questions: Mapping[str, Sequence[Item]], context: Context) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from experiments.records import RunRecord
 from experiments.runner import run_study
 from interp import load_model
 from tests.experiments.berglund.material import make_data, make_model
+from tests.experiments.commands import ROOT, obverse
+from tests.experiments.packages import install
 
 pytestmark = pytest.mark.slow
 
@@ -172,6 +175,17 @@ def test_a_run_that_lost_its_model_says_so_and_fresh_starts_over(
     pd.testing.assert_frame_equal(record.table("people"), before)
 
 
+def test_another_model_in_its_place_is_refused(data: Path, model: Path, tmp_path: Path) -> None:
+    from experiments.errors import RunError
+
+    folder, config = tmp_path / "run", trained_config(data, model, epochs=1)
+    run_study(STUDY, config, out=folder)
+    (folder / "results/people.parquet").unlink()
+    shutil.copy(model / "model.safetensors", folder / "work/tuned/model/model.safetensors")
+    with pytest.raises(RunError, match="is not the one trained there"):
+        run_study(STUDY, config, out=folder)
+
+
 def test_the_loss_can_be_of_completions_alone(data: Path, model: Path, tmp_path: Path) -> None:
     """Then names told first are no target: nothing in the loss depends on them but as context."""
     people = read_people(data)
@@ -219,6 +233,23 @@ def test_lora_trains_adapters_and_merges_them(data: Path, model: Path, tmp_path:
         assert np.linalg.matrix_rank((after[name] - before[name]).numpy(), tol=1e-5) <= 4
     again = run_study(STUDY, config, out=tmp_path / "again")
     pd.testing.assert_series_equal(again.table("training")["loss"], losses)
+
+
+def test_it_is_run_from_the_command_line(data: Path, model: Path, tmp_path: Path) -> None:
+    # Found as a study of any package is, whether or not this one was installed since it has it.
+    (tmp_path / "site").mkdir()
+    install(tmp_path / "site", "more", {"berglund": "experiments.berglund.study:STUDY"}, {})
+    path = os.pathsep.join([str(ROOT), str(tmp_path / "site")])
+    arguments = ["run", "berglund", "--data", str(data), "--model", str(model), "--out", "r"]
+    sets = ["--set", "experiments=1", "--set", "n-others=2"]
+    ended = obverse(*arguments, *sets, cwd=tmp_path, PYTHONPATH=path)
+    assert ended.returncode == 0, ended.stderr
+    assert "answers are scored: about" in ended.stdout
+    assert "B1 undecided" in ended.stdout
+    record = RunRecord.open(tmp_path / "r")
+    assert (record.config["experiments"], record.config["n_others"]) == ("1", 2)
+    refused = obverse(*arguments[:2], "--set", "n_pair=9", cwd=tmp_path, PYTHONPATH=path)
+    assert refused.stderr.endswith("has no setting 'n_pair'; did you mean 'n_pairs'?\n")
 
 
 @pytest.mark.parametrize(
