@@ -16,6 +16,7 @@ from experiments.study import Study, Verdict
 
 if TYPE_CHECKING:
     from experiments.context import Context
+    from experiments.explorer import Page
 
 __all__ = ["STUDY", "Config"]
 
@@ -26,6 +27,14 @@ def _run(config: Config, context: Context) -> Sequence[Verdict]:
     return run(config, context)
 
 
+def _explorer() -> Page:
+    from experiments.berglund import figures
+    from experiments.explorer import Page
+
+    shown = (figures.RIGHT, figures.PREFERENCES, figures.WON, figures.PAIRS, figures.PUBLISHED)
+    return Page(figures=(*shown, figures.LOSS))
+
+
 STUDY = Study(
     "berglund",
     "Berglund's experiments",
@@ -33,4 +42,5 @@ STUDY = Study(
     Config,
     _run,
     RESULTS,
+    _explorer,
 )

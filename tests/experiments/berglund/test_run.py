@@ -235,6 +235,24 @@ def test_lora_trains_adapters_and_merges_them(data: Path, model: Path, tmp_path:
     pd.testing.assert_series_equal(again.table("training")["loss"], losses)
 
 
+def test_the_explorer_draws_what_a_run_has_stored(trained: RunRecord, untrained: RunRecord) -> None:
+    assert STUDY.explorer is not None
+    drawn = set()
+    for record in (trained, untrained):
+        there = tables(record)
+        for figure in STUDY.explorer().figures:
+            if all(name in there for name in figure.results):
+                assert figure.draw(*(there[name] for name in figure.results)).data
+                drawn.add(figure.name)
+    assert drawn == {
+        "people-right",
+        "people-preferred",
+        "pairs-won",
+        "pairs-both-ways",
+        "training-loss",
+    }
+
+
 def test_it_is_run_from_the_command_line(data: Path, model: Path, tmp_path: Path) -> None:
     # Found as a study of any package is, whether or not this one was installed since it has it.
     (tmp_path / "site").mkdir()
