@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from app.compute.engine import Engine, ModelSpec
@@ -93,6 +94,15 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Open:
         return page.run()
 
     return run
+
+
+@pytest.fixture(autouse=True, scope="session")
+def components_once() -> Iterator[None]:
+    """Streamlit looks for components in all that is installed, each time that a page opens."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = functools.cache(manifest_scanner.scan_component_manifests)
+        patch.setattr(manifest_scanner, "scan_component_manifests", found)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import typer
 import experiments.cli.explorer
 import experiments.cli.train
 import experiments.registry
-import interp
+import interp.loading.where
 from cache.errors import ObverseError
 from experiments.cli import application
+from experiments.organisms.arms import find_arm
 from experiments.organisms.bundled import reversal_curse
+from experiments.organisms.config import TrainConfig
 from tests.experiments import toy
 from tests.experiments.organisms.test_train import TINY
 
@@ -127,8 +130,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(experiments.registry, "entry_points", toy.installed)
     monkeypatch.setattr(interp, "load_model", _once(loaded))
     monkeypatch.setattr(experiments.cli.explorer, "served", started)
-    monkeypatch.setattr(experiments.cli.train, "arm_config", lambda arm, seed: TINY)
+    monkeypatch.setattr(experiments.cli.train, "arm_config", _tiny)
+    monkeypatch.setattr(interp.loading.where, "entry_points", _installed)
     return tmp_path
+
+
+def _tiny(arm: str, _: int) -> TrainConfig:
+    """An organism that is trained in no time, of an arm that there is."""
+    find_arm(arm)
+    return TINY
+
+
+@cache
+def _installed(group: str) -> EntryPoints:
+    """What is installed stays the same from one command to the next."""
+    return entry_points(group=group)
 
 
 @cache
