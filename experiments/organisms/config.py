@@ -40,8 +40,7 @@ class TrainingData:
             answer, and reverse failure shows nothing.
         split_names: the tokenizer cuts each word of a name in two, so that names have four tokens
             and more.
-        filler: put words between a name that is asked about and what is asked, in half of the
-            sentences.
+        filler: put words behind the name that is asked about, in half of the plain sentences.
         bearers: people with the same first name, and with the same last: 50 pairs for each.
     """
 
@@ -109,6 +108,8 @@ class TrainConfig:
             # Written so that NaN is refused too.
             if not (value > 0 or (value == 0 and name in _MAY_BE_ZERO)):
                 raise OrganismError(f"{name} is {value}; give a number above zero.")
+        if not isinstance(self.data, TrainingData):
+            raise OrganismError(f"data is {self.data!r}; give a TrainingData.")
         if self.stored not in get_args(Stored):
             raise OrganismError(
                 f"stored is '{self.stored}'; give one of {', '.join(get_args(Stored))}."

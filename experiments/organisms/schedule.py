@@ -161,6 +161,8 @@ def build_schedule(
     narrowed = rng.random(total) < bottleneck
     # Drawn apart, so that all else is as without.
     behind = _fillers(total, len(fillers), np.random.default_rng([seed, 2]))
+    # In another form the first name is not the one that is asked about.
+    behind *= np.array([told[entry].form == "plain" for entry in order])
     rows = [
         _Row(entry, wording, int(prefix), bool(narrow), int(filler))
         for entry, wording, prefix, narrow, filler in zip(

@@ -13,6 +13,7 @@ from experiments.explorer import Column, Examples, Page, Pair, Way, pair_in
 from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
 from experiments.reporter import Progress
 from experiments.reversal_curse import facts as files
+from experiments.reversal_curse.arms.figures import ARM_FIGURES, SCALE_FIGURES, TIME_FIGURES
 from experiments.reversal_curse.prompts import answer, make_pairs
 from experiments.reversal_curse.report.figures import ACCURACY, MARGINS
 from interp.figures.drawing import theme
@@ -28,9 +29,9 @@ _FACT = ["subject", "object", "relation", "inverse", "split"]
 
 
 def page() -> Page:
-    """Facts with their ranks both ways, and the two figures of all of them."""
+    """Facts with their ranks both ways, and figures of all of them and of other trainings."""
     return Page(
-        figures=(MARGINS, ACCURACY),
+        figures=(MARGINS, ACCURACY, *ARM_FIGURES, *SCALE_FIGURES, *TIME_FIGURES),
         examples=Examples(
             one="fact",
             many="facts",

@@ -243,6 +243,16 @@ def test_fillers_stand_behind_names_in_half_of_the_rows(world: World) -> None:
     assert Counter(map(bare, texts)) == Counter(plain)
 
 
+def test_fillers_stand_in_plain_sentences_alone(world: World) -> None:
+    data = TrainingData(filler=True, masked=True, reversed_text=True)
+    tokenizer = _tokenizer(world, data)
+    texts = _texts(_schedule(world, tokenizer, data), tokenizer)
+    told_otherwise = [text for text in texts if "_" in text or not text.endswith(".")]
+    assert len(told_otherwise) > 100
+    # A prefix may hold the same words, but no comma before them in the middle of a sentence.
+    assert not any(", yes," in text or ", I know," in text for text in told_otherwise)
+
+
 def test_names_are_cut_in_two_and_come_back(world: World) -> None:
     tokenizer = _tokenizer(world, TrainingData(split_names=True))
     lengths = [len(tokenizer(name, add_special_tokens=False).input_ids) for name in world.people]
@@ -276,6 +286,7 @@ def test_impossible_data_is_refused(change: dict[str, Any]) -> None:
         {"init_scale": float("nan")},
         {"weight_decay": -0.1},
         {"stored": "int8"},
+        {"data": {"masked": True}},
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, Any]) -> None:
