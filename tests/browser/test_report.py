@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.app.material import make_model, make_run
+from experiments.records import RunRecord
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.browser
 def test_the_report_draws_its_figures_offline_and_runs_no_name(
-    browser: Any, tmp_path: Path
+    browser: Any, record: RunRecord
 ) -> None:
     # Two of the names on it hold markup that would run a script.
-    record = make_run(tmp_path / "runs", make_model(tmp_path / "tiny"))
     context = browser.new_context(offline=True)
     page = context.new_page()
     problems: list[str] = []
