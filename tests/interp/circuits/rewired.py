@@ -6,7 +6,7 @@ time settles from the bottom up, after as many runs as writers can stand behind 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -31,13 +31,21 @@ def settle(
 
 
 def circuit_run(
-    split: Split, embedding: Tensor, edges: set[tuple[str, str]], ablated: Written
+    split: Split, embedding: Tensor, circuits: Sequence[set[tuple[str, str]]], ablated: Written
 ) -> Tensor:
-    """Logits where a reader sees, of writers it has no edge from, what `ablated` holds."""
+    """Logits where a reader sees, of writers it has no edge from, what `ablated` holds.
+
+    Args:
+        embedding: [1, position, d_model].
+        circuits: by row their edges; they run side by side.
+    """
+    rows = embedding.repeat(len(circuits), 1, 1)
 
     def rule(reader: str, written: Written) -> Tensor:
-        missing = [name for name in split.reads(reader) if (name, reader) not in edges]
-        none = torch.zeros_like(embedding)
-        return sum((ablated[name] - written[name] for name in missing), start=none)
+        seen = torch.zeros_like(rows)
+        for name in split.reads(reader):
+            missing = torch.tensor([(name, reader) not in edges for edges in circuits])
+            seen[missing] += (ablated[name] - written[name])[missing]
+        return seen
 
-    return settle(split, embedding, rule).logits
+    return settle(split, rows, rule).logits

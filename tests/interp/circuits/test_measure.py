@@ -56,10 +56,11 @@ def by_split(
                 ablated = {n: mean[n].expand_as(v) for n, v in ablated.items()}
             if ablation == "zero":
                 ablated = {n: torch.zeros_like(v) for n, v in ablated.items()}
-            for number, chosen in enumerate(sets):
-                edges = {(sources[s], destinations[d]) for s, d in np.argwhere(chosen)}
-                logits = circuit_run(split, split.embed(question.clean), edges, ablated)
-                out[number, example] += float(question.metric(logits))
+            circuits = [
+                {(sources[s], destinations[d]) for s, d in np.argwhere(chosen)} for chosen in sets
+            ]
+            logits = circuit_run(split, split.embed(question.clean), circuits, ablated)
+            out[:, example] += question.metric(logits).detach().numpy()
     return out
 
 
