@@ -49,7 +49,12 @@ def paper(
             ),
             Section(
                 "The mechanism of a fact",
-                [Figures(each.figures) for each in findings if not each.verdicts],
+                [
+                    Figures([figure])
+                    for each in findings
+                    if not each.verdicts
+                    for figure in each.figures
+                ],
                 "What the model does with a fact, asked as told and in reverse. Nothing is judged "
                 "here; where an effect is not clear of 0 there is no share and no circuit.",
             ),
