@@ -21,7 +21,7 @@ from interp.lens.training import train_tuned_lens
 from interp.lens.tuned import TunedLens
 from interp.model.model import Model
 
-__all__ = ["KINDS", "Fit", "fits", "sentences"]
+__all__ = ["KINDS", "Fit", "fits", "seconds", "sentences"]
 
 KINDS = ("tuned", "Jacobian")
 
@@ -53,10 +53,10 @@ def fits(
     """How to fit each lens, once; nothing where it would take longer than `most` seconds."""
     model, texts = subject.model, sentences(subject)
     chosen = [texts[i] for i in sorted(rng.permutation(len(texts))[:_PROMPTS])]
-    seconds = _seconds(model, chosen)
-    if seconds > most:
+    taken = _seconds(model, chosen)
+    if taken > most:
         note(
-            f"A tuned and a Jacobian lens of {model.name} would take about {duration(seconds)} to "
+            f"A tuned and a Jacobian lens of {model.name} would take about {duration(taken)} to "
             "fit, so H2 is judged under the logit lens alone; the full preset allows for more."
         )
         return {}
@@ -81,6 +81,11 @@ def _once(fit: Fit) -> Fit:
         return fitted[0]
 
     return kept
+
+
+def seconds(subject: Subject) -> float:
+    """Roughly, how long both lenses take to fit."""
+    return _seconds(subject.model, sentences(subject)[:_PROMPTS])
 
 
 def _seconds(model: Model, texts: list[str]) -> float:

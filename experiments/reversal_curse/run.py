@@ -16,7 +16,7 @@ from experiments.berglund.report import published_section
 from experiments.context import Context
 from experiments.organisms.facts import DIRECTIONS, Direction, Templates
 from experiments.reports.publish import publish
-from experiments.reversal_curse import cost, lenses, measure, patch, retrieve
+from experiments.reversal_curse import cost, forecast, lenses, measure, patch, retrieve
 from experiments.reversal_curse import facts as fact_files
 from experiments.reversal_curse.arms.stages import trained_otherwise
 from experiments.reversal_curse.case import Case, Finding, known_as_told
@@ -43,9 +43,10 @@ _LENS_NAMES = 200
 def run(config: Config, context: Context) -> Sequence[Verdict]:
     """Measure, judge, and write report.html."""
     published = published_results(config.berglund_results, context)
-    case, findings = investigated(config, context)
+    subject = load_subject(config, context)
+    forecast.tell(config, context, subject, cost.estimate(subject, config.n_names, _LENS_NAMES))
+    case, findings = _investigated(config, context, subject)
     others = trained_otherwise(config, context, investigated)
-    subject = case.subject
     with fitting_threads(subject.model):
         asked = measure.with_questions(case.measured.answers, subject.facts)
         names = len({name for fact in subject.facts for name in (fact.subject, fact.object)})
@@ -61,7 +62,10 @@ def run(config: Config, context: Context) -> Sequence[Verdict]:
 
 def investigated(config: Config, context: Context) -> tuple[Case, list[Finding]]:
     """The model with what was measured of it, and what each hypothesis says."""
-    subject = load_subject(config, context)
+    return _investigated(config, context, load_subject(config, context))
+
+
+def _investigated(config: Config, context: Context, subject: Subject) -> tuple[Case, list[Finding]]:
     with fitting_threads(subject.model):
         measured = take_measurements(config, context, subject)
         twin = partial(cured_twin, config, context)
@@ -87,7 +91,7 @@ def load_subject(config: Config, context: Context) -> Subject:
     facts = tuple(fact for _, fact in numbered)
     subject = Subject(model, facts, templates)
     # Before all facts are made into prompts, which takes long too.
-    cost.tell(subject, cost.estimate(subject, config.n_names, _LENS_NAMES), context.note)
+    cost.check_memory(subject, cost.estimate(subject, config.n_names, _LENS_NAMES))
     check_prompts(model, facts_path, numbered, templates)
     for direction in DIRECTIONS:
         check_answers(model, facts, direction, templates[direction].trained[0])

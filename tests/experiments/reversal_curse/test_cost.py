@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from experiments.errors import FactsError
+from experiments.numbers import duration
 from experiments.organisms.bundled import reversal_curse
 from experiments.organisms.facts import Fact
-from experiments.reversal_curse import cost, measure, study
+from experiments.reversal_curse import cost, forecast, measure, study
 from experiments.reversal_curse.facts import DEFAULT_TEMPLATES, read_facts
 from experiments.reversal_curse.measure import Subject
 from experiments.runner import run_study
 from interp import load_model
+from interp.execute import Executor, Workers
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +62,36 @@ def test_a_million_facts_are_refused_at_once_with_figures(subject: Subject) -> N
     with pytest.raises(
         FactsError, match=r"1,020,000 facts takes about 1 PB of memory, and .* are free; give fewer"
     ):
-        cost.tell(many, asked, print)
+        cost.check_memory(many, asked)
     assert time.monotonic() - start < 2
 
 
-def test_long_work_is_told_and_short_work_is_not(subject: Subject) -> None:
+@pytest.mark.parametrize(
+    ("executor", "workers"),
+    [(Executor(), 1), (Executor("processes", 3), 3), (Workers(Executor("processes", 2)), 2)],
+)
+def test_the_time_is_told_stage_by_stage(
+    subject: Subject, executor: Any, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     notes: list[str] = []
-    cost.tell(subject, cost.Cost(1000, 10**6), notes.append)
-    assert notes == []
-    cost.tell(subject, cost.Cost(10**9, 10**6), notes.append)
+    context: Any = SimpleNamespace(executor=executor, note=notes.append)
+    monkeypatch.setattr(forecast, "seconds_of_text", lambda _: 0.01)
+    monkeypatch.setattr(
+        forecast, "seconds_of_stages", lambda _config, given: {"arms": 4000.0 / given}
+    )
+    known = cost.estimate(subject, 20, 200)
+    seconds = forecast.forecast(study.Config(), subject, known, 0.01)
+    forecast.tell(study.Config(), context, subject, known)
     (note,) = notes
-    assert note.startswith("1,000,000,000 answers to 300 facts are scored: about ")
-    assert "1 MB of memory" in note
+    assert f"arms {duration(round(4000 / workers / 60) * 60)}" in note
+    assert f"{workers} at a time" in note
+    assert seconds > 0.01 * known.texts
+
+
+def test_twice_as_slow_a_model_takes_almost_twice_as_long(subject: Subject) -> None:
+    known = cost.estimate(subject, 20, 200)
+    one, two = (forecast.forecast(study.Config(), subject, known, each) for each in (0.01, 0.02))
+    assert 1.8 < two / one < 2
 
 
 def test_a_run_that_cannot_fit_leaves_nothing(
