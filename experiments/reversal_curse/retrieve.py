@@ -45,7 +45,7 @@ def probe_name(
         attribute `questions`; without variables, and with the attribute `refused`, where it cannot
         be done.
     """
-    template = _wording(subject.templates[direction], direction)
+    template = wording(subject.templates[direction], direction)
     if template is None:
         return _refused("no template begins with the name that it asks about")
     kept = [int(i) for i in members if not names_share_a_word(subject.facts[int(i)])]
@@ -61,7 +61,8 @@ def _refused(reason: str) -> xr.Dataset:
     return xr.Dataset(attrs={"instrument": "retrieve", "refused": reason})
 
 
-def _wording(templates: Templates, direction: Direction) -> str | None:
+def wording(templates: Templates, direction: Direction) -> str | None:
+    """The first template that begins with the name that it asks about."""
     name = "subject" if direction == "forward" else "object"
     wordings = (*templates.trained, *templates.held_out)
     return next((each for each in wordings if PLACEHOLDER.findall(each)[0] == name), None)
@@ -89,7 +90,7 @@ def _probed(
     features = collect(model, batch, sites, positions={"name": last}, progress=progress)
     answers = [fact.answer(direction) for fact in facts]
     tokens = continuations(model, batch, [f" {answer}" for answer in answers])
-    vectors = {name: _vector(model, ids) for name, ids in zip(answers, tokens, strict=True)}
+    vectors = {name: answer_vector(model, ids) for name, ids in zip(answers, tokens, strict=True)}
     # No rotation changes a ridge, and n examples span n dimensions: the rest need no eigenvectors.
     values = features.values.double()
     narrow = _rotated(values)
@@ -108,7 +109,7 @@ def _probed(
     return found.assign_coords(fact=("example", rows)).assign_attrs(questions=len(numbers))
 
 
-def _vector(model: Model, ids: tuple[int, ...]) -> torch.Tensor:
+def answer_vector(model: Model, ids: tuple[int, ...]) -> torch.Tensor:
     """The mean of what the answer's tokens are read out by [d_model]."""
     unembedding: torch.Tensor = model.bridge.W_U
     return unembedding.detach()[:, list(ids)].double().cpu().mean(1)

@@ -1,0 +1,335 @@
+"""H8: the machinery for the reverse exists, only what it would read is missing.
+
+One rank-one edit of one MLP writes the reverse answer at the name that is asked about
+(`measurements.edits`). That a vector can be found which forces a token says nothing, so the verdict
+is about values of the mean map, which are made from the questions of other names; they are no
+longer than twice what the MLP writes anyway, come out where they are asked for and not in another
+question about the same name, and are judged in wordings that they were not made in. Optimised
+values are told beside. Forward edits, and whether their reverse follows, are told beside, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from experiments.figure import Figure
+from experiments.numbers import percent
+from experiments.reporter import Progress
+from experiments.reversal_curse.case import Case, Finding
+from experiments.reversal_curse.measure import Subject
+from experiments.reversal_curse.measurements.edits import FAMILIES, follows, known, restored
+from experiments.study import Outcome, Verdict
+from interp.figures.drawing.dots import Dots, interval_dots, nothing_to_draw
+from interp.figures.drawing.theme import COLOURS
+from interp.stats import wilson
+
+CLAIM = "The machinery for the reverse exists: the answer, written at the name, comes out."
+HALF = 0.5
+"""What the share of restored answers must exceed."""
+MOST_CONTROL = 0.25
+"""What controls that ought to bring nothing must stay below."""
+LEAST_KEPT = 0.8
+"""What the share of other answers that stay must exceed."""
+LEAST_QUESTIONS = 10
+_OUGHT_TO_FAIL = {
+    "unedited": "without an edit",
+    "mismatched": "with the value at another name's key",
+    "random": "with a random value of the same length",
+    "other_question": "when the same name is asked the other question",
+}
+_OUGHT_TO_STAY = {
+    "forward": "the fact's own forward answer",
+    "kept_forward": "other facts' forward answers",
+    "kept_reverse": "other facts' reverse answers",
+}
+_ROWS = {
+    "made": "in the wordings it was made in",
+    "unseen": "in other wordings",
+    "elsewhere": "at names told in reverse",
+    **_OUGHT_TO_FAIL,
+    **{name: f"{label}, kept" for name, label in _OUGHT_TO_STAY.items()},
+}
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of questions, with its 95% Wilson interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, found: xr.Dataset, name: str, family: str | None = None) -> Share | None:
+        if name not in found:
+            return None
+        values = found[name] if family is None else found[name].sel(family=family)
+        return cls.over(values.values, found["question"].values)
+
+    @classmethod
+    def over(cls, values: np.ndarray, questions: np.ndarray) -> Share | None:
+        """Of values between 0 and 1, those that are NaN left out; the mean of each question."""
+        seen = np.isfinite(values)
+        if not seen.any():
+            return None
+        number, inverse = np.unique(questions[seen], return_inverse=True)
+        total = np.bincount(inverse, values[seen]) / np.bincount(inverse)
+        return cls(float(total.mean()), *wilson(float(total.sum()), len(number)), len(number))
+
+    def __str__(self) -> str:
+        return f"{percent(self.mean)} [{percent(self.low)}, {percent(self.high)}]"
+
+
+def investigate(case: Case) -> Finding:
+    """H8 of a case; its twin is asked whether the reverse follows a forward edit."""
+    seed = case.context.seed_for("edits")
+    facts = case.measured.facts
+    forward = facts["forward_correct"].to_numpy(dtype=bool)
+    reverse = facts["reverse_correct"].to_numpy(dtype=bool)
+    told = case.known_as_told("forward")
+    missing = told[~reverse[told]]
+    written = case.context.dataset(
+        "edits_reverse",
+        partial(
+            restored,
+            case.subject,
+            missing,
+            np.nonzero(reverse)[0],
+            np.nonzero(forward)[0],
+            seed,
+        ),
+    )
+    here = case.context.dataset(
+        "edits_forward", partial(follows, case.subject, told, np.nonzero(forward)[0], seed)
+    )
+    twin = case.cured()
+    there = (
+        None
+        if twin is None
+        else case.context.dataset("edits_forward_cured", partial(_of_twin, twin, seed))
+    )
+    figures = (RESTORED, FOLLOWED if there is not None else FOLLOWED_ALONE)
+    return Finding((judge(written, here, there),), figures)
+
+
+def _of_twin(twin: Subject, seed: int, progress: Progress) -> xr.Dataset:
+    right = known(twin, "forward")
+    split = np.array([fact.split for fact in twin.facts])
+    told = np.nonzero(right & (split == "forward"))[0]
+    return follows(twin, told, np.nonzero(right)[0], seed, progress)
+
+
+def judge(
+    written: xr.Dataset, here: xr.Dataset | None = None, there: xr.Dataset | None = None
+) -> Verdict:
+    """Decide H8.
+
+    Args:
+        written: what `measurements.edits.restored` found.
+        here, there: what `measurements.edits.follows` found in the model of the study and in its
+            cured twin; only told beside.
+    """
+    beside = _beside(here, there)
+    unseen = Share.of(written, "unseen", "mean map")
+    if unseen is None or unseen.n < LEAST_QUESTIONS:
+        n = 0 if unseen is None else unseen.n
+        why = written.attrs.get("refused", f"{n} questions, and {LEAST_QUESTIONS} are needed")
+        return _undecided(n, f"No edit can be judged: {why}.{beside}")
+    shares = {name: Share.of(written, name, "mean map") for name in _ROWS}
+    failing = [
+        f"{label} the answer comes as well ({one})"
+        for name, label in _OUGHT_TO_FAIL.items()
+        if (one := shares[name]) is not None and not one.high < MOST_CONTROL
+    ]
+    lost = [
+        f"of {label} {one} stay"
+        for name, label in _OUGHT_TO_STAY.items()
+        if (one := shares[name]) is not None and not one.low > LEAST_KEPT
+    ]
+    missing = [
+        label
+        for name, label in (*_OUGHT_TO_FAIL.items(), *_OUGHT_TO_STAY.items())
+        if shares[name] is None
+    ]
+    elsewhere = shares["elsewhere"]
+    outcome: Outcome = "undecided"
+    said = f"in wordings that the edit was not made in, {unseen} of the answers are given whole"
+    if unseen.low > HALF and not (failing or lost or missing):
+        outcome = "supported"
+        text = (
+            f"Written at the name by one rank-one edit, {said}. What follows the edited MLP turns "
+            "such a value into the answer; that says nothing of how the model would come to store "
+            "one"
+        )
+    elif unseen.low > HALF:
+        problems = [*failing, *lost, *(f"there is no control {each}" for each in missing)]
+        text = f"Answers come out ({said}), but {'; '.join(problems)}"
+    elif unseen.high < HALF and elsewhere is not None and elsewhere.low > HALF:
+        outcome = "rejected"
+        text = (
+            f"Written at names that the model was told of in reverse, the same values come out "
+            f"({elsewhere}); written at the names of these facts they do not: {said}"
+        )
+    else:
+        also = "" if elsewhere is None else f"; at names that were told of in reverse {elsewhere}"
+        text = f"Not clear: {said}{also}, so that such values need not be what the model reads"
+    return Verdict(
+        id="H8",
+        claim=CLAIM,
+        outcome=outcome,
+        statement=f"{text}.{beside}",
+        estimate=unseen.mean,
+        low=unseen.low,
+        high=unseen.high,
+        unit="share of answers",
+        n=unseen.n,
+        control=_control(written, shares),
+        confidence=0.95,
+    )
+
+
+def _control(written: xr.Dataset, shares: dict[str, Share | None]) -> str:
+    bad = [f"{label} {one}" for name, label in _OUGHT_TO_FAIL.items() if (one := shares[name])]
+    good = [f"{label} {one}" for name, label in _OUGHT_TO_STAY.items() if (one := shares[name])]
+    forced = Share.of(written, "unseen", "optimised")
+    leaked = Share.of(written, "other_question", "optimised")
+    other = (
+        "" if leaked is None else f" (and in {leaked} when the name is asked the other question)"
+    )
+    return (
+        f"The answer comes {', '.join(bad)}. Kept: {', '.join(good)}. A value that is optimised for "
+        f"the edited question brings {forced}{other}, which alone would show nothing: it can force "
+        "a token."
+    )
+
+
+def _followed(found: xr.Dataset | None) -> tuple[Share, Share, Share] | None:
+    """Among forward edits that took: that, the reverse of the new fact, and of the old one."""
+    if found is None or "followed" not in found:
+        return None
+    one = found.sel(family="optimised")
+    questions, took = found["question"].values, one["unseen"].values >= HALF
+    whole = Share.over(took.astype(float), questions)
+    if whole is None or took.sum() < LEAST_QUESTIONS:
+        return None
+    shares = [
+        Share.over(np.where(took, one[name].values, np.nan), questions)
+        for name in ("followed", "remained")
+    ]
+    assert shares[0] is not None
+    assert shares[1] is not None
+    return whole, shares[0], shares[1]
+
+
+def _beside(here: xr.Dataset | None, there: xr.Dataset | None) -> str:
+    found = [
+        (name, each)
+        for name, one in (("this model", here), ("its cured twin", there))
+        if (each := _followed(one)) is not None
+    ]
+    if not found:
+        return ""
+    parts = [
+        f"in {name} the edit takes for {took}, and of these the reverse of the new fact is "
+        f"answered in {new} and that of the old one still in {old}"
+        for name, (took, new, old) in found
+    ]
+    return f" Edited forward (A's answer becomes C): {'; '.join(parts)}."
+
+
+def restored_dots(written: xr.Dataset) -> go.Figure:
+    """Draw shares of answers with 95% intervals, for both families of values."""
+    rows, series = [], []
+    colours = (COLOURS["forward"], COLOURS["reverse"])
+    for family, colour in zip(FAMILIES, colours, strict=True):
+        shares = {name: Share.of(written, name, family) for name in _ROWS}
+        there = {name: one for name, one in shares.items() if one is not None}
+        if not there:
+            return nothing_to_draw(str(written.attrs.get("refused", "No edit can be judged")))
+        rows = [_ROWS[name] for name in there]
+        series.append(_dots(family, colour, rows, list(there.values())))
+    return interval_dots(rows, series, margin=0.0, axis="share of questions with the right answer")
+
+
+def followed_dots(*models: xr.Dataset) -> go.Figure:
+    """Draw, of forward edits that took, whether the reverse follows.
+
+    Args:
+        models: what `follows` found in the model of the study, and in its cured twin.
+    """
+    labels = ("forward edit takes", "new reverse answered", "old reverse still answered")
+    series = [
+        _dots(name, colour, labels, found)
+        for name, colour, one in zip(
+            ("with the curse", "cured"),
+            (COLOURS["forward"], COLOURS["reverse"]),
+            models,
+            strict=False,
+        )
+        if (found := _followed(one)) is not None
+    ]
+    if not series:
+        return nothing_to_draw("Too few forward edits take to see what follows")
+    return interval_dots(labels, series, margin=0.0, axis="share of questions")
+
+
+def _dots(name: str, colour: str, rows: Sequence[str], shares: Sequence[Share]) -> Dots:
+    mean, low, high = zip(*((one.mean, one.low, one.high) for one in shares), strict=True)
+    return Dots(name, colour, rows, mean, low, high)
+
+
+RESTORED = Figure(
+    "edits_reverse",
+    "Writing the reverse",
+    ("edits_reverse",),
+    restored_dots,
+    "How often the reverse answer comes out after it was written into one MLP, and controls",
+    "H8: reverse answers written at the asked name by one rank-one edit each (95% intervals over "
+    "questions). The answer should come out in other wordings than those of the edit, and not in "
+    "the rows below; the last rows, what the model knew before, should stay near 1. An optimised "
+    "value can force a token anywhere, so what counts is the mean map.",
+)
+_FOLLOWED = (
+    "H8: a fact is edited forward (A's answer becomes C) with an optimised value; of the edits "
+    "that took, how often A is then the answer when C is asked, and when the old B is asked. "
+)
+FOLLOWED = Figure(
+    "edits_forward",
+    "Editing forward",
+    ("edits_forward", "edits_forward_cured"),
+    followed_dots,
+    "Whether the reverse follows a forward edit, in the model with the curse and in the cured one",
+    _FOLLOWED + "If both directions were one entry where the curse is cured, the new reverse would "
+    "follow there.",
+)
+FOLLOWED_ALONE = Figure(
+    "edits_forward",
+    "Editing forward",
+    ("edits_forward",),
+    followed_dots,
+    "Whether the reverse follows a forward edit",
+    _FOLLOWED + "There is no cured model to compare with.",
+)
+
+
+def _undecided(n: int, statement: str) -> Verdict:
+    return Verdict(
+        id="H8",
+        claim=CLAIM,
+        outcome="undecided",
+        statement=statement,
+        estimate=None,
+        low=None,
+        high=None,
+        unit="share of answers",
+        n=n,
+        control="None: there is nothing to compare.",
+        confidence=0.95,
+    )
