@@ -1,11 +1,12 @@
 """H8: the machinery for the reverse exists, only what it would read is missing.
 
 One rank-one edit of one MLP writes the reverse answer at the name that is asked about
-(`measurements.edits`). That a vector can be found which forces a token says nothing, so the verdict
-is about values of the mean map, which are made from the questions of other names; they are no
-longer than twice what the MLP writes anyway, come out where they are asked for and not in another
-question about the same name, and are judged in wordings that they were not made in. Optimised
-values are told beside. Forward edits, and whether their reverse follows, are told beside, too.
+(`measurements.edits`). That a vector can be found which forces a token shows nothing, so the
+verdict is about values that were made at other names, and never saw the one that is edited. They
+are no longer than twice what the MLP writes anyway, must come out where they are asked for and not
+in another question about the same name, and are judged in wordings that they were not made in.
+Values made at the name itself are told beside. Forward edits, and whether their reverse follows,
+are told beside, too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from experiments.numbers import percent
 from experiments.reporter import Progress
 from experiments.reversal_curse.case import Case, Finding
 from experiments.reversal_curse.measure import Subject
-from experiments.reversal_curse.measurements.edits import FAMILIES, follows, known, restored
+from experiments.reversal_curse.measurements.editing import AT_NAME, ELSEWHERE
+from experiments.reversal_curse.measurements.edits import follows, known, restored
 from experiments.study import Outcome, Verdict
 from interp.figures.drawing.dots import Dots, interval_dots, nothing_to_draw
 from interp.figures.drawing.theme import COLOURS
@@ -51,7 +53,6 @@ _OUGHT_TO_STAY = {
 _ROWS = {
     "made": "in the wordings it was made in",
     "unseen": "in other wordings",
-    "elsewhere": "at names told in reverse",
     **_OUGHT_TO_FAIL,
     **{name: f"{label}, kept" for name, label in _OUGHT_TO_STAY.items()},
 }
@@ -94,21 +95,18 @@ def investigate(case: Case) -> Finding:
     forward = facts["forward_correct"].to_numpy(dtype=bool)
     reverse = facts["reverse_correct"].to_numpy(dtype=bool)
     told = case.known_as_told("forward")
-    missing = told[~reverse[told]]
     written = case.context.dataset(
         "edits_reverse",
         partial(
             restored,
             case.subject,
-            missing,
-            np.nonzero(reverse)[0],
+            told[~reverse[told]],
             np.nonzero(forward)[0],
+            np.nonzero(reverse)[0],
             seed,
         ),
     )
-    here = case.context.dataset(
-        "edits_forward", partial(follows, case.subject, told, np.nonzero(forward)[0], seed)
-    )
+    here = case.context.dataset("edits_forward", partial(follows, case.subject, told, seed))
     twin = case.cured()
     there = (
         None
@@ -123,7 +121,7 @@ def _of_twin(twin: Subject, seed: int, progress: Progress) -> xr.Dataset:
     right = known(twin, "forward")
     split = np.array([fact.split for fact in twin.facts])
     told = np.nonzero(right & (split == "forward"))[0]
-    return follows(twin, told, np.nonzero(right)[0], seed, progress)
+    return follows(twin, told, seed, progress)
 
 
 def judge(
@@ -134,52 +132,55 @@ def judge(
     Args:
         written: what `measurements.edits.restored` found.
         here, there: what `measurements.edits.follows` found in the model of the study and in its
-            cured twin; only told beside.
+            cured twin.
     """
     beside = _beside(here, there)
-    unseen = Share.of(written, "unseen", "mean map")
-    if unseen is None or unseen.n < LEAST_QUESTIONS:
+    unseen = Share.of(written, "unseen", ELSEWHERE)
+    forced = Share.of(written, "unseen", AT_NAME)
+    if unseen is None or forced is None or unseen.n < LEAST_QUESTIONS:
         n = 0 if unseen is None else unseen.n
         why = written.attrs.get("refused", f"{n} questions, and {LEAST_QUESTIONS} are needed")
         return _undecided(n, f"No edit can be judged: {why}.{beside}")
-    shares = {name: Share.of(written, name, "mean map") for name in _ROWS}
-    failing = [
-        f"{label} the answer comes as well ({one})"
+    shares = {name: Share.of(written, name, ELSEWHERE) for name in _ROWS}
+    problems = [
+        f"{label} the answer comes in {one} as well"
         for name, label in _OUGHT_TO_FAIL.items()
         if (one := shares[name]) is not None and not one.high < MOST_CONTROL
     ]
-    lost = [
+    problems += [
         f"of {label} {one} stay"
         for name, label in _OUGHT_TO_STAY.items()
         if (one := shares[name]) is not None and not one.low > LEAST_KEPT
     ]
-    missing = [
-        label
+    problems += [
+        f"there is no control {label}"
         for name, label in (*_OUGHT_TO_FAIL.items(), *_OUGHT_TO_STAY.items())
         if shares[name] is None
     ]
-    elsewhere = shares["elsewhere"]
+    takes = None if here is None else Share.of(here, "unseen", AT_NAME)
     outcome: Outcome = "undecided"
-    said = f"in wordings that the edit was not made in, {unseen} of the answers are given whole"
-    if unseen.low > HALF and not (failing or lost or missing):
+    said = f"{unseen} of the answers are given whole"
+    if unseen.low > HALF and not problems:
         outcome = "supported"
         text = (
-            f"Written at the name by one rank-one edit, {said}. What follows the edited MLP turns "
-            "such a value into the answer; that says nothing of how the model would come to store "
-            "one"
+            "Written at the name by one rank-one edit, as a value that was made at other names, "
+            f"{said}, in wordings that the edit was not made in. So what follows the edited MLP "
+            "turns such a value into the answer; that says nothing of how a model would come to "
+            "store one"
         )
     elif unseen.low > HALF:
-        problems = [*failing, *lost, *(f"there is no control {each}" for each in missing)]
         text = f"Answers come out ({said}), but {'; '.join(problems)}"
-    elif unseen.high < HALF and elsewhere is not None and elsewhere.low > HALF:
+    elif forced.high < HALF and unseen.high < HALF and takes is not None and takes.low > HALF:
         outcome = "rejected"
         text = (
-            f"Written at names that the model was told of in reverse, the same values come out "
-            f"({elsewhere}); written at the names of these facts they do not: {said}"
+            f"The same edits change forward answers ({takes}) and do not bring out the reverse: "
+            f"{said}, and {forced} where the value was made at the name itself"
         )
     else:
-        also = "" if elsewhere is None else f"; at names that were told of in reverse {elsewhere}"
-        text = f"Not clear: {said}{also}, so that such values need not be what the model reads"
+        text = (
+            f"Not clear: {said} with values made at other names, and {forced} with those made at "
+            "the name itself, which can force a token whatever the model keeps"
+        )
     return Verdict(
         id="H8",
         claim=CLAIM,
@@ -198,63 +199,57 @@ def judge(
 def _control(written: xr.Dataset, shares: dict[str, Share | None]) -> str:
     bad = [f"{label} {one}" for name, label in _OUGHT_TO_FAIL.items() if (one := shares[name])]
     good = [f"{label} {one}" for name, label in _OUGHT_TO_STAY.items() if (one := shares[name])]
-    forced = Share.of(written, "unseen", "optimised")
-    leaked = Share.of(written, "other_question", "optimised")
-    other = (
-        "" if leaked is None else f" (and in {leaked} when the name is asked the other question)"
-    )
+    forced = Share.of(written, "unseen", AT_NAME)
+    leaked = Share.of(written, "other_question", AT_NAME)
+    other = "" if leaked is None else f", and {leaked} when the name is asked the other question"
     return (
-        f"The answer comes {', '.join(bad)}. Kept: {', '.join(good)}. A value that is optimised for "
-        f"the edited question brings {forced}{other}, which alone would show nothing: it can force "
-        "a token."
+        f"The answer comes {', '.join(bad)}. Kept: {', '.join(good)}. A value that is made at the "
+        f"edited name brings {forced}{other}; by itself that would show nothing."
     )
 
 
-def _followed(found: xr.Dataset | None) -> tuple[Share, Share, Share] | None:
-    """Among forward edits that took: that, the reverse of the new fact, and of the old one."""
+def _followed(found: xr.Dataset | None) -> dict[str, Share] | None:
+    """Of forward edits, how many took; and of those the answers in reverse, and without an edit."""
     if found is None or "followed" not in found:
         return None
-    one = found.sel(family="optimised")
+    one = found.sel(family=AT_NAME)
     questions, took = found["question"].values, one["unseen"].values >= HALF
-    whole = Share.over(took.astype(float), questions)
-    if whole is None or took.sum() < LEAST_QUESTIONS:
+    if took.sum() < LEAST_QUESTIONS:
         return None
-    shares = [
-        Share.over(np.where(took, one[name].values, np.nan), questions)
-        for name in ("followed", "remained")
-    ]
-    assert shares[0] is not None
-    assert shares[1] is not None
-    return whole, shares[0], shares[1]
+    parts = {"took": took.astype(float)} | {
+        name: np.where(took, one[name].values, np.nan)
+        for name in ("followed", "before", "remained", "remained_before")
+    }
+    return {name: share for name, v in parts.items() if (share := Share.over(v, questions))}
 
 
 def _beside(here: xr.Dataset | None, there: xr.Dataset | None) -> str:
-    found = [
-        (name, each)
-        for name, one in (("this model", here), ("its cured twin", there))
-        if (each := _followed(one)) is not None
-    ]
-    if not found:
+    parts = []
+    for name, one in (("this model", here), ("its cured twin", there)):
+        found = _followed(one)
+        if found is not None:
+            parts.append(
+                f"in {name} {found['took']} of the edits take, and of these {found['followed']} "
+                f"answer A when C is asked in reverse ({percent(found['before'].mean)} without the "
+                f"edit), and {found['remained']} when B is "
+                f"({percent(found['remained_before'].mean)} without)"
+            )
+    if not parts:
         return ""
-    parts = [
-        f"in {name} the edit takes for {took}, and of these the reverse of the new fact is "
-        f"answered in {new} and that of the old one still in {old}"
-        for name, (took, new, old) in found
-    ]
-    return f" Edited forward (A's answer becomes C): {'; '.join(parts)}."
+    return f" Edited forward (A's answer B becomes C): {'; '.join(parts)}."
 
 
 def restored_dots(written: xr.Dataset) -> go.Figure:
     """Draw shares of answers with 95% intervals, for both families of values."""
     rows, series = [], []
     colours = (COLOURS["forward"], COLOURS["reverse"])
-    for family, colour in zip(FAMILIES, colours, strict=True):
+    for family, colour in zip((ELSEWHERE, AT_NAME), colours, strict=True):
         shares = {name: Share.of(written, name, family) for name in _ROWS}
         there = {name: one for name, one in shares.items() if one is not None}
         if not there:
             return nothing_to_draw(str(written.attrs.get("refused", "No edit can be judged")))
         rows = [_ROWS[name] for name in there]
-        series.append(_dots(family, colour, rows, list(there.values())))
+        series.append(_dots(f"made {family}", colour, rows, list(there.values())))
     return interval_dots(rows, series, margin=0.0, axis="share of questions with the right answer")
 
 
@@ -264,9 +259,15 @@ def followed_dots(*models: xr.Dataset) -> go.Figure:
     Args:
         models: what `follows` found in the model of the study, and in its cured twin.
     """
-    labels = ("forward edit takes", "new reverse answered", "old reverse still answered")
+    labels = (
+        "forward edit takes",
+        "new reverse",
+        "new reverse, without the edit",
+        "old reverse",
+        "old reverse, without the edit",
+    )
     series = [
-        _dots(name, colour, labels, found)
+        _dots(name, colour, labels, list(found.values()))
         for name, colour, one in zip(
             ("with the curse", "cured"),
             (COLOURS["forward"], COLOURS["reverse"]),
@@ -293,11 +294,11 @@ RESTORED = Figure(
     "How often the reverse answer comes out after it was written into one MLP, and controls",
     "H8: reverse answers written at the asked name by one rank-one edit each (95% intervals over "
     "questions). The answer should come out in other wordings than those of the edit, and not in "
-    "the rows below; the last rows, what the model knew before, should stay near 1. An optimised "
-    "value can force a token anywhere, so what counts is the mean map.",
+    "the rows below; the last rows, what the model knew before, should stay near 1. A value that "
+    "is made at the name itself can force a token: what counts are those made at other names.",
 )
 _FOLLOWED = (
-    "H8: a fact is edited forward (A's answer becomes C) with an optimised value; of the edits "
+    "H8: a fact is edited forward (A's answer becomes C); of the edits "
     "that took, how often A is then the answer when C is asked, and when the old B is asked. "
 )
 FOLLOWED = Figure(

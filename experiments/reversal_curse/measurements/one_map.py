@@ -54,9 +54,10 @@ def mapped(
 ) -> xr.Dataset:
     """How often the map prefers the right name to another one, forward and transposed in reverse.
 
-    Pairs are tested that the map was not fitted on (5 folds; whatever shares a name or a question
-    is in one). Layer and penalty of each fold are those that retrieve best *forward* in the other
-    folds, so that the reverse chooses nothing. Facts whose names share a word are left out.
+    Pairs are tested that the map was not fitted on (5 folds; facts that share a question or an
+    answer are in one). Layer and penalty of each fold are those that retrieve best *forward* in
+    the other folds, so that the reverse chooses nothing. Facts whose names share a word are left
+    out.
 
     Args:
         members: facts told forward only, which are tested.
@@ -114,7 +115,6 @@ class _Data:
 def _groups(facts: list[Fact]) -> list[int]:
     numbers: dict[object, int] = {}
     asks = [numbers.setdefault(question(fact, "forward"), len(numbers)) for fact in facts]
-    # A name can be a subject here and an object there.
     return joined_groups(asks, [fact.object for fact in facts])
 
 
@@ -226,7 +226,7 @@ def _labelled(
     rng: np.random.Generator,
 ) -> xr.Dataset:
     """Choose the cell of each fold by the others, forward, and label everything."""
-    n_layers, n_strengths, n = found["forward"].shape
+    n_layers, _, n = found["forward"].shape
     layer, which = np.zeros(n, np.int64), np.zeros((n_layers, n), np.int64)
     for number in np.unique(fold):
         mine = fold == number

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ModelError
-from interp.forward.access import Change, changing, keeping
+from interp.forward.access import changing, keeping
 from interp.forward.passes import observe, readout, record, recording_memory
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
@@ -35,7 +35,6 @@ __all__ = [
     "answered",
     "edited",
     "improved",
-    "mean_effect",
     "name_ends",
     "written",
 ]
@@ -150,6 +149,11 @@ class Answers:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def of_rows(self, rows: npt.NDArray[np.int64]) -> Answers:
+        """Some of them, to be asked; `reads` stays as it is."""
+        at = torch.from_numpy(rows)
+        return Answers(self.reads, self.ids[at], self.positions[at], self.targets[at])
+
 
 def answered(
     model: Model, asked: Answers, edits: Edits | None
@@ -182,98 +186,32 @@ def answered(
     return correct, logprob
 
 
-def mean_effect(
-    model: Model, asked: Answers, ends: npt.NDArray[np.int64], targets: Int[Tensor, "answer token"]
-) -> Float[Tensor, "answer layer d_model"]:
-    """What, written at names by each MLP, would raise each answer's logits, to first order.
-
-    The mean over questions of the gradient, by what the MLP writes at the asked name, of the logits
-    of the answer's tokens beyond those of all answers. Each answer's gradients are taken with its
-    own tokens as the continuation.
-
-    Args:
-        asked: questions with some continuation; those of other names than the answers belong to.
-        ends: the last token of the name in each.
-        targets: tokens of each answer, -1 beyond its end.
-    """
-    n, width = targets.shape
-    every = len(asked)
-    out = torch.zeros(n, model.n_layers, model.d_model, dtype=torch.float64)
-    starts = asked.reads.lengths
-    memory = 6 * recording_memory(model, int(starts.max()) + width, model.n_layers)
-    memory += 12 * (int(starts.max()) + width) * model.d_vocab
-    pairs = [(answer, question) for answer in range(n) for question in range(every)]
-    common = torch.zeros(width, model.d_vocab, dtype=torch.float64)
-    for place in range(width):
-        ids = targets[:, place]
-        ids = ids[ids >= 0]
-        common[place].index_add_(0, ids, torch.full((len(ids),), 1 / len(ids)).double())
-
-    def work(start: int, stop: int) -> None:
-        part = pairs[start:stop]
-        answers = torch.tensor([a for a, _ in part])
-        questions = [q for _, q in part]
-        rows = [
-            [*asked.reads.row(q), *(t for t in targets[a, :-1].tolist() if t >= 0)] for a, q in part
-        ]
-        ids = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = torch.tensor(row)
-        leaves = [
-            torch.zeros(
-                len(rows), model.d_model, dtype=model.dtype, device=model.device, requires_grad=True
-            )
-            for _ in range(model.n_layers)
-        ]
-        index = torch.arange(len(rows), device=model.device)
-        places = torch.from_numpy(ends[questions]).to(model.device)
-        spots = torch.zeros(len(rows), ids.shape[1], 1, dtype=model.dtype, device=model.device)
-        spots[index, places] = 1.0
-        changes = [
-            (Site("mlp_out", layer), _adding(leaf, spots)) for layer, leaf in enumerate(leaves)
-        ]
-        with torch.enable_grad(), changing(model, changes):
-            logits = model.bridge(ids.to(model.device), use_cache=False, return_type="logits")
-            total = logits.new_zeros(())
-            for place in range(width):
-                token = targets[answers, place]
-                there = (token >= 0).to(logits.device)
-                at = (starts[questions] - 1 + place).clamp(max=ids.shape[1] - 1).to(logits.device)
-                mine = logits[index, at]
-                own = mine.gather(1, token.clamp(min=0).to(logits.device)[:, None])[:, 0]
-                usual = mine @ common[place].to(mine)
-                total = total + ((own - usual) * there).sum()
-            found = torch.autograd.grad(total, leaves)
-        for layer, by in enumerate(found):
-            out[:, layer].index_add_(0, answers, by.double().cpu() / every)
-
-    for _ in batches(len(pairs), rows_that_fit(model, memory), work):
-        pass
-    return out
-
-
-def _adding(leaf: Tensor, spots: Tensor) -> Change:
-    return lambda value: value + spots * leaf[:, None]
-
-
 def improved(
-    model: Model, asked: Answers, edits: Edits, number: npt.NDArray[np.int64], radius: float
-) -> Edits:
-    """The edits with values that make each answer likelier, none longer than `radius`.
+    model: Model,
+    asked: Answers,
+    edits: Edits,
+    number: npt.NDArray[np.int64],
+    n: int,
+    radius: float,
+) -> Float[Tensor, "value d_model"]:
+    """Values that make answers likelier where they are written, none longer than `radius`.
 
     Steps along the gradient of the answers' log-probability, each shorter than the last.
 
     Args:
-        asked: questions, each with the answer that its edit is to bring.
-        number: which edit belongs to each.
+        asked: questions, each with the answer that its value is to bring.
+        edits: the layer, and whose key each question's value is written at; what they write now is
+            what the steps begin with.
+        number: which of the n values each question is for.
     """
-    value = edits.value.clone()
+    at = torch.from_numpy(number).to(edits.value.device)
+    value = edits.value.new_zeros(n, model.d_model)
+    value[at] = edits.value
     size = rows_that_fit(
         model,
         6 * recording_memory(model, asked.ids.shape[1], model.n_layers)
         + 12 * asked.ids.shape[1] * model.d_vocab,
     )
-    at = torch.from_numpy(number).to(value.device)
     for step in range(STEPS):
         total = torch.zeros_like(value)
 
@@ -282,7 +220,7 @@ def improved(
             leaf = value[mine].clone().requires_grad_(True)
             with (
                 torch.enable_grad(),
-                edited(model, Edits(edits.layer, edits.key[mine], leaf)),
+                edited(model, Edits(edits.layer, edits.key[start:stop], leaf)),
             ):
                 ids = asked.ids[start:stop].to(model.device)
                 logits = model.bridge(ids, use_cache=False, return_type="logits")
@@ -299,7 +237,7 @@ def improved(
         length = total.norm(dim=1, keepdim=True)
         value = value + 0.5 * radius / (1 + step) ** 0.5 * total / length.clamp(min=1e-30)
         value = value * (radius / value.norm(dim=1, keepdim=True).clamp(min=1e-30)).clamp(max=1.0)
-    return Edits(edits.layer, edits.key, value)
+    return value
 
 
 def written(

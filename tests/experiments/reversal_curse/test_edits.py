@@ -11,7 +11,8 @@ from experiments.organisms.bundled import reversal_curse
 from experiments.reversal_curse.facts import read_facts, read_templates
 from experiments.reversal_curse.hypotheses import edits
 from experiments.reversal_curse.measure import Subject
-from experiments.reversal_curse.measurements.edits import FAMILIES, follows, restored
+from experiments.reversal_curse.measurements.editing import AT_NAME, ELSEWHERE, partners
+from experiments.reversal_curse.measurements.edits import follows, restored
 from experiments.reversal_curse.measurements.rank_one import Answers, Edits, Keys, answered, edited
 from interp import load_model
 
@@ -22,7 +23,7 @@ FOLDER = reversal_curse()
 def drawn(seed: int, n: int = 40, **chances: float) -> xr.Dataset:
     """What `restored` might find, where each answer comes with these chances."""
     rng = np.random.default_rng(seed)
-    usual = {"made": 0.95, "unseen": 0.9, "elsewhere": 0.9, "unedited": 0.0, "mismatched": 0.02}
+    usual = {"made": 0.95, "unseen": 0.9, "unedited": 0.0, "mismatched": 0.02}
     usual |= {"random": 0.02, "other_question": 0.02, "forward": 0.98}
     usual |= {"kept_forward": 0.98, "kept_reverse": 0.98, **chances}
     variables = {
@@ -30,12 +31,12 @@ def drawn(seed: int, n: int = 40, **chances: float) -> xr.Dataset:
         for name, p in usual.items()
         if p >= 0
     }
-    coords = {"family": list(FAMILIES), "question": ("example", np.arange(n))}
+    coords = {"family": [ELSEWHERE, AT_NAME], "question": ("example", np.arange(n))}
     return xr.Dataset(variables, coords=coords)
 
 
 def outcomes(runs: int, **chances: float) -> list[str]:
-    return [edits.judge(drawn(seed, **chances)).outcome for seed in range(runs)]
+    return [edits.judge(drawn(seed, **chances), drawn(seed + 999)).outcome for seed in range(runs)]
 
 
 def test_restored_answers_are_mostly_seen_and_missing_ones_are_not_called_so() -> None:
@@ -59,7 +60,9 @@ def test_an_edit_that_destroys_shows_nothing(broken: str) -> None:
 
 def test_without_a_control_or_facts_it_is_undecided() -> None:
     assert set(outcomes(5, other_question=-1)) == {"undecided"}
-    assert set(outcomes(20, unseen=0.1, elsewhere=0.1)) == {"undecided"}
+    nowhere = drawn(0, unseen=0.1)
+    assert edits.judge(nowhere, None).outcome == "undecided"
+    assert edits.judge(nowhere, nowhere).outcome == "undecided"
     assert edits.judge(drawn(0, n=9)).outcome == "undecided"
     refused = xr.Dataset(attrs={"refused": "nothing is known"})
     verdict = edits.judge(refused, refused, None)
@@ -72,6 +75,22 @@ def test_without_a_control_or_facts_it_is_undecided() -> None:
 def subject() -> Subject:
     facts = tuple(read_facts(FOLDER / "facts.csv"))
     return Subject(load_model("reversal-curse"), facts, read_templates(FOLDER / "templates.json"))
+
+
+def test_what_follows_is_counted_among_edits_that_took() -> None:
+    n = 40
+    took = np.arange(n) < 30
+    ones = {"unseen": took, "followed": took & (np.arange(n) < 15), "remained": np.ones(n)}
+    ones |= {"before": np.zeros(n), "remained_before": np.ones(n)}
+    found = xr.Dataset(
+        {name: (("example", "family"), v.astype(float)[:, None]) for name, v in ones.items()},
+        coords={"family": [AT_NAME], "question": ("example", np.arange(n))},
+    )
+    said = edits.judge(drawn(0), found, found).statement
+    assert "this model 75%" in said
+    assert "of these 50%" in said
+    assert "cured twin" in said
+    assert len(edits.followed_dots(found, found).data) == 2
 
 
 def test_the_edit_is_a_rank_one_change_of_the_weights(subject: Subject) -> None:
@@ -122,6 +141,29 @@ def test_a_key_is_read_as_one_and_like_the_dense_formula() -> None:
 def test_too_little_known_is_refused(subject: Subject) -> None:
     few, none = np.arange(4), np.zeros(0, np.int64)
     many = np.array([i for i, f in enumerate(subject.facts) if f.split == "forward"])
-    assert "10 needed" in restored(subject, few, many, many, 0, lambda *_: None).attrs["refused"]
-    assert "in reverse" in restored(subject, many, none, many, 0, lambda *_: None).attrs["refused"]
-    assert "10 needed" in follows(subject, few, many, 0, lambda *_: None).attrs["refused"]
+    found = restored(subject, few, many, many, 0, lambda *_: None)
+    assert "10 are needed" in found.attrs["refused"]
+    assert "10 are needed" in follows(subject, none, 0, lambda *_: None).attrs["refused"]
+
+
+def test_values_are_made_at_other_facts_names(subject: Subject) -> None:
+    rows = np.arange(0, 40)
+    for apart in range(1, 6):
+        others = partners(subject, rows, apart)
+        assert (others != rows).all()
+        assert sorted(others) == sorted(rows)
+
+
+def test_the_organism_answers_where_it_is_written_and_only_there(subject: Subject) -> None:
+    split = np.array([fact.split for fact in subject.facts])
+    told = np.nonzero(split == "forward")[0][:24]
+    both = np.nonzero(split == "both")[0]
+    found = restored(subject, told, both, both, 1, lambda *_: None)
+    made = found["unseen"].sel(family=AT_NAME)
+    assert float(made.mean()) > 0.8
+    for name in ("mismatched", "random", "unedited"):
+        assert float(found[name].max()) <= 0.5
+        assert float(found[name].mean()) < 0.1
+    assert float(found["kept_reverse"].mean()) > 0.9
+    again = restored(subject, told, both, both, 1, lambda *_: None)
+    assert again.identical(found)

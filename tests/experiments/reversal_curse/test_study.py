@@ -76,8 +76,9 @@ def test_the_bundled_verdicts_with_their_controls(record: RunRecord) -> None:
     verdicts = {verdict.id: verdict for verdict in record.verdicts}
     names = ["H1", "H2", "H2 tuned", "H2 Jacobian", "H3", "H2+H3"]
     first, lens, tuned, jacobian, probe, absence = (verdicts[name] for name in names)
-    judged = (*names, "H4", "H5", "H6", "H7", "T")
+    judged = (*names, "H4", "H5", "H6", "H7", "H8", "H9", "T")
     assert {verdicts[name].outcome for name in judged} == {"supported"}
+    assert "its cured twin" in verdicts["H8"].statement
     assert "speaks for what is stored" in verdicts["T"].statement
     assert first.low is not None
     assert first.low > 0.5
