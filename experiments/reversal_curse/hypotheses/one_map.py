@@ -67,8 +67,8 @@ class Retrieved:
             low, high = mean_interval(values, questions, confidence)
             # Pairs of a fold share one map, so that they are not quite independent.
             wide = float(found[f"{way}_null"].std()) * scipy_stats.norm.ppf((1 + confidence) / 2)
-            ends += [max(0.0, min(low, mean - wide)), min(1.0, max(high, mean + wide))]
-        return cls(mean, *ends, n)
+            ends.append((max(0.0, min(low, mean - wide)), min(1.0, max(high, mean + wide))))
+        return cls(mean, *ends[0], *ends[1], n)
 
     @property
     def at_chance(self) -> bool:

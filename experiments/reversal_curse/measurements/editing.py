@@ -259,7 +259,7 @@ class Job:
         """Everything that was found, (example, family), and `made` of every layer."""
         n, families = len(self.rows), list(values)
         asks = questions(self.subject.facts, self.way)
-        variables = {
+        variables: dict[str, tuple[tuple[str, ...], Floats]] = {
             name: (
                 ("example", "family"),
                 np.stack([found.get((name, f), np.full(n, np.nan)) for f in families], axis=1),

@@ -235,7 +235,8 @@ def _labelled(
         which[:, mine] = means.argmax(1)[:, None]
     every = np.arange(n)
     at = which[layer, every]
-    drawn, variables = {}, {}
+    drawn: dict[Direction, Floats] = {}
+    variables: dict[str, tuple[str | tuple[str, ...], Floats]] = {}
     for way in DIRECTIONS:
         chosen = scores[way][layer, at, every]
         drawn[way] = np.array([tables[way].shuffled(chosen, rng) for _ in range(SHUFFLES)])

@@ -127,7 +127,8 @@ class Keys:
         length = (whitened * keys).sum(1, keepdim=True)
         if not bool((length > 0).all()):
             raise ModelError(f"A name has no active neuron in layer {self.layer}, so no key.")
-        return whitened / length
+        reader: Tensor = whitened / length
+        return reader
 
 
 @dataclass(frozen=True)
