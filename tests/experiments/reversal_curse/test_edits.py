@@ -42,20 +42,21 @@ def outcomes(runs: int, **chances: float) -> list[str]:
 def test_restored_answers_are_mostly_seen_and_missing_ones_are_not_called_so() -> None:
     assert outcomes(100).count("supported") >= 90
     assert outcomes(100, unseen=0.1).count("rejected") >= 90
-    for chance in (0.0, 0.3, 0.5):
-        assert outcomes(200, unseen=chance).count("supported") <= 10
-    assert outcomes(200, unseen=0.5).count("rejected") <= 10
+    assert "supported" not in outcomes(20, unseen=0.2)
+    edge = outcomes(200, unseen=edits.HALF)
+    assert edge.count("supported") <= 10
+    assert edge.count("rejected") <= 10
 
 
 @pytest.mark.parametrize("broken", ["mismatched", "random", "other_question", "unedited"])
 def test_an_answer_that_comes_anyway_shows_nothing(broken: str) -> None:
-    assert outcomes(200, **{broken: edits.MOST_CONTROL}).count("supported") <= 10
-    assert set(outcomes(20, **{broken: 0.8})) == {"undecided"}
+    assert outcomes(60, **{broken: edits.MOST_CONTROL}).count("supported") <= 3 + 3
+    assert set(outcomes(5, **{broken: 0.8})) == {"undecided"}
 
 
 @pytest.mark.parametrize("broken", ["forward", "kept_forward", "kept_reverse"])
 def test_an_edit_that_destroys_shows_nothing(broken: str) -> None:
-    assert outcomes(200, **{broken: edits.LEAST_KEPT}).count("supported") <= 10
+    assert outcomes(60, **{broken: edits.LEAST_KEPT}).count("supported") <= 3 + 3
 
 
 def test_without_a_control_or_facts_it_is_undecided() -> None:
@@ -156,7 +157,7 @@ def test_values_are_made_at_other_facts_names(subject: Subject) -> None:
 
 def test_the_organism_answers_where_it_is_written_and_only_there(subject: Subject) -> None:
     split = np.array([fact.split for fact in subject.facts])
-    told = np.nonzero(split == "forward")[0][:24]
+    told = np.nonzero(split == "forward")[0][:18]
     both = np.nonzero(split == "both")[0]
     found = restored(subject, told, both, both, 1, lambda *_: None)
     made = found["unseen"].sel(family=AT_NAME)
