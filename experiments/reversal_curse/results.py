@@ -105,6 +105,12 @@ RESULTS: Shapes = {
     "attribution_*": {
         "contribution": ("number", ("component", "example", "name")),
     },
+    "edits_*": {
+        "unseen": ("number or NaN", ("example", "family")),
+    },
+    "one_map*": {
+        "forward": ("number or NaN", ("example", "layer")),
+    },
     "association_*": {
         "association": ("number", ("path", "example", "name")),
     },

@@ -69,7 +69,7 @@ class Share:
 
     @classmethod
     def of(cls, found: xr.Dataset, name: str, family: str | None = None) -> Share | None:
-        if name not in found:
+        if name not in found or "family" not in found.coords:
             return None
         values = found[name] if family is None else found[name].sel(family=family)
         return cls.over(values.values, found["question"].values)

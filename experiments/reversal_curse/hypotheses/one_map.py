@@ -198,7 +198,7 @@ def one_map_dots(*models: xr.Dataset) -> go.Figure:
         models: what `mapped` found in the model of the study, and in its cured twin.
     """
     named = list(zip(("with the curse", "cured"), models, strict=False))
-    named = [(name, one) for name, one in named if "forward" in one]
+    named = [(name, one) for name, one in named if "forward_at" in one]
     if not named:
         return nothing_to_draw("No map can be fitted and tested")
     rows = [f"{name}, layer {layer}" for name, one in named for layer in one["layer"].values]

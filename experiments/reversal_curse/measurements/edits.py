@@ -70,7 +70,7 @@ def restored(
         still answered forward), kept_forward and kept_reverse (other facts, of those that were
         answered before), unedited; and by_layer(example, family, layer), made at every layer. Each
         half of the questions is edited at the layer that is best in the other half. Without
-        variables, and with the attribute `refused`, where it cannot be done.
+        examples, and with the attribute `refused`, where it cannot be done.
     """
     rng = np.random.default_rng(seed)
     rows = facts_to_edit(subject, members, rng)
@@ -103,7 +103,7 @@ def follows(subject: Subject, members: Indices, seed: int, progress: Progress) -
         (example, family): made and unseen, whether C is answered; followed, whether A is answered
         when C is asked; remained, whether A is answered when B is asked; before and
         remained_before, these two without an edit; gain, by how much A's log-probability rises when
-        C is asked (nats), and gain_control, when the object of a third fact is. Without variables,
+        C is asked (nats), and gain_control, when the object of a third fact is. Without examples,
         and with the attribute `refused`, where it cannot be done.
     """
     rng = np.random.default_rng(seed)
@@ -140,7 +140,7 @@ def follows(subject: Subject, members: Indices, seed: int, progress: Progress) -
 
 
 def _refused(reason: str) -> xr.Dataset:
-    return refused("rank-one edits", reason)
+    return refused("rank-one edits", reason, "unseen", ("example", "family"))
 
 
 def _too_few(n: int) -> xr.Dataset:

@@ -68,27 +68,27 @@ def mapped(
         forward, reverse (example, layer): how many of the wrong names, among facts asked in the
         same words, the right one is preferred to (chance is one half); forward_at, reverse_at
         (example) at the layer chosen(example); forward_null, reverse_null (draw), means of the same
-        with answers shuffled. Without variables, and with the attribute `refused`, where it cannot
+        with answers shuffled. Without examples, and with the attribute `refused`, where it cannot
         be done.
     """
     tested = set(apart(subject, members).tolist())
     rows = sorted(tested | set(apart(subject, learned).tolist()))[:MOST_FACTS]
     asks = {way: wording(subject.templates[way], way) for way in DIRECTIONS}
     if None in asks.values():
-        return refused(_INSTRUMENT, "no template begins with the name that it asks about")
+        return _refused("no template begins with the name that it asks about")
     facts = [subject.facts[i] for i in rows]
     groups = np.array(_groups(facts))
     here = np.array([i for i, row in enumerate(rows) if row in tested], np.int64)
     here = here[_large_enough([facts[i] for i in here])]
     if len(np.unique(groups[here])) < LEAST_FACTS or len(rows) - len(here) // FOLDS < LEAST_FACTS:
-        return refused(_INSTRUMENT, f"{len(here)} facts, and {LEAST_FACTS} are needed")
+        return _refused(f"{len(here)} facts, and {LEAST_FACTS} are needed")
     try:
         data = _Data(
             {way: _stored(subject, facts, way, str(asks[way])) for way in DIRECTIONS},
             {way: _names(subject, facts, way) for way in DIRECTIONS},
         )
     except (PromptError, ModelError, SiteError) as error:
-        return refused(_INSTRUMENT, str(error))
+        return _refused(str(error))
     progress(1, 2)
     rng = np.random.default_rng(seed)
     numbers = np.unique(groups)
@@ -102,6 +102,10 @@ def mapped(
     }
     progress(2, 2)
     return _labelled(subject, tables, found, scores, fold[here], groups[here], rng)
+
+
+def _refused(reason: str) -> xr.Dataset:
+    return refused(_INSTRUMENT, reason, "forward", ("example", "layer"))
 
 
 @dataclass(frozen=True)

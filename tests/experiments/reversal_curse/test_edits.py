@@ -144,7 +144,11 @@ def test_too_little_known_is_refused(subject: Subject) -> None:
     many = np.array([i for i, f in enumerate(subject.facts) if f.split == "forward"])
     found = restored(subject, few, many, many, 0, lambda *_: None)
     assert "10 are needed" in found.attrs["refused"]
-    assert "10 are needed" in follows(subject, none, 0, lambda *_: None).attrs["refused"]
+    other = follows(subject, none, 0, lambda *_: None)
+    assert "10 are needed" in other.attrs["refused"]
+    assert "10 are needed" in edits.judge(found, other, other).statement
+    assert not edits.restored_dots(found).data
+    assert not edits.followed_dots(other, other).data
 
 
 def test_values_are_made_at_other_facts_names(subject: Subject) -> None:

@@ -99,4 +99,7 @@ def test_told_facts_are_retrieved_and_the_same_seed_gives_the_same(subject: Subj
 
 def test_too_few_facts_are_refused(subject: Subject) -> None:
     few = np.arange(5)
-    assert "20 are needed" in mapped(subject, few, few, 0, lambda *_: None).attrs["refused"]
+    found = mapped(subject, few, few, 0, lambda *_: None)
+    assert "20 are needed" in found.attrs["refused"]
+    assert "20 are needed" in one_map.judge(found, None).statement
+    assert not one_map.one_map_dots(found, found).data
