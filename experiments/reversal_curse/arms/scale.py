@@ -63,7 +63,7 @@ class ScalePlan:
         base: all other settings.
     """
 
-    widths: tuple[int, ...] = (48, 72, 96)
+    widths: tuple[int, ...] = (64, 88, 112)
     bearers: tuple[int, ...] = (2, 4)
     passes: tuple[float, ...] = (1.0, 2.0)
     seeds: int = 2
