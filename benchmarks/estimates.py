@@ -185,7 +185,11 @@ def costs(lengths: Sequence[int], methods: Any) -> str:
     model = build(8, "cpu", torch.float32, 256, 8)
     for length in lengths:
         pairs = random_pair(model, length)
-        for site, axes in (("resid_pre", ("position",)), ("z", ("head", "position"))):
+        for site, axes in (
+            ("resid_pre", ("position",)),
+            ("z", ("head",)),
+            ("z", ("head", "position")),
+        ):
             sweep(model, pairs, site, by=axes, layers=[7])  # warm up
 
             def exact(pairs: PromptPairs = pairs, site: str = site, by: Any = axes) -> Any:

@@ -22,7 +22,7 @@ from interp.execute import Executor, Workers
 from interp.metrics import Metric
 from interp.model.model import Model
 from interp.patching.cells import Cells, Grid
-from interp.patching.estimates import CHECKED, How, estimated, measured
+from interp.patching.estimates import CHECKED, DEFAULT, How, Method, estimated, measured
 from interp.patching.request import Options, Request
 from interp.patching.results import label
 from interp.patching.runner import Scores
@@ -44,6 +44,7 @@ def sweep(
     metric: Metric | str = "logit_diff",
     *,
     only: int | None = None,
+    method: Method | None = None,
     batch_size: int | None = None,
     executor: Executor | Workers | None = None,
     progress: Progress | None = None,
@@ -59,8 +60,9 @@ def sweep(
         metric: what to read, or its name.
         only: run only so many places (layer × the axes of `by`, each for all pairs), those with
             the largest estimated effect; the others keep their estimate, exact(layer, …) tells
-            which is which, and the attributes how well estimates agree with runs. See `refine`
-            for partial results.
+            which is which, and the attributes how well estimates agree with runs. With prompts
+            below some 20 tokens all cells cost no more. See `refine` for partial results.
+        method: of these estimates, as for `estimate`; with `only`.
         batch_size: rows in one pass; from a memory estimate if left out. The result does not
             depend on it beyond rounding.
         executor: where to run it, in slices of a few pairs each; in one piece in this process if
@@ -79,16 +81,19 @@ def sweep(
 
     Raises:
         SiteError: unknown or missing site, layer, head or neuron out of range, no heads there,
-            or a site at which this architecture drops edits.
+            a site at which this architecture drops edits, or a method where nothing is estimated.
         PromptError: position out of range, or the metric needs foils that are not given.
         MetricError: there is no such metric, or it cannot be sent to workers.
         ModelError: workers cannot load the model, or find another one.
         ExecutionError: workers died, or Ray cannot be reached.
     """
     request = Request.of(model, pairs, site, metric, options)
+    if only is None and method is not None:
+        raise SiteError(f"Nothing is estimated by '{method}' in a sweep of all cells; give only=….")
     run = None if executor is None else run_slices(model, request, batch_size, executor)
     if only is not None:
-        *_, last = _refined(model, request, _checked(request, only), batch_size, progress, run)
+        how = _checked(model, request, only, method or DEFAULT)
+        *_, last = _refined(model, request, how, only, batch_size, progress, run)
         return last.labelled(model, request)
     every = request.cells.every
     run = run or run_here(model, request, batch_size, every)
@@ -103,6 +108,7 @@ def refine(
     metric: Metric | str = "logit_diff",
     *,
     only: int | None = None,
+    method: Method = DEFAULT,
     batch_size: int | None = None,
     progress: Progress | None = None,
     **options: Unpack[Options],
@@ -114,6 +120,7 @@ def refine(
     Args:
         only: how many places (layer × the axes of `by`) to run, each for all pairs; all if left
             out.
+        method: of the estimates, as for `estimate`.
         progress: called with (places run, places to run).
         **options: what is replaced, and with what: see `Options`.
 
@@ -127,16 +134,17 @@ def refine(
         SiteError, PromptError, MetricError: as for `sweep` and `estimate`, before the first result.
     """
     request = Request.of(model, pairs, site, metric, options)
-    steps = _refined(model, request, _checked(request, only), batch_size, progress)
+    how = _checked(model, request, only, method)
+    steps = _refined(model, request, how, only, batch_size, progress)
     return (step.labelled(model, request) for step in steps)
 
 
-def _checked(request: Request, only: int | None) -> int | None:
+def _checked(model: Model, request: Request, only: int | None, method: Method) -> How:
     if only is not None and only < 0:
         raise SiteError(f"{only} cells cannot be run; give a number from 0 on, or leave it out.")
     if request.metric.name == "rank":
         raise SiteError("A rank has no gradient to choose cells by; sweep all, or another metric.")
-    return only
+    return How.of(model, request, method)
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,7 @@ class _Step:
 def _refined(
     model: Model,
     request: Request,
+    how: How,
     only: int | None,
     batch_size: int | None,
     progress: Progress | None,
@@ -167,8 +176,7 @@ def _refined(
 ) -> Iterator[_Step]:
     """The numbers of `refine`; where something else is to `run` cells, it is given all at once."""
     cells = request.cells
-    how = How.of(model, request)
-    patched, unpatched = estimated(model, request, how=how)
+    patched, unpatched = estimated(model, request, None, how)
     base = unpatched[RUNS[request.direction][0]]
     trust = measured(model, request, patched, base, CHECKED)
     noted = {"estimated_by": how.name, **({} if trust is None else trust.attrs)}

@@ -198,6 +198,7 @@ def _losses(
             by="neurons",
             neurons=1,
             direction="noising",
+            method="integrated",
             check=0,
         )
         lost = (found["clean"] - found["patched"]).transpose("example", "layer", "neurons").values

@@ -217,23 +217,31 @@ def test_integrated_gradients_know_the_architecture(built: Built) -> None:
     changes_anything(built, "integrated")
 
 
+def test_the_default_estimate_knows_the_architecture(built: Built) -> None:
+    changes_anything(built, "columns")
+    with_all_positions_it_is_what_passes_are(built, "resid_pre")
+
+
 # What attention is told apart by, and norms and MLPs: the rest is alike to these methods.
 @pytest.mark.parametrize("built", ["Mixtral", "Gemma 2", "Phi", "BLOOM"], indirect=True)
 def test_estimates_by_other_methods_know_the_architecture(built: Built) -> None:
-    """With all positions run an estimate is what whole passes are."""
-    for site in ("resid_pre", "k"):
-        expected, scale = built.whole_passes(site)
-        found = estimate(
-            built.model, built.pairs, site, method="columns", columns=99, check=0, **asked(site)
-        )
-        ours = np.array([found["patched"].values[cell] for cell in expected])
-        np.testing.assert_allclose(ours, list(expected.values()), rtol=0, atol=1e-4 * scale)
+    with_all_positions_it_is_what_passes_are(built, "k")
     changes_anything(built, "atp*")
     if "mlp_act" in built.refused:
         with pytest.raises(SiteError, match="does not show the neurons"):
             estimate(built.model, built.pairs, "attn_out", method="relp")
     else:
         changes_anything(built, "relp")
+
+
+def with_all_positions_it_is_what_passes_are(built: Built, site: str) -> None:
+    """An estimate by columns that leaves none out."""
+    expected, scale = built.whole_passes(site)
+    found = estimate(
+        built.model, built.pairs, site, method="columns", columns=99, check=0, **asked(site)
+    )
+    ours = np.array([found["patched"].values[cell] for cell in expected])
+    np.testing.assert_allclose(ours, list(expected.values()), rtol=0, atol=1e-4 * scale)
 
 
 def changes_anything(built: Built, method: Any) -> None:

@@ -76,6 +76,7 @@ def test_what_is_refined_says_it_too(llama: Tiny) -> None:
     plain = estimate(llama.model, pairs, "attn_out").attrs
     noted = {name: value for name, value in plain.items() if name.startswith("agreement")}
     assert "agreement_correlation" in noted
+    assert plain["estimated_by"] == "columns 2"  # the default
     for found in (
         sweep(llama.model, pairs, "attn_out", only=2),
         next(refine(llama.model, pairs, "attn_out")),

@@ -212,6 +212,24 @@ def test_cells_whose_metric_is_no_number_are_run_and_stay_so(llama: Tiny) -> Non
     np.testing.assert_allclose(found["patched"], swept, **CLOSE)
 
 
+def test_it_starts_from_the_method_that_is_asked_for(llama: Tiny) -> None:
+    asked = Asked(llama, "heads")
+    expected = asked(estimate, method="integrated", check=0)["patched"]
+    for found in (
+        next(asked(refine, method="integrated")),
+        asked(sweep, only=0, method="integrated"),
+    ):
+        assert found.attrs["estimated_by"] == "integrated 5"
+        np.testing.assert_array_equal(found["patched"], expected)
+    by_default = next(asked(refine))["patched"]
+    assert float(np.abs(by_default - expected).max()) > 1e-3
+    pairs = prompt_pairs(llama)
+    with pytest.raises(SiteError, match="no effect"):
+        refine(llama.model, pairs, "q", method="relp")
+    with pytest.raises(SiteError, match="Nothing is estimated by 'relp'"):
+        sweep(llama.model, pairs, "z", method="relp")
+
+
 def test_results_do_not_change_after_they_were_given(llama: Tiny) -> None:
     steps = Asked(llama, "heads")(refine)
     first, second = next(steps), next(steps)
