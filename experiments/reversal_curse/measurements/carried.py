@@ -29,7 +29,7 @@ from experiments.organisms.facts import Direction, Fact
 from experiments.reporter import Progress
 from experiments.reversal_curse.measure import Subject
 from experiments.reversal_curse.prompts import answer, asked, questions, right_answers
-from interp.errors import ModelError, PromptError
+from interp.errors import ObverseError
 from interp.forward.passes import readout, record, recording_memory, resume
 from interp.model.memory import batches, rows_that_fit
 from interp.model.model import Model
@@ -46,7 +46,11 @@ CELL = ("source_place", "target_place", "source_layer", "target_layer")
 LEAST_GROUP = 4
 """Facts asked in the same words; with fewer nothing is left to compare with."""
 MOST_FACTS = 200
+LEAST_FACTS = 40
+"""Of a model whose every pass takes long."""
 MOST_LAYERS = 6
+MOST_WORK = 2e13
+"""Multiplications that passes may take; some minutes of a core."""
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -66,7 +70,8 @@ def carry(
 
     Args:
         told: how the facts were told.
-        members: the facts; at most 200 of them, at random, are used.
+        members: the facts; at most 200 of them, at random, are used, of a large model fewer (and
+            vectors of fewer layers), see `most_facts`.
         seed: of this choice, and of partners.
 
     Returns:
@@ -78,8 +83,8 @@ def carry(
         where the model cannot be asked there are none, and the attribute `refused` says why.
     """
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.permutation(members)[:MOST_FACTS]).astype(np.int64)
-    layers = _layers(subject.model.n_layers)
+    most, layers = most_facts(subject, told)
+    chosen = np.sort(rng.permutation(members)[:most]).astype(np.int64)
     try:
         parts = []
         for group in _groups(subject.facts, chosen):
@@ -87,15 +92,49 @@ def carry(
             if one is not None:
                 parts.append((one, _measured(subject.model, one, layers)))
             progress(len(parts), len(parts) + 1)
-    except (PromptError, ModelError) as error:
+    except ObverseError as error:
         return _labelled(subject, told, [], layers, str(error))
-    reason = "" if parts else f"fewer than {LEAST_GROUP} facts are asked in the same words"
+    reason = "" if parts else _none(subject.facts, chosen)
     return _labelled(subject, told, parts, layers, reason)
 
 
-def _layers(n: int) -> list[int]:
-    """After which blocks vectors are read and written: all, or six that are evenly spread."""
-    return sorted({int(i) for i in np.linspace(0, n - 1, min(n, MOST_LAYERS)).round()})
+def most_facts(subject: Subject, told: Direction) -> tuple[int, list[int]]:
+    """How many facts are carried, and after which blocks: counted, so that a study ends.
+
+    Each fact is carried through every cell in each way, and of each cell the blocks above it are
+    computed anew. All facts up to 200 and all layers, or six that are evenly spread, if passes take
+    few enough multiplications (`MOST_WORK`); else fewer facts, down to 40, and then fewer layers,
+    down to three.
+    """
+    model = subject.model
+    template = subject.main_template(told)
+    prompts = [fact.prompt(template) + answer(fact, told) for fact in subject.facts[:1]]
+    length = int(tokenise(model, prompts).lengths.max())
+    blocks = sum(parameter.numel() for parameter in model.bridge.blocks.parameters())
+    # On average half of the blocks, for each token, and the unembedding of one.
+    one = len(WAYS) * (blocks * length / 2 + model.d_model * model.d_vocab)
+    for n in range(MOST_LAYERS, 2, -1):
+        layers = _layers(model.n_layers, n)
+        cells = len(SOURCES) * len(TARGETS) * len(layers) ** 2
+        most = int(MOST_WORK / (one * cells))
+        if most >= LEAST_FACTS:
+            break
+    return min(MOST_FACTS, max(LEAST_FACTS, most)), layers
+
+
+def _layers(n: int, most: int) -> list[int]:
+    """After which blocks vectors are read and written: all, or some that are evenly spread."""
+    return sorted({int(i) for i in np.linspace(0, n - 1, min(n, most)).round()})
+
+
+def _none(facts: Sequence[Fact], chosen: Indices) -> str:
+    """Why no facts are left."""
+    if len(chosen) and all(facts[i].relation == facts[i].inverse for i in chosen):
+        return (
+            "of a relation that is its own inverse there is no other sentence with the two names "
+            "to compare with"
+        )
+    return f"fewer than {LEAST_GROUP} facts are asked in the same words"
 
 
 def _groups(facts: Sequence[Fact], members: Indices) -> list[list[int]]:
@@ -136,6 +175,11 @@ class _Group:
         """The group without facts that have no partner; None where fewer than four are left."""
         other: Direction = "reverse" if told == "forward" else "forward"
         facts, model = subject.facts, subject.model
+        # Of a symmetric relation the sentence with the names turned tells the fact itself, and is
+        # no control.
+        rows = [i for i in rows if facts[i].relation != facts[i].inverse]
+        if len(rows) < LEAST_GROUP:
+            return None
         valid = {way: right_answers(facts, way) for way in (told, other)}
         batches_ = {
             way: tokenise(model, [facts[i].prompt(subject.main_template(way)) for i in rows])

@@ -65,7 +65,8 @@ FIGURES = (
             f"Edges of the circuit of {what}",
             f"The circuit of {what}: the smallest one, of edges scored on half of the questions "
             f"(EAP-IG), whose faithfulness on the others is {circuits.ENOUGH} or more (lower end "
-            "of its interval). Where the effect on the others is not clear of 0 there is none.",
+            "of its interval): its size is chosen on these, its edges are not. Where the effect on "
+            "them is not clear of 0 there is none.",
         )
         for name, (_, _, what) in _CIRCUITS.items()
     ),

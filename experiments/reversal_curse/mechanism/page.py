@@ -19,6 +19,7 @@ from interp.stats import mean_interval, mean_intervals, median_interval
 __all__ = ["all_facts", "one_fact"]
 
 Floats = npt.NDArray[np.float64]
+Names = npt.NDArray[np.str_]
 _WAYS = ("forward", "reverse")
 _HEIGHTS = (0.2, 0.3, 0.2, 0.3)
 
@@ -44,6 +45,9 @@ class _Stage:
     shares: Floats | None
     components: tuple[str, ...]
     carried: Floats
+    names: tuple[Names, ...]
+    """Who is asked about, of ranks, patches, components and transplants [example] each: examples
+    that ask about one person are no independent ones."""
 
 
 def all_facts(
@@ -80,10 +84,13 @@ def one_fact(
     components_reverse: xr.Dataset,
     carried_forward: xr.Dataset,
 ) -> go.Figure:
-    """The first fact of `components_forward`, asked both ways; no shares, since there is one."""
-    facts = components_forward["fact"].values if "fact" in components_forward else [0]
+    """The first fact of `components_forward`, asked both ways; no shares, since there is one.
+
+    Where that has none, no fact was told forward, and none is drawn as if it had been.
+    """
+    facts = components_forward["fact"].values[:1] if "fact" in components_forward else ()
     columns = [
-        _stage(lens, patched, shares, carried_forward, way, [int(facts[0])])
+        _stage(lens, patched, shares, carried_forward, way, [int(fact) for fact in facts])
         for lens, patched, shares, way in (
             (lens_forward, patched_forward, components_forward, "as told"),
             (lens_reverse, patched_reverse, components_reverse, "own"),
@@ -100,12 +107,16 @@ def _stage(
     way: str,
     facts: Sequence[int],
 ) -> _Stage:
+    # Told forward: as told it is the subject that is asked about.
+    asked = lens["subject" if way == "as told" else "object"].values.astype(np.str_)
     here = np.isin(patched["fact"].values, facts)
     values = patched["patched"].transpose("example", "layer", "position").values[here]
     corrupt = patched["corrupt"].values[here]
     own = None
+    attributed = np.zeros(0, np.int64)
     if "contribution" in shares:
-        own = shares["contribution"].values[np.isin(shares["fact"].values, facts)].astype(float)
+        drawn = np.isin(shares["fact"].values, facts)
+        own, attributed = shares["contribution"].values[drawn].astype(float), shares["fact"][drawn]
     put = (
         carried[way]
         .transpose("example", "source_place", "source_layer", "target_place", "target_layer")
@@ -116,14 +127,17 @@ def _stage(
     scores = put.reshape(n, places * layers, others * written)
     if way == "own":
         scores = scores - carried["unpatched"].values[:, None, None]
+    put_in = np.isin(carried["fact"].values, facts)
+    rows = [np.array(each, np.int64) for each in (facts, patched["fact"][here], attributed)]
     return _Stage(
-        lens["answer_rank"].values[list(facts)].astype(float),
+        lens["answer_rank"].values[rows[0]].astype(float),
         (values - corrupt[:, None, None]).astype(float),
         (patched["clean"].values[here] - corrupt).astype(float),
         tuple(str(label) for label in patched["position_label"].values),
         own,
         tuple(str(name) for name in shares["component"].values) if own is not None else (),
-        scores[np.isin(carried["fact"].values, facts)],
+        scores[put_in],
+        tuple(asked[each] for each in (*rows, carried["fact"].values[put_in])),
     )
 
 
@@ -139,12 +153,12 @@ def _draw(columns: Sequence[_Stage], *, single: bool) -> go.Figure:
     )
     # One scale in both columns, or an empty map would be stretched until its noise looks strong.
     moved = [_moved(one, single=single) for one in columns]
-    carried = [_means(one.carried, single=single) for one in columns]
+    carried = [_means(one.carried, one.names[3], single=single) for one in columns]
     limits = [max([1.0, *map(_reach, maps)]) for maps in (moved, carried)]
     worst = max([1.0, *(float(np.nanmax(one.ranks, initial=0.0)) for one in columns)])
     for number, one in enumerate(columns):
         at = {"col": number + 1}
-        _ranks(fig, one.ranks, theme.COLOURS[_WAYS[number]], row=1, **at)
+        _ranks(fig, one, theme.COLOURS[_WAYS[number]], row=1, **at)
         _map(fig, moved[number], one.labels, limits[0], row=2, **at)
         _bars(fig, one, theme.COLOURS[_WAYS[number]], single=single, row=3, **at)
         _map(fig, carried[number], (), limits[1], row=4, **at)
@@ -157,13 +171,13 @@ def _draw(columns: Sequence[_Stage], *, single: bool) -> go.Figure:
 
 def _moved(one: _Stage, *, single: bool) -> Floats:
     """Means of what patches move; none of an effect that is not clear of 0."""
-    means = _means(one.moved, single=single)
-    clear = single or (len(one.effect) > 0 and mean_interval(one.effect)[0] > 0)
+    means = _means(one.moved, one.names[1], single=single)
+    clear = single or (len(one.effect) > 0 and mean_interval(one.effect, one.names[1])[0] > 0)
     return means if clear else np.full(means.shape, np.nan)
 
 
-def _means(values: Floats, *, single: bool) -> Floats:
-    """Means over examples; NaN where the interval holds 0, or there is none."""
+def _means(values: Floats, names: Names, *, single: bool) -> Floats:
+    """Means over examples, of these names; NaN where the interval holds 0, or there is none."""
     if not len(values):
         return np.full(values.shape[1:], np.nan)
     if single:
@@ -172,7 +186,7 @@ def _means(values: Floats, *, single: bool) -> Floats:
     out = np.full(flat.shape[1], np.nan)
     whole = np.isfinite(flat).all(0)  # a place that all of them have
     if whole.any():
-        low, high = mean_intervals(flat[:, whole].T)
+        low, high = mean_intervals(flat[:, whole].T, names)
         clear = (low > 0) | (high < 0)
         out[whole] = np.where(clear, flat[:, whole].mean(0), np.nan)
     return out.reshape(values.shape[1:])
@@ -182,11 +196,12 @@ def _reach(values: Floats) -> float:
     return float(np.nanmax(np.abs(values), initial=0.0)) if np.isfinite(values).any() else 0.0
 
 
-def _ranks(fig: go.Figure, ranks: Floats, colour: str, **at: int) -> None:
+def _ranks(fig: go.Figure, one: _Stage, colour: str, **at: int) -> None:
+    ranks = one.ranks
     if not len(ranks):
         return
     layers = list(range(ranks.shape[1]))
-    ends = [median_interval(ranks[:, layer]) for layer in layers]
+    ends = [median_interval(ranks[:, layer], one.names[0]) for layer in layers]
     middle = np.median(ranks, axis=0)
     low, high = (np.array([end[side] for end in ends]) for side in (0, 1))
     bars = {}
@@ -258,7 +273,7 @@ def _bars(fig: go.Figure, one: _Stage, colour: str, *, single: bool, **at: int) 
     means = one.shares.mean(0)
     bars, shades = None, [colour] * len(means)
     if not single:
-        low, high = mean_intervals(one.shares.T)
+        low, high = mean_intervals(one.shares.T, one.names[2])
         bars = {
             "type": "data",
             "symmetric": False,
@@ -324,18 +339,18 @@ def _places(shape: tuple[int, ...]) -> tuple[list[str], list[str]]:
 
 def _notes(fig: go.Figure, columns: Sequence[_Stage], *, single: bool) -> None:
     for number, (one, way) in enumerate(zip(columns, ("as told", "in reverse"), strict=True)):
-        if single:
+        if single and len(one.ranks):
             text = f"Asked {way}: one pair; no share, circuit or interval can be told of one."
         else:
-            text = f"Asked {way}: {_effect(one.effect)}"
+            text = f"Asked {way}: {_effect(one.effect, one.names[1])}"
         theme.note(fig, text, below=96 + 18 * number)
 
 
-def _effect(effect: Floats) -> str:
+def _effect(effect: Floats, names: Names) -> str:
     """How far clean and corrupted prompts lie apart, and whether that is clear of nothing."""
     if not len(effect):
         return "no pairs."
-    low, high = mean_interval(effect)
+    low, high = mean_interval(effect, names)
     text = f"clean and corrupted prompts lie {plain(float(effect.mean()))} logits apart"
     if np.isnan(low):
         return f"{text}, n = {len(effect)}, too few for an interval; no share is told."

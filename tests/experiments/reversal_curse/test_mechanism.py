@@ -136,3 +136,19 @@ def test_without_facts_nothing_is_drawn_and_nothing_fails(
     patched = [one.isel(example=slice(0, 0)) for one in results[2:4]]
     fig = page.all_facts(*empty, *patched, none, none, carried)
     assert "no pairs" in said(fig)
+    fig = page.one_fact(*results[:4], none, none, results[6])
+    assert not [trace for trace in fig.data if trace.type == "scatter"]
+    assert "one pair" not in said(fig)
+
+
+def test_facts_that_ask_about_one_person_are_no_independent_examples(
+    results: list[xr.Dataset],
+) -> None:
+    """Three mothers of eight each: too few of them for an interval asked in reverse."""
+    mothers = [f"mother {i % 3}" for i in range(24)]
+    shared = [one.assign_coords(object=("example", mothers)) for one in results[:2]]
+    fig = page.all_facts(*shared, *results[2:])
+    assert "n = 12, too few for an interval" in said(fig)
+    told, untold = (trace.error_y.array for trace in fig.data if trace.type == "scatter")
+    assert np.isfinite(told).all()
+    assert untold is None

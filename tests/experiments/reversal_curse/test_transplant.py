@@ -14,7 +14,14 @@ from experiments.organisms.facts import Fact
 from experiments.reversal_curse.facts import read_facts, read_templates
 from experiments.reversal_curse.hypotheses import transplant
 from experiments.reversal_curse.measure import Subject
-from experiments.reversal_curse.measurements.carried import CELL, SOURCES, TARGETS, WAYS, carry
+from experiments.reversal_curse.measurements.carried import (
+    CELL,
+    SOURCES,
+    TARGETS,
+    WAYS,
+    carry,
+    most_facts,
+)
 from experiments.reversal_curse.mechanism.carried import carried_maps
 from interp import load_model
 from interp import transplant as transplanted
@@ -278,3 +285,25 @@ def test_the_figure_has_a_row_for_each_way_and_says_why_it_is_empty() -> None:
     empty = side(0).isel(example=slice(0, 0)).assign_attrs(refused="no <b>names</b>")
     fig = carried_maps(empty, empty, empty)
     assert "no &lt;b&gt;names" in str(fig.layout.annotations)
+
+
+def test_a_relation_that_is_its_own_inverse_has_no_control_and_is_refused(
+    subject: Subject,
+) -> None:
+    """'A's spouse is B' with its names turned and asked the other way is the same sentence."""
+    facts = tuple(replace(f, relation="mother", inverse="mother") for f in subject.facts[:8])
+    found = carry(replace(subject, facts=facts), "forward", np.arange(8), 0, lambda *_: None)
+    assert found.sizes["example"] == 0
+    assert "its own inverse" in found.attrs["refused"]
+    assert "its own inverse" in transplant.judge([found], None, 0).statement
+
+
+def test_a_large_model_is_carried_in_fewer_cells(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most, layers = most_facts(subject, "forward")
+    assert (most, layers) == (200, list(range(subject.model.n_layers)))
+    monkeypatch.setattr("experiments.reversal_curse.measurements.carried.MOST_WORK", 1.0)
+    assert most_facts(subject, "forward")[0] == 40
+    few = carry(subject, "forward", np.arange(60), 0, lambda *_: None)
+    assert few.sizes["example"] <= 40
