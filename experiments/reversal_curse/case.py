@@ -58,6 +58,7 @@ class Case:
         return known_as_told(self.measured.facts, self.measured.names, told)
 
 
+_MOST_LUCK = 0.25
 _TOLD: dict[Direction, tuple[str, ...]] = {
     "forward": ("forward", "unknown"),
     "reverse": ("reverse",),
@@ -70,10 +71,40 @@ def known_as_told(
     """Facts learned in one direction only that the model answers when asked in that one.
 
     Those of which nobody says how they were learned count as told forward if they are known so.
+    None, where more than a quarter of the right answers would be luck (see `by_luck`).
     """
     learned = np.isin(facts["split"].to_numpy(), _TOLD[told])
     right = facts[f"{told}_correct"].to_numpy(dtype=bool) & learned
+    if by_luck(facts[learned], told) > _MOST_LUCK:
+        right[:] = False
     return np.array([i for i in names[told]["name"].values if right[i]], np.int64)
+
+
+def by_luck(facts: pd.DataFrame, told: Direction) -> float:
+    """Which share of right answers a model would get that knows only what may be answered.
+
+    One that says some colour wherever a colour is asked for is right of one fact in eight, and the
+    facts that it is right of would look known: they were chosen for that. How often luck is right
+    is how often what is said of a fact is the answer to another one, asked in the same words.
+
+    Args:
+        facts: rows of the table of facts.
+    """
+    said = facts[f"{told}_said"].str.strip()
+    answers = facts[f"{told}_answer"].str.strip()
+    words = facts["relation"] + " · " + facts["inverse"]
+    chances = []
+    for _, rows in facts.groupby(words, sort=False):
+        counts = answers[rows.index].value_counts()
+        mine = said[rows.index]
+        others = mine.map(counts).fillna(0) - (mine == answers[rows.index])
+        chances.append(others / max(1, len(rows) - 1))
+    right = float(facts[f"{told}_correct"].mean()) if len(facts) else 0.0
+    if not right:
+        return 0.0
+    chance = float(pd.concat(chances).mean())
+    known = max(0.0, (right - chance) / (1 - chance)) if chance < 1 else 0.0
+    return (1 - known) * chance / right
 
 
 def known_both_ways(case: Case) -> npt.NDArray[np.int64]:

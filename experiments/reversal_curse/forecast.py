@@ -16,7 +16,7 @@ from experiments.reversal_curse.arms.stages import seconds_of_stages
 from experiments.reversal_curse.config import Config
 from experiments.reversal_curse.cost import Cost, seconds_of_text
 from experiments.reversal_curse.measure import Subject
-from experiments.reversal_curse.measurements.carried import MOST_FACTS, MOST_LAYERS
+from experiments.reversal_curse.measurements.carried import most_facts
 from interp.execute import Executor
 
 __all__ = ["forecast", "tell"]
@@ -59,8 +59,8 @@ def forecast(config: Config, subject: Subject, cost: Cost, of_text: float) -> fl
     tokens = len(model.token_ids(subject.prompts("forward")[0]))
     by_token, by_head = model.n_layers * tokens, model.n_layers * model.n_heads
     cells = patched * (2 * (3 * by_token + by_head) + by_token)
-    carried = _PLACES * min(model.n_layers, MOST_LAYERS) ** 2 * _WAYS
-    carried *= sum(min(count, MOST_FACTS) for count in asked.values())
+    most, layers = most_facts(subject, "forward")
+    carried = _PLACES * len(layers) ** 2 * _WAYS * sum(min(count, most) for count in asked.values())
     answers = cost.texts + _CELL * cells + _CARRIED * carried
     answers += _ENTRY * splits["both"] + _FACT * len(facts) + _CIRCUITS
     fitted = min(lenses.seconds(subject), config.lens_seconds)

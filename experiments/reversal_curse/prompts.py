@@ -82,10 +82,15 @@ def make_pairs(
     prompts = tokenise(model, [fill(template, fact) for fact in facts])
     length = prompts.lengths.tolist()
     first = _first_tokens(model, facts, direction, prompts)
+    right = right_answers(facts, direction)
 
     def partner(row: int, taken: set[int]) -> int:
         fact = facts[row]
         options = [i for i in range(len(facts)) if first[i] not in taken]
+        # What is right for the fact's own question too (a sister, asked for a mother's child) is no
+        # foil, and her question may be the same one.
+        wrong = [i for i in options if facts[i].answer(direction) not in right[row]]
+        options = wrong or options
         # From the most alike to the least: same words and split, then same length.
         words = (fact.relation, fact.inverse, fact.split)
         alike = [

@@ -48,7 +48,7 @@ LEAST_GROUP = 4
 MOST_FACTS = 200
 LEAST_FACTS = 40
 """Of a model whose every pass takes long."""
-MOST_LAYERS = 6
+MOST_LAYERS, LEAST_LAYERS = 6, 3
 MOST_WORK = 2e13
 """Multiplications that passes may take; some minutes of a core."""
 
@@ -113,13 +113,15 @@ def most_facts(subject: Subject, told: Direction) -> tuple[int, list[int]]:
     blocks = sum(parameter.numel() for parameter in model.bridge.blocks.parameters())
     # On average half of the blocks, for each token, and the unembedding of one.
     one = len(WAYS) * (blocks * length / 2 + model.d_model * model.d_vocab)
-    for n in range(MOST_LAYERS, 2, -1):
+
+    def fit(layers: list[int]) -> int:
+        return int(MOST_WORK / (one * len(SOURCES) * len(TARGETS) * len(layers) ** 2))
+
+    n, layers = MOST_LAYERS, _layers(model.n_layers, MOST_LAYERS)
+    while n > LEAST_LAYERS and fit(layers) < LEAST_FACTS:
+        n -= 1
         layers = _layers(model.n_layers, n)
-        cells = len(SOURCES) * len(TARGETS) * len(layers) ** 2
-        most = int(MOST_WORK / (one * cells))
-        if most >= LEAST_FACTS:
-            break
-    return min(MOST_FACTS, max(LEAST_FACTS, most)), layers
+    return min(MOST_FACTS, max(LEAST_FACTS, fit(layers))), layers
 
 
 def _layers(n: int, most: int) -> list[int]:

@@ -116,7 +116,10 @@ def _stage(
     attributed = np.zeros(0, np.int64)
     if "contribution" in shares:
         drawn = np.isin(shares["fact"].values, facts)
-        own, attributed = shares["contribution"].values[drawn].astype(float), shares["fact"][drawn]
+        own, attributed = (
+            shares["contribution"].values[drawn].astype(float),
+            shares["fact"].values[drawn],
+        )
     put = (
         carried[way]
         .transpose("example", "source_place", "source_layer", "target_place", "target_layer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,15 @@ def test_answers_that_start_alike_cannot_be_paired(model: Model) -> None:
     check_answers(model, facts, "reverse", "{object}'s {inverse} is")
     with pytest.raises(FactsError, match="three different names"):
         check_answers(model, facts, "forward", "{subject}'s {relation} is")
+
+
+def test_a_foil_is_wrong_of_the_question_and_no_brother(model: Model) -> None:
+    """Four sons of one mother: none is the foil of another, whose question is the same."""
+    folder = reversal_curse()
+    templates = read_templates(folder / "templates.json")
+    facts = [f for f in read_facts(folder / "facts.csv") if f.inverse == "son"][:6]
+    facts = [replace(f, object=facts[0].object) if i < 4 else f for i, f in enumerate(facts)]
+    for seed in range(5):
+        pairs = make_pairs(model, facts, range(4), "reverse", templates["reverse"].trained[0], seed)
+        for clean, corrupt in zip(pairs.clean.texts, pairs.corrupt.texts, strict=True):
+            assert clean != corrupt
