@@ -16,14 +16,15 @@ from experiments.reversal_curse.arms.stages import seconds_of_stages
 from experiments.reversal_curse.config import Config
 from experiments.reversal_curse.cost import Cost, seconds_of_text
 from experiments.reversal_curse.measure import Subject
+from experiments.reversal_curse.measurements import editing
 from experiments.reversal_curse.measurements.carried import most_facts
 from interp.execute import Executor
 
 __all__ = ["forecast", "tell"]
 
 # In answers: a patched cell, a carried vector, a fact in two circuits, one in all other
-# hypotheses, the circuits of the mechanism.
-_CELL, _CARRIED, _ENTRY, _FACT, _CIRCUITS = 0.6, 0.35, 90.0, 140.0, 3500.0
+# hypotheses, one that is edited at a layer, the circuits of the mechanism.
+_CELL, _CARRIED, _ENTRY, _FACT, _EDIT, _CIRCUITS = 0.6, 0.35, 90.0, 140.0, 300.0, 3500.0
 # Places read and written of a transplant, and the ways of each.
 _PLACES, _WAYS = 6, 5
 # Loading, drawing and writing the report.
@@ -62,6 +63,8 @@ def forecast(config: Config, subject: Subject, cost: Cost, of_text: float) -> fl
     most, layers = most_facts(subject, "forward")
     carried = _PLACES * len(layers) ** 2 * _WAYS * sum(min(count, most) for count in asked.values())
     answers = cost.texts + _CELL * cells + _CARRIED * carried
+    edited = min(splits["forward"] + splits["unknown"], editing.MOST_FACTS)
+    answers += _EDIT * edited * min(model.n_layers, editing.MOST_LAYERS)
     answers += _ENTRY * splits["both"] + _FACT * len(facts) + _CIRCUITS
     fitted = min(lenses.seconds(subject), config.lens_seconds)
     return of_text * answers + fitted + _SECONDS_AROUND
