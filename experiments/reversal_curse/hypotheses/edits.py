@@ -68,11 +68,12 @@ class Share:
     n: int
 
     @classmethod
-    def of(cls, found: xr.Dataset, name: str, family: str | None = None) -> Share | None:
-        if name not in found or "family" not in found.coords:
+    def of(cls, found: xr.Dataset, name: str, family: str) -> Share | None:
+        """Of one family of values; None where there are none."""
+        if name not in found.data_vars or "family" not in found.coords:
             return None
-        values = found[name] if family is None else found[name].sel(family=family)
-        return cls.over(values.values, found["question"].values)
+        column = found["family"].values.tolist().index(family)
+        return cls.over(found.variables[name].values[:, column], found["question"].values)
 
     @classmethod
     def over(cls, values: np.ndarray, questions: np.ndarray) -> Share | None:
