@@ -76,9 +76,13 @@ def test_the_bundled_verdicts_with_their_controls(record: RunRecord) -> None:
     verdicts = {verdict.id: verdict for verdict in record.verdicts}
     names = ["H1", "H2", "H2 tuned", "H2 Jacobian", "H3", "H2+H3"]
     first, lens, tuned, jacobian, probe, absence = (verdicts[name] for name in names)
-    judged = (*names, "H4", "H5", "H6", "H7", "H8", "H9", "T")
+    judged = (*names, "H4", "H5", "H6", "H7", "H8", "T")
     assert {verdicts[name].outcome for name in judged} == {"supported"}
     assert "its cured twin" in verdicts["H8"].statement
+    # Clear in the cured model; that the other is at chance hangs on the division into folds.
+    assert verdicts["H9"].outcome in ("supported", "undecided")
+    assert verdicts["H9"].low is not None
+    assert verdicts["H9"].low > 0.65
     assert "speaks for what is stored" in verdicts["T"].statement
     assert first.low is not None
     assert first.low > 0.5
