@@ -19,7 +19,7 @@ from experiments.reversal_curse.measurements.crossing import (
     too_few,
 )
 from experiments.reversal_curse.prompts import asked
-from interp.errors import ModelError, PromptError, SiteError
+from interp.errors import ObverseError
 from interp.weights.association import association_matrix
 
 __all__ = ["WHOLE", "associated"]
@@ -56,18 +56,17 @@ def associated(
             [f" {asked(fact, direction)}" for fact in facts],
             [f" {fact.answer(direction)}" for fact in facts],
         )
-    except (ModelError, PromptError, SiteError) as error:
+    except ObverseError as error:
         return _refused(str(error))
     progress(1, 1)
     raw = found["raw"].transpose("path", "subject", "object").values
+    with np.errstate(over="ignore", invalid="ignore"):
+        raw = np.concatenate([raw, raw.sum(0, keepdims=True)])
+    if not np.isfinite(raw).all():
+        return _refused("what the weights lead to is larger than numbers of this precision")
     paths: list[Any] = [*found["path"].values, WHOLE]
     return xr.Dataset(
-        {
-            "association": (
-                ("path", "example", "name"),
-                np.concatenate([raw, raw.sum(0, keepdims=True)]),
-            )
-        },
+        {"association": (("path", "example", "name"), raw)},
         coords={**crossed(subject, direction, kept), "path": [str(path) for path in paths]},
         attrs={**found.attrs, "instrument": _INSTRUMENT},
     )

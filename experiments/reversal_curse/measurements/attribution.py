@@ -19,7 +19,7 @@ from experiments.reversal_curse.measurements.crossing import (
     too_few,
 )
 from interp.attribution.candidates import attribute_candidates
-from interp.errors import ModelError, SiteError
+from interp.errors import ModelError, ObverseError, SiteError
 
 __all__ = ["written"]
 
@@ -65,7 +65,7 @@ def written(
             found = by("head")
         except (ModelError, SiteError):
             found = by("component")
-    except (ModelError, SiteError) as error:
+    except ObverseError as error:
         return _refused(str(error))
     shares = found["contribution"].transpose("component", "example", "candidate").values
     return xr.Dataset(

@@ -20,7 +20,7 @@ from experiments.reversal_curse.measurements.crossing import (
     refused,
     too_few,
 )
-from interp.errors import ModelError
+from interp.errors import ObverseError
 from interp.gradients.products import gradient_products
 
 __all__ = ["coupled"]
@@ -87,7 +87,7 @@ def coupled(
                 + [f" {fact.answer(direction)}" for fact in mine],
                 parameters=parameters,
             )
-        except ModelError as error:
+        except ObverseError as error:
             return _refused(str(error))
         half = len(rows)
         cosines[np.ix_(rows, rows)] = found["cosine"].values[:half, half:]

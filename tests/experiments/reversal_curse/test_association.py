@@ -121,3 +121,20 @@ def test_told_and_never_told_facts_of_the_organism_differ(subject: Subject) -> N
     assert mean("forward") > 1.5
     assert abs(mean("held_out")) < 0.8
     assert abs(mean("forward", turned=7)) < 0.5
+
+
+def test_weights_that_overflow_are_refused_and_fail_no_study(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where each path is finite, and their sum is not."""
+
+    def large(*given: object) -> xr.Dataset:
+        found = association_matrix(*given)  # type: ignore[arg-type]
+        return found.assign(raw=xr.full_like(found["raw"], 3e38))
+
+    monkeypatch.setattr(
+        "experiments.reversal_curse.measurements.association.association_matrix", large
+    )
+    found = associated(subject, "forward", np.arange(8), lambda *_: None)
+    assert found.attrs["refused"].endswith("numbers of this precision")
+    assert association.judge([found], [found]).outcome == "undecided"

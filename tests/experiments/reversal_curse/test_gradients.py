@@ -16,6 +16,7 @@ from experiments.reversal_curse.hypotheses.gradients import Coupling
 from experiments.reversal_curse.measure import Subject
 from experiments.reversal_curse.measurements.gradients import coupled
 from interp import load_model
+from interp.errors import SiteError
 from interp.gradients.products import gradient_products
 
 pytestmark = pytest.mark.slow
@@ -118,3 +119,16 @@ def test_one_wording_is_no_control(subject: Subject) -> None:
     there = Subject(subject.model, subject.facts, templates)
     found = coupled(there, "forward", "forward", np.arange(12), 0, lambda *_: None)
     assert "one wording only" in found.attrs["refused"]
+
+
+def test_an_instrument_that_refuses_is_told_and_fails_no_study(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> xr.Dataset:
+        raise SiteError("There is no such site.")
+
+    monkeypatch.setattr(
+        "experiments.reversal_curse.measurements.gradients.gradient_products", refuses
+    )
+    found = coupled(subject, "forward", "reverse", np.arange(8), 0, lambda *_: None)
+    assert found.attrs["refused"] == "There is no such site"
