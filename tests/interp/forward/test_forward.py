@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from interp import Site, capture, load_model, record, resume
-from interp.errors import ModelError, PromptError, SiteError
+from interp.errors import ArgumentError, ModelError, PromptError, SiteError
 from interp.forward.access import changing
 from interp.forward.passes import readout
 from interp.prompts.tokens import blank, tokenise
@@ -207,8 +209,16 @@ def test_readout_takes_any_leading_axes(tiny: Tiny) -> None:
     np.testing.assert_allclose(readout(tiny.model, cube), expected, **TOLERANCE)
 
 
-@pytest.mark.parametrize("spoil", [lambda logits: 2 * logits, lambda logits: logits * float("nan")])
-def test_a_model_that_computes_more_than_its_blocks_is_refused(tiny: Tiny, spoil: object) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda logits: 2 * logits, "does not reproduce its own logits"),
+        (lambda logits: logits * float("nan"), "no finite logits"),
+    ],
+)
+def test_a_model_that_computes_more_than_its_blocks_is_refused(
+    tiny: Tiny, spoil: Callable[[Any], Any], message: str
+) -> None:
     model = load_model(tiny.folder)
 
     def outside(_module: object, _args: object, output: object) -> object:
@@ -218,7 +228,7 @@ def test_a_model_that_computes_more_than_its_blocks_is_refused(tiny: Tiny, spoil
     ids = tokenise(model, PROMPTS[:1]).ids
     handle = model.bridge.original_model.register_forward_hook(outside)
     for _ in range(2):  # a refusal is not forgotten
-        with pytest.raises(ModelError, match="does not reproduce its own logits"):
+        with pytest.raises(ModelError, match=message):
             record(model, ids, [FIRST])
     handle.remove()
     assert record(model, ids, [FIRST])[FIRST].any()
@@ -259,5 +269,5 @@ def test_patterns_have_no_last_position(llama: Tiny) -> None:
 
 
 def test_an_unknown_choice_of_positions_is_refused(llama: Tiny) -> None:
-    with pytest.raises(PromptError, match="first"):
+    with pytest.raises(ArgumentError, match="first"):
         capture(llama.model, PROMPTS, "resid_pre", positions="first")

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from interp import capture, normalised, sweep
-from interp.errors import MetricError, SiteError
+from interp.errors import ArgumentError, MetricError, SiteError
 from interp.sites import Site
 from tests.interp.pairs import CASES, clear_cases, prompt_pairs, slots
 from tests.interp.tiny import Tiny
@@ -158,7 +158,7 @@ def test_pairs_that_ask_the_same_are_one() -> None:
     ("site", "options", "message"),
     [
         ("resid_pre", {"by": "head"}, "no heads"),
-        ("z", {"by": "layer"}, "cannot run by"),
+        ("z", {"by": "layer"}, "Unknown by 'layer'"),
         ("z", {"by": ("position", "span")}, "cannot run by"),
         ("z", {"by": ()}, "cannot run by"),
         ("pattern", {"by": "position"}, "'head', 'destination', 'source'"),
@@ -173,7 +173,7 @@ def test_pairs_that_ask_the_same_are_one() -> None:
 def test_what_cannot_be_swept_is_refused(
     llama: Tiny, site: str, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(SiteError, match=message):
+    with pytest.raises((ArgumentError, SiteError), match=message):
         sweep(llama.model, prompt_pairs(llama), site, **options)
 
 
