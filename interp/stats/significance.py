@@ -166,7 +166,7 @@ def holm(p_values: Values) -> Floats:
 
 
 def specificity(scores: Floats) -> Floats:
-    """How much each diagonal entry exceeds what its row and its column explain [n].
+    """How much each diagonal entry exceeds what its row and its column explain [..., n].
 
     With scores[i, j] = log p(answer j | question i), the row's effect tells how likely names are
     after this question and the column's how likely this name is after any question; what is left
@@ -174,6 +174,9 @@ def specificity(scores: Floats) -> Floats:
     least squares, so that NaN entries (names that are not wrong answers) can be left out anywhere:
     where scores are a sum of row and column effects, every entry is 0. Means of rows and columns
     would do that only without NaN, and only on average over the diagonal.
+
+    Args:
+        scores: [..., n, n]; several matrices with the same NaN entries are fitted at once.
 
     Returns:
         NaN for a pair whose row and column no chain of entries connects, so that their effects
@@ -183,22 +186,29 @@ def specificity(scores: Floats) -> Floats:
         StatisticsError: not square, fewer than 3 pairs, or infinite entries.
     """
     scores = np.asarray(scores, dtype=np.float64)
-    n = len(scores)
-    if scores.shape != (n, n) or n < 3:
+    n = scores.shape[-1] if scores.ndim else 0
+    if scores.ndim < 2 or scores.shape[-2] != n or n < 3:
         raise StatisticsError("Specificity needs a square matrix of at least 3 pairs.")
     if np.isinf(scores).any():
         raise StatisticsError("Specificity needs finite scores; make what is not there NaN.")
-    present = ~np.isnan(scores) & ~np.eye(n, dtype=bool)
-    shift = float(scores[present].mean()) if present.any() else 0.0
-    seen = np.where(present, scores - shift, 0.0)
+    each = scores.reshape(-1, n, n)
+    here = ~np.isnan(each) & ~np.eye(n, dtype=bool)
+    if len(each) == 0 or (here != here[0]).any():
+        rows = [specificity(one) for one in each]
+        return np.array(rows, dtype=np.float64).reshape(scores.shape[:-1])
+    present = here[0]
+    shift = each[:, present].mean(1) if present.any() else np.zeros(len(each))
+    seen = np.where(present, each - shift[:, None, None], 0.0)
     joined = coo_array(np.block([[np.zeros((n, n)), present], [present.T, np.zeros((n, n))]]))
     part = connected_components(joined, directed=False)[1]
     row, column = _two_way(present.astype(np.float64), seen, part[n:])
-    return np.where(part[:n] == part[n:], np.diagonal(scores) - row - column - shift, np.nan)
+    rest = np.diagonal(each, axis1=1, axis2=2) - row - column - shift[:, None]
+    return np.where(part[:n] == part[n:], rest, np.nan).reshape(scores.shape[:-1])
 
 
 def _two_way(present: Floats, seen: Floats, part: npt.NDArray[np.int32]) -> tuple[Floats, Floats]:
-    """Row and column effects by least squares; within a part of the columns, up to a constant.
+    """Row and column effects [matrix, n] by least squares; in a part of the columns up to a
+    constant.
 
     The rows' effects are eliminated, so that a system of n columns is left. It is singular by one
     constant for each part, which is set to sum to zero.
@@ -206,5 +216,6 @@ def _two_way(present: Floats, seen: Floats, part: npt.NDArray[np.int32]) -> tupl
     counts = np.maximum(present.sum(1), 1.0)
     share = present / counts[:, None]
     system = np.diag(present.sum(0)) - present.T @ share + (part[:, None] == part[None, :])
-    column = linalg.solve(system, seen.sum(0) - share.T @ seen.sum(1), assume_a="pos")
-    return (seen.sum(1) - present @ column) / counts, column
+    by_row, by_column = seen.sum(2), seen.sum(1)
+    column = linalg.solve(system, (by_column - by_row @ share).T, assume_a="pos").T
+    return (by_row - column @ present.T) / counts, column

@@ -140,7 +140,7 @@ def _scored(block: Floats, alike: npt.NDArray[np.bool_], excluded: npt.NDArray[n
     """Specificity of the diagonal [layer, fact], without excluded cells and tokens like its own."""
     kept = block.copy()
     kept[:, excluded | (alike & ~np.eye(len(alike), dtype=bool))] = np.nan
-    return np.stack([specificity(layer) for layer in kept])
+    return specificity(kept)
 
 
 def crossed_preferences(values: Floats, grid: xr.Dataset) -> Preferences:

@@ -278,10 +278,9 @@ def _measured(model: Model, group: _Group, layers: list[int]) -> dict[str, Float
     for way, one in runs.items():
         tokens = group.tokens[one.as_told]
         logprob, ranks = _carried(model, group.questions[one.as_told], one, tokens, layers)
-        cells = logprob.reshape(n, -1, n)
+        cells = logprob.reshape(n, -1, n).swapaxes(0, 1)
         excluded = one.excluded & ~np.eye(n, dtype=bool)
-        scores = [_centred(cells[:, i], excluded) for i in range(cells.shape[1])]
-        out[way] = np.stack(scores, axis=1).reshape(logprob.shape[:-1])
+        out[way] = _centred(cells, excluded).T.reshape(logprob.shape[:-1])
         if way in ("own", "unpatched"):
             name = "" if way == "own" else "unpatched_"
             own = np.take_along_axis(logprob, _diagonal(logprob), axis=-1)[..., 0]
@@ -297,7 +296,7 @@ def _diagonal(logprob: Floats) -> Indices:
 
 def _centred(logprob: Floats, excluded: npt.NDArray[np.bool_]) -> Floats:
     kept = logprob.copy()
-    kept[excluded] = np.nan
+    kept[:, excluded] = np.nan
     return specificity(kept)
 
 
