@@ -69,6 +69,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(name).write_text("text,answer\nTom Cruise's mother is,Mary\n")
     for name in ("facts.csv", "my-facts.csv"):
         Path(name).write_text("subject,object\nTom Cruise,Mary Lee Pfeiffer\n")
+    Path("berglund").mkdir()
     for name in ("my-model", "base-model", "tuned-model"):
         shutil.copytree(reversal_curse(), name)
     loaded = interp.load_model
