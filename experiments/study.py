@@ -90,6 +90,22 @@ class Verdict:
             object.__setattr__(self, name, float(value) if finite else None)
         object.__setattr__(self, "n", int(self.n))
 
+    @classmethod
+    def undecided(
+        cls,
+        id: str,
+        claim: str,
+        statement: str,
+        *,
+        unit: str,
+        n: int,
+        control: str = "None: there is nothing to compare.",
+        confidence: float = 0.95,
+    ) -> Verdict:
+        """A verdict without numbers: too little can be compared, and `statement` says what."""
+        ends = (None, None, None)
+        return cls(id, claim, "undecided", statement, *ends, unit, n, control, confidence)
+
     def to_dict(self) -> dict[str, Any]:
         """As it stands in verdicts.json."""
         return dataclasses.asdict(self)

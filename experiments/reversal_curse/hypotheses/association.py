@@ -271,20 +271,15 @@ def _control(led: str, name: str, path: int, beside: Mapping[str, Associated]) -
 
 def _undecided(n: int, reasons: Sequence[str]) -> Verdict:
     why = f": {reasons[0]}" if reasons else ""
-    return Verdict(
+    return Verdict.undecided(
         id="H5",
         claim=CLAIM,
-        outcome="undecided",
         statement=(
             f"{n} questions can be compared whose answers the model knows as it was told them, and "
             f"{LEAST_QUESTIONS} are needed{why}."
         ),
-        estimate=None,
-        low=None,
-        high=None,
         unit="standard deviations of wrong pairs",
         n=n,
-        control="None: there is nothing to compare.",
         confidence=0.90,
     )
 

@@ -345,18 +345,14 @@ def _control(control: Written, seen: Found) -> str:
 
 def _undecided(n: int, reasons: Sequence[str]) -> Verdict:
     why = f": {reasons[0]}" if reasons else ""
-    return Verdict(
+    return Verdict.undecided(
         id="H4",
         claim=CLAIM,
-        outcome="undecided",
         statement=(
             f"{n} questions can be compared whose answers the model knows as it was told them, too "
             f"few to say what writes them the other way round ({LEAST_QUESTIONS} are needed to "
             f"find something, {least_for_absence()} to say that there is nothing){why}."
         ),
-        estimate=None,
-        low=None,
-        high=None,
         unit="logits",
         n=n,
         control="None: what is not known as it was told cannot be missing the other way round.",

@@ -322,16 +322,10 @@ FOLLOWED_ALONE = Figure(
 
 
 def _undecided(n: int, statement: str) -> Verdict:
-    return Verdict(
+    return Verdict.undecided(
         id="H8",
         claim=CLAIM,
-        outcome="undecided",
         statement=statement,
-        estimate=None,
-        low=None,
-        high=None,
         unit="share of answers",
         n=n,
-        control="None: there is nothing to compare.",
-        confidence=0.95,
     )

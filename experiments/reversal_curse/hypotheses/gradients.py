@@ -241,20 +241,15 @@ FIGURE = Figure(
 
 def _undecided(n: int, reasons: Sequence[str]) -> Verdict:
     why = f": {reasons[0]}" if reasons else ""
-    return Verdict(
+    return Verdict.undecided(
         id="H6",
         claim=CLAIM,
-        outcome="undecided",
         statement=(
             f"{n} questions can be compared whose answers the model knows as it was told them, and "
             f"{LEAST_QUESTIONS} are needed{why}."
         ),
-        estimate=None,
-        low=None,
-        high=None,
         unit="cosine above that of two facts",
         n=n,
-        control="None: there is nothing to compare.",
         confidence=0.90,
     )
 

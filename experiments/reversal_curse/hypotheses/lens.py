@@ -270,18 +270,14 @@ def _name(kind: str) -> str:
 
 
 def _too_few(n: int, kind: str) -> Verdict:
-    return Verdict(
+    return Verdict.undecided(
         id=_name(kind),
         claim=CLAIM.format(kind),
-        outcome="undecided",
         statement=(
             f"The model knows the answers to {n} of the compared questions as it was told them, "
             f"too few to say what the lens finds the other way round ({LEAST_QUESTIONS} are needed "
             f"to find something, {least_for_absence()} to say that there is nothing)."
         ),
-        estimate=None,
-        low=None,
-        high=None,
         unit="share of questions",
         n=n,
         control="None: what is not known as it was told cannot be missing the other way round.",

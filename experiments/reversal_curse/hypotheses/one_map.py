@@ -246,16 +246,11 @@ ALONE = Figure(
 
 
 def _undecided(n: int, statement: str, control: str = "") -> Verdict:
-    return Verdict(
+    return Verdict.undecided(
         id="H9",
         claim=CLAIM,
-        outcome="undecided",
         statement=statement,
-        estimate=None,
-        low=None,
-        high=None,
         unit="share of wrong names beaten",
         n=n,
         control=control or "None: there is nothing to compare.",
-        confidence=0.95,
     )

@@ -145,17 +145,12 @@ def _where(site: str) -> str:
 
 def _undecided(n: int, reasons: Sequence[str]) -> Verdict:
     why = f": {reasons[0]}" if reasons else ""
-    return Verdict(
+    return Verdict.undecided(
         id="H3",
         claim=CLAIM,
-        outcome="undecided",
         statement=f"No probe could be fitted and tested ({LEAST_QUESTIONS} questions whose answers "
         f"the model knows as it was told them are needed){why}.",
-        estimate=None,
-        low=None,
-        high=None,
         unit="share of comparisons won",
         n=n,
-        control="None: there is nothing to compare.",
         confidence=0.90,
     )

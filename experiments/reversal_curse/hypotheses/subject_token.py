@@ -187,10 +187,9 @@ def _outcome(share: _Share, lead: _Share, sham: _Share) -> Outcome:
 
 
 def _undecided(n_known: int, n_usable: int, *, clear: bool = True) -> Verdict:
-    return Verdict(
+    return Verdict.undecided(
         id="H1",
         claim=CLAIM,
-        outcome="undecided",
         statement=(
             f"The model answers the forward question in {n_known} of the patched pairs; {n_usable} "
             f"different questions can be judged, too few to see where it reads the fact "
@@ -199,9 +198,6 @@ def _undecided(n_known: int, n_usable: int, *, clear: bool = True) -> Verdict:
             else "Clean and corrupted prompts differ by no effect that is clear of 0, so there is "
             "nothing to bring back."
         ),
-        estimate=None,
-        low=None,
-        high=None,
         unit="share of the effect",
         n=n_usable,
         control="None: there is no effect to compare with.",

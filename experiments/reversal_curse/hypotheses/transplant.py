@@ -331,14 +331,10 @@ def _few(n: int, reasons: Sequence[str]) -> str:
 
 
 def _undecided(n: int, statement: str) -> Verdict:
-    return Verdict(
+    return Verdict.undecided(
         id="T",
         claim=CLAIM,
-        outcome="undecided",
         statement=statement,
-        estimate=None,
-        low=None,
-        high=None,
         unit="nats",
         n=n,
         control="None: there is nothing to compare with.",

@@ -151,20 +151,15 @@ def _of(share: _Mean) -> str:
 
 def _few(n: int, reason: str, *, enough: bool = False) -> Verdict:
     why = f" ({reason})" if reason else ""
-    return Verdict(
+    return Verdict.undecided(
         id="H7",
         claim=CLAIM,
-        outcome="undecided",
         statement=(
             f"There is nothing to divide{why}."
             if enough
             else f"{n} facts told both ways are answered both ways, and {LEAST_FACTS} are needed"
             f"{why}."
         ),
-        estimate=None,
-        low=None,
-        high=None,
         unit="share of the effect, the smaller of two dissociations",
         n=n,
-        control="None: there is nothing to compare.",
     )
