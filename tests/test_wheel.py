@@ -63,7 +63,7 @@ def test_the_studies_are_found_in_the_wheel(installed: Path, tmp_path: Path) -> 
 
 
 def test_the_report_template_and_the_explorer_are_in_the_wheel(installed: Path) -> None:
-    assert (installed / "experiments/reversal_curse/report.html.j2").is_file()
+    assert (installed / "experiments/reports/paper.html.j2").is_file()
     assert (installed / "app/server.py").is_file()
     assert (installed / "app/main.py").is_file()
     assert not (installed / "tests").exists()

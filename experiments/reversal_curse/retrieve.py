@@ -127,7 +127,7 @@ def _rotated(values: torch.Tensor) -> torch.Tensor:
 def joined_groups(questions: list[int], answers: list[str]) -> list[int]:
     """Facts that share a question or an answer, directly or by others, must not be told apart."""
     code = {answer: i for i, answer in enumerate(dict.fromkeys(answers))}
-    n = max(questions) + 1
+    n = max(questions, default=-1) + 1
     links = coo_array(
         (np.ones(len(answers)), (questions, [n + code[answer] for answer in answers])),
         shape=(n + len(code), n + len(code)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -18,7 +19,7 @@ from interp.prompts.pairs import find_span
 from interp.prompts.tokens import Prompts, TokenBatch, tokenise
 
 Where = Literal["all", "prompt", "last", "generated"]
-Positions = Where | Sequence[int] | Bool[Tensor, "example position"]
+Positions = Where | Sequence[int] | Bool[Tensor, "example position"] | npt.NDArray[np.bool_]
 _WHERE = ("all", "prompt", "last", "generated")
 
 

@@ -70,6 +70,7 @@ def test_names_that_share_a_word_and_few_facts_are_left_out(subject: Subject) ->
 
 def test_facts_joined_by_a_question_or_an_answer_are_in_one_group() -> None:
     assert retrieve.joined_groups([0, 0, 1, 2, 3], ["a", "b", "b", "c", "d"]) == [0, 0, 0, 1, 2]
+    assert retrieve.joined_groups([], []) == []
 
 
 def test_the_same_word_in_another_case_is_shared() -> None:
