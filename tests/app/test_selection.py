@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.selection import (
@@ -41,6 +41,8 @@ views = st.builds(
 )
 
 
+# What is drawn first is compiled first, which takes seconds on a busy machine.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(views)
 def test_an_address_leads_back_to_its_view(view: View) -> None:
     assert from_query(to_query(view)) == view

@@ -41,7 +41,7 @@ def test_it_opens_the_newest_run(explorer: Explorer, open_page: OpenPage) -> Non
     assert "Tom Cruise" in page.locator(".ob-h2").nth(1).inner_text()
     assert page.evaluate("document.documentElement.scrollWidth <= 1280")
     # Three seconds on an idle computer; the tests share theirs.
-    assert first_paint < 15
+    assert first_paint < 30
 
 
 def test_cells_stay_readable_on_a_narrow_screen(open_page: OpenPage) -> None:
