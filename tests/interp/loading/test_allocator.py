@@ -55,4 +55,5 @@ def test_what_a_user_has_set_stays() -> None:
 
 def test_loading_a_model_does_it() -> None:
     load = "from interp import load_model; load_model('reversal-curse')"
-    assert run(load) < _MANY / 2
+    # What loading has left behind takes some of the kept memory, now more, now less.
+    assert run(load) < run("") / 2
