@@ -62,13 +62,14 @@ def arm_tables(
     """Train and judge every arm; the tables `arms` and `arm_verdicts` of the run.
 
     Each job is stored when it is done, in `arm_ARM-SEED`; its organism and the run on it stay in
-    `organisms/` of the run directory, so that a job that was stopped in the middle goes on as well.
+    `work/organisms/` of the run directory, so that a job that was stopped in the middle goes on as
+    well.
 
     Returns:
         A row for each arm, seed and direction (`SCORE_COLUMNS`), and one for each arm, seed and
         hypothesis (id, outcome, estimate with its interval, unit, n, statement).
     """
-    folder = context.directory / "organisms"
+    folder = context.workspace("organisms")
     units = []
     for arm, seed in plan.jobs():
         name, training = job_id(arm, seed), small_config(arm, seed, plan.base)

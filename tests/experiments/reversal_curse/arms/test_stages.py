@@ -157,7 +157,7 @@ def test_scale_tells_each_fact_equally_often_and_stores_each_training(tmp_path: 
     plan = ScalePlan(widths=(32,), bearers=(2,), passes=(1.0,), seeds=1, base=TINY)
     table, record = _run(tmp_path / "run", partial(scale_table, plan=plan))
     assert table["direction"].tolist() == ["forward", "reverse"]
-    model = subject_in(tmp_path / "run/organisms/scale-32-2-100-0").model
+    model = subject_in(tmp_path / "run" / "work" / "organisms" / "scale-32-2-100-0").model
     weights = sum(one.numel() for one in model.bridge.original_model.parameters())
     assert table["parameters"].tolist() == [weights, weights]
     assert "scale_32-2-100-0" in record.names("table")
