@@ -35,6 +35,8 @@ LEAST_FACTS = 20
 """Fewer cannot be learned from and tested on."""
 LEAST_GROUP = 4
 FOLDS = 5
+DIVISIONS = 10
+"""Into folds, averaged: what one division gives moves by as much as verdicts do."""
 SHUFFLES = 200
 MOST_FACTS = 400
 STRENGTHS = (0.03, 0.3, 3.0)
@@ -55,9 +57,9 @@ def mapped(
     """How often the map prefers the right name to another one, forward and transposed in reverse.
 
     Pairs are tested that the map was not fitted on (5 folds; facts that share a question or an
-    answer are in one). Layer and penalty of each fold are those that retrieve best *forward* in
-    the other folds, so that the reverse chooses nothing. Facts whose names share a word are left
-    out.
+    answer are in one), and this is averaged over 10 divisions into folds. Layer and penalty of each
+    fold are those that retrieve best *forward* in the other folds, so that the reverse chooses
+    nothing. Facts whose names share a word are left out.
 
     Args:
         members: facts told forward only, which are tested.
@@ -89,19 +91,23 @@ def mapped(
         )
     except (PromptError, ModelError, SiteError) as error:
         return _refused(str(error))
-    progress(1, 2)
-    rng = np.random.default_rng(seed)
+    tables = {way: _Table.of(subject, facts, here, way, rows) for way in DIRECTIONS}
+    seeds = np.random.SeedSequence(seed).spawn(DIVISIONS + 1)
+    divisions = []
+    for number in range(DIVISIONS):
+        fold = _division(groups, np.random.default_rng(seeds[number]))
+        # The same shuffles each time: their means over divisions are what chance gives.
+        shuffles = np.random.default_rng(seeds[-1])
+        divisions.append(_judged(tables, _scores(data, fold, here), fold[here], shuffles))
+        progress(number + 1, DIVISIONS)
+    return _labelled(subject, tables["forward"].facts, groups[here], divisions)
+
+
+def _division(groups: Indices, rng: np.random.Generator) -> Indices:
+    """The fold of each fact; those of a group are in one."""
     numbers = np.unique(groups)
     of_group = dict(zip(rng.permutation(numbers).tolist(), range(len(numbers)), strict=True))
-    fold = np.array([of_group[int(g)] % FOLDS for g in groups])
-    scores = _scores(data, fold, here)
-    tables = {way: _Table.of(subject, facts, here, way, rows) for way in DIRECTIONS}
-    found = {
-        way: np.array([[tables[way].preferred(s) for s in layer] for layer in scores[way]])
-        for way in DIRECTIONS
-    }
-    progress(2, 2)
-    return _labelled(subject, tables, found, scores, fold[here], groups[here], rng)
+    return np.array([of_group[int(group)] % FOLDS for group in groups], np.int64)
 
 
 def _refused(reason: str) -> xr.Dataset:
@@ -220,16 +226,17 @@ def _preferred(own: Floats, scores: Floats, others: npt.NDArray[np.bool_]) -> Fl
     return np.where(count > 0, above / np.maximum(count, 1), np.nan)
 
 
-def _labelled(
-    subject: Subject,
+def _judged(
     tables: dict[Direction, _Table],
-    found: dict[Direction, Floats],
     scores: dict[Direction, Floats],
     fold: Indices,
-    groups: Indices,
     rng: np.random.Generator,
-) -> xr.Dataset:
-    """Choose the cell of each fold by the others, forward, and label everything."""
+) -> dict[str, Floats]:
+    """Of one division: each fold's layer and penalty chosen by the others, and what they give."""
+    found = {
+        way: np.array([[tables[way].preferred(one) for one in layer] for layer in scores[way]])
+        for way in DIRECTIONS
+    }
     n_layers, _, n = found["forward"].shape
     layer, which = np.zeros(n, np.int64), np.zeros((n_layers, n), np.int64)
     for number in np.unique(fold):
@@ -238,23 +245,33 @@ def _labelled(
         layer[mine] = int(np.argmax(means.max(1)))
         which[:, mine] = means.argmax(1)[:, None]
     every = np.arange(n)
-    at = which[layer, every]
-    drawn: dict[Direction, Floats] = {}
-    variables: dict[str, tuple[str | tuple[str, ...], Floats]] = {}
+    out: dict[str, Floats] = {"chosen": layer.astype(float)}
     for way in DIRECTIONS:
-        chosen = scores[way][layer, at, every]
-        drawn[way] = np.array([tables[way].shuffled(chosen, rng) for _ in range(SHUFFLES)])
-        by_layer = np.stack([found[way][one, which[one], every] for one in range(n_layers)], axis=1)
-        variables[way] = (("example", "layer"), by_layer)
-        variables[f"{way}_at"] = ("example", tables[way].preferred(chosen))
-        variables[f"{way}_null"] = ("draw", drawn[way])
+        chosen = scores[way][layer, which[layer, every], every]
+        by_layer = [found[way][one, which[one], every] for one in range(n_layers)]
+        out[way] = np.stack(by_layer, axis=1)
+        out[f"{way}_at"] = tables[way].preferred(chosen)
+        out[f"{way}_null"] = np.array([tables[way].shuffled(chosen, rng) for _ in range(SHUFFLES)])
+    return out
+
+
+def _labelled(
+    subject: Subject, facts: Indices, groups: Indices, divisions: list[dict[str, Floats]]
+) -> xr.Dataset:
+    mean = {name: np.mean([one[name] for one in divisions], axis=0) for name in divisions[0]}
+    dims: dict[str, str | tuple[str, ...]] = {}
+    for way in DIRECTIONS:
+        dims |= {way: ("example", "layer"), f"{way}_at": "example", f"{way}_null": "draw"}
     return xr.Dataset(
-        variables,
+        {name: (dims[name], mean[name]) for name in dims},
         coords={
-            "fact": ("example", tables["forward"].facts),
+            "fact": ("example", facts),
             "question": ("example", groups),
-            "layer": np.arange(n_layers),
-            "chosen": ("example", layer),
+            "layer": np.arange(mean["forward"].shape[1]),
+            "chosen": (
+                ("division", "example"),
+                np.array([one["chosen"] for one in divisions]).astype(np.int64),
+            ),
         },
         attrs={
             "instrument": _INSTRUMENT,
