@@ -30,12 +30,12 @@ def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return material.make_model(tmp_path_factory.mktemp("explorer") / "tiny")
+    return material.study_once(tmp_path_factory) / "tiny"
 
 
 @pytest.fixture(scope="session")
-def record(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
-    return material.make_run(tmp_path_factory.mktemp("runs"), model_folder)
+def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    return material.run_once(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A tiny model with facts, and a run of the real study on it, for tests of the explorer.
+"""A tiny model with facts, and a run of the real study on it, for tests of reports and explorer.
 
 The model's weights are random: what it says means nothing, but all numbers are computed as ever.
 One of its tokens is markup that would run a script if a page took it for such.
@@ -9,11 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.organisms.facts import DIRECTIONS, Fact, write_facts, write_templates
 from experiments.organisms.tokenizer import build_tokenizer
 from experiments.organisms.wording import TEMPLATES
 from experiments.records import RunRecord
+from tests.once import once
+
+if TYPE_CHECKING:
+    import pytest
+
+    from experiments.reversal_curse.config import Config
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -62,15 +69,45 @@ def make_model(folder: Path) -> Path:
     return folder
 
 
-def make_run(root: Path, model: Path) -> RunRecord:
-    """A finished run of the reversal curse on that model."""
-    from experiments.registry import find_study
-    from experiments.runner import run_study
+def make_published(folder: Path) -> Path:
+    """Results as Berglund et al. publish them, of a model named m."""
+    from experiments.berglund.published import SUFFIX
 
-    study = find_study("reversal-curse")
-    config = study.configure("quick", {"model": str(model), "n_names": 3, "n_pairs": 2})
-    with one_thread():
-        return run_study(study, config, preset="quick", root=root)
+    folder.mkdir()
+    head = "child,parent,m_parent_logprob,m_child_logprob\n"
+    rows = "".join(f"Ann{i} Reed{i},Bea{i} Snow{i},-{i % 3}.5,-4.5\n" for i in range(12))
+    (folder / f"m{SUFFIX}").write_text(head + rows)
+    return folder
+
+
+def settings(material: Path) -> Config:
+    """Those of the run, for model and published results in `material`."""
+    from experiments.reversal_curse.config import Config
+
+    model, published = str(material / "tiny"), str(material / "published")
+    return Config(model=model, n_names=3, n_pairs=2, berglund_results=published)
+
+
+def study_once(factory: pytest.TempPathFactory) -> Path:
+    """A folder with the model (tiny), published results, and a finished run of the reversal curse
+    on both in runs/. It is for reading."""
+
+    def make(folder: Path) -> None:
+        from experiments.reversal_curse.study import STUDY
+        from experiments.runner import run_study
+
+        make_model(folder / "tiny")
+        make_published(folder / "published")
+        with one_thread():
+            run_study(STUDY, settings(folder), preset="quick", root=folder / "runs")
+
+    return once(factory, "study", make)
+
+
+def run_once(factory: pytest.TempPathFactory) -> RunRecord:
+    """That run."""
+    (folder,) = (study_once(factory) / "runs" / "reversal-curse").iterdir()
+    return RunRecord.open(folder)
 
 
 @contextmanager

@@ -40,8 +40,7 @@ class Explorer:
 
 @pytest.fixture(scope="session")
 def record(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
-    model = material.make_model(tmp_path_factory.mktemp("browser") / "tiny")
-    return material.make_run(tmp_path_factory.mktemp("browser-runs"), model)
+    return material.run_once(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from experiments.reports.paper import (
 )
 from experiments.study import Verdict
 from interp.figures import accuracy_bars
-from tests.app.material import HOSTILE, make_model, make_run
+from tests.app.material import HOSTILE, run_once
 
 FIGURE = Figure("bars", "Bars", ("accuracy",), accuracy_bars, f"Bars {HOSTILE}", f"See {HOSTILE}")
 
@@ -144,8 +145,7 @@ def test_csv_holds_what_is_drawn() -> None:
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
-    model = make_model(tmp_path_factory.mktemp("reports") / "tiny")
-    return make_run(tmp_path_factory.mktemp("runs"), model)
+    return run_once(tmp_path_factory)
 
 
 @pytest.mark.slow
@@ -170,15 +170,12 @@ def test_the_python_below_each_figure_draws_it(
 
 
 @pytest.mark.slow
-def test_figures_belong_to_the_run(record: RunRecord) -> None:
+def test_figures_belong_to_the_run(record: RunRecord, tmp_path: Path) -> None:
     assert not record.damage()
-    file = next((record.path / "figures").glob("*.csv"))
-    kept = file.read_bytes()
-    try:
-        file.write_bytes(kept + b"1")
-        assert len(record.damage()) == 1
-    finally:
-        file.write_bytes(kept)
+    copy = RunRecord.open(Path(shutil.copytree(record.path, tmp_path / "run")))
+    with next((copy.path / "figures").glob("*.csv")).open("ab") as file:
+        file.write(b"1")
+    assert len(copy.damage()) == 1
     table = pd.read_csv(record.path / "figures" / "margins.csv")
     np.testing.assert_allclose(
         np.sort(table["x"].dropna()), np.sort(record.table("facts")["forward_margin"].dropna())

@@ -10,21 +10,14 @@ from experiments.berglund.published import SUFFIX
 from experiments.errors import FactsError
 from experiments.reversal_curse.study import STUDY, Config
 from experiments.runner import run_study
-from tests.app.material import make_model, one_thread
-
-HEAD = "child,parent,m_parent_logprob,m_child_logprob\n"
+from tests.app.material import run_once
 
 
 @pytest.mark.slow
-def test_they_stand_in_the_report_and_are_noted_as_read(tmp_path: Path) -> None:
-    folder = tmp_path / "published"
-    folder.mkdir()
-    rows = "".join(f"Ann{i} Reed{i},Bea{i} Snow{i},-{i % 3}.5,-4.5\n" for i in range(12))
-    (folder / f"m{SUFFIX}").write_text(HEAD + rows)
-    model = make_model(tmp_path / "tiny")
-    config = Config(model=str(model), n_names=3, n_pairs=2, berglund_results=str(folder))
-    with one_thread():
-        record = run_study(STUDY, config, out=tmp_path / "run")
+def test_they_stand_in_the_report_and_are_noted_as_read(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    record = run_once(tmp_path_factory)
     table = record.table("published").set_index(["among", "asked"])
     assert table.loc[("all", "difference"), "pairs"] == 12
     assert table.loc[("no word", "difference"), "low"] > 0

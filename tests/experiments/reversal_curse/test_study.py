@@ -21,7 +21,8 @@ from interp import load_model
 from interp.execute import Executor
 from interp.model.model import Model
 from interp.stats import wilson
-from tests.app.material import HOSTILE, make_model, make_run
+from tests.app.material import HOSTILE, run_once, settings
+from tests.once import once
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,11 @@ FEW = (
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
     """One quick run on the bundled organism."""
-    return run_study(STUDY, Config(), root=tmp_path_factory.mktemp("runs"), preset="quick")
+
+    def make(folder: Path) -> None:
+        run_study(STUDY, Config(), out=folder / "run", preset="quick")
+
+    return RunRecord.open(once(tmp_path_factory, "quick", make) / "run")
 
 
 def test_forward_is_known_reverse_is_not_and_both_is_known_both_ways(record: RunRecord) -> None:
@@ -142,13 +147,12 @@ def numbers(record: RunRecord) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def on_tiny(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
     """A run on a model of two layers that was never trained, and whose names hold markup."""
-    folder = tmp_path_factory.mktemp("tiny")
-    return make_run(folder / "runs", make_model(folder / "model"))
+    return run_once(tmp_path_factory)
 
 
 def again_on_tiny(record: RunRecord, root: Path, executor: Executor) -> RunRecord:
     """The same once more."""
-    config = Config(model=str(record.path.parents[2] / "model"), n_names=3, n_pairs=2)
+    config = settings(record.path.parents[2])
     return run_study(STUDY, config, preset="quick", root=root, executor=executor)
 
 
