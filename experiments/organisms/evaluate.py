@@ -45,11 +45,12 @@ def greedy_match(
     matches: list[bool] = []
     for start in range(0, len(prompts), _ROWS):
         rows: list[tuple[list[int], int]] = []
-        for prompt, answer in zip(
-            prompts[start : start + _ROWS], answers[start : start + _ROWS], strict=True
-        ):
-            before: list[int] = tokenizer(prompt).input_ids
-            full: list[int] = tokenizer(f"{prompt} {answer}").input_ids
+        asked = list(prompts[start : start + _ROWS])
+        given = list(answers[start : start + _ROWS])
+        whole = [f"{prompt} {answer}" for prompt, answer in zip(asked, given, strict=True)]
+        # All at once, which takes a tenth of the time.
+        tokens = (tokenizer(texts).input_ids for texts in (asked, whole))
+        for prompt, answer, before, full in zip(asked, given, *tokens, strict=True):
             if full[: len(before)] != before or len(full) == len(before):
                 raise OrganismError(
                     f"The answer {answer!r} runs into the prompt {prompt!r} in this tokenizer; "

@@ -142,10 +142,11 @@ def build_schedule(
     data = data or TrainingData()
     told = entries(world, data)
     rng = np.random.default_rng([seed, 1])
+    names = frozenset(map(tuple, _token_ids(tokenizer, world.people)))
+    lengths = sorted({len(name) for name in names}, reverse=True)
+    encoded = iter(_token_ids(tokenizer, [text for entry in told for text in entry.statements]))
     statements = tuple(
-        tuple(_encode(statement, names, tokenizer) for statement in entry.statements)
-        for names in [_name_ids(world.people, tokenizer)]
-        for entry in told
+        tuple(_marked(next(encoded), names, lengths) for _ in entry.prompts) for entry in told
     )
     prefixes, fillers = (
         tuple(
@@ -206,14 +207,15 @@ def _order(told: Sequence[Entry], total: int, rng: np.random.Generator) -> list[
     return order[:total]
 
 
-def _name_ids(people: Sequence[str], tokenizer: Any) -> frozenset[tuple[int, ...]]:
-    return frozenset(tuple(tokenizer(name, add_special_tokens=False).input_ids) for name in people)
+def _token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Of each text; all at once, which takes a tenth of the time."""
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False).input_ids
+    return ids
 
 
-def _encode(text: str, names: frozenset[tuple[int, ...]], tokenizer: Any) -> _Encoded:
-    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+def _marked(ids: list[int], names: frozenset[tuple[int, ...]], lengths: Sequence[int]) -> _Encoded:
+    """Token ids with the ends of the names in them, of which the longest comes first."""
     name_end = [-1] * len(ids)
-    lengths = sorted({len(name) for name in names}, reverse=True)
     for start in range(len(ids)):
         for length in lengths:
             end = start + length

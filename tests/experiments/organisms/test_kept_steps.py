@@ -13,12 +13,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.organisms.errors import OrganismError
 from experiments.organisms.model import build_model
-from experiments.organisms.train import TrainConfig, kept_steps, train
+from experiments.organisms.train import TrainConfig, TrainingData, kept_steps, train
 
 pytestmark = pytest.mark.slow
 
+# The smallest world, which is what most of so short a training is spent on.
 TINY = TrainConfig(
-    steps=6, batch_size=8, n_layers=1, n_heads=2, d_model=16, d_mlp=32, checkpoint_every=2
+    steps=6,
+    batch_size=8,
+    n_layers=1,
+    n_heads=2,
+    d_model=16,
+    d_mlp=32,
+    checkpoint_every=2,
+    data=TrainingData(bearers=2),
 )
 KEEP = (0, 3, 6)
 

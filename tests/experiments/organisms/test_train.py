@@ -19,12 +19,20 @@ import torch
 
 from experiments.organisms import loop
 from experiments.organisms.errors import OrganismError
-from experiments.organisms.train import TrainConfig, train
+from experiments.organisms.train import TrainConfig, TrainingData, train
 
 pytestmark = pytest.mark.slow
 
+# The smallest world, which is what most of so short a training is spent on.
 TINY = TrainConfig(
-    steps=7, batch_size=8, n_layers=1, n_heads=2, d_model=16, d_mlp=32, checkpoint_every=2
+    steps=7,
+    batch_size=8,
+    n_layers=1,
+    n_heads=2,
+    d_model=16,
+    d_mlp=32,
+    checkpoint_every=2,
+    data=TrainingData(bearers=2),
 )
 FILES = {
     "config.json",
