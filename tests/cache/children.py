@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import itertools
 import os
+import shutil
 import signal
 import sqlite3
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -25,6 +28,7 @@ from tests.cache.fake import WIDTHS, FakeSource, expected
 
 SITES = list(WIDTHS)
 _PATIENCE = 60
+_KILLED = 8  # one step of so many
 
 
 def start(work: Callable[[], object]) -> int:
@@ -68,33 +72,78 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
     A write dies halfway, everything else before it is done.
     """
 
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(_PATIENCE)
+
     def dying() -> None:
-        _count_steps(step)
+        _halt(die, at=step)
         work()
 
     return end(start(dying))
 
 
-def every_step(work: Callable[[], object], prepare: Callable[[], object]) -> Iterator[int]:
-    """Kill `work` at each of its steps in turn, each time after `prepare`; yields the numbers."""
-    step = 1
+def every_step(
+    work: Callable[[], object], prepare: Callable[[], object], path: Path
+) -> Iterator[int]:
+    """Put at `path` what `work` leaves if it is killed at each of its steps; yields the numbers.
+
+    At some it is killed, after `prepare`. What it would leave at the others is copied while it is
+    stopped there, which on the disk is the same: one child does for all of them.
+    """
+    copies = path.with_name("steps")
     prepare()
-    while killed_at(step, work):
+    killed = 0
+    for step in range(1, 1 + _copy_every_step(work, path, copies)):
+        if step % _KILLED == 1:
+            prepare()
+            killed += killed_at(step, work)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            if (copies / str(step)).exists():
+                (copies / str(step)).rename(path)
         yield step
-        step += 1
-        prepare()
+    assert killed
 
 
-def _count_steps(last: int) -> None:
-    left = last
+def _copy_every_step(work: Callable[[], object], path: Path, copies: Path) -> int:
+    """Copy what is at `path` at each step of `work`, to its number; returns how many there are."""
 
-    def tick(die: Callable[[], object] = lambda: None) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            die()
-            os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(_PATIENCE)
+    def stop() -> None:
+        # This thread, so that it goes no further; the others stop with it.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+    def stopping() -> None:
+        _halt(stop)
+        work()
+
+    child, steps = start(stopping), 0
+    try:
+        _, status = os.waitpid(child, os.WUNTRACED)
+        while os.WIFSTOPPED(status):
+            steps += 1
+            if path.exists():
+                shutil.copytree(path, copies / str(steps))
+            os.kill(child, signal.SIGCONT)
+            _, status = os.waitpid(child, os.WUNTRACED)
+    except BaseException:
+        kill(child)
+        raise
+    assert status == 0, f"the child ended with {status:#x}; see above"
+    return steps
+
+
+def _halt(halt: Callable[[], object], at: int | None = None) -> None:
+    """Call `halt` at that change of the disk, or at each: halfway through a write, else before."""
+    numbers = itertools.count(1)
+
+    def tick(half: Callable[[], object] = lambda: None) -> bool:
+        """Whether the first half was written."""
+        if at not in (None, next(numbers)):
+            return False
+        half()
+        halt()
+        return True
 
     def counted(function: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -134,8 +183,9 @@ def _count_steps(last: int) -> None:
             self._file.close()
 
         def write(self, data: bytes) -> None:
-            tick(lambda: (self._file.write(data[: len(data) // 2]), self._file.flush()))
-            self._file.write(data)
+            half = len(data) // 2
+            written = tick(lambda: (self._file.write(data[:half]), self._file.flush()))
+            self._file.write(data[half:] if written else data)
 
     def open_(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         opened = real_open(file, mode, *args, **kwargs)

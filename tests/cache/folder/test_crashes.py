@@ -83,7 +83,7 @@ def test_making_a_store_and_filling_it(path: Path) -> None:
 
     steps = 0
     committed = set()
-    for _ in every_step(work, lambda: again(path)):
+    for _ in every_step(work, lambda: again(path), path):
         committed.add(len(sidecars(path)) if path.exists() else -1)
         check_left(path, NEW)
         steps += 1
@@ -102,7 +102,7 @@ def test_filling_a_store_past_the_page_cache(path: Path, monkeypatch: pytest.Mon
             store.get(FakeSource(), rows, SITES)
 
     committed = set()
-    for _ in every_step(work, lambda: again(path)):
+    for _ in every_step(work, lambda: again(path), path):
         committed.add(len(sidecars(path)) if path.exists() else -1)
         check_left(path, rows)
     assert committed == {-1, 0, 1}
@@ -116,7 +116,7 @@ def test_adding_to_a_store_and_entering_it_anew(path: Path, template: Path) -> N
         store.get(FakeSource(), NEW[:2], SITES)
         store.close()
 
-    for _ in every_step(work, lambda: again(path, template)):
+    for _ in every_step(work, lambda: again(path, template), path):
         before = sidecars(template)
         assert before <= sidecars(path)
         check_left(path, OLD + NEW[:2])
@@ -132,7 +132,7 @@ def test_eviction(path: Path, template: Path) -> None:
             assert store.size() <= budget
 
     evicted = set()
-    for _ in every_step(work, lambda: again(path, template)):
+    for _ in every_step(work, lambda: again(path, template), path):
         evicted.add(len(sidecars(template) - sidecars(path)))
         check_left(path, OLD + NEW[:2])
     assert {0, 1} <= evicted
@@ -144,7 +144,7 @@ def test_eviction_by_a_process_that_writes_nothing_else(path: Path, template: Pa
             store.gc()
 
     evicted = set()
-    for _ in every_step(work, lambda: again(path, template)):
+    for _ in every_step(work, lambda: again(path, template), path):
         evicted.add(len(sidecars(path)))
         check_left(path, OLD)
     assert 0 in evicted
@@ -158,7 +158,7 @@ def test_setting_aside_what_is_damaged(path: Path, template: Path) -> None:
         with ActivationStore(path, shard_size=SMALL) as store:
             check_values(store, OLD, FakeSource())
 
-    for _ in every_step(work, lambda: again(path, template)):
+    for _ in every_step(work, lambda: again(path, template), path):
         check_left(path, OLD, findings=f"shard {shard}: 1 damaged MiB", also=["quarantine"])
 
 
@@ -170,7 +170,7 @@ def test_verifying_and_repairing(path: Path, template: Path) -> None:
             assert store.verify(FakeSource()).repaired
             assert store.gc()
 
-    for _ in every_step(work, lambda: again(path, template)):
+    for _ in every_step(work, lambda: again(path, template), path):
         check_left(path, OLD, findings=f"shard {shard}: 1 damaged MiB", also=["quarantine"])
 
 
@@ -192,7 +192,7 @@ def test_making_the_index_anew(path: Path, template: Path, how: str, in_memory: 
             store.get(source, OLD, SITES)
             assert source.runs == 0
 
-    for _ in every_step(work, lambda: again(path, template)):
+    for _ in every_step(work, lambda: again(path, template), path):
         if how == "of another store":
             # Nothing tells it from a right one but what it says, which `verify` compares.
             with quiet(), ActivationStore(path) as store:
@@ -206,7 +206,7 @@ def test_removing_a_site_and_a_model(path: Path, template: Path) -> None:
             store.remove(FakeSource().space(), ["z.0"])
             store.remove(FakeSource().space())
 
-    for _ in every_step(work, lambda: again(path, template)):
+    for _ in every_step(work, lambda: again(path, template), path):
         check_left(path, OLD)
 
 
@@ -232,7 +232,7 @@ def test_putting_in_order_what_another_left(path: Path, template: Path) -> None:
             store.gc()
 
     steps = 0
-    for _ in every_step(work, lambda: again(path, template)):
+    for _ in every_step(work, lambda: again(path, template), path):
         check_left(path, OLD + NEW)
         steps += 1
     assert steps > 5
