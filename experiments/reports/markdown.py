@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from experiments.figure import Figure
 from experiments.reports.html import interval
 from experiments.reports.paper import Cards, Figures, Hypothesis, Paper, Part, Table, Text
+from experiments.run_directory.layout import FIGURES
 from experiments.study import Verdict
 
-__all__ = ["FOLDER", "escaped", "markdown"]
+__all__ = ["escaped", "markdown"]
 
-FOLDER = "figures"
 # Each with a backslash before it, or as an entity where not every Markdown knows that escape.
 _BACKSLASHED = r"\`*_{}[]()#!"
 _SPECIAL = re.compile(r"[\\`*_{}\[\]()#!<>&|~$]")
@@ -94,8 +94,8 @@ def _hypothesis(
 
 def _figure(figure: Figure, codes: Mapping[str, str], images: Collection[str]) -> Iterator[str]:
     if figure.name in images:
-        yield f"![{escaped(figure.alt)}]({FOLDER}/{figure.name}.svg)"
-    yield f"*{escaped(figure.caption or figure.alt)}* ([numbers]({FOLDER}/{figure.name}.csv))"
+        yield f"![{escaped(figure.alt)}]({FIGURES}/{figure.name}.svg)"
+    yield f"*{escaped(figure.caption or figure.alt)}* ([numbers]({FIGURES}/{figure.name}.csv))"
     # Four backticks: no line of ours begins with so many.
     yield f"````python\n{codes[figure.name].rstrip()}\n````"
 
