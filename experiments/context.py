@@ -160,8 +160,7 @@ class Context:
         if not self._stored(name, "dataset"):
             with self._reporter.stage(name) as progress:
                 self._manifest.store(name, "dataset", encode_dataset(compute(progress)))
-        dataset = decode_dataset(self._manifest.read(name, "dataset"), name)
-        return check_dataset(dataset, name, self._shapes)
+        return self._dataset(name)
 
     def chunks(
         self,
@@ -229,7 +228,7 @@ class Context:
             raise ValueError(f"the result {name!r} is drawn before it is computed")
         if name in self._manifest.names("table"):
             return self._table(name)
-        return decode_dataset(self._manifest.read(name, "dataset"), name)
+        return self._dataset(name)
 
     def document(self, name: str, text: str) -> Path:
         """Write a document ("report.html") into the run directory; returns its path."""
@@ -266,6 +265,10 @@ class Context:
     def _table(self, name: str) -> pd.DataFrame:
         table = decode_table(self._manifest.read(name, "table"), name)
         return check_table(table, name, self._shapes)
+
+    def _dataset(self, name: str) -> xr.Dataset:
+        dataset = decode_dataset(self._manifest.read(name, "dataset"), name)
+        return check_dataset(dataset, name, self._shapes)
 
     def _stored(self, name: str, kind: Kind) -> bool:
         if name not in self._manifest.names(kind):
