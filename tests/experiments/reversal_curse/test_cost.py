@@ -94,6 +94,22 @@ def test_twice_as_slow_a_model_takes_almost_twice_as_long(subject: Subject) -> N
     assert 1.8 < two / one < 2
 
 
+@pytest.mark.parametrize(("seconds", "tries"), [(0.1, 3), (1.5, 1)])
+def test_what_is_slow_is_timed_once(
+    subject: Subject, seconds: float, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, asked = [0.0], []
+
+    def score(_: object, prompts: list[str], answers: list[str]) -> None:
+        asked.append(len(prompts))
+        clock[0] += seconds
+
+    monkeypatch.setattr(cost, "score_answers", score)
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    assert cost.seconds_of_text(subject) == pytest.approx(seconds / 64)
+    assert asked == [64] * tries
+
+
 def test_a_run_that_cannot_fit_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
