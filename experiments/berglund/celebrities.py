@@ -12,7 +12,7 @@ import pandas as pd
 
 from experiments.berglund.families import FEW_SHOT, families, in_prompt, share_word
 from experiments.berglund.published import DIRECTIONS, PAIRS
-from experiments.berglund.scoring import SCORES, Item, centred, ring, wins
+from experiments.berglund.scoring import SCORES, Item, centred_scores, ring, wins
 from experiments.errors import FactsError
 from experiments.sheets import read_rows, sameness
 from interp.stats import mean_interval, proportion_interval
@@ -163,13 +163,7 @@ def by_pair(pairs: Sequence[Pair], scores: Mapping[str, pd.DataFrame]) -> pd.Dat
                 "wins": wins(scored).reindex(own.index).to_numpy(np.float64),
             }
         )
-        for score in SCORES:
-            frame[score] = np.nan
-            for kind in np.unique(kinds):
-                mine = scored[scored["question"].isin(np.flatnonzero(kinds == kind))]
-                found = centred(mine, score)
-                frame.loc[found.index, score] = found
-        frames.append(frame)
+        frames.append(frame.assign(**centred_scores(scored, kinds)))
     return pd.concat(frames, ignore_index=True)
 
 

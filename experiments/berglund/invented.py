@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from experiments.berglund.people import GROUPS, Asked, Group, People
-from experiments.berglund.scoring import SCORES, Item, centred, ring, wins
+from experiments.berglund.scoring import SCORES, Item, centred_scores, ring, wins
 from interp.stats import mean_interval, proportion_interval
 
 __all__ = ["WAYS", "asked_items", "by_authors", "by_question", "metrics", "name_of"]
@@ -95,14 +95,7 @@ def by_question(people: People, scores: Mapping[Way, pd.DataFrame]) -> pd.DataFr
             "random_logprob": random.reindex(own.index).to_numpy(np.float64),
             "wins": wins(scored).reindex(own.index).to_numpy(np.float64),
         }
-        frame = pd.DataFrame(columns)
-        for kind in SCORES:
-            frame[kind] = np.nan
-            for number in np.unique(wording):
-                mine = scored[scored["question"].isin(np.flatnonzero(wording == number))]
-                found = centred(mine, kind)
-                frame.loc[found.index, kind] = found
-        frames.append(frame)
+        frames.append(pd.DataFrame(columns).assign(**centred_scores(scored, wording)))
     return pd.concat(frames, ignore_index=True)
 
 

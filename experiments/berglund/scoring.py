@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from interp.prompts.pairs import continuations
 from interp.prompts.tokens import tokenise
 from interp.stats import specificity
 
-__all__ = ["SCORES", "Item", "Kind", "centred", "ring", "score", "wins"]
+__all__ = ["SCORES", "Item", "Kind", "centred", "centred_scores", "ring", "score", "wins"]
 
 Kind = Literal["right", "other", "published", "random"]
 SCORES = ("whole", "per_token", "first")
@@ -115,6 +115,22 @@ def centred(scored: pd.DataFrame, kind: str) -> pd.Series:
         # An answer that nothing was compared with has no effects to be freed of.
         found[np.isfinite(matrix).sum(1) < 2] = np.nan
     return pd.Series(found, index=pd.Index(questions, name="question"))
+
+
+def centred_scores(scored: pd.DataFrame, groups: npt.NDArray[Any]) -> dict[str, Floats]:
+    """Every one of `SCORES`, centred among the questions of each group [question].
+
+    Args:
+        scored: rows of `score`.
+        groups: of each question; those of one are asked in one wording.
+    """
+    found = {kind: np.full(len(groups), np.nan) for kind in SCORES}
+    for group in np.unique(groups):
+        mine = scored[scored["question"].isin(np.flatnonzero(groups == group))]
+        for kind, values in found.items():
+            each = centred(mine, kind)
+            values[each.index.to_numpy()] = each.to_numpy()
+    return found
 
 
 def wins(scored: pd.DataFrame) -> pd.Series:
