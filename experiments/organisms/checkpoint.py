@@ -137,6 +137,23 @@ def load_state(folder: Path) -> TrainingState | None:
         ) from error
 
 
+def planted_bottleneck(folder: Path | None) -> float:
+    """In which share of its sentences the organism in a folder was trained through names' ends.
+
+    0 where it was not, and where nothing (or nothing credible) is said of it: the file may be
+    anybody's.
+    """
+    if folder is None:
+        return 0.0
+    try:
+        config = _read_json(folder / ORGANISM_FILE).get("config")
+    except OrganismError:
+        return 0.0
+    share = config.get("name_bottleneck") if isinstance(config, dict) else None
+    credible = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1
+    return float(share) if credible else 0.0
+
+
 def staging(folder: Path) -> Path:
     """An empty folder inside `folder` to write the finished files into."""
     path = folder / _STAGING

@@ -93,7 +93,7 @@ def seconds_of_text(subject: Subject) -> float:
             start = time.perf_counter()
             score_answers(subject.model, prompts, answers)
             taken.append(time.perf_counter() - start)
-            # What warms up takes no second; of a large model once is slow enough, and tells as much.
+            # Of a large model once is slow enough, and what warms up is little of it.
             if taken[-1] > _SLOW:
                 break
         seconds = min(taken)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from experiments.numbers import percent
+from experiments.organisms.checkpoint import planted_bottleneck
 from experiments.reversal_curse.case import Case, Finding
 from experiments.reversal_curse.prompts import question
 from experiments.study import Outcome, Verdict
@@ -85,6 +86,7 @@ def investigate(case: Case) -> Finding:
         {site: measured.maps["forward", site] for site in ("mlp_out", "attn_out")},
         case.seed,
         [question(subject.facts[i], "forward") for i in rows],
+        planted_bottleneck(subject.model.path),
     )
     return Finding((verdict,))
 
@@ -97,6 +99,7 @@ def judge(
     parts: dict[str, xr.Dataset],
     seed: int,
     questions: Sequence[Hashable] | None = None,
+    planted: float = 0.0,
 ) -> Verdict:
     """Decide H1.
 
@@ -110,6 +113,7 @@ def judge(
         seed: of the halving.
         questions: what each example asks; pairs that ask the same count once. All different if
             left out.
+        planted: in which share of its sentences the model was trained to read names there.
     """
     labels = [str(name) for name in result["position_label"].values]
     sham_labels = [str(name) for name in sham["position_label"].values]
@@ -153,6 +157,10 @@ def judge(
     if rival is not None:
         statement += f"; {lead} more than the next best token ('{labels[rival]}')"
     statement += _who(parts, first, second, judged)
+    if planted and outcome == "supported":
+        statement += (
+            f": the training planted this (bottleneck in {percent(planted)} of its sentences)"
+        )
     return Verdict(
         id="H1",
         claim=CLAIM,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from experiments.numbers import percent
+from experiments.organisms.checkpoint import planted_bottleneck
 from experiments.organisms.facts import DIRECTIONS
 from experiments.reversal_curse.config import Config
 from experiments.reversal_curse.measure import Measurements, Subject
@@ -48,11 +50,12 @@ def limits(subject: Subject) -> list[str]:
         "asked.",
         "Patching and lenses use one wording of each direction.",
     ]
-    if subject.model.name.startswith("reversal-curse"):
+    planted = planted_bottleneck(subject.model.path)
+    if planted:
         said.insert(
             1,
-            "The organism was trained with a bottleneck through a name’s last token in 85% of its "
-            "sentences, so that H1 is planted: there it checks the instrument and finds nothing "
-            "new.",
+            "The organism was trained with a bottleneck through a name’s last token in "
+            f"{percent(planted)} of its sentences, so that H1 is planted: there it checks the "
+            "instrument and finds nothing new.",
         )
     return said

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from experiments.organisms.bundled import reversal_curse
+from experiments.organisms.checkpoint import ORGANISM_FILE, planted_bottleneck
 from experiments.reversal_curse.hypotheses import subject_token
+from experiments.reversal_curse.report.methods import limits
 from experiments.study import Verdict
 
 LABELS = ["start -1", "subject -2", "subject -1", "end -2", "end -1"]
@@ -200,3 +206,56 @@ def test_an_effect_that_only_the_judging_pairs_have_is_undecided() -> None:
     found = subject_token.judge(mixed, sham, np.full(30, 5.0), np.ones(30, dtype=bool), parts, 0)
     assert found.outcome == "undecided"
     assert "nothing to bring back" in found.statement
+
+
+def test_what_training_planted_is_said_to_be_planted() -> None:
+    shares = planted(0)
+    parts = {"mlp_out": sweep_like(shares), "attn_out": sweep_like(shares)}
+    sham = sweep_like(np.random.default_rng(1).normal(size=shares.shape) * 0.05)
+    known, clean = np.ones(30, dtype=bool), np.full(30, 5.0)
+    bare, told = (
+        subject_token.judge(sweep_like(shares), sham, clean, known, parts, 0, planted=share)
+        for share in (0.0, 0.85)
+    )
+    assert bare.outcome == told.outcome == "supported"
+    assert "planted" not in bare.statement
+    assert told.statement.endswith(
+        ": the training planted this (bottleneck in 85% of its sentences)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "share"),
+    [
+        ('{"config": {"name_bottleneck": 0.85}}', 0.85),
+        ('{"config": {"name_bottleneck": 0.0}}', 0.0),
+        ('{"config": {"name_bottleneck": 85}}', 0.0),
+        ('{"config": {"name_bottleneck": NaN}}', 0.0),
+        ('{"config": {"name_bottleneck": true}}', 0.0),
+        ('{"config": {"name_bottleneck": "<b>"}}', 0.0),
+        ('{"config": ["name_bottleneck"]}', 0.0),
+        ("[]", 0.0),
+        ("{", 0.0),
+        ("[" * 100_000, 0.0),
+        ('{"config": {"name_bottleneck": ' + "9" * 5000 + "}}", 0.0),
+        (None, 0.0),
+    ],
+)
+def test_the_record_of_an_organism_is_not_taken_on_trust(
+    tmp_path: Path, record: str | None, share: float
+) -> None:
+    if record is not None:
+        (tmp_path / ORGANISM_FILE).write_text(record)
+    assert planted_bottleneck(tmp_path) == share
+
+
+def test_the_report_takes_it_from_the_record_and_not_from_the_name(tmp_path: Path) -> None:
+    def said(name: str) -> str:
+        model: Any = SimpleNamespace(name=name, path=tmp_path)
+        return " ".join(limits(SimpleNamespace(model=model)))  # type: ignore[arg-type]
+
+    assert "planted" not in said("reversal-curse")
+    (tmp_path / ORGANISM_FILE).write_text('{"config": {"name_bottleneck": 0.5}}')
+    assert "50% of its sentences, so that H1 is planted" in said("mine")
+    assert planted_bottleneck(None) == 0
+    assert planted_bottleneck(reversal_curse()) == 0.85
