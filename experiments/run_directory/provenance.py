@@ -57,7 +57,7 @@ class Provenance:
     device: dict[str, str] | None = None
     """What the model ran on; None while no model was loaded."""
     model: dict[str, Any] | None = None
-    """Source, name, fingerprint and revision; None while no model was loaded."""
+    """Source, name, fingerprint, tokenizer and revision; None while no model was loaded."""
     inputs: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the files the study read, by the setting that named them."""
     resumed: list[dict[str, Any]] = field(default_factory=list)
@@ -119,7 +119,14 @@ class Provenance:
                 f"'{model.source}' is not the model this run was started with (its weights "
                 "changed); start over with --fresh, or choose another --out."
             )
+        tokenizer = model.tokenizer_fingerprint
+        if self.model is not None and self.model.get("tokenizer", tokenizer) != tokenizer:
+            raise RunError(
+                f"The tokenizer of '{model.source}' is not the one this run was started with; "
+                "start over with --fresh, or choose another --out."
+            )
         noted = {"source": model.source, "name": model.name, "fingerprint": model.fingerprint}
+        noted["tokenizer"] = tokenizer
         return dataclasses.replace(
             self, model={**noted, "revision": revision}, device=_device(model)
         )

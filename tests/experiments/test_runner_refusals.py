@@ -71,8 +71,18 @@ def test_another_model_is_refused_on_resume_and_after(tmp_path: Path) -> None:
         "source": "toy",
         "name": "toy",
         "fingerprint": "0" * 32,
+        "tokenizer": "e" * 32,
         "revision": None,
     }
+
+
+def test_another_tokenizer_is_another_model(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    other = toy.fake_model(tokenizer="0" * 32)
+    with pytest.raises(RunError, match=r"tokenizer of 'toy' is not the one.*--fresh"):
+        run(tmp_path / "run", model=other)
+    assert run(tmp_path / "run").finished
+    assert run(tmp_path / "run", model=other, fresh=True).finished
 
 
 def test_a_changed_input_file_is_refused(tmp_path: Path) -> None:
