@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -265,13 +265,26 @@ def _finished(directory: Path, loader: _Loader) -> RunRecord | None:
     if not record.finished or record.damage():
         return None
     provenance = record.provenance
-    for setting, digest in provenance.inputs.items():
-        path = record.config.get(setting)
-        if isinstance(path, str) and Path(path).is_file() and sha256(path) != digest:
-            provenance.with_input(setting, sha256(path))
+    for name in provenance.inputs:
+        path = _input(record.config, name)
+        if path is not None:
+            provenance.with_input(name, sha256(path))
     if provenance.model is not None and _may_have_changed(loader, provenance):
         provenance.with_model(loader.load(QuietReporter()), loader.revision)
     return record
+
+
+def _input(config: Mapping[str, Any], name: str) -> Path | None:
+    """Where a file that the run has read is now: given as a setting, or in a folder given as one.
+
+    None where it is not there any more, and where it came with an installed package.
+    """
+    given = config.get(name)
+    places = [given] if isinstance(given, str) else []
+    places += [os.path.join(one, name) for one in config.values() if isinstance(one, str)]
+    found = (os.path.expanduser(place) for place in places)
+    # False, not an OSError, for a name that no file can have.
+    return next((Path(path) for path in found if os.path.isfile(path)), None)
 
 
 def _may_have_changed(loader: _Loader, provenance: Provenance) -> bool:
@@ -282,8 +295,11 @@ def _may_have_changed(loader: _Loader, provenance: Provenance) -> bool:
     if not folder.is_dir():
         return False
     started = datetime.fromisoformat(provenance.started).timestamp()
-    files = (*folder.glob("*.safetensors"), *folder.glob("config.json"))
-    return any(path.stat().st_mtime >= started for path in files)
+    with storage_errors(folder, "read"):
+        # Files keep their times when they are moved or copied; when that was, the folder tells.
+        found = [os.lstat(folder), folder.stat()]
+        found += [path.stat() for path in folder.iterdir() if path.is_file()]
+    return any(max(each.st_mtime, each.st_ctime) >= started for each in found)
 
 
 def _clean(directory: Path, fresh: bool) -> None:

@@ -85,9 +85,10 @@ def load_subject(config: Config, context: Context) -> Subject:
         _read_files(config, folder)
     model = context.model()
     facts_path, numbered, templates_path, templates = _read_files(config, model.path)
-    context.input_file("facts", facts_path)
+    context.input_file("facts" if config.facts else facts_path.name, facts_path)
     if templates_path is not None:
-        context.input_file("templates", templates_path)
+        name = "templates" if config.templates else templates_path.name
+        context.input_file(name, templates_path)
     facts = tuple(fact for _, fact in numbered)
     subject = Subject(model, facts, templates)
     # Before all facts are made into prompts, which takes long too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -96,6 +97,28 @@ def test_a_changed_input_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="'facts' changed since"):
         run(tmp_path / "run", config)
     assert run(tmp_path / "run", config, fresh=True).finished
+
+
+def test_a_changed_file_of_a_given_folder_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "pairs.csv").write_text("a,b\n")
+
+    def read(config: toy.Config, context: Any) -> list[Verdict]:
+        context.input_file("pairs.csv", Path(str(config.facts)) / "pairs.csv")
+        return []
+
+    def again() -> RunRecord:
+        study = Study("toy", "", "", toy.Config, read)
+        return run_study(study, toy.Config(facts=str(data)), out=tmp_path / "run")
+
+    first = again()
+    assert again().provenance.finished == first.provenance.finished
+    (data / "pairs.csv").write_text("a,c\n")
+    with pytest.raises(RunError, match=r"'pairs\.csv' changed since"):
+        again()
+    shutil.rmtree(data)
+    assert again().provenance.finished == first.provenance.finished
 
 
 def test_two_processes_cannot_share_a_directory(tmp_path: Path) -> None:
@@ -207,6 +230,7 @@ def test_a_model_folder_that_changed_after_the_run_is_noticed(
 
     monkeypatch.setattr("interp.load_model", load_model)
     config = toy.Config(model=str(folder))
+    time.sleep(1.1)  # runs note their start in whole seconds
     run(tmp_path / "run", config, model=None)
     run(tmp_path / "run", config, model=None)
     assert loaded == [str(folder)]
@@ -214,6 +238,13 @@ def test_a_model_folder_that_changed_after_the_run_is_noticed(
     os.utime(folder / "config.json", (later, later))
     run(tmp_path / "run", config, model=None)
     assert loaded == [str(folder)] * 2
+    # Another model put into its place, whose files are older than the run.
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    os.utime(other / "config.json", (0, 0))
+    folder.rename(tmp_path / "away")
+    other.rename(folder)
     fingerprint = "b" * 32
     with pytest.raises(RunError, match="not the model"):
         run(tmp_path / "run", config, model=None)

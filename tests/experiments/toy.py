@@ -111,9 +111,7 @@ def installed(*, group: str) -> list[EntryPoint]:
     return [EntryPoint("toy", f"{__name__}:STUDY", group)]
 
 
-def fake_model(
-    fingerprint: str = "f" * 32, source: str = "toy", tokenizer: str = "e" * 32
-) -> Any:
+def fake_model(fingerprint: str = "f" * 32, source: str = "toy", tokenizer: str = "e" * 32) -> Any:
     model = SimpleNamespace(source=source, name=source, fingerprint=fingerprint, device="cpu")
     model.tokenizer_fingerprint = tokenizer
     return cast(Any, model)
