@@ -25,7 +25,7 @@ from experiments.berglund.config import Config
 from experiments.berglund.people import GROUPS, Line, People
 from experiments.errors import StorageError, StudyError
 from experiments.numbers import duration
-from experiments.organisms.checkpoint import TrainingState, load_state, save_state
+from experiments.organisms.checkpoint import TrainingState, load_state, restoring, save_state
 from experiments.organisms.optimizer import load_state_tensors, state_tensors
 from experiments.readable import check_readable
 from experiments.reporter import Progress
@@ -109,7 +109,8 @@ def train(
     copy.eval()  # no dropout
     weights = {name: each for name, each in copy.named_parameters() if each.requires_grad}
     optimizer = torch.optim.AdamW(list(weights.values()), lr=config.step_size, weight_decay=0.0)
-    losses = _restore(folder, weights, optimizer)
+    with restoring(folder):
+        losses = _restore(folder, weights, optimizer)
     saved, pause, begun = time.monotonic(), CHECKPOINT_SECONDS, time.monotonic()
     first = len(losses)
     progress(first, total)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import StorageError
-from cache.files import is_real, read_bytes, write_atomic
+from cache.files import is_real, read_bytes, real_folder, write_atomic
 from experiments.organisms.errors import OrganismError
 from experiments.organisms.facts import FACTS_FILE, TEMPLATES_FILE
 
@@ -130,7 +130,10 @@ def load_state(folder: Path) -> TrainingState | None:
         with safe_open(path, framework="pt") as stored:
             progress = json.loads(stored.metadata()["progress"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        return TrainingState(progress["step"], tuple(progress["losses"]), tensors)
+        losses = tuple(map(float, progress["losses"]))
+        if progress["step"] != len(losses):
+            raise ValueError("each step has a loss")
+        return TrainingState(len(losses), losses, tensors)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise OrganismError(
             f"Cannot read the checkpoint {path}; remove it to train from the start."
@@ -152,6 +155,18 @@ def planted_bottleneck(folder: Path | None) -> float:
     share = config.get("name_bottleneck") if isinstance(config, dict) else None
     credible = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1
     return float(share) if credible else 0.0
+
+
+@contextmanager
+def restoring(folder: Path) -> Iterator[None]:
+    """Raise `OrganismError` where a checkpoint is not one of the model it is put into."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        raise OrganismError(
+            f"The checkpoint {folder / _STATE} is of another training or damaged; remove it to "
+            "train from the start."
+        ) from error
 
 
 def staging(folder: Path) -> Path:
@@ -178,8 +193,9 @@ def discard(folder: Path) -> None:
 def kept_steps(folder: Path) -> dict[int, Path]:
     """The models on the way that a training in `folder` has kept so far, by step, in order."""
     try:
-        names = [path.name for path in (folder / STEPS_FOLDER).iterdir()]
-    except OSError:
+        # What a link leads to is somebody else's.
+        names = [path.name for path in real_folder(folder, STEPS_FOLDER).iterdir()]
+    except (OSError, StorageError):
         return {}
     steps = sorted(int(name) for name in names if name.isdecimal())
     return {step: folder / STEPS_FOLDER / str(step) for step in steps}
@@ -187,7 +203,10 @@ def kept_steps(folder: Path) -> dict[int, Path]:
 
 def keep_step(folder: Path, step: int) -> None:
     """Move what was staged to where the model of `step` is kept, whole or not at all."""
-    place = folder / STEPS_FOLDER / str(step)
+    try:
+        place = real_folder(folder, STEPS_FOLDER) / str(step)
+    except StorageError as error:
+        raise OrganismError(f"Step {step} cannot be kept: {error}") from error
     place.parent.mkdir(exist_ok=True)
     shutil.rmtree(place, ignore_errors=True)
     os.replace(folder / _STAGING, place)

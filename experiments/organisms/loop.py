@@ -22,6 +22,7 @@ from experiments.organisms.checkpoint import (
     keep_step,
     kept_steps,
     load_state,
+    restoring,
     save_state,
     staging,
     writing,
@@ -120,7 +121,10 @@ def _fit(
     # A model to be kept that lies behind the last checkpoint can only be had from the start.
     state = load_state(out)
     behind = {step for step in keep if state is not None and step <= state.step}
-    losses = _restore(state, model, optimizers) if behind <= kept_steps(out).keys() else []
+    losses: list[float] = []
+    if behind <= kept_steps(out).keys():
+        with restoring(out):
+            losses = _restore(state, model, optimizers)
 
     def keep_now(step: int) -> None:
         if step in keep and step not in kept_steps(out):

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import pandas as pd
 
+from cache.files import real_folder
 from experiments.context import Context
 from experiments.errors import RunError
 from experiments.organisms.config import TrainConfig
@@ -76,7 +77,8 @@ def work(job: ArmJob) -> pd.DataFrame:
     study = Study("reversal-curse-arm", "One arm", "", Config, measured, RESULTS)
 
     def run(fresh: bool) -> pd.DataFrame:
-        record = run_study(study, config, seed=job.seed, out=folder / "run", fresh=fresh)
+        out = real_folder(folder, "run")
+        record = run_study(study, config, seed=job.seed, out=out, fresh=fresh)
         return pd.concat([record.table(_SCORES), _verdict_rows(record.verdicts)])
 
     try:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from cache.files import real_folder
 from experiments.organisms.arms import find_arm
 from experiments.organisms.checkpoint import discard
 from experiments.organisms.config import TrainConfig, TrainingData
@@ -68,7 +69,12 @@ def small_config(arm: str, seed: int, base: TrainConfig = SMALL) -> TrainConfig:
 
 
 def trained(config: TrainConfig, folder: Path, keep: Collection[int] = ()) -> Path:
-    """An organism in `folder`, trained if it is not there; one of other settings is replaced."""
+    """An organism in `folder`, trained if it is not there; one of other settings is replaced.
+
+    Raises:
+        StorageError: it, or the folder it lies in, is a link: what that leads to is not replaced.
+    """
+    real_folder(folder.parent.parent, folder.parent.name, folder.name)
     try:
         return train(config, folder, keep=keep)
     except OrganismError:

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from experiments.organisms import loop
+from experiments.organisms.checkpoint import TrainingState, load_state, save_state
 from experiments.organisms.errors import OrganismError
 from experiments.organisms.train import TrainConfig, TrainingData, train
 
@@ -218,6 +219,18 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
 def test_importing_the_trainer_does_not_load_torch() -> None:
     code = "import sys, experiments.organisms.train; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, tmp_path, _interrupt_after(1))
+    for name in ("model.weight", "nonsense"):
+        save_state(tmp_path, TrainingState(1, (1.0,), {name: torch.ones(1)}))
+        with pytest.raises(OrganismError, match="is of another training or damaged; remove it"):
+            train(TINY, tmp_path)
+    save_state(tmp_path, TrainingState(2, (1.0,), {"model.weight": torch.ones(1)}))
+    with pytest.raises(OrganismError, match="Cannot read the checkpoint"):
+        load_state(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["training.json.tmp", "training.json", "training.safetensors.tmp"])

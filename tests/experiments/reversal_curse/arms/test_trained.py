@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 import xarray as xr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from experiments.organisms.checkpoint import discard, keep_step, kept_steps, staging
 from experiments.organisms.config import TrainConfig, TrainingData
-from experiments.organisms.errors import OrganismError
+from experiments.organisms.errors import ObverseError, OrganismError
 from experiments.organisms.facts import Direction
 from experiments.reversal_curse.arms import trained as module
 from experiments.reversal_curse.arms.trained import (
@@ -67,6 +69,29 @@ def test_candidates_are_what_transformers_computes(folder: Path, subject: Subjec
         assert cell["logprob"].item() == pytest.approx(sum(of_tokens), abs=1e-3)
         assert cell["first_logprob"].item() == pytest.approx(of_tokens[0], abs=1e-3)
         assert cell["first_token"].item() == ids[0, start]
+
+
+@pytest.mark.parametrize("link", ["folder", "parent", "steps"])
+def test_what_a_link_leads_to_is_never_replaced(tmp_path: Path, link: str) -> None:
+    """A run directory from elsewhere, whose organism is a link to somebody's model."""
+    precious = tmp_path / "precious" / "organism"
+    for name in ("config.json", "model.safetensors", "0/model.safetensors", "7/mine.txt"):
+        (precious / name).parent.mkdir(parents=True, exist_ok=True)
+        (precious / name).write_text("precious")
+    folder = tmp_path / "organisms" / "none-0" / "organism"
+    place = {"folder": folder, "parent": folder.parent, "steps": folder / "steps"}[link]
+    place.parent.mkdir(parents=True)
+    place.symlink_to(precious.parent if link == "parent" else precious)
+    replace_it: Any = partial(trained, TINY, folder)
+    if link == "steps":
+        assert kept_steps(folder) == {}
+        discard(folder)
+        staging(folder)
+        replace_it = partial(keep_step, folder, 0)
+    with pytest.raises(ObverseError, match="is a symbolic link, which is not followed"):
+        replace_it()
+    assert {path.read_text() for path in precious.rglob("*.*")} == {"precious"}
+    assert len(list(precious.rglob("*.*"))) == 4
 
 
 def _planted(monkeypatch: pytest.MonkeyPatch, subject: Subject, known: float, seed: int) -> Any:
