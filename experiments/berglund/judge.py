@@ -66,11 +66,18 @@ _CLAIMS = {
 }
 
 
-def judge_untold(asked: pd.DataFrame, group: Literal["name first", "description first"]) -> Verdict:
+def judge_untold(
+    asked: pd.DataFrame,
+    group: Literal["name first", "description first"],
+    *,
+    uttered: bool = True,
+) -> Verdict:
     """Whether facts that were told in one direction are absent in the other.
 
     Args:
         asked: as `invented.by_question` gives it.
+        uttered: whether what is asked for was ever a target of the training. A model cannot say
+            what it never had to, so that without this nothing is absent.
 
     *Supported* where the centred score of the right answer, asked the other way round, lies within
     ±0.5 nats (two one-sided tests at 5%, people as examples), *rejected* where its 95% interval
@@ -86,6 +93,11 @@ def judge_untold(asked: pd.DataFrame, group: Literal["name first", "description 
         text = f"asked as told it does not know them either ({as_told}), so nothing is said"
     elif reverse.known:
         outcome, text = "rejected", f"asked the other way round it knows them: {reverse}"
+    elif not uttered:
+        text = (
+            f"asked the other way round it does not know them ({reverse}), but the {told} of these "
+            "people was never a target of the training, so that this shows nothing of reversal"
+        )
     elif not both.known:
         text = (
             "people whom it read about both ways are not known in this direction either "

@@ -76,9 +76,11 @@ def run(config: Config, context: Context) -> Sequence[Verdict]:
     if people is not None:
         of_ways = {way: scores[name_of(way)] for way in WAYS}
         measured.people = context.table("people", lambda _: invented.by_question(people, of_ways))
+        # Of prompts that are no targets nothing was ever an answer.
+        uttered = config.tune == "none" or config.loss == "all"
         verdicts += [
-            judge.judge_untold(measured.people, "name first"),
-            judge.judge_untold(measured.people, "description first"),
+            judge.judge_untold(measured.people, "name first", uttered=uttered),
+            judge.judge_untold(measured.people, "description first", uttered=uttered),
             judge.judge_both(measured.people),
         ]
     if second:

@@ -64,6 +64,16 @@ class TestToldOneWay:
         assert found["supported"] <= 0.07 * RUNS
         assert found["rejected"] <= 0.07 * RUNS
 
+    def test_what_was_never_a_target_is_not_absent(self, group: Any, reverse: str) -> None:
+        rng = np.random.default_rng(0)
+        table = people(rng, {**AS_TOLD, **BOTH}, 0.6)
+        assert judge_untold(table, group).outcome == "supported"
+        verdict = judge_untold(table, group, uttered=False)
+        assert verdict.outcome == "undecided"
+        assert "never a target" in verdict.statement
+        known = people(rng, {**AS_TOLD, **BOTH, (group, reverse): 1.5}, 0.6)
+        assert judge_untold(known, group, uttered=False).outcome == "rejected"
+
     def test_knowledge_is_found_where_it_is(self, group: str, reverse: str) -> None:
         found = outcomes({**AS_TOLD, **BOTH, (group, reverse): 1.5}, group, FEW)
         assert found["rejected"] >= 0.9 * FEW
