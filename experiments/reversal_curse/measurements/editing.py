@@ -143,8 +143,19 @@ class Job:
     ) -> Job | str:
         """The job, or why there is none."""
         templates = subject.templates[way]
-        made = templates.trained[:_WORDINGS]
-        unseen = templates.held_out[:_WORDINGS] or templates.trained[_WORDINGS : 2 * _WORDINGS]
+        # Where the name ends the question, what is written there is read out as the answer.
+        name = "{subject}" if way == "forward" else "{object}"
+        trained, others = (
+            tuple(each for each in given if not each.endswith(name))
+            for given in (templates.trained, templates.held_out)
+        )
+        made = trained[:_WORDINGS]
+        unseen = others[:_WORDINGS] or trained[_WORDINGS : 2 * _WORDINGS]
+        if not made:
+            return (
+                f"the {way} question ends with the name in every wording, so that an edit there "
+                "writes the answer itself"
+            )
         if not unseen:
             return f"there is no wording of the {way} question left to judge edits in"
         half = rng.permutation(np.arange(len(rows)) % 2)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
 from experiments.organisms.bundled import reversal_curse
+from experiments.organisms.facts import Templates
 from experiments.reversal_curse.facts import read_facts, read_templates
 from experiments.reversal_curse.hypotheses import edits
 from experiments.reversal_curse.measure import Subject
-from experiments.reversal_curse.measurements.editing import AT_NAME, ELSEWHERE, partners
+from experiments.reversal_curse.measurements.editing import AT_NAME, ELSEWHERE, Job, partners
 from experiments.reversal_curse.measurements.edits import follows, restored
 from experiments.reversal_curse.measurements.rank_one import Answers, Edits, Keys, answered, edited
 from interp import load_model
@@ -152,6 +155,23 @@ def test_too_little_known_is_refused(subject: Subject) -> None:
     assert "10 are needed" in edits.judge(found, other, other).statement
     assert not edits.restored_dots(found).data
     assert not edits.followed_dots(other, other).data
+
+
+def test_where_the_name_ends_the_question_nothing_is_written(subject: Subject) -> None:
+    """There a value would be read out as the answer, and the other question would not show it."""
+    rows, rng = np.arange(12), np.random.default_rng(0)
+    ending = Templates(("{inverse} of {object}", "{object}"), ("the {inverse} {object}",))
+    within, unseen = "{object}'s {inverse} is", "{object} :"
+    mixed = Templates((*ending.trained, within), (*ending.held_out, unseen))
+
+    def job(templates: Templates) -> Job | str:
+        given = replace(subject, templates={**subject.templates, "reverse": templates})
+        return Job.of(given, "reverse", rows, ["A"] * 12, rng)
+
+    assert "ends with the name in every wording" in str(job(ending))
+    found = job(mixed)
+    assert isinstance(found, Job)
+    assert (found.wordings, found.unseen) == ((within,), (unseen,))
 
 
 def test_values_are_made_at_other_facts_names(subject: Subject) -> None:
