@@ -15,14 +15,14 @@ _TWINS = {"reversal-curse": "reversal-curse-cured"}
 def cured_twin(config: Config, context: Context) -> Subject | None:
     """The bundled organism that was told the same facts and answers in reverse, too.
 
-    Its people and facts are those of the bundled organism that shows the curse. None where the
-    study runs on any other model, which has no twin.
+    Its people and facts are those of the bundled organism that shows the curse, and it is asked in
+    the same words. None where the study runs on any other model, which has no twin.
     """
     name = _TWINS.get(config.model)
     if name is None or config.facts is not None:
         return None
     model = context.another_model(name)
     facts = tuple(read_facts(find_facts(model.path, None)))
-    templates = find_templates(model.path, None)
+    templates = find_templates(model.path, config.templates)
     assert templates is not None, f"'{name}' is bundled with its templates"
     return Subject(model, facts, read_templates(templates))

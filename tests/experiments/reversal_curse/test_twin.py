@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from experiments.reversal_curse.config import Config
 from experiments.reversal_curse.twin import cured_twin
 from interp import load_model
+
+ASKED = {"forward": "subject", "reverse": "object"}
 
 
 def context(asked: list[str]) -> Any:
@@ -30,6 +33,14 @@ def test_the_bundled_organism_has_a_twin_with_the_same_facts() -> None:
     pairs = {tuple(line.split(",")[:2]) for line in mine[1:]}
     assert {(fact.subject, fact.object) for fact in twin.facts} == pairs
     assert twin.model.fingerprint != model.fingerprint
+
+
+def test_it_is_asked_in_the_words_that_the_study_is_given(tmp_path: Path) -> None:
+    words = {way: {"trained": [f"The one of {{{name}}} is"]} for way, name in ASKED.items()}
+    (tmp_path / "templates.json").write_text(json.dumps(words))
+    twin = cured_twin(Config(templates=str(tmp_path / "templates.json")), context([]))
+    assert twin is not None
+    assert twin.main_template("reverse") == "The one of {object} is"
 
 
 def test_other_models_and_other_facts_have_none(tmp_path: Path) -> None:
