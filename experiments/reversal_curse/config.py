@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from experiments.errors import StudyError
@@ -42,6 +43,11 @@ class Config:
     time_points: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("n_names", "n_pairs"):
+            if getattr(self, name) < 1:
+                raise StudyError(f"{name} is {getattr(self, name)}; choose 1 or more.")
+        if not 0 <= self.lens_seconds < math.inf:
+            raise StudyError(f"lens_seconds is {self.lens_seconds}; choose 0 or more.")
         for name, most in (("arm_seeds", 100), ("scale_seeds", 100), ("time_points", 1000)):
             value = getattr(self, name)
             if not 0 <= value <= most:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.errors import FactsError
+from experiments.errors import FactsError, StudyError
 from experiments.numbers import duration
 from experiments.organisms.bundled import reversal_curse
 from experiments.organisms.facts import Fact
@@ -108,6 +108,23 @@ def test_what_is_slow_is_timed_once(
     monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     assert cost.seconds_of_text(subject) == pytest.approx(seconds / 64)
     assert asked == [64] * tries
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"n_names": 0},
+        {"n_names": -1},
+        {"n_pairs": -1},
+        {"lens_seconds": -1.0},
+        {"lens_seconds": float("nan")},
+        {"arm_seeds": -1},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(setting: dict[str, Any]) -> None:
+    ((name, value),) = setting.items()
+    with pytest.raises(StudyError, match=f"{name} is {value}; choose"):
+        study.Config(**setting)
 
 
 def test_a_run_that_cannot_fit_leaves_nothing(
