@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import unescape
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,19 @@ import plotly.graph_objects as go
 
 __all__ = ["csv", "drawn"]
 
+_FORMULA = (*"=+-@\t\r\n", *"＝＋－＠")
+
 
 def csv(table: pd.DataFrame) -> bytes:
     """CSV that spreadsheets read as UTF-8 and never as formulas.
 
-    A cell that starts with =, +, - or @ would be run as a formula; names and tokens come from
-    models, so those get an apostrophe in front. Numbers stay as they are.
+    A cell that starts with =, +, - or @ (some take their wide forms, too) would be run as a
+    formula; names and tokens come from models, so those get an apostrophe in front. Numbers stay as
+    they are.
     """
 
     def guard(value: Any) -> Any:
-        dangerous = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
+        dangerous = isinstance(value, str) and value[:1] in _FORMULA
         return f"'{value}" if dangerous else value
 
     return table.map(guard).to_csv(index=False).encode("utf-8-sig")
@@ -29,7 +33,9 @@ def drawn(figure: go.Figure) -> pd.DataFrame:
     """One row for each mark of a figure, in the order of its traces.
 
     Columns: trace (its name in the legend, or its number), x, y; value of the cells of a heat map,
-    with its x and y; low and high where the mark has an error bar; label where it has a text.
+    with its x and y; low and high where the mark has an error bar; label where it has a text. Text
+    is as it is read in the figure, which holds it with entities for what Plotly would take for
+    markup.
     """
     tables = []
     for number, trace in enumerate(figure.data):
@@ -39,7 +45,11 @@ def drawn(figure: go.Figure) -> pd.DataFrame:
     tables = [table for table in tables if len(table)]
     if not tables:
         return pd.DataFrame({"trace": [], "x": [], "y": []})
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True).map(_read)
+
+
+def _read(value: Any) -> Any:
+    return unescape(value) if isinstance(value, str) else value
 
 
 def _cells(trace: Any) -> pd.DataFrame:

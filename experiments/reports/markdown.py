@@ -13,9 +13,10 @@ from experiments.study import Verdict
 
 __all__ = ["escaped", "markdown"]
 
-# Each with a backslash before it, or as an entity where not every Markdown knows that escape.
+# Each with a backslash before it, or as an entity where not every Markdown knows that escape; and
+# what makes a link of an address without being asked.
 _BACKSLASHED = r"\`*_{}[]()#!"
-_SPECIAL = re.compile(r"[\\`*_{}\[\]()#!<>&|~$]")
+_SPECIAL = re.compile(r"[\\`*_{}\[\]()#!<>&|~$]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 # What begins a list at the beginning of a line.
 _LIST = re.compile(r"^(\d*)([-+.])(?= )")
 

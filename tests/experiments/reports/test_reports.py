@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from html import unescape
@@ -35,6 +36,7 @@ from experiments.reports.paper import (
 )
 from experiments.study import Verdict
 from interp.figures import accuracy_bars
+from interp.figures.drawing.theme import escape
 from tests.app.material import HOSTILE, run_once
 
 FIGURE = Figure("bars", "Bars", ("accuracy",), accuracy_bars, f"Bars {HOSTILE}", f"See {HOSTILE}")
@@ -120,6 +122,24 @@ def test_two_figures_of_one_name_are_refused() -> None:
     section = Section("s", [Figures([FIGURE]), Hypothesis([], [FIGURE])])
     with pytest.raises(ValueError, match="'bars'"):
         Paper("t", "m", "q", [], "", [section]).figures()
+
+
+def test_csv_holds_names_as_they_are_read_and_no_formula() -> None:
+    names = ["R&D <b>", "&lt;", "=1+1", "\n=1", "＝1", "－5", "a=b"]
+    figure = go.Figure(go.Scatter(x=[escape(name) for name in names], y=list(range(len(names)))))
+    table = drawn(figure)
+    assert list(table["x"]) == names
+    written = pd.read_csv(io.BytesIO(csv(table)), encoding="utf-8-sig", keep_default_na=False)
+    assert list(written["x"]) == ["R&D <b>", "&lt;", "'=1+1", "'\n=1", "'＝1", "'－5", "a=b"]
+
+
+@pytest.mark.parametrize("address", ["http://a.bc/d", "HTTPS://a.bc", "www.a.bc", "ftp://a.bc"])
+def test_an_address_is_no_link(address: str) -> None:
+    text = escaped(f"See {address} there")
+    # What GitHub looks for in the text as it is written.
+    assert "://" not in text
+    assert "www." not in text
+    assert unescape(MarkdownIt().render(text).strip()) == f"<p>See {address} there</p>"
 
 
 def test_csv_holds_what_is_drawn() -> None:
