@@ -42,8 +42,8 @@ def read_pairs(folder: Path) -> tuple[Pair, ...]:
     """The pairs in `parent_child_pairs.csv`, each once.
 
     Raises:
-        FactsError: no such file, one that is damaged, fewer than 4 pairs of mothers or of fathers,
-            or other parents than these.
+        FactsError: no such file, one that is damaged, other parents than mothers and fathers, or
+            no pair but those that the prompt gives away.
     """
     path = folder / PAIRS
     found: dict[tuple[str, str, str], Pair] = {}
@@ -56,6 +56,8 @@ def read_pairs(folder: Path) -> tuple[Pair, ...]:
                 f"'{path}' has the parent_type '{kind}' in line {line}; it is mother or father."
             )
         found.setdefault((child, parent, kind), Pair(line, child, parent, kind))
+    if all(in_prompt(one.child, one.parent) for one in found.values()):
+        raise FactsError(f"'{path}' holds no pair that the prompt does not tell; fetch it again.")
     return tuple(found.values())
 
 

@@ -13,6 +13,7 @@ from experiments.berglund.celebrities import Pair
 from experiments.berglund.families import FEW_SHOT
 from experiments.berglund.people import read_people
 from experiments.berglund.scoring import Item, centred, ring, score, wins
+from experiments.errors import FactsError
 from interp import load_model
 from interp.model.model import Model
 from tests.experiments.berglund.material import make_data, make_model
@@ -161,6 +162,13 @@ def test_half_of_the_pairs_drawn_share_no_word_as_far_as_there_are_so_many() -> 
         assert len(drawn) == min(n, 40)
         assert sum("Cork" in one.child for one in drawn) == expected
         assert leaked[0] not in drawn
+
+
+def test_pairs_that_the_prompt_gives_away_are_no_questions(tmp_path: Path) -> None:
+    path = tmp_path / "parent_child_pairs.csv"
+    path.write_text("child,parent,parent_type\nMalia Obama,Barack Obama,father\n")
+    with pytest.raises(FactsError, match="no pair that the prompt does not tell"):
+        celebrities.read_pairs(tmp_path)
 
 
 def test_the_published_measure_drops_sign_and_last_token(model: Model, tmp_path: Path) -> None:
