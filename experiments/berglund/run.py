@@ -169,6 +169,7 @@ def _tuned(
             config, people, model, folder, context.seed_for("tune"), progress, context.note
         ),
     )
+    tune.forget_checkpoint(folder)
     found = tune.trained(folder)
     if found is None:
         raise RunError(f"The trained model is not in '{folder}' any more; start over with --fresh.")

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cache.files import remove
 from experiments.berglund.config import Config
 from experiments.berglund.people import GROUPS, Line, People
 from experiments.errors import StorageError, StudyError
@@ -36,7 +37,7 @@ from interp.model.model import Model
 from interp.model.threads import threads_for
 from interp.prompts.tokens import check_length, tokenise
 
-__all__ = ["check_tuning", "train", "trained", "training_texts", "update"]
+__all__ = ["check_tuning", "forget_checkpoint", "train", "trained", "training_texts", "update"]
 
 _MODEL, _STAGING = "model", "model.staging"
 _MAX_GRADIENT_NORM = 1.0
@@ -76,6 +77,11 @@ def check_tuning(config: Config, model: Model) -> None:
 def trained(folder: Path) -> Path | None:
     """The folder of the trained model, if it is there."""
     return folder / _MODEL if (folder / _MODEL / "config.json").is_file() else None
+
+
+def forget_checkpoint(folder: Path) -> None:
+    """Remove what a training needed that is finished, its losses stored."""
+    remove(folder / "training.safetensors")
 
 
 def train(
@@ -294,7 +300,11 @@ def _restore(
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """The trained model as a plain folder, whole or not at all; checkpoints are removed."""
+    """The trained model as a plain folder, whole or not at all.
+
+    The last checkpoint stays until the losses are stored too (`forget_checkpoint`): a run that is
+    killed in between goes on from there, and puts the same model into the place of this one.
+    """
     plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     staging = folder / _STAGING
     try:
@@ -302,8 +312,8 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
         with quiet():
             plain.save_pretrained(staging)
             tokenizer.save_pretrained(staging)
+        shutil.rmtree(folder / _MODEL, ignore_errors=True)
         os.replace(staging, folder / _MODEL)
-        (folder / "training.safetensors").unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(
             f"The trained model cannot be written to '{folder}' ({error.strerror}); make room."
