@@ -29,6 +29,11 @@ def trained_otherwise(config: Config, context: Context, investigate: Investigate
     """
     sections: list[Section] = []
     if not asked_for(config):
+        if _stages(config):
+            context.note(
+                "Arms, scale and training time are about the study's own organism, and left out on "
+                "another model."
+            )
         return sections
     if config.arm_seeds:
         tables = arm_tables(context, ArmsPlan(seeds=config.arm_seeds), investigate)
@@ -44,8 +49,11 @@ def trained_otherwise(config: Config, context: Context, investigate: Investigate
 
 def asked_for(config: Config) -> bool:
     """Whether anything is to be trained: the settings say so, and the model is the study's own."""
-    stages = config.arm_seeds or config.scale_seeds or config.time_points
-    return bool(stages) and config.model == Config.model
+    return _stages(config) and config.model == Config.model
+
+
+def _stages(config: Config) -> bool:
+    return bool(config.arm_seeds or config.scale_seeds or config.time_points)
 
 
 def seconds_of_stages(config: Config, workers: int) -> dict[str, float]:

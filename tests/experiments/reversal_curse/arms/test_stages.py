@@ -232,8 +232,10 @@ def test_an_unknown_arm_is_refused_before_anything_is_trained() -> None:
 
 def test_only_the_study_s_own_model_has_arms(tmp_path: Path, trainings: list[str]) -> None:
     stage = partial(trained_otherwise, Config(model="gpt2", arm_seeds=1), investigate=judged)
-    found, _ = _run(tmp_path / "other", lambda context: stage(context=context))
+    ears = Ears()
+    found, _ = _run(tmp_path / "other", lambda context: stage(context=context), reporter=ears)
     assert found == []
+    assert any("left out on another model" in note for note in ears.notes)
     assert seconds_of_stages(Config(model="gpt2", arm_seeds=1), 2) == {}
     assert not trainings
 
