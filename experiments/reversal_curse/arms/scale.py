@@ -107,7 +107,7 @@ def scale_table(context: Context, plan: ScalePlan) -> pd.DataFrame:
         A row for each training and direction: width, pairs, passes, seed, parameters, and the
         columns of `curse_scores`.
     """
-    jobs = plan.jobs(context.workspace("organisms"))
+    jobs = plan.jobs(context.workspace("organisms").absolute())
     found = context.tables("scale", [Unit(job.id, job) for job in jobs], ScaleStart(plan.base))
     return context.table(
         "scale", lambda _: pd.concat([found[job.id] for job in jobs], ignore_index=True)

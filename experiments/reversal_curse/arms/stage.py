@@ -69,7 +69,7 @@ def arm_tables(
         A row for each arm, seed and direction (`SCORE_COLUMNS`), and one for each arm, seed and
         hypothesis (id, outcome, estimate with its interval, unit, n, statement).
     """
-    folder = context.workspace("organisms")
+    folder = context.workspace("organisms").absolute()
     units = []
     for arm, seed in plan.jobs():
         name, training = job_id(arm, seed), small_config(arm, seed, plan.base)

@@ -83,7 +83,7 @@ def time_table(context: Context, plan: TimePlan) -> pd.DataFrame:
         token among all tokens under the logit lens at the question's end, before the first block
         and after each. All of forward-only pairs.
     """
-    jobs = plan.jobs(context.workspace("organisms"))
+    jobs = plan.jobs(context.workspace("organisms").absolute())
     units = [Unit(f"{job.arm}-{job.seed}", job) for job in jobs]
     found = context.tables("time", units, start)
     return context.table(

@@ -240,6 +240,22 @@ def test_only_the_study_s_own_model_has_arms(tmp_path: Path, trainings: list[str
     assert not trainings
 
 
+def test_workers_are_given_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may have been started in another folder, as those of a cluster are."""
+    given: list[Path] = []
+
+    def trained(_: Any, folder: Path) -> Path:
+        given.append(folder)
+        folder.mkdir(parents=True)
+        return folder
+
+    monkeypatch.setattr(job, "trained", trained)
+    monkeypatch.chdir(tmp_path)
+    plan = ArmsPlan(arms=("none",), seeds=1, base=TINY)
+    _run(Path("run"), partial(arm_tables, plan=plan, investigate=judged))
+    assert given == [tmp_path / "run/work/organisms/none-0/organism"]
+
+
 def test_figures_of_a_stage_are_drawn_from_what_it_stores(tmp_path: Path) -> None:
     config = Config(arm_seeds=1)
     drawn: list[Any] = []
