@@ -91,7 +91,8 @@ def _number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
         value = kind(text) if len(text) <= _MOST_DIGITS else math.nan
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    # Larger ones could be written to a run's settings and not be read from there.
+    if not math.isfinite(value) or (kind is int and not -(2**63) <= value < 2**63):
         what = "a whole number" if kind is int else "a number"
         raise StudyError(f"'{name}' is {what}, not '{text[:_MOST_DIGITS]}'.")
     return value

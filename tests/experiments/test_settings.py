@@ -73,6 +73,7 @@ def test_values_have_the_types_of_the_config() -> None:
         (["words=,"], "'words' takes words between commas"),
         (["pair=1"], "'pair' takes 2 values"),
         (["model="], "'model' is empty"),
+        (["n_pairs=" + "9" * 20], "'n_pairs' is a whole number"),
         (["n_pairs=none"], "'n_pairs' is a whole number"),
     ],
 )
