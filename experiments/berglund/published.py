@@ -20,7 +20,7 @@ import pandas as pd
 
 from experiments.berglund.families import families, in_prompt, share_word
 from experiments.errors import FactsError
-from experiments.sheets import read_rows, read_text
+from experiments.sheets import invisible, read_rows, read_text
 from interp.stats import bootstrap, mean_interval
 
 if TYPE_CHECKING:
@@ -146,6 +146,10 @@ def _read(path: Path) -> Published:
     if not read_text(path).endswith("\n"):
         raise FactsError(f"'{path}' ends within a line; it is cut off, so fetch it again.")
     model = path.name.removesuffix(SUFFIX)
+    if not model.strip() or invisible(model) is not None:
+        raise FactsError(
+            f"{str(path)!r} names no model that could be written down; rename it to MODEL{SUFFIX}."
+        )
     columns = _columns(path, list(rows[0][1]))
     probability = {
         asked: np.array([_number(path, line, row[column], logs) for line, row in rows])

@@ -161,6 +161,13 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path: Path, text: str, word
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x1b[31m", "a\u202eb", "a\udcff"])
+def test_a_file_whose_name_cannot_be_written_down_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path, HEAD + ROWS, name)
+    with pytest.raises(FactsError, match="names no model that could be written down; rename it"):
+        read_published(tmp_path)
+
+
 def test_a_missing_folder_and_one_without_results_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FactsError, match="There is no folder"):
         read_published(tmp_path / "none")
