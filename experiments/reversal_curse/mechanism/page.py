@@ -36,6 +36,7 @@ class _Stage:
         shares: of components, in logits [example, component]; None where there are none.
         components: their names.
         carried: what transplants bring out, in nats [example, source, target].
+        layers: after which they are read and written; in deeper models not all.
     """
 
     ranks: Floats
@@ -45,6 +46,7 @@ class _Stage:
     shares: Floats | None
     components: tuple[str, ...]
     carried: Floats
+    layers: tuple[int, ...]
     names: tuple[Names, ...]
     """Who is asked about, of ranks, patches, components and transplants [example] each: examples
     that ask about one person are no independent ones."""
@@ -140,6 +142,7 @@ def _stage(
         own,
         tuple(str(name) for name in shares["component"].values) if own is not None else (),
         scores[put_in],
+        tuple(int(layer) for layer in carried["source_layer"].values),
         tuple(asked[each] for each in (*rows, carried["fact"].values[put_in])),
     )
 
@@ -306,7 +309,7 @@ def _where(at: dict[str, int]) -> dict[str, int]:
 def _axes(fig: go.Figure, columns: Sequence[_Stage], worst: float) -> None:
     spans = go.Figure()
     rank_axis(spans, worst)
-    labels = _places(columns[0].carried.shape)
+    labels = _places(columns[0].layers)
     shares = [one.shares for one in columns if one.shares is not None and len(one.shares)]
     reach = max([1.0, *(float(np.abs(each.mean(0)).max()) for each in shares)]) * 1.35
     for column in (1, 2):
@@ -326,17 +329,14 @@ def _axes(fig: go.Figure, columns: Sequence[_Stage], worst: float) -> None:
     fig.update_yaxes(showgrid=False)
 
 
-def _places(shape: tuple[int, ...]) -> tuple[list[str], list[str]]:
+def _places(layers: Sequence[int]) -> tuple[list[str], list[str]]:
     """Names of sources and targets of a transplant, with the block behind which they are.
 
     "end" is the question's end.
     """
     return tuple(  # type: ignore[return-value]
-        [f"{place} · {layer}" for place in names for layer in range(size // len(names))]
-        for names, size in (
-            (("name", "end", "answer"), shape[1]),
-            (("name", "end"), shape[2]),
-        )
+        [f"{place} · {layer}" for place in names for layer in layers]
+        for names in (("name", "end", "answer"), ("name", "end"))
     )
 
 

@@ -109,6 +109,18 @@ def test_what_is_not_clear_of_zero_is_grey(results: list[xr.Dataset]) -> None:
     assert "n = 12" in said(fig)
 
 
+def test_transplants_of_a_deep_model_are_labelled_by_their_layers(
+    results: list[xr.Dataset],
+) -> None:
+    """Of a deep model some layers are carried, and not the first ones."""
+    layers = [0, 5, 11]
+    carried = results[-1].assign_coords(source_layer=layers, target_layer=layers)
+    fig = page.all_facts(*results[:-1], carried)
+    read, put = (fig.layout[axis].ticktext for axis in ("yaxis7", "xaxis7"))
+    assert list(put) == [f"{place} · {layer}" for place in ("name", "end") for layer in layers]
+    assert list(read[-3:]) == ["answer · 0", "answer · 5", "answer · 11"]
+
+
 def test_one_fact_has_no_interval(results: list[xr.Dataset]) -> None:
     fig = page.one_fact(*results)
     assert all(trace.error_y.array is None for trace in fig.data if trace.type != "heatmap")
