@@ -123,6 +123,14 @@ class Context:
         self._note(self._provenance.with_input(setting, sha256(path)))
         return Path(path)
 
+    def no_input_file(self, setting: str) -> None:
+        """Note that there is no such file, and that the study does without it.
+
+        Raises:
+            RunError: earlier results of this run were made from one.
+        """
+        self._note(self._provenance.with_input(setting, hashlib.sha256().hexdigest()))
+
     def seed_for(self, name: str) -> int:
         """A seed (63 bits) that depends on the run's seed and `name` alone."""
         digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()

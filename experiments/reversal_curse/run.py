@@ -14,7 +14,7 @@ import xarray as xr
 from experiments.berglund.published import published_results, summary
 from experiments.berglund.report import published_section
 from experiments.context import Context
-from experiments.organisms.facts import DIRECTIONS, Direction, Templates
+from experiments.organisms.facts import DIRECTIONS, TEMPLATES_FILE, Direction, Templates
 from experiments.reports.publish import publish
 from experiments.reversal_curse import cost, forecast, lenses, measure, patch, retrieve
 from experiments.reversal_curse import facts as fact_files
@@ -86,7 +86,9 @@ def load_subject(config: Config, context: Context) -> Subject:
     model = context.model()
     facts_path, numbered, templates_path, templates = _read_files(config, model.path)
     context.input_file("facts" if config.facts else facts_path.name, facts_path)
-    if templates_path is not None:
+    if templates_path is None:
+        context.no_input_file(TEMPLATES_FILE)
+    else:
         name = "templates" if config.templates else templates_path.name
         context.input_file(name, templates_path)
     facts = tuple(fact for _, fact in numbered)

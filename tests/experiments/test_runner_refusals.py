@@ -121,6 +121,37 @@ def test_a_changed_file_of_a_given_folder_is_refused(tmp_path: Path) -> None:
     assert again().provenance.finished == first.provenance.finished
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["removed", "added"])
+def test_a_file_that_came_or_went_meanwhile_is_noticed(tmp_path: Path, first: bool) -> None:
+    path = tmp_path / "words.json"
+
+    def put(there: bool) -> None:
+        if there:
+            path.write_text("{}")
+        else:
+            path.unlink(missing_ok=True)
+
+    def read(config: toy.Config, context: Any) -> list[Verdict]:
+        if path.exists():
+            context.input_file("words.json", path)
+        else:
+            context.no_input_file("words.json")
+        return []
+
+    def again() -> RunRecord:
+        study = Study("toy", "", "", toy.Config, read)
+        return run_study(study, toy.Config(facts="x"), out=tmp_path / "run")
+
+    put(first)
+    again()
+    (tmp_path / "run/verdicts.json").unlink()  # as if it had been stopped
+    put(not first)
+    with pytest.raises(RunError, match=r"'words\.json' changed since"):
+        again()
+    put(first)
+    assert again().finished
+
+
 def test_two_processes_cannot_share_a_directory(tmp_path: Path) -> None:
     child = start_child(tmp_path / "run", "long 2")
     before = snapshot(tmp_path)
