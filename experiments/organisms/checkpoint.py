@@ -148,6 +148,8 @@ def planted_bottleneck(folder: Path | None) -> float:
     """
     if folder is None:
         return 0.0
+    if folder.parent.name == STEPS_FOLDER:  # a model on the way, whose record is the organism's
+        folder = folder.parent.parent
     try:
         config = _read_json(folder / ORGANISM_FILE).get("config")
     except OrganismError:

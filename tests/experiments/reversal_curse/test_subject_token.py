@@ -247,6 +247,7 @@ def test_the_record_of_an_organism_is_not_taken_on_trust(
     if record is not None:
         (tmp_path / ORGANISM_FILE).write_text(record)
     assert planted_bottleneck(tmp_path) == share
+    assert planted_bottleneck(tmp_path / "steps" / "200") == share
 
 
 def test_the_report_takes_it_from_the_record_and_not_from_the_name(tmp_path: Path) -> None:
