@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import unescape
 from typing import Any
 
@@ -11,6 +12,8 @@ import plotly.graph_objects as go
 
 __all__ = ["csv", "drawn"]
 
+# What figures set their own words in; names in them have entities for it.
+_TAG = re.compile(r"</?(?:b|i)>")
 _FORMULA = (*"=+-@\t\r\n", *"＝＋－＠")
 
 
@@ -49,7 +52,7 @@ def drawn(figure: go.Figure) -> pd.DataFrame:
 
 
 def _read(value: Any) -> Any:
-    return unescape(value) if isinstance(value, str) else value
+    return unescape(_TAG.sub("", value.replace("<br>", "; "))) if isinstance(value, str) else value
 
 
 def _cells(trace: Any) -> pd.DataFrame:

@@ -129,6 +129,9 @@ def test_csv_holds_names_as_they_are_read_and_no_formula() -> None:
     figure = go.Figure(go.Scatter(x=[escape(name) for name in names], y=list(range(len(names)))))
     table = drawn(figure)
     assert list(table["x"]) == names
+    label = f"<b>who</b>: {escape('<b>R&D')}<br>n"
+    told = drawn(go.Figure(go.Scatter(x=[0], y=[0], text=[label])))
+    assert list(told["label"]) == ["who: <b>R&D; n"]
     written = pd.read_csv(io.BytesIO(csv(table)), encoding="utf-8-sig", keep_default_na=False)
     assert list(written["x"]) == ["R&D <b>", "&lt;", "'=1+1", "'\n=1", "'＝1", "'－5", "a=b"]
 
