@@ -50,7 +50,7 @@ from experiments.run_directory.lock import locked
 from experiments.run_directory.manifest import Manifest
 from experiments.run_directory.provenance import Provenance
 from experiments.run_directory.schema import MOST_SEED, parse, read
-from experiments.study import Study, StudyConfig, Verdict
+from experiments.study import RESERVED, Study, StudyConfig, Verdict
 from interp.execute import Executor, Workers
 
 if TYPE_CHECKING:
@@ -279,9 +279,13 @@ def _input(config: Mapping[str, Any], name: str) -> Path | None:
 
     None where it is not there any more, and where it came with an installed package.
     """
-    given = config.get(name)
+    from interp.loading.where import bundled_models
+
+    own = {key: value for key, value in config.items() if key not in RESERVED}
+    given = own.get(name)
     places = [given] if isinstance(given, str) else []
-    places += [os.path.join(one, name) for one in config.values() if isinstance(one, str)]
+    folders = {value for value in own.values() if isinstance(value, str)} - {*bundled_models()}
+    places += [os.path.join(folder, name) for folder in sorted(folders)]
     found = (os.path.expanduser(place) for place in places)
     # False, not an OSError, for a name that no file can have.
     return next((Path(path) for path in found if os.path.isfile(path)), None)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from experiments.errors import RunError, StorageError
+from experiments.organisms.bundled import reversal_curse
 from experiments.records import RunRecord
 from experiments.runner import run_study
 from experiments.study import Study, Verdict
@@ -119,6 +120,24 @@ def test_a_changed_file_of_a_given_folder_is_refused(tmp_path: Path) -> None:
         again()
     shutil.rmtree(data)
     assert again().provenance.finished == first.provenance.finished
+
+
+def test_a_folder_that_is_called_as_a_bundled_model_is_not_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def read(config: toy.Config, context: Any) -> list[Verdict]:
+        context.input_file("facts.csv", reversal_curse() / "facts.csv")
+        return []
+
+    study, config = Study("toy", "", "", toy.Config, read), toy.Config(model="reversal-curse")
+    first = run_study(study, config, out=tmp_path / "run")
+    for name in ("reversal-curse", "custom"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "facts.csv").write_text("of another organism")
+    again = run_study(study, config, out=tmp_path / "run")
+    assert again.provenance.finished == first.provenance.finished
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["removed", "added"])
