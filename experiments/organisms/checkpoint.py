@@ -155,8 +155,9 @@ def planted_bottleneck(folder: Path | None) -> float:
     except OrganismError:
         return 0.0
     share = config.get("name_bottleneck") if isinstance(config, dict) else None
-    credible = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1
-    return float(share) if credible else 0.0
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        return 0.0
+    return float(share)
 
 
 @contextmanager
