@@ -4,10 +4,11 @@ Both get the same texts and the defaults of their own, but for the layers (the e
 out, which TransformerLens does not fit). The other's texts are so many that its time can be told,
 and seconds are for each text.
 
-The arithmetic floor is what neither can leave out, in matrix products alone: for each of d_model
-cotangents, and each token that is averaged over, the product of the gradient with every matrix of
-every block above the first, and with the attention of its text. It is taken at the rate that a
-large matrix product of the model's width reaches in this run, which narrow ones do not reach.
+The arithmetic of gradients is what a fit by backward passes cannot leave out, in matrix products
+alone: for each of d_model cotangents, and each token that is averaged over, the product of the
+gradient with every matrix of every block above the first, and with the attention of its text. It is
+taken at the rate that a large matrix product of the model's width reaches in this run, which narrow
+ones do not reach. Blocks in closed form need less of it (`interp/lens/jacobian/products.py`).
 
     python -m benchmarks._jacobian
 """
@@ -35,7 +36,7 @@ class Row:
     Attributes:
         ours, theirs: seconds for each text.
         difference: the largest between the matrices of both on the same texts.
-        floor: seconds for each text that the matrix products take.
+        gradients: seconds for each text that the matrix products of backward passes take.
     """
 
     what: str
@@ -44,7 +45,7 @@ class Row:
     ours: float
     theirs: float
     difference: float
-    floor: float
+    gradients: float
 
     @property
     def ratio(self) -> float:
@@ -102,15 +103,15 @@ def compared(what: str, model: Model, texts: Sequence[str], skip: int, few: int)
     )
     lengths = [min(length, len(model.token_ids(text))) for text in texts]
     tokens = sum(lengths) / len(texts)
-    flops = sum(floor_flops(model, n, n - 1 - skip) for n in lengths) / len(texts)
-    floor = flops / matrix_rate("cpu", model.dtype, model.d_model)
+    flops = sum(gradient_flops(model, n, n - 1 - skip) for n in lengths) / len(texts)
+    products = flops / matrix_rate("cpu", model.dtype, model.d_model)
     return Row(
-        what, len(texts), tokens, seconds / len(texts), seconds_theirs / few, difference, floor
+        what, len(texts), tokens, seconds / len(texts), seconds_theirs / few, difference, products
     )
 
 
-def floor_flops(model: Model, length: int, averaged: int) -> float:
-    """Floating-point operations of one text's Jacobians that no exact method can leave out.
+def gradient_flops(model: Model, length: int, averaged: int) -> float:
+    """Floating-point operations of one text's Jacobians, row by row, in matrix products.
 
     Args:
         averaged: tokens of the text that are averaged over.
@@ -139,14 +140,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(describe_machine("cpu"))
     print(
         "| model | texts × tokens | TransformerLens, s a text | Obverse | ratio | differ by | "
-        "arithmetic floor | TransformerLens over it | Obverse over it |"
+        "arithmetic of gradients | TransformerLens over it | Obverse over it |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for row in rows(given.facts, given.rows, given.large):
         print(
             f"| {row.what} | {row.texts} × {row.tokens:.0f} | {row.theirs:.3f} | {row.ours:.3f} | "
-            f"{row.ratio:.1f}× | {row.difference:.1g} | {row.floor:.4f} | "
-            f"{row.theirs / row.floor:.1f}× | {row.ours / row.floor:.1f}× |",
+            f"{row.ratio:.1f}× | {row.difference:.1g} | {row.gradients:.4f} | "
+            f"{row.theirs / row.gradients:.1f}× | {row.ours / row.gradients:.1f}× |",
             flush=True,
         )
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from cache.arguments import typed
 from interp.errors import ModelError, PromptError
 from interp.forward.passes import TOLERANCE, record, relative_error
+from interp.lens.jacobian.carrying import carrying
 from interp.lens.jacobian.gradients import work_for
 from interp.lens.jacobian.lens import JacobianLens
 from interp.lens.jacobian.partial import Folder, Sums
@@ -131,7 +132,9 @@ def _fit(
     first, total, width = sums.done, len(rows) * model.d_model, model.d_model
     if first >= len(rows):
         return
-    compute = work_for(model, layers, skip_first, len(rows) - first, max(map(len, rows)))
+    compute = carrying(model, layers, skip_first, rows[first:]) or work_for(
+        model, layers, skip_first, len(rows) - first, max(map(len, rows))
+    )
 
     def work(start: int, stop: int) -> None:
         def told(done: int) -> None:

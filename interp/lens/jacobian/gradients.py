@@ -13,7 +13,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -93,6 +93,15 @@ class Work:
         squares = torch.stack([part.squares for part in found]).sum(0)
         return Summed(torch.cat([part.total for part in found], dim=1), squares)
 
+    def along(
+        self, row: Sequence[int], directions: Float[Tensor, "direction d_model"]
+    ) -> Float[Tensor, "layer direction d_model"]:
+        """Sums of the rows of one prompt's Jacobians, weighted by each of the directions."""
+        work = replace(self, copies=len(directions))
+        with fitting_threads(self.model):
+            graph = work._graph([row])
+            return torch.stack([means[0] for means in graph.means(graph.at_tokens(directions))])
+
     def _graph(self, rows: Sequence[Sequence[int]]) -> _Graph:
         """Run the prompts so that the final stream can be differentiated by the others."""
         model, copies = self.model, self.copies
@@ -138,33 +147,47 @@ class _Graph:
         told: Callable[[int], None] = lambda _: None,
     ) -> Summed:
         """Rows `start` to `stop` of the Jacobians of all streams, summed over the prompts."""
-        n, length, width = len(self.inside), self.inside.shape[1], self.final.shape[-1]
-        exact = torch.float64 if self.final.dtype == torch.float64 else torch.float32
-        share = self.inside.to(exact)
-        share = (share / share.sum(1, keepdim=True)).repeat_interleave(self.copies, 0)[:, None]
-        total = share.new_zeros(len(self.streams), stop - start, width)
-        squares = total.new_zeros(len(self.streams), dtype=torch.float64)
-        cotangent = torch.zeros_like(self.final)
-        by_copy = cotangent.view(n, self.copies, length, width)
+        width = self.final.shape[-1]
+        total = torch.zeros(len(self.streams), stop - start, width, dtype=self._exact)
+        squares = torch.zeros(len(self.streams), dtype=torch.float64)
+        unit = torch.eye(width, dtype=self.final.dtype, device=self.final.device)
         for row in range(start, stop, self.copies):
             if stopped.is_set():
                 break
             here = range(row, min(row + self.copies, stop))
-            cotangent.zero_()
-            for copy, dim in enumerate(here):
-                by_copy[:, copy, :, dim] = self.inside.to(cotangent.dtype)
-            try:
-                # Kept to the end: the next row needs it too.
-                found = torch.autograd.grad(self.final, self.streams, cotangent, retain_graph=True)
-            except RuntimeError as error:
-                raise _not_differentiable(self.model, error) from error
-            for layer, gradient in enumerate(found):
-                means = torch.bmm(share, gradient.to(exact)).view(n, self.copies, width)
+            at = slice(row - start, here.stop - start)
+            for layer, means in enumerate(self.means(self.at_tokens(unit[row : here.stop]))):
                 means = means[:, : len(here)]
-                total[layer, row - start : row - start + len(here)] = means.sum(0)
-                squares[layer] += means.square().sum()
+                total[layer, at] = means.sum(0).cpu()
+                squares[layer] += means.square().sum().cpu()
             told(here.stop - start)
-        return Summed(total.cpu(), squares.cpu())
+        return Summed(total, squares)
+
+    @property
+    def _exact(self) -> torch.dtype:
+        """Of sums."""
+        return torch.float64 if self.final.dtype == torch.float64 else torch.float32
+
+    def at_tokens(self, directions: Float[Tensor, "direction d_model"]) -> Tensor:
+        """A cotangent of the final streams: one direction for each copy, at all of V."""
+        n, length, width = len(self.inside), self.inside.shape[1], self.final.shape[-1]
+        cotangent = torch.zeros_like(self.final)
+        by_copy = cotangent.view(n, self.copies, length, width)[:, : len(directions)]
+        torch.mul(self.inside[:, None, :, None], directions[None, :, None], out=by_copy)
+        return cotangent
+
+    def means(self, cotangent: Tensor) -> Iterator[Float[Tensor, "prompt copy d_model"]]:
+        """The gradients by each stream, averaged over V."""
+        try:
+            # Kept to the end: the next cotangent needs it too.
+            found = torch.autograd.grad(self.final, self.streams, cotangent, retain_graph=True)
+        except RuntimeError as error:
+            raise _not_differentiable(self.model, error) from error
+        share = self.inside.to(self._exact)
+        share = (share / share.sum(1, keepdim=True)).repeat_interleave(self.copies, 0)[:, None]
+        for gradient in found:
+            means = torch.bmm(share, gradient.to(self._exact))
+            yield means.view(len(self.inside), self.copies, -1)
 
 
 def work_for(
