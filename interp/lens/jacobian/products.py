@@ -208,7 +208,7 @@ def carried(
     block, prompts = attended.block, attended.prompts
     n, width = len(mlp), mlp.shape[2]
     inside = n // prompts
-    below = mlp[:, rows].contiguous() if above is None else torch.bmm(above, mlp)
+    below = mlp[:, rows].clone() if above is None else torch.bmm(above, mlp)
     heard = below
     if block.parallel:
         unit = torch.eye(width, dtype=mlp.dtype)[rows]
