@@ -169,15 +169,11 @@ class Carrying:
 
     def _attended(self, block: ClosedBlock, run: _Run, group: _Group) -> Attended:
         compared, rows, length = run.compared[block.layer], group.rows, group.length
-        return Attended.at(
-            block,
-            run.streams[block.layer][rows, :length],
-            Compared(
-                *(value[rows, :, :length] for value in (compared.q, compared.k, compared.v)),
-                compared.scores[rows, :, :length, :length],
-            ),
-            self.skip_first,
-        )
+        here = (compared.q, compared.k, compared.v)
+        q, k, v = (value[rows, :, :length] for value in here)
+        scores = compared.scores[rows, :, :length, :length]
+        stream = run.streams[block.layer][rows, :length]
+        return Attended.at(block, stream, Compared(q, k, v, scores), self.skip_first)
 
 
 def carrying(

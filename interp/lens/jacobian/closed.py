@@ -215,5 +215,7 @@ def _instead(block: object, made: dict[str, Tensor]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, value in made.items():
             module = find(block, f"attn.{name}")
-            stack.enter_context(runs_as(module, lambda *_a, v=value, **_k: v))
+            # Its hook point tells the attention's queries and keys where nothing turns them.
+            shown = module.hook_out
+            stack.enter_context(runs_as(module, lambda *_a, v=value, s=shown, **_k: s(v)))
         yield

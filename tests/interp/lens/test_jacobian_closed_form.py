@@ -18,14 +18,12 @@ from interp.lens.jacobian.closed import ClosedBlock
 from interp.lens.jacobian.gradients import Summed, work_for
 from interp.model.model import Model
 from tests.interp.architectures import ARCHITECTURES
-from tests.interp.tiny import VOCABULARY, Tiny, build_tokenizer
+from tests.interp.tiny import VOCABULARY, Tiny, build_tokenizer, load_hugging_face
 
 SKIP = 2
 # What has norms elsewhere, or attention that does not show what it compares, is left to gradients.
 CLOSED = {
     "GPT-2",
-    "GPT-NeoX",
-    "GPT-NeoX, one after the other",
     "Llama",
     "Mistral",
     "Qwen2",
@@ -112,7 +110,7 @@ def test_hooks_and_other_types_are_left_to_gradients(llama: Tiny) -> None:
         assert carrying(llama.model, [0], SKIP, ROWS) is None
     assert carrying(llama.model, [0], SKIP, ROWS) is not None
     for dtype in (torch.float64, torch.bfloat16):
-        model = load_model(llama.folder, dtype=str(dtype).removeprefix("torch."))
+        model = load_model(load_hugging_face(llama.folder).to(dtype), tokenizer=build_tokenizer())
         assert carrying(model, [0], SKIP, ROWS) is None
 
 
