@@ -9,23 +9,27 @@ from pathlib import Path
 import streamlit as st
 
 from app import arguments, state
+from app.pages import frame
+from app.screen import follow, live, parts
 from app.text import markup
-from app.views import follow, live, page, parts
 from cache.errors import ObverseError
 
 # A file of our own: Streamlit fetches its symbols for this place from the internet.
+_SIDEBAR = 230  # px; figures in two columns need the rest of a screen of 1280
 _ICON = Path(__file__).parent / "static" / "icon.svg"
 
 
 def main() -> None:
-    st.set_page_config(page_title="Obverse", page_icon=str(_ICON), layout="wide")
+    st.set_page_config(
+        page_title="Obverse", page_icon=str(_ICON), layout="wide", initial_sidebar_state=250
+    )
     parts.html(markup.CSS)
     # Now, since the page below can take a while, and again at the end, when defaults are chosen.
     state.to_address()
     try:
         follow.start()
         with live.only_what_is_shown():
-            page.show(arguments.parse(sys.argv[1:]))
+            frame.show(arguments.parse(sys.argv[1:]))
     except ObverseError as error:
         parts.error(error)
     except Exception as error:  # whatever it is, the user gets a sentence and the log the rest

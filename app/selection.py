@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 Kind = Literal["run", "model"]
-Page = Literal["study", "yours"]
 SITES = ("resid_pre", "attn_out", "mlp_out", "z")
+
+PAGES = ("start", "study", "examples", "circuit", "prompt")
+"""Names of pages, as links tell them."""
 
 _WAY = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
 _NUMBER = re.compile(r"[0-9]{1,6}\Z")
@@ -61,11 +63,12 @@ class View:
     """All that the address of a page tells.
 
     Attributes:
+        page: one of `PAGES`; None for the usual one of what is open.
         edges: how many edges the circuits have; None where none are looked for.
     """
 
     source: Source | None = None
-    page: Page = "study"
+    page: str | None = None
     example: int | None = None
     site: str = "resid_pre"
     cell: Cell | None = None
@@ -78,7 +81,7 @@ def to_query(view: View) -> dict[str, str]:
     query: dict[str, str] = {}
     if view.source is not None:
         query[view.source.kind] = view.source.name
-    if view.page != "study":
+    if view.page is not None:
         query["page"] = view.page
     if view.example is not None:
         query["example"] = str(view.example)
@@ -105,8 +108,10 @@ def from_query(query: Mapping[str, str]) -> View:
     # In older links an example is a fact.
     example = _number(query.get("example", query.get("fact")))
     view = View(source, example=example, edges=_number(query.get("edges")))
-    if query.get("page") == "yours":
-        view = replace(view, page="yours")
+    # "yours" is what the page was called in older links.
+    page = {"yours": "prompt"}.get(query.get("page", ""), query.get("page"))
+    if page in PAGES:
+        view = replace(view, page=page)
     if query.get("site") in SITES:
         view = replace(view, site=query["site"])
     layer, position, head = (_number(query.get(n)) for n in ("layer", "position", "head"))

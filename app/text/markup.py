@@ -66,6 +66,10 @@ CSS = f"""
 .ob-sentence {{ background: #f5f6f8; border-left: 4px solid {theme.INK}; border-radius: 4px;
   padding: 8px 12px; font-size: 14.5px; line-height: 1.45; margin: 2px 0 6px; }}
 .ob-example {{ background: #f5f6f8; border-radius: 8px; padding: 11px 16px; font-size: 15.5px; }}
+.ob-chosen {{ display: grid; grid-template-columns: auto 1fr; gap: 3px 10px; font-size: 12.5px;
+  margin: 6px 0; }}
+.ob-chosen dt {{ color: {theme.MUTED}; }}
+.ob-chosen dd {{ margin: 0; overflow-wrap: anywhere; }}
 .ob-hint {{ color: {theme.MUTED}; font-size: 13.5px; padding: 6px 0; }}
 .ob-path {{ font-family: {theme.MONO}; font-size: 14px; white-space: pre-wrap;
   overflow-wrap: anywhere; background: #eef0f3; border-radius: 6px; padding: 10px 14px;
@@ -199,6 +203,12 @@ def hint(text: str) -> str:
 def way(title: str, colour: str) -> str:
     """The heading of one of two columns."""
     return f'<p class="ob-way" style="border-color:{colour}">{esc(title)}</p>'
+
+
+def chosen(rows: Sequence[tuple[str, str]]) -> str:
+    """What is open and chosen, a line each."""
+    lines = "".join(f"<dt>{esc(name)}</dt><dd>{esc(text)}</dd>" for name, text in rows)
+    return f'<dl class="ob-chosen">{lines}</dl>'
 
 
 def heading(text: str, small: str = "") -> str:

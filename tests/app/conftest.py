@@ -12,7 +12,7 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from app.compute.engine import Engine, ModelSpec
-from app.views import live
+from app.screen import live
 from experiments.explorer import Examples, Way
 from experiments.records import RunRecord
 from experiments.reversal_curse.explorer import page

@@ -20,8 +20,8 @@ from streamlit.testing.v1 import AppTest
 from app.compute.engine import Engine, ModelSpec
 from app.compute.pairs import build, typed
 from app.compute.refining import Refined, trust
+from app.screen import live
 from app.selection import Cell, View
-from app.views import live
 from experiments.explorer import Pair
 from interp import load_model, sweep
 from tests.app.pages import Open, assert_fine, html

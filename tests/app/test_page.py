@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from app.panels.patching import Map, sentence
 from app.selection import Cell, Source, View
-from app.views.patch_view import Map, sentence
 from experiments.records import RunRecord
 from interp.patching import normalised
 from tests.app.material import HOSTILE
@@ -265,7 +265,7 @@ def test_an_unexpected_error_is_a_sentence_too(
 
 def test_nothing_of_torch_is_imported_to_show_what_lies_on_disk() -> None:
     code = (
-        "import sys, app.views.page, interp.figures as f; "
+        "import sys, app.pages.frame, interp.figures as f; "
         "print([m for m in ('torch', 'transformers', 'transformer_lens') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

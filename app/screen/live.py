@@ -13,9 +13,9 @@ from app import resources, state
 from app.compute.engine import ModelSpec
 from app.compute.refining import Refined
 from app.compute.work import Work
+from app.screen import parts
 from app.selection import View
 from app.text import sentences
-from app.views import parts
 from experiments.explorer import Pair
 
 # Sweeps of models up to this size take seconds on a laptop, and are not asked for.

@@ -13,7 +13,7 @@ import pandas as pd
 from app import resources
 from app.compute.engine import ModelSpec
 from app.runs import Run
-from app.views import parts
+from app.screen import parts
 from cache.errors import ObverseError
 from experiments.explorer import Examples
 from experiments.registry import study_names

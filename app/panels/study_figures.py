@@ -11,8 +11,8 @@ import streamlit as st
 import xarray as xr
 
 from app.runs import Run
+from app.screen import parts
 from app.text import markup
-from app.views import parts
 from experiments.figure import Figure
 from experiments.reports.code import code
 

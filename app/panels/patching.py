@@ -16,9 +16,9 @@ from app import resources, state
 from app.compute.engine import ModelSpec
 from app.compute.pairs import Aligned, every_token
 from app.compute.refining import Refined, trust
+from app.screen import follow, parts
 from app.selection import Cell, column_of
 from app.text import markup, sentences
-from app.views import follow, parts
 from cache.errors import ObverseError
 from experiments.explorer import Pair
 from interp.figures import patching_map
@@ -250,23 +250,9 @@ def table(one: Map) -> pd.DataFrame:
 
 
 def controls(one: str = "", mean: str | None = None) -> tuple[bool, str]:
-    """Whether the mean is wanted, and what to colour.
-
-    Args:
-        one, mean: names of the two choices; no choice where there is no mean.
-    """
+    """Whether the mean is wanted, and what to colour; see `which`."""
     with st.container(horizontal=True, gap="medium", vertical_alignment="center"):
-        of = "one"
-        if mean is not None:
-            of = st.segmented_control(
-                "Of",
-                ["one", "mean"],
-                default="one",
-                format_func={"one": one, "mean": mean}.__getitem__,
-                key="patch-of",
-                label_visibility="collapsed",
-                required=True,
-            )
+        of = which(one, mean)
         value = st.segmented_control(
             "Colour",
             list(VALUES),
@@ -276,7 +262,27 @@ def controls(one: str = "", mean: str | None = None) -> tuple[bool, str]:
             label_visibility="collapsed",
             required=True,
         )
-    return of == "mean", str(value or "change")
+    return of, str(value or "change")
+
+
+def which(one: str, mean: str | None) -> bool:
+    """Whether the mean over examples is wanted.
+
+    Args:
+        one, mean: names of the two choices; no choice where there is no mean.
+    """
+    if mean is None:
+        return False
+    of = st.segmented_control(
+        "Of",
+        ["one", "mean"],
+        default="one",
+        format_func={"one": one, "mean": mean}.__getitem__,
+        key="patch-of",
+        label_visibility="collapsed",
+        required=True,
+    )
+    return bool(of == "mean")
 
 
 def _selected(one: Map) -> tuple[int, int] | None:

@@ -12,8 +12,8 @@ from app import resources, state
 from app.compute import circuits
 from app.compute.circuits import Measured
 from app.compute.engine import ModelSpec
+from app.screen import parts
 from app.text import markup, sentences, snippets
-from app.views import parts
 from experiments.explorer import Pair, Way
 from interp.errors import ModelError
 from interp.figures import circuit_map

@@ -11,9 +11,11 @@ import xarray as xr
 
 from app import resources
 from app.compute.engine import ModelSpec, Token
+from app.panels import example_patching
+from app.panels import lens as lens_panel
+from app.screen import follow, parts
+from app.screen.shown import Shown
 from app.text import markup, snippets
-from app.views import example_patching, follow, lens_view, parts
-from app.views.shown import Shown
 from experiments.explorer import Way
 from interp.figures import rank_lines
 from interp.figures.drawing import numbers
@@ -49,14 +51,14 @@ def _question(shown: Shown, row: pd.Series, way: Way) -> xr.Dataset | None:
         tokens = resources.engine().tokens(shown.spec, prompt, about)
     parts.strip(tokens, way.name)
     parts.html(_said(row, way))
-    lens = lens_view.computed(shown.spec, prompt, answer)
-    names, probabilities = lens_view.last_tokens(lens)
+    lens = lens_panel.computed(shown.spec, prompt, answer)
+    names, probabilities = lens_panel.last_tokens(lens)
     parts.html(
         markup.next_tokens(
             names,
             probabilities,
             colour=way.colour,
-            answer=lens_view.first_token(lens),
+            answer=lens_panel.first_token(lens),
             heading="likeliest next tokens",
         )
     )
@@ -94,7 +96,7 @@ def _layers(spec: ModelSpec, row: pd.Series, lenses: Mapping[Way, xr.Dataset]) -
     for (way, lens), column in zip(lenses.items(), columns, strict=True):
         with column:
             width = parts.width(len(lenses))
-            lens_view.show(spec, lens, way.name, *asked(row, way), width=width)
+            lens_panel.show(spec, lens, way.name, *asked(row, way), width=width)
 
 
 def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset]) -> None:

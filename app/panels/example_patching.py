@@ -12,10 +12,11 @@ import xarray as xr
 from app import resources, state
 from app.compute import pairs
 from app.compute.refining import Refined
+from app.panels import circuit, patching
+from app.screen import live, parts
+from app.screen.shown import Shown
 from app.selection import SITES
 from app.text import markup, snippets
-from app.views import circuit_view, live, parts, patch_view
-from app.views.shown import Shown
 from cache.errors import ObverseError
 from experiments.explorer import Pair, Way
 from interp.kinds import site_kind
@@ -32,27 +33,24 @@ def show(shown: Shown, example: int) -> None:
     )
     examples, group = shown.examples, shown.group(example)
     n = max(len(_of_group(shown, group, way)) for way in examples.ways)
-    mean, value = patch_view.controls(
-        f"This {examples.one}", f"Mean of {n} {examples.many}" if n > 1 else None
-    )
+    mean, value = patching.controls(f"This {examples.one}", _many(shown, n))
 
     def changed() -> None:
         label = st.session_state["site"]
-        site = next((s for s in SITES if patch_view.SITE_NAMES[s] == label), "resid_pre")
+        site = next((s for s in SITES if patching.SITE_NAMES[s] == label), "resid_pre")
         cell = state.view().cell
         # A head is no place in the other sites, and a token none among the heads.
         keep = cell is not None and (cell.head is not None) == site_kind(site).per_head
         state.change(site=site, cell=cell if keep else None)
 
-    names = [patch_view.SITE_NAMES[site] for site in SITES]
+    names = [patching.SITE_NAMES[site] for site in SITES]
     if "site" not in st.session_state:
-        st.session_state["site"] = patch_view.SITE_NAMES[state.view().site]
+        st.session_state["site"] = patching.SITE_NAMES[state.view().site]
     tabs = st.tabs(names, key="site", on_change=changed)
     for site, tab in zip(SITES, tabs, strict=True):
         if site == state.view().site:
             with tab:
                 _maps(shown, example, site, group if mean else None, value)
-    _circuits(shown, example, group if mean else None)
 
 
 def _maps(shown: Shown, example: int, site: str, group: str | None, value: str) -> None:
@@ -85,7 +83,7 @@ def _draw(
             else _one(shown, example, site, way, None if work is None else work.refined)
         )
         maps.append(made)
-    limit = patch_view.reach([one for one in maps if one is not None], value)
+    limit = patching.reach([one for one in maps if one is not None], value)
     for one, way, column in zip(maps, ways, st.columns(len(ways), gap="large"), strict=True):
         with column:
             parts.html(markup.way(way.title, way.colour))
@@ -95,7 +93,7 @@ def _draw(
                         f'<div class="ob-small">“{markup.esc(one.pair.clean)}” into '
                         f"“{markup.esc(one.pair.corrupt)}”</div>"
                     )
-                patch_view.show(one, shown.spec, value, limit, width=parts.width(len(ways)))
+                patching.show(one, shown.spec, value, limit, width=parts.width(len(ways)))
             if way in refining:
                 live.progress(refining[way])
 
@@ -110,26 +108,26 @@ def _refining(shown: Shown, example: int, site: str, way: Way) -> live.Refining 
     return live.refine(shown.spec, pair, site, f"{way.name}-{example}")
 
 
-def _mean(shown: Shown, site: str, way: Way, group: str, value: str) -> patch_view.Map | None:
+def _mean(shown: Shown, site: str, way: Way, group: str, value: str) -> patching.Map | None:
     result = _map(shown, site, way)
     if result is None or shown.run is None:
         parts.html(markup.hint("The run has not stored this map; finish it with obverse run."))
         return None
     kinds = shown.examples.group
     chosen = result.isel(example=np.nonzero(result[kinds].values == group)[0])
-    settings = patch_view.settings(value, None, None)
+    settings = patching.settings(value, None, None)
     code = snippets.run_patching(
         shown.run.record.path, _name(shown, site, way), (kinds, group), settings
     )
     slots: dict[str, int] = {}
     if "position_label" in chosen.coords:
         slots = {str(label): i for i, label in enumerate(chosen["position_label"].values)}
-    return patch_view.Map(way.name, chosen, None, None, slots, code)
+    return patching.Map(way.name, chosen, None, None, slots, code)
 
 
 def _one(
     shown: Shown, example: int, site: str, way: Way, refined: Refined | None
-) -> patch_view.Map | None:
+) -> patching.Map | None:
     """The map of this example: the run's where it has one, else what is computed now."""
     try:
         pair = _pair(shown, example, way)
@@ -144,14 +142,14 @@ def _one(
     stored = _stored(shown, example, site, way)
     if shown.run is not None and stored is not None:
         result, at = stored
-        settings = patch_view.settings(value, at, None)
+        settings = patching.settings(value, at, None)
         path, name = shown.run.record.path, _name(shown, site, way)
         code = snippets.run_patching(path, name, None, settings)
-        return patch_view.of_pair(way.name, result, at, pair, shown.spec, code)
+        return patching.of_pair(way.name, result, at, pair, shown.spec, code)
     if shown.spec is None or refined is None:
         return None
-    code = snippets.patching(shown.spec, pair, site, patch_view.settings(value, 0, None))
-    return patch_view.of_pair(way.name, refined.result, 0, pair, shown.spec, code, refined)
+    code = snippets.patching(shown.spec, pair, site, patching.settings(value, 0, None))
+    return patching.of_pair(way.name, refined.result, 0, pair, shown.spec, code, refined)
 
 
 def _name(shown: Shown, site: str, way: Way) -> str:
@@ -188,20 +186,30 @@ def _pair(shown: Shown, example: int, way: Way) -> Pair | None:
     )
 
 
-def _circuits(shown: Shown, example: int, group: str | None) -> None:
-    """Circuits of this example, or of all of a group that the run has patched."""
+def circuits(shown: Shown, example: int) -> None:
+    """Circuits of this example, or of all of its kind that the run has patched."""
     if shown.spec is None:
         return
+    kind = shown.group(example)
+    n = max(len(_of_group(shown, kind, way)) for way in shown.examples.ways)
+    mean = patching.which(f"This {shown.examples.one}", _many(shown, n))
+    group = kind if mean else None
     found: dict[Way, tuple[Pair, ...]] = {}
     for way in shown.examples.ways:
-        # What is wrong with a pair stands where its map would be.
-        with contextlib.suppress(ObverseError):
+        try:
             pair = _pair(shown, example, way) if group is None else None
             some = _pairs_of_group(shown, group, way) if group else (pair,) if pair else ()
-            if some:
-                found[way] = some
+        except ObverseError as error:
+            parts.error(error)
+            continue
+        if some:
+            found[way] = some
     if found:
-        circuit_view.show(shown.spec, found, width=parts.width(len(shown.examples.ways)))
+        circuit.show(shown.spec, found, width=parts.width(len(shown.examples.ways)))
+
+
+def _many(shown: Shown, n: int) -> str | None:
+    return f"Mean of {n} {shown.examples.many}" if n > 1 else None
 
 
 def _pairs_of_group(shown: Shown, group: str, way: Way) -> tuple[Pair, ...]:

@@ -9,9 +9,9 @@ import xarray as xr
 
 from app import resources, state
 from app.compute.engine import ModelSpec
+from app.screen import follow, parts
 from app.selection import Cell
 from app.text import markup, sentences, snippets
-from app.views import follow, parts
 from interp.figures import lens_heatmap
 
 

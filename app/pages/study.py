@@ -1,4 +1,4 @@
-"""A run: what it found, its figures and examples, and one of them from all sides."""
+"""What the study of a run found: its verdicts, and the figures of its report, live."""
 
 from __future__ import annotations
 
@@ -7,39 +7,44 @@ import contextlib
 import pandas as pd
 import streamlit as st
 
-from app import resources, runs, state
-from app.compute.engine import ModelSpec
+from app import runs
+from app.pages.opened import Opened
+from app.panels import study_figures
+from app.screen import parts
 from app.text import markup
-from app.views import example, example_table, own, parts, study_figures
-from app.views.shown import Shown
 from cache.errors import ObverseError
-from experiments.explorer import Examples, Page
+from experiments.explorer import Examples
 
 
-def show(run: runs.Run) -> None:
-    """Draw it. First what lies on disk; the model is loaded for what comes after."""
-    if state.view().page == "yours":
-        spec = _model(run)
-        if spec is not None:
-            own.show(spec)
+def show(opened: Opened) -> None:
+    """Draw it, from what lies on disk; no model is needed."""
+    run = opened.run
+    if run is None:
+        parts.html(
+            '<div class="ob-empty"><b>No run is open.</b><br>What a study finds stands here. Make '
+            "one with <code>obverse run reversal-curse</code>, or choose a run at the left.</div>"
+        )
         return
-    _header(run)
-    page, problem = resources.page(run.record.study)
-    if problem is not None:
-        parts.warning(problem)
-    examples = page.examples
-    table = None if examples is None else run.table(examples.table)
-    if examples is None or table is None:
-        _without_examples(run, page)
-        return
-    _in_one_line(examples, table)
+    header(run)
+    if opened.examples is not None:
+        _in_one_line(*opened.examples)
     _verdicts(run)
-    chosen = _overview(run, page, examples, table)
-    if chosen is not None:
-        example.show(Shown(examples, table, _model(run), run), chosen)
+    if not run.record.names():
+        parts.html(
+            '<div class="ob-empty"><b>This run has no results yet.</b><br>Start the same '
+            "<code>obverse run</code> again and reload this page.</div>"
+        )
+        return
+    study_figures.show(run, opened.page.figures)
+    tables = run.record.names("table")
+    if tables:
+        parts.html(markup.heading("Stored tables"))
+        name = st.selectbox("Table", tables, key="table", label_visibility="collapsed")
+        st.dataframe(run.table(name), hide_index=True)
 
 
-def _header(run: runs.Run) -> None:
+def header(run: runs.Run) -> None:
+    """Study, model, settings and the report of a run."""
     record = run.record
     title = record.study.replace("-", " ").capitalize()
     about = f"{run.model.source} · {record.config['preset']} · seed {record.config['seed']}"
@@ -109,17 +114,6 @@ def _verdicts(run: runs.Run) -> None:
     parts.html(f'<div class="ob-cards">{"".join(cards)}</div>')
 
 
-def _overview(run: runs.Run, page: Page, examples: Examples, table: pd.DataFrame) -> int | None:
-    """The table of examples beside the study's figures; returns the chosen example."""
-    parts.html(markup.heading(examples.many.capitalize()))
-    left, right = st.columns([3, 2], gap="medium")
-    with left:
-        chosen = example_table.show(examples, table)
-    with right:
-        study_figures.show(run, page.figures, chosen, example_table.on_point)
-    return chosen
-
-
 def _report(run: runs.Run) -> bytes | None:
     """The run's report, as it was written; a changed one is not handed on."""
     if run.record.report is None:
@@ -127,38 +121,3 @@ def _report(run: runs.Run) -> bytes | None:
     with contextlib.suppress(ObverseError):
         return run.record.document("report.html")
     return None
-
-
-def _model(run: runs.Run) -> ModelSpec | None:
-    """The run's model if it can be loaded and is the one that was studied."""
-    if not run.model.source:
-        parts.warning("This run names no model, so only what it stored can be shown.")
-        return None
-    try:
-        with st.spinner("Loading the model …", show_time=True):
-            about = resources.engine().about(run.model)
-    except ObverseError as error:
-        parts.warning(f"Only what the run stored can be shown: {error}")
-        return None
-    if run.fingerprint is not None and about.fingerprint != run.fingerprint:
-        parts.warning(
-            f"The model at '{run.model.source}' has other weights than the one that was studied; "
-            "what is computed here does not belong to the stored results."
-        )
-    return run.model
-
-
-def _without_examples(run: runs.Run, page: Page) -> None:
-    """A run that has not come that far, or of a study without examples: its stored results."""
-    _verdicts(run)
-    tables = run.record.names("table")
-    if not run.record.names():
-        parts.html(
-            '<div class="ob-empty"><b>This run has no results yet.</b><br>Start the same '
-            "<code>obverse run</code> again and reload this page.</div>"
-        )
-        return
-    study_figures.show(run, page.figures)
-    if tables:
-        name = st.selectbox("Table", tables, key="table")
-        st.dataframe(run.table(name), hide_index=True)

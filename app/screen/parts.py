@@ -11,8 +11,8 @@ import streamlit as st
 
 from app import state
 from app.compute.engine import Token
+from app.screen import follow
 from app.text import markup
-from app.views import follow
 from experiments.reports.data import csv
 from interp.figures.drawing import theme
 

@@ -10,10 +10,13 @@ import xarray as xr
 from app import resources, state
 from app.compute import pairs
 from app.compute.engine import ModelSpec
+from app.pages.opened import Opened
+from app.panels import circuit, patching
+from app.panels import lens as lens_panel
+from app.screen import live, parts
+from app.screen.shown import brought
 from app.selection import SITES, Ask
 from app.text import markup, snippets
-from app.views import circuit_view, lens_view, live, parts, patch_view
-from app.views.shown import brought
 from cache.errors import ObverseError
 from experiments.explorer import Pair, Way
 from interp.figures.drawing import theme
@@ -27,6 +30,16 @@ FORM = {f"ask-{name}": name for name in ("clean", "answer", "corrupt", "foil")}
 _EXAMPLE = Ask(
     "The Eiffel Tower is in the city of", "The Colosseum is in the city of", "Paris", "Rome"
 )
+
+
+def show_page(opened: Opened) -> None:
+    """The page."""
+    if opened.model is None:
+        parts.html(
+            '<div class="ob-empty"><b>No model is open.</b><br>Choose one at the left.</div>'
+        )
+        return
+    show(opened.model)
 
 
 def show(spec: ModelSpec) -> None:
@@ -94,21 +107,21 @@ def _compare(spec: ModelSpec, pair: Pair) -> None:
             parts.html(markup.way(_TITLES[way], _COLOURS[way]))
             tokens = engine.tokens(spec, prompt, {pair.span: pair.words[side]})
             parts.strip(tokens, way)
-            lens = lenses[way] = lens_view.computed(spec, prompt, answer)
-            names, probabilities = lens_view.last_tokens(lens)
+            lens = lenses[way] = lens_panel.computed(spec, prompt, answer)
+            names, probabilities = lens_panel.last_tokens(lens)
             parts.html(
                 markup.next_tokens(
                     names,
                     probabilities,
                     colour=_COLOURS[way],
-                    answer=lens_view.first_token(lens),
+                    answer=lens_panel.first_token(lens),
                     heading="likeliest next tokens",
                 )
             )
     parts.html(markup.heading("What each layer would say"))
     for way, column in zip(sides, st.columns(2, gap="large"), strict=True):
         with column:
-            lens_view.show(spec, lenses[way], way, *sides[way][:2])
+            lens_panel.show(spec, lenses[way], way, *sides[way][:2])
     _patching(spec, pair)
 
 
@@ -120,30 +133,30 @@ def _patching(spec: ModelSpec, pair: Pair) -> None:
             "how much the answer’s first token gains on the foil’s, in logits.",
         )
     )
-    _, value = patch_view.controls()
+    _, value = patching.controls()
 
     def changed() -> None:
         label = st.session_state["own-site"]
-        site = next((s for s in SITES if patch_view.SITE_NAMES[s] == label), "resid_pre")
+        site = next((s for s in SITES if patching.SITE_NAMES[s] == label), "resid_pre")
         state.change(site=site, cell=None)
 
     if "own-site" not in st.session_state:
-        st.session_state["own-site"] = patch_view.SITE_NAMES[state.view().site]
-    names = [patch_view.SITE_NAMES[site] for site in SITES]
+        st.session_state["own-site"] = patching.SITE_NAMES[state.view().site]
+    names = [patching.SITE_NAMES[site] for site in SITES]
     for site, tab in zip(SITES, st.tabs(names, key="own-site", on_change=changed), strict=True):
         if site != state.view().site:
             continue
         with tab:
             refining = live.refine(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}")
             live.draw([refining], functools.partial(_map, spec, pair, site, value, refining))
-    circuit_view.show(spec, {_BOTH: (pair,)}, width=parts.WHOLE)
+    circuit.show(spec, {_BOTH: (pair,)}, width=parts.WHOLE)
 
 
 def _map(spec: ModelSpec, pair: Pair, site: str, value: str, refining: live.Refining) -> None:
     refined = refining.refined
     if refined is not None:
-        code = snippets.patching(spec, pair, site, patch_view.settings(value, 0, None))
-        one = patch_view.of_pair("clean", refined.result, 0, pair, spec, code, refined)
-        limit = patch_view.reach([one], value)
-        patch_view.show(one, spec, value, limit, width=parts.WHOLE)
+        code = snippets.patching(spec, pair, site, patching.settings(value, 0, None))
+        one = patching.of_pair("clean", refined.result, 0, pair, spec, code, refined)
+        limit = patching.reach([one], value)
+        patching.show(one, spec, value, limit, width=parts.WHOLE)
     live.progress(refining)

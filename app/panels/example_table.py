@@ -8,9 +8,9 @@ import pandas as pd
 import streamlit as st
 
 from app import state
+from app.screen import parts
 from app.selection import clicked_one, picked
 from app.text import markup
-from app.views import parts
 from experiments.explorer import Column, Examples
 
 _HEIGHT = 356
@@ -18,7 +18,7 @@ _HEIGHT = 356
 
 def show(examples: Examples, table: pd.DataFrame) -> int | None:
     """Draw the table; return the chosen example, or None where there is none."""
-    chosen = _chosen(examples, table)
+    current = chosen(examples, table)
     bar = st.columns([1, 1], vertical_alignment="bottom", gap="small")
     search = bar[0].text_input(
         "Search",
@@ -44,14 +44,14 @@ def show(examples: Examples, table: pd.DataFrame) -> int | None:
             f'<div class="ob-empty"><b>No {markup.esc(examples.one)} matches.</b><br>Change the '
             "search, or choose other kinds.</div>"
         )
-        return chosen
-    _table(examples, rows, chosen)
+        return current
+    _table(examples, rows, current)
     many = markup.esc(examples.many)
     parts.html(
         f'<div class="ob-small">{len(rows):,} of {len(table):,} {many}; '
         "click the box at the left of a row to look at it below.</div>"
     )
-    return chosen
+    return current
 
 
 def on_point(key: str) -> None:
@@ -85,13 +85,14 @@ def words(group: str) -> str:
     return group.replace("_", " ")
 
 
-def _chosen(examples: Examples, table: pd.DataFrame) -> int | None:
+def chosen(examples: Examples, table: pd.DataFrame) -> int | None:
+    """The example that is looked at; the first choice of the study where none was chosen."""
     view = state.view()
     if view.example is not None and (table[examples.key] == view.example).any():
         return view.example
-    chosen = examples.first(table)
-    state.change(example=chosen, cell=view.cell if chosen == view.example else None)
-    return chosen
+    first = examples.first(table)
+    state.change(example=first, cell=view.cell if first == view.example else None)
+    return first
 
 
 def _table(examples: Examples, rows: pd.DataFrame, chosen: int | None) -> None:

@@ -1,0 +1,21 @@
+"""The circuit of one example or of all of its kind: a page of its own."""
+
+from __future__ import annotations
+
+from app.pages.opened import Opened
+from app.panels import example_patching, example_table
+from app.screen import parts
+
+
+def show(opened: Opened) -> None:
+    shown = opened.shown
+    if shown is None or shown.spec is None:
+        parts.html(
+            '<div class="ob-empty"><b>There is nothing to find a circuit of.</b><br>Open a run '
+            "whose model is on this computer, or a model that brings examples along; or type a "
+            "pair of prompts under <b>Any prompt</b>.</div>"
+        )
+        return
+    chosen = example_table.chosen(shown.examples, shown.table)
+    if chosen is not None:
+        example_patching.circuits(shown, chosen)

@@ -1,0 +1,35 @@
+"""Every page, in the order of the sidebar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.pages import circuit, examples, prompt, start, study
+from app.pages.opened import Opened
+
+__all__ = ["PAGES", "Kind"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A page.
+
+    Attributes:
+        name: in links.
+        title: in the sidebar.
+        show: draws it; says itself what is missing where something is.
+    """
+
+    name: str
+    title: str
+    show: Callable[[Opened], None]
+
+
+PAGES = (
+    Kind("start", "Start", start.show),
+    Kind("study", "Findings", study.show),
+    Kind("examples", "Examples", examples.show),
+    Kind("circuit", "Circuit", circuit.show),
+    Kind("prompt", "Any prompt", prompt.show_page),
+)

@@ -1,0 +1,54 @@
+"""The examples of a study, and one of them from all sides."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.pages import prompt, study
+from app.pages.opened import Opened
+from app.panels import example, example_table, study_figures
+from app.screen import parts
+from app.text import markup
+
+
+def show(opened: Opened) -> None:
+    """Draw it. First what lies on disk; the model is loaded for what comes after."""
+    if opened.run is not None:
+        study.header(opened.run)
+    elif opened.about is not None:
+        about = opened.about
+        size = f"{about.n_parameters / 1e6:,.1f} million parameters"
+        parts.html(
+            f'<div class="ob-title">{markup.esc(about.name)}</div>'
+            f'<div class="ob-meta">{about.n_layers} layers · {about.n_heads} heads · {size}</div>'
+        )
+    if opened.examples is None:
+        _without(opened)
+        return
+    examples, table = opened.examples
+    parts.html(markup.heading(examples.many.capitalize()))
+    figures = [figure for figure in opened.page.figures if figure.selects]
+    if opened.run is None or not figures:
+        chosen = example_table.show(examples, table)
+    else:
+        left, right = st.columns([3, 2], gap="medium")
+        with left:
+            chosen = example_table.show(examples, table)
+        with right:
+            study_figures.show(opened.run, tuple(figures), chosen, example_table.on_point)
+    if chosen is not None and opened.shown is not None:
+        example.show(opened.shown, chosen)
+
+
+def _without(opened: Opened) -> None:
+    """A run that has not come that far, or of a study without examples; or a model with none."""
+    if opened.run is None and opened.model is not None:
+        parts.html(
+            markup.hint("This model brings nothing along to be asked; ask it your own questions.")
+        )
+        prompt.show(opened.model)
+        return
+    parts.html(
+        '<div class="ob-empty"><b>There are no examples to look at.</b><br>This run has not stored '
+        "any, or its study has none. What it found stands under <b>Findings</b>.</div>"
+    )

@@ -1,0 +1,37 @@
+"""The frame of every page: what is open, the sidebar, and the page that is shown."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import resources, runs
+from app.arguments import Arguments
+from app.pages import opening, sidebar
+from app.pages.opened import Opened
+from app.screen import parts
+
+
+def show(arguments: Arguments) -> None:
+    """Draw everything."""
+    found, problems = runs.find(arguments.root, arguments.run)
+    with st.sidebar:
+        sidebar.brand()
+        source = opening.choose(found)
+        place = st.container()
+    for problem in problems:
+        parts.warning(problem)
+    if source == opening.OTHER:
+        opening.other()
+        return
+    if source is not None and source.kind == "model" and not opening.agreed(source.name):
+        opening.ask(source.name)
+        return
+    run = None
+    if source is not None and source.kind == "run":
+        run = resources.run(found[source.name])
+    opened = Opened(arguments.root, source, run)
+    with place:
+        page = sidebar.pages(opened)
+        sidebar.chosen(opened)
+        sidebar.settings()
+    page.show(opened)

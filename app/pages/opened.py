@@ -1,0 +1,103 @@
+"""What is open, as the pages see it. Models are loaded when a page first needs one."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from app import resources, runs
+from app.compute.engine import About, ModelSpec
+from app.screen import parts
+from app.screen.shown import Shown, brought
+from app.selection import Source
+from cache.errors import ObverseError
+from experiments.explorer import Examples, Page
+
+
+class Opened:
+    """A run, or a model, or nothing; made anew whenever the page is drawn.
+
+    Args:
+        root: the folder of runs.
+        source: what the user has chosen; None where nothing is open.
+        run: the run, if it is one.
+    """
+
+    def __init__(self, root: Path, source: Source | None, run: runs.Run | None) -> None:
+        self.root = root
+        self.source = source
+        self.run = run
+
+    @functools.cached_property
+    def page(self) -> Page:
+        """What the run's study hands the explorer; empty where there is none."""
+        if self.run is None:
+            return Page()
+        page, problem = resources.page(self.run.record.study)
+        if problem is not None:
+            parts.warning(problem)
+        return page
+
+    @functools.cached_property
+    def model(self) -> ModelSpec | None:
+        """The model, loaded; None where there is none, which is then said on the screen.
+
+        Raises:
+            ModelError: a model that was opened by itself cannot be loaded.
+        """
+        if self.run is not None:
+            return _of_run(self.run)
+        if self.source is None:
+            return None
+        spec = ModelSpec(self.source.name)
+        _loaded(spec)
+        return spec
+
+    @functools.cached_property
+    def about(self) -> About | None:
+        """What is said of the model, once it is loaded."""
+        return None if self.model is None else resources.engine().about(self.model)
+
+    @functools.cached_property
+    def examples(self) -> tuple[Examples, pd.DataFrame] | None:
+        """The study's examples with their table: those that the run has stored, or those that a
+        model brings along, asked now. None without."""
+        if self.run is None:
+            shown = None if self.model is None else brought(self.model)
+            return None if shown is None else (shown.examples, shown.table)
+        examples = self.page.examples
+        table = None if examples is None else self.run.table(examples.table)
+        return None if examples is None or table is None else (examples, table)
+
+    @functools.cached_property
+    def shown(self) -> Shown | None:
+        """The examples with the model that they are asked of, as far as it can be loaded."""
+        if self.examples is None:
+            return None
+        return Shown(*self.examples, self.model, self.run)
+
+
+def _loaded(spec: ModelSpec) -> About:
+    with st.spinner("Loading the model …", show_time=True):
+        return resources.engine().about(spec)
+
+
+def _of_run(run: runs.Run) -> ModelSpec | None:
+    """The run's model if it can be loaded and is the one that was studied."""
+    if not run.model.source:
+        parts.warning("This run names no model, so only what it stored can be shown.")
+        return None
+    try:
+        about = _loaded(run.model)
+    except ObverseError as error:
+        parts.warning(f"Only what the run stored can be shown: {error}")
+        return None
+    if run.fingerprint is not None and about.fingerprint != run.fingerprint:
+        parts.warning(
+            f"The model at '{run.model.source}' has other weights than the one that was studied; "
+            "what is computed here does not belong to the stored results."
+        )
+    return run.model

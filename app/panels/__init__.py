@@ -1,0 +1,1 @@
+"""Parts of pages: one instrument or one table each."""
