@@ -9,19 +9,22 @@ from pathlib import Path
 import streamlit as st
 
 from app import arguments, state
-from app.pages import frame
 from app.screen import follow, live, parts
 from app.text import markup
+from app.views import frame
 from cache.errors import ObverseError
 
-# A file of our own: Streamlit fetches its symbols for this place from the internet.
 _SIDEBAR = 230  # px; figures in two columns need the rest of a screen of 1280
+# A file of our own: Streamlit fetches its symbols for this place from the internet.
 _ICON = Path(__file__).parent / "static" / "icon.svg"
 
 
 def main() -> None:
     st.set_page_config(
-        page_title="Obverse", page_icon=str(_ICON), layout="wide", initial_sidebar_state=250
+        page_title="Obverse",
+        page_icon=str(_ICON),
+        layout="wide",
+        initial_sidebar_state=_SIDEBAR,
     )
     parts.html(markup.CSS)
     # Now, since the page below can take a while, and again at the end, when defaults are chosen.

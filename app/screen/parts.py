@@ -16,7 +16,7 @@ from app.text import markup
 from experiments.reports.data import csv
 from interp.figures.drawing import theme
 
-HALF, WHOLE = 600, 1220  # px of a column and of the page, on a screen of 1280
+HALF, WHOLE = 490, 1000  # px of a column and of the page beside the sidebar, on a screen of 1280
 
 
 def width(columns: int) -> int:

@@ -19,8 +19,10 @@ BADGES = {
 CSS = f"""
 <style>
 .block-container, [data-testid="stMainBlockContainer"] {{
-  padding: 1.1rem 2rem 4rem; max-width: 1560px;
+  padding: 1.1rem 1.2rem 4rem; max-width: 1700px;
 }}
+[data-testid="stSidebarContent"] {{ padding: 0 1rem; }}
+[data-testid="stSidebarHeader"] {{ height: 2.2rem; }}
 [data-testid="stHeader"] {{ height: 0; min-height: 0; }}
 .ob-brand {{ font-size: 20px; font-weight: 700; letter-spacing: -.01em; line-height: 40px; }}
 .ob-brand span {{ color: #0072B2; }}
@@ -60,7 +62,7 @@ CSS = f"""
 .ob-two > div {{ min-width: 0; }}
 [class*="st-key-figure-"] {{ overflow-x: auto; }}
 [class*="st-key-figure-lens-"] > *, [class*="st-key-figure-patching-"] > *,
-[class*="st-key-figure-circuit-"] > * {{ min-width: 540px; }}
+[class*="st-key-figure-circuit-"] > * {{ min-width: 480px; }}
 .ob-bar {{ background: #eef0f3; height: 9px; border-radius: 3px; overflow: hidden; }}
 .ob-bar div {{ height: 100%; border-radius: 3px; }}
 .ob-sentence {{ background: #f5f6f8; border-left: 4px solid {theme.INK}; border-radius: 4px;

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.slow
 
 
 def test_circuits_are_found_when_they_are_wanted(open_page: Open, record: RunRecord) -> None:
-    page = open_page(root_of(record))
+    page = open_page(root_of(record), query={"page": "circuit"})
     assert "edges do" not in html(page)
     page.toggle(key="circuit").set_value(True).run()
     assert_fine(page)
-    assert len(page.get("plotly_chart")) == 9
+    assert len(page.get("plotly_chart")) == 2
     assert page.query_params["edges"] == "40"
     page.select_slider(key="edges").set_value(15).run()
     assert_fine(page)
@@ -30,7 +30,7 @@ def test_circuits_are_found_when_they_are_wanted(open_page: Open, record: RunRec
     assert "means over 2 pairs" in html(page)
     page.toggle(key="circuit").set_value(False).run()
     assert "edges" not in page.query_params
-    assert len(page.get("plotly_chart")) == 7
+    assert len(page.get("plotly_chart")) == 0
 
 
 def test_a_link_to_a_circuit_of_any_size_opens(
@@ -38,7 +38,7 @@ def test_a_link_to_a_circuit_of_any_size_opens(
 ) -> None:
     query = {
         "model": str(model_folder),
-        "page": "yours",
+        "page": "prompt",
         "clean": "Tom Cruise's mother is",
         "corrupt": f"Ann {HOSTILE}'s mother is",
         "answer": "Mary",

@@ -121,7 +121,7 @@ def test_trust_compares_only_what_was_run() -> None:
 def own(model_folder: Path, **more: str) -> dict[str, str]:
     names = ("clean", "corrupt", "answer", "foil")
     asked = dict(zip(names, TEXTS, strict=True))
-    return {"model": str(model_folder), "page": "yours", **asked, **more}
+    return {"model": str(model_folder), "page": "prompt", **asked, **more}
 
 
 def chart(page: AppTest, number: int = -1) -> Any:

@@ -29,10 +29,10 @@ def test_a_model_brings_its_facts(open_page: Open, model_folder: Path, tmp_path:
 def test_another_source_starts_afresh(
     open_page: Open, record: RunRecord, model_folder: Path, tmp_path: Path
 ) -> None:
-    page = open_page(root_of(record), query={"page": "yours"})
+    page = open_page(root_of(record), query={"page": "prompt"})
     assert_fine(page)
     page.session_state["view"] = replace(
-        page.session_state["view"], page="study", example=4, cell=Cell("forward", 1, position=1)
+        page.session_state["view"], page=None, example=4, cell=Cell("forward", 1, position=1)
     )
     page.run()
     page.pills(key="groups").set_value(["both"]).run()
@@ -51,7 +51,7 @@ def test_another_source_starts_afresh(
 def test_own_prompts_are_compared(open_page: Open, model_folder: Path, tmp_path: Path) -> None:
     query = {
         "model": str(model_folder),
-        "page": "yours",
+        "page": "prompt",
         "clean": "Tom Cruise's mother is",
         "corrupt": f"Ann {HOSTILE}'s mother is",
         "answer": "Mary",
@@ -74,7 +74,7 @@ def form(page: AppTest) -> list[str]:
 def test_what_was_typed_is_kept_every_time(
     open_page: Open, model_folder: Path, tmp_path: Path
 ) -> None:
-    page = open_page(tmp_path, query={"model": str(model_folder), "page": "yours"})
+    page = open_page(tmp_path, query={"model": str(model_folder), "page": "prompt"})
     assert_fine(page)
     for name in ("Dan Frost", "Cy Dale", "Hal Iris"):
         ids = [field.proto.id for field in page.text_input]
@@ -93,12 +93,12 @@ def test_what_was_typed_is_kept_every_time(
 def test_another_model_starts_with_its_own_prompts(
     open_page: Open, record: RunRecord, model_folder: Path
 ) -> None:
-    query = {"model": str(model_folder), "page": "yours", "clean": "Tom is", "corrupt": "Ann is"}
+    query = {"model": str(model_folder), "page": "prompt", "clean": "Tom is", "corrupt": "Ann is"}
     page = open_page(root_of(record), query=query | {"answer": "Mary", "foil": "Bea"})
     assert form(page)[0] == "Tom is"
     page.selectbox(key="source").select_index(0).run()
     assert_fine(page)
-    page.segmented_control(key="page").set_value("yours").run()
+    page.radio(key="page").set_value("prompt").run()
     assert_fine(page)
     assert form(page)[0] == "Tom Cruise's mother is"
 
@@ -106,7 +106,7 @@ def test_another_model_starts_with_its_own_prompts(
 def test_an_indirect_object_sentence_is_compared(
     open_page: Open, model_folder: Path, tmp_path: Path
 ) -> None:
-    page = open_page(tmp_path, query={"model": str(model_folder), "page": "yours"})
+    page = open_page(tmp_path, query={"model": str(model_folder), "page": "prompt"})
     page.text_input(key="ask-clean").set_value("Mary Tom's mother Tom is")
     page.text_input(key="ask-corrupt").set_value("Mary Ann's mother Tom is")
     page.text_input(key="ask-answer").set_value("Mary")
@@ -121,7 +121,7 @@ def test_a_token_without_a_counterpart_is_told(
 ) -> None:
     query = {
         "model": str(model_folder),
-        "page": "yours",
+        "page": "prompt",
         "clean": "Mary Lee Pfeiffer's son is",
         "corrupt": "Bea Stone's son is",
         "answer": "Tom",
@@ -141,7 +141,7 @@ def test_a_token_without_a_counterpart_is_told(
 def test_prompts_that_do_not_fit_are_told_in_one_sentence(
     open_page: Open, model_folder: Path, tmp_path: Path
 ) -> None:
-    query = {"model": str(model_folder), "page": "yours", "clean": "Tom", "corrupt": "Tom"}
+    query = {"model": str(model_folder), "page": "prompt", "clean": "Tom", "corrupt": "Tom"}
     page = open_page(tmp_path, query=query | {"answer": "Mary", "foil": "Bea"})
     assert not page.exception
     assert [str(e.value) for e in page.error] == [

@@ -34,15 +34,20 @@ def test_an_empty_root_says_what_to_do(open_page: Open, tmp_path: Path) -> None:
 def test_the_newest_run_is_open_with_its_verdicts(open_page: Open, record: RunRecord) -> None:
     page = open_page(root_of(record))
     assert_fine(page)
-    shown = html(page)
-    for verdict in record.verdicts:
-        assert verdict.claim in shown.replace("&#x27;", "'")
-    assert "Tom Cruise  ·  Mary Lee Pfeiffer" in shown
+    assert "Tom Cruise  ·  Mary Lee Pfeiffer" in html(page)
     assert page.session_state["view"].source == Source(
         "run", record.path.relative_to(root_of(record)).as_posix()
     )
     # Both directions, one site: two maps, two lenses, two rank figures, one scatter.
     assert len(page.get("plotly_chart")) == 7
+    page.radio(key="page").set_value("study").run()
+    assert_fine(page)
+    shown = html(page).replace("&#x27;", "'")
+    for verdict in record.verdicts:
+        assert verdict.claim in shown
+    assert page.query_params["page"] == "study"
+    page.radio(key="page").set_value("examples").run()
+    assert "page" not in page.query_params
 
 
 def test_the_chosen_fact_drives_everything_below(open_page: Open, record: RunRecord) -> None:
@@ -111,13 +116,16 @@ def test_no_share_is_shown_of_an_effect_that_could_be_none(
         assert_fine(page)
         assert "Patching the residual stream into block 0" in html(page)
         assert "of the way" not in html(page)
-        assert "of what the whole model does" not in html(page)
         assert "No share can be told" in html(page)
         figures = {
             chart.proto.id: json.loads(chart.proto.spec) for chart in page.get("plotly_chart")
         }
         (drawn,) = (fig for key, fig in figures.items() if "patching-forward" in key)
         assert "No share can be told" in json.dumps(drawn["layout"], ensure_ascii=False)
+    page.radio(key="page").set_value("circuit").run()
+    assert_fine(page)
+    assert "of what the whole model does" not in html(page)
+    assert "No share can be told" in html(page)
     assert "this pair only, on which it was also found" in html(page)
 
 
@@ -265,7 +273,7 @@ def test_an_unexpected_error_is_a_sentence_too(
 
 def test_nothing_of_torch_is_imported_to_show_what_lies_on_disk() -> None:
     code = (
-        "import sys, app.pages.frame, interp.figures as f; "
+        "import sys, app.views.frame, interp.figures as f; "
         "print([m for m in ('torch', 'transformers', 'transformer_lens') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

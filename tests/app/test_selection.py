@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.selection import (
+    PAGES,
     SITES,
     Ask,
     Cell,
@@ -32,7 +33,7 @@ cells = st.builds(
 views = st.builds(
     View,
     source=st.none() | st.builds(Source, st.sampled_from(["run", "model"]), texts),
-    page=st.sampled_from(["study", "yours"]),
+    page=st.none() | st.sampled_from(PAGES),
     example=st.none() | numbers,
     site=st.sampled_from(SITES),
     cell=st.none() | cells,
@@ -46,6 +47,11 @@ views = st.builds(
 @given(views)
 def test_an_address_leads_back_to_its_view(view: View) -> None:
     assert from_query(to_query(view)) == view
+
+
+def test_older_links_open_the_same_page() -> None:
+    assert from_query({"page": "yours"}).page == "prompt"
+    assert from_query({"page": "no such page"}).page is None
 
 
 def test_no_address_tells_what_it_could_not_be_read_from() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from app.pages.opened import Opened
 from app.panels import example_patching, example_table
 from app.screen import parts
+from app.views.opened import Opened
 
 
 def show(opened: Opened) -> None:

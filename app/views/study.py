@@ -8,10 +8,10 @@ import pandas as pd
 import streamlit as st
 
 from app import runs
-from app.pages.opened import Opened
 from app.panels import study_figures
 from app.screen import parts
 from app.text import markup
+from app.views.opened import Opened
 from cache.errors import ObverseError
 from experiments.explorer import Examples
 

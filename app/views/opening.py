@@ -5,10 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from app import runs, state
-from app.pages import prompt
 from app.screen import parts
 from app.selection import Source
 from app.text import markup
+from app.views import prompt
 from experiments.records import RunRecord
 from interp.figures.drawing import theme
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from app import runs, state
-from app.pages.opened import Opened
 from app.text import markup
+from app.views.opened import Opened
 
 
 def show(opened: Opened) -> None:

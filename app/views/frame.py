@@ -6,9 +6,9 @@ import streamlit as st
 
 from app import resources, runs
 from app.arguments import Arguments
-from app.pages import opening, sidebar
-from app.pages.opened import Opened
 from app.screen import parts
+from app.views import opening, sidebar
+from app.views.opened import Opened
 
 
 def show(arguments: Arguments) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.pages import prompt, study
-from app.pages.opened import Opened
 from app.panels import example, example_table, study_figures
 from app.screen import parts
 from app.text import markup
+from app.views import prompt, study
+from app.views.opened import Opened
 
 
 def show(opened: Opened) -> None:

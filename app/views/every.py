@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.pages import circuit, examples, prompt, start, study
-from app.pages.opened import Opened
+from app.views import circuit, examples, prompt, start, study
+from app.views.opened import Opened
 
 __all__ = ["PAGES", "Kind"]
 

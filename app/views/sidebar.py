@@ -5,10 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from app import runs, state
-from app.pages.every import PAGES, Kind
-from app.pages.opened import Opened
 from app.screen import follow
 from app.text import markup
+from app.views.every import PAGES, Kind
+from app.views.opened import Opened
 from interp.figures.drawing import theme
 
 
@@ -19,9 +19,8 @@ def brand() -> None:
 def pages(opened: Opened) -> Kind:
     """The list of pages; returns the one that is shown."""
     by_name = {kind.name: kind for kind in PAGES}
-    usual = "start" if opened.source is None else "examples"
-    wanted = state.view().page or usual
-    chosen = by_name.get(wanted, by_name[usual])
+    usual = opened.usual_page
+    chosen = by_name[state.view().page or usual]
 
     def changed() -> None:
         name = st.session_state["page"]

@@ -72,6 +72,14 @@ class Opened:
         table = None if examples is None else self.run.table(examples.table)
         return None if examples is None or table is None else (examples, table)
 
+    @property
+    def usual_page(self) -> str:
+        """The page that is shown where none is asked for."""
+        if self.source is None:
+            return "start"
+        without = self.run is not None and self.examples is None
+        return "study" if without else "examples"
+
     @functools.cached_property
     def shown(self) -> Shown | None:
         """The examples with the model that they are asked of, as far as it can be loaded."""

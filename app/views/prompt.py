@@ -10,13 +10,13 @@ import xarray as xr
 from app import resources, state
 from app.compute import pairs
 from app.compute.engine import ModelSpec
-from app.pages.opened import Opened
 from app.panels import circuit, patching
 from app.panels import lens as lens_panel
 from app.screen import live, parts
 from app.screen.shown import brought
 from app.selection import SITES, Ask
 from app.text import markup, snippets
+from app.views.opened import Opened
 from cache.errors import ObverseError
 from experiments.explorer import Pair, Way
 from interp.figures.drawing import theme
