@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from app.compute.carrying import Carried
     from app.compute.circuits import Measured
     from app.compute.refining import Refined
     from interp.model.model import Model
@@ -197,6 +198,30 @@ class Engine:
         key = ("patch", pair, site, layer, label, head)
         with self._turn(replaced):
             return self._compute(spec, key, run)
+
+    def carry(
+        self,
+        spec: ModelSpec,
+        source: Pair,
+        target: Pair,
+        layer: int,
+        read: tuple[int, int],
+        written: int,
+        *,
+        replaced: Callable[[], bool] = lambda: False,
+    ) -> Carried:
+        """A vector of one question put into another one; see `app.compute.carrying`.
+
+        Raises:
+            Replaced: it was not wanted any more, and was not run.
+        """
+        from app.compute.carrying import carried
+
+        key = ("carry", source, target, layer, read, written)
+        with self._turn(replaced):
+            return self._compute(
+                spec, key, lambda model: carried(model, source, target, layer, read, written)
+            )
 
     def pair(
         self,

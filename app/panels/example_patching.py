@@ -12,7 +12,7 @@ import xarray as xr
 from app import resources, state
 from app.compute import pairs
 from app.compute.refining import Refined
-from app.panels import circuit, patching
+from app.panels import both_ways, circuit, patching
 from app.screen import live, parts
 from app.screen.shown import Shown
 from app.selection import SITES
@@ -96,6 +96,56 @@ def _draw(
                 patching.show(one, shown.spec, value, limit, width=parts.width(len(ways)))
             if way in refining:
                 live.progress(refining[way])
+    _contrast(shown, example, site, group, refining)
+
+
+def _contrast(
+    shown: Shown,
+    example: int,
+    site: str,
+    group: str | None,
+    refining: Mapping[Way, live.Refining],
+) -> None:
+    """The first two ways on one axis, where both have been patched."""
+    if site_kind(site).per_head or len(shown.examples.ways) < 2:
+        return
+    found = [_side(shown, example, site, way, group, refining) for way in shown.examples.ways[:2]]
+    first, second = found
+    if first is None or second is None:
+        return
+    code = ""
+    if group is not None and shown.run is not None:
+        names = _name(shown, site, first.way), _name(shown, site, second.way)
+        kind = shown.examples.group, group
+        code = snippets.run_contrast(shown.run.record.path, names, kind, shown.examples.key)
+    elif shown.spec is not None and first.pair is not None and second.pair is not None:
+        code = snippets.contrast(shown.spec, [first.pair, second.pair], site)
+    key = shown.examples.key if group is not None else None
+    both_ways.show(shown.spec, first, second, key=key, code=code, width=parts.HALF)
+
+
+def _side(
+    shown: Shown,
+    example: int,
+    site: str,
+    way: Way,
+    group: str | None,
+    refining: Mapping[Way, live.Refining],
+) -> both_ways.Side | None:
+    if group is not None:
+        result = _map(shown, site, way)
+        if result is None:
+            return None
+        chosen = result.isel(example=_of_group(shown, group, way))
+        return both_ways.Side(way, chosen, None) if chosen.sizes["example"] else None
+    pair = None
+    with contextlib.suppress(ObverseError):  # what is wrong stands where its map would be
+        pair = _pair(shown, example, way)
+    stored = _stored(shown, example, site, way)
+    if stored is not None:
+        return both_ways.Side(way, stored[0].isel(example=[stored[1]]), pair)
+    refined = refining[way].refined if way in refining else None
+    return None if refined is None else both_ways.Side(way, refined.result, pair)
 
 
 def _refining(shown: Shown, example: int, site: str, way: Way) -> live.Refining | None:

@@ -61,6 +61,32 @@ def lens(layer: int, position: int, read: str, best: str, p: float, rank: int | 
     return f"{said}; the answer’s first token is at rank {numbers.rank(rank)}."
 
 
+def carried(
+    layer: int,
+    read: str,
+    written: str,
+    ways: tuple[str, str],
+    answer: str,
+    ranks: tuple[int, int, int],
+) -> str:
+    """What a vector does that is carried from one question into another.
+
+    Args:
+        layer: of the block that it stands before.
+        read, written: the token it is read at, and the one it is put at.
+        ways: titles of the way that it is read in, and of the way that it is put into.
+        ranks: of the answer's first token, from 0: without it, with it, and with the one of another
+            example.
+    """
+    before, after, control = (numbers.rank(rank) for rank in ranks)
+    moved = "stays at" if ranks[0] == ranks[1] else f"goes from rank {before} to"
+    return (
+        f"{ways[0]}, what stands at {token(read)} before block {layer}, put at {token(written)} of "
+        f"the question {ways[1].lower()}: its answer {token(answer)} {moved} rank {after}; with "
+        f"the vector of another example it is at rank {control}. One example, so no more than that."
+    )
+
+
 def patch(
     site: str,
     layer: int,

@@ -76,6 +76,36 @@ def patching(model: ModelSpec, pair: Pair, site: str, settings: Mapping[str, Any
     )
 
 
+def contrast(model: ModelSpec, pairs: Sequence[Pair], site: str) -> str:
+    """The difference of two patching maps, each of one pair."""
+    lines = []
+    for name, pair in zip(("first", "second"), pairs, strict=True):
+        lines += [*_pairs([pair]), f"{name} = sweep(model, pairs, site={site!r})"]
+    return _lines(
+        "from interp import PromptPairs, load_model",
+        "from interp.figures import contrast_map",
+        "from interp.patching import sweep",
+        "",
+        _load(model),
+        *lines,
+        "contrast_map(first, second).show()",
+    )
+
+
+def run_contrast(run: Path, results: tuple[str, str], group: tuple[str, str], key: str) -> str:
+    """The difference of two stored maps, over the examples of one group."""
+    return _lines(
+        "from experiments.records import RunRecord",
+        "from interp.figures import contrast_map",
+        "",
+        f"run = RunRecord.open({run.as_posix()!r})",
+        f"first, second = run.dataset({results[0]!r}), run.dataset({results[1]!r})",
+        f"first = {_chosen('first', group)}",
+        f"second = {_chosen('second', group)}",
+        f"contrast_map(first, second, key={key!r}).show()",
+    )
+
+
 def circuit(model: ModelSpec, pairs: Sequence[Pair], n_edges: int) -> str:
     """A circuit map of some pairs, and what the circuit does when it is run."""
     scored, run = halves(tuple(pairs))

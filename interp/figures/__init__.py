@@ -5,6 +5,7 @@ from interp.figures.attention import head_score_grid, pattern_map
 from interp.figures.attribution import attribution_map
 from interp.figures.circuit import circuit_map
 from interp.figures.comparison import difference_map, spectrum_lines
+from interp.figures.contrast import contrast_map
 from interp.figures.doses import dose_lines
 from interp.figures.facts import direction_scatter
 from interp.figures.faithfulness import faithfulness_lines
@@ -25,6 +26,7 @@ __all__ = [
     "attribution_map",
     "back_patching_map",
     "circuit_map",
+    "contrast_map",
     "difference_map",
     "direction_scatter",
     "dose_lines",

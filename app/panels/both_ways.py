@@ -1,0 +1,145 @@
+"""Two ways of asking on one axis of named places, and a vector carried from one to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import xarray as xr
+
+from app import resources, state
+from app.compute.carrying import Carried
+from app.compute.engine import ModelSpec
+from app.screen import follow, parts
+from app.selection import Cell
+from app.text import markup, sentences
+from cache.errors import ObverseError
+from experiments.explorer import Pair, Way
+from interp.errors import SiteError
+from interp.figures import contrast_map
+from interp.figures.contrast import shared_places
+from interp.figures.drawing import theme
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way of asking.
+
+    Attributes:
+        way: which.
+        result: a patching map by position, of one example or of several.
+        pair: the example's pair; None where the map is of several.
+    """
+
+    way: Way
+    result: xr.Dataset
+    pair: Pair | None
+
+
+def show(
+    spec: ModelSpec | None, first: Side, second: Side, *, key: str | None, code: str, width: int
+) -> None:
+    """Where the first way moves its answer more than the second does; and, of one example, the
+    vector at the chosen cell carried over.
+
+    Args:
+        key: the coordinate that numbers examples; None for maps of one.
+        code: Python that makes the figure.
+    """
+    name = f"contrast-{first.result.attrs['site']}"
+    try:
+        places = shared_places(first.result, second.result)
+    except SiteError as error:
+        parts.html(markup.hint(str(error)))
+        return
+    titles = [side.way.title.lower() for side in (first, second)]
+    parts.html(
+        markup.heading(
+            f"{first.way.title} minus {titles[1]}",
+            "By how much more a patch moves the answer, place by place; prompts of unequal length "
+            "are aligned by what their tokens are.",
+        )
+    )
+    parts.figure(
+        contrast_map(first.result, second.result, key=key, width=width).update_layout(
+            dragmode="zoom"
+        ),
+        name,
+        data=lambda: table(first, second),
+        code=code,
+        alt=f"By how much more patches move the answer when {titles[0]} than when {titles[1]}",
+        below=lambda: markup.hint(
+            "Click a cell of one of the maps above: what stands there is carried into the other "
+            "question."
+            if first.pair is not None
+            else ""
+        ),
+    )
+    if spec is not None and first.pair is not None and second.pair is not None:
+        sides = {side.way.name: side for side in (first, second)}
+        follow.words(f"{name}-carried", lambda: _carried(spec, sides, places))
+
+
+def _carried(spec: ModelSpec, sides: Mapping[str, Side], places: list[str]) -> str:
+    """What the vector at the chosen cell does in the other question."""
+    cell = state.view().cell
+    if cell is None or cell.position is None or cell.way not in sides:
+        return ""
+    here = sides[cell.way]
+    there = next(side for name, side in sides.items() if name != cell.way)
+    try:
+        return _told(spec, here, there, cell, places)
+    except ObverseError as error:
+        return markup.hint(str(error))
+
+
+def _told(spec: ModelSpec, here: Side, there: Side, cell: Cell, places: list[str]) -> str:
+    engine = resources.engine()
+    if here.pair is None or there.pair is None or cell.position is None:
+        return ""
+    source, target = engine.aligned(spec, here.pair), engine.aligned(spec, there.pair)
+    label = next((label for label, at in source.slots.items() if at == cell.position), None)
+    if label is None or label not in target.slots or label not in places:
+        return markup.hint(
+            f"{there.way.title}, no token stands for {sentences.token(source.clean[cell.position])}"
+            ": nothing can be carried over."
+        )
+    read, written = source.places[label], target.slots[label]
+    found = engine.carry(
+        spec, here.pair, there.pair, cell.layer, read, written, replaced=follow.replaced
+    )
+    said = sentences.carried(
+        cell.layer,
+        source.clean[read[0]],
+        target.clean[written],
+        (here.way.title, there.way.title),
+        there.pair.answer,
+        (found.before, found.after, found.control),
+    )
+    return markup.sentence(said) + _tokens(found, there.pair)
+
+
+def _tokens(found: Carried, pair: Pair) -> str:
+    pieces = [
+        markup.next_tokens(
+            [token for token, _ in found.tokens[name]],
+            [p for _, p in found.tokens[name]],
+            colour=colour,
+            heading=heading,
+        )
+        for name, heading, colour in (
+            ("before", f"as it is: {pair.clean}", theme.MUTED),
+            ("after", "with what was carried over", theme.OKABE_ITO[2]),
+        )
+    ]
+    return f'<div class="ob-two"><div>{pieces[0]}</div><div>{pieces[1]}</div></div>'
+
+
+def table(first: Side, second: Side) -> pd.DataFrame:
+    """Both maps' numbers, a row for each way, example and cell."""
+    frames = []
+    for side in (first, second):
+        frame = side.result.to_dataframe().reset_index()
+        frames.append(frame[frame["patched"].notna()].assign(asked=side.way.name))
+    return pd.concat(frames, ignore_index=True)
