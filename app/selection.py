@@ -17,6 +17,7 @@ PAGES = ("start", "study", "examples", "circuit", "prompt")
 """Names of pages, as links tell them."""
 
 _WAY = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
+_NODE = re.compile(r"(a[0-9]{1,4}\.h[0-9]{1,5}|m[0-9]{1,4})\Z")
 _NUMBER = re.compile(r"[0-9]{1,6}\Z")
 LONGEST_TEXT = 2000
 """Characters of each typed text; an address could not hold more."""
@@ -49,6 +50,21 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A component in a circuit.
+
+    Attributes:
+        way: the way of asking whose circuit it is in.
+        name: "a1.h3" or "m2".
+        position: index of the position label at which it writes; -1 where none is known.
+    """
+
+    way: str
+    name: str
+    position: int
+
+
+@dataclass(frozen=True)
 class Ask:
     """The user's own prompts."""
 
@@ -64,7 +80,8 @@ class View:
 
     Attributes:
         page: one of `PAGES`; None for the usual one of what is open.
-        edges: how many edges the circuits have; None where none are looked for.
+        edges: how many edges the circuits have; None where nobody has chosen.
+        node: the component of a circuit that is opened.
     """
 
     source: Source | None = None
@@ -74,6 +91,7 @@ class View:
     cell: Cell | None = None
     ask: Ask | None = None
     edges: int | None = None
+    node: Node | None = None
 
 
 def to_query(view: View) -> dict[str, str]:
@@ -96,6 +114,8 @@ def to_query(view: View) -> dict[str, str]:
                 query[name] = str(index)
     if view.edges is not None:
         query["edges"] = str(view.edges)
+    if view.node is not None:
+        query["node"] = f"{view.node.way} {view.node.name} {view.node.position}"
     texts = {} if view.ask is None else asdict(view.ask)
     if all(len(text) <= LONGEST_TEXT for text in texts.values()):
         query |= texts
@@ -118,6 +138,10 @@ def from_query(query: Mapping[str, str]) -> View:
     way = query.get("way", "")
     if _WAY.match(way) and layer is not None:
         view = replace(view, cell=Cell(way, layer, position, head))
+    way, _, rest = query.get("node", "").partition(" ")
+    name, _, place = rest.partition(" ")
+    told = {"way": way, "node": name, "position": _signed(place)}
+    view = replace(view, node=node_of(told))
     texts = [query.get(name, "") for name in ("clean", "corrupt", "answer", "foil")]
     if any(texts) and all(len(text) <= LONGEST_TEXT for text in texts):
         view = replace(view, ask=Ask(*texts))
@@ -137,6 +161,20 @@ def clicked(told: object) -> tuple[str, tuple[int, int]] | None:
     if not all(type(n) in (int, float) and 0 <= n < 1e6 for n in cell):
         return None
     return name, (int(cell[0]), int(cell[1]))
+
+
+def node_of(told: object) -> Node | None:
+    """The component that a circuit's drawing or a link tells; None where it makes no sense."""
+    if not isinstance(told, Mapping):
+        return None
+    way, name, position = (told.get(key) for key in ("way", "node", "position"))
+    if not isinstance(way, str) or not _WAY.match(way):
+        return None
+    if not isinstance(name, str) or not _NODE.match(name):
+        return None
+    if not isinstance(position, int | float) or isinstance(position, bool):
+        return None
+    return Node(way, name, int(position)) if -1 <= position < 1e6 else None
 
 
 def clicked_one(event: Mapping[str, Any] | None) -> int | None:
@@ -167,6 +205,10 @@ def column_of(labels: Sequence[str], slots: Mapping[str, int], position: int) ->
     return next(
         (column for column, label in enumerate(labels) if slots.get(label) == position), None
     )
+
+
+def _signed(text: str) -> int | None:
+    return -1 if text == "-1" else _number(text)
 
 
 def _number(text: str | None) -> int | None:

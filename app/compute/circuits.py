@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from experiments.explorer import Pair
+    from experiments.reporter import Progress
     from interp.circuits import Circuit
     from interp.model.model import Model
     from interp.prompts.pairs import PromptPairs
@@ -93,6 +94,44 @@ def measured(model: Model, pairs: PromptPairs, scores: xr.Dataset, n_edges: int)
         tuple(others),
         (float(low), float(high)),
     )
+
+
+_ENOUGH = 0.8
+
+
+def curve(
+    model: Model, pairs: PromptPairs, scores: xr.Dataset, progress: Progress | None = None
+) -> xr.Dataset | None:
+    """Faithfulness of circuits of every size; None where the model without any edge does as well.
+
+    Args:
+        pairs: others than those that the edges were scored on.
+    """
+    from interp.circuits import faithfulness_curve
+    from interp.components.graph import Graph
+    from interp.errors import MetricError
+
+    n = Graph.from_attrs(scores.attrs).n_edges
+    shares = sorted({size / n for size in sizes(n)} | {1.0})
+    try:
+        return faithfulness_curve(
+            model,
+            pairs,
+            scores,
+            fractions=shares,
+            choice="greedy",
+            n_random=2,
+            n_resampled=0,
+            progress=progress,
+        )
+    except MetricError:
+        return None
+
+
+def enough(curve: xr.Dataset) -> int | None:
+    """The edges of the smallest circuit that does four fifths of what the whole model does."""
+    reached = np.nonzero(curve["f"].values >= _ENOUGH)[0]
+    return int(curve["n_edges"].values[reached[0]]) if len(reached) else None
 
 
 def sizes(n_edges: int) -> list[int]:

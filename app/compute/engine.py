@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from app.compute.carrying import Carried
     from app.compute.circuits import Measured
     from app.compute.refining import Refined
+    from app.compute.writing import Written
     from interp.model.model import Model
 
 T = TypeVar("T")
@@ -278,6 +279,46 @@ class Engine:
             spec,
             ("circuit", pairs, n_edges),
             lambda model: measured(model, build(model, run), scores, n_edges),
+        )
+
+    def patterns(self, spec: ModelSpec, prompt: str, layer: int) -> xr.Dataset:
+        """The attention of all heads of a layer on one prompt, also weighted by what is moved.
+
+        Raises:
+            SiteError, ModelError: the model does not show it.
+        """
+        from interp.attention.patterns import attention_patterns
+
+        return self._compute(
+            spec,
+            ("patterns", prompt, layer),
+            lambda model: attention_patterns(model, [prompt], layers=[layer], weighted=True),
+        )
+
+    def written(
+        self, spec: ModelSpec, pair: Pair, layer: int, head: int | None
+    ) -> dict[str, Written]:
+        """What a head or an MLP (no head) writes at the end of a pair's prompts; see
+        `app.compute.writing`."""
+        from app.compute.writing import written
+
+        return self._compute(
+            spec,
+            ("written", pair, layer, head),
+            lambda model: written(model, pair, layer, head),
+        )
+
+    def curve(
+        self, spec: ModelSpec, pairs: tuple[Pair, ...], progress: Progress | None = None
+    ) -> xr.Dataset | None:
+        """Faithfulness of circuits of every size, on the half of the pairs that their edges were
+        not scored on; None where no share could be told of it at all."""
+        from app.compute.circuits import curve, halves
+
+        scored, run = halves(pairs)
+        scores = self.edges(spec, scored)
+        return self._compute(
+            spec, ("curve", pairs), lambda model: curve(model, build(model, run), scores, progress)
         )
 
     def examples(

@@ -7,26 +7,40 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import streamlit as st
+import xarray as xr
 
 from app import resources, state
 from app.compute import circuits
 from app.compute.circuits import Measured
 from app.compute.engine import ModelSpec
+from app.panels import circuit_graph
 from app.screen import parts
+from app.selection import node_of
 from app.text import markup, sentences, snippets
 from experiments.explorer import Pair, Way
 from interp.errors import ModelError
-from interp.figures import circuit_map
-from interp.figures.circuit import largest_score
+from interp.figures import faithfulness_lines
 from interp.figures.drawing import theme
 
 
+def toggled(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]], *, width: int) -> None:
+    """The circuits, only where they are wanted: at the foot of a page about something else."""
+
+    def changed() -> None:
+        state.change(edges=circuits.USUAL if st.session_state["circuit"] else None)
+
+    st.session_state["circuit"] = state.view().edges is not None
+    st.toggle("Find the circuit", key="circuit", on_change=changed)
+    if state.view().edges is not None:
+        show(spec, pairs, width=width)
+
+
 def show(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]], *, width: int) -> None:
-    """A map for each way of asking, with a slider for their size; only where it is wanted.
+    """A circuit for each way of asking, side by side, with what it does when it is run alone.
 
     Args:
         pairs: those whose circuit is looked for, by way.
-        width: px of each map.
+        width: px of each.
     """
     parts.html(
         markup.heading(
@@ -35,33 +49,82 @@ def show(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]], *, width: int) 
             "(EAP-IG); what the circuit does is measured: all other edges carry the corrupted run.",
         )
     )
-    _toggle()
-    wanted = state.view().edges
-    if wanted is None:
-        return
     found: dict[Way, Measured] = {}
     try:
         n_all = _score(spec, pairs)
-        n_edges = _slider(wanted, circuits.sizes(n_all))
+        allowed = circuits.sizes(n_all)
+        curves = _curves(spec, pairs)
+        n_edges = _slider(_size(curves, allowed), allowed)
         for way, some in pairs.items():
             found[way] = resources.engine().circuit(spec, some, n_edges)
     except ModelError as error:
         parts.html(markup.hint(str(error)))
         return
-    # On scales of their own, a circuit of noise would look like one that carries something.
-    limit = max(largest_score(one.circuit) for one in found.values())
+    drawn = circuit_graph.graphs(
+        {way: one.circuit for way, one in found.items()},
+        width=width,
+        # What could be noise must not look like a finding.
+        grey={way.name: not one.effect.clear for way, one in found.items()},
+    )
+    circuit_graph.show(drawn, _marks(spec, pairs), _opened)
     for (way, one), column in zip(found.items(), st.columns(len(found), gap="large"), strict=True):
         with column:
             parts.html(markup.way(way.title, way.colour))
-            _one(spec, way, one, pairs[way], n_edges, limit, width)
+            _one(spec, way, one, pairs[way], n_edges)
+            if way in curves:
+                _curve(spec, way, curves[way], pairs[way])
 
 
-def _toggle() -> None:
-    def changed() -> None:
-        state.change(edges=circuits.USUAL if st.session_state["circuit"] else None)
+def _size(curves: Mapping[Way, xr.Dataset], allowed: list[int]) -> int:
+    """The chosen size; else the smallest circuit that does four fifths of what the model does."""
+    wanted = state.view().edges
+    if wanted is not None:
+        return wanted
+    sizes = [size for curve in curves.values() if (size := circuits.enough(curve)) is not None]
+    return max(sizes, default=circuits.USUAL)
 
-    st.session_state["circuit"] = state.view().edges is not None
-    st.toggle("Find the circuit", key="circuit", on_change=changed)
+
+def _curves(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]]) -> dict[Way, xr.Dataset]:
+    """Faithfulness at every size, of the ways with pairs that the edges were not scored on."""
+    found = {}
+    for way, some in pairs.items():
+        if circuits.halves(some)[0] == some:
+            continue
+        with resources.progress("Measuring circuits of every size") as tell:
+            curve = resources.engine().curve(spec, some, tell)
+        if curve is not None:
+            found[way] = curve
+    return found
+
+
+def _curve(spec: ModelSpec, way: Way, curve: xr.Dataset, pairs: tuple[Pair, ...]) -> None:
+    parts.figure(
+        faithfulness_lines(curve),
+        f"faithfulness-{way.name}",
+        data=lambda: curve[["f", "f_low", "f_high", "complement"]].to_dataframe().reset_index(),
+        code=snippets.faithfulness(spec, pairs),
+        alt=f"Measured faithfulness of circuits of every size, {way.title.lower()}",
+    )
+
+
+def _marks(
+    spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]]
+) -> dict[str, dict[str, int | str]]:
+    """The chosen patching cell, as far as the circuit is of the same prompt."""
+    cell = state.view().cell
+    for way, some in pairs.items():
+        if cell is None or cell.position is None or cell.way != way.name:
+            continue
+        slots = resources.engine().aligned(spec, some[0]).slots
+        label = next((label for label, at in slots.items() if at == cell.position), None)
+        if label is not None:
+            return {way.name: {"layer": cell.layer, "label": theme.visible(label)}}
+    return {}
+
+
+def _opened(told: Mapping[str, object] | None) -> None:
+    """A node was opened, or closed."""
+    state.change(node=node_of(told))
 
 
 def _slider(wanted: int, allowed: list[int]) -> int:
@@ -92,8 +155,6 @@ def _one(
     one: Measured,
     pairs: tuple[Pair, ...],
     n_edges: int,
-    limit: float,
-    width: int,
 ) -> None:
     circuit, random = one.circuit, [one.share(value) for value in one.random]
     said = sentences.circuit(
@@ -105,17 +166,7 @@ def _one(
         interval=one.interval,
         reason=one.effect.reason,
     )
-    drawn = circuit_map(circuit, limit=limit, width=width)
-    if not one.effect.clear:  # what could be noise must not look like a finding
-        drawn.update_layout(plot_bgcolor=theme.EMPTY)
-    parts.figure(
-        drawn,
-        f"circuit-{way.name}",
-        data=lambda: table(one),
-        code=snippets.circuit(spec, pairs, n_edges),
-        alt=f"Circuit of {len(circuit)} edges, {way.title.lower()}",
-        below=lambda: markup.sentence(said),
-    )
+    parts.html(markup.sentence(said))
     unit = str(circuit.settings["unit"])
     mean = sum(one.random) / len(one.random)
     rows = [
@@ -138,6 +189,7 @@ def _one(
     if n > 1:
         seen = "that its edges were not scored on" if one.unseen else "on which it was also found"
         which = f"means over {n} pairs {seen}"
+    parts.export(f"circuit-{way.name}", lambda: table(one), snippets.circuit(spec, pairs, n_edges))
     told = "Measured faithfulness, and the" if one.effect.clear else "The"
     parts.html(markup.hint(f"{told} {metric(one)}; {which}."))
 

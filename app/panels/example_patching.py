@@ -12,7 +12,7 @@ import xarray as xr
 from app import resources, state
 from app.compute import pairs
 from app.compute.refining import Refined
-from app.panels import both_ways, circuit, patching
+from app.panels import both_ways, circuit, node, patching
 from app.screen import live, parts
 from app.screen.shown import Shown
 from app.selection import SITES
@@ -242,7 +242,9 @@ def circuits(shown: Shown, example: int) -> None:
         return
     kind = shown.group(example)
     n = max(len(_of_group(shown, kind, way)) for way in shown.examples.ways)
-    mean = patching.which(f"This {shown.examples.one}", _many(shown, n))
+    # Of a single pair no share can be told, so that its circuit shows little.
+    many = _many(shown, n)
+    mean = patching.which(f"This {shown.examples.one}", many, usual="mean")
     group = kind if mean else None
     found: dict[Way, tuple[Pair, ...]] = {}
     for way in shown.examples.ways:
@@ -256,6 +258,7 @@ def circuits(shown: Shown, example: int) -> None:
             found[way] = some
     if found:
         circuit.show(shown.spec, found, width=parts.width(len(shown.examples.ways)))
+        node.show(shown.spec, found)
 
 
 def _many(shown: Shown, n: int) -> str | None:

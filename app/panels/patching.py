@@ -265,20 +265,22 @@ def controls(one: str = "", mean: str | None = None) -> tuple[bool, str]:
     return of, str(value or "change")
 
 
-def which(one: str, mean: str | None) -> bool:
+def which(one: str, mean: str | None, usual: str = "one") -> bool:
     """Whether the mean over examples is wanted.
 
     Args:
         one, mean: names of the two choices; no choice where there is no mean.
+        usual: which of them is taken where nobody has chosen.
     """
     if mean is None:
         return False
+    key = "patch-of" if usual == "one" else "circuit-of"
     of = st.segmented_control(
         "Of",
         ["one", "mean"],
-        default="one",
+        default=usual,
         format_func={"one": one, "mean": mean}.__getitem__,
-        key="patch-of",
+        key=key,
         label_visibility="collapsed",
         required=True,
     )

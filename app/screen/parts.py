@@ -87,10 +87,11 @@ def figure(
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
         with st.container():
             follow.words(f"{name}-below", below or str)
-        _export(name, data, code)
+        export(name, data, code)
 
 
-def _export(name: str, data: Callable[[], pd.DataFrame], code: str) -> None:
+def export(name: str, data: Callable[[], pd.DataFrame], code: str) -> None:
+    """The numbers behind something as CSV, and the Python that makes it."""
     with st.popover("Data and code", type="tertiary", icon=":material/download:"):
         st.download_button(
             "Download CSV",

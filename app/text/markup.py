@@ -58,6 +58,11 @@ CSS = f"""
   gap: 0 10px; font-size: 13px; line-height: 22px; align-items: center; }}
 .ob-shares .n {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .ob-shares .m {{ color: {theme.MUTED}; }}
+.ob-written {{ display: grid; grid-template-columns: minmax(60px, 160px) 60px; gap: 0 10px;
+  font-size: 13px; line-height: 21px; }}
+.ob-written .t {{ font-family: {theme.MONO}; white-space: pre; overflow: hidden;
+  text-overflow: ellipsis; }}
+.ob-written .p {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .ob-two {{ display: grid; grid-template-columns: 1fr 1fr; gap: 18px; margin: 4px 0 8px; }}
 .ob-two > div {{ min-width: 0; }}
 [class*="st-key-figure-"] {{ overflow-x: auto; }}

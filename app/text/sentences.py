@@ -87,6 +87,14 @@ def carried(
     )
 
 
+def written(share: float, whole: float, answer: str, foil: str, among: int) -> str:
+    """What a component adds to the answer's logit minus the foil's, of how much."""
+    return (
+        f"Of the logit difference of {token(answer)} and {token(foil)}, {number(whole)}, it writes "
+        f"{number(share)} directly. Tokens are the highest of {among:,}."
+    )
+
+
 def patch(
     site: str,
     layer: int,

@@ -126,6 +126,37 @@ def circuit(model: ModelSpec, pairs: Sequence[Pair], n_edges: int) -> str:
     )
 
 
+def faithfulness(model: ModelSpec, pairs: Sequence[Pair]) -> str:
+    """Faithfulness of circuits of every size, on pairs that their edges were not scored on."""
+    scored, run = halves(tuple(pairs))
+    return _lines(
+        "from interp import PromptPairs, load_model",
+        "from interp.circuits import attribute_edges, faithfulness_curve",
+        "from interp.figures import faithfulness_lines",
+        "",
+        _load(model),
+        *_pairs(scored),
+        "",
+        *_pairs(run, "others"),
+        "",
+        'scores = attribute_edges(model, pairs, method="eap-ig", by="position")',
+        'curve = faithfulness_curve(model, others, scores, choice="greedy")',
+        "faithfulness_lines(curve).show()",
+    )
+
+
+def attention(model: ModelSpec, prompt: str, layer: int, head: int, value: str) -> str:
+    """One head's pattern on one prompt."""
+    return _lines(
+        "from interp import attention_patterns, load_model",
+        "from interp.figures import pattern_map",
+        "",
+        _load(model),
+        f"patterns = attention_patterns(model, [{prompt!r}], layers=[{layer}], weighted=True)",
+        f"pattern_map(patterns, {layer}, {head}, value={value!r}).show()",
+    )
+
+
 def run_patching(
     run: Path, name: str, group: tuple[str, str] | None, settings: Mapping[str, Any]
 ) -> str:

@@ -149,7 +149,7 @@ def _patching(spec: ModelSpec, pair: Pair) -> None:
         with tab:
             refining = live.refine(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}")
             live.draw([refining], functools.partial(_map, spec, pair, site, value, refining))
-    circuit.show(spec, {_BOTH: (pair,)}, width=parts.WHOLE)
+    circuit.toggled(spec, {_BOTH: (pair,)}, width=parts.WHOLE)
 
 
 def _map(spec: ModelSpec, pair: Pair, site: str, value: str, refining: live.Refining) -> None:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from cache.arguments import typed
 from interp.figures.drawing import grid, theme
-from interp.figures.drawing.layout import Layout, Place, Points, curves, lay_out
+from interp.figures.drawing.layout import Arc, Layout, Place, Points, curves, lay_out
 
 if TYPE_CHECKING:
     from interp.circuits.circuit import Circuit
@@ -99,6 +99,23 @@ def largest_score(circuit: Circuit) -> float:
     return float(np.nan_to_num(np.abs(circuit.scores[circuit.included])).max(initial=0.0))
 
 
+def edge_colour(score: float) -> str:
+    """Of an edge that supports the answer, opposes it, or has no score."""
+    if not np.isfinite(score):
+        return _UNSCORED
+    return _SUPPORTS if score >= 0 else _OPPOSES
+
+
+def edge_words(arc: Arc, circuit: Circuit) -> list[str]:
+    """What an edge is, in lines of plain text: who reads whom, how much, and where."""
+    unit = str(circuit.settings.get("unit", ""))
+    lines = [f"{arc.source[0]} → {arc.destination}"]
+    lines.append(f"{_number(arc.score)} {unit}, {_READERS[arc.reader]}")
+    if circuit.positions and arc.position >= 0:
+        lines.append(f"at {theme.shorten(theme.visible(circuit.positions[arc.position]), 40)}")
+    return lines
+
+
 def _lines(layout: Layout, paths: Sequence[Points], limit: float) -> list[go.Scatter]:
     """Edges of one look share a trace, the weakest at the back."""
     looks: dict[tuple[float, str, str], list[Points]] = defaultdict(list)
@@ -107,7 +124,7 @@ def _lines(layout: Layout, paths: Sequence[Points], limit: float) -> list[go.Sca
         # Eight steps of width can be told apart, and keep the number of traces small.
         share = min(1.0, abs(arc.score) / limit) if limit and np.isfinite(arc.score) else 0.0
         step = float(np.ceil(share * 8) / 8)
-        looks[step, _colour(arc.score), _DASHES.get(arc.reader, "solid")] += [curve, gap]
+        looks[step, edge_colour(arc.score), _DASHES.get(arc.reader, "solid")] += [curve, gap]
     traces = []
     for (step, colour, dash), pieces in sorted(looks.items(), key=lambda look: look[0][0]):
         points = np.concatenate(pieces)
@@ -126,23 +143,12 @@ def _lines(layout: Layout, paths: Sequence[Points], limit: float) -> list[go.Sca
     return traces
 
 
-def _colour(score: float) -> str:
-    if not np.isfinite(score):
-        return _UNSCORED
-    return _SUPPORTS if score >= 0 else _OPPOSES
-
-
 def _edge_targets(layout: Layout, paths: Sequence[Points], circuit: Circuit) -> go.Scatter:
     """Invisible points along the edges, that tell what each one is."""
-    unit = theme.escape(circuit.settings.get("unit", ""))
     x, y, text = [], [], []
     for arc, curve in zip(layout.arcs, paths, strict=True):
-        lines = [
-            f"<b>{theme.escape(arc.source[0])} → {theme.escape(arc.destination)}</b>",
-            f"{_number(arc.score)} {unit}, {_READERS[arc.reader]}",
-        ]
-        if layout.by_position:
-            lines.append(f"at {theme.shown(circuit.positions[arc.position], 40)}")
+        first, *others = (theme.escape(line) for line in edge_words(arc, circuit))
+        lines = [f"<b>{first}</b>", *others]
         for point in curve[4:-4:4]:
             x.append(round(float(point[0]), 3))
             y.append(round(float(point[1]), 3))

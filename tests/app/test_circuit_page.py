@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app.selection import Node
 from experiments.records import RunRecord
 from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of
@@ -15,22 +17,37 @@ pytestmark = pytest.mark.slow
 
 def test_circuits_are_found_when_they_are_wanted(open_page: Open, record: RunRecord) -> None:
     page = open_page(root_of(record), query={"page": "circuit"})
-    assert "edges do" not in html(page)
-    page.toggle(key="circuit").set_value(True).run()
     assert_fine(page)
-    assert len(page.get("plotly_chart")) == 2
-    assert page.query_params["edges"] == "40"
+    assert "means over 2 pairs" in html(page)
+    assert page.select_slider(key="edges").value == 40
     page.select_slider(key="edges").set_value(15).run()
     assert_fine(page)
     assert page.query_params["edges"] == "15"
-    assert "this pair only" in html(page)
-    page.session_state["patch-of"] = "mean"
+    page.session_state["circuit-of"] = "one"
     page.run()
     assert_fine(page)
-    assert "means over 2 pairs" in html(page)
-    page.toggle(key="circuit").set_value(False).run()
-    assert "edges" not in page.query_params
+    assert "this pair only" in html(page)
+
+
+def test_an_opened_node_shows_what_it_attends_to_and_writes(
+    open_page: Open, record: RunRecord
+) -> None:
+    query = {"page": "circuit", "example": "0", "node": "forward a1.h1 -1"}
+    page = open_page(root_of(record), query=query)
+    assert_fine(page)
+    assert "Head 1 of layer 1" in html(page)
+    assert len(page.get("plotly_chart")) == 2  # the clean and the corrupted prompt
+    assert "what it writes raises most" in html(page)
+    page.segmented_control(key="attention-value").set_value("moved").run()
+    assert_fine(page)
+    page.session_state["view"] = replace(page.session_state["view"], node=Node("forward", "m0", -1))
+    page.run()
+    assert_fine(page)
+    assert "MLP of layer 0" in html(page)
     assert len(page.get("plotly_chart")) == 0
+    gone = open_page(root_of(record), query=query | {"node": "forward a9.h1 -1"})
+    assert_fine(gone)
+    assert "no head 1 in layer 9" in html(gone)
 
 
 def test_a_link_to_a_circuit_of_any_size_opens(
@@ -47,6 +64,6 @@ def test_a_link_to_a_circuit_of_any_size_opens(
     }
     page = open_page(tmp_path, query=query)
     assert_fine(page)
-    assert len(page.get("plotly_chart")) == 4
+    assert len(page.get("plotly_chart")) == 3
     assert page.select_slider(key="edges").value == 40  # of 50 edges
     assert "<img" not in html(page)

@@ -11,6 +11,7 @@ from app.selection import (
     SITES,
     Ask,
     Cell,
+    Node,
     Source,
     View,
     clicked,
@@ -39,6 +40,10 @@ views = st.builds(
     cell=st.none() | cells,
     ask=st.none() | st.builds(Ask, texts, texts, texts, texts),
     edges=st.none() | numbers,
+    node=st.none()
+    | st.builds(
+        Node, st.just("forward"), st.sampled_from(["a1.h3", "m0"]), st.integers(-1, 999_999)
+    ),
 )
 
 
@@ -60,7 +65,7 @@ def test_no_address_tells_what_it_could_not_be_read_from() -> None:
 
 
 names = st.sampled_from(
-    ["run", "model", "page", "example", "site", "way", "layer", "position", "head", "edges"]
+    ["run", "model", "page", "example", "site", "way", "layer", "position", "head", "edges", "node"]
 )
 
 
@@ -79,6 +84,9 @@ def test_no_address_is_an_error(query: dict[str, str]) -> None:
         {"site": "../../etc/passwd"},
         {"layer": "2"},
         {"edges": "-40"},
+        {"node": "forward ../x 1"},
+        {"node": "forward a1.h3 9999999"},
+        {"node": "a1.h3"},
         {"way": "../ways", "layer": "2"},
         {"clean": "x" * 100_000},
     ],
@@ -87,6 +95,7 @@ def test_what_makes_no_sense_is_left_out(query: dict[str, str]) -> None:
     view = from_query(query)
     assert view.example is None
     assert (view.site, view.cell, view.ask, view.edges) == ("resid_pre", None, None, None)
+    assert view.node is None
 
 
 def event(data: object) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,18 +73,21 @@ class Layout:
     by_position: bool
 
 
-def lay_out(circuit: Circuit) -> Layout:
+def lay_out(circuit: Circuit, beside: Iterable[str] = ()) -> Layout:
     """A place for every node at each position where it is read or reads.
 
     A head reads queries where it writes, keys and values anywhere before; so edges into keys and
     values lead from the position that is attended to to the head's own one, and all others stay
     at their position. A head's own position is where most of its query scores lie; of one whose
     queries the circuit leaves alone, where most of its output is read.
+
+    Args:
+        beside: nodes of other circuits, whose rows are left free: so that all have the same rows.
     """
     by_position = bool(circuit.positions) and bool((circuit.position[circuit.included] >= 0).all())
     arcs = _arcs(circuit, by_position)
     used = {place for arc in arcs for place in (arc.source, arc.target)}
-    rows, layers, height = _rows({node for node, _ in used}, circuit)
+    rows, layers, height = _rows({node for node, _ in used} | set(beside), circuit)
     if by_position:
         x, columns, width, left_out = _by_position(used, rows, circuit)
     else:

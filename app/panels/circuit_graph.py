@@ -1,0 +1,146 @@
+"""Circuits as the browser draws them: nodes and edges in px, with the words that are said of them.
+
+The browser filters, searches, zooms and groups what is here (`app/static/circuit.js`); it sets all
+text as text, so nothing is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import streamlit as st
+
+from interp.figures.circuit import edge_colour, edge_words, largest_score
+from interp.figures.drawing import theme
+from interp.figures.drawing.layout import Layout, Place, curves, lay_out
+
+if TYPE_CHECKING:
+    from experiments.explorer import Way
+    from interp.circuits import Circuit
+
+_STATIC = Path(__file__).parents[1] / "static"
+_component = st.components.v2.component(
+    "obverse_circuit",
+    html='<div class="circuits"></div>',
+    css=(_STATIC / "circuit.css").read_text(encoding="utf-8"),
+    js=(_STATIC / "circuit.js").read_text(encoding="utf-8"),
+)
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 14, 10, 64
+_SLOT, _ROW, _TALLEST = 34, 50, 640
+_RADIUS, _WIDEST = 12.5, 7.0
+
+
+def show(
+    drawn: list[dict[str, Any]],
+    marks: Mapping[str, Mapping[str, object]],
+    opened: Callable[[Mapping[str, object] | None], None],
+) -> None:
+    """Put circuits on the screen.
+
+    Args:
+        drawn: of `graphs`.
+        marks: by way, the layer and the label of the column of a cell to be marked.
+        opened: called with the way, node and position that are opened, or None.
+    """
+
+    def changed() -> None:
+        opened(dict(st.session_state["circuits"]).get("opened"))
+
+    data = {"graphs": drawn, "marks": marks}
+    _component(key="circuits", data=data, on_opened_change=changed, height="content")
+
+
+def graphs(
+    circuits: Mapping[Way, Circuit], *, width: int, grey: Mapping[str, bool]
+) -> list[dict[str, Any]]:
+    """One drawing for each way, with the rows of one at the height of those of the others.
+
+    Args:
+        width: px that each has at least.
+        grey: by way, whether what is drawn could be noise.
+    """
+    nodes = sorted({node for circuit in circuits.values() for node in circuit.nodes})
+    # On scales of their own, a circuit of noise would look like one that carries something.
+    limit = max(largest_score(circuit) for circuit in circuits.values())
+    return [
+        _graph(way, circuit, lay_out(circuit, beside=nodes), limit, width, grey[way.name])
+        for way, circuit in circuits.items()
+    ]
+
+
+def _graph(
+    way: Way, circuit: Circuit, layout: Layout, limit: float, width: int, grey: bool
+) -> dict[str, Any]:
+    unit = max((width - _LEFT - _RIGHT) / max(layout.width, 1.0), _SLOT)
+    row = min(_ROW, max(30, _TALLEST / layout.height))
+    tall = layout.height * row
+
+    def at(x: float, y: float) -> list[float]:
+        return [round(_LEFT + x * unit, 1), round(_TOP + tall - y * row, 1)]
+
+    names = {place: number for number, place in enumerate(layout.places)}
+    edges = []
+    for arc, curve in zip(layout.arcs, curves(layout, unit, row, _RADIUS + 4), strict=True):
+        share = min(1.0, abs(arc.score) / limit) if limit and np.isfinite(arc.score) else 0.0
+        edges.append(
+            {
+                "from": names[arc.source],
+                "to": names[arc.target],
+                "points": [at(float(x), float(y)) for x, y in curve[::3]],
+                "width": round(max(1.0, _WIDEST * share), 2),
+                "opacity": round(0.42 + 0.5 * share, 2),
+                "colour": edge_colour(arc.score),
+                "reader": arc.reader,
+                "words": edge_words(arc, circuit),
+            }
+        )
+    edges.reverse()  # the strongest first: their number is their rank
+    return {
+        "way": way.name,
+        "title": way.title,
+        "colour": way.colour,
+        "grey": grey,
+        "width": round(_LEFT + layout.width * unit + _RIGHT),
+        "height": round(_TOP + tall + _BOTTOM),
+        "floor": round(_TOP + tall, 1),
+        "nodes": [_node(place, layout, circuit, at) for place in layout.places],
+        "edges": edges,
+        "columns": [
+            {"x": at(x, 0)[0], "label": theme.shorten(theme.visible(label), 24)}
+            for x, label in layout.columns
+        ],
+        "rows": _rows(layout, at),
+    }
+
+
+def _node(place: Place, layout: Layout, circuit: Circuit, at: Any) -> dict[str, Any]:
+    node, position = place
+    layer, head = circuit.graph.place(node)
+    x, y = at(*layout.places[place])
+    where = circuit.positions[position] if layout.by_position else ""
+    outer = node in ("input", "logits")
+    return {
+        "name": node,
+        "kind": "outer" if outer else "head" if head >= 0 else "mlp",
+        "label": "" if outer else f"h{head}" if head >= 0 else "mlp",
+        "layer": layer,
+        "head": head,
+        "position": position,
+        "where": theme.shorten(theme.visible(where), 40),
+        "x": x,
+        "y": y,
+    }
+
+
+def _rows(layout: Layout, at: Any) -> list[dict[str, Any]]:
+    rows = [{"label": "embedding", "top": at(0, 1.0)[1], "bottom": at(0, 0.0)[1]}]
+    rows += [
+        {"label": f"layer {label}", "top": at(0, high + 0.5)[1], "bottom": at(0, low - 0.5)[1]}
+        for low, high, label in layout.layers
+    ]
+    end = layout.height
+    return [*rows, {"label": "logits", "top": at(0, end)[1], "bottom": at(0, end - 1.0)[1]}]
