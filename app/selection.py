@@ -18,6 +18,7 @@ PAGES = ("start", "study", "examples", "circuit", "prompt")
 
 _WAY = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
 _NODE = re.compile(r"(a[0-9]{1,4}\.h[0-9]{1,5}|m[0-9]{1,4})\Z")
+_FIGURE = re.compile(r"[\w-]{1,80}\Z")
 _NUMBER = re.compile(r"[0-9]{1,6}\Z")
 LONGEST_TEXT = 2000
 """Characters of each typed text; an address could not hold more."""
@@ -82,6 +83,7 @@ class View:
         page: one of `PAGES`; None for the usual one of what is open.
         edges: how many edges the circuits have; None where nobody has chosen.
         node: the component of a circuit that is opened.
+        figure: the figure of a study that is looked at, by its name.
     """
 
     source: Source | None = None
@@ -92,6 +94,7 @@ class View:
     ask: Ask | None = None
     edges: int | None = None
     node: Node | None = None
+    figure: str | None = None
 
 
 def to_query(view: View) -> dict[str, str]:
@@ -116,6 +119,8 @@ def to_query(view: View) -> dict[str, str]:
         query["edges"] = str(view.edges)
     if view.node is not None:
         query["node"] = f"{view.node.way} {view.node.name} {view.node.position}"
+    if view.figure is not None:
+        query["figure"] = view.figure
     texts = {} if view.ask is None else asdict(view.ask)
     if all(len(text) <= LONGEST_TEXT for text in texts.values()):
         query |= texts
@@ -138,6 +143,8 @@ def from_query(query: Mapping[str, str]) -> View:
     way = query.get("way", "")
     if _WAY.match(way) and layer is not None:
         view = replace(view, cell=Cell(way, layer, position, head))
+    if _FIGURE.match(query.get("figure", "")):
+        view = replace(view, figure=query["figure"])
     way, _, rest = query.get("node", "").partition(" ")
     name, _, place = rest.partition(" ")
     told = {"way": way, "node": name, "position": _signed(place)}

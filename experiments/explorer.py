@@ -30,12 +30,13 @@ class Page:
     """What is shown of a study, beside what is shown of every run."""
 
     figures: tuple[Figure, ...] = ()
+    """Those of one name are alternatives: the first is shown whose results are all stored."""
     examples: Examples | None = None
 
     def __post_init__(self) -> None:
         names = [figure.name for figure in self.figures]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two figures have the same name: {', '.join(names)}")
+        if len({(figure.name, figure.results) for figure in self.figures}) < len(names):
+            raise ValueError(f"two figures of the same results have one name: {', '.join(names)}")
 
 
 @dataclass(frozen=True)

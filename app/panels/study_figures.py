@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 import xarray as xr
 
+from app import state
 from app.runs import Run
 from app.screen import parts
 from app.text import markup
@@ -29,7 +30,7 @@ def show(
         selected: the number of the example that is looked at.
         on_point: told the key of a figure whose point, an example, was clicked.
     """
-    ready = [figure for figure in figures if all(map(run.has, figure.results))]
+    ready = stored(run, figures)
     if not ready:
         return
     tabs = st.tabs(
@@ -39,6 +40,39 @@ def show(
         if tab.open:
             with tab:
                 _draw(run, figure, selected, on_point)
+
+
+def stored(run: Run, figures: tuple[Figure, ...]) -> list[Figure]:
+    """Those whose results are stored; of one name the first."""
+    ready = [figure for figure in figures if all(map(run.has, figure.results))]
+    return list({figure.name: figure for figure in reversed(ready)}.values())[::-1]
+
+
+def gallery(run: Run, figures: tuple[Figure, ...]) -> None:
+    """A list of all figures, and the chosen one beside it with what there is to see in it."""
+    ready = {figure.name: figure for figure in stored(run, figures)}
+    if not ready:
+        return
+    wanted = state.view().figure
+    chosen = wanted if wanted in ready else next(iter(ready))
+
+    def changed() -> None:
+        state.change(figure=st.session_state["gallery"])
+
+    parts.html(markup.heading("Figures"))
+    left, right = st.columns([1, 4], gap="medium")
+    st.session_state["gallery"] = chosen
+    with left:
+        st.radio(
+            "Figure",
+            list(ready),
+            format_func=lambda name: markup.plain(ready[name].title),
+            key="gallery",
+            on_change=changed,
+            label_visibility="collapsed",
+        )
+    with right:
+        _draw(run, ready[chosen], None, None)
 
 
 def _draw(
@@ -67,6 +101,7 @@ def _draw(
         code=code(run.record.path, figure, kinds),
         alt=figure.alt,
         on_click=(lambda: on_point(figure.name)) if clicks and on_point is not None else None,
+        below=lambda: markup.hint(figure.caption) if figure.caption else "",
     )
 
 

@@ -35,7 +35,7 @@ def show(opened: Opened) -> None:
             "<code>obverse run</code> again and reload this page.</div>"
         )
         return
-    study_figures.show(run, opened.page.figures)
+    study_figures.gallery(run, opened.page.figures)
     tables = run.record.names("table")
     if tables:
         parts.html(markup.heading("Stored tables"))

@@ -14,8 +14,18 @@ from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
 from experiments.reporter import Progress
 from experiments.reversal_curse import facts as files
 from experiments.reversal_curse.arms.figures import ARM_FIGURES, SCALE_FIGURES, TIME_FIGURES
+from experiments.reversal_curse.hypotheses import (
+    association,
+    attribution,
+    edits,
+    gradients,
+    one_map,
+    transplant,
+    two_entries,
+)
+from experiments.reversal_curse.mechanism.investigate import FIGURES as MECHANISM
 from experiments.reversal_curse.prompts import answer, make_pairs
-from experiments.reversal_curse.report.figures import ACCURACY, MARGINS
+from experiments.reversal_curse.report.figures import ACCURACY, MARGINS, RANKS
 from interp.figures.drawing import theme
 from interp.generation.answers import score_answers
 from interp.model.model import Model
@@ -31,7 +41,14 @@ _FACT = ["subject", "object", "relation", "inverse", "split"]
 def page() -> Page:
     """Facts with their ranks both ways, and figures of all of them and of other trainings."""
     return Page(
-        figures=(MARGINS, ACCURACY, *ARM_FIGURES, *SCALE_FIGURES, *TIME_FIGURES),
+        figures=(
+            *(MARGINS, ACCURACY, RANKS),
+            *(attribution.FIGURE, association.FIGURE, gradients.FIGURE, two_entries.FIGURE),
+            *(edits.RESTORED, edits.FOLLOWED, edits.FOLLOWED_ALONE),
+            *(one_map.FIGURE, one_map.ALONE, transplant.FIGURE),
+            *MECHANISM,
+            *(*ARM_FIGURES, *SCALE_FIGURES, *TIME_FIGURES),
+        ),
         examples=Examples(
             one="fact",
             many="facts",

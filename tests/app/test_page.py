@@ -38,8 +38,9 @@ def test_the_newest_run_is_open_with_its_verdicts(open_page: Open, record: RunRe
     assert page.session_state["view"].source == Source(
         "run", record.path.relative_to(root_of(record)).as_posix()
     )
-    # Both directions, one site: two maps, two lenses, two rank figures, one scatter.
-    assert len(page.get("plotly_chart")) == 7
+    # Both directions, one site: two maps and their difference, two lenses, two rank figures, one
+    # scatter.
+    assert len(page.get("plotly_chart")) == 8
     page.radio(key="page").set_value("study").run()
     assert_fine(page)
     shown = html(page).replace("&#x27;", "'")
@@ -98,7 +99,7 @@ def test_every_site_and_value_can_be_drawn(open_page: Open, record: RunRecord) -
                 page.session_state["patch-value"] = value
                 page.run()
                 assert_fine(page)
-                assert len(page.get("plotly_chart")) == 7
+                assert len(page.get("plotly_chart")) == (7 if site == "z" else 8)
 
 
 def test_no_share_is_shown_of_an_effect_that_could_be_none(
@@ -122,6 +123,7 @@ def test_no_share_is_shown_of_an_effect_that_could_be_none(
         }
         (drawn,) = (fig for key, fig in figures.items() if "patching-forward" in key)
         assert "No share can be told" in json.dumps(drawn["layout"], ensure_ascii=False)
+    page.session_state["circuit-of"] = "one"
     page.radio(key="page").set_value("circuit").run()
     assert_fine(page)
     assert "of what the whole model does" not in html(page)
@@ -180,8 +182,9 @@ def test_without_its_model_a_run_shows_what_it_stored(
     page = open_page(tmp_path)
     assert_fine(page)
     assert "Only what the run stored can be shown" in page.warning[0].value
-    # The scatter, the ranks of the split, and both maps of a fact that the run has patched.
-    assert len(page.get("plotly_chart")) == 4
+    # The scatter, the ranks of the split, and both maps of a fact that the run has patched, with
+    # their difference.
+    assert len(page.get("plotly_chart")) == 5
 
 
 def test_a_model_with_other_weights_is_told(

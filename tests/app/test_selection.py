@@ -40,6 +40,7 @@ views = st.builds(
     cell=st.none() | cells,
     ask=st.none() | st.builds(Ask, texts, texts, texts, texts),
     edges=st.none() | numbers,
+    figure=st.none() | st.sampled_from(["margins", "circuit-told"]),
     node=st.none()
     | st.builds(
         Node, st.just("forward"), st.sampled_from(["a1.h3", "m0"]), st.integers(-1, 999_999)
@@ -65,7 +66,20 @@ def test_no_address_tells_what_it_could_not_be_read_from() -> None:
 
 
 names = st.sampled_from(
-    ["run", "model", "page", "example", "site", "way", "layer", "position", "head", "edges", "node"]
+    [
+        "run",
+        "model",
+        "page",
+        "example",
+        "site",
+        "way",
+        "layer",
+        "position",
+        "head",
+        "edges",
+        "node",
+        "figure",
+    ]
 )
 
 
