@@ -6,14 +6,12 @@ back to a fact costs nothing; nobody may change them in place.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from app.compute.pairs import Aligned, aligned, build
+from app.compute.turns import ModelSpec, Replaced, Turns
 from app.compute.work import Work
 from experiments.explorer import Examples, Pair, Way
 from experiments.reporter import Progress
@@ -26,22 +24,12 @@ if TYPE_CHECKING:
     from app.compute.circuits import Measured
     from app.compute.refining import Refined
     from app.compute.writing import Written
+    from app.compute.writing_on import Steering
     from interp.model.model import Model
 
-T = TypeVar("T")
+__all__ = ["About", "Engine", "ModelSpec", "Replaced", "Token"]
 
-RESULTS = 128  # kept in memory, a few hundred kB each for prompts of usual length
 _TOP = 10
-_WAIT = 0.05  # s, between two looks whether a turn is still wanted
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Which model, as `interp.load_model` takes it."""
-
-    source: str
-    revision: str | None = None
-    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -64,10 +52,6 @@ class Token:
     span: str = ""
 
 
-class Replaced(Exception):
-    """What was asked for is not wanted any more."""
-
-
 class Engine:
     """Runs instruments for several sessions at once.
 
@@ -76,11 +60,8 @@ class Engine:
     """
 
     def __init__(self, load: Callable[[ModelSpec], Model]) -> None:
-        self._load = load
-        # One computation at a time: hooks are shared state, and two models' activations at once
-        # are twice the memory.
-        self._lock = threading.RLock()
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._turns = Turns(load)
+        self._compute, self._in_steps = self._turns.compute, self._turns.in_steps
 
     def about(self, spec: ModelSpec) -> About:
         """Name, size and fingerprint. Raises ModelError where the model cannot be loaded."""
@@ -197,7 +178,7 @@ class Engine:
             return patch_once(model, pairs, site, layer, position=position, head=head, k=_TOP)
 
         key = ("patch", pair, site, layer, label, head)
-        with self._turn(replaced):
+        with self._turns.wanted(replaced):
             return self._compute(spec, key, run)
 
     def carry(
@@ -219,7 +200,7 @@ class Engine:
         from app.compute.carrying import carried
 
         key = ("carry", source, target, layer, read, written)
-        with self._turn(replaced):
+        with self._turns.wanted(replaced):
             return self._compute(
                 spec, key, lambda model: carried(model, source, target, layer, read, written)
             )
@@ -295,6 +276,53 @@ class Engine:
             lambda model: attention_patterns(model, [prompt], layers=[layer], weighted=True),
         )
 
+    def same_first_token(self, spec: ModelSpec, prompt: str, answer: str, foil: str) -> bool:
+        """Whether two answers to a prompt begin with the same token."""
+        from interp.prompts.pairs import continuations
+        from interp.prompts.tokens import tokenise
+
+        def same(model: Model) -> bool:
+            found = continuations(model, tokenise(model, [prompt] * 2), [answer, foil])
+            return found[0][0] == found[1][0]
+
+        return self._compute(spec, ("first", prompt, answer, foil), same)
+
+    def attribution(
+        self, spec: ModelSpec, prompt: str, answer: str, foil: str | None, by: str
+    ) -> xr.Dataset:
+        """Direct logit attribution of one prompt, by "component" or "head".
+
+        Raises:
+            PromptError, ModelError: as for `direct_logit_attribution`.
+        """
+        from interp.attribution.direct import direct_logit_attribution
+
+        foils = None if foil is None else [foil]
+        return self._compute(
+            spec,
+            ("attribution", prompt, answer, foil, by),
+            lambda model: direct_logit_attribution(
+                model, [prompt], [answer], foils, by="head" if by == "head" else "component"
+            ),
+        )
+
+    def continued(
+        self,
+        spec: ModelSpec,
+        prompt: str,
+        n: int,
+        steering: Steering | None,
+        progress: Progress | None = None,
+    ) -> str:
+        """What is written after a prompt; see `app.compute.writing_on`."""
+        from app.compute.writing_on import continued
+
+        return self._compute(
+            spec,
+            ("continued", prompt, n, steering),
+            lambda model: continued(model, prompt, n, steering, progress),
+        )
+
     def written(
         self, spec: ModelSpec, pair: Pair, layer: int, head: int | None
     ) -> dict[str, Written]:
@@ -328,65 +356,3 @@ class Engine:
         return self._compute(
             spec, ("examples", examples), lambda model: examples.measure(model, progress)
         )
-
-    @contextmanager
-    def _turn(self, replaced: Callable[[], bool]) -> Iterator[None]:
-        """Hold the lock, unless it is not wanted any more by the time that it is free."""
-        while not self._lock.acquire(timeout=_WAIT):
-            if replaced():
-                raise Replaced
-        try:
-            if replaced():
-                raise Replaced
-            yield
-        finally:
-            self._lock.release()
-
-    def _compute(self, spec: ModelSpec, key: tuple[Hashable, ...], work: Callable[[Model], T]) -> T:
-        from interp.model.memory import fitting_threads
-
-        with self._lock:
-            model = self._load(spec)
-            # The fingerprint tells a model from the one that stood in the same folder before.
-            name = (spec, model.fingerprint, *key)
-            if name in self._kept:
-                self._kept.move_to_end(name)
-            else:
-                with fitting_threads(model):
-                    found = work(model)
-                self._keep(name, found)
-            result: T = self._kept[name]
-            return result
-
-    def _in_steps(
-        self,
-        spec: ModelSpec,
-        key: tuple[Hashable, ...],
-        work: Callable[[Model, Progress], Iterator[T]],
-    ) -> Work[T]:
-        """As `_compute`, in the background; other sessions get their turn between two results."""
-        from interp.model.memory import fitting_threads
-
-        with self._lock:
-            model = self._load(spec)
-        name = (spec, model.fingerprint, *key)
-
-        def steps(tell: Progress) -> Iterator[T]:
-            if name in self._kept:
-                yield self._kept[name]
-                return
-            results, last = work(model, tell), None
-            while True:
-                with self._lock, fitting_threads(model):
-                    found = next(results, None)
-                    if found is None:
-                        self._keep(name, last)
-                        return
-                yield (last := found)
-
-        return Work(steps)
-
-    def _keep(self, name: Hashable, result: object) -> None:
-        self._kept[name] = result
-        while len(self._kept) > RESULTS:
-            self._kept.popitem(last=False)

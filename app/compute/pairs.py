@@ -66,6 +66,11 @@ def typed(clean: str, corrupt: str, answer: str, foil: str) -> Pair:
     )
 
 
+def answer_typed(text: str) -> str | None:
+    """An answer that the user typed, with the space that stands between words; None if empty."""
+    return _spaced(text) if text.strip() else None
+
+
 def changed_words(clean: str, corrupt: str) -> tuple[str, str]:
     """The words in which two prompts differ, with as few of those around them as make each stand
     only once in its prompt: by its words a part of a prompt is found.

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-
-import pandas as pd
-import streamlit as st
-import xarray as xr
 
 from app import resources, state
 from app.compute.engine import ModelSpec
 from app.compute.writing import Written
+from app.panels import attention
 from app.screen import parts
-from app.text import markup, sentences, snippets
+from app.text import markup, sentences
 from cache.errors import ObverseError
 from experiments.explorer import Pair, Way
-from interp.figures import pattern_map
 from interp.figures.drawing import theme
 
-_VALUES = {"pattern": "Attention", "moved": "Weighted by what is moved"}
 _RUNS = (("clean", "Clean prompt"), ("corrupt", "Corrupted prompt"))
 
 
@@ -43,39 +37,11 @@ def show(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]]) -> None:
             else markup.heading(name, f"{way.title}.")
         )
         if head:
-            _attention(spec, pair, int(layer), int(head))
+            prompts = {run: (title, getattr(pair, run)) for run, title in _RUNS}
+            attention.show(spec, prompts, int(layer), int(head))
         _writing(found, pair)
     except ObverseError as error:
         parts.html(markup.hint(str(error)))
-
-
-def _attention(spec: ModelSpec, pair: Pair, layer: int, head: int) -> None:
-    value = st.segmented_control(
-        "What is drawn",
-        list(_VALUES),
-        default="pattern",
-        format_func=_VALUES.__getitem__,
-        key="attention-value",
-        label_visibility="collapsed",
-        required=True,
-    )
-    prompts = {"clean": pair.clean, "corrupt": pair.corrupt}
-    for (run, title), column in zip(_RUNS, st.columns(2, gap="large"), strict=True):
-        with column:
-            parts.html(f'<div class="ob-small">{title}: “{markup.esc(prompts[run])}”</div>')
-            patterns = resources.engine().patterns(spec, prompts[run], layer)
-            one = patterns.isel(example=0).sel(layer=layer, head=head)
-            parts.figure(
-                pattern_map(patterns, layer, head, value=value or "pattern", width=parts.HALF),
-                f"attention-{run}",
-                data=functools.partial(_rows, one),
-                code=snippets.attention(spec, prompts[run], layer, head, value or "pattern"),
-                alt=f"Attention of head {head} in layer {layer}, {title.lower()}",
-            )
-
-
-def _rows(one: xr.Dataset) -> pd.DataFrame:
-    return one.to_dataframe().reset_index().dropna()
 
 
 def _writing(found: Mapping[str, Written], pair: Pair) -> None:

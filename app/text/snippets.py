@@ -145,6 +145,19 @@ def faithfulness(model: ModelSpec, pairs: Sequence[Pair]) -> str:
     )
 
 
+def attribution(model: ModelSpec, prompt: str, answer: str, foil: str | None, by: str) -> str:
+    """Direct logit attribution of one prompt."""
+    foils = "" if foil is None else f", [{foil!r}]"
+    return _lines(
+        "from interp import direct_logit_attribution, load_model",
+        "from interp.figures import attribution_map",
+        "",
+        _load(model),
+        f"shares = direct_logit_attribution(model, [{prompt!r}], [{answer!r}]{foils}, by={by!r})",
+        "attribution_map(shares, 0).show()",
+    )
+
+
 def attention(model: ModelSpec, prompt: str, layer: int, head: int, value: str) -> str:
     """One head's pattern on one prompt."""
     return _lines(

@@ -1,8 +1,9 @@
-"""The user's own pair of prompts."""
+"""Whatever the user asks: one prompt, or two that differ in one thing."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 import streamlit as st
 import xarray as xr
@@ -10,7 +11,7 @@ import xarray as xr
 from app import resources, state
 from app.compute import pairs
 from app.compute.engine import ModelSpec
-from app.panels import circuit, patching
+from app.panels import attention, attribution, circuit, generation, patching
 from app.panels import lens as lens_panel
 from app.screen import live, parts
 from app.screen.shown import brought
@@ -22,7 +23,7 @@ from experiments.explorer import Pair, Way
 from interp.figures.drawing import theme
 
 _COLOURS = {"clean": theme.OKABE_ITO[0], "corrupt": theme.OKABE_ITO[1]}
-_TITLES = {"clean": "Clean prompt", "corrupt": "Corrupted prompt"}
+_TITLES = {"clean": "Prompt", "corrupt": "Second prompt (corrupted)"}
 _BOTH = Way("clean", "Clean against corrupted prompt", _COLOURS["clean"])
 FORM = {f"ask-{name}": name for name in ("clean", "answer", "corrupt", "foil")}
 """The fields of the form, by their keys."""
@@ -43,18 +44,23 @@ def show_page(opened: Opened) -> None:
 
 
 def show(spec: ModelSpec) -> None:
-    """A form, and below it what the model makes of the two prompts."""
+    """A form, and below it what the model makes of what was typed."""
     ask = _form(spec)
     if ask is None:
         parts.html(
-            '<div class="ob-empty"><b>Two prompts that differ in one thing.</b><br>'
-            "The clean one is followed by the answer, the corrupted one by the foil. "
-            "Change them as you like and press <b>Compare</b>.</div>"
+            '<div class="ob-empty"><b>A prompt is enough.</b><br>With an answer its rank is '
+            "followed; with a second prompt that differs in one thing, and what follows that, "
+            "activations are patched.</div>"
         )
         return
+    if not ask.clean.strip():
+        parts.error("The prompt is empty; type one.")
+        return
     try:
-        pair = pairs.typed(ask.clean, ask.corrupt, ask.answer, ask.foil)
-        _compare(spec, pair)
+        if ask.corrupt.strip() and ask.answer.strip() and ask.foil.strip():
+            _compare(spec, pairs.typed(ask.clean, ask.corrupt, ask.answer, ask.foil))
+        else:
+            _alone(spec, ask)
     except ObverseError as error:
         parts.error(error)
 
@@ -73,11 +79,11 @@ def _form(spec: ModelSpec) -> Ask | None:
 
     with st.form("ask"):
         left, right = st.columns(2, gap="large")
-        left.text_input("Clean prompt", key="ask-clean")
-        left.text_input("Answer", key="ask-answer")
-        right.text_input("Corrupted prompt", key="ask-corrupt")
-        right.text_input("Foil: what follows the corrupted prompt", key="ask-foil")
-        st.form_submit_button("Compare", type="primary", on_click=submitted)
+        left.text_input("Prompt", key="ask-clean")
+        left.text_input("Answer (may be left empty)", key="ask-answer")
+        right.text_input("Second prompt, to patch into (may be left empty)", key="ask-corrupt")
+        right.text_input("Foil: what follows the second prompt", key="ask-foil")
+        st.form_submit_button("Look", type="primary", on_click=submitted)
     return state.view().ask
 
 
@@ -94,6 +100,88 @@ def _suggestion(spec: ModelSpec) -> Ask:
     return Ask(pair.clean, pair.corrupt, pair.answer.strip(), pair.foil.strip())
 
 
+def _alone(spec: ModelSpec, ask: Ask) -> None:
+    """What a single prompt allows; the rest is said to be missing."""
+    prompt, answer, foil = (ask.clean.rstrip(" "), *map(pairs.answer_typed, (ask.answer, ask.foil)))
+    engine = resources.engine()
+    with st.spinner("Loading the model …", show_time=True):
+        tokens = engine.tokens(spec, prompt, {})
+    parts.strip(tokens, "clean")
+    lens = lens_panel.computed(spec, prompt, answer)
+    left, right = st.columns(2, gap="large")
+    with left:
+        _likeliest(lens, "clean")
+    with right:
+        parts.html(markup.heading("What each layer would say"))
+        lens_panel.show(spec, lens, "clean", prompt, answer)
+    _inside(spec, {"clean": prompt}, answer, foil)
+    missing = [
+        name
+        for name, text in (
+            ("an answer", ask.answer),
+            ("a second prompt that differs in one thing", ask.corrupt),
+            ("a foil, what follows the second prompt", ask.foil),
+        )
+        if not text.strip()
+    ]
+    parts.html(
+        markup.heading("Which activations carry the answer")
+        + markup.hint(f"To patch activations there is missing: {'; '.join(missing)}.")
+    )
+
+
+def _likeliest(lens: xr.Dataset, way: str) -> None:
+    names, probabilities = lens_panel.last_tokens(lens)
+    parts.html(
+        markup.next_tokens(
+            names,
+            probabilities,
+            colour=_COLOURS[way],
+            answer=lens_panel.first_token(lens),
+            heading="likeliest next tokens",
+        )
+    )
+
+
+def _inside(
+    spec: ModelSpec, prompts: Mapping[str, str], answer: str | None, foil: str | None
+) -> None:
+    """Attention, attribution and what is written; only the open tab is computed."""
+    about = resources.engine().about(spec)
+    opened = st.tabs(
+        ["Attention", "Attribution", "What it writes"], key="inside", on_change="rerun"
+    )
+    try:
+        if opened[0].open:
+            with opened[0]:
+                layer, head = attention.choose(about)
+                titled = {way: (_TITLES[way], prompt) for way, prompt in prompts.items()}
+                attention.show(spec, titled, layer, head)
+        elif opened[1].open:
+            with opened[1]:
+                _attributed(spec, prompts["clean"], answer, foil)
+        else:
+            with opened[2]:
+                generation.show(spec, about, prompts["clean"])
+    except ObverseError as error:
+        parts.html(markup.hint(str(error)))
+
+
+def _attributed(spec: ModelSpec, prompt: str, answer: str | None, foil: str | None) -> None:
+    if answer is None:
+        answer = lens_panel.last_tokens(lens_panel.computed(spec, prompt, None))[0][0]
+        parts.html(markup.hint(f"No answer was given; this is of the likeliest token, ‘{answer}’."))
+    if foil is not None and resources.engine().same_first_token(spec, prompt, answer, foil):
+        parts.html(
+            markup.hint(
+                "Answer and foil begin with the same token, so that there is no difference to "
+                "divide; this is of the answer alone."
+            )
+        )
+        foil = None
+    attribution.show(spec, prompt, answer, foil, width=parts.WHOLE)
+
+
 def _compare(spec: ModelSpec, pair: Pair) -> None:
     engine = resources.engine()
     with st.spinner("Loading the model …", show_time=True):
@@ -107,21 +195,13 @@ def _compare(spec: ModelSpec, pair: Pair) -> None:
             parts.html(markup.way(_TITLES[way], _COLOURS[way]))
             tokens = engine.tokens(spec, prompt, {pair.span: pair.words[side]})
             parts.strip(tokens, way)
-            lens = lenses[way] = lens_panel.computed(spec, prompt, answer)
-            names, probabilities = lens_panel.last_tokens(lens)
-            parts.html(
-                markup.next_tokens(
-                    names,
-                    probabilities,
-                    colour=_COLOURS[way],
-                    answer=lens_panel.first_token(lens),
-                    heading="likeliest next tokens",
-                )
-            )
+            lenses[way] = lens_panel.computed(spec, prompt, answer)
+            _likeliest(lenses[way], way)
     parts.html(markup.heading("What each layer would say"))
     for way, column in zip(sides, st.columns(2, gap="large"), strict=True):
         with column:
             lens_panel.show(spec, lenses[way], way, *sides[way][:2])
+    _inside(spec, {"clean": pair.clean, "corrupt": pair.corrupt}, pair.answer, pair.foil)
     _patching(spec, pair)
 
 

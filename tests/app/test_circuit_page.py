@@ -64,6 +64,6 @@ def test_a_link_to_a_circuit_of_any_size_opens(
     }
     page = open_page(tmp_path, query=query)
     assert_fine(page)
-    assert len(page.get("plotly_chart")) == 3
+    assert len(page.get("plotly_chart")) == 5
     assert page.select_slider(key="edges").value == 40  # of 50 edges
     assert "<img" not in html(page)

@@ -42,7 +42,7 @@ def pair() -> Pair:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Holds all work after each result until it is set."""
     gate = threading.Event()
-    monkeypatch.setattr("app.compute.engine.Work", slowed(lambda stop, number: gate.wait(LONG)))
+    monkeypatch.setattr("app.compute.turns.Work", slowed(lambda stop, number: gate.wait(LONG)))
     yield gate
     gate.set()
 

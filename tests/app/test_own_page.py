@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.selection import Cell, Source, View
+from app.selection import Ask, Cell, Source, View
 from experiments.records import RunRecord
 from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of
@@ -23,7 +23,7 @@ def test_a_model_brings_its_facts(open_page: Open, model_folder: Path, tmp_path:
     page = open_page(tmp_path, query={"model": str(model_folder), "example": "4"})
     assert_fine(page)
     assert "Finn Grove  ·  Gia Hale" in html(page)
-    assert len(page.get("plotly_chart")) == 5
+    assert len(page.get("plotly_chart")) == 6
 
 
 def test_another_source_starts_afresh(
@@ -64,7 +64,8 @@ def test_own_prompts_are_compared(open_page: Open, model_folder: Path, tmp_path:
     assert_fine(page)
     assert "Patching the residual stream into block 1 at ‘Cruise’" in html(page)
     assert "<img" not in html(page)
-    assert len(page.get("plotly_chart")) == 3
+    # Two lenses, attention on both prompts, and the map.
+    assert len(page.get("plotly_chart")) == 5
 
 
 def form(page: AppTest) -> list[str]:
@@ -113,7 +114,43 @@ def test_an_indirect_object_sentence_is_compared(
     page.text_input(key="ask-foil").set_value("Tom")
     page.button[0].click().run()
     assert_fine(page)
-    assert len(page.get("plotly_chart")) == 3
+    # Two lenses, attention on both prompts, and the map.
+    assert len(page.get("plotly_chart")) == 5
+
+
+def ask(page: AppTest, asked: Ask, tab: str = "Attention") -> None:
+    page.session_state["view"] = replace(page.session_state["view"], ask=asked)
+    page.session_state["inside"] = tab
+    page.run()
+
+
+def test_a_prompt_alone_is_enough(open_page: Open, model_folder: Path, tmp_path: Path) -> None:
+    query = {"model": str(model_folder), "page": "prompt", "clean": "Tom Cruise's mother is"}
+    page = open_page(tmp_path, query=query)
+    assert_fine(page)
+    assert len(page.get("plotly_chart")) == 2  # lens and attention
+    said = html(page)
+    assert "there is missing: an answer; a second prompt" in said
+    page.session_state["inside"] = "Attribution"
+    page.run()
+    assert_fine(page)
+    assert "this is of the likeliest token" in html(page)
+    ask(page, Ask("Tom Cruise's mother is", "", "Mary", "Mary"), tab="Attribution")
+    assert_fine(page)
+    assert "Answer and foil begin with the same token" in html(page)
+    ask(page, Ask("Tom Cruise's mother is", "", "Mary", ""), tab="What it writes")
+    page.text_input(key="steer-toward").set_value("Mary Lee Pfeiffer")
+    page.text_input(key="steer-away").set_value("Eva Lane")
+    page.number_input(key="steer-dose").set_value(20.0)
+    page.slider(key="write-tokens").set_value(3)
+    next(button for button in page.button if button.label == "Write").click().run()
+    assert_fine(page)
+    shown = html(page)
+    assert ">As it is</div>" in shown
+    assert ">Steered</div>" in shown
+    ask(page, Ask(" ", "", "", ""))
+    assert not page.exception
+    assert "The prompt is empty" in page.error[0].value
 
 
 def test_a_token_without_a_counterpart_is_told(

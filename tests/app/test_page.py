@@ -117,7 +117,6 @@ def test_no_share_is_shown_of_an_effect_that_could_be_none(
         assert_fine(page)
         assert "Patching the residual stream into block 0" in html(page)
         assert "of the way" not in html(page)
-        assert "No share can be told" in html(page)
         figures = {
             chart.proto.id: json.loads(chart.proto.spec) for chart in page.get("plotly_chart")
         }

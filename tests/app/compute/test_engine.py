@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.compute import engine as engines
+from app.compute import turns
 from app.compute.engine import Engine, ModelSpec
 from app.compute.pairs import build, typed
 from experiments.explorer import Examples, Pair
@@ -115,7 +115,7 @@ def test_another_checkpoint_in_the_same_place_is_computed_anew(
 def test_old_results_make_room(
     fresh: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "RESULTS", 2)
+    monkeypatch.setattr(turns, "RESULTS", 2)
     prompts = ["Tom is", "Ann is", "Cy is"]
     kept = [fresh.lens(spec, prompt, None) for prompt in prompts]
     assert fresh.lens(spec, prompts[2], None) is kept[2]

@@ -1,0 +1,111 @@
+"""Models in turn: one computation at a time, whose results are kept."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from app.compute.work import Work
+from experiments.reporter import Progress
+
+if TYPE_CHECKING:
+    from interp.model.model import Model
+
+T = TypeVar("T")
+
+RESULTS = 128  # kept in memory, a few hundred kB each for prompts of usual length
+_WAIT = 0.05  # s, between two looks whether a turn is still wanted
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, as `interp.load_model` takes it."""
+
+    source: str
+    revision: str | None = None
+    dtype: str = "float32"
+
+
+class Replaced(Exception):
+    """What was asked for is not wanted any more."""
+
+
+class Turns:
+    """Hands models to one computation after the other, and keeps what they return.
+
+    Args:
+        load: gives the model for a spec; should keep models, since it is called every time.
+    """
+
+    def __init__(self, load: Callable[[ModelSpec], Model]) -> None:
+        self._load = load
+        # One computation at a time: hooks are shared state, and two models' activations at once
+        # are twice the memory.
+        self._lock = threading.RLock()
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+
+    @contextmanager
+    def wanted(self, replaced: Callable[[], bool]) -> Iterator[None]:
+        """Hold the lock, unless it is not wanted any more by the time that it is free."""
+        while not self._lock.acquire(timeout=_WAIT):
+            if replaced():
+                raise Replaced
+        try:
+            if replaced():
+                raise Replaced
+            yield
+        finally:
+            self._lock.release()
+
+    def compute(self, spec: ModelSpec, key: tuple[Hashable, ...], work: Callable[[Model], T]) -> T:
+        from interp.model.memory import fitting_threads
+
+        with self._lock:
+            model = self._load(spec)
+            # The fingerprint tells a model from the one that stood in the same folder before.
+            name = (spec, model.fingerprint, *key)
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            else:
+                with fitting_threads(model):
+                    found = work(model)
+                self._keep(name, found)
+            result: T = self._kept[name]
+            return result
+
+    def in_steps(
+        self,
+        spec: ModelSpec,
+        key: tuple[Hashable, ...],
+        work: Callable[[Model, Progress], Iterator[T]],
+    ) -> Work[T]:
+        """As `compute`, in the background; other sessions get their turn between two results."""
+        from interp.model.memory import fitting_threads
+
+        with self._lock:
+            model = self._load(spec)
+        name = (spec, model.fingerprint, *key)
+
+        def steps(tell: Progress) -> Iterator[T]:
+            if name in self._kept:
+                yield self._kept[name]
+                return
+            results, last = work(model, tell), None
+            while True:
+                with self._lock, fitting_threads(model):
+                    found = next(results, None)
+                    if found is None:
+                        self._keep(name, last)
+                        return
+                yield (last := found)
+
+        return Work(steps)
+
+    def _keep(self, name: Hashable, result: object) -> None:
+        self._kept[name] = result
+        while len(self._kept) > RESULTS:
+            self._kept.popitem(last=False)
