@@ -32,8 +32,8 @@ def show(spec: ModelSpec, about: About, prompt: str) -> None:
         n = left.slider("Tokens", 1, _MOST, 16, key="write-tokens")
         if st.form_submit_button("Write"):
             # Kept with the prompt that it is of: another prompt shows nothing that is not its own.
-            st.session_state["write"] = (prompt, toward, away, int(layer), float(dose), int(n))
-    asked = st.session_state.get("write")
+            st.session_state["to-write"] = (prompt, toward, away, int(layer), float(dose), int(n))
+    asked = st.session_state.get("to-write")
     if asked is None or asked[0] != prompt:
         return
     _, toward, away, layer, dose, n = asked
