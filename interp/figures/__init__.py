@@ -9,12 +9,11 @@ from interp.figures.contrast import contrast_map
 from interp.figures.doses import dose_lines
 from interp.figures.facts import direction_scatter
 from interp.figures.faithfulness import faithfulness_lines
-from interp.figures.lens import lens_heatmap
+from interp.figures.lens import lens_heatmap, spread_lines
 from interp.figures.patching import patching_map
 from interp.figures.patchscope import patchscope_map
 from interp.figures.paths import path_map
 from interp.figures.ranks import rank_lines
-from interp.figures.spread import spread_lines
 from interp.figures.subspaces import subspace_lines, subspace_map
 from interp.figures.swaps import across_map, swap_lines
 from interp.figures.trajectories import trajectory_lines
