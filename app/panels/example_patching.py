@@ -109,6 +109,9 @@ def _contrast(
     """The first two ways on one axis, where both have been patched."""
     if site_kind(site).per_head or len(shown.examples.ways) < 2:
         return
+    # Maps that still change are drawn twice a second; their difference waits for the last of them.
+    if any(one.work.stand.running for one in refining.values()):
+        return
     found = [_side(shown, example, site, way, group, refining) for way in shown.examples.ways[:2]]
     first, second = found
     if first is None or second is None:

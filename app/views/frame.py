@@ -32,6 +32,9 @@ def show(arguments: Arguments) -> None:
     opened = Opened(arguments.root, source, run)
     with place:
         page = sidebar.pages(opened)
-        sidebar.chosen(opened)
+        told = st.container()
         sidebar.settings()
     page.show(opened)
+    # Now: a page chooses what nobody has chosen.
+    with told:
+        sidebar.chosen(opened)

@@ -89,9 +89,13 @@ def test_a_click_on_a_patching_cell_runs_that_patch(
     moved = float(stored["patched"].values[example, 0, column])
     expected = f"{moved:.2f}" if abs(moved) < 1 else f"{moved:.1f}"
     assert f"to {expected}".replace("-", "−") in said
-    lists = page.locator(".ob-two .ob-next")
+    lists = page.locator("[data-words='patching-reverse-resid_pre-after'] .ob-next")
     lists.first.wait_for(timeout=20_000)
     assert lists.count() == 2
+    # The same vector is carried into the other question.
+    carried = sentence(page, "Asked in reverse, what stands at")
+    assert "put at ‘Cruise’ of the question asked forward" in carried
+    assert "One example" in carried
     page.get_by_role("tab", name="Heads").click()
     click_cell(page, "patching-forward-z", 1, 1)
     assert "Patching head 1 of block 1" in sentence(page, "Patching head")
@@ -193,7 +197,7 @@ def test_data_and_figure_can_be_downloaded(
     wait_for_plot(page, "patching-forward-resid_pre")
     holder = page.locator(".st-key-patching-forward-resid_pre")
     holder.scroll_into_view_if_needed()
-    page.get_by_text("Data and code").nth(-2).click()
+    page.get_by_text("Data and code").nth(-3).click()
     with page.expect_download(timeout=20_000) as download:
         page.locator(".st-key-patching-forward-resid_pre-csv button").click()
     assert download.value.suggested_filename == "patching-forward-resid_pre.csv"
@@ -243,33 +247,51 @@ def test_it_listens_on_this_computer_only(explorer: Explorer) -> None:
     assert set(listening) <= loopback
 
 
-def test_a_circuit_is_drawn_and_measured(explorer: Explorer, open_page: OpenPage) -> None:
+def test_a_circuit_is_drawn_measured_and_walked_through(
+    explorer: Explorer, open_page: OpenPage
+) -> None:
     page = open_page("/?example=0&page=circuit")
-    page.get_by_text("Find the circuit").click()
-    plot = wait_for_plot(page, "circuit-forward")
-    page.wait_for_url("**edges=40**")
-    # A single pair has no interval, so nothing is said of shares.
+    node = page.locator(".way[aria-label='Asked forward'] .node")
+    node.first.wait_for(timeout=30_000)
+    # Two pairs have no interval, so nothing is said of shares, and the ground is grey.
     said = page.locator(".ob-sentence", has_text="No share can be told")
-    # The two directions appear one after the other.
-    page.locator(".ob-shares").nth(1).wait_for()
-    said.nth(1).wait_for()
+    said.nth(1).wait_for(timeout=30_000)
     assert page.locator(".ob-shares").count() == 2
-    assert said.count() == 2
     assert "%" not in page.locator(".ob-shares").first.inner_text()
-    plot.scroll_into_view_if_needed()
-    page.wait_for_timeout(200)
-    x, y = plot.evaluate(
-        """plot => {
-            const trace = plot.data.find(t => t.name === "nodes");
-            const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
-            return [box.x + xaxis._offset + xaxis.l2p(trace.x[0]),
-                    box.y + yaxis._offset + yaxis.l2p(trace.y[0])];
-        }"""
-    )
-    page.mouse.move(x, y)
-    hover = plot.locator(".hovertext").first
-    hover.wait_for(timeout=5_000)
-    assert "→" in (told := hover.text_content() or "") or "edge" in told
+    assert page.locator("svg.grey").count() == 2
+    # Fewer edges.
+    edges = page.locator(".way[aria-label='Asked forward'] .edge")
+    shown = "all => all.filter((edge) => edge.style.display !== 'none').length"
+    every = edges.evaluate_all(shown)
+    page.get_by_label("How many of the strongest edges are shown").fill("3")
+    assert edges.evaluate_all(shown) == 3 < every
+    page.get_by_label("How many of the strongest edges are shown").fill(str(every))
+    # Found by a word, walked to with the keyboard, opened with Enter, closed with Esc.
+    page.get_by_label("Find nodes").fill("logits")
+    assert page.locator(".node.found").first.get_attribute("data-node") == "logits"
+    node.locator("visible=true").last.focus()
+    page.keyboard.press("ArrowDown")
+    there = page.locator(".node.chosen").first
+    name = there.get_attribute("data-node")
+    page.keyboard.press("Enter")
+    if name in ("input", "logits"):  # these open nothing
+        head = page.locator(".node[data-node^='a']").first
+        name = head.get_attribute("data-node")
+        head.click()
+    page.wait_for_url(f"**node=forward+{name}**")
+    page.locator(".ob-h2", has_text="of layer").first.wait_for(timeout=30_000)
     fresh = open_page(page.url)
-    again = wait_for_plot(fresh, "circuit-forward")
-    assert plot.evaluate("p => p.data.length") == again.evaluate("p => p.data.length")
+    fresh.locator(".ob-h2", has_text="of layer").first.wait_for(timeout=30_000)
+    with page.expect_download(timeout=20_000) as download:
+        page.get_by_role("button", name="Save as SVG").first.click()
+    drawn = Path(download.value.path()).read_text()
+    assert ElementTree.fromstring(drawn).tag.endswith("svg")
+    assert "onerror" not in drawn
+
+
+def test_a_hostile_token_in_a_circuit_is_text(open_page: OpenPage) -> None:
+    page = open_page("/?example=1&page=circuit")
+    page.locator(".node").first.wait_for(timeout=30_000)
+    page.get_by_text("This fact", exact=True).click()
+    page.locator(".ob-sentence", has_text="1 independent pair").first.wait_for(timeout=30_000)
+    assert page.locator("img[src='x']").count() == 0
