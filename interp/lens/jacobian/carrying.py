@@ -6,7 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -37,9 +37,10 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 # Bytes of the rows that are computed together: what stays near the caches.
-PART_BYTES = 3 << 19
-# Combinations of rows in the trial, and what their errors are at most (in float32 about 1e-6).
-_TRIED, _SAME = 4, 2e-5
+PART_BYTES = 3 << 18
+# Combinations of rows in the trial, tokens at a prompt's end that it averages over, and what its
+# errors are at most (in float32 about 1e-6).
+_TRIED, _TRIED_TOKENS, _SAME = 4, 8, 2e-5
 # Of the work of making all matrices.
 _PIECES = 8
 # Tokens of short prompts that are computed together.
@@ -189,7 +190,7 @@ def carrying(
         return None  # which may change what a block computes
     longest = max(map(len, rows)) - 1 - skip_first
     each = longest * model.d_model**2 * model.dtype.itemsize
-    memory, size = available_memory(), rows_that_fit(model, each // 2)
+    memory, size = available_memory(), rows_that_fit(model, each // 4)
     if memory is not None:
         size = min(size, memory // (8 * each))
     if not size:
@@ -217,10 +218,11 @@ def carrying(
 
 def _agrees(found: Carrying, row: Sequence[int]) -> bool:
     """Whether on this prompt some combinations of rows are those that gradients make."""
+    model, skip = found.model, max(found.skip_first, len(row) - 1 - _TRIED_TOKENS)
     generator = torch.Generator().manual_seed(0)
-    directions = torch.randn(_TRIED, found.model.d_model, generator=generator)
-    work = Work(found.model, found.layers, found.skip_first, 1, _TRIED, 1)
-    ours = directions @ found([row], lambda _: None).total
+    directions = torch.randn(_TRIED, model.d_model, generator=generator)
+    work = Work(model, found.layers, skip, 1, _TRIED, 1)
+    ours = directions @ replace(found, skip_first=skip)([row], lambda _: None).total
     pairs = zip(ours, work.along(row, directions), strict=True)
     return all(relative_error(*pair) <= _SAME for pair in pairs)
 
