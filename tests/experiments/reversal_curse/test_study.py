@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
@@ -16,6 +17,7 @@ from experiments.organisms.evaluate import score_table
 from experiments.records import RunRecord
 from experiments.reversal_curse.facts import read_facts, read_templates
 from experiments.reversal_curse.study import STUDY, Config
+from experiments.run_directory.manifest import Manifest
 from experiments.runner import run_study
 from interp import load_model
 from interp.execute import Executor
@@ -156,9 +158,28 @@ def again_on_tiny(record: RunRecord, root: Path, executor: Executor) -> RunRecor
     return run_study(STUDY, config, preset="quick", root=root, executor=executor)
 
 
-def test_the_same_seed_gives_the_same_numbers_again(on_tiny: RunRecord, tmp_path: Path) -> None:
-    again = numbers(again_on_tiny(on_tiny, tmp_path, Executor()))
-    expected = numbers(on_tiny)
+def test_the_same_seed_gives_the_same_numbers_again(
+    on_tiny: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is stopped on its way, before something is stored or right after."""
+    rng, store, left = np.random.default_rng(0), Manifest.store, [0]
+
+    def stopping(*arguments: Any) -> None:
+        left[0] -= 1
+        if left[0] or rng.random() < 0.5:
+            store(*arguments)
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Manifest, "store", stopping)
+    for _ in range(3):
+        left[0] = int(rng.integers(5, 20))
+        with pytest.raises(KeyboardInterrupt):
+            again_on_tiny(on_tiny, tmp_path, Executor())
+    record = again_on_tiny(on_tiny, tmp_path, Executor())
+    assert len(record.provenance.resumed) == 3
+    assert record.verdicts == on_tiny.verdicts
+    again, expected = numbers(record), numbers(on_tiny)
     assert again.keys() == expected.keys()
     for name, first in expected.items():
         if isinstance(first, pd.DataFrame):
