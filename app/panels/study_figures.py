@@ -73,6 +73,8 @@ def gallery(run: Run, figures: tuple[Figure, ...]) -> None:
         )
     with right:
         _draw(run, ready[chosen], None, None)
+        if ready[chosen].caption:
+            parts.html(markup.hint(ready[chosen].caption))
 
 
 def _draw(
@@ -101,7 +103,6 @@ def _draw(
         code=code(run.record.path, figure, kinds),
         alt=figure.alt,
         on_click=(lambda: on_point(figure.name)) if clicks and on_point is not None else None,
-        below=lambda: markup.hint(figure.caption) if figure.caption else "",
     )
 
 

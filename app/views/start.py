@@ -22,19 +22,30 @@ def show(opened: Opened) -> None:
             "or choose a model at the left to look at it directly.</div>"
         )
         return
+    what = f"the model {opened.source.name}"
     if opened.run is not None:
         record = opened.run.record
-        st.html(
-            f'<p class="ob-small">Open is a run of the study {markup.esc(record.study)}, '
-            f"{markup.esc(runs.when(record))}.</p>"
-        )
-    for page, text in (
-        ("study", "What the study found: its verdicts, each with interval and control."),
-        ("examples", "One example from all sides: lens, patching, transplants."),
-        ("circuit", "Which edges carry the answer, and what they do when they are run alone."),
-        ("prompt", "Ask the model something of your own."),
-    ):
-        st.button(text, key=f"go-{page}", on_click=_go, args=(page,), type="tertiary")
+        what = f"a run of the study {record.study}, {runs.when(record)}"
+    st.html(f'<p class="ob-small">Open is {markup.esc(what)}.</p>')
+    for row in range(0, len(_PAGES), 2):
+        for (page, title, text), column in zip(
+            _PAGES[row : row + 2], st.columns(2, gap="medium"), strict=False
+        ):
+            with column, st.container(border=True):
+                st.html(markup.heading(title, text))
+                st.button("Open", key=f"go-{page}", on_click=_go, args=(page,))
+
+
+_PAGES = (
+    ("study", "Findings", "What the study found: verdicts and figures, each with its interval."),
+    (
+        "examples",
+        "Examples",
+        "One of them asked both ways: lens, patching, transplants.",
+    ),
+    ("circuit", "Circuit", "Which edges carry the answer, and what they do when run alone."),
+    ("prompt", "Any prompt", "Ask the model something of your own; one field is enough."),
+)
 
 
 def _go(page: str) -> None:

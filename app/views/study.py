@@ -99,6 +99,7 @@ def _verdicts(run: runs.Run) -> None:
     cards = [
         markup.verdict(
             one.outcome,
+            name=one.id,
             claim=one.claim,
             statement=one.statement,
             estimate=one.estimate,

@@ -106,9 +106,11 @@ def test_hostile_text_is_escaped_everywhere() -> None:
         markup.hint(HOSTILE),
         markup.way(HOSTILE, "#000000"),
         markup.heading(HOSTILE, HOSTILE),
+        markup.chosen([(HOSTILE, HOSTILE)]),
         markup.shares([(HOSTILE, 0.5, "#000000", HOSTILE)]),
         markup.verdict(
             "supported",
+            name=HOSTILE,
             claim=HOSTILE,
             statement=HOSTILE,
             estimate=1.0,
@@ -121,7 +123,7 @@ def test_hostile_text_is_escaped_everywhere() -> None:
         ),
     ]
     for piece in pieces:
-        assert tags(piece) <= {"div", "span", "p", "b", "i"}
+        assert tags(piece) <= {"div", "span", "p", "b", "i", "dl", "dt", "dd"}
         assert "&lt;img" in piece
 
 
