@@ -130,7 +130,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   farther.addEventListener("click", () => { for (const one of drawn) one.zoom(1.3); });
   const strongest = label("Strongest edges", slider);
   strongest.append(count);
-  bar.append(strongest, label("Find", search), toggle("Paths through the chosen node", "paths", () => show()), toggle("Heads of a layer together", "group", () => build()), nearer, farther, fit);
+  bar.append(strongest, label("Find", search), toggle("Paths through chosen", "paths", () => show()), toggle("Group heads", "group", () => build()), nearer, farther, fit);
   root.append(bar, ways, told, tag("div", { class: "legend" }, "Green supports the answer, purple opposes it; dashed: queries, dotted: keys. Arrows walk from node to node, Enter opens one, P pins it, Esc closes. Ctrl and the wheel zoom, dragging moves."));
 
   function build() {

@@ -74,9 +74,10 @@ CSS = f"""
   padding: 8px 12px; font-size: 14.5px; line-height: 1.45; margin: 2px 0 6px; }}
 .ob-example {{ background: #f5f6f8; border-radius: 8px; padding: 11px 16px; font-size: 15.5px; }}
 .ob-chosen {{ display: grid; grid-template-columns: auto 1fr; gap: 3px 10px; font-size: 12.5px;
-  margin: 6px 0; padding: 0; }}
+  margin: 6px 0 !important; padding: 0 !important; }}
 .ob-chosen dt {{ color: {theme.MUTED}; }}
-.ob-chosen dt, .ob-chosen dd {{ margin: 0; padding: 0; overflow-wrap: anywhere; }}
+.ob-chosen dt, .ob-chosen dd {{ margin: 0 !important; padding: 0 !important;
+  overflow-wrap: anywhere; }}
 .ob-hint {{ color: {theme.MUTED}; font-size: 13.5px; padding: 6px 0; }}
 .ob-path {{ font-family: {theme.MONO}; font-size: 14px; white-space: pre-wrap;
   overflow-wrap: anywhere; background: #eef0f3; border-radius: 6px; padding: 10px 14px;
