@@ -9,7 +9,18 @@ import numpy as np
 
 from interp.generation.logits import logits
 from interp.prompts.pairs import PromptPairs
-from tests.interp.tiny import NAMES, PLACES, Tiny, words
+from tests.interp.tiny import BUILDERS, NAMES, PLACES, Tiny, words
+
+# Metrics are read from logits, which all architectures have: each is read on one of them, and on
+# the others that of whole answers, whose own tokens run through the blocks as well.
+WHOLE_ANSWERS = "logprob_diff"
+
+
+def on_architectures(*metrics: str) -> list[tuple[str, str]]:
+    """Architectures and metrics, `WHOLE_ANSWERS` among them, for a test of other metrics."""
+    others = [name for name in BUILDERS if name != "llama"]
+    return [("llama", metric) for metric in metrics] + [(name, WHOLE_ANSWERS) for name in others]
+
 
 Slot = tuple[str, list[tuple[int, int] | None]]
 """A label, and for each example the token index in the clean and in the corrupted prompt."""

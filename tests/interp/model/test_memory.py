@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -74,15 +75,22 @@ def swept(model: Model, site: str, memory: PeakMemory, **options: Any) -> xr.Dat
         return sweep(model, pair, site, **SWEEPS[site], **options)
 
 
+@functools.cache
+def within_budget(model: Model, site: str) -> tuple[xr.Dataset, PeakMemory]:
+    """The sweep and what it took; read only. The budget is that of the tests."""
+    memory = PeakMemory()
+    return swept(model, site, memory), memory
+
+
 @pytest.mark.parametrize("site", SWEEPS)
 def test_a_sweep_keeps_to_its_budget_and_leaves_nothing(
     wide: Model, budget: int, site: str
 ) -> None:
     """A budget for what is recorded of the prompts, and one for the batch."""
-    memory, alone = PeakMemory(), PeakMemory()
-    swept(wide, site, memory)
+    _, memory = within_budget(wide, site)
     assert budget / 4 < memory.peak < 2 * budget
     assert memory.now < budget / 100
+    alone = PeakMemory()
     swept(wide, site, alone, batch_size=1)
     assert alone.peak < memory.peak / 2
 
@@ -126,8 +134,7 @@ class SmallMachine(PeakMemory):
 def test_a_sweep_goes_on_with_less_where_memory_runs_out(
     wide: Model, budget: int, site: str
 ) -> None:
-    memory = PeakMemory()
-    expected = swept(wide, site, memory)
+    expected, memory = within_budget(wide, site)
     machine = SmallMachine(limit=memory.peak // 2)
     found = swept(wide, site, machine)
     assert 0 < machine.failures < 5

@@ -16,8 +16,8 @@ import xarray as xr
 from interp import PromptPairs, sweep
 from tests.interp import brute_force, reference
 from tests.interp.brute_force import RUNS
-from tests.interp.pairs import CASES, Case, prompt_pairs
-from tests.interp.tiny import Tiny, words
+from tests.interp.pairs import CASES, WHOLE_ANSWERS, Case, on_architectures, prompt_pairs
+from tests.interp.tiny import BUILDERS, Tiny, words
 
 pytestmark = pytest.mark.slow
 
@@ -56,16 +56,22 @@ def test_each_cell_is_a_forward_pass_of_hugging_face(tiny: Tiny, site: str, dire
             np.testing.assert_allclose(found[run], brute_force.unpatched(tiny, run), **TOLERANCE)
 
 
+METRICS = {
+    "answer_logprob": "noising",
+    "logprob_diff": "denoising",
+    "probability": "denoising",
+    "first_token_logprob": "noising",
+    "rank": "denoising",
+}
+
+
 @pytest.mark.parametrize(
-    ("metric", "direction"),
+    ("tiny", "metric", "direction"),
     [
-        ("answer_logprob", "noising"),
-        ("logprob_diff", "denoising"),
-        ("logprob_diff", "noising"),
-        ("probability", "denoising"),
-        ("first_token_logprob", "noising"),
-        ("rank", "denoising"),
+        *[(*asked, METRICS[asked[1]]) for asked in on_architectures(*METRICS)],
+        *[(name, WHOLE_ANSWERS, "noising") for name in BUILDERS],
     ],
+    indirect=["tiny"],
 )
 def test_answers_of_several_tokens_are_forced_after_the_patched_prompt(
     tiny: Tiny, metric: str, direction: str

@@ -21,7 +21,7 @@ from interp.patching import patch_once
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.at_once import Value, at_places, means, places, rewritten
 from tests.interp.brute_force import RUNS
-from tests.interp.pairs import CASES, prompt_pairs
+from tests.interp.pairs import CASES, on_architectures, prompt_pairs
 from tests.interp.tiny import D_MODEL, N_LAYERS, Tiny, build_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -127,7 +127,11 @@ def test_the_whole_layer_is_the_sites_default(llama: Tiny) -> None:
     np.testing.assert_array_equal(crossed["patched"][..., 0], whole["patched"])
 
 
-@pytest.mark.parametrize("metric", ["logprob_diff", "first_token_logprob", "rank"])
+@pytest.mark.parametrize(
+    ("tiny", "metric"),
+    on_architectures("logprob_diff", "first_token_logprob", "rank"),
+    indirect=["tiny"],
+)
 def test_other_metrics_are_read(tiny: Tiny, metric: str) -> None:
     """Among them one of whole answers, whose own tokens are not replaced."""
     compare(tiny, ("neurons",), GROUPS, "noising", metric=metric, neurons=GROUPS)
@@ -155,12 +159,14 @@ def test_neurons_are_ablated(tiny: Tiny, source: str) -> None:
 
 def test_one_patch_is_a_cell(tiny: Tiny) -> None:
     pairs = prompt_pairs(tiny)
-    swept = sweep(tiny.model, pairs, "mlp_act", by=("neurons", "position"), neurons=GROUPS)
+    swept = sweep(
+        tiny.model, pairs, "mlp_act", by=("neurons", "position"), neurons=GROUPS, layers=[1]
+    )
     slot = len(pairs.alignment) - 2
     for number, group in enumerate(GROUPS):
         one = patch_once(tiny.model, pairs, "mlp_act", 1, position=slot, neurons=group)
         ours = (one["answer_logit"] - one["foil_logit"]).sel(run="patched")
-        expected = swept["patched"].values[0, 1, slot, number]
+        expected = swept["patched"].values[0, 0, slot, number]
         assert float(ours) == pytest.approx(float(expected), abs=1e-4)
 
 

@@ -21,7 +21,7 @@ from interp.patching import patch_once
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.at_once import ALL, Place, Value, Write, in_pattern, places, rewritten
 from tests.interp.brute_force import RUNS
-from tests.interp.pairs import CASES, prompt_pairs, slots
+from tests.interp.pairs import CASES, on_architectures, prompt_pairs, slots
 from tests.interp.tiny import N_HEADS, N_LAYERS, Tiny, build_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -140,7 +140,11 @@ def test_attention_is_knocked_out_and_the_rest_is_not_scaled_up(
     np.testing.assert_array_equal(by_default["patched"], found["patched"])
 
 
-@pytest.mark.parametrize("metric", ["logprob_diff", "first_token_logprob", "rank"])
+@pytest.mark.parametrize(
+    ("tiny", "metric"),
+    on_architectures("logprob_diff", "first_token_logprob", "rank"),
+    indirect=["tiny"],
+)
 def test_other_metrics_are_read(tiny: Tiny, metric: str) -> None:
     """Among them one of whole answers, whose own tokens attend as they would without a patch."""
     compare(tiny, ("head", "destination"), "noising", metric=metric, layers=[0, 2])
@@ -193,7 +197,7 @@ def test_nothing_is_run_where_no_place_can_attend_to_another(llama: Tiny) -> Non
 
 def test_one_patch_is_a_cell(tiny: Tiny) -> None:
     pairs = prompt_pairs(tiny)
-    swept = sweep(tiny.model, pairs, "pattern", by=("head", "destination", "source"))
+    swept = sweep(tiny.model, pairs, "pattern", by=("head", "destination", "source"), layers=[1])
     labels = [label for label, _ in slots(tiny)]
     where, who = labels.index("where -1"), labels.index("who -1")
     for head, destination, source in ((0, where, who), (3, where, where)):
@@ -201,7 +205,7 @@ def test_one_patch_is_a_cell(tiny: Tiny) -> None:
             tiny.model, pairs, "pattern", 1, head=head, position=destination, attended=source
         )
         ours = (one["answer_logit"] - one["foil_logit"]).sel(run="patched")
-        expected = swept["patched"].values[0, 1, head, destination, source]
+        expected = swept["patched"].values[0, 0, head, destination, source]
         assert float(ours) == pytest.approx(float(expected), abs=1e-4)
     with pytest.raises(SiteError, match="could attend to one at position"):
         patch_once(tiny.model, pairs, "pattern", 1, position=who, attended=where)

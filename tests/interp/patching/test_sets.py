@@ -28,7 +28,7 @@ from tests.interp.at_once import (
     rewritten,
 )
 from tests.interp.brute_force import RUNS, unpatched
-from tests.interp.pairs import CASES, prompt_pairs
+from tests.interp.pairs import CASES, on_architectures, prompt_pairs
 from tests.interp.tiny import BUILDERS, Tiny, build_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -215,7 +215,11 @@ def test_a_set_alone_is_what_it_is_among_others(tiny: Tiny, source: Any) -> None
         np.testing.assert_allclose(alone[:, 0], together.sel(set=name), **TOLERANCE, err_msg=name)
 
 
-@pytest.mark.parametrize("metric", ["logprob_diff", "answer_logprob", "rank"])
+@pytest.mark.parametrize(
+    ("tiny", "metric"),
+    on_architectures("logprob_diff", "answer_logprob", "rank"),
+    indirect=["tiny"],
+)
 def test_other_metrics_are_read(tiny: Tiny, metric: str) -> None:
     compare(tiny, sets_of(tiny), "noising", metric=metric)
 
