@@ -65,9 +65,19 @@ def _whole(tiny: Tiny, name: str) -> tuple[xr.Dataset, xr.Dataset]:
     return asked(estimate, check=0), asked(sweep)
 
 
-@pytest.fixture(params=REQUESTS)
-def asked(request: pytest.FixtureRequest, tiny: Tiny) -> Asked:
-    return Asked(tiny, request.param)
+# Every request on one architecture. Of the others, whose cells and sites have tests of their own,
+# heads, and one request that attends or has neurons as this architecture does.
+ASKED = [
+    *[("llama", name) for name in REQUESTS],
+    *[("gpt2", name) for name in ("heads", "neurons")],
+    *[("neox", name) for name in ("heads", "patterns")],
+]
+
+
+@pytest.fixture(params=ASKED, ids="-".join)
+def asked(request: pytest.FixtureRequest, zoo: Callable[[str], Tiny]) -> Asked:
+    architecture, name = request.param
+    return Asked(zoo(architecture), name)
 
 
 def places_by_estimate(asked: Asked, estimated: xr.Dataset) -> list[tuple[int, ...]]:
