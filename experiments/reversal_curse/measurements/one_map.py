@@ -209,15 +209,23 @@ class _Table:
         """To how many of the wrong names the right one is preferred."""
         return _preferred(np.diagonal(scores), scores, self.wrong)
 
-    def shuffled(self, scores: Floats, rng: np.random.Generator) -> float:
-        """The mean with another answer of the same words in the place of the right one."""
-        order = np.arange(len(scores))
-        for group in np.unique(self.same, axis=0):
-            mine = np.nonzero(group)[0]
-            order[mine] = mine[rng.permutation(len(mine))]
-        own = scores[np.arange(len(order)), order]
-        others = self.same & (np.arange(len(order))[None, :] != order[:, None])
-        return float(np.nanmean(_preferred(own, scores, others)))
+    def shuffled(self, scores: Floats, rng: np.random.Generator) -> Floats:
+        """Means with another answer of the same words in the place of the right one [draw]."""
+        groups = [np.nonzero(group)[0] for group in np.unique(self.same, axis=0)]
+        # Each answer in the right one's place, once: draws only put these together.
+        placed = np.full(scores.shape, np.nan)
+        for mine in groups:
+            inside = scores[np.ix_(mine, mine)]
+            for column, answer in enumerate(mine):
+                others = np.ones(inside.shape, bool)
+                others[:, column] = False
+                placed[mine, answer] = _preferred(inside[:, column], inside, others)
+        order, means = np.arange(len(scores)), np.empty(SHUFFLES)
+        for draw in range(SHUFFLES):
+            for mine in groups:
+                order[mine] = mine[rng.permutation(len(mine))]
+            means[draw] = np.nanmean(placed[np.arange(len(order)), order])
+        return means
 
 
 def _preferred(own: Floats, scores: Floats, others: npt.NDArray[np.bool_]) -> Floats:
@@ -251,7 +259,7 @@ def _judged(
         by_layer = [found[way][one, which[one], every] for one in range(n_layers)]
         out[way] = np.stack(by_layer, axis=1)
         out[f"{way}_at"] = tables[way].preferred(chosen)
-        out[f"{way}_null"] = np.array([tables[way].shuffled(chosen, rng) for _ in range(SHUFFLES)])
+        out[f"{way}_null"] = tables[way].shuffled(chosen, rng)
     return out
 
 
