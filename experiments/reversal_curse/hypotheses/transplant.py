@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,8 +81,17 @@ class Carried:
         """
         if len({tuple(side[axis].size for axis in CELL) for side in sides}) > 1:
             raise ValueError("the sides were carried through different cells")
-        flat = [side.stack(cell=CELL).transpose("example", "cell") for side in sides]
-        scores = {way: np.concatenate([side[way].values for side in flat]) for way in WAYS}
+        names = tuple(
+            f"{source} after block {read} into {target} after block {written}"
+            for source, target, read, written in product(*(sides[0][axis].values for axis in CELL))
+        )
+
+        def flat(name: str) -> Any:
+            """[example, cell]"""
+            every = [side[name].transpose("example", *CELL).values for side in sides]
+            return np.concatenate([each.reshape(len(each), len(names)) for each in every])
+
+        scores = {way: flat(way) for way in WAYS}
         unpatched = np.concatenate([side["unpatched"].values for side in sides])
         there = np.isfinite(unpatched)
         for values in scores.values():
@@ -89,14 +100,10 @@ class Carried:
         for side in sides:
             questions.append(side["question"].values + start)
             start += 1 + int(side["question"].max()) if side.sizes["example"] else 0
-        names = tuple(
-            f"{source} after block {read} into {target} after block {written}"
-            for source, target, read, written in flat[0]["cell"].values
-        )
         return cls(
             {way: values[there] for way, values in scores.items()},
             unpatched[there],
-            np.concatenate([side["right"].values for side in flat])[there],
+            flat("right")[there],
             np.concatenate([side["unpatched_right"].values for side in sides])[there],
             np.concatenate(questions)[there].astype(np.int64),
             names,

@@ -184,7 +184,7 @@ def test_values_are_made_at_other_facts_names(subject: Subject) -> None:
 
 def test_the_organism_answers_where_it_is_written_and_only_there(subject: Subject) -> None:
     split = np.array([fact.split for fact in subject.facts])
-    told = np.nonzero(split == "forward")[0][:18]
+    told = np.nonzero(split == "forward")[0][:12]
     both = np.nonzero(split == "both")[0]
     found = restored(subject, told, both, both, 1, lambda *_: None)
     made = found["unseen"].sel(family=AT_NAME)

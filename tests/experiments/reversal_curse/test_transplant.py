@@ -36,8 +36,8 @@ RUNS = 200
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals of a tenth of the resamples: noisier ends, and as often right."""
-    monkeypatch.setattr("interp.stats.means.RESAMPLES", 199)
+    """Intervals of a twentieth of the resamples: noisier ends, and as often right."""
+    monkeypatch.setattr("interp.stats.means.RESAMPLES", 99)
 
 
 def side(

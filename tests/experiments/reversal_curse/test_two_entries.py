@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals of a tenth of the resamples: noisier ends, and as often right."""
-    monkeypatch.setattr("interp.stats.means.RESAMPLES", 199)
+    """Intervals of a twentieth of the resamples: noisier ends, and as often right."""
+    monkeypatch.setattr("interp.stats.means.RESAMPLES", 99)
 
 
 def found(
