@@ -21,7 +21,7 @@ import interp
 from cache.errors import ObverseError
 from experiments.organisms.bundled import reversal_curse
 from tests.experiments.organisms.test_train import TINY
-from tests.experiments.test_cli_hostile import LABELLED, PAIRS, commands, ended
+from tests.experiments.test_cli_hostile import LABELLED, PAIRS, commands, ended, loaded_once
 
 ROOT = Path(__file__).parents[2]
 TEXT = "Tom Cruise's mother is Mary Lee Pfeiffer.\n" * 60
@@ -72,7 +72,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("berglund").mkdir()
     for name in ("my-model", "base-model", "tuned-model"):
         shutil.copytree(reversal_curse(), name)
-    loaded = interp.load_model
+    loaded = loaded_once(interp.load_model)
 
     def load(source: str, **options: Any) -> Any:
         # The hub is not asked; any model will do for reading options.

@@ -128,7 +128,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise ObverseError("It would have started.")
 
     monkeypatch.setattr(experiments.registry, "entry_points", toy.installed)
-    monkeypatch.setattr(interp, "load_model", _once(loaded))
+    monkeypatch.setattr(interp, "load_model", loaded_once(loaded))
     monkeypatch.setattr(experiments.cli.explorer, "served", started)
     monkeypatch.setattr(experiments.cli.train, "arm_config", _tiny)
     monkeypatch.setattr(interp.loading.where, "entry_points", _installed)
@@ -148,8 +148,9 @@ def _installed(group: str) -> EntryPoints:
 
 
 @cache
-def _once(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Loading, remembered: the model is as it was after every command."""
+def loaded_once(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Loading, remembered by what was given: the model is as it was after every command, and a
+    folder of one name holds the same."""
     models: dict[Any, Any] = {}
 
     def remembered(*arguments: Any, **options: Any) -> Any:

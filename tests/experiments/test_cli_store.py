@@ -114,7 +114,7 @@ def test_bad_input_gets_one_sentence(words: list[str], message: str) -> None:
 
 def test_a_stopped_harvest_goes_on(tmp_path: Path) -> None:
     Path("long.txt").write_text(
-        "\n".join(f"{Path('corpus.txt').read_text()}"[i:] for i in range(60))
+        "\n".join(f"{Path('corpus.txt').read_text()}"[i:] for i in range(25))
     )
     command = [sys.executable, "-m", "experiments.cli", "harvest", "--text", "long.txt"]
     command += ["--context", "20", "--sites", "resid_post,mlp_act,q,k,v,z"]
