@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from app.compute.carrying import Carried
     from app.compute.circuits import Measured
+    from app.compute.component_output import Written
+    from app.compute.continuation import Steering
     from app.compute.refining import Refined
-    from app.compute.writing import Written
-    from app.compute.writing_on import Steering
     from interp.model.model import Model
 
 __all__ = ["About", "Engine", "ModelSpec", "Replaced", "Token"]
@@ -314,8 +314,8 @@ class Engine:
         steering: Steering | None,
         progress: Progress | None = None,
     ) -> str:
-        """What is written after a prompt; see `app.compute.writing_on`."""
-        from app.compute.writing_on import continued
+        """What is written after a prompt; see `app.compute.continuation`."""
+        from app.compute.continuation import continued
 
         return self._compute(
             spec,
@@ -327,8 +327,8 @@ class Engine:
         self, spec: ModelSpec, pair: Pair, layer: int, head: int | None
     ) -> dict[str, Written]:
         """What a head or an MLP (no head) writes at the end of a pair's prompts; see
-        `app.compute.writing`."""
-        from app.compute.writing import written
+        `app.compute.component_output`."""
+        from app.compute.component_output import written
 
         return self._compute(
             spec,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from app import resources
+from app.compute.continuation import Steering
 from app.compute.engine import About, ModelSpec
-from app.compute.writing_on import Steering
 from app.screen import parts
 from app.text import markup
 from cache.errors import ObverseError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from app import resources, state
+from app.compute.component_output import Written
 from app.compute.engine import ModelSpec
-from app.compute.writing import Written
 from app.panels import attention
 from app.screen import parts
 from app.text import markup, sentences
