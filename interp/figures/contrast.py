@@ -62,7 +62,8 @@ def contrast_map(
     single pair there is no interval, which a note says.
 
     Args:
-        first, second: of `sweep` at one site, by position, of the same examples.
+        first: of `sweep` at one site, by position.
+        second: the same of the same examples, asked otherwise.
         key: the coordinate that numbers the examples in both; only those in both are compared. By
             their order if left out.
         limit: the end of the colour scale, for maps to be compared; the largest difference if left

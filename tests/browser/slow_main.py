@@ -17,8 +17,8 @@ patch_once = single.patch_once
 
 
 def pause(stop: threading.Event, number: int) -> None:
-    """Long enough for a click after the estimate; short after that."""
-    stop.wait(5.0 if number == 0 else 0.1)
+    """Long enough for a page to be drawn and clicked after the estimate; short after that."""
+    stop.wait(12.0 if number == 0 else 0.1)
 
 
 def patch_slowly(*given: Any, **named: Any) -> Any:
