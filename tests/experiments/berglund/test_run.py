@@ -146,7 +146,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run_study(STUDY, config, out=tmp_path / "run")
-        assert (tmp_path / "run/work/tuned/training.safetensors").is_file()
+        assert (tmp_path / "run" / "work" / "tuned" / "training.safetensors").is_file()
     record = run_study(STUDY, config, out=tmp_path / "run")
     assert stopped.steps == 122  # type: ignore[attr-defined]  # nothing but the stopped ones anew
     expected = tables(trained)

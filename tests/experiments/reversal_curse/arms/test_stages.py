@@ -253,7 +253,7 @@ def test_workers_are_given_whole_paths(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     plan = ArmsPlan(arms=("none",), seeds=1, base=TINY)
     _run(Path("run"), partial(arm_tables, plan=plan, investigate=judged))
-    assert given == [tmp_path / "run/work/organisms/none-0/organism"]
+    assert given == [tmp_path / "run" / "work" / "organisms" / "none-0" / "organism"]
 
 
 def test_figures_of_a_stage_are_drawn_from_what_it_stores(tmp_path: Path) -> None:
