@@ -22,6 +22,7 @@ SIZES = (5, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 500)
 
 USUAL = 40
 _RANDOM = 5
+_ENOUGH = 0.8
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,6 @@ def measured(model: Model, pairs: PromptPairs, scores: xr.Dataset, n_edges: int)
     )
 
 
-_ENOUGH = 0.8
-
-
 def curve(
     model: Model, pairs: PromptPairs, scores: xr.Dataset, progress: Progress | None = None
 ) -> xr.Dataset | None:
@@ -129,9 +127,10 @@ def curve(
 
 
 def enough(curve: xr.Dataset) -> int | None:
-    """The edges of the smallest circuit that does four fifths of what the whole model does."""
-    reached = np.nonzero(curve["f"].values >= _ENOUGH)[0]
-    return int(curve["n_edges"].values[reached[0]]) if len(reached) else None
+    """The size asked for of the smallest circuit that does four fifths of what the whole model
+    does; None where none does. It has fewer edges where some of them lead nowhere."""
+    reached = curve["fraction"].values[curve["f"].values >= _ENOUGH]
+    return round(float(reached[0]) * int(curve["n_edges"].values[-1])) if len(reached) else None
 
 
 def sizes(n_edges: int) -> list[int]:

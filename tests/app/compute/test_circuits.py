@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from app.compute import circuits
 from app.compute.circuits import Measured
@@ -135,3 +136,16 @@ def test_a_model_that_is_no_sum_is_refused_in_a_sentence(
     monkeypatch.setattr("interp.circuits.attribute_edges", refuse)
     with pytest.raises(ModelError, match="no sums"):
         fresh.circuit(spec, PAIRS, 20)
+
+
+def test_enough_is_the_size_that_was_asked_for() -> None:
+    """Of which a few edges lead nowhere; the next smaller size may do too little."""
+    curve = xr.Dataset(
+        {
+            "f": ("fraction", [0.2, 0.79, 0.9, 1.0]),
+            "n_edges": ("fraction", [5, 14, 17, 50]),
+        },
+        coords={"fraction": [0.1, 0.3, 0.4, 1.0]},
+    )
+    assert circuits.enough(curve) == 20
+    assert circuits.enough(curve.assign(f=("fraction", [np.nan] * 4))) is None
