@@ -102,7 +102,7 @@ def _curve(spec: ModelSpec, way: Way, curve: xr.Dataset, pairs: tuple[Pair, ...]
         faithfulness_lines(curve),
         f"faithfulness-{way.name}",
         data=lambda: curve[["f", "f_low", "f_high", "complement"]].to_dataframe().reset_index(),
-        code=snippets.faithfulness(spec, pairs),
+        code=snippets.faithfulness(spec, pairs, curve["fraction"].values.tolist()),
         alt=f"Measured faithfulness of circuits of every size, {way.title.lower()}",
     )
 

@@ -126,7 +126,7 @@ def circuit(model: ModelSpec, pairs: Sequence[Pair], n_edges: int) -> str:
     )
 
 
-def faithfulness(model: ModelSpec, pairs: Sequence[Pair]) -> str:
+def faithfulness(model: ModelSpec, pairs: Sequence[Pair], fractions: Sequence[float]) -> str:
     """Faithfulness of circuits of every size, on pairs that their edges were not scored on."""
     scored, run = halves(tuple(pairs))
     return _lines(
@@ -140,7 +140,11 @@ def faithfulness(model: ModelSpec, pairs: Sequence[Pair]) -> str:
         *_pairs(run, "others"),
         "",
         'scores = attribute_edges(model, pairs, method="eap-ig", by="position")',
-        'curve = faithfulness_curve(model, others, scores, choice="greedy")',
+        f"fractions = {list(fractions)!r}",
+        "curve = faithfulness_curve(",
+        "    model, others, scores, fractions=fractions,",
+        '    choice="greedy", n_random=2, n_resampled=0,',
+        ")",
         "faithfulness_lines(curve).show()",
     )
 

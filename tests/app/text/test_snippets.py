@@ -14,7 +14,16 @@ from app.text import snippets
 from experiments.records import RunRecord
 from experiments.reports.code import code
 from experiments.reversal_curse.report.figures import MARGINS
-from interp.figures import circuit_map, lens_heatmap, patching_map, rank_lines
+from interp.figures import (
+    attribution_map,
+    circuit_map,
+    contrast_map,
+    faithfulness_lines,
+    lens_heatmap,
+    patching_map,
+    pattern_map,
+    rank_lines,
+)
 from tests.app.material import HOSTILE
 
 
@@ -59,6 +68,45 @@ def test_the_map_of_typed_prompts(run_code: Any, engine: Engine, spec: ModelSpec
     made = run_code(snippets.patching(spec, pair, "mlp_out", {"example": 0, "value": "change"}))
     drawn = patching_map(engine.sweep(spec, pair, "mlp_out"), example=0, value="change")
     np.testing.assert_allclose(values(made), values(drawn), atol=1e-4)
+
+
+def test_attention_and_attribution(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
+    prompt = f"Ann {HOSTILE}'s mother is"
+    for value in ("pattern", "moved"):
+        made = run_code(snippets.attention(spec, prompt, 1, 0, value))
+        drawn = pattern_map(engine.patterns(spec, prompt, 1), 1, 0, value=value)
+        np.testing.assert_allclose(values(made), values(drawn), atol=1e-6)
+    for foil in (" Eva", None):
+        made = run_code(snippets.attribution(spec, prompt, " Bea", foil, "head"))
+        drawn = attribution_map(engine.attribution(spec, prompt, " Bea", foil, "head"), 0)
+        np.testing.assert_allclose(values(made), values(drawn), atol=1e-6)
+
+
+def test_the_difference_of_two_maps(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
+    one = pairs.typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea")
+    other = pairs.typed("Dan Frost's mother is", "Hal Iris's mother is", "Eva", "Ida")
+    made = run_code(snippets.contrast(spec, [one, other], "resid_pre"))
+    drawn = contrast_map(*(engine.sweep(spec, pair, "resid_pre") for pair in (one, other)))
+    np.testing.assert_allclose(values(made), values(drawn), atol=1e-4)
+
+
+def test_the_difference_of_two_stored_maps(run_code: Any, record: RunRecord) -> None:
+    names = ("patching_forward_resid_pre", "patching_reverse_resid_pre")
+    made = run_code(snippets.run_contrast(record.path, names, ("split", "forward"), "fact"))
+    maps = [record.dataset(name) for name in names]
+    maps = [one.isel(example=one["split"].values == "forward") for one in maps]
+    np.testing.assert_allclose(values(made), values(contrast_map(*maps, key="fact")))
+
+
+def test_the_curve_of_a_circuit(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
+    some = tuple(
+        pairs.typed(f"{name}'s mother is", "Cy Dale's mother is", "Mary", "Bea")
+        for name in ("Tom Cruise", "Dan Frost", "Hal Iris", "Finn Grove", f"Ann {HOSTILE}")
+    )
+    curve = engine.curve(spec, some)
+    assert curve is not None
+    made = run_code(snippets.faithfulness(spec, some, curve["fraction"].values.tolist()))
+    assert made == faithfulness_lines(curve)
 
 
 def test_a_circuit_of_several_pairs(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
