@@ -62,6 +62,7 @@ class Turns:
             self._lock.release()
 
     def compute(self, spec: ModelSpec, key: tuple[Hashable, ...], work: Callable[[Model], T]) -> T:
+        """The result of `work` under `key`, kept or computed in turn."""
         from interp.model.memory import fitting_threads
 
         with self._lock:

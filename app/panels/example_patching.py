@@ -247,7 +247,7 @@ def circuits(shown: Shown, example: int) -> None:
     n = max(len(_of_group(shown, kind, way)) for way in shown.examples.ways)
     # Of a single pair no share can be told, so that its circuit shows little.
     many = _many(shown, n)
-    mean = patching.which(f"This {shown.examples.one}", many, usual="mean")
+    mean = patching.which(f"This {shown.examples.one}", many, usual="mean", key="circuit-of")
     group = kind if mean else None
     found: dict[Way, tuple[Pair, ...]] = {}
     for way in shown.examples.ways:

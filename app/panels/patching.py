@@ -265,16 +265,16 @@ def controls(one: str = "", mean: str | None = None) -> tuple[bool, str]:
     return of, str(value or "change")
 
 
-def which(one: str, mean: str | None, usual: str = "one") -> bool:
+def which(one: str, mean: str | None, *, usual: str = "one", key: str = "patch-of") -> bool:
     """Whether the mean over examples is wanted.
 
     Args:
         one, mean: names of the two choices; no choice where there is no mean.
         usual: which of them is taken where nobody has chosen.
+        key: of the control.
     """
     if mean is None:
         return False
-    key = "patch-of" if usual == "one" else "circuit-of"
     of = st.segmented_control(
         "Of",
         ["one", "mean"],
