@@ -26,7 +26,12 @@ def arms_section(scores: pd.DataFrame, verdicts: pd.DataFrame) -> Section:
     """Of the tables that `arm_tables` gives."""
     return Section(
         "Trained otherwise",
-        [Figures(ARM_FIGURES), scores_table(scores), outcomes_table(verdicts)],
+        # Each has many columns, and the width of the page to itself.
+        [
+            *(Figures([figure]) for figure in ARM_FIGURES),
+            scores_table(scores),
+            outcomes_table(verdicts),
+        ],
         "Small organisms of the same kind, trained anew under each arm and asked the same "
         "questions; see `obverse train --help` for what each arm changes.",
     )
@@ -97,4 +102,4 @@ def scale_section(table: pd.DataFrame) -> Section:
 
 def time_section() -> Section:
     """Of what `time_table` stores."""
-    return Section("Along a training", [Figures(TIME_FIGURES)])
+    return Section("Along a training", [Figures([figure]) for figure in TIME_FIGURES])
