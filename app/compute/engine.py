@@ -61,7 +61,7 @@ class Engine:
 
     def __init__(self, load: Callable[[ModelSpec], Model]) -> None:
         self._turns = Turns(load)
-        self._compute, self._in_steps = self._turns.compute, self._turns.in_steps
+        self.compute, self.in_steps = self._turns.compute, self._turns.in_steps
 
     def about(self, spec: ModelSpec) -> About:
         """Name, size and fingerprint. Raises ModelError where the model cannot be loaded."""
@@ -76,7 +76,7 @@ class Engine:
                 model.n_parameters,
             )
 
-        return self._compute(spec, ("about",), read)
+        return self.compute(spec, ("about",), read)
 
     def tokens(self, spec: ModelSpec, prompt: str, spans: Mapping[str, str]) -> tuple[Token, ...]:
         """The prompt's tokens with the named part each belongs to; its last token is "last"."""
@@ -96,13 +96,13 @@ class Engine:
                 names[-1] = "last"
             return tuple(map(Token, model.token_strings(ids), names))
 
-        return self._compute(spec, ("tokens", prompt, tuple(spans.items())), read)
+        return self.compute(spec, ("tokens", prompt, tuple(spans.items())), read)
 
     def lens(self, spec: ModelSpec, prompt: str, answer: str | None) -> xr.Dataset:
         """The logit lens on one prompt, with ten tokens for each cell."""
         from interp.lens.logit import logit_lens
 
-        return self._compute(
+        return self.compute(
             spec,
             ("lens", prompt, answer),
             lambda model: logit_lens(model, [prompt], None if answer is None else [answer], k=_TOP),
@@ -114,7 +114,7 @@ class Engine:
         Raises:
             PromptError: the two prompts, or what should follow them, do not fit.
         """
-        return self._compute(spec, ("aligned", pair), lambda model: aligned(model, pair))
+        return self.compute(spec, ("aligned", pair), lambda model: aligned(model, pair))
 
     def sweep(
         self, spec: ModelSpec, pair: Pair, site: str, progress: Progress | None = None
@@ -122,7 +122,7 @@ class Engine:
         """Patch every cell of one pair: layer × head at "z", layer × position elsewhere."""
         from interp.patching import sweep
 
-        return self._compute(
+        return self.compute(
             spec,
             ("sweep", pair, site),
             lambda model: sweep(model, build(model, [pair]), site, progress=progress),
@@ -137,7 +137,7 @@ class Engine:
         """
         from app.compute.refining import refined
 
-        return self._in_steps(
+        return self.in_steps(
             spec,
             ("refine", pair, site, run),
             lambda model, tell: refined(model, build(model, [pair]), site, run, tell),
@@ -179,7 +179,7 @@ class Engine:
 
         key = ("patch", pair, site, layer, label, head)
         with self._turns.wanted(replaced):
-            return self._compute(spec, key, run)
+            return self.compute(spec, key, run)
 
     def carry(
         self,
@@ -201,7 +201,7 @@ class Engine:
 
         key = ("carry", source, target, layer, read, written)
         with self._turns.wanted(replaced):
-            return self._compute(
+            return self.compute(
                 spec, key, lambda model: carried(model, source, target, layer, read, written)
             )
 
@@ -225,7 +225,7 @@ class Engine:
         # The prompts name the examples of a table; two tables with the same ones are the same.
         asked = tuple(table[f"{way.name}_prompt"])
         key = ("pair", examples, way, hash(asked), row, repr(sorted(settings.items())))
-        return self._compute(
+        return self.compute(
             spec, key, lambda model: examples.pair(model, table, row, way, settings)
         )
 
@@ -239,7 +239,7 @@ class Engine:
         """
         from interp.circuits import attribute_edges
 
-        return self._compute(
+        return self.compute(
             spec,
             ("edges", pairs),
             lambda model: attribute_edges(
@@ -256,7 +256,7 @@ class Engine:
 
         scored, run = halves(pairs)
         scores = self.edges(spec, scored)
-        return self._compute(
+        return self.compute(
             spec,
             ("circuit", pairs, n_edges),
             lambda model: measured(model, build(model, run), scores, n_edges),
@@ -270,7 +270,7 @@ class Engine:
         """
         from interp.attention.patterns import attention_patterns
 
-        return self._compute(
+        return self.compute(
             spec,
             ("patterns", prompt, layer),
             lambda model: attention_patterns(model, [prompt], layers=[layer], weighted=True),
@@ -285,7 +285,7 @@ class Engine:
             found = continuations(model, tokenise(model, [prompt] * 2), [answer, foil])
             return found[0][0] == found[1][0]
 
-        return self._compute(spec, ("first", prompt, answer, foil), same)
+        return self.compute(spec, ("first", prompt, answer, foil), same)
 
     def attribution(
         self, spec: ModelSpec, prompt: str, answer: str, foil: str | None, by: str
@@ -298,7 +298,7 @@ class Engine:
         from interp.attribution.direct import direct_logit_attribution
 
         foils = None if foil is None else [foil]
-        return self._compute(
+        return self.compute(
             spec,
             ("attribution", prompt, answer, foil, by),
             lambda model: direct_logit_attribution(
@@ -317,7 +317,7 @@ class Engine:
         """What is written after a prompt; see `app.compute.continuation`."""
         from app.compute.continuation import continued
 
-        return self._compute(
+        return self.compute(
             spec,
             ("continued", prompt, n, steering),
             lambda model: continued(model, prompt, n, steering, progress),
@@ -330,7 +330,7 @@ class Engine:
         `app.compute.component_output`."""
         from app.compute.component_output import written
 
-        return self._compute(
+        return self.compute(
             spec,
             ("written", pair, layer, head),
             lambda model: written(model, pair, layer, head),
@@ -345,7 +345,7 @@ class Engine:
 
         scored, run = halves(pairs)
         scores = self.edges(spec, scored)
-        return self._compute(
+        return self.compute(
             spec, ("curve", pairs), lambda model: curve(model, build(model, run), scores, progress)
         )
 
@@ -353,6 +353,6 @@ class Engine:
         self, spec: ModelSpec, examples: Examples, progress: Progress
     ) -> pd.DataFrame | None:
         """The table of a study's examples that a model brings along, asked now; None without."""
-        return self._compute(
+        return self.compute(
             spec, ("examples", examples), lambda model: examples.measure(model, progress)
         )

@@ -12,6 +12,7 @@ import streamlit as st
 from app import state
 from app.compute.engine import Token
 from app.screen import follow
+from app.screen.told import Told
 from app.text import markup
 from experiments.reports.data import csv
 from interp.figures.drawing import theme
@@ -57,21 +58,27 @@ def figure(
     data: Callable[[], pd.DataFrame],
     code: str,
     alt: str,
+    told: Told | None = None,
     on_click: Callable[[], None] | None = None,
     below: Callable[[], str] | None = None,
 ) -> None:
-    """A figure with its data as CSV and its code.
+    """A figure with what is told of it, and its menu: SVG, PNG, CSV and its code.
 
     Args:
         name: key of the chart, and the name of downloaded files.
         data: the numbers, made when they are asked for.
         code: Python that makes the same figure.
         alt: a description for those who cannot see it.
+        told: what it is over, how sure it is, and what was checked; where a check fails, nothing
+            can be exported.
         on_click: called when a point was clicked; the event is in st.session_state[name], and
             the page is drawn anew. Cells are chosen without that (`follow.cells`).
         below: markup under the figure, told anew whenever another cell is chosen.
     """
-    config = theme.export_config(name, st.session_state.get("image", "svg"))
+    told = told or Told()
+    config = theme.export_config(name)
+    if told.wrong:
+        config["modeBarButtonsToRemove"] += ["toImage"]
     wide = fig.layout.width is not None
     with st.container(key=f"figure-{name}"):
         st.plotly_chart(
@@ -86,13 +93,38 @@ def figure(
         )
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
         with st.container():
+            html(told.markup())
             follow.words(f"{name}-below", below or str)
-        export(name, data, code)
+        export(name, data, code, told=told, image=True)
 
 
-def export(name: str, data: Callable[[], pd.DataFrame], code: str) -> None:
-    """The numbers behind something as CSV, and the Python that makes it."""
-    with st.popover("Data and code", type="tertiary", icon=":material/download:"):
+def export(
+    name: str,
+    data: Callable[[], pd.DataFrame],
+    code: str,
+    *,
+    told: Told | None = None,
+    image: bool = False,
+) -> None:
+    """The numbers behind something as CSV, and the Python that makes it.
+
+    Args:
+        told: what was checked; where that failed, the reason stands in place of everything.
+        image: whether there is a figure of this name, to be saved as SVG or PNG.
+    """
+    wrong = told.wrong if told is not None else []
+    with st.popover("Export", type="tertiary", icon=":material/download:"):
+        if wrong:
+            error(" ".join(["Nothing of this is exported:", *(check.said for check in wrong)]))
+            return
+        if image:
+            # `follow.js` answers these: a picture is made in the browser, as it is looked at.
+            buttons = "".join(
+                f'<button class="ob-button" data-image="{markup.esc(name)}" data-format="{kind}">'
+                f"Download {kind.upper()}</button>"
+                for kind in ("svg", "png")
+            )
+            html(f'<div class="ob-buttons">{buttons}</div>')
         st.download_button(
             "Download CSV",
             data=lambda: csv(data()),
@@ -102,7 +134,6 @@ def export(name: str, data: Callable[[], pd.DataFrame], code: str) -> None:
             on_click="ignore",
             icon=":material/table:",
         )
-        st.caption("The camera above the figure saves it as an image.")
         st.code(code, language="python")
 
 

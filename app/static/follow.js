@@ -89,6 +89,20 @@ export default function ({ data, parentElement, setStateValue }) {
     });
   };
 
+  // A figure's menu saves it as it is looked at; the frame of the chosen cell is no part of it.
+  const save = (event) => {
+    const button = event.target.closest?.("[data-image]");
+    if (!button) return;
+    const key = CSS.escape(button.dataset.image);
+    const shown = [...page.querySelectorAll(`.st-key-${key} .js-plotly-plot`)];
+    const plot = shown.find((one) => one.offsetParent && one._context);
+    if (!plot) return;
+    plot._context.toImageButtonOptions.format = button.dataset.format;
+    for (const { name, click } of plot._fullLayout._modeBar.buttons.flat())
+      if (name === "toImage") click(plot);
+  };
+  page.addEventListener("click", save);
+
   const look = () => {
     asked = 0;
     for (const plot of plots.keys()) if (!plot.isConnected) plots.delete(plot);
@@ -108,6 +122,7 @@ export default function ({ data, parentElement, setStateValue }) {
   soon();
   const stop = () => {
     observer.disconnect();
+    page.removeEventListener("click", save);
     cancelAnimationFrame(asked);
     for (const forget of plots.values()) forget();
   };

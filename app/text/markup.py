@@ -79,6 +79,16 @@ CSS = f"""
 .ob-chosen dt, .ob-chosen dd {{ margin: 0 !important; padding: 0 !important;
   overflow-wrap: anywhere; }}
 .ob-hint {{ color: {theme.MUTED}; font-size: 13.5px; padding: 6px 0; }}
+.ob-told {{ color: {theme.MUTED}; font-size: 12.5px; line-height: 1.5; }}
+.ob-told b {{ font-weight: 600; }}
+.ob-check {{ display: inline-block; border-radius: 99px; padding: 0 8px; margin: 0 4px 0 0;
+  font-size: 12px; cursor: help; }}
+.ob-check.good {{ color: #00704f; background: #e3f4ee; }}
+.ob-check.bad {{ color: white; background: #b3261e; font-weight: 650; }}
+.ob-buttons {{ display: flex; gap: 8px; }}
+.ob-button {{ flex: 1; border: 1px solid #c5cad3; border-radius: 8px; background: transparent;
+  padding: 7px 12px; font: inherit; color: inherit; cursor: pointer; }}
+.ob-button:hover, .ob-button:focus-visible {{ border-color: #0072B2; color: #0072B2; }}
 .ob-path {{ font-family: {theme.MONO}; font-size: 14px; white-space: pre-wrap;
   overflow-wrap: anywhere; background: #eef0f3; border-radius: 6px; padding: 10px 14px;
   margin: 10px 0 4px; }}

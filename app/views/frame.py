@@ -33,7 +33,6 @@ def show(arguments: Arguments) -> None:
     with place:
         page = sidebar.pages(opened)
         told = st.container()
-        sidebar.settings()
     page.show(opened)
     # Now: a page chooses what nobody has chosen.
     with told:

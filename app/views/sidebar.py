@@ -81,15 +81,3 @@ def _cell() -> str:
     assert cell is not None
     where = f"head {cell.head}" if cell.head is not None else f"token {cell.position}"
     return f"{cell.way}, layer {cell.layer}, {where}"
-
-
-def settings() -> None:
-    """How figures are saved."""
-    st.segmented_control(
-        "The camera above a figure saves it as",
-        ["svg", "png"],
-        default="svg",
-        format_func=str.upper,
-        key="image",
-        required=True,
-    )

@@ -197,7 +197,7 @@ def test_data_and_figure_can_be_downloaded(
     wait_for_plot(page, "patching-forward-resid_pre")
     holder = page.locator(".st-key-patching-forward-resid_pre")
     holder.scroll_into_view_if_needed()
-    page.get_by_text("Data and code").nth(-3).click()
+    page.get_by_text("Export").nth(-3).click()
     with page.expect_download(timeout=20_000) as download:
         page.locator(".st-key-patching-forward-resid_pre-csv button").click()
     assert download.value.suggested_filename == "patching-forward-resid_pre.csv"
@@ -207,13 +207,9 @@ def test_data_and_figure_can_be_downloaded(
     np.testing.assert_allclose(np.sort(table["patched"]), np.sort(one[np.isfinite(one)]), rtol=1e-5)
     code = page.locator("[data-testid='stPopoverBody'] code").inner_text()
     assert "patching_map(result" in code
-    page.keyboard.press("Escape")
-    plot = wait_for_plot(page, "lens-forward")
-    plot.scroll_into_view_if_needed()
-    plot.hover()
     with page.expect_download(timeout=20_000) as download:
-        plot.locator(".modebar-btn[data-title*='ownload']").click()
-    assert download.value.suggested_filename == "lens-forward.svg"
+        page.get_by_role("button", name="Download SVG").click()
+    assert download.value.suggested_filename == "patching-forward-resid_pre.svg"
     root = ElementTree.fromstring(Path(download.value.path()).read_text())
     assert root.tag.endswith("svg")
 

@@ -1,0 +1,71 @@
+"""What is told with a figure: what it is over, how sure it is, and what was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.text.markup import esc
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that must be so if the figure's numbers are right.
+
+    Attributes:
+        name: in few words, "Contributions sum".
+        good: whether it is so.
+        said: what was found, as a sentence with the number.
+    """
+
+    name: str
+    good: bool
+    said: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """The line under a figure.
+
+    Attributes:
+        shows: what it shows, in one line; empty where a heading above says it.
+        n: what it is over: "40 facts", "1 prompt".
+        interval: what its bands or intervals are; for one prompt, that there is none.
+        control: what it is held against.
+        checks: what was checked of its numbers; where one is not good, nothing can be exported.
+    """
+
+    shows: str = ""
+    n: str = ""
+    interval: str = ""
+    control: str = ""
+    checks: Sequence[Check] = ()
+
+    @property
+    def wrong(self) -> list[Check]:
+        """The checks that failed."""
+        return [check for check in self.checks if not check.good]
+
+    def markup(self) -> str:
+        """The line and a badge for each check, foreign text escaped."""
+        facts = [
+            f"<b>{name}</b> {esc(text)}"
+            for name, text in (
+                ("n", self.n),
+                ("interval", self.interval),
+                ("control", self.control),
+            )
+            if text
+        ]
+        pieces = [esc(self.shows)] if self.shows else []
+        pieces += [" &nbsp;·&nbsp; ".join(facts)] if facts else []
+        badges = "".join(_badge(check) for check in self.checks)
+        return f'<div class="ob-told">{" &nbsp;·&nbsp; ".join(pieces)} {badges}</div>'
+
+
+def _badge(check: Check) -> str:
+    mark, kind = ("✓", "good") if check.good else ("✗", "bad")
+    return (
+        f'<span class="ob-check {kind}" title="{esc(check.said)}" tabindex="0" '
+        f'aria-label="{esc(f"{check.name}: {check.said}")}">{mark} {esc(check.name)}</span>'
+    )
