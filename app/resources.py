@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import runs
+from app.compute.along import Kept
 from app.compute.engine import Engine, ModelSpec
 from experiments.errors import StudyError
 from experiments.explorer import Page
@@ -40,6 +41,21 @@ def page(study: str) -> tuple[Page, str | None]:
         return _page(study), None
     except StudyError as error:
         return Page(), str(error)
+
+
+def load_apart(spec: ModelSpec) -> Model:
+    """A model that is looked at once, and is not kept."""
+    return _load_model(spec, 0.0)
+
+
+def asked_along(checkpoints: tuple[tuple[int, ModelSpec], ...], what: Hashable) -> Kept:
+    """What models along a training answered as far as they were asked, to be filled; it is another
+    one when one of the models is.
+
+    Args:
+        what: tells what they are asked.
+    """
+    return _asked(checkpoints, tuple(_touched(spec) for _, spec in checkpoints), what)
 
 
 @contextmanager
@@ -86,6 +102,12 @@ def _load_model(spec: ModelSpec, touched: float) -> Model:
     return load_model(spec.source, revision=spec.revision, dtype=spec.dtype)
 
 
+def _nothing_asked(
+    checkpoints: tuple[tuple[int, ModelSpec], ...], touched: tuple[float, ...], what: Hashable
+) -> Kept:
+    return Kept()
+
+
 def _touched(spec: ModelSpec) -> float:
     """When a model folder was last written to, so that a new checkpoint there is loaded."""
     folder = Path(os.path.expanduser(spec.source))  # raises nothing for a user that is not there
@@ -100,6 +122,7 @@ _page: Callable[[str], Page] = st.cache_resource(_make_page, show_spinner=False)
 _run: Callable[[str, tuple[int, ...]], runs.Run] = st.cache_resource(
     _open_run, max_entries=8, show_spinner=False
 )
+_asked: Callable[..., Kept] = st.cache_resource(_nothing_asked, max_entries=16, show_spinner=False)
 # Two, so that a run's model and one to compare it with stay in memory.
 _model: Callable[[ModelSpec, float], Model] = st.cache_resource(
     _load_model, max_entries=2, show_spinner=False

@@ -13,13 +13,14 @@ from typing import Any, Literal, get_args
 Kind = Literal["run", "model"]
 SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 
-PAGES = ("start", "study", "examples", "circuit", "prompt")
+PAGES = ("start", "study", "examples", "circuit", "training", "prompt")
 """Names of pages, as links tell them."""
 
 _WAY = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
 _NODE = re.compile(r"(a[0-9]{1,4}\.h[0-9]{1,5}|m[0-9]{1,4})\Z")
 _FIGURE = re.compile(r"[\w-]{1,80}\Z")
-_NUMBER = re.compile(r"[0-9]{1,6}\Z")
+_WORD = re.compile(r"[A-Za-z0-9][\w-]{0,119}\Z")
+_NUMBER = re.compile(r"[0-9]{1,9}\Z")
 LONGEST_TEXT = 2000
 """Characters of each typed text; an address could not hold more."""
 
@@ -84,6 +85,11 @@ class View:
         edges: how many edges the circuits have; None where nobody has chosen.
         node: the component of a circuit that is opened.
         figure: the figure of a study that is looked at, by its name.
+        training: the training that is looked at, by its name; None for the first.
+        measure: what is drawn along it; None for the first.
+        step: at which step of it; None for the last.
+        asked: the example that its models are asked, by its number among theirs; None for the one
+            that is chosen elsewhere.
     """
 
     source: Source | None = None
@@ -95,6 +101,10 @@ class View:
     edges: int | None = None
     node: Node | None = None
     figure: str | None = None
+    training: str | None = None
+    measure: str | None = None
+    step: int | None = None
+    asked: int | None = None
 
 
 def to_query(view: View) -> dict[str, str]:
@@ -121,6 +131,10 @@ def to_query(view: View) -> dict[str, str]:
         query["node"] = f"{view.node.way} {view.node.name} {view.node.position}"
     if view.figure is not None:
         query["figure"] = view.figure
+    for name in ("training", "measure", "step", "asked"):
+        value = getattr(view, name)
+        if value is not None:
+            query[name] = str(value)
     texts = {} if view.ask is None else asdict(view.ask)
     if all(len(text) <= LONGEST_TEXT for text in texts.values()):
         query |= texts
@@ -145,6 +159,14 @@ def from_query(query: Mapping[str, str]) -> View:
         view = replace(view, cell=Cell(way, layer, position, head))
     if _FIGURE.match(query.get("figure", "")):
         view = replace(view, figure=query["figure"])
+    training, measure = (query.get(name, "") for name in ("training", "measure"))
+    view = replace(
+        view,
+        training=training if _WORD.match(training) else None,
+        measure=measure if _WORD.match(measure) else None,
+        step=_number(query.get("step")),
+        asked=_number(query.get("asked")),
+    )
     way, _, rest = query.get("node", "").partition(" ")
     name, _, place = rest.partition(" ")
     told = {"way": way, "node": name, "position": _signed(place)}

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
     from interp.model.model import Model
 
-__all__ = ["Column", "Examples", "Figure", "Page", "Pair", "Way", "pair_in"]
+__all__ = [
+    "Column",
+    "Examples",
+    "Figure",
+    "Measure",
+    "Page",
+    "Pair",
+    "Trainings",
+    "Way",
+    "pair_in",
+]
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Page:
     figures: tuple[Figure, ...] = ()
     """Those of one name are alternatives: the first is shown whose results are all stored."""
     examples: Examples | None = None
+    trainings: Trainings | None = None
 
     def __post_init__(self) -> None:
         names = [figure.name for figure in self.figures]
@@ -105,6 +116,56 @@ class Examples:
     """The name of the stored ranks by layer."""
     patching: str = "patching_{way}_{site}"
     """The name of a stored patching map."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of numbers of a table of trainings, drawn over the steps."""
+
+    name: str
+    """In links: "preference"."""
+    title: str
+    """In the list of measures: "Preference for the right name"."""
+    label: str
+    """On the axis, with the unit."""
+    value: str
+    """The column."""
+    about: str
+    """What it is, as a sentence or two."""
+    control: str
+    """What it is held against."""
+    interval: tuple[str, str] | None = None
+    """The columns with the ends of its 95% interval over examples, where they are stored."""
+    scale: Literal["number", "share", "rank"] = "number"
+    """A rank is stored from 0 and shown from 1."""
+    chance: float | str | None = None
+    """What guessing gives: a number, or the column that holds it."""
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """The trainings of a study along which models were asked, and maybe kept.
+
+    The stored table has a row for each arm, seed, step and way: the columns `arm`, `seed`, `step`,
+    and those that are named here.
+    """
+
+    table: str
+    """The name of the stored table."""
+    way: str
+    """Its column that tells the way, by its name."""
+    n: str
+    """Its column that tells over how many examples a row is."""
+    measures: tuple[Measure, ...]
+    group: str
+    """Of which kind these examples are, for people: "facts that were told forward only"."""
+    about: str
+    """What was planted by the training, and what was not, as a sentence."""
+    folder: str
+    """Where in the run's work folder a training lies whose models were kept, in `steps`: a path
+    with {arm} and {seed}."""
+    command: str
+    """What a user types to have such results."""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ class Engine:
     def __init__(self, load: Callable[[ModelSpec], Model]) -> None:
         self._turns = Turns(load)
         self.compute, self.in_steps = self._turns.compute, self._turns.in_steps
+        self.apart = self._turns.apart
 
     def about(self, spec: ModelSpec) -> About:
         """Name, size and fingerprint. Raises ModelError where the model cannot be loaded."""

@@ -78,6 +78,15 @@ class Turns:
             result: T = self._kept[name]
             return result
 
+    def apart(self, load: Callable[[], Model], work: Callable[[Model], T]) -> T:
+        """In turn as well, on a model that is not kept: it takes the place of no other one."""
+        from interp.model.memory import fitting_threads
+
+        with self._lock:
+            model = load()
+            with fitting_threads(model):
+                return work(model)
+
     def in_steps(
         self,
         spec: ModelSpec,

@@ -63,9 +63,14 @@ def layers(name: str) -> None:
 
     def mark() -> Mark:
         cell = state.view().cell
-        return {"layer": None if cell is None else cell.layer}
+        return {"x": None if cell is None else cell.layer}
 
     _mark(name, mark)
+
+
+def step(name: str, chosen: Callable[[], int | None]) -> None:
+    """The steps of a training lie along the horizontal axis of a figure."""
+    _mark(name, lambda: {"x": chosen()})
 
 
 def words(name: str, tell: Callable[[], str]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import streamlit as st
 
@@ -21,11 +22,20 @@ from experiments.explorer import Pair
 # Sweeps of models up to this size take seconds on a laptop, and are not asked for.
 SMALL = 50_000_000
 
+T = TypeVar("T")
+
 PATIENCE = 1.0
 """Seconds that a page waits for work before it draws what there is: most is done by then."""
 
 _EVERY = 0.5  # s between two drawings
 _WORK, _USED = "work", "work-used"
+
+
+class Going(Protocol):
+    """Something that is worked on."""
+
+    @property
+    def work(self) -> Work[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,17 @@ def refine(spec: ModelSpec, pair: Pair, site: str, key: str) -> Refining:
         st.session_state.get(f"run-{key}-{site}")
     )
     name = (spec, pair, site, whole)
+    work = going_on(name, lambda: engine.refine(spec, pair, site, run=whole))
+    return Refining(f"{key}-{site}", work, whole)
+
+
+def going_on(name: Hashable, begin: Callable[[], Work[T]]) -> Work[T]:
+    """Work of this session, begun where it has not begun; it is stopped when it is not shown."""
     works = _works()
     if name not in works:
-        works[name] = engine.refine(spec, pair, site, run=whole)
+        works[name] = begin()
     st.session_state.setdefault(_USED, set()).add(name)
-    return Refining(f"{key}-{site}", works[name], whole)
+    return works[name]
 
 
 @contextlib.contextmanager
@@ -73,7 +89,7 @@ def only_what_is_shown() -> Iterator[None]:
         works.pop(name).stop()
 
 
-def draw(refining: Sequence[Refining], show: Callable[[], None]) -> None:
+def draw(refining: Sequence[Going], show: Callable[[], None]) -> None:
     """Call `show`, and while there is work to do again and again."""
     deadline = time.monotonic() + PATIENCE
     running = [one.work.wait(max(0.0, deadline - time.monotonic())).running for one in refining]
@@ -91,8 +107,8 @@ def draw(refining: Sequence[Refining], show: Callable[[], None]) -> None:
 
 
 def _page() -> View:
-    """What the page is about, but for the chosen cell: that changes without a new page."""
-    return replace(state.view(), cell=None)
+    """What the page is about, but for the chosen cell or step: these change without a new page."""
+    return replace(state.view(), cell=None, step=None)
 
 
 def progress(one: Refining) -> None:
@@ -119,6 +135,6 @@ def _run_all(one: Refining) -> None:
         del works[name]
 
 
-def _works() -> dict[Hashable, Work[Refined]]:
-    works: dict[Hashable, Work[Refined]] = st.session_state.setdefault(_WORK, {})
+def _works() -> dict[Hashable, Work[Any]]:
+    works: dict[Hashable, Work[Any]] = st.session_state.setdefault(_WORK, {})
     return works

@@ -23,8 +23,8 @@ function place(plot, mark) {
 
 function line(plot, mark) {
   const { xaxis, yaxis } = plot._fullLayout;
-  if (mark.layer == null || !xaxis || !yaxis) return null;
-  const at = xaxis.l2p(mark.layer);
+  if (mark.x == null || !xaxis || !yaxis) return null;
+  const at = xaxis.l2p(mark.x);
   if (!(at >= 0 && at <= xaxis._length)) return null;
   return { left: xaxis._offset + at, top: yaxis._offset, width: 0, height: yaxis._length };
 }
@@ -118,7 +118,8 @@ export default function ({ data, parentElement, setStateValue }) {
 
   const soon = () => (asked ||= requestAnimationFrame(look));
   const observer = new MutationObserver(soon);
-  observer.observe(page.body, { childList: true, subtree: true });
+  // Marks are moved from elsewhere, too.
+  observer.observe(page.body, { childList: true, subtree: true, attributeFilter: ["data-mark"] });
   soon();
   const stop = () => {
     observer.disconnect();

@@ -48,6 +48,8 @@ CSS = f"""
 .ob-way {{ font-size: 15px; font-weight: 650; margin: 0; padding-left: 10px;
   border-left: 4px solid; line-height: 1.35; }}
 .ob-said {{ font-size: 14px; margin: 4px 0 0; }}
+.ob-right {{ color: #00704f; }}
+.ob-wrong {{ color: #a34700; }}
 .ob-next {{ display: grid; grid-template-columns: 22px minmax(60px, 130px) 1fr 52px; gap: 0 8px;
   font-size: 13px; line-height: 21px; align-items: center; }}
 .ob-next .t {{ font-family: {theme.MONO}; white-space: pre; overflow: hidden;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from app.compute.along import Difference
 from experiments.numbers import duration, percent, probability
 from interp.figures.drawing import numbers, theme
 from interp.figures.patching import site_name
@@ -177,3 +178,36 @@ def time_left(seconds: float | None) -> str:
     if seconds < 1.5:
         return ", nearly done"
     return f", about {duration(seconds)} left"
+
+
+def apart(found: Difference, value: str, titles: Sequence[str], many: str) -> str:
+    """By how much both ways of asking differ at a step, where that is sure; else that it is not.
+
+    Args:
+        found: over pairs; of "rank" its log2.
+        value: "correct", "preference" or "rank".
+        titles: of the two ways, within a sentence.
+    """
+    over = f"over {found.n} {many}, pair by pair"
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return f"No difference between both ways is told: there is no interval {over}."
+    interval = f"95% interval {_apart(found.low, value)} to {_apart(found.high, value)}"
+    if not found.clear:
+        return f"No difference between both ways is told: its {interval} {over} holds none at all."
+    first, second = titles if (found.mean > 0) != (value == "rank") else titles[::-1]
+    what = {
+        "correct": "answers are right more often",
+        "rank": "the right first token stands higher",
+    }.get(value, "the right first token is preferred more")
+    ends = sorted((abs(found.low), abs(found.high)))
+    size = _apart(abs(found.mean), value)
+    interval = f"95% interval {_apart(ends[0], value)} to {_apart(ends[1], value)}"
+    return f"{first.capitalize()}, {what} than {second}: by {size} ({interval}) {over}."
+
+
+def _apart(number: float, value: str) -> str:
+    if value == "correct":
+        return f"{100 * number:.0f} points".replace("-", "−")
+    if value == "rank":
+        return f"a factor of {2**number:.2g}"
+    return f"{number:.2f} nats".replace("-", "−")

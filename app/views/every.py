@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import circuit, examples, prompt, start, study
+from app.views import circuit, examples, prompt, start, study, training
 from app.views.opened import Opened
 
 __all__ = ["PAGES", "Kind"]
@@ -31,5 +31,6 @@ PAGES = (
     Kind("study", "Findings", study.show),
     Kind("examples", "Examples", examples.show),
     Kind("circuit", "Circuit", circuit.show),
+    Kind("training", "Training", training.show),
     Kind("prompt", "Any prompt", prompt.show_page),
 )

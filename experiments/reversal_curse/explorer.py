@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 
 from experiments.errors import FactsError
-from experiments.explorer import Column, Examples, Page, Pair, Way, pair_in
+from experiments.explorer import (
+    Column,
+    Examples,
+    Measure,
+    Page,
+    Pair,
+    Trainings,
+    Way,
+    pair_in,
+)
 from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
 from experiments.reporter import Progress
 from experiments.reversal_curse import facts as files
@@ -35,6 +44,49 @@ __all__ = ["page"]
 _RIGHT = "Whether it gives the right answer when asked about the {}."
 _RANK = "Rank of the answer’s first token, asked {}; 1 is on top."
 _MARGIN = "Log-probability of the right name minus the mean over others, in nats."
+_ALONG = (
+    Measure(
+        "score",
+        "Preference for the right name",
+        "preference for the right name (nats)",
+        "score",
+        "The log-probability of the right name beyond what the question and the name explain by "
+        "themselves, among names that are asked for in the same words.",
+        "0: nothing is known of the pair beyond its question and its name",
+        ("low", "high"),
+        chance=0.0,
+    ),
+    Measure(
+        "first",
+        "Right name first",
+        "right name first of those asked alike (share)",
+        "held_first",
+        "How often the right name is the likeliest of those that are asked for in the same words.",
+        "a guess among these names",
+        scale="share",
+        chance="chance",
+    ),
+    Measure(
+        "place",
+        "Median rank of the right name",
+        "median rank of the right name among all (1: first)",
+        "open_rank",
+        "Where the whole right name stands among all names, by its log-probability.",
+        "the same facts asked the other way round",
+        scale="rank",
+    ),
+    Measure(
+        "weights",
+        "Weights lead to the right name",
+        "weights lead to the right name (SD)",
+        "association",
+        "How far the weights alone lead from the name that is asked about to the right one, over "
+        "all paths, in standard deviations of wrong pairs.",
+        "0: wrong pairs",
+        ("association_low", "association_high"),
+        chance=0.0,
+    ),
+)
 _FACT = ["subject", "object", "relation", "inverse", "split"]
 
 
@@ -81,6 +133,18 @@ def page() -> Page:
             heading=heading,
             measure=measured,
             pair=pair,
+        ),
+        trainings=Trainings(
+            table="training_time",
+            way="direction",
+            n="facts",
+            measures=_ALONG,
+            group="facts that were told forward only",
+            about="The facts were planted by this training, in the directions that its recipe "
+            "tells them in: what is shown is how this small model learns them, and not how others "
+            "do.",
+            folder="organisms/time-{arm}-{seed}",
+            command="obverse run reversal-curse --preset full",
         ),
     )
 

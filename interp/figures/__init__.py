@@ -16,7 +16,7 @@ from interp.figures.paths import path_map
 from interp.figures.ranks import rank_lines
 from interp.figures.subspaces import subspace_lines, subspace_map
 from interp.figures.swaps import across_map, swap_lines
-from interp.figures.trajectories import trajectory_lines
+from interp.figures.trajectories import step_lines, trajectory_lines
 from interp.figures.vectors import back_patching_map, transplant_map
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "rank_lines",
     "spectrum_lines",
     "spread_lines",
+    "step_lines",
     "subspace_lines",
     "subspace_map",
     "swap_lines",

@@ -1,12 +1,13 @@
-"""How a prediction comes about from layer to layer: its distance from the last one, its rank."""
+"""How a prediction comes about: from layer to layer, and from step to step of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
@@ -14,7 +15,7 @@ from cache.arguments import typed
 from interp.errors import PromptError
 from interp.figures.drawing import theme
 from interp.figures.drawing.bands import band, mean_intervals_of, prompts_of
-from interp.figures.drawing.numbers import plain
+from interp.figures.drawing.numbers import plain, rank
 from interp.figures.ranks import depth_axis, rank_axis, rank_scale
 from interp.results import AnswerLens
 
@@ -123,6 +124,130 @@ def _line(
             f"<b>{label}</b>, {layer} blocks passed<br>{_TITLES[quantity]}: {plain(value)}{over}"
             for layer, value in zip(layers, shown.tolist(), strict=True)
         ],
+        hovertemplate="%{text}<extra></extra>",
+        name=label,
+    )
+
+
+@typed
+def step_lines(
+    table: pd.DataFrame,
+    value: str,
+    *,
+    by: str,
+    interval: tuple[str, str] | None = None,
+    beside: pd.DataFrame | None = None,
+    scale: Literal["number", "share", "rank"] = "number",
+    chance: float | None = None,
+    label: str = "",
+    title: str | None = None,
+) -> go.Figure:
+    """Draw a number against the step of a training, a line for each way of asking.
+
+    Args:
+        table: a row for each step (its column `step`) and way.
+        value: the column that is drawn.
+        by: the column that names the lines.
+        interval: the columns with the ends of its interval; where these are NaN there is no band.
+        beside: rows of other trainings of the same kind, told apart by their column `seed`, which
+            are drawn as thin lines.
+        scale: "share" is between 0 and 1, "rank" counts from 0 and is drawn on a logarithmic axis
+            with rank 1 on top.
+        chance: what guessing gives, as a dotted line.
+        label: of the vertical axis; the column's name if left out.
+        title: of the figure.
+
+    Raises:
+        PromptError: a column is missing, or the table is empty.
+    """
+    ends = interval or ()
+    for column in ("step", value, by, *ends):
+        if column not in table:
+            raise PromptError(
+                f"The table has no column '{column}'; it has {', '.join(map(str, table.columns))}."
+            )
+    if table.empty:
+        raise PromptError("The table has no rows, so there is no training to draw.")
+    axis = rank_scale if scale == "rank" else _plainly
+    fig = go.Figure()
+    drawn = [table[[value, *ends]].to_numpy(dtype=float).ravel()]
+    for number, (name, rows) in enumerate(table.groupby(by, sort=False)):
+        colour = theme.colour(str(name), number)
+        rows = rows.sort_values("step")
+        if interval is not None:
+            low, high = (axis(rows[end].to_numpy(dtype=float)) for end in interval)
+            steps = rows["step"].to_numpy(dtype=float)
+            fig.add_trace(band(steps, low, high, colour, f"{name} 95%"))
+        if beside is not None and not beside.empty:
+            others = beside[beside[by] == name]
+            drawn.append(others[value].to_numpy(dtype=float))
+            for seed, other in others.sort_values("step").groupby("seed"):
+                fig.add_trace(_thin(other, axis(other[value]), colour, f"{name}, seed {seed}"))
+        fig.add_trace(_of_steps(rows, value, interval, scale, axis, colour, str(name)))
+    if chance is not None and np.isfinite(chance):
+        drawn.append(np.array([chance]))
+        fig.add_hline(y=float(axis(chance)), line={"color": theme.MUTED, "width": 1, "dash": "dot"})
+    theme.finish(fig, title=title, height=300, hovermode="closest", clickmode="event+select")
+    fig.update_layout(margin_t=72 if title else 40)
+    seen = np.concatenate(drawn)
+    if scale == "rank":
+        rank_axis(fig, float(np.nanmax(seen, initial=1.0)))
+    elif scale == "share":
+        fig.update_yaxes(range=[-0.04, 1.04], tickformat=".0%")
+    fig.update_yaxes(title_text=theme.escape(label or theme.words(value)))
+    fig.update_xaxes(title_text="step of the training", showgrid=False)
+    return fig
+
+
+def _plainly(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    return np.asarray(values, dtype=float)
+
+
+def _thin(rows: pd.DataFrame, y: npt.NDArray[np.float64], colour: str, name: str) -> go.Scatter:
+    return go.Scatter(
+        x=rows["step"],
+        y=y,
+        mode="lines",
+        line={"color": colour, "width": 1},
+        opacity=0.45,
+        hoverinfo="skip",
+        showlegend=False,
+        name=theme.escape(name),
+    )
+
+
+def _of_steps(
+    rows: pd.DataFrame,
+    value: str,
+    interval: tuple[str, str] | None,
+    scale: str,
+    axis: Any,
+    colour: str,
+    name: str,
+) -> go.Scatter:
+    def said(number: float) -> str:
+        if not np.isfinite(number):
+            return "–"
+        if scale == "rank":
+            return f"rank {rank(number)}"
+        return f"{number:.0%}" if scale == "share" else plain(number)
+
+    label, texts = theme.escape(theme.words(name)), []
+    for _, row in rows.iterrows():
+        text = f"<b>step {int(row['step']):,}</b>, {label}<br>{said(float(row[value]))}"
+        if interval is not None and np.isfinite([row[end] for end in interval]).all():
+            text += f"<br>95%: {' to '.join(said(float(row[end])) for end in interval)}"
+        texts.append(text)
+    return go.Scatter(
+        x=rows["step"],
+        y=axis(rows[value]),
+        mode="lines+markers",
+        line={"color": colour, "width": 2.5},
+        marker={"size": 8, "color": colour},
+        # A click selects a step; the other points stay as they are.
+        unselected={"marker": {"opacity": 1}},
+        customdata=[[int(step)] for step in rows["step"]],
+        text=texts,
         hovertemplate="%{text}<extra></extra>",
         name=label,
     )

@@ -1,0 +1,299 @@
+"""A training: what its models answered, step by step, and one of them asked both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+import xarray as xr
+
+from app import resources, state
+from app.compute import along
+from app.compute.along import Kept
+from app.compute.work import Work
+from app.panels import at_step
+from app.runs import Run
+from app.screen import follow, live, parts
+from app.screen.told import Told
+from app.text import markup, sentences, training_snippets
+from app.trainings import Training
+from experiments.explorer import Examples, Measure, Trainings
+from interp.figures import step_lines
+
+# Weights that are read within a minute; more is read where that is asked for.
+_MOST_BYTES = 2 << 30
+_CURVES = "training-curves"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page is about.
+
+    Attributes:
+        training: the one that is looked at.
+        trainings: all of them, by name.
+        run: the run that is open, if one is.
+        told: what its study tells of its trainings.
+        table: as the run stores it.
+        examples: what the models are asked.
+        asked: the table of these; None for what the models bring along.
+    """
+
+    training: Training
+    trainings: Mapping[str, Training]
+    run: Run | None
+    told: Trainings | None
+    table: pd.DataFrame | None
+    examples: Examples | None
+    asked: pd.DataFrame | None
+
+    @property
+    def rows(self) -> pd.DataFrame | None:
+        """What the run stores of this training and of others of its arm."""
+        if self.table is None or self.training.arm is None:
+            return None
+        return self.table[self.table["arm"].astype(str) == self.training.arm]
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """By name; those that are stored first."""
+        stored: tuple[Measure, ...] = ()
+        if self.told is not None and self.rows is not None:
+            stored = self.told.measures
+        asked = along.MEASURES if self.training.checkpoints and self.examples else ()
+        return {one.name: one for one in (*stored, *asked)}
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """The work on one training."""
+
+    work: Work[xr.Dataset]
+    kept: Kept
+
+
+def show(shown: Shown) -> None:
+    """Curves, the slider, and what the model of its step says."""
+    if shown.told is not None and shown.training.arm is not None:
+        parts.html(markup.hint(shown.told.about))
+    asking = _asking(shown)
+    measure = _controls(shown, asking)
+    if asking is None:
+        if measure is not None:
+            _page(shown, measure, None, None)
+        return
+    live.draw([asking], lambda: _going(shown, measure, asking))
+
+
+def _asking(shown: Shown) -> _Asking | None:
+    """The models that were kept, being asked in the background; None where that must be asked for,
+    and where there are none."""
+    training, examples = shown.training, shown.examples
+    if not training.checkpoints:
+        parts.html(
+            markup.hint(
+                "No models of this training are on this computer, so none can be asked; what was "
+                "stored of them is drawn."
+            )
+        )
+        return None
+    if examples is None:
+        parts.html(
+            '<div class="ob-empty"><b>There is nothing to ask these models.</b><br>Put a table of '
+            "facts (<code>facts.csv</code>) beside their weights.</div>"
+        )
+        return None
+    if training.bytes > _MOST_BYTES and not st.session_state.get(f"ask-{training.steps}"):
+        gigabytes = training.bytes / 1e9
+        st.button(
+            f"Ask all {len(training.checkpoints)} models ({gigabytes:,.0f} GB are read)",
+            key=f"ask-{training.steps}",
+        )
+        return None
+    asked = shown.asked
+    what = (
+        None
+        if asked is None
+        else tuple(map(str, asked.filter(regex="_prompt$").to_numpy().ravel()))
+    )
+    kept = resources.asked_along(training.checkpoints, what)
+    if asked is not None:
+        kept.table = asked
+    engine = resources.engine()
+    work = live.going_on(
+        ("training", training.checkpoints, what),
+        lambda: along.work(
+            engine.apart, resources.load_apart, training.checkpoints, examples, kept
+        ),
+    )
+    return _Asking(work, kept)
+
+
+def _controls(shown: Shown, asking: _Asking | None) -> Measure | None:
+    """Which training, which measure, which example."""
+    columns = st.columns(3, gap="small")
+    names = list(shown.trainings)
+
+    def trained() -> None:
+        name = st.session_state["training"]
+        state.change(training=None if name == names[0] else name, step=None, asked=None)
+
+    st.session_state["training"] = shown.training.name
+    columns[0].selectbox(
+        "Training",
+        names,
+        format_func=lambda name: shown.trainings[name].title,
+        key="training",
+        on_change=trained,
+    )
+    measures = shown.measures
+    if not measures:
+        return None
+    chosen = measures.get(state.view().measure or "", next(iter(measures.values())))
+
+    def measured() -> None:
+        name = st.session_state["measure"]
+        state.change(measure=None if name == next(iter(measures)) else name)
+
+    st.session_state["measure"] = chosen.name
+    columns[1].selectbox(
+        "Along it",
+        list(measures),
+        format_func=lambda name: measures[name].title,
+        key="measure",
+        on_change=measured,
+    )
+    table = None if asking is None else asking.kept.table
+    if table is not None and shown.examples is not None:
+        with columns[2]:
+            at_step.choose(shown.examples, table)
+    return chosen
+
+
+def _going(shown: Shown, measure: Measure | None, asking: _Asking) -> None:
+    stand = asking.work.stand
+    if stand.error is not None:
+        parts.error(stand.error)
+    elif stand.running:
+        left = sentences.time_left(stand.seconds_left)
+        text = f"Asking the models that were kept: {stand.done:,} of {stand.total:,}{left}"
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.progress(min(1.0, stand.done / max(1, stand.total)), text)
+            st.button("Cancel", key="cancel-training", on_click=asking.work.stop)
+    elif stand.stopped:
+        parts.html(markup.hint("Stopped; what was found is drawn. Reload the page to go on."))
+    if measure is not None:
+        _page(shown, measure, stand.result, asking.kept.table)
+
+
+def _page(
+    shown: Shown, measure: Measure, found: xr.Dataset | None, table: pd.DataFrame | None
+) -> None:
+    steps = set(shown.training.steps)
+    if shown.rows is not None:
+        of_seed = shown.rows[shown.rows["seed"] == shown.training.seed]
+        steps |= set(of_seed["step"].astype(int))
+    every = sorted(steps)
+    example = None
+    if found is not None and table is not None and shown.examples is not None:
+        example = at_step.chosen(shown.examples, table)
+    _curves(shown, measure, found, table, example)
+    at_step.show(
+        at_step.At(shown.training, every, shown.examples, table, found, measure, example, _CURVES)
+    )
+
+
+def _curves(
+    shown: Shown,
+    measure: Measure,
+    found: xr.Dataset | None,
+    table: pd.DataFrame | None,
+    example: int | None,
+) -> None:
+    asked = any(measure is one for one in along.MEASURES)
+    if asked:
+        if found is None or example is None or shown.examples is None or table is None:
+            return
+        _asked(shown, measure, along.of_group(found, at_step.group(found, example)))
+    elif shown.rows is not None and shown.told is not None and shown.run is not None:
+        _stored(shown, measure, shown.rows, shown.told, shown.run)
+
+
+def _stored(shown: Shown, measure: Measure, rows: pd.DataFrame, told: Trainings, run: Run) -> None:
+    training = shown.training
+    one, others = rows[rows["seed"] == training.seed], rows[rows["seed"] != training.seed]
+    chance = (
+        float(rows[measure.chance].mean()) if isinstance(measure.chance, str) else measure.chance
+    )
+    fig = step_lines(
+        one,
+        measure.value,
+        by=told.way,
+        interval=measure.interval,
+        beside=others,
+        scale=measure.scale,
+        chance=chance,
+        label=measure.label,
+    )
+    seeds = others["seed"].nunique()
+    over = "95% over them, each step for itself" if measure.interval else "none is stored"
+    beside = f"; thin lines: {seeds} other seeds" if seeds else "; one training, so none over seeds"
+    parts.figure(
+        fig,
+        _CURVES,
+        data=lambda: rows,
+        code=training_snippets.stored(run.record.path, told, training, measure),
+        alt=f"{measure.title} along the training, asked both ways",
+        told=Told(
+            measure.about,
+            n=f"{int(one[told.n].iloc[0])} {told.group}",
+            interval=over + beside,
+            control=measure.control,
+        ),
+    )
+    follow.step(_CURVES, lambda: state.view().step)
+
+
+def _asked(shown: Shown, measure: Measure, found: xr.Dataset) -> None:
+    examples = shown.examples
+    assert examples is not None
+    curves = along.curves(found, measure.value)
+    chance = measure.chance if isinstance(measure.chance, float) else None
+    fig = step_lines(
+        curves,
+        "value",
+        by="way",
+        interval=("low", "high"),
+        scale=measure.scale,
+        chance=chance,
+        label=measure.label,
+    )
+    ways = [str(way) for way in found["way"].values]
+    one = found.isel(step=0)
+    questions = {way: tuple(map(str, one["prompt"].sel(way=way).values)) for way in ways}
+    answers = {way: tuple(map(str, one["answer"].sel(way=way).values)) for way in ways}
+    words = {way: tuple(map(str, one["wording"].sel(way=way).values)) for way in ways}
+    n = int(curves["n"].max())
+    kind = at_step.kind(examples, str(np.atleast_1d(found["group"].values)[0]))
+    parts.figure(
+        fig,
+        _CURVES,
+        data=lambda: curves,
+        code=training_snippets.asked(
+            shown.training,
+            measure,
+            {way: (questions[way], answers[way]) for way in ways},
+            words,
+        ),
+        alt=f"{measure.title} along the training, asked both ways",
+        told=Told(
+            measure.about,
+            n=f"{n} {examples.many if n > 1 else examples.one} ({kind})",
+            interval="95% over them, each step for itself; one training, so none over seeds",
+            control=measure.control,
+        ),
+    )
+    follow.step(_CURVES, lambda: state.view().step)
