@@ -16,6 +16,25 @@ SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 PAGES = ("start", "study", "examples", "circuit", "training", "prompt")
 """Names of pages, as links tell them."""
 
+SWITCHES: Mapping[str, tuple[str, ...]] = {
+    "patch-value": ("change", "normalised", "raw"),
+    "patch-of": ("one", "mean"),
+    "circuit-of": ("mean", "one"),
+    "inside": ("attention", "attribution", "heads", "metric", "writes"),
+    "attention-value": ("pattern", "moved"),
+    "attribution-by": ("component", "head"),
+    "head-score": (
+        *("patching", "attribution", "to_span", "induction", "previous_token"),
+        "duplicate_token",
+    ),
+    "lens": ("logit", "tuned", "jacobian"),
+    "against": ("foil", "alone"),
+}
+"""By name what a switch of the screen can stand at; first where it stands if nobody moves it."""
+
+NUMBERS = ("attention-layer", "attention-head")
+"""Switches that stand at a number; at 0 if nobody moves them."""
+
 _WAY = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
 _NODE = re.compile(r"(a[0-9]{1,4}\.h[0-9]{1,5}|m[0-9]{1,4})\Z")
 _FIGURE = re.compile(r"[\w-]{1,80}\Z")
@@ -90,6 +109,7 @@ class View:
         step: at which step of it; None for the last.
         asked: the example that its models are asked, by its number among theirs; None for the one
             that is chosen elsewhere.
+        switches: (name, value) of `SWITCHES` and `NUMBERS` that do not stand as usual, by name.
     """
 
     source: Source | None = None
@@ -105,6 +125,22 @@ class View:
     measure: str | None = None
     step: int | None = None
     asked: int | None = None
+    switches: tuple[tuple[str, str], ...] = ()
+
+    def at(self, switch: str) -> str:
+        """Where a switch stands."""
+        return dict(self.switches).get(switch, _usual(switch))
+
+    def switched(self, **values: str) -> View:
+        """The same with switches moved; "-" in their names are "_" here."""
+        moved = {name.replace("_", "-"): value for name, value in values.items()}
+        every = dict(self.switches) | moved
+        kept = {name: value for name, value in every.items() if value != _usual(name)}
+        return replace(self, switches=tuple(sorted(kept.items())))
+
+
+def _usual(switch: str) -> str:
+    return "0" if switch in NUMBERS else SWITCHES[switch][0]
 
 
 def to_query(view: View) -> dict[str, str]:
@@ -135,6 +171,7 @@ def to_query(view: View) -> dict[str, str]:
         value = getattr(view, name)
         if value is not None:
             query[name] = str(value)
+    query |= dict(view.switches)
     texts = {} if view.ask is None else asdict(view.ask)
     if all(len(text) <= LONGEST_TEXT for text in texts.values()):
         query |= texts
@@ -171,6 +208,9 @@ def from_query(query: Mapping[str, str]) -> View:
     name, _, place = rest.partition(" ")
     told = {"way": way, "node": name, "position": _signed(place)}
     view = replace(view, node=node_of(told))
+    moved = {name: query[name] for name, values in SWITCHES.items() if query.get(name) in values}
+    moved |= {n: str(_number(query.get(n))) for n in NUMBERS if _number(query.get(n)) is not None}
+    view = view.switched(**moved)
     texts = [query.get(name, "") for name in ("clean", "corrupt", "answer", "foil")]
     if any(texts) and all(len(text) <= LONGEST_TEXT for text in texts):
         view = replace(view, ask=Ask(*texts))

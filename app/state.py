@@ -25,6 +25,11 @@ def change(**fields: Any) -> None:
     st.session_state[_KEY] = dataclasses.replace(view(), **fields)
 
 
+def switch(name: str, value: str) -> None:
+    """Move a switch of the screen. Called by widgets' callbacks."""
+    st.session_state[_KEY] = view().switched(**{name: value})
+
+
 def to_address() -> None:
     """Write the view into the address, so that it can be copied."""
     wanted = to_query(view())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.compute.checks import Check, no_change
 from experiments.explorer import Pair
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ class Carried:
     Attributes:
         before, after, control: the rank of the answer's first token, from 0: as it is, with the
             vector of the example's own other question, and with that of another example's.
+        check: whether the question's own vector, put back at its place, changes nothing.
         tokens: the likeliest next tokens with their probabilities, by "before" and "after".
     """
 
     before: int
     after: int
     control: int
+    check: Check
     tokens: Mapping[str, tuple[tuple[str, float], ...]]
 
 
@@ -46,15 +49,15 @@ def carried(
 
     found = transplant(
         model,
-        [source.clean, source.corrupt],
-        [target.clean, target.clean],
-        source_at=[[read[0]], [read[1]]],
+        [source.clean, source.corrupt, target.clean],
+        [target.clean] * 3,
+        source_at=[[read[0]], [read[1]], [written]],
         target_at=written,
         site="resid_pre",
         source_layers=[layer],
         target_layers=[layer],
         metric="rank",
-        answers=[target.answer, target.answer],
+        answers=[target.answer] * 3,
         next_tokens=6,
     ).squeeze(["source_layer", "target_layer"])
     ranks = [int(rank) for rank in np.asarray(found["patched"].values)]
@@ -68,4 +71,6 @@ def carried(
         )
         for name, prefix in (("before", "unpatched_"), ("after", ""))
     }
-    return Carried(int(found["unpatched"].values[0]), ranks[0], ranks[1], tokens)
+    own = [np.asarray(found[f"{p}top_prob"].values[2], dtype=float) for p in ("unpatched_", "")]
+    check = no_change(model, float(np.abs(own[0] - own[1]).max()))
+    return Carried(int(found["unpatched"].values[0]), ranks[0], ranks[1], check, tokens)

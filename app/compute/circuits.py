@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.compute.checks import Check, whole_circuit
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -38,6 +40,9 @@ class Measured:
         rest: with all other edges only.
         random: with the edges of random circuits of at least the same size.
         interval: of the share that the circuit does.
+        interval_rest, interval_random: of the shares of all other edges, and of the random
+            circuits' mean.
+        checks: what was checked of it.
     """
 
     circuit: Circuit
@@ -50,6 +55,9 @@ class Measured:
     rest: float
     random: tuple[float, ...]
     interval: tuple[float, float]
+    interval_rest: tuple[float, float]
+    interval_random: tuple[float, float]
+    checks: tuple[Check, ...] = ()
 
     def share(self, value: float) -> float:
         """The faithfulness of a metric: 0 without any edge, 1 as the whole model; NaN where the
@@ -81,7 +89,9 @@ def measured(model: Model, pairs: PromptPairs, scores: xr.Dataset, n_edges: int)
     full, none, alone = found[:3]
     settings = {name: str(circuit.settings[name]) for name in ("unit", "metric")}
     of = effect(full, none, **settings)
-    _, low, high = shares(alone, full, none, of)
+    parts = np.stack([alone, found[3], found[4:].mean(0)])
+    _, low, high = shares(parts, full, none, of)
+    ends = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
     whole, empty, carried, rest, *others = found.mean(1).tolist()
     return Measured(
         circuit,
@@ -93,7 +103,10 @@ def measured(model: Model, pairs: PromptPairs, scores: xr.Dataset, n_edges: int)
         carried,
         rest,
         tuple(others),
-        (float(low), float(high)),
+        ends[0],
+        ends[1],
+        ends[2],
+        (whole_circuit(model, pairs, whole, empty),),
     )
 
 

@@ -141,7 +141,7 @@ class Engine:
         return self.in_steps(
             spec,
             ("refine", pair, site, run),
-            lambda model, tell: refined(model, build(model, [pair]), site, run, tell),
+            lambda model, tell: refined(model, pair, site, run, tell),
         )
 
     def patch(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from app.compute.checks import Check, patches
+from app.compute.pairs import build
+from experiments.explorer import Pair
 from experiments.reporter import Progress
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from interp.model.model import Model
-    from interp.prompts.pairs import PromptPairs
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,12 @@ class Refined:
     """Attributes:
     estimate: what every cell was estimated to do.
     result: the same, with exact values where `exact` says so.
+    checks: what was checked at the layer of the largest cell, when all is done.
     """
 
     estimate: xr.Dataset
     result: xr.Dataset
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Trust:
 
 def refined(
     model: Model,
-    pairs: PromptPairs,
+    pair: Pair,
     site: str,
     run: bool,
     progress: Progress,
@@ -51,11 +55,22 @@ def refined(
     """The estimate, and if it is wanted ever more cells as they are when they are run."""
     from interp.patching import refine
 
-    results = refine(model, pairs, site, progress=progress)
+    results = refine(model, build(model, [pair]), site, progress=progress)
     estimate = next(results)
-    yield Refined(estimate, estimate)
+    last = Refined(estimate, estimate)
+    yield last
     if run:
-        yield from (Refined(estimate, result) for result in results)
+        for result in results:
+            yield (last := Refined(estimate, result))
+    yield replace(last, checks=patches(model, pair, site, largest(last.result)))
+
+
+def largest(result: xr.Dataset, example: int = 0) -> int:
+    """The layer at which a patch moves one pair's metric most."""
+    one = result.isel(example=example)
+    moved = abs(one["patched"] - one["corrupt"]).fillna(0.0)
+    by_layer = moved.max([dim for dim in moved.dims if dim != "layer"])
+    return int(by_layer["layer"].values[int(by_layer.values.argmax())])
 
 
 def trust(one: Refined) -> Trust | None:

@@ -11,19 +11,25 @@ import xarray as xr
 
 from app import resources
 from app.compute.engine import About, ModelSpec
-from app.screen import parts
+from app.screen import parts, switch
+from app.screen.told import ONE_PROMPT, Told
 from app.text import markup, snippets
 from interp.figures import pattern_map
 
 _VALUES = {"pattern": "Attention", "moved": "Weighted by what is moved"}
+_SHOWS = {
+    "pattern": "Which tokens the head reads at each token; each row adds up to 1.",
+    "moved": "Attention times the length of what it moves: tokens that the head looks at only "
+    "because nothing is to be moved from there are pale.",
+}
 
 
 def choose(about: About) -> tuple[int, int]:
     """The layer and head that the user looks at."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        layer = st.number_input("Layer", 0, about.n_layers - 1, key="attention-layer", width=130)
-        head = st.number_input("Head", 0, about.n_heads - 1, key="attention-head", width=130)
-    return int(layer), int(head)
+        layer = switch.number("attention-layer", "Layer", about.n_layers - 1)
+        head = switch.number("attention-head", "Head", about.n_heads - 1)
+    return layer, head
 
 
 def show(spec: ModelSpec, prompts: Mapping[str, tuple[str, str]], layer: int, head: int) -> None:
@@ -35,16 +41,7 @@ def show(spec: ModelSpec, prompts: Mapping[str, tuple[str, str]], layer: int, he
     Raises:
         SiteError, ModelError: the model does not show its attention.
     """
-    value = st.segmented_control(
-        "What is drawn",
-        list(_VALUES),
-        default="pattern",
-        format_func=_VALUES.__getitem__,
-        key="attention-value",
-        label_visibility="collapsed",
-        required=True,
-    )
-    value = value or "pattern"
+    value = switch.choose("attention-value", _VALUES, "What is drawn")
     for (name, (title, prompt)), column in zip(
         prompts.items(), st.columns(max(2, len(prompts)), gap="large"), strict=False
     ):
@@ -63,6 +60,7 @@ def show(spec: ModelSpec, prompts: Mapping[str, tuple[str, str]], layer: int, he
                 data=functools.partial(_rows, patterns, layer, head),
                 code=snippets.attention(spec, prompt, layer, head, value),
                 alt=f"Attention of head {head} in layer {layer}, {title.lower()}",
+                told=Told(_SHOWS[value], n="1 prompt", interval=ONE_PROMPT),
             )
 
 

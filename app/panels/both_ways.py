@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from app import resources, state
 from app.compute.carrying import Carried
 from app.compute.engine import ModelSpec
 from app.screen import follow, parts
+from app.screen.told import Check, Told
 from app.selection import Cell
 from app.text import markup, sentences
 from cache.errors import ObverseError
@@ -30,11 +32,13 @@ class Side:
         way: which.
         result: a patching map by position, of one example or of several.
         pair: the example's pair; None where the map is of several.
+        checks: what was checked of the map.
     """
 
     way: Way
     result: xr.Dataset
     pair: Pair | None
+    checks: tuple[Check, ...] = ()
 
 
 def show(
@@ -69,6 +73,7 @@ def show(
         data=lambda: table(first, second),
         code=code,
         alt=f"By how much more patches move the answer when {titles[0]} than when {titles[1]}",
+        told=_under(first, second),
         below=lambda: markup.hint(
             "Click a cell of one of the maps above: what stands there is carried into the other "
             "question."
@@ -79,6 +84,28 @@ def show(
     if spec is not None and first.pair is not None and second.pair is not None:
         sides = {side.way.name: side for side in (first, second)}
         follow.words(f"{name}-carried", lambda: _carried(spec, sides, places))
+
+
+def _under(first: Side, second: Side) -> Told:
+    """What is told of the difference: the checks of both maps."""
+    n = [side.result.sizes["example"] for side in (first, second)]
+    checks = tuple(
+        dataclasses.replace(check, name=f"{check.name} ({side.way.name})")
+        for side in (first, second)
+        for check in side.checks
+    )
+    if max(n) == 1:
+        return Told("", "1 pair each way", "none: one pair", f"0: {second.way.name} alike", checks)
+    return Told(
+        "Cells whose interval holds 0 are grey.",
+        " and ".join(
+            f"{number} pairs {side.way.name}"
+            for number, side in zip(n, (first, second), strict=True)
+        ),
+        "95%, of the mean difference, in each cell",
+        f"0: {second.way.name} alike",
+        checks,
+    )
 
 
 def _carried(spec: ModelSpec, sides: Mapping[str, Side], places: list[str]) -> str:
@@ -117,7 +144,7 @@ def _told(spec: ModelSpec, here: Side, there: Side, cell: Cell, places: list[str
         there.pair.answer,
         (found.before, found.after, found.control),
     )
-    return markup.sentence(said) + _tokens(found, there.pair)
+    return markup.sentence(said) + Told(checks=(found.check,)).markup() + _tokens(found, there.pair)
 
 
 def _tokens(found: Carried, pair: Pair) -> str:

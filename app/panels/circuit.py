@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +16,7 @@ from app.compute.circuits import Measured
 from app.compute.engine import ModelSpec
 from app.panels import circuit_graph
 from app.screen import parts
+from app.screen.told import Check, Told
 from app.selection import node_of
 from app.text import markup, sentences, snippets
 from experiments.explorer import Pair, Way
@@ -72,7 +74,7 @@ def show(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]], *, width: int) 
             parts.html(markup.way(way.title, way.colour))
             _one(spec, way, one, pairs[way], n_edges)
             if way in curves:
-                _curve(spec, way, curves[way], pairs[way])
+                _curve(spec, way, curves[way], pairs[way], one.checks)
 
 
 def _size(curves: Mapping[Way, xr.Dataset], allowed: list[int]) -> int:
@@ -97,13 +99,27 @@ def _curves(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]]) -> dict[Way,
     return found
 
 
-def _curve(spec: ModelSpec, way: Way, curve: xr.Dataset, pairs: tuple[Pair, ...]) -> None:
+def _curve(
+    spec: ModelSpec,
+    way: Way,
+    curve: xr.Dataset,
+    pairs: tuple[Pair, ...],
+    checks: tuple[Check, ...],
+) -> None:
     parts.figure(
         faithfulness_lines(curve),
         f"faithfulness-{way.name}",
         data=lambda: curve[["f", "f_low", "f_high", "complement"]].to_dataframe().reset_index(),
         code=snippets.faithfulness(spec, pairs, curve["fraction"].values.tolist()),
         alt=f"Measured faithfulness of circuits of every size, {way.title.lower()}",
+        told=Told(
+            "What circuits of every size do when they are run alone, as a share of the model’s "
+            "effect.",
+            f"{curve.sizes['example']} pairs that no edge was scored on",
+            "95%",
+            "all other edges, and random circuits",
+            checks,
+        ),
     )
 
 
@@ -169,18 +185,24 @@ def _one(
     parts.html(markup.sentence(said))
     unit = str(circuit.settings["unit"])
     mean = sum(one.random) / len(one.random)
+    none = (math.nan, math.nan)
     rows = [
-        ("whole model", one.whole, theme.MUTED),
-        ("this circuit", one.alone, theme.COLOURS["both"]),
-        (f"{len(random)} random circuits", mean, theme.MUTED),
-        ("all other edges", one.rest, theme.COLOURS["reverse"]),
-        ("no edge", one.empty, theme.MUTED),
+        ("whole model", one.whole, theme.MUTED, none),
+        ("this circuit", one.alone, theme.COLOURS["both"], one.interval),
+        (f"{len(random)} random circuits", mean, theme.MUTED, one.interval_random),
+        ("all other edges", one.rest, theme.COLOURS["reverse"], one.interval_rest),
+        ("no edge", one.empty, theme.MUTED, none),
     ]
     parts.html(
         markup.shares(
             [
-                (name, one.share(value), colour, f"{sentences.number(value)} {unit}")
-                for name, value, colour in rows
+                (
+                    name,
+                    one.share(value),
+                    colour,
+                    f"{sentences.interval(ends)}{sentences.number(value)} {unit}",
+                )
+                for name, value, colour, ends in rows
             ]
         )
     )
@@ -189,9 +211,18 @@ def _one(
     if n > 1:
         seen = "that its edges were not scored on" if one.unseen else "on which it was also found"
         which = f"means over {n} pairs {seen}"
-    parts.export(f"circuit-{way.name}", lambda: table(one), snippets.circuit(spec, pairs, n_edges))
-    told = "Measured faithfulness, and the" if one.effect.clear else "The"
-    parts.html(markup.hint(f"{told} {metric(one)}; {which}."))
+    what = "Measured faithfulness, and the" if one.effect.clear else "The"
+    told = Told(
+        f"{what} {metric(one)}; {which}.",
+        f"{n} pair{'s' if n > 1 else ''}",
+        "95%, in brackets" if one.effect.clear else "none: no clear effect",
+        f"{len(random)} random circuits of the size, and all other edges",
+        one.checks,
+    )
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
+        parts.html(told.markup())
+        code = snippets.circuit(spec, pairs, n_edges)
+        parts.export(f"circuit-{way.name}", lambda: table(one), code, told=told)
 
 
 def metric(one: Measured) -> str:

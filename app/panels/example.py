@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,11 +12,14 @@ import xarray as xr
 
 from app import resources
 from app.compute.engine import ModelSpec, Token
-from app.panels import example_patching
+from app.panels import example_patching, inside
 from app.panels import lens as lens_panel
 from app.screen import follow, parts
+from app.screen.asked import Asked
 from app.screen.shown import Shown
+from app.screen.told import ONE_PROMPT, Told
 from app.text import markup, snippets
+from cache.errors import ObverseError
 from experiments.explorer import Way
 from interp.figures import rank_lines
 from interp.figures.drawing import numbers
@@ -36,6 +40,21 @@ def show(shown: Shown, example: int) -> None:
         _layers(shown.spec, row, lenses)
     _ranks(shown, row, lenses)
     example_patching.show(shown, example)
+    if shown.spec is not None:
+        parts.html(markup.heading("What goes on inside"))
+        inside.show(shown.spec, [_asked(shown, example, row, way) for way in ways])
+
+
+def _asked(shown: Shown, example: int, row: pd.Series, way: Way) -> Asked:
+    """The question with the foil that patching compares the answer with."""
+    prompt, answer = asked(row, way)
+    pair = None
+    with contextlib.suppress(ObverseError):  # what is wrong with it stands where it is patched
+        pair = example_patching.pair_of(shown, example, way)
+    about = {"subject": str(row[way.about])} if way.about else {}
+    stored = example_patching.stored_heads(shown, example, way)
+    foil = None if pair is None else pair.foil
+    return Asked(way, prompt, answer, foil, about, pair, stored)
 
 
 def _question(shown: Shown, row: pd.Series, way: Way) -> xr.Dataset | None:
@@ -130,6 +149,12 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset]) -> No
                 data=lambda: _rank_table(of_this),
                 code=snippets.ranks(shown.spec, {way.name: asked(row, way) for way in lenses}),
                 alt=f"Rank of the answer by layer, this {examples.one} in all ways",
+                told=Told(
+                    "Rank of the answer’s first token, read after each block.",
+                    "1 prompt a line",
+                    ONE_PROMPT,
+                    "the median rank of a random guess (dotted)",
+                ),
             )
             follow.layers("ranks")
     if of_all and run is not None:
@@ -144,6 +169,12 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset]) -> No
                     run.record.path, {way: names[way] for way in of_all}, (examples.group, group)
                 ),
                 alt=f"Rank of the answer by layer, all {examples.many} of the same kind",
+                told=Told(
+                    "Median rank of the answer’s first token, read after each block.",
+                    f"{n} {examples.many}",
+                    "95%, of the median",
+                    "the median rank of a random guess (dotted)" if chance else "none",
+                ),
             )
             follow.layers("ranks-all")
 

@@ -11,6 +11,7 @@ import xarray as xr
 
 from app import resources, state
 from app.compute import pairs
+from app.compute.checks import Check
 from app.compute.refining import Refined
 from app.panels import both_ways, circuit, node, patching
 from app.screen import live, parts
@@ -140,22 +141,29 @@ def _side(
         if result is None:
             return None
         chosen = result.isel(example=_of_group(shown, group, way))
-        return both_ways.Side(way, chosen, None) if chosen.sizes["example"] else None
+        if not chosen.sizes["example"]:
+            return None
+        return both_ways.Side(way, chosen, None, _checked_first(shown, chosen, way))
     pair = None
     with contextlib.suppress(ObverseError):  # what is wrong stands where its map would be
-        pair = _pair(shown, example, way)
+        pair = pair_of(shown, example, way)
     stored = _stored(shown, example, site, way)
     if stored is not None:
-        return both_ways.Side(way, stored[0].isel(example=[stored[1]]), pair)
+        checks: tuple[Check, ...] = ()
+        if shown.spec is not None and pair is not None:
+            checks = patching.checked(shown.spec, pair, *stored)
+        return both_ways.Side(way, stored[0].isel(example=[stored[1]]), pair, checks)
     refined = refining[way].refined if way in refining else None
-    return None if refined is None else both_ways.Side(way, refined.result, pair)
+    if refined is None:
+        return None
+    return both_ways.Side(way, refined.result, pair, refined.checks)
 
 
 def _refining(shown: Shown, example: int, site: str, way: Way) -> live.Refining | None:
     """The work on a map that the run has not stored."""
     if shown.spec is None or _stored(shown, example, site, way) is not None:
         return None
-    pair = _pair(shown, example, way)
+    pair = pair_of(shown, example, way)
     if pair is None:
         return None
     return live.refine(shown.spec, pair, site, f"{way.name}-{example}")
@@ -175,7 +183,15 @@ def _mean(shown: Shown, site: str, way: Way, group: str, value: str) -> patching
     slots: dict[str, int] = {}
     if "position_label" in chosen.coords:
         slots = {str(label): i for i, label in enumerate(chosen["position_label"].values)}
-    return patching.Map(way.name, chosen, None, None, slots, code)
+    checks = _checked_first(shown, chosen, way)
+    return patching.Map(way.name, chosen, None, None, slots, code, checks=checks)
+
+
+def _checked_first(shown: Shown, chosen: xr.Dataset, way: Way) -> tuple[Check, ...]:
+    """What must be so of the patches of a stored map, tried on the first of its pairs."""
+    if shown.spec is None or not chosen.sizes["example"]:
+        return ()
+    return patching.checked(shown.spec, pairs.stored(chosen, 0, shown.table, way), chosen, 0)
 
 
 def _one(
@@ -183,7 +199,7 @@ def _one(
 ) -> patching.Map | None:
     """The map of this example: the run's where it has one, else what is computed now."""
     try:
-        pair = _pair(shown, example, way)
+        pair = pair_of(shown, example, way)
     except ObverseError as error:
         parts.error(error)
         return None
@@ -191,7 +207,7 @@ def _one(
         one = shown.examples.one
         parts.html(markup.hint(f"The run has not patched this {one}, and its model is not here."))
         return None
-    value = st.session_state.get("patch-value", "change")
+    value = state.view().at("patch-value")
     stored = _stored(shown, example, site, way)
     if shown.run is not None and stored is not None:
         result, at = stored
@@ -223,7 +239,7 @@ def _stored(shown: Shown, example: int, site: str, way: Way) -> tuple[xr.Dataset
     return (result, int(here[0])) if len(here) else None
 
 
-def _pair(shown: Shown, example: int, way: Way) -> Pair | None:
+def pair_of(shown: Shown, example: int, way: Way) -> Pair | None:
     """The pair that the run has patched for this example, or one made as the study makes its own.
 
     None where that takes a model and there is none.
@@ -239,6 +255,11 @@ def _pair(shown: Shown, example: int, way: Way) -> Pair | None:
     )
 
 
+def stored_heads(shown: Shown, example: int, way: Way) -> tuple[xr.Dataset, int] | None:
+    """The run's map of heads, and which of its examples this is."""
+    return _stored(shown, example, "z", way)
+
+
 def circuits(shown: Shown, example: int) -> None:
     """Circuits of this example, or of all of its kind that the run has patched."""
     if shown.spec is None:
@@ -247,12 +268,12 @@ def circuits(shown: Shown, example: int) -> None:
     n = max(len(_of_group(shown, kind, way)) for way in shown.examples.ways)
     # Of a single pair no share can be told, so that its circuit shows little.
     many = _many(shown, n)
-    mean = patching.which(f"This {shown.examples.one}", many, usual="mean", key="circuit-of")
+    mean = patching.which(f"This {shown.examples.one}", many, name="circuit-of")
     group = kind if mean else None
     found: dict[Way, tuple[Pair, ...]] = {}
     for way in shown.examples.ways:
         try:
-            pair = _pair(shown, example, way) if group is None else None
+            pair = pair_of(shown, example, way) if group is None else None
             some = _pairs_of_group(shown, group, way) if group else (pair,) if pair else ()
         except ObverseError as error:
             parts.error(error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import streamlit as st
 
 from app import resources
@@ -14,8 +16,12 @@ from cache.errors import ObverseError
 _MOST = 64
 
 
-def show(spec: ModelSpec, about: About, prompt: str) -> None:
-    """A form; texts appear when they are asked for."""
+def show(spec: ModelSpec, about: About, prompts: Mapping[str, str]) -> None:
+    """A form; texts appear when they are asked for.
+
+    Args:
+        prompts: by their titles; all are written on.
+    """
     parts.html(
         markup.heading(
             "What it writes",
@@ -23,6 +29,7 @@ def show(spec: ModelSpec, about: About, prompt: str) -> None:
             "token minus that of another’s (Turner et al. 2023).",
         )
     )
+    of = tuple(prompts.values())
     with st.form("write", border=False):
         left, middle, right, last = st.columns([3, 3, 1, 1], vertical_alignment="bottom")
         toward = left.text_input("Steer toward (may be left empty)", key="steer-toward")
@@ -31,15 +38,25 @@ def show(spec: ModelSpec, about: About, prompt: str) -> None:
         dose = last.number_input("Dose", -20.0, 20.0, 2.0, key="steer-dose")
         n = left.slider("Tokens", 1, _MOST, 16, key="write-tokens")
         if st.form_submit_button("Write"):
-            # Kept with the prompt that it is of: another prompt shows nothing that is not its own.
-            st.session_state["to-write"] = (prompt, toward, away, int(layer), float(dose), int(n))
+            # Kept with the prompts that it is of: others show nothing that is not their own.
+            st.session_state["to-write"] = (of, toward, away, int(layer), float(dose), int(n))
     asked = st.session_state.get("to-write")
-    if asked is None or asked[0] != prompt:
+    if asked is None or asked[0] != of:
         return
     _, toward, away, layer, dose, n = asked
     steering = Steering(toward, away, layer, dose) if toward.strip() and away.strip() else None
     if (toward.strip() or away.strip()) and steering is None:
         parts.html(markup.hint("Steering needs both texts; the plain one is written alone."))
+    for (title, prompt), column in zip(
+        prompts.items(), st.columns(len(prompts), gap="large"), strict=True
+    ):
+        with column:
+            if len(prompts) > 1:
+                parts.html(f'<div class="ob-small"><b>{markup.esc(title)}</b></div>')
+            _one(spec, prompt, n, steering)
+
+
+def _one(spec: ModelSpec, prompt: str, n: int, steering: Steering | None) -> None:
     for title, steer in (("As it is", None), ("Steered", steering)):
         if title == "Steered" and steer is None:
             continue

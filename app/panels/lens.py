@@ -8,8 +8,10 @@ import streamlit as st
 import xarray as xr
 
 from app import resources, state
+from app.compute import checks
 from app.compute.engine import ModelSpec
 from app.screen import follow, parts
+from app.screen.told import ONE_PROMPT, Check, Told
 from app.selection import Cell
 from app.text import markup, sentences, snippets
 from interp.figures import lens_heatmap
@@ -48,8 +50,25 @@ def show(
         code=snippets.lens(spec, prompt, answer),
         alt=f"Logit lens on the {way} prompt: the likeliest next token at each layer and token",
         below=below,
+        told=Told(
+            "The likeliest next token, read after each block at each token; colour is its "
+            "probability.",
+            "1 prompt",
+            ONE_PROMPT,
+            "the last row: what the model itself says",
+            (checked(spec, lens, prompt),),
+        ),
     )
     follow.cells(name, selected, choose)
+
+
+def checked(spec: ModelSpec, lens: xr.Dataset, prompt: str) -> Check:
+    """Whether the last layer reads as the model's own logits."""
+    # Whatever lens it is: the instrument's name is in the key, and the last layer is the model's.
+    key = ("last layer", str(lens.attrs["instrument"]), prompt)
+    return resources.engine().compute(
+        spec, key, lambda model: checks.last_layer(model, lens, prompt)
+    )
 
 
 def sentence(lens: xr.Dataset, selected: tuple[int, int] | None) -> str | None:

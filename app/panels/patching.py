@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 import xarray as xr
 
 from app import resources, state
+from app.compute.checks import Check, patches
 from app.compute.engine import ModelSpec
 from app.compute.pairs import Aligned, every_token
-from app.compute.refining import Refined, trust
-from app.screen import follow, parts
+from app.compute.refining import Refined, largest, trust
+from app.screen import follow, parts, switch
+from app.screen.told import Told
 from app.selection import Cell, column_of
 from app.text import markup, sentences
 from cache.errors import ObverseError
@@ -30,6 +33,11 @@ SITE_NAMES = {
     "z": "Heads",
 }
 VALUES = {"change": "Change", "normalised": "Share of the effect", "raw": "Raw metric"}
+_SHOWS = {
+    "change": "By how much each patch moves the answer’s logit against the foil’s.",
+    "normalised": "The share of the way from the corrupted to the clean run that each patch goes.",
+    "raw": "The answer’s logit minus the foil’s after each patch.",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Map:
         code: Python that makes the figure, without its selection.
         refined: the estimate that the result has replaced in part or in whole, if there was one.
         aligned: the tokens of the pair's prompts, where they are known.
+        checks: what was checked of the patches.
     """
 
     way: str
@@ -55,6 +64,7 @@ class Map:
     code: str
     refined: Refined | None = None
     aligned: Aligned | None = None
+    checks: tuple[Check, ...] = ()
 
     @property
     def site(self) -> str:
@@ -76,7 +86,39 @@ def of_pair(
         return Map(way, result, example, pair, {}, code, refined)
     aligned = resources.engine().aligned(spec, pair)
     shown, slots = every_token(result.isel(example=[example]), aligned)
-    return Map(way, shown, 0, pair, slots, code, refined, aligned)
+    checks = refined.checks if refined else checked(spec, pair, result, example)
+    return Map(way, shown, 0, pair, slots, code, refined, aligned, checks)
+
+
+def checked(spec: ModelSpec, pair: Pair, result: xr.Dataset, example: int) -> tuple[Check, ...]:
+    """What must be so of the patches of a stored map, tried on one of its pairs."""
+    site, layer = str(result.attrs["site"]), largest(result, example)
+    return resources.engine().compute(
+        spec, ("checks", pair, site, layer), lambda model: patches(model, pair, site, layer)
+    )
+
+
+def told(one: Map, shows: str) -> Told:
+    """What is told under a map."""
+    from interp.patching.results import effect_of
+
+    n = one.result.sizes["example"] if one.example is None else 1
+    if n == 1:
+        return Told(shows, "1 pair", "none: one pair", "the corrupted run", one.checks)
+    effect = effect_of(one.result)
+    interval = "none" if np.isnan(effect.low) else f"of the whole effect, 95%: {effect}"
+    return Told(shows, f"{n} pairs", interval, "the corrupted run", one.checks)
+
+
+def drawn(one: Map, value: str, limit: float | None, width: int) -> go.Figure:
+    """The figure of a map."""
+    return patching_map(
+        one.result,
+        example=one.example,
+        value=value,  # type: ignore[arg-type]
+        limit=limit,
+        width=width,
+    ).update_layout(dragmode="zoom")
 
 
 def reach(maps: list[Map], value: str) -> float | None:
@@ -107,18 +149,13 @@ def show(
             state.change(cell=cell)
 
     parts.figure(
-        patching_map(
-            one.result,
-            example=one.example,
-            value=value,  # type: ignore[arg-type]
-            limit=limit,
-            width=width,
-        ).update_layout(dragmode="zoom"),
+        drawn(one, value, limit, width),
         name,
         data=lambda: table(one),
         code=one.code,
         alt=f"Patching map of the {SITE_NAMES[one.site].lower()}, {one.way} prompt",
-        below=lambda: _below(one),
+        told=told(one, _SHOWS[value]),
+        below=lambda: below(one),
     )
     follow.cells(name, lambda: _selected(one), choose)
     if one.aligned is not None and "position_label" in one.result.coords:
@@ -135,7 +172,8 @@ def show(
         follow.words(f"{name}-after", lambda: _after(one, spec))
 
 
-def _below(one: Map) -> str:
+def below(one: Map) -> str:
+    """What the chosen cell's patch does, as markup."""
     selected = _selected(one)
     said = None if selected is None else sentence(one, selected)
     if said is not None:
@@ -253,38 +291,19 @@ def controls(one: str = "", mean: str | None = None) -> tuple[bool, str]:
     """Whether the mean is wanted, and what to colour; see `which`."""
     with st.container(horizontal=True, gap="medium", vertical_alignment="center"):
         of = which(one, mean)
-        value = st.segmented_control(
-            "Colour",
-            list(VALUES),
-            default="change",
-            format_func=VALUES.__getitem__,
-            key="patch-value",
-            label_visibility="collapsed",
-            required=True,
-        )
-    return of, str(value or "change")
+        return of, switch.choose("patch-value", VALUES, "Colour")
 
 
-def which(one: str, mean: str | None, *, usual: str = "one", key: str = "patch-of") -> bool:
+def which(one: str, mean: str | None, *, name: str = "patch-of") -> bool:
     """Whether the mean over examples is wanted.
 
     Args:
         one, mean: names of the two choices; no choice where there is no mean.
-        usual: which of them is taken where nobody has chosen.
-        key: of the control.
+        name: of the switch.
     """
     if mean is None:
         return False
-    of = st.segmented_control(
-        "Of",
-        ["one", "mean"],
-        default=usual,
-        format_func={"one": one, "mean": mean}.__getitem__,
-        key=key,
-        label_visibility="collapsed",
-        required=True,
-    )
-    return bool(of == "mean")
+    return switch.choose(name, {"one": one, "mean": mean}, "Of") == "mean"
 
 
 def _selected(one: Map) -> tuple[int, int] | None:

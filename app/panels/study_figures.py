@@ -13,6 +13,7 @@ import xarray as xr
 from app import state
 from app.runs import Run
 from app.screen import parts
+from app.screen.told import Told
 from app.text import markup
 from experiments.figure import Figure
 from experiments.reports.code import code
@@ -73,8 +74,6 @@ def gallery(run: Run, figures: tuple[Figure, ...]) -> None:
         )
     with right:
         _draw(run, ready[chosen], None, None)
-        if ready[chosen].caption:
-            parts.html(markup.hint(ready[chosen].caption))
 
 
 def _draw(
@@ -102,8 +101,20 @@ def _draw(
         data=lambda: pd.concat([_rows(result) for result in results], ignore_index=True),
         code=code(run.record.path, figure, kinds),
         alt=figure.alt,
+        told=_told(figure, results),
         on_click=(lambda: on_point(figure.name)) if clicks and on_point is not None else None,
     )
+
+
+def _told(figure: Figure, results: list[pd.DataFrame | xr.Dataset | None]) -> Told:
+    """What the study says of it, and over how many examples it is, where its results tell."""
+    sizes = {
+        result.sizes["example"]
+        for result in results
+        if isinstance(result, xr.Dataset) and "example" in result.sizes
+    }
+    n = f"{min(sizes)}" + (f" to {max(sizes)}" if len(sizes) > 1 else "") if sizes else ""
+    return Told(figure.caption, f"{n} examples" if n else "")
 
 
 def _rows(result: pd.DataFrame | xr.Dataset | None) -> pd.DataFrame:

@@ -5,22 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.compute.checks import Check
 from app.text.markup import esc
 
+__all__ = ["ONE_PROMPT", "Check", "Told"]
 
-@dataclass(frozen=True)
-class Check:
-    """Something that must be so if the figure's numbers are right.
 
-    Attributes:
-        name: in few words, "Contributions sum".
-        good: whether it is so.
-        said: what was found, as a sentence with the number.
-    """
-
-    name: str
-    good: bool
-    said: str
+ONE_PROMPT = "none: one prompt"
+"""The interval of what one prompt shows."""
 
 
 @dataclass(frozen=True)

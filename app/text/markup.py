@@ -65,6 +65,11 @@ CSS = f"""
 .ob-written .t {{ font-family: {theme.MONO}; white-space: pre; overflow: hidden;
   text-overflow: ellipsis; }}
 .ob-written .p {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.ob-readings {{ display: grid; grid-template-columns: auto auto auto auto auto;
+  justify-content: start; gap: 2px 16px; font-size: 13px; line-height: 22px; margin: 6px 0; }}
+.ob-readings .t {{ font-family: {theme.MONO}; white-space: pre; }}
+.ob-readings .n {{ font-variant-numeric: tabular-nums; }}
+.ob-readings .m {{ color: {theme.MUTED}; }}
 .ob-two {{ display: grid; grid-template-columns: 1fr 1fr; gap: 18px; margin: 4px 0 8px; }}
 .ob-two > div {{ min-width: 0; }}
 [class*="st-key-figure-"] {{ overflow-x: auto; }}
@@ -212,6 +217,21 @@ def verdict(
 def quantity(value: float, share: bool = False) -> str:
     """A number to read: a share as a percentage, others with two decimals."""
     return percent(value) if share else numbers.plain(value)
+
+
+def readings(rows: Sequence[tuple[str, tuple[str, str, str, str]]]) -> str:
+    """Answers beside each other: each row has a name, the first token and what is said of it, and
+    the whole answer and what is said of that."""
+    cells = ['<span></span><span class="m">first token</span><span></span>']
+    cells.append('<span class="m">whole</span><span></span>')
+    for name, (first, of_first, whole, of_whole) in rows:
+        cells.append(
+            f'<b>{esc(name)}</b><span class="t">{esc(theme.visible(first))}</span>'
+            f'<span class="n">{esc(of_first)}</span>'
+            f'<span class="t">{esc(theme.visible(whole))}</span>'
+            f'<span class="n">{esc(of_whole)}</span>'
+        )
+    return f'<div class="ob-readings">{"".join(cells)}</div>'
 
 
 def sentence(text: str) -> str:

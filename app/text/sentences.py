@@ -45,6 +45,13 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
+def interval(ends: tuple[float, float]) -> str:
+    """The interval of a share in brackets, with a space after it; nothing where there is none."""
+    if not all(map(math.isfinite, ends)):
+        return ""
+    return f"[{percent(ends[0])}, {percent(ends[1])}] "
+
+
 def lens(layer: int, position: int, read: str, best: str, p: float, rank: int | None) -> str:
     """What the logit lens shows in one cell.
 

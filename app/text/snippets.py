@@ -149,16 +149,74 @@ def faithfulness(model: ModelSpec, pairs: Sequence[Pair], fractions: Sequence[fl
     )
 
 
-def attribution(model: ModelSpec, prompt: str, answer: str, foil: str | None, by: str) -> str:
-    """Direct logit attribution of one prompt."""
+def attribution(
+    model: ModelSpec,
+    prompt: str,
+    answer: str,
+    foil: str | None,
+    by: str,
+    *,
+    bars: bool = False,
+    limit: float | None = None,
+) -> str:
+    """Direct logit attribution of one prompt, as bars or as a map."""
     foils = "" if foil is None else f", [{foil!r}]"
+    draw = "attribution_bars" if bars else "attribution_map"
+    end = "" if limit is None else f", limit={float(f'{limit:.4g}')!r}"
     return _lines(
         "from interp import direct_logit_attribution, load_model",
-        "from interp.figures import attribution_map",
+        f"from interp.figures import {draw}",
         "",
         _load(model),
         f"shares = direct_logit_attribution(model, [{prompt!r}], [{answer!r}]{foils}, by={by!r})",
-        "attribution_map(shares, 0).show()",
+        f"{draw}(shares, 0{end}).show()",
+    )
+
+
+def head_grid(
+    model: ModelSpec,
+    prompt: str,
+    score: str,
+    *,
+    answer: str | None = None,
+    foil: str | None = None,
+    words: str | None = None,
+) -> str:
+    """A score of every head on one prompt: its direct attribution to an answer, or what it looks
+    at, `words` of the prompt for one."""
+    if answer is None:
+        spans = "" if words is None else f", spans={{'words': [{words!r}]}}"
+        chosen = "" if words is None else ".isel(span=0)"
+        return _lines(
+            "from interp import head_scores, load_model",
+            "from interp.figures import head_score_grid",
+            "",
+            _load(model),
+            f"scores = head_scores(model, [{prompt!r}]{spans}){chosen}",
+            f"head_score_grid(scores, {score!r}).show()",
+        )
+    foils = "" if foil is None else f", [{foil!r}]"
+    return _lines(
+        "from interp import direct_logit_attribution, load_model",
+        "from interp.figures import head_score_grid",
+        "",
+        _load(model),
+        f"shares = direct_logit_attribution(model, [{prompt!r}], [{answer!r}]{foils}, by='head')",
+        'heads = shares["contribution"].isel(component=shares["head"].values >= 0)',
+        'grid = heads.set_index(component=["layer", "head"]).unstack("component")',
+        f"head_score_grid(grid.to_dataset(name={score!r}), {score!r}, signed=True).show()",
+    )
+
+
+def answers(model: ModelSpec, prompt: str, texts: Sequence[str]) -> str:
+    """Log-probabilities of whole answers after one prompt, and of their first tokens."""
+    return _lines(
+        "from interp import load_model, score_answers",
+        "",
+        _load(model),
+        f"texts = {list(texts)!r}",
+        f"scores = score_answers(model, [{prompt!r}] * len(texts), texts)",
+        'print(scores[["logprob", "first_logprob", "rank"]].to_dataframe())',
     )
 
 

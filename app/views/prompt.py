@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 
 import streamlit as st
 import xarray as xr
@@ -11,9 +10,10 @@ import xarray as xr
 from app import resources, state
 from app.compute import pairs
 from app.compute.engine import ModelSpec
-from app.panels import attention, attribution, circuit, generation, patching
+from app.panels import circuit, inside, patching
 from app.panels import lens as lens_panel
 from app.screen import live, parts
+from app.screen.asked import Asked
 from app.screen.shown import brought
 from app.selection import SITES, Ask
 from app.text import markup, snippets
@@ -24,6 +24,7 @@ from interp.figures.drawing import theme
 
 _COLOURS = {"clean": theme.OKABE_ITO[0], "corrupt": theme.OKABE_ITO[1]}
 _TITLES = {"clean": "Prompt", "corrupt": "Second prompt (corrupted)"}
+_WAYS = {name: Way(name, title, _COLOURS[name]) for name, title in _TITLES.items()}
 _BOTH = Way("clean", "Clean against corrupted prompt", _COLOURS["clean"])
 FORM = {f"ask-{name}": name for name in ("clean", "answer", "corrupt", "foil")}
 """The fields of the form, by their keys."""
@@ -114,7 +115,7 @@ def _alone(spec: ModelSpec, ask: Ask) -> None:
     with right:
         parts.html(markup.heading("What each layer would say"))
         lens_panel.show(spec, lens, "clean", prompt, answer)
-    _inside(spec, {"clean": prompt}, answer, foil)
+    inside.show(spec, [Asked(_WAYS["clean"], prompt, answer, foil)])
     missing = [
         name
         for name, text in (
@@ -143,45 +144,6 @@ def _likeliest(lens: xr.Dataset, way: str) -> None:
     )
 
 
-def _inside(
-    spec: ModelSpec, prompts: Mapping[str, str], answer: str | None, foil: str | None
-) -> None:
-    """Attention, attribution and what is written; only the open tab is computed."""
-    about = resources.engine().about(spec)
-    opened = st.tabs(
-        ["Attention", "Attribution", "What it writes"], key="inside", on_change="rerun"
-    )
-    try:
-        if opened[0].open:
-            with opened[0]:
-                layer, head = attention.choose(about)
-                titled = {way: (_TITLES[way], prompt) for way, prompt in prompts.items()}
-                attention.show(spec, titled, layer, head)
-        elif opened[1].open:
-            with opened[1]:
-                _attributed(spec, prompts["clean"], answer, foil)
-        else:
-            with opened[2]:
-                generation.show(spec, about, prompts["clean"])
-    except ObverseError as error:
-        parts.html(markup.hint(str(error)))
-
-
-def _attributed(spec: ModelSpec, prompt: str, answer: str | None, foil: str | None) -> None:
-    if answer is None:
-        answer = lens_panel.last_tokens(lens_panel.computed(spec, prompt, None))[0][0]
-        parts.html(markup.hint(f"No answer was given; this is of the likeliest token, ‘{answer}’."))
-    if foil is not None and resources.engine().same_first_token(spec, prompt, answer, foil):
-        parts.html(
-            markup.hint(
-                "Answer and foil begin with the same token, so that there is no difference to "
-                "divide; this is of the answer alone."
-            )
-        )
-        foil = None
-    attribution.show(spec, prompt, answer, foil, width=parts.WHOLE)
-
-
 def _compare(spec: ModelSpec, pair: Pair) -> None:
     engine = resources.engine()
     with st.spinner("Loading the model …", show_time=True):
@@ -201,7 +163,19 @@ def _compare(spec: ModelSpec, pair: Pair) -> None:
     for way, column in zip(sides, st.columns(2, gap="large"), strict=True):
         with column:
             lens_panel.show(spec, lenses[way], way, *sides[way][:2])
-    _inside(spec, {"clean": pair.clean, "corrupt": pair.corrupt}, pair.answer, pair.foil)
+    # Of both prompts the same is read, so that they can be compared.
+    asked = [
+        Asked(
+            _WAYS[way],
+            prompt,
+            pair.answer,
+            pair.foil,
+            {pair.span: pair.words[side]},
+            pair if way == "clean" else None,
+        )
+        for way, (prompt, _, side) in sides.items()
+    ]
+    inside.show(spec, asked, span=pair.span)
     _patching(spec, pair)
 
 

@@ -2,7 +2,7 @@
 
 from interp.figures.accuracy import accuracy_bars, way_bars
 from interp.figures.attention import head_score_grid, pattern_map
-from interp.figures.attribution import attribution_map
+from interp.figures.attribution import attribution_bars, attribution_map
 from interp.figures.circuit import circuit_map
 from interp.figures.comparison import difference_map, spectrum_lines
 from interp.figures.contrast import contrast_map
@@ -22,6 +22,7 @@ from interp.figures.vectors import back_patching_map, transplant_map
 __all__ = [
     "accuracy_bars",
     "across_map",
+    "attribution_bars",
     "attribution_map",
     "back_patching_map",
     "circuit_map",

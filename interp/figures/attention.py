@@ -90,6 +90,8 @@ def head_score_grid(
     scores: HeadScores,
     kind: str = "induction",
     *,
+    signed: bool | None = None,
+    limit: float | None = None,
     title: str | None = None,
     width: int = grid.WIDTH,
 ) -> go.Figure:
@@ -98,6 +100,9 @@ def head_score_grid(
     Args:
         scores: result of `head_scores` or `detect_heads`, or any dataset by layer and head.
         kind: which of its variables, "previous_token", say; of "to_span" choose a span first.
+        signed: whether colours diverge around 0; where a head is below it, if left out.
+        limit: the end of the colour scale, for grids to be compared; 1 for shares and the largest
+            score otherwise, if left out.
         title: of the figure.
         width: px that the figure will have; it only decides how much text fits into a cell.
 
@@ -131,9 +136,10 @@ def head_score_grid(
         row_title="layer",
         column_title="head",
     )
-    signed = bool((values < 0).any())
+    below = bool((values < 0).any())
+    signed = below if signed is None else signed or below
     reach = numbers.reach(values)
-    top = reach if signed or reach > 1 else 1.0
+    top = limit or (reach if signed or reach > 1 else 1.0)
     even = scores.get(f"{kind}_even")
     notes = []
     if even is not None and bool(even.notnull().any()):

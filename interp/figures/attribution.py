@@ -1,4 +1,4 @@
-"""Direct logit attribution as a heatmap: which part of the model says the answer."""
+"""Direct logit attribution: which part of the model says the answer, as a heatmap and as bars."""
 
 from __future__ import annotations
 
@@ -100,6 +100,106 @@ def attribution_map(
         width=width,
         notes=[f"{', '.join(table.notes)}; {whole}"],
     )
+
+
+@typed
+def attribution_bars(
+    result: Attribution,
+    example: int = 0,
+    *,
+    most: int = 12,
+    limit: float | None = None,
+    title: str | None = None,
+) -> go.Figure:
+    """Draw the largest shares of one prompt as signed bars, and all others as one.
+
+    The last bar is what all of them add up to, the logit (difference) itself; the one above it is
+    the sum of all shares that have no bar of their own.
+
+    Args:
+        result: of `direct_logit_attribution`, by "component" or "head".
+        example: which prompt.
+        most: how many shares have a bar.
+        limit: the end of the axis in logits on both sides of 0, for figures to be compared; what
+            fits if left out.
+        title: of the figure.
+
+    Raises:
+        PromptError: there is no such prompt, shares are of something else than components, or no
+            bar is left to draw.
+    """
+    if not 0 <= example < result.sizes["example"]:
+        n = result.sizes["example"]
+        raise PromptError(f"There is no example {example}; the attribution has {n}, from 0 on.")
+    if "component" not in result["contribution"].dims:
+        raise PromptError(
+            f"Bars stand for components, and this attribution is by {result.attrs['by']}; draw it "
+            "with attribution_map, or ask for by='component' or by='head'."
+        )
+    if most < 1:
+        raise PromptError(f"At least one share needs a bar, not {most}.")
+    one = result.isel(example=example)
+    names = [_component_words(str(name)) for name in one["component"].values]
+    shares = one["contribution"].values.astype(float)
+    order = np.argsort(-np.abs(shares), kind="stable")
+    rows = [(names[i], float(shares[i])) for i in order[:most]]
+    if len(order) > most:
+        rest = f"{len(order) - most} others"
+        rows.append((rest, float(shares[order[most:]].sum())))
+    if "rounding" in one:
+        rows.append(("rounding", float(one["rounding"])))
+    of = str(result.attrs["of"])
+    what = "logit difference" if of == "logit_diff" else "logit"
+    rows.append((what, float(one[of])))
+    labels, values = [name for name, _ in rows], [value for _, value in rows]
+    colours = [theme.DIVERGING[-4] if value > 0 else theme.DIVERGING[3] for value in values[:-1]]
+    fig = go.Figure(
+        go.Bar(
+            x=values,
+            y=list(range(len(rows))),
+            orientation="h",
+            marker={"color": [*colours, theme.MUTED]},
+            text=[plain(value) for value in values],
+            textposition="outside",
+            textfont={"size": theme.SMALL},
+            cliponaxis=False,
+            hovertext=[
+                f"<b>{theme.escape(name)}</b><br>{plain(value, 3)} logits" for name, value in rows
+            ],
+            hovertemplate="%{hovertext}<extra></extra>",
+            name="shares",
+        )
+    )
+    theme.finish(fig, title=title, height=(52 if title else 32) + 22 * len(rows) + 46, bargap=0.28)
+    furthest = 1.22 * (limit or reach(np.array(values)))
+    fig.update_xaxes(
+        title_text=f"share of the {what} (logits)",
+        range=[-furthest, furthest],
+        zeroline=True,
+        zerolinecolor=theme.MUTED,
+    )
+    fig.update_yaxes(
+        tickvals=list(range(len(rows))),
+        ticktext=[theme.escape(label) for label in labels],
+        range=[len(rows) - 0.5, -0.5],
+        showgrid=False,
+    )
+    fig.update_layout(showlegend=False, margin={"l": 110, "r": 16, "t": 52 if title else 16})
+    return fig
+
+
+def _component_words(name: str) -> str:
+    """A component for people: "head 1.3" is head 3 of layer 1."""
+    if name == "input":
+        return "embedding"
+    if name == "bias":
+        return "final biases"
+    layer, _, part = name[1:].partition(".")
+    if name[0] == "m":
+        return f"MLP {layer}"
+    if part.startswith("h"):
+        return f"head {layer}.{part[1:]}"
+    return f"attention {layer}" + (" bias" if part else "")
 
 
 def _components(one: xr.Dataset) -> _Table:

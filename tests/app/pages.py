@@ -25,3 +25,8 @@ def html(page: AppTest) -> str:
 def assert_fine(page: AppTest) -> None:
     assert not page.exception
     assert [str(error.value) for error in page.error] == []
+
+
+def switched(page: AppTest, **values: str) -> None:
+    """Move switches of the screen, as a link does; "-" in their names are "_"."""
+    page.session_state["view"] = page.session_state["view"].switched(**values)

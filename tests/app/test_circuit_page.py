@@ -10,7 +10,7 @@ import pytest
 from app.selection import Node
 from experiments.records import RunRecord
 from tests.app.material import HOSTILE
-from tests.app.pages import Open, assert_fine, html, root_of
+from tests.app.pages import Open, assert_fine, html, root_of, switched
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def test_circuits_are_found_when_they_are_wanted(open_page: Open, record: RunRec
     page.select_slider(key="edges").set_value(15).run()
     assert_fine(page)
     assert page.query_params["edges"] == "15"
-    page.session_state["circuit-of"] = "one"
+    switched(page, circuit_of="one")
     page.run()
     assert_fine(page)
     assert "this pair only" in html(page)

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from app.selection import Ask, Cell, Source, View
 from experiments.records import RunRecord
 from tests.app.material import HOSTILE
-from tests.app.pages import Open, assert_fine, html, root_of
+from tests.app.pages import Open, assert_fine, html, root_of, switched
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def test_a_model_brings_its_facts(open_page: Open, model_folder: Path, tmp_path:
     page = open_page(tmp_path, query={"model": str(model_folder), "example": "4"})
     assert_fine(page)
     assert "Finn Grove  ·  Gia Hale" in html(page)
-    assert len(page.get("plotly_chart")) == 6
+    assert len(page.get("plotly_chart")) == 8
 
 
 def test_another_source_starts_afresh(
@@ -118,9 +118,9 @@ def test_an_indirect_object_sentence_is_compared(
     assert len(page.get("plotly_chart")) == 5
 
 
-def ask(page: AppTest, asked: Ask, tab: str = "Attention") -> None:
+def ask(page: AppTest, asked: Ask, tab: str = "attention") -> None:
     page.session_state["view"] = replace(page.session_state["view"], ask=asked)
-    page.session_state["inside"] = tab
+    switched(page, inside=tab)
     page.run()
 
 
@@ -131,14 +131,14 @@ def test_a_prompt_alone_is_enough(open_page: Open, model_folder: Path, tmp_path:
     assert len(page.get("plotly_chart")) == 2  # lens and attention
     said = html(page)
     assert "there is missing: an answer; a second prompt" in said
-    page.session_state["inside"] = "Attribution"
+    switched(page, inside="attribution")
     page.run()
     assert_fine(page)
     assert "this is of the likeliest token" in html(page)
-    ask(page, Ask("Tom Cruise's mother is", "", "Mary", "Mary"), tab="Attribution")
+    ask(page, Ask("Tom Cruise's mother is", "", "Mary", "Mary"), tab="attribution")
     assert_fine(page)
-    assert "Answer and foil begin with the same token" in html(page)
-    ask(page, Ask("Tom Cruise's mother is", "", "Mary", ""), tab="What it writes")
+    assert "begin with the same token" in html(page)
+    ask(page, Ask("Tom Cruise's mother is", "", "Mary", ""), tab="writes")
     page.text_input(key="steer-toward").set_value("Mary Lee Pfeiffer")
     page.text_input(key="steer-away").set_value("Eva Lane")
     page.number_input(key="steer-dose").set_value(20.0)

@@ -19,7 +19,7 @@ from app.selection import Cell, Source, View
 from experiments.records import RunRecord
 from interp.patching import normalised
 from tests.app.material import HOSTILE
-from tests.app.pages import Open, assert_fine, html, root_of
+from tests.app.pages import Open, assert_fine, html, root_of, switched
 from tests.experiments.sealing import edit
 
 pytestmark = pytest.mark.slow
@@ -39,8 +39,8 @@ def test_the_newest_run_is_open_with_its_verdicts(open_page: Open, record: RunRe
         "run", record.path.relative_to(root_of(record)).as_posix()
     )
     # Both directions, one site: two maps and their difference, two lenses, two rank figures, one
-    # scatter.
-    assert len(page.get("plotly_chart")) == 8
+    # scatter, and two patterns of attention.
+    assert len(page.get("plotly_chart")) == 10
     page.radio(key="page").set_value("study").run()
     assert_fine(page)
     shown = html(page).replace("&#x27;", "'")
@@ -95,11 +95,10 @@ def test_every_site_and_value_can_be_drawn(open_page: Open, record: RunRecord) -
         page.session_state["view"] = replace(page.session_state["view"], site=site)
         for of in ("mean", "one"):
             for value in ("raw", "normalised", "change"):
-                page.session_state["patch-of"] = of
-                page.session_state["patch-value"] = value
+                switched(page, patch_of=of, patch_value=value)
                 page.run()
                 assert_fine(page)
-                assert len(page.get("plotly_chart")) == (7 if site == "z" else 8)
+                assert len(page.get("plotly_chart")) == (9 if site == "z" else 10)
 
 
 def test_no_share_is_shown_of_an_effect_that_could_be_none(
@@ -107,9 +106,9 @@ def test_no_share_is_shown_of_an_effect_that_could_be_none(
 ) -> None:
     """Two pairs of a model that knows nothing: neither the mean nor one of them has a share."""
     page = open_page(root_of(record), query={"example": "0", "edges": "20"})
-    page.session_state["patch-value"] = "normalised"
+    switched(page, patch_value="normalised")
     for of in ("mean", "one"):
-        page.session_state["patch-of"] = of
+        switched(page, patch_of=of)
         page.session_state["view"] = replace(
             page.session_state["view"], cell=Cell("forward", 0, position=2)
         )
@@ -122,7 +121,7 @@ def test_no_share_is_shown_of_an_effect_that_could_be_none(
         }
         (drawn,) = (fig for key, fig in figures.items() if "patching-forward" in key)
         assert "No share can be told" in json.dumps(drawn["layout"], ensure_ascii=False)
-    page.session_state["circuit-of"] = "one"
+    switched(page, circuit_of="one")
     page.radio(key="page").set_value("circuit").run()
     assert_fine(page)
     assert "of what the whole model does" not in html(page)

@@ -1,0 +1,242 @@
+"""What must be so if numbers are right: each is computed in a second way, and compared.
+
+Every check runs the model anew, through other code than what it checks as far as there is some:
+a mistake in one of them shows as a difference.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.explorer import Pair
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from torch import Tensor
+
+    from interp.model.model import Model
+    from interp.prompts.pairs import PromptPairs
+
+_MOST = 8  # places of a prompt that are patched with themselves
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that must be so if the figure's numbers are right.
+
+    Attributes:
+        name: in few words, "Contributions sum".
+        good: whether it is so.
+        said: what was found, as a sentence with the number.
+    """
+
+    name: str
+    good: bool
+    said: str
+
+
+def patches(model: Model, pair: Pair, site: str, layer: int) -> tuple[Check, ...]:
+    """Patching at one layer: with the run's own activations, and before the prompts differ.
+
+    Before their first differing token two runs of a causal model are the same, so that patches
+    there, taken from the other prompt, must change nothing. Sweeps do not even run these cells;
+    here they are run.
+    """
+    from app.compute.pairs import build
+    from interp.forward.capture import capture
+    from interp.kinds import site_kind
+
+    pairs = build(model, [pair])
+    name = f"{site}.{layer}"
+    corrupt, clean = (
+        capture(model, pairs.prompts(run), name)[name] for run in ("corrupt", "clean")
+    )
+    per_head = site_kind(site).per_head
+    slots = np.unique(np.linspace(0, len(pairs.alignment) - 1, _MOST).round().astype(int))
+    moved, allowed = _changed(model, pairs, site, layer, corrupt, None if per_head else slots)
+    where = f"at layer {layer}"
+    own = Check(
+        "Itself: no change",
+        moved <= allowed,
+        f"Put back {where}, the run’s own activations move the metric by {_small(moved)}; up to "
+        f"{_small(allowed)} is rounding.",
+    )
+    same = _before_the_difference(pairs)
+    here, there = pairs.alignment.corrupt[0], pairs.alignment.clean[0]
+    before = np.nonzero((here >= 0) & (here < same))[0]
+    if not len(before):
+        return own, spans(model, pair)
+    mixed = corrupt.clone()
+    mixed[:, here[before]] = clean[:, there[before]]
+    moved, allowed = _changed(model, pairs, site, layer, mixed, None if per_head else before)
+    n = f"{len(before)} token{'s' if len(before) > 1 else ''}"
+    sham = Check(
+        "Sham near 0",
+        moved <= allowed,
+        f"Patched {where} at the {n} before the prompts differ, where nothing can be carried, the "
+        f"metric moves by {_small(moved)}; up to {_small(allowed)} is rounding.",
+    )
+    return own, sham, spans(model, pair)
+
+
+def _changed(
+    model: Model,
+    pairs: PromptPairs,
+    site: str,
+    layer: int,
+    values: Tensor,
+    slots: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]] | None,
+) -> tuple[float, float]:
+    """By how much patches move the metric at most, and by how much rounding may."""
+    from interp.patching import sweep
+
+    found = sweep(
+        model,
+        pairs,
+        site,
+        layers=[layer],
+        positions=None if slots is None else [int(slot) for slot in slots],
+        direction="denoising",
+        source={layer: values},
+    )
+    moved = np.abs((found["patched"] - found["corrupt"]).values)
+    size = max(abs(float(found[run].values[0])) for run in ("clean", "corrupt"))
+    return float(np.nanmax(moved, initial=0.0)), _allowed(model, size)
+
+
+def _before_the_difference(pairs: PromptPairs) -> int:
+    """How many tokens the two prompts have in common at their beginning."""
+    clean, corrupt = (pairs.prompts(run).row(0) for run in ("clean", "corrupt"))
+    same = [a == b for a, b in zip(clean, corrupt, strict=False)]
+    return same.index(False) if False in same else len(same)
+
+
+def spans(model: Model, pair: Pair) -> Check:
+    """Whether the named words stand against each other, and the ends, in the same order."""
+    from app.compute.pairs import aligned, build
+    from interp.prompts.alignment import token_range
+
+    pairs = build(model, [pair])
+    here, there = pairs.alignment.clean[0], pairs.alignment.corrupt[0]
+    matched = [(int(a), int(b)) for a, b in zip(here, there, strict=True) if a >= 0]
+    inside = []
+    for run, words in zip(("clean", "corrupt"), pair.words, strict=True):
+        batch, text = pairs.prompts(run), getattr(pair, run)  # type: ignore[arg-type]
+        offsets, start = batch.offsets[0], text.find(words)
+        assert offsets is not None
+        inside.append(range(*token_range(text, offsets, start, start + len(words))))
+    ends = tuple(int(pairs.prompts(run).lengths[0]) - 1 for run in ("clean", "corrupt"))
+    ordered = all(a < c and b < d for (a, b), (c, d) in itertools.pairwise(matched))
+    named = all((a in inside[0]) == (b in inside[1]) for a, b in matched)
+    last = ends in matched and (inside[0][-1], inside[1][-1]) in matched
+    lone = sum(map(len, aligned(model, pair).unmatched))
+    counted = f"{len(matched)} tokens stand against each other, {lone} against none"
+    if ordered and named and last:
+        return Check("Spans align", True, f"{counted}; the ends of the “{pair.span}” do.")
+    return Check(
+        "Spans align",
+        False,
+        f"The tokens of the “{pair.span}” or the last ones do not stand against each other "
+        f"({counted}).",
+    )
+
+
+def last_layer(model: Model, lens: xr.Dataset, prompt: str) -> Check:
+    """Whether the lens of the last layer is what the model itself predicts."""
+    from interp.generation.logits import logits
+
+    ours = lens.isel(example=0, layer=-1, position=-1)
+    read = np.asarray(ours["top_prob"].values, dtype=float)
+    own = logits(model, [prompt])[0].softmax(-1).topk(len(read)).values.cpu().numpy()
+    off, allowed = float(np.abs(own - read).max()), _allowed(model, 1.0)
+    return Check(
+        "Last layer = model",
+        off <= allowed,
+        f"Read from the last layer, the likeliest tokens’ probabilities differ from the model’s "
+        f"own by {_small(off)}; up to {_small(allowed)} is rounding.",
+    )
+
+
+def contributions(
+    model: Model, result: xr.Dataset, prompt: str, answer: str, foil: str | None
+) -> Check:
+    """Whether the shares of one prompt's attribution add up to the model's own logits."""
+    from interp.generation.logits import logits
+    from interp.prompts.pairs import continuations
+    from interp.prompts.tokens import tokenise
+
+    texts = [answer] if foil is None else [answer, foil]
+    ids = continuations(model, tokenise(model, [prompt] * len(texts)), texts)
+    own = [float(x) for x in logits(model, [prompt])[0, [one[0] for one in ids]].cpu()]
+    whole = own[0] - (own[1] if foil is not None else 0.0)
+    parts = result["contribution"].values.astype(float)
+    total = float(np.nansum(parts)) + float(result.get("rounding", np.zeros(1))[0])
+    of = float(result[str(result.attrs["of"])][0])
+    # What a soft cap makes of the sum is no sum.
+    told = float(result["capped"][0]) if "capped" in result else total
+    allowed = _allowed(model, max(float(np.nanmax(np.abs(parts))), *map(abs, own)))
+    off = max(abs(told - whole), abs(total - of))
+    return Check(
+        "Contributions sum",
+        off <= allowed,
+        f"The {parts.size} shares add up to {_plain(total)}, and the model’s own logits give "
+        f"{_plain(whole)}; they may differ by {_small(allowed)}.",
+    )
+
+
+def no_change(model: Model, off: float) -> Check:
+    """Whether a question's own vector, put back, leaves probabilities as they are but for `off`."""
+    allowed = _allowed(model, 1.0)
+    return Check(
+        "Itself: no change",
+        off <= allowed,
+        f"The question’s own vector, put back at its place, moves the likeliest tokens’ "
+        f"probabilities by {_small(off)}; up to {_small(allowed)} is rounding.",
+    )
+
+
+def whole_circuit(model: Model, pairs: PromptPairs, whole: float, empty: float) -> Check:
+    """Whether all edges together are the model on the clean prompts, and none the corrupted run.
+
+    Args:
+        whole, empty: mean logit differences with all edges and without any.
+    """
+    import torch
+
+    from interp.generation.logits import logits
+
+    tokens = torch.stack([pairs.first_tokens(read) for read in ("answer", "foil")], 1)
+    own = []
+    for run in ("clean", "corrupt"):
+        found = logits(model, pairs.prompts(run))
+        read = found.gather(1, tokens.to(found.device)).double()
+        own.append(float((read[:, 0] - read[:, 1]).mean()))
+    off = max(abs(whole - own[0]), abs(empty - own[1]))
+    allowed = _allowed(model, max(map(abs, own)))
+    return Check(
+        "All edges = model",
+        off <= allowed,
+        f"With all edges the logit difference is {_plain(whole)} and without any {_plain(empty)}; "
+        f"the model’s own are {_plain(own[0])} on the clean prompts and {_plain(own[1])} on the "
+        f"corrupted ones.",
+    )
+
+
+def _allowed(model: Model, size: float) -> float:
+    """By how much numbers of this size may differ in the model's type."""
+    from interp.forward.passes import TOLERANCE
+
+    return float(TOLERANCE[model.dtype]) * max(1.0, size)
+
+
+def _small(value: float) -> str:
+    return f"{value:.1g}".replace("e-0", "e-")
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
