@@ -35,7 +35,7 @@ SITE_NAMES = {
 VALUES = {"change": "Change", "normalised": "Share of the effect", "raw": "Raw metric"}
 _SHOWS = {
     "change": "By how much each patch moves the answer’s logit against the foil’s.",
-    "normalised": "The share of the way from the corrupted to the clean run that each patch goes.",
+    "normalised": "What each patch brings back: 0 is the corrupted run, 1 the clean one.",
     "raw": "The answer’s logit minus the foil’s after each patch.",
 }
 

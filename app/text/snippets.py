@@ -216,7 +216,7 @@ def answers(model: ModelSpec, prompt: str, texts: Sequence[str]) -> str:
         _load(model),
         f"texts = {list(texts)!r}",
         f"scores = score_answers(model, [{prompt!r}] * len(texts), texts)",
-        'print(scores[["logprob", "first_logprob", "rank"]].to_dataframe())',
+        'print(scores[["logprob", "first_logprob", "rank"]].to_dataframe().to_string())',
     )
 
 

@@ -137,7 +137,7 @@ def test_a_prompt_alone_is_enough(open_page: Open, model_folder: Path, tmp_path:
     assert "this is of the likeliest token" in html(page)
     ask(page, Ask("Tom Cruise's mother is", "", "Mary", "Mary"), tab="attribution")
     assert_fine(page)
-    assert "begin with the same token" in html(page)
+    assert "begin with the same token" in page.warning[0].value
     ask(page, Ask("Tom Cruise's mother is", "", "Mary", ""), tab="writes")
     page.text_input(key="steer-toward").set_value("Mary Lee Pfeiffer")
     page.text_input(key="steer-away").set_value("Eva Lane")

@@ -76,7 +76,9 @@ def test_shares_count_from_no_edge_to_the_whole_model(engine: Engine, spec: Mode
 
     def measured(full: list[float]) -> Measured:
         whole, ends = effect(full, [1.0] * len(full)), (0.5, 0.9)
-        return Measured(circuit, len(full), True, whole, 5.0, 1.0, 4.0, 0.0, (1.0, 2.0), ends)
+        return Measured(
+            circuit, len(full), True, whole, 5.0, 1.0, 4.0, 0.0, (1.0, 2.0), *[ends] * 3
+        )
 
     one = measured([4.0, 5.0, 6.0, 5.0, 4.0, 6.0])
     assert one.share(one.alone) == 0.75

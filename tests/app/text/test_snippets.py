@@ -9,12 +9,14 @@ import plotly.graph_objects as go
 import pytest
 
 from app.compute import pairs
+from app.compute.answer_metric import readings
 from app.compute.engine import Engine, ModelSpec
 from app.text import snippets
 from experiments.records import RunRecord
 from experiments.reports.code import code
 from experiments.reversal_curse.report.figures import MARGINS
 from interp.figures import (
+    attribution_bars,
     attribution_map,
     circuit_map,
     contrast_map,
@@ -80,6 +82,39 @@ def test_attention_and_attribution(run_code: Any, engine: Engine, spec: ModelSpe
         made = run_code(snippets.attribution(spec, prompt, " Bea", foil, "head"))
         drawn = attribution_map(engine.attribution(spec, prompt, " Bea", foil, "head"), 0)
         np.testing.assert_allclose(values(made), values(drawn), atol=1e-6)
+
+
+def test_bars_and_grids_of_heads(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
+    prompt, answer, foil = "Tom Cruise's mother is", " Mary", " Bea"
+    shares = engine.attribution(spec, prompt, answer, foil, "head")
+    code = snippets.attribution(spec, prompt, answer, foil, "head", bars=True, limit=2.0)
+    made, drawn = run_code(code).data[0], attribution_bars(shares, 0, limit=2.0).data[0]
+    np.testing.assert_allclose(made.x, drawn.x, atol=1e-6)
+    made = run_code(snippets.head_grid(spec, prompt, "attribution", answer=answer, foil=foil))
+    grid = values(made)
+    for layer, head in ((0, 1), (1, 0)):
+        here = (shares["layer"] == layer) & (shares["head"] == head)
+        assert grid[layer, head] == pytest.approx(float(shares["contribution"][0][here][0]))
+    for score, words in (("previous_token", None), ("to_span", "Tom Cruise")):
+        made = run_code(snippets.head_grid(spec, prompt, score, words=words))
+        pattern = engine.patterns(spec, prompt, 1)["pattern"].isel(example=0, layer=0, head=1)
+        if words is None:
+            n = pattern.sizes["source"]
+            wanted = float(np.mean([pattern[i, i - 1] for i in range(2, n)]))  # not to BOS
+        else:
+            wanted = float(pattern[-1, 1:3].sum())
+        assert values(made)[1, 1] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_answers(engine: Engine, spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt, texts = "Tom Cruise's mother is", (" Mary Lee Pfeiffer", f" {HOSTILE} Moss")
+    exec(compile(snippets.answers(spec, prompt, texts), "snippet", "exec"), {})
+    said = capsys.readouterr().out
+    found = engine.compute(spec, ("readings",), lambda m: readings(m, prompt, texts))
+    assert found[0].first.strip() == "Mary"
+    assert [one.n_tokens for one in found] == [3, 2]
+    for one in found:
+        assert f"{one.whole:.3f}" in said
 
 
 def test_the_difference_of_two_maps(run_code: Any, engine: Engine, spec: ModelSpec) -> None:

@@ -90,6 +90,12 @@ def test_signed_scores_are_drawn_around_zero() -> None:
     assert len(heat.colorscale) == 17
 
 
+def test_the_scale_can_be_asked_for() -> None:
+    heat = traces(head_score_grid(scores(), "induction", signed=True, limit=0.5), "values")[0]
+    assert (heat.zmin, heat.zmax) == (-0.5, 0.5)
+    assert len(heat.colorscale) == 17
+
+
 def test_scores_that_are_no_grid_are_refused() -> None:
     with pytest.raises(SiteError, match="no 'induction_even'"):
         head_score_grid(scores(), "induction_even")

@@ -10,7 +10,7 @@ import xarray as xr
 
 from interp import direct_logit_attribution
 from interp.errors import PromptError
-from interp.figures import attribution_map
+from interp.figures import attribution_bars, attribution_map
 from tests.interp.figures.conftest import HOSTILE, assert_safe, cells, traces
 from tests.interp.tiny import N_HEADS, N_LAYERS, Tiny
 
@@ -92,3 +92,27 @@ def test_hostile_tokens_are_text(llama: Tiny) -> None:
     tokens = found["token"].values.copy()
     tokens[:] = HOSTILE
     assert_safe(attribution_map(found.assign_coords(token=(("example", "source"), tokens))))
+
+
+@pytest.mark.parametrize("by", ["component", "head"])
+def test_bars_are_the_largest_shares_the_rest_and_their_sum(llama: Tiny, by: str) -> None:
+    found = attributed(llama, by)
+    bars = traces(attribution_bars(found, 1, most=3), "shares")[0]
+    shares = found["contribution"].isel(example=1).values.astype(float)
+    x = np.asarray(bars.x)
+    assert len(x) == 5
+    np.testing.assert_allclose(np.abs(x[:3]), np.sort(np.abs(shares))[::-1][:3], rtol=1e-6)
+    assert x[:4].sum() == pytest.approx(shares.sum(), abs=1e-5)
+    assert x[4] == pytest.approx(float(found["logit_diff"][1]), abs=1e-4)
+    assert f"{len(shares) - 3} others" in bars.hovertext[3]
+    limited = attribution_bars(found, 1, limit=9.0)
+    assert tuple(limited.layout.xaxis.range) == pytest.approx((-1.22 * 9, 1.22 * 9))
+
+
+def test_bars_that_cannot_be_drawn_are_refused(llama: Tiny) -> None:
+    with pytest.raises(PromptError, match="no example 2"):
+        attribution_bars(attributed(llama, "head"), 2)
+    with pytest.raises(PromptError, match="by='component'"):
+        attribution_bars(attributed(llama, "source"), 0)
+    with pytest.raises(PromptError, match="At least one"):
+        attribution_bars(attributed(llama, "head"), 0, most=0)

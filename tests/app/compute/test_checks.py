@@ -1,0 +1,112 @@
+"""Badges are green where all is well, and red where something was broken on purpose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from app.compute import checks, pairs
+from app.compute.engine import Engine, ModelSpec
+from app.screen.told import Told
+from interp.attribution.direct import direct_logit_attribution
+from interp.lens.logit import logit_lens
+from interp.model.model import Model
+from interp.prompts import alignment
+from tests.app.conftest import loaded
+
+PAIR = pairs.typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea")
+
+
+@pytest.fixture
+def model(spec: ModelSpec) -> Model:
+    return loaded(spec)
+
+
+def by_name(found: tuple[checks.Check, ...]) -> dict[str, bool]:
+    return {check.name: check.good for check in found}
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "z"])
+def test_patches_of_a_sound_model_are_fine(model: Model, site: str) -> None:
+    found = checks.patches(model, PAIR, site, 1)
+    assert by_name(found) == {"Itself: no change": True, "Sham near 0": True, "Spans align": True}
+    assert Told(checks=found).wrong == []
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "z"])
+def test_a_hook_that_alters_what_it_puts_in_is_found(
+    model: Model, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interp.patching import values
+
+    put_in = values.TwoRuns.values
+
+    def altered(self: Any, *given: Any) -> torch.Tensor:
+        return 1.1 * put_in(self, *given) + 0.1
+
+    monkeypatch.setattr(values.TwoRuns, "values", altered)
+    found = by_name(checks.patches(model, PAIR, site, 1))
+    assert not found["Itself: no change"]
+    assert not found["Sham near 0"]
+    assert found["Spans align"]
+
+
+def test_an_alignment_that_is_shifted_is_found(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = alignment.by_spans
+
+    def shifted(*given: Any) -> alignment.Alignment:
+        found = real(*given)
+        clean = np.where(found.clean > 0, found.clean - 1, found.clean)
+        return replace(found, clean=clean, corrupt=found.corrupt)
+
+    monkeypatch.setattr(alignment, "by_spans", shifted)
+    check = checks.spans(model, PAIR)
+    assert not check.good
+    assert "do not stand against each other" in check.said
+
+
+def test_tokens_without_a_counterpart_are_counted(model: Model) -> None:
+    longer = pairs.typed("Mary Lee Pfeiffer's son is", "Bea Stone's son is", "Tom", "Ann")
+    check = checks.spans(model, longer)
+    assert check.good
+    assert ", 1 against none" in check.said
+
+
+def test_a_lens_that_does_not_end_in_the_model_is_found(model: Model) -> None:
+    lens = logit_lens(model, [PAIR.clean])
+    assert checks.last_layer(model, lens, PAIR.clean).good
+    wrong = lens.assign(top_prob=lens["top_prob"] + 0.01)
+    assert not checks.last_layer(model, wrong, PAIR.clean).good
+    assert not checks.last_layer(model, lens, PAIR.corrupt).good
+
+
+@pytest.mark.parametrize("by", ["component", "head"])
+@pytest.mark.parametrize("foil", [" Bea", None])
+def test_shares_that_miss_something_are_found(model: Model, by: Any, foil: str | None) -> None:
+    foils = None if foil is None else [foil]
+    shares = direct_logit_attribution(model, [PAIR.clean], [" Mary"], foils, by=by)
+    assert checks.contributions(model, shares, PAIR.clean, " Mary", foil).good
+    less = shares.assign(contribution=shares["contribution"].where(shares["layer"] != 1, 0.0))
+    assert not checks.contributions(model, less, PAIR.clean, " Mary", foil).good
+    # They add up, but to the logits of another prompt.
+    assert not checks.contributions(model, shares, PAIR.corrupt, " Mary", foil).good
+
+
+def test_a_circuit_whose_whole_is_not_the_model_is_found(engine: Engine, spec: ModelSpec) -> None:
+    found = engine.circuit(spec, (PAIR,), 20)
+    assert by_name(found.checks) == {"All edges = model": True}
+    built = pairs.build(loaded(spec), [PAIR])
+    for whole, empty in ((found.whole + 0.1, found.empty), (found.whole, found.empty - 0.1)):
+        assert not checks.whole_circuit(loaded(spec), built, whole, empty).good
+
+
+def test_a_vector_put_back_changes_nothing(engine: Engine, spec: ModelSpec) -> None:
+    back = pairs.typed("Mary Lee Pfeiffer's son is", "Bea Stone's son is", "Tom", "Ann")
+    assert engine.carry(spec, PAIR, back, 1, (2, 2), 3).check.good
+    assert not checks.no_change(loaded(spec), 0.1).good
