@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,13 +82,17 @@ def kind(examples: Examples, group: str) -> str:
     return f"{label.lower()}: {example_table.words(group)}"
 
 
-def show(at: At) -> None:
-    """The slider, and below it what changes with it."""
-    st.fragment(_show)(at)
+def show(at: At, curves: Callable[[], None]) -> None:
+    """The slider, and below it what changes with it.
+
+    Args:
+        curves: draws what it moves a line in.
+    """
+    st.fragment(_show)(at, curves)
 
 
-def _show(at: At) -> None:
-    step = _step(at)
+def _show(at: At, curves: Callable[[], None]) -> None:
+    step = step_of(at.steps)
     said = {one: _words(at, one) for one in at.steps}
 
     def moved(to: int) -> None:
@@ -96,15 +100,16 @@ def _show(at: At) -> None:
 
     scrubber.show(at.training.name, at.steps, step, [at.figure], said, moved)
     state.to_address()
+    curves()
     scrubber.place(said[step])
     if at.found is not None and at.example is not None and step in at.found["step"].values:
         _ranks(at, at.found.sel(step=step, example=at.example), step)
 
 
-def _step(at: At) -> int:
+def step_of(steps: Sequence[int]) -> int:
     """The chosen step, or the nearest that there is; the last where none was chosen."""
     wanted = state.view().step
-    return at.steps[-1] if wanted is None else min(at.steps, key=lambda one: abs(one - wanted))
+    return steps[-1] if wanted is None else min(steps, key=lambda one: abs(one - wanted))
 
 
 def _words(at: At, step: int) -> str:
@@ -160,8 +165,12 @@ def _ranks(at: At, one: xr.Dataset, step: int) -> None:
     assert at.examples is not None
     assert at.found is not None
     ways = [way.name for way in at.examples.ways]
+    layers = one["layer"].values
     lenses = {
-        way: one[["rank"]].sel(way=way).rename(rank="answer_rank").expand_dims("example")
+        way: xr.Dataset(
+            {"answer_rank": (("example", "layer"), one["rank"].sel(way=way).values[None])},
+            coords={"layer": layers},
+        )
         for way in ways
     }
     chance = int(at.found.attrs["d_vocab"])

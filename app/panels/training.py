@@ -200,10 +200,23 @@ def _page(
     example = None
     if found is not None and table is not None and shown.examples is not None:
         example = at_step.chosen(shown.examples, table)
-    _curves(shown, measure, found, table, example)
     at_step.show(
-        at_step.At(shown.training, every, shown.examples, table, found, measure, example, _CURVES)
+        at_step.At(shown.training, every, shown.examples, table, found, measure, example, _CURVES),
+        lambda: _marked(shown, measure, found, table, example, every),
     )
+
+
+def _marked(
+    shown: Shown,
+    measure: Measure,
+    found: xr.Dataset | None,
+    table: pd.DataFrame | None,
+    example: int | None,
+    steps: list[int],
+) -> None:
+    """The curves, with a line at the chosen step."""
+    _curves(shown, measure, found, table, example)
+    follow.step(_CURVES, lambda: at_step.step_of(steps))
 
 
 def _curves(
@@ -254,7 +267,6 @@ def _stored(shown: Shown, measure: Measure, rows: pd.DataFrame, told: Trainings,
             control=measure.control,
         ),
     )
-    follow.step(_CURVES, lambda: state.view().step)
 
 
 def _asked(shown: Shown, measure: Measure, found: xr.Dataset) -> None:
@@ -296,4 +308,3 @@ def _asked(shown: Shown, measure: Measure, found: xr.Dataset) -> None:
             control=measure.control,
         ),
     )
-    follow.step(_CURVES, lambda: state.view().step)
