@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import Cache
 
 from interp.forward.blocks import BlockCall
 from interp.forward.hooks import passing
@@ -88,6 +89,7 @@ def at_positions(
     batch: int,
     position: Int[Tensor, "row run"],
     length: int,
+    past: Cache | None = None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a block for rows of which only some positions are run.
 
@@ -96,6 +98,8 @@ def at_positions(
         rows: for each row the recorded example it belongs to.
         position: the positions [row, run].
         length: of the recorded run.
+        past: what gives the block keys and values of all positions; without it these positions
+            attend to each other alone.
 
     Returns:
         Positional and named arguments.
@@ -113,11 +117,13 @@ def at_positions(
         shape = tuple(value.shape)
         mine = row if len(value) == len(rows) else torch.zeros_like(row)
         if len(shape) == 4 and shape[2:] == (length, length):  # a mask
+            if past is not None:
+                return value[mine[:, None], :, position].movedim(2, 1)
             here, there = position[:, :, None], position[:, None, :]
             return value[mine[:, None, None], :, here, there].movedim(-1, 1)
         if len(shape) in (2, 3) and shape[1] == length and shape[0] in (1, len(rows)):
             return value[mine[:, None], position]
         raise ValueError(f"A block is called with a tensor of shape {shape}.")
 
-    args, kwargs = call.at(rows, batch)
+    args, kwargs = call.at(rows, batch, past)
     return tuple(pick(value) for value in args), {n: pick(v) for n, v in kwargs.items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
+from transformers import Cache
 
 from interp.errors import ModelError
 
@@ -19,10 +20,18 @@ class BlockCall:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
-    def at(self, rows: Int[Tensor, " row"], batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments for a batch made of these rows of the recorded one."""
+    def at(
+        self, rows: Int[Tensor, " row"], batch: int, past: Cache | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments for a batch made of these rows of the recorded one.
+
+        Args:
+            past: goes where the block was given a cache of keys and values.
+        """
 
         def gather(value: Any) -> Any:
+            if value is _PAST:
+                return past
             if isinstance(value, _PerHead):
                 return value.by_example.index_select(0, rows).flatten(0, 1)
             if isinstance(value, _Shared):
@@ -52,6 +61,9 @@ class _PerHead:
 
     by_example: Tensor
 
+
+# Stands where a cache was given, which holds the keys of the recorded run itself.
+_PAST = object()
 
 Taken = dict[int, tuple[Tensor, Any]]
 """Tensors that other blocks were called with too, by identity, and what was taken down of them."""
@@ -90,8 +102,10 @@ def block_call(
 def _take(value: Any, model_name: str, batch: int, seen: Taken) -> Any:
     if isinstance(value, tuple | list):
         return tuple(_take(item, model_name, batch, seen) for item in value)
+    if isinstance(value, Cache):
+        return _PAST
     if not isinstance(value, Tensor):
-        # Caches hold the keys of this very run; everything else here is a plain setting.
+        # What is neither of these is a plain setting.
         return value if isinstance(value, bool | int | float | str | None) else None
     if id(value) not in seen:
         # The tensor is held as well, so that no other can come to bear its identity.

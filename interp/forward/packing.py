@@ -44,12 +44,28 @@ class Active:
         return cls(row, position)
 
     def gather(self, full: Float[Tensor, "row position width"]) -> Float[Tensor, "1 active width"]:
-        return full[self.row, self.position][None]
+        flat = full.flatten(0, 1)
+        return flat[None] if self._all(full) else flat.index_select(0, self._flat(full))[None]
 
     def scatter(self, values: Tensor, full: Tensor) -> Tensor:
         """Write what was computed into `full`, in place."""
         full[self.row, self.position] = values[0]
         return full
+
+    def alone(self, values: Float[Tensor, "1 active width"], like: Tensor) -> Tensor:
+        """What was computed [row, position, width], of as many rows and positions; 0 elsewhere."""
+        shape = (*like.shape[:2], *values.shape[2:])
+        if self._all(like):
+            return values.reshape(shape)
+        # One tensor that is no view of another: the gradient of writing into it is a mere choice.
+        flat = values.new_zeros(shape[0] * shape[1], *shape[2:])
+        return flat.index_copy_(0, self._flat(like), values[0]).view(shape)
+
+    def _flat(self, full: Tensor) -> Int[Tensor, " active"]:
+        return self.row * full.shape[1] + self.position
+
+    def _all(self, full: Tensor) -> bool:
+        return len(self.row) == full.shape[0] * full.shape[1]
 
 
 def can_pack(block: Any) -> bool:
@@ -87,7 +103,8 @@ def packed(
 
     Args:
         block: a block for which `can_pack` holds.
-        kept: recorded outputs of `keep_for_others` for this block.
+        kept: recorded outputs of `keep_for_others` for this block; none where the keys and values
+            of other positions are told otherwise.
         rows: for each row of the batch the recorded example it belongs to.
         active: the positions that may have changed.
         read: the positions of the block's output that will be used; all active ones if left out.
@@ -99,11 +116,12 @@ def packed(
             module = find(block, name)
             if module is None:
                 continue
-            if name in _READ_BY_OTHERS or (name == _READS_OTHERS and name in kept):
+            if name in kept:
                 wrapped = _with_others(module.forward, kept[name], rows, active, made)
             else:
                 # The first norm feeds keys and values too.
-                chosen = active if name == "ln1" or not read else read
+                others = name == "ln1" or name in _READ_BY_OTHERS
+                chosen = active if others or not read else read
                 wrapped = _alone(_in_one_kernel(module), chosen, made)
             stack.enter_context(runs_as(module, wrapped))
         yield
@@ -170,8 +188,7 @@ class _Made:
 def _alone(forward: Callable[..., Tensor], active: Active, made: _Made) -> Callable[..., Tensor]:
     def wrapped(full: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         values = forward(made.gather(full, active), *args, **kwargs)
-        out = active.scatter(values, values.new_zeros(*full.shape[:2], *values.shape[2:]))
-        return made.keep(out, active, values)
+        return made.keep(active.alone(values, full), active, values)
 
     return wrapped
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import DynamicCache
 
 from cache.arguments import typed
 from interp.errors import ModelError, first_sentence
@@ -49,12 +50,15 @@ class Recording:
         batch: how many rows were run.
         activations: by site, [example, position, …]; copies, safe to change.
         kept: for each block what `interp.forward.packing` needs, where it was asked for.
+        past: for each block the keys and values that its attention compared, where they were asked
+            for [example, head, position, d_head].
     """
 
     calls: tuple[BlockCall, ...]
     batch: int
     activations: Mapping[Site, Tensor]
     kept: tuple[packing.Kept, ...] = ()
+    past: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def __getitem__(self, site: Site) -> Tensor:
         return self.activations[site]
@@ -91,11 +95,13 @@ def record(
     *,
     for_packing: bool = False,
     queries: bool = False,
+    past: bool = False,
 ) -> Recording:
     """Run `ids` once and keep what `resume` needs, and the activations at `sites`.
 
     With `for_packing`, keys and values are kept too, and with `queries` these as well (see
-    `interp.forward.packing`).
+    `interp.forward.packing`); with `past`, keys and values as they are compared (see
+    `interp.forward.windows`).
 
     No gradients are recorded. The first call on a model checks, on the first two prompts, that
     resuming and reading out reproduce the model's logits, and refuses the model otherwise.
@@ -105,7 +111,7 @@ def record(
         SiteError: the model has no such site.
     """
     check_resumable(model, ids)
-    return _recorded(model, ids, sites, for_packing=for_packing, queries=queries)[0]
+    return _recorded(model, ids, sites, for_packing=for_packing, queries=queries, past=past)[0]
 
 
 def _recorded(
@@ -115,6 +121,7 @@ def _recorded(
     *,
     for_packing: bool = False,
     queries: bool = False,
+    past: bool = False,
     whole: bool = False,
 ) -> tuple[Recording, Tensor | None]:
     """One run, and its logits if it is `whole`."""
@@ -143,10 +150,15 @@ def _recorded(
         if not whole:
             # Nobody reads these logits, and unembedding every position can be a third of the work.
             stack.callback(model.bridge.ln_final.register_forward_pre_hook(_stop).remove)
+        # Without a configuration it keeps all positions, those beyond a window too.
+        cache = DynamicCache() if past else None
+        given = {"past_key_values": cache} if past else {}
         with torch.no_grad():
-            logits = model.bridge(ids, use_cache=False, return_type="logits")
+            logits = model.bridge(ids, use_cache=False, return_type="logits", **given)
     in_order = tuple(calls[layer] for layer in range(model.n_layers))
-    recording = Recording(in_order, batch, kept, kept_for_others)
+    layers = [] if cache is None else cache.layers
+    seen = tuple((layer.keys.contiguous(), layer.values.contiguous()) for layer in layers)
+    recording = Recording(in_order, batch, kept, kept_for_others, seen)
     return recording, logits if whole else None
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from interp.errors import ModelError
 from interp.forward.access import changing
-from interp.forward.packing import Active
-from interp.forward.passes import Recording, packs, readout, record, recording_memory, resume
+from interp.forward.passes import Recording, readout, record, recording_memory, resume
+from interp.forward.windows import Window, through, windows
 from interp.model.memory import available_memory, batches, memory_budget, rows_that_fit
 from interp.model.model import Model
 from interp.patching.values import RUNS, Direction, places
@@ -93,7 +93,7 @@ class Runs:
         kind = Site(site, 0).kind
         self.site, self._inside = site, kind.inside
         self._start = self.layer + (kind.part == "after")
-        self._packable = packs(model, base.ids)
+        self._windows = windows(model, base.ids)
         self._sites = [Site(site, layer) for layer in layers]
         self._last = Site("resid_post", model.n_layers - 1)
         self._streams = {entry(model.n_layers, int(at)) for at in self._start}
@@ -198,13 +198,12 @@ class Runs:
             n = int(np.searchsorted(start, block, "right"))
             if self._inside:
                 hidden = walk.through(block, hidden)
-                hidden = walk.joined(hidden, block, n, Site(self.site, block))
+                hidden = walk.joined(hidden, block, n, inside=True)
             else:
-                hidden = walk.joined(hidden, block, n, None)
+                hidden = walk.joined(hidden, block, n, inside=False)
                 hidden = walk.through(block, hidden)
         assert hidden is not None  # the first rows start at the first block of the walk
-        last = hidden[torch.arange(len(hidden), device=model.device), read]
-        return readout(model, last, grad=grad)
+        return readout(model, walk.last(hidden), grad=grad)
 
     def _is_first(self, logits: Tensor, targets: Tensor) -> npt.NDArray[np.bool_]:
         logits, wanted = self._chosen(logits), self._number(targets)
@@ -222,7 +221,7 @@ class Runs:
 
     def _record(self, examples: Indices) -> Recording:
         sites = {*self._sites, *self._streams, self._last}
-        return record(self.model, self._base.ids[examples], sites, for_packing=self._packable)
+        return record(self.model, self._base.ids[examples], sites, past=self._windows)
 
     def _recording(self, examples: Indices) -> tuple[Recording, Tensor]:
         """A recording of the base run, and which of its examples each row is of."""
@@ -258,66 +257,96 @@ class Runs:
         return max(fit, min(_CPU_ROWS, (available_memory() or 0) // 8 // row))
 
 
-@dataclass(frozen=True)
 class _Walk:
-    """One walk up the blocks: its rows, and what is written where."""
+    """One walk up the blocks: its rows, and what is written where.
 
-    runs: Runs
-    recording: Recording
-    example: Int[Tensor, " row"]
-    position: Int[Tensor, " row"]
-    read: Int[Tensor, " row"]
-    vectors: Float[Tensor, "row width"]
-    grad: bool
+    Where the model can be run so, a row holds no more positions than the change of any can reach.
+    """
 
-    def joined(self, hidden: Tensor | None, block: int, n: int, site: Site | None) -> Tensor | None:
+    def __init__(
+        self,
+        runs: Runs,
+        recording: Recording,
+        example: Int[Tensor, " row"],
+        position: Int[Tensor, " row"],
+        read: Int[Tensor, " row"],
+        vectors: Float[Tensor, "row width"],
+        grad: bool,
+    ) -> None:
+        self._model, self._site, self._grad = runs.model, runs.site, grad
+        self._recording, self._example, self._vectors = recording, example, vectors
+        self._first, self._last = position, read
+        self._size = int((read - position).max()) + 1 if recording.past else None
+
+    def joined(self, hidden: Tensor | None, block: int, n: int, *, inside: bool) -> Tensor | None:
         """The batch with all of the first n rows: new ones come in with their place changed.
 
         Args:
-            site: where inside of the block it is changed; then the new rows are run through it.
+            inside: whether it lies inside of the block; then the new rows are run through it.
         """
         before = 0 if hidden is None else len(hidden)
         if n == before:
             return hidden
-        model, new = self.runs.model, slice(before, n)
-        stream = self.recording[entry(model.n_layers, block)].index_select(0, self.example[new])
-        at = (torch.arange(n - before, device=stream.device), self.position[new])
-        if site is None:
-            stream[at] = self.vectors[new]
+        new, window = slice(before, n), self._window(slice(before, n))
+        stream = self._recording[entry(self._model.n_layers, block)]
+        at = self._first[new]
+        if window is None:
+            stream = stream.index_select(0, self._example[new])
+        else:
+            stream, at = window.gather(stream), at - window.start
+        where = (torch.arange(n - before, device=stream.device), at)
+        if not inside:
+            stream[where] = self._vectors[new]
         else:
 
             def write(value: Tensor) -> Tensor:
                 changed = value.clone()
-                changed[at] = self.vectors[new]
+                changed[where] = self._vectors[new]
                 return changed
 
-            # A hook must see whole activations, so these rows are not packed.
-            with changing(model, [(site, write)]):
-                stream = self._run(block, stream, new, None)
+            # A hook must see all positions that there are, so these rows are not packed.
+            with changing(self._model, [(Site(self._site, block), write)]):
+                stream = self._run(block, stream, new, window, packed=False)
         return stream if hidden is None else torch.cat([hidden, stream])
 
     def through(self, block: int, hidden: Tensor | None) -> Tensor | None:
-        """All rows of the batch out of a block; only positions that they changed are computed."""
-        if hidden is None or block == self.runs.model.n_layers:
+        """All rows of the batch out of a block."""
+        if hidden is None or block == self._model.n_layers:
             return hidden
         rows = slice(len(hidden))
-        span = None
-        if self.recording.kept:
-            length, position, read = hidden.shape[1], self.position[rows], self.read[rows]
-            span = Active.between(position, read, length), Active.between(read, read, length)
-        return self._run(block, hidden, rows, span)
+        return self._run(block, hidden, rows, self._window(rows), packed=True)
+
+    def last(self, hidden: Tensor) -> Float[Tensor, "row d_model"]:
+        """What is read of every row."""
+        window = self._window(slice(len(hidden)))
+        at = self._last if window is None else self._last - window.start
+        return hidden[torch.arange(len(hidden), device=hidden.device), at]
+
+    def _window(self, rows: slice) -> Window | None:
+        if self._size is None:
+            return None
+        example, first, last = (t[rows] for t in (self._example, self._first, self._last))
+        return Window.of(example, first, last, self._size)
 
     def _run(
-        self, block: int, hidden: Tensor, rows: slice, span: tuple[Active, Active] | None
+        self, block: int, hidden: Tensor, rows: slice, window: Window | None, *, packed: bool
     ) -> Tensor:
-        model, example = self.runs.model, self.example[rows]
+        if window is not None:
+            return through(
+                self._model,
+                self._recording,
+                block,
+                hidden,
+                window,
+                packed=packed,
+                grad=self._grad,
+            )
         return resume(
-            model,
-            self.recording,
+            self._model,
+            self._recording,
             hidden,
-            example,
+            self._example[rows],
             start=block,
             stop=block + 1,
-            span=span,
-            grad=self.grad,
+            grad=self._grad,
         )
