@@ -100,7 +100,8 @@ class _Past(DynamicCache):
         def placed(new: Tensor, kept: Tensor) -> Tensor:
             full = kept.index_select(0, self._window.example)
             flat = new.reshape(-1, new.shape[-1]).index_select(0, here)
-            return full.flatten(0, 2).index_copy(0, there, flat).view(full.shape)
+            # Detached, it is no view whose base the gradient would have to go through.
+            return full.flatten(0, 2).detach().index_copy_(0, there, flat).view(full.shape)
 
         return placed(keys, self._kept[0]), placed(values, self._kept[1])
 

@@ -41,10 +41,9 @@ class Hits:
 
     Attributes:
         learned: [example, place, rank].
-        control: [control, example, place, rank]; of the two that are not trained, and
-        natural: of the part of each subspace in which activations vary [example, place, rank]: of
-            held-out pairs only.
-        whole: of the whole activation [example, place].
+        control: [control, example, place, rank]; of the two that are not trained,
+        natural: of the part of each subspace in which activations vary [example, place, rank], and
+        whole: of the whole activation [example, place]: of held-out pairs only.
     """
 
     learned: npt.NDArray[np.float32]
@@ -84,7 +83,7 @@ def judge(
         tested, batch = np.flatnonzero(every & held), _Batch(runs, place, answers)
         everyone = np.flatnonzero(every)
         change = runs.source[place] - runs.base[place]
-        batch.add(whole[:, place], everyone, change)
+        batch.add(whole[:, place], tested, change)
         for number, rank in enumerate(found):
             mine, dealt = found[rank][place], found[rank][n_places + place]
             step, drawn = moved(mine, change), moved(other[rank][place], change)

@@ -57,24 +57,26 @@ class Rotations:
         """Turn some of the subspaces downhill.
 
         Args:
-            chosen: which.
+            chosen: which, ascending.
             change: what was projected onto each.
             gradient: of the loss by what came out.
             angle: about how far each row is turned, in radians.
         """
         self._steps += 1
-        rows = self.rows[chosen]
+        every = len(chosen) == len(self.rows)
+        at = slice(None) if every else chosen  # nothing is copied where all are turned
+        rows = self.rows[at]
         back, forth = gradient @ rows.mT, change @ rows.mT  # [chosen, row, rank]
         slope = _tangent(forth.mT @ gradient + back.mT @ change, rows)
-        first = self._first[chosen].lerp(slope, 1 - _DECAY[0])
-        second = self._second[chosen].lerp(slope**2, 1 - _DECAY[1])
-        self._first[chosen], self._second[chosen] = first, second
+        first = self._first[at].lerp(slope, 1 - _DECAY[0])
+        second = self._second[at].lerp(slope.square(), 1 - _DECAY[1])
+        self._first[at], self._second[at] = first, second
         first = first / (1 - _DECAY[0] ** self._steps)
         size = (second / (1 - _DECAY[1] ** self._steps)).sqrt()
         # Relative to the largest, so that what hardly matters to the loss is hardly turned.
         floor = 1e-8 + 1e-4 * size.amax((1, 2), keepdim=True)
         turn = _tangent(first / (size + floor), rows)
-        self.rows[chosen] = orthonormal(rows - angle / math.sqrt(rows.shape[2]) * turn)
+        self.rows[at] = orthonormal(rows - angle / math.sqrt(rows.shape[2]) * turn)
 
 
 def orthonormal(rows: Float[Tensor, "... rank width"]) -> Float[Tensor, "... rank width"]:

@@ -38,12 +38,12 @@ def test_each_control_changes_what_it_says(
     ((rows, vectors, targets),) = seen
     change, base = runs.source[0] - runs.base[0], runs.base[0]
     mine, tested = np.arange(n), np.flatnonzero(held)
-    sizes = [n, n, len(tested), n, len(tested), len(tested)]
+    sizes = [len(tested), n, len(tested), n, len(tested), len(tested)]
     whole, learned, natural, arbitrary, plain, placebo = vectors.split(sizes)
     np.testing.assert_array_equal(
-        rows.example, np.concatenate([mine, mine, tested, mine, *[tested] * 2])
+        rows.example, np.concatenate([tested, mine, tested, mine, *[tested] * 2])
     )
-    torch.testing.assert_close(whole, runs.source[0])
+    torch.testing.assert_close(whole, runs.source[0][tested])
     torch.testing.assert_close(learned - base, moved(found[2][0], change), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(arbitrary - base, moved(found[2][1], change), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(
