@@ -9,6 +9,7 @@ were. So nothing of a block is written again, and nothing at other positions is 
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,7 @@ class Window:
         changed = Active.between(first - start, last - start, size)
         return cls(example, start, changed, Active.between(last - start, last - start, size), size)
 
-    @property
+    @functools.cached_property
     def position(self) -> Int[Tensor, "row run"]:
         """Places in the text."""
         return self.start[:, None] + torch.arange(self.size, device=self.start.device)

@@ -277,6 +277,7 @@ class _Walk:
         self._recording, self._example, self._vectors = recording, example, vectors
         self._first, self._last = position, read
         self._size = int((read - position).max()) + 1 if recording.past else None
+        self._windows: dict[tuple[int, int], Window] = {}
 
     def joined(self, hidden: Tensor | None, block: int, n: int, *, inside: bool) -> Tensor | None:
         """The batch with all of the first n rows: new ones come in with their place changed.
@@ -313,20 +314,23 @@ class _Walk:
         """All rows of the batch out of a block."""
         if hidden is None or block == self._model.n_layers:
             return hidden
-        rows = slice(len(hidden))
+        rows = slice(0, len(hidden))
         return self._run(block, hidden, rows, self._window(rows), packed=True)
 
     def last(self, hidden: Tensor) -> Float[Tensor, "row d_model"]:
         """What is read of every row."""
-        window = self._window(slice(len(hidden)))
+        window = self._window(slice(0, len(hidden)))
         at = self._last if window is None else self._last - window.start
         return hidden[torch.arange(len(hidden), device=hidden.device), at]
 
     def _window(self, rows: slice) -> Window | None:
         if self._size is None:
             return None
-        example, first, last = (t[rows] for t in (self._example, self._first, self._last))
-        return Window.of(example, first, last, self._size)
+        key = rows.start, rows.stop
+        if key not in self._windows:
+            example, first, last = (t[rows] for t in (self._example, self._first, self._last))
+            self._windows[key] = Window.of(example, first, last, self._size)
+        return self._windows[key]
 
     def _run(
         self, block: int, hidden: Tensor, rows: slice, window: Window | None, *, packed: bool

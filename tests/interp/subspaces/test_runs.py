@@ -85,6 +85,25 @@ def test_prompts_that_do_not_fit_together_are_run_again(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("site", ["resid_post", "mlp_out"])
+def test_a_model_without_windows_is_run_whole(
+    tiny: Tiny, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = prompt_pairs(tiny)
+    target = torch.tensor([TARGET, 5, 7])
+
+    def found() -> tuple[torch.Tensor, torch.Tensor]:
+        runs = Runs(tiny.model, pairs, "denoising", site, (0, 1), (1, 3))
+        place, example = np.nonzero(runs.present)
+        rows = Rows(place, example)
+        return runs.gradient(rows, runs.source[place, example], target[example])
+
+    few = found()
+    monkeypatch.setattr("interp.subspaces.runs.windows", lambda *_: False)
+    for one, other in zip(few, found(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_an_answer_that_shares_the_first_place_has_not_come_out(gpt2: Tiny) -> None:
     pairs = prompt_pairs(gpt2)
     runs = Runs(gpt2.model, pairs, "denoising", "resid_post", (0,), (1,))
