@@ -87,7 +87,7 @@ class Window:
         return (at[0] * self.size + here).flatten(), (at[0] * length + there).flatten()
 
 
-class _Past(DynamicCache):
+class _Past(DynamicCache):  # type: ignore[misc]
     """Keys and values of one block: those of the recorded run but where the window has changed."""
 
     def __init__(self, kept: tuple[Tensor, Tensor], window: Window) -> None:
@@ -95,8 +95,7 @@ class _Past(DynamicCache):
         self._kept, self._window = kept, window
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        _, heads, length, _ = self._kept[0].shape
-        here, there = self._window.moved(heads, length)
+        here, there = self._window.moved(*self._kept[0].shape[1:3])
 
         def placed(new: Tensor, kept: Tensor) -> Tensor:
             full = kept.index_select(0, self._window.example)
@@ -136,7 +135,8 @@ def through(
             read = window.read if layer == model.n_layers - 1 else None
             stack.enter_context(packing.packed(block, {}, rows, window.changed, read))
         output = block(hidden, *args, **kwargs)
-    return output[0] if isinstance(output, tuple) else output
+        out: Tensor = output[0] if isinstance(output, tuple) else output
+    return out
 
 
 def windows(model: Model, ids: Int[Tensor, "example position"]) -> bool:
