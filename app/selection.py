@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 Kind = Literal["run", "model"]
 SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 
-PAGES = ("start", "study", "examples", "circuit", "training", "prompt")
+PAGES = ("start", "study", "examples", "circuit", "probes", "training", "prompt")
 """Names of pages, as links tell them."""
 
 SWITCHES: Mapping[str, tuple[str, ...]] = {
@@ -39,9 +39,12 @@ _WAY = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
 _NODE = re.compile(r"(a[0-9]{1,4}\.h[0-9]{1,5}|m[0-9]{1,4})\Z")
 _FIGURE = re.compile(r"[\w-]{1,80}\Z")
 _WORD = re.compile(r"[A-Za-z0-9][\w-]{0,119}\Z")
+_COLUMN = re.compile(r"[\w .-]{1,80}\Z")
 _NUMBER = re.compile(r"[0-9]{1,9}\Z")
 LONGEST_TEXT = 2000
 """Characters of each typed text; an address could not hold more."""
+LONGEST_NAME = 40
+"""Characters of a typed name."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,33 @@ class Ask:
     foil: str
 
 
+PLACES = ("subject", "last")
+"""Which token probes read: the last one of what a prompt is about, or of the prompt."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What probes are asked for.
+
+    Attributes:
+        label: of the examples, by its name; "" for the usual one.
+        way: of asking, by its name; "" for the usual one.
+        place: one of `PLACES`.
+        point: the layer that is looked at, counted from the left.
+        typed: whether the user's own lists are probed.
+        lists: a line for each prompt of the first and of the second class; None as suggested.
+        names: of the two classes.
+    """
+
+    label: str = ""
+    way: str = ""
+    place: str = "subject"
+    point: int | None = None
+    typed: bool = False
+    lists: tuple[str, str] | None = None
+    names: tuple[str, str] = ("A", "B")
+
+
 @dataclass(frozen=True)
 class View:
     """All that the address of a page tells.
@@ -110,6 +140,7 @@ class View:
         asked: the example that its models are asked, by its number among theirs; None for the one
             that is chosen elsewhere.
         switches: (name, value) of `SWITCHES` and `NUMBERS` that do not stand as usual, by name.
+        probe: what probes are asked for.
     """
 
     source: Source | None = None
@@ -125,6 +156,7 @@ class View:
     measure: str | None = None
     step: int | None = None
     asked: int | None = None
+    probe: Probe = Probe()
     switches: tuple[tuple[str, str], ...] = ()
 
     def at(self, switch: str) -> str:
@@ -172,6 +204,7 @@ def to_query(view: View) -> dict[str, str]:
         if value is not None:
             query[name] = str(value)
     query |= dict(view.switches)
+    query |= _probe_query(view.probe)
     texts = {} if view.ask is None else asdict(view.ask)
     if all(len(text) <= LONGEST_TEXT for text in texts.values()):
         query |= texts
@@ -211,6 +244,7 @@ def from_query(query: Mapping[str, str]) -> View:
     moved = {name: query[name] for name, values in SWITCHES.items() if query.get(name) in values}
     moved |= {n: str(_number(query.get(n))) for n in NUMBERS if _number(query.get(n)) is not None}
     view = view.switched(**moved)
+    view = replace(view, probe=_probe(query))
     texts = [query.get(name, "") for name in ("clean", "corrupt", "answer", "foil")]
     if any(texts) and all(len(text) <= LONGEST_TEXT for text in texts):
         view = replace(view, ask=Ask(*texts))
@@ -274,6 +308,44 @@ def column_of(labels: Sequence[str], slots: Mapping[str, int], position: int) ->
     return next(
         (column for column, label in enumerate(labels) if slots.get(label) == position), None
     )
+
+
+def _probe_query(probe: Probe) -> dict[str, str]:
+    usual = Probe()
+    told = {"label": probe.label, "read": probe.way, "place": probe.place}
+    query = {
+        name: value
+        for (name, value), plain in zip(
+            told.items(), (usual.label, usual.way, usual.place), strict=True
+        )
+        if value != plain
+    }
+    if probe.point is not None:
+        query["point"] = str(probe.point)
+    if probe.typed:
+        query["probed"] = "typed"
+    pairs = {"list": probe.lists, "class": None if probe.names == usual.names else probe.names}
+    for name, both in pairs.items():
+        if both is not None and all(len(text) <= LONGEST_TEXT for text in both):
+            query |= {f"{name}{number}": text for number, text in enumerate(both, 1)}
+    return query
+
+
+def _probe(query: Mapping[str, str]) -> Probe:
+    found = Probe(point=_number(query.get("point")), typed=query.get("probed") == "typed")
+    if _COLUMN.match(query.get("label", "")):
+        found = replace(found, label=query["label"])
+    if _WAY.match(query.get("read", "")):
+        found = replace(found, way=query["read"])
+    if query.get("place") in PLACES:
+        found = replace(found, place=query["place"])
+    lists = (query.get("list1", ""), query.get("list2", ""))
+    if any(lists) and all(len(text) <= LONGEST_TEXT for text in lists):
+        found = replace(found, lists=lists)
+    names = (query.get("class1", ""), query.get("class2", ""))
+    if any(names) and all(len(text) <= LONGEST_NAME for text in names):
+        found = replace(found, names=names)
+    return found
 
 
 def _signed(text: str) -> int | None:

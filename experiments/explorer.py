@@ -26,6 +26,7 @@ __all__ = [
     "Column",
     "Examples",
     "Figure",
+    "Label",
     "Measure",
     "Page",
     "Pair",
@@ -43,6 +44,8 @@ class Page:
     """Those of one name are alternatives: the first is shown whose results are all stored."""
     examples: Examples | None = None
     trainings: Trainings | None = None
+    probes: tuple[Figure, ...] = ()
+    """Of probes that the study itself has fitted."""
 
     def __post_init__(self) -> None:
         names = [figure.name for figure in self.figures]
@@ -75,6 +78,16 @@ class Column:
     width: int
     """px."""
     help: str | None = None
+
+
+@dataclass(frozen=True)
+class Label:
+    """What examples differ in, so that a probe can be asked to tell them apart."""
+
+    name: str
+    """Its column in the table of examples; or `experiments.labelled.ANSWERED`."""
+    title: str
+    """As a choice: "Son or daughter"."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,8 @@ class Examples:
     """The name of the stored ranks by layer."""
     patching: str = "patching_{way}_{site}"
     """The name of a stored patching map."""
+    labels: tuple[Label, ...] = ()
+    """What probes can be asked for, beside the group and what is answered right."""
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,34 @@ def collect(
     )
 
 
+@typed
+def token_counts(
+    model: Model, prompts: Prompts | str | TokenBatch, until: int | Sequence[int] = -1
+) -> Features:
+    """How often each token stands in each prompt: what the words alone tell, to compare with.
+
+    Args:
+        model: whose tokenizer tells tokens.
+        prompts: texts, or token ids [example, position].
+        until: the last position that is counted, one for all prompts or one for each.
+
+    Returns:
+        One site, "words", with a dim for each token that stands anywhere.
+
+    Raises:
+        ProbeError: a position lies outside of its prompt.
+    """
+    batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
+    _, places = _named("until", until, batch.lengths.numpy())
+    read = [batch.row(number)[: place + 1] for number, place in enumerate(places.tolist())]
+    column = {token: i for i, token in enumerate(sorted({t for row in read for t in row}))}
+    counts = torch.zeros(1, len(read), len(column))
+    for number, row in enumerate(read):
+        for token in row:
+            counts[0, number, column[token]] += 1
+    return Features(counts, ("words",), identity=model.identity)
+
+
 def _shape(model: Model, site: Site) -> tuple[int, ...]:
     if site.kind.pairwise:
         raise ProbeError(f"{site.kind.plural} have no fixed width; probe 'z' instead.")

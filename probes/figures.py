@@ -2,56 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from interp.errors import ProbeError
 from interp.figures.drawing import theme
+from interp.figures.drawing.bands import band
 from interp.figures.drawing.numbers import plain
 
 __all__ = ["probe_lines", "steering_lines", "transfer_map"]
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 _PROBE, _CONTROL, _SHUFFLED = theme.OKABE_ITO[0], theme.OKABE_ITO[1], theme.MUTED
 
 
-def probe_lines(report: xr.Dataset, *, title: str | None = None) -> go.Figure:
+def probe_lines(
+    report: xr.Dataset,
+    *,
+    words: xr.Dataset | None = None,
+    names: Sequence[str] | None = None,
+    axis: str = "",
+    title: str | None = None,
+) -> go.Figure:
     """Draw what `probe_report` returned: held-out accuracy at every site.
 
-    One line is the probe, one the control labels, each with its interval over groups; the grey one
-    is what probes make of shuffled labels, and the dotted one what answering without looking gets.
-    Points are hollow where the corrected p value is .05 or more. Where there are too few groups for
-    intervals, none are drawn.
+    One line is the probe, one the control labels, each with its interval over groups as a band; the
+    grey one is what probes make of shuffled labels, and the dotted one what answering without
+    looking gets. Points are hollow where the corrected p value is .05 or more. Where there are too
+    few groups for intervals, none are drawn.
 
     Args:
         report: result of `probe_report`.
+        words: a report of one site on the same examples, what their prompts' words tell, say; a
+            line across.
+        names: what to call the sites; their own names if left out.
+        axis: what to call all of them.
         title: of the figure.
+
+    Raises:
+        ProbeError: there are more or fewer names than sites.
     """
-    sites = [theme.escape(str(site)) for site in report["site"].values]
+    sites = [str(site) for site in report["site"].values]
+    shown = sites if names is None else list(names)
+    if len(shown) != len(sites):
+        raise ProbeError(f"{len(shown)} names do not fit {len(sites)} sites.")
+    at = np.arange(len(sites))
     found = report["p_corrected"].values < 0.05
     fig = go.Figure()
-    majority = float(report["majority"])
-    fig.add_hline(y=majority, line={"color": theme.MUTED, "width": 1, "dash": "dot"})
-    fig.add_annotation(
-        text="commonest class",
-        xref="paper",
-        x=1.0,
-        y=majority,
-        xanchor="left",
-        showarrow=False,
-        font={"size": theme.SMALL, "color": theme.MUTED},
-    )
+    across = [(float(report["majority"]), "commonest class", "dot")]
+    if words is not None:
+        across.append((float(words["accuracy"].values[0]), "words alone", "longdashdot"))
+    across.sort()
+    for (value, name, dash), anchor in zip(across, ("top", "bottom"), strict=False):
+        _across(fig, value, name, dash, anchor if len(across) > 1 else "middle")
+    for name in ("control", "accuracy"):
+        _, colour, low, high = _with_interval(report, name)
+        if len(sites) > 1:
+            fig.add_trace(band(at, low, high, colour, name))
     shuffled = report["null"].mean("null").values
-    fig.add_trace(_line(sites, shuffled, _SHUFFLED, "shuffled labels", dash="dot"))
-    fig.add_trace(_line(sites, *_with_interval(report, "control"), "control labels", dash="dash"))
-    probe = _line(sites, *_with_interval(report, "accuracy"), "probe", hovers=_hovers(report))
-    probe.marker.symbol = ["circle" if one else "circle-open" for one in found]
-    fig.add_trace(probe)
-    theme.finish(fig, title=title, height=360 + (28 if title else 0))
-    fig.update_layout(margin={"t": 68 if title else 40, "b": 72, "r": 110})
+    fig.add_trace(_line(at, shuffled, _SHUFFLED, "shuffled labels", dash="dot"))
+    for name, called, dash in (("control", "control labels", "dash"), ("accuracy", "probe", "")):
+        values, colour, *ends = _with_interval(report, name)
+        hovers = _hovers(report) if name == "accuracy" else None
+        line = _line(at, values, colour, called, dash=dash or "solid", hovers=hovers)
+        if len(sites) == 1:
+            line.error_y = _bars(values, *ends)
+        if name == "accuracy":
+            line.marker.symbol = ["circle" if one else "circle-open" for one in found]
+        fig.add_trace(line)
+    theme.finish(fig, title=title, height=360 + (28 if title else 0), hovermode="x unified")
+    fig.update_layout(margin={"t": 68 if title else 40, "b": 84 if axis else 72, "r": 110})
     fig.update_yaxes(title_text="held-out accuracy", range=[0, 1.03], tickformat=".0%")
-    fig.update_xaxes(showgrid=False, type="category")
+    fig.update_xaxes(
+        showgrid=False,
+        tickvals=at,
+        ticktext=[theme.escape(name) for name in shown],
+        range=[-0.5, len(sites) - 0.5],
+        title_text=theme.escape(axis),
+    )
     groups = int(report.attrs.get("groups", 0))
     intervals = f"95% intervals over {groups:,} groups"
     if report["accuracy_low"].isnull().all():
@@ -59,7 +92,7 @@ def probe_lines(report: xr.Dataset, *, title: str | None = None) -> go.Figure:
     note = f"{intervals}; hollow points: corrected p ≥ .05."
     if report.attrs.get("drift"):
         note += " Neighbours are alike: p may be too small."
-    theme.note(fig, note, below=48)
+    theme.note(fig, note, below=64 if axis else 48)
     return fig
 
 
@@ -156,36 +189,43 @@ def _with_interval(report: xr.Dataset, name: str) -> tuple[Any, str, Any, Any]:
     return values, colour, report[f"{name}_low"].values, report[f"{name}_high"].values
 
 
+def _across(fig: go.Figure, value: float, name: str, dash: str, anchor: str) -> None:
+    """A line from side to side, its name at the right of it."""
+    fig.add_hline(y=value, line={"color": theme.MUTED, "width": 1, "dash": dash})
+    fig.add_annotation(
+        text=name,
+        xref="paper",
+        x=1.0,
+        y=value,
+        xanchor="left",
+        yanchor=anchor,
+        showarrow=False,
+        font={"size": theme.SMALL, "color": theme.MUTED},
+    )
+
+
+def _bars(values: Array, low: Array, high: Array) -> dict[str, Any]:
+    ends = {"array": high - values, "arrayminus": values - low}
+    return {"type": "data", "symmetric": False, **ends, "thickness": 1.2, "width": 4}
+
+
 def _line(
-    sites: list[str],
-    values: np.ndarray[Any, Any],
+    at: Array,
+    values: Array,
     colour: str,
-    *rest: Any,
+    name: str,
+    *,
     dash: str = "solid",
     hovers: list[str] | None = None,
 ) -> go.Scatter:
-    *interval, name = rest
-    error = None
-    if interval:
-        low, high = interval
-        error = {
-            "type": "data",
-            "symmetric": False,
-            "array": high - values,
-            "arrayminus": values - low,
-            "color": colour,
-            "thickness": 1.2,
-            "width": 4,
-        }
     return go.Scatter(
-        x=sites,
+        x=at,
         y=values,
-        error_y=error,
         mode="lines+markers",
         line={"color": colour, "width": 2, "dash": dash},
         marker={"size": 8, "color": colour},
-        text=hovers or [f"<b>{name}</b><br>accuracy {value:.1%}" for value in values],
-        hovertemplate="%{x}<br>%{text}<extra></extra>",
+        text=hovers or [f"{name}: {value:.1%}" for value in values],
+        hovertemplate="%{text}<extra></extra>",
         name=name,
     )
 
@@ -204,7 +244,7 @@ def _hovers(report: xr.Dataset) -> list[str]:
     for number in range(report.sizes["site"]):
         one = report.isel(site=number)
         out.append(
-            f"<b>probe</b><br>accuracy <b>{float(one['accuracy']):.1%}</b>"
+            f"<b>probe: {float(one['accuracy']):.1%}</b>"
             f"{_interval(one, 'accuracy')}"
             f"<br>selectivity {plain(100 * float(one['selectivity']), 1)} points"
             f"{_interval(one, 'selectivity')}"

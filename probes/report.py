@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import fields
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -76,11 +77,11 @@ def probe_report(
         `control_code`, each at its own strength, and `compression` (uniform code over code);
         `resampled` and `cosine` (…, bootstrap); `path` and `path_bits` (labels, …, strength);
         `l2`, `chosen` and `control_chosen`; and the probe of all examples, `coef` and `intercept`.
-        For each example: `correct` and `control_correct`, held out. `majority` is what answering
-        without looking gets. Intervals are NaN with fewer than 5 groups. Attributes:
-        `arrangements`, in how many ways labels can be shuffled, counted up to a million (no p value
-        is below one over it); `inside_groups`, how they are (see `shuffled`); and
-        `drift`.
+        For each example: `correct` and `control_correct`, held out. `majority` and
+        `control_majority` are what answering without looking gets. Intervals are NaN with fewer
+        than 5 groups. Attributes: `arrangements`, in how many ways labels can be shuffled, counted
+        up to a million (no p value is below one over it); `inside_groups`, how they are (see
+        `shuffled`); and `drift`.
 
     Warns:
         UserWarning: there are too few groups for any p value to be small, or groups that follow
@@ -90,19 +91,80 @@ def probe_report(
     Raises:
         ProbeError: features, labels or groups do not make a probe; the message says why.
     """
+    steps = _steps(
+        features,
+        labels,
+        groups,
+        types,
+        _Settings(strengths, folds, nulls, bootstraps, prefixes, seed, tol, max_iter),
+        progress,
+    )
+    return _dataset(*deque(steps, maxlen=1).pop())
+
+
+@typed
+def probe_steps(
+    features: Any,
+    labels: Any,
+    *,
+    groups: Any = None,
+    types: Any = None,
+    seed: Seed = 0,
+    progress: Progress | None = None,
+) -> Iterator[xr.Dataset]:
+    """What `probe_report` returns, ever more sites of it; the last one is the report.
+
+    Args:
+        features, labels, groups, types, seed, progress: as for `probe_report`, whose other settings
+            are as usual.
+
+    Returns:
+        Reports of the sites that are done, in their order. What goes for several sites together
+        (`p_corrected`) goes for those.
+
+    Raises:
+        ProbeError: as `probe_report`, at the first step.
+    """
+    steps = _steps(features, labels, groups, types, _Settings(seed=seed), progress)
+    return (_dataset(*step) for step in steps)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Those of `probe_report`, which says what they are."""
+
+    strengths: Sequence[float] = STRENGTHS
+    folds: int = 5
+    nulls: int = 10
+    bootstraps: int = 20
+    prefixes: int = 7
+    seed: int = 0
+    tol: float = 1e-4
+    max_iter: int = 1000
+
+
+def _steps(
+    features: Any,
+    labels: Any,
+    groups: Any,
+    types: Any,
+    chosen: _Settings,
+    progress: Progress | None,
+) -> Iterator[tuple[Features, Design, Findings, dict[str, Any]]]:
+    """What makes a report, of ever more sites."""
     found = fittable(features)
     encoded = encode(labels, len(found))
     check_numbers(
-        strengths,
-        folds=(folds, 2),
-        nulls=(nulls, 3),
-        bootstraps=(bootstraps, 1),
-        prefixes=(prefixes, 1),
-        seed=(seed, 0),
-        max_iter=(max_iter, 1),
+        chosen.strengths,
+        folds=(chosen.folds, 2),
+        nulls=(chosen.nulls, 3),
+        bootstraps=(chosen.bootstraps, 1),
+        prefixes=(chosen.prefixes, 1),
+        seed=(chosen.seed, 0),
+        max_iter=(chosen.max_iter, 1),
     )
-    if not tol > 0:
-        raise ProbeError(f"The tolerance must be positive, not {tol}.")
+    if not chosen.tol > 0:
+        raise ProbeError(f"The tolerance must be positive, not {chosen.tol}.")
     by_group = example_groups(found, groups)
     by_type = by_group
     if types is not None or found.tokens:
@@ -112,12 +174,12 @@ def probe_report(
         encoded,
         by_group,
         by_type,
-        strengths=strengths,
-        folds=folds,
-        nulls=nulls,
-        bootstraps=bootstraps,
-        prefixes=prefixes,
-        seed=seed,
+        strengths=chosen.strengths,
+        folds=chosen.folds,
+        nulls=chosen.nulls,
+        bootstraps=chosen.bootstraps,
+        prefixes=chosen.prefixes,
+        seed=chosen.seed,
         turned=turned,
     )
     _check_ranks(design)
@@ -125,19 +187,17 @@ def probe_report(
     drift = drifts(found.values, encoded.codes, by_group)
     for warning in (too_few(ways, len(found.sites)), DRIFT if drift else ""):
         if warning:
-            warnings.warn(warning, stacklevel=2)
+            warnings.warn(warning, stacklevel=3)
     settings = {
-        "folds": folds,
-        "nulls": nulls,
-        "bootstraps": bootstraps,
-        "seed": seed,
-        "tol": tol,
+        **{name: getattr(chosen, name) for name in ("folds", "nulls", "bootstraps", "seed", "tol")},
         "arrangements": ways,
         "inside_groups": "turned" if turned else "shuffled",
         "drift": int(drift),
     }
-    findings = _all_sites(found, design, tol, max_iter, progress)
-    return _dataset(found, design, findings, settings)
+    for findings in _all_sites(found, design, chosen.tol, chosen.max_iter, progress):
+        done = len(findings.chosen)
+        some = replace(found, values=found.values[:done], sites=found.sites[:done])
+        yield some, design, findings, settings
 
 
 def _all_sites(
@@ -146,7 +206,8 @@ def _all_sites(
     tol: float,
     max_iter: int,
     progress: Progress | None,
-) -> Findings:
+) -> Iterator[Findings]:
+    """What was found at the sites that are done, batch by batch."""
     x = found.values
     columns = 1 if design.labels.n_classes == 2 else design.labels.n_classes
     size = sites_at_once(design, x.element_size(), columns, x.device.type)
@@ -160,7 +221,7 @@ def _all_sites(
         parts.append(part)
         if progress:
             progress(sum(len(each.chosen) for each in parts), len(x))
-    return _joined(parts)
+        yield _joined(parts)
 
 
 def _check_ranks(design: Design) -> None:
@@ -224,6 +285,7 @@ def _dataset(found: Features, design: Design, f: Findings, settings: dict[str, A
         "correct": (("site", "example"), correct),
         "control_correct": (("site", "example"), control),
         "majority": ((), design.labels.majority),
+        "control_majority": ((), float(np.bincount(design.control).max() / len(found))),
     }
     measured = {
         "accuracy": (correct, group_interval(correct, groups)),

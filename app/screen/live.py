@@ -79,6 +79,11 @@ def going_on(name: Hashable, begin: Callable[[], Work[T]]) -> Work[T]:
     return works[name]
 
 
+def forget(name: Hashable) -> None:
+    """Have work begin anew when it is next asked for."""
+    _works().pop(name, None)
+
+
 @contextlib.contextmanager
 def only_what_is_shown() -> Iterator[None]:
     """Stop, when the whole page is drawn, the work on what it no longer shows."""
@@ -107,8 +112,10 @@ def draw(refining: Sequence[Going], show: Callable[[], None]) -> None:
 
 
 def _page() -> View:
-    """What the page is about, but for the chosen cell or step: these change without a new page."""
-    return replace(state.view(), cell=None, step=None)
+    """What the page is about, but for the chosen cell, step or layer: these change without a new
+    page."""
+    view = state.view()
+    return replace(view, cell=None, step=None, probe=replace(view.probe, point=None))
 
 
 def progress(one: Refining) -> None:

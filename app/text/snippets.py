@@ -9,6 +9,7 @@ from typing import Any
 from app.compute.circuits import halves
 from app.compute.engine import ModelSpec
 from experiments.explorer import Pair
+from experiments.labelled import Labelled
 
 
 def lens(model: ModelSpec, prompt: str, answer: str | None) -> str:
@@ -232,6 +233,61 @@ def attention(model: ModelSpec, prompt: str, layer: int, head: int, value: str) 
     )
 
 
+def probes_of_table(
+    model: ModelSpec,
+    study: str,
+    table: tuple[Path, str] | None,
+    label: str,
+    way: str,
+    subject: bool,
+    sites: list[str],
+    axis: tuple[list[str], str],
+) -> str:
+    """A sweep on a study's examples.
+
+    Args:
+        study: its name.
+        table: the run and its table of examples; None for those that the model brings along.
+        axis: what the figure calls the sites, and all of them.
+    """
+    rows = (
+        "table = examples.measure(model, lambda done, total: None)"
+        if table is None
+        else f"table = RunRecord.open({table[0].as_posix()!r}).table({table[1]!r})"
+    )
+    return _lines(
+        "from experiments.labelled import labelled",
+        *([] if table is None else ["from experiments.records import RunRecord"]),
+        "from experiments.registry import find_study",
+        *_probe_imports(),
+        _load(model),
+        f"examples = find_study({study!r}).explorer().examples",
+        rows,
+        f"asked = labelled(examples, table, {label!r}, {way!r}, subject={subject})",
+        *_probe_fit(sites, axis),
+    )
+
+
+def probes_of_lists(
+    model: ModelSpec, asked: Labelled, sites: list[str], axis: tuple[list[str], str]
+) -> str:
+    """A sweep on two lists of prompts."""
+    return _lines(
+        "from experiments.labelled import Labelled",
+        *_probe_imports(),
+        _load(model),
+        "asked = Labelled(",
+        "    prompts=(",
+        *(f"        {prompt!r}," for prompt in asked.prompts),
+        "    ),",
+        f"    labels={asked.labels!r},",
+        f"    groups={asked.groups!r},",
+        "    names=(),",
+        ")",
+        *_probe_fit(sites, axis),
+    )
+
+
 def run_patching(
     run: Path, name: str, group: tuple[str, str] | None, settings: Mapping[str, Any]
 ) -> str:
@@ -280,3 +336,30 @@ def _settings(settings: Mapping[str, Any]) -> list[str]:
 
 def _lines(*lines: str) -> str:
     return "\n".join(lines) + "\n"
+
+
+def _probe_imports() -> list[str]:
+    return [
+        "from interp import load_model",
+        "from probes import collect, probe_report, token_counts",
+        "from probes.figures import probe_lines",
+        "",
+    ]
+
+
+def _probe_fit(sites: list[str], axis: tuple[list[str], str]) -> list[str]:
+    names, title = axis
+    return [
+        f"sites = {sites!r}",
+        'read = {"here": asked.places(model)}',
+        "features = collect(model, asked.prompts, sites, positions=read)",
+        "report = probe_report(",
+        "    features, asked.labels, groups=asked.groups, types=asked.groups",
+        ")",
+        "words = probe_report(",
+        "    token_counts(model, asked.prompts, read['here']),",
+        "    asked.labels, groups=asked.groups, types=asked.groups,",
+        ")",
+        f"names = {names!r}",
+        f"probe_lines(report, words=words, names=names, axis={title!r}).show()",
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import circuit, examples, prompt, start, study, training
+from app.views import circuit, examples, probes, prompt, start, study, training
 from app.views.opened import Opened
 
 __all__ = ["PAGES", "Kind"]
@@ -31,6 +31,7 @@ PAGES = (
     Kind("study", "Findings", study.show),
     Kind("examples", "Examples", examples.show),
     Kind("circuit", "Circuit", circuit.show),
+    Kind("probes", "Probes", probes.show),
     Kind("training", "Training", training.show),
     Kind("prompt", "Any prompt", prompt.show_page),
 )

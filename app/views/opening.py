@@ -6,9 +6,9 @@ import streamlit as st
 
 from app import runs, state
 from app.screen import parts
-from app.selection import Source
+from app.selection import Probe, Source
 from app.text import markup
-from app.views import prompt
+from app.views import probes, prompt
 from experiments.records import RunRecord
 from interp.figures.drawing import theme
 
@@ -65,9 +65,9 @@ def _selectbox(options: list[Source], current: Source | None, found: dict[str, R
 
 def open_(source: Source) -> None:
     """Look at something else; what was chosen in one run or model means nothing in another."""
-    state.change(source=source, example=None, cell=None, ask=None, page=None)
+    state.change(source=source, example=None, cell=None, ask=None, page=None, probe=Probe())
     state.change(training=None, measure=None, step=None, asked=None)
-    for widget in ("examples", "search", "groups", "table", *prompt.FORM):
+    for widget in ("examples", "search", "groups", "table", *prompt.FORM, *probes.FORM):
         st.session_state.pop(widget, None)
 
 

@@ -44,6 +44,7 @@ _PAGES = (
         "One of them asked both ways: lens, patching, transplants.",
     ),
     ("circuit", "Circuit", "Which edges carry the answer, and what they do when run alone."),
+    ("probes", "Probes", "What can be read at which layer, beside controls; readable, not used."),
     ("training", "Training", "How the answers come about, step by step, one way and the other."),
     ("prompt", "Any prompt", "Ask the model something of your own; one field is enough."),
 )

@@ -12,6 +12,7 @@ from experiments.errors import FactsError
 from experiments.explorer import (
     Column,
     Examples,
+    Label,
     Measure,
     Page,
     Pair,
@@ -133,6 +134,10 @@ def page() -> Page:
             heading=heading,
             measure=measured,
             pair=pair,
+            labels=(
+                Label("inverse", "What the one asked for in reverse is: son, daughter …"),
+                Label("relation", "Relation"),
+            ),
         ),
         trainings=Trainings(
             table="training_time",

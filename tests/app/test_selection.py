@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from app.selection import (
     PAGES,
+    PLACES,
     SITES,
     Ask,
     Cell,
     Node,
+    Probe,
     Source,
     View,
     clicked,
@@ -31,6 +33,16 @@ cells = st.builds(
     st.none() | numbers,
     st.none() | numbers,
 )
+probes = st.builds(
+    Probe,
+    label=st.sampled_from(["", "split", "forward_correct"]),
+    way=st.sampled_from(["", "forward"]),
+    place=st.sampled_from(PLACES),
+    point=st.none() | numbers,
+    typed=st.booleans(),
+    lists=st.none() | st.tuples(texts, texts),
+    names=st.tuples(texts.map(lambda text: text[:40]), texts.map(lambda text: text[:40])),
+)
 views = st.builds(
     View,
     source=st.none() | st.builds(Source, st.sampled_from(["run", "model"]), texts),
@@ -41,6 +53,7 @@ views = st.builds(
     ask=st.none() | st.builds(Ask, texts, texts, texts, texts),
     edges=st.none() | numbers,
     figure=st.none() | st.sampled_from(["margins", "circuit-told"]),
+    probe=probes,
     node=st.none()
     | st.builds(
         Node, st.just("forward"), st.sampled_from(["a1.h3", "m0"]), st.integers(-1, 999_999)

@@ -11,7 +11,7 @@ import torch
 from cache.store import ActivationStore
 from interp.errors import ProbeError
 from interp.model.model import Model
-from probes import Probes, collect, fit_probes, probe_report
+from probes import Probes, collect, fit_probes, probe_report, token_counts
 from probes.features import as_features
 from tests.probes.material import data
 
@@ -66,6 +66,20 @@ def test_named_places_are_sites_of_their_own(organism: Model) -> None:
         torch.testing.assert_close(found.values[1, example], expected[-1])
     assert found.at("resid_post.1@end").sites == ("resid_post.1@end",)
     assert found.at("resid_post").sites == found.sites
+
+
+def test_words_are_counted_up_to_a_place(organism: Model) -> None:
+    rows = [organism.token_ids(text) for text in PROMPTS]
+    for until in (-1, [1, 2, 2]):
+        found = token_counts(organism, PROMPTS, until)
+        ends = [len(row) for row in rows] if until == -1 else [2, 3, 3]
+        read = [row[:end] for row, end in zip(rows, ends, strict=True)]
+        tokens = sorted({token for row in read for token in row})
+        expected = [[row.count(token) for token in tokens] for row in read]
+        assert found.values[0].tolist() == expected
+        assert found.sites == ("words",)
+    with pytest.raises(ProbeError, match="at position 99 of prompt 0"):
+        token_counts(organism, PROMPTS, 99)
 
 
 def test_heads_stand_side_by_side_or_alone(organism: Model) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from interp.errors import ProbeError
 from interp.model.model import Model
 from interp.steering.directions import random_directions
 from probes import Features, probe_report, retrieve, steering_check, transfer_sites
@@ -203,14 +204,25 @@ def test_a_used_direction_is_found_and_an_unused_one_is_not(strength: float) -> 
 def test_figures_show_the_control_beside_the_probe() -> None:
     x, y = data("plain", sites=3)
     report = probe_report(Features(torch.from_numpy(x), ("a", "<b>", "c")), y)
-    fig = probe_lines(report, title="a title")
-    assert [trace.name for trace in fig.data] == ["shuffled labels", "control labels", "probe"]
-    np.testing.assert_allclose(fig.data[2].y, report["accuracy"])
-    np.testing.assert_allclose(fig.data[1].y, report["control"])
-    tops = fig.data[2].y + fig.data[2].error_y.array
-    np.testing.assert_allclose(tops, report["accuracy_high"])
-    hollow = [symbol == "circle-open" for symbol in fig.data[2].marker.symbol]
+    words = probe_report(x[0], y)
+    fig = probe_lines(report, words=words, names=["a", "<b>", "c"], axis="site", title="a title")
+    lines = {trace.name: trace for trace in fig.data if trace.mode == "lines+markers"}
+    assert list(lines) == ["shuffled labels", "control labels", "probe"]
+    for name, measured in (("probe", "accuracy"), ("control labels", "control")):
+        np.testing.assert_allclose(lines[name].y, report[measured])
+        area = next(trace for trace in fig.data if trace.name == measured)
+        ends = report[f"{measured}_low"].values, report[f"{measured}_high"].values
+        np.testing.assert_allclose(area.y, [*ends[1], *ends[0][::-1]])
+    hollow = [symbol == "circle-open" for symbol in lines["probe"].marker.symbol]
     assert hollow == (report["p_corrected"].values >= 0.05).tolist()
-    assert fig.data[2].x[1] == "&lt;b&gt;"
+    assert fig.layout.xaxis.ticktext[1] == "&lt;b&gt;"
+    across = {note.text: note.y for note in fig.layout.annotations}
+    assert across["commonest class"] == float(report["majority"])
+    assert across["words alone"] == words["accuracy"].item()
+    (alone,) = (t for t in probe_lines(words).data if t.name == "probe")
+    top = alone.y + alone.error_y.array
+    np.testing.assert_allclose(top, words["accuracy_high"])
+    with pytest.raises(ProbeError, match="2 names do not fit 3 sites"):
+        probe_lines(report, names=["a", "b"])
     heat = transfer_map(transfer_sites(x, y)).data[0]
     assert heat.z.shape == (3, 3)

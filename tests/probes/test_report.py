@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from interp.stats import holm
-from probes import Probes, probe_report
+from probes import Probes, probe_report, probe_steps
 from probes.controls.design import Design
 from probes.labels import encode, group_codes
 from probes.report import STRENGTHS
@@ -165,6 +165,36 @@ def test_pieces_and_threads_give_the_same_report(monkeypatch: pytest.MonkeyPatch
     for name in whole.data_vars:
         if name not in ("gradient", "iterations"):
             np.testing.assert_allclose(whole[name], pieces[name], rtol=1e-2, atol=1e-3)
+
+
+def test_steps_are_reports_of_ever_more_sites(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = data("plain", sites=3)
+    features = torch.from_numpy(x)
+    monkeypatch.setattr("probes.report.sites_at_once", lambda *given: 1)
+    whole = probe_report(features, y, groups=GROUPS, types=GROUPS)
+    told: list[tuple[int, int]] = []
+
+    def tell(done: int, total: int) -> None:
+        told.append((done, total))
+
+    steps = list(probe_steps(features, y, groups=GROUPS, types=GROUPS, progress=tell))
+    assert [step.sizes["site"] for step in steps] == [1, 2, 3]
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    for step in steps:
+        first = whole.isel(site=slice(step.sizes["site"]))
+        for name in ("accuracy", "control", "selectivity_low", "null", "correct"):
+            np.testing.assert_array_equal(step[name], first[name])
+        np.testing.assert_allclose(step["p_corrected"], holm(first["p_value"].values), rtol=1e-6)
+    assert steps[-1].attrs == whole.attrs
+
+
+def test_the_commonest_control_label_is_told() -> None:
+    x, y = data("unbalanced")
+    report = probe_report(torch.from_numpy(x), y, groups=GROUPS, types=np.zeros(len(y)))
+    # Of one word type all have one label, which a probe that looks at nothing tells.
+    assert float(report["control_majority"]) == 1.0
+    assert float(report["majority"]) == np.bincount(y).max() / len(y)
+    np.testing.assert_array_equal(report["control"], 1.0)
 
 
 def test_memorised_word_types_lift_the_control_and_lower_selectivity() -> None:

@@ -1,0 +1,303 @@
+"""A sweep of probes over the layers: its figure, its table, and what it says of one layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app import resources, state
+from app.compute import probing
+from app.compute.engine import ModelSpec
+from app.compute.probing import Swept
+from app.compute.work import Work
+from app.screen import follow, live, parts
+from app.screen.shown import Shown
+from app.screen.told import Check, Told
+from app.text import markup, probes, sentences, snippets
+from experiments.labelled import Labelled
+from experiments.numbers import percent
+from experiments.registry import study_names
+from interp.kinds import KINDS
+from probes.controls.shuffling import too_few
+from probes.figures import probe_lines
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+NAME = "probe-lines"
+_BEFORE = "embedding"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Attributes:
+    work: what is computed.
+    """
+
+    work: Work[Swept]
+
+
+def show(spec: ModelSpec, asked: Labelled, site: str, *, many: str, where: str, code: str) -> None:
+    """Fit probes, and draw what there is of them while they are fitted.
+
+    Args:
+        many: what the examples are called.
+        where: at which token the model is read.
+        code: Python that makes the figure.
+    """
+    for name, n in asked.left_out:
+        parts.html(markup.hint(f"‘{name}’ is left out: it has only {n} different {many}."))
+    about = resources.engine().about(spec)
+    key = ("probes", spec, asked, site)
+    wanted = about.n_parameters <= live.SMALL or st.session_state.get("probe-run") == key
+    if not wanted:
+        parts.html(
+            '<div class="ob-empty"><b>These probes are fitted when you say so.</b><br>'
+            f"{len(asked):,} prompts are read by {markup.esc(about.name)}, and about 150 probes "
+            f"fitted at each of {about.n_layers} layers.</div>"
+        )
+        st.button(
+            "Fit the probes", key="probe-start", type="primary", on_click=_wanted, args=(key,)
+        )
+        return
+    work = live.going_on(key, lambda: probing.begin(resources.engine(), spec, asked, site))
+    draw = functools.partial(
+        _drawn, work, key, asked, axis(site, about.n_layers), many, where, code
+    )
+    live.draw([Sweep(work)], draw)
+
+
+def axis(site: str, n_layers: int) -> tuple[list[str], str]:
+    """What the layers of a sweep are called, and all of them."""
+    numbers = [str(layer) for layer in range(n_layers)]
+    if site == "resid_pre":
+        return [_BEFORE, *numbers], "residual stream after block"
+    return numbers, "heads of block" if site == "z" else KINDS[site].label
+
+
+def code_of_table(spec: ModelSpec, shown: Shown, label: str, way: str, subject: bool) -> str:
+    """Python that makes the figure of a study's examples."""
+    n_layers, site = resources.engine().about(spec).n_layers, state.view().site
+    table = None if shown.run is None else (shown.run.record.path, shown.examples.table)
+    return snippets.probes_of_table(
+        spec,
+        _study(shown),
+        table,
+        label,
+        way,
+        subject,
+        probing.sites(site, n_layers),
+        axis(site, n_layers),
+    )
+
+
+def code_of_lists(spec: ModelSpec, asked: Labelled) -> str:
+    """Python that makes the figure of two lists."""
+    n_layers, site = resources.engine().about(spec).n_layers, state.view().site
+    names = probing.sites(site, n_layers)
+    return snippets.probes_of_lists(spec, asked, names, axis(site, n_layers))
+
+
+def _study(shown: Shown) -> str:
+    """The study whose examples these are."""
+    if shown.run is not None:
+        return shown.run.record.study
+    return next(n for n in study_names() if resources.page(n)[0].examples is shown.examples)
+
+
+def _wanted(key: object) -> None:
+    st.session_state["probe-run"] = key
+
+
+def _again(key: tuple[object, ...]) -> None:
+    live.forget(key)
+
+
+def _drawn(
+    work: Work[Swept],
+    key: tuple[object, ...],
+    asked: Labelled,
+    layers: tuple[list[str], str],
+    many: str,
+    where: str,
+    code: str,
+) -> None:
+    _progress(work, key)
+    swept = work.stand.result
+    if swept is None or swept.report is None:
+        if not work.stand.running and work.stand.error is None:
+            parts.html('<div class="ob-empty">Nothing was fitted.</div>')
+        return
+    report = swept.report
+    names, title = layers
+    _note(report)
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        _figure(swept, asked, names, title, many, where, code)
+    with right:
+        parts.html(markup.heading("Layer by layer", f"{len(asked):,} {many}, held out in 5 parts"))
+        st.dataframe(
+            _table(report, names[: report.sizes["site"]]),
+            hide_index=True,
+            height=min(460, 38 + 35 * len(names)),
+            column_config={"layer": st.column_config.TextColumn("Layer", pinned=True)},
+            alt="Accuracy, interval, control and selectivity of the probes at each layer",
+        )
+
+
+def _figure(
+    swept: Swept,
+    asked: Labelled,
+    names: list[str],
+    title: str,
+    many: str,
+    where: str,
+    code: str,
+) -> None:
+    report = swept.report
+    assert report is not None
+    n = report.sizes["site"]
+    fig = probe_lines(report, words=swept.words, names=names[:n], axis=title)
+    fig.update_xaxes(range=[-0.5, len(names) - 0.5])
+    places = [[layer, 0] for layer in range(n)]
+    # What is clicked is a layer: the frame lies around all of it.
+    fig.add_scatter(
+        x=list(range(n)),
+        y=[0.5] * n,
+        customdata=places,
+        mode="markers",
+        marker={"opacity": 0},
+        hoverinfo="skip",
+        showlegend=False,
+        name="layers",
+    )
+    fig.data = fig.data[-1:] + fig.data[:-1]
+    fig.for_each_trace(lambda trace: trace.update(customdata=places), {"mode": "lines+markers"})
+
+    def selected() -> tuple[int, int] | None:
+        point = state.view().probe.point
+        return None if point is None or point >= n else (point, 0)
+
+    def choose(place: tuple[int, int]) -> None:
+        state.change(probe=dataclasses.replace(state.view().probe, point=place[0]))
+
+    def below() -> str:
+        chosen = selected()
+        if chosen is None:
+            return markup.hint("Click a layer to read its numbers.")
+        return markup.sentence(_said(swept, chosen[0], title, names, many, where))
+
+    parts.figure(
+        fig.update_layout(dragmode="zoom"),
+        NAME,
+        data=lambda: probing.rows(report),
+        code=code,
+        alt="Held-out accuracy of linear probes by layer, with control labels and chance",
+        told=told(report, asked, many),
+        below=below,
+    )
+    follow.cells(NAME, selected, choose)
+
+
+def told(report: xr.Dataset, asked: Labelled, many: str) -> Told:
+    """The line under the figure, with what was checked."""
+    checked = probing.checked(report, asked)
+    reached, wanted = checked.gradient
+    apart, control = (
+        "No name or prompt is in two of the five parts.",
+        ("At no layer are random labels told better than by chance."),
+    )
+    if checked.apart:
+        apart = f"‘{checked.apart[0]}’ is both learned from and tested on."
+    if checked.control:
+        control = f"Random labels are told better than by chance at {', '.join(checked.control)}."
+    ended = f"The largest gradient at the end of a fit is {reached:.1g}, to be {wanted:.1g}."
+    return Told(
+        shows=f"How often a linear probe tells {' / '.join(asked.classes)} of {many} unseen",
+        n=f"{len(asked):,} {many} ({asked.entities:,} held out as one each)",
+        interval=f"95%, over {many} that belong together",
+        control="random and shuffled labels; the prompt’s words alone",
+        checks=(
+            Check("No name in both halves", not checked.apart, apart),
+            Check("Control at chance", not checked.control, control),
+            Check("Fits ended", reached <= wanted, ended),
+        ),
+    )
+
+
+def _said(swept: Swept, number: int, title: str, names: list[str], many: str, where: str) -> str:
+    report = swept.report
+    assert report is not None
+    one = report.isel(site=number)
+    beyond = probing.beyond_words(swept)
+    stage = "At the embedding" if names[number] == _BEFORE else f"In the {title} {names[number]}"
+    return probes.sentence(
+        f"{stage}, at the {where}",
+        many,
+        report.sizes["example"],
+        accuracy=_three(one, "accuracy"),
+        control=float(one["control"]),
+        selectivity=_three(one, "selectivity"),
+        majority=float(report["majority"]),
+        p=float(one["p_corrected"]),
+        drift=bool(report.attrs["drift"]),
+        words=None if swept.words is None else float(swept.words["accuracy"][0]),
+        beyond=None if beyond is None else (float(beyond[number, 0]), float(beyond[number, 1])),
+    )
+
+
+def _three(one: xr.Dataset, name: str) -> tuple[float, float, float]:
+    return float(one[name]), float(one[f"{name}_low"]), float(one[f"{name}_high"])
+
+
+def _table(report: xr.Dataset, names: list[str]) -> pd.DataFrame:
+    def interval(name: str) -> list[str]:
+        ends = zip(report[f"{name}_low"].values, report[f"{name}_high"].values, strict=True)
+        return [
+            f"{percent(low)} – {percent(high)}" if math.isfinite(low) else "–" for low, high in ends
+        ]
+
+    p = np.asarray(report["p_corrected"].values)
+    return pd.DataFrame(
+        {
+            "layer": names,
+            "accuracy": [percent(v) for v in report["accuracy"].values],
+            "95% interval": interval("accuracy"),
+            "control": [percent(v) for v in report["control"].values],
+            "selectivity": interval("selectivity"),
+            "corrected p": ["< .001" if v < 0.001 else f"{v:.3f}" for v in p],
+        }
+    )
+
+
+def _note(report: xr.Dataset) -> None:
+    few = too_few(float(report.attrs["arrangements"]), report.sizes["site"])
+    if few:
+        parts.html(markup.hint(few))
+    if report.attrs["drift"]:
+        parts.warning(
+            "Examples that follow each other are alike, in labels and in what labels do not tell: "
+            "p values may be too small, and nothing is called readable."
+        )
+
+
+def _progress(work: Work[Swept], key: tuple[object, ...]) -> None:
+    stand = work.stand
+    if stand.error is not None:
+        parts.error(stand.error)
+    elif stand.running:
+        left = sentences.time_left(stand.seconds_left)
+        done = 0 if stand.total == 0 else stand.done / stand.total
+        text = "Reading the prompts" if done < 0.5 else "Fitting probes layer by layer"
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.progress(min(1.0, done), f"{text}{left}")
+            st.button("Cancel", key="probe-cancel", on_click=work.stop)
+    elif stand.stopped:
+        parts.html(markup.hint("It was cancelled; layers that are missing were not fitted."))
+        st.button("Fit them all", key="probe-again", on_click=_again, args=(key,))
