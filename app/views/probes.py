@@ -10,8 +10,9 @@ import streamlit as st
 from app import state
 from app.compute.engine import ModelSpec
 from app.compute.probing import typed
-from app.panels import probing, study_figures
+from app.panels import study_figures
 from app.panels.patching import SITE_NAMES
+from app.panels.probes import sweep
 from app.screen import parts
 from app.screen.shown import Shown
 from app.selection import LONGEST_NAME, LONGEST_TEXT, SITES
@@ -104,13 +105,13 @@ def _of_examples(shown: Shown, spec: ModelSpec) -> None:
         _site()
     try:
         asked = labelled(shown.examples, shown.table, label, way.name, subject=place == "subject")
-        probing.show(
+        sweep.show(
             spec,
             asked,
             state.view().site,
             many=shown.examples.many,
             where=_PLACES[place].lower(),
-            code=probing.code_of_table(spec, shown, label, way.name, place == "subject"),
+            code=sweep.code_of_table(spec, shown, label, way.name, place == "subject"),
         )
     except ObverseError as error:
         _refused(error)
@@ -146,13 +147,13 @@ def _of_lists(spec: ModelSpec) -> None:
         asked, again = typed(*lists, names)
         if again:
             parts.html(markup.hint(f"{again} lines that stand there twice are read once."))
-        probing.show(
+        sweep.show(
             spec,
             asked,
             state.view().site,
             many="lines",
             where="last token of the prompt",
-            code=probing.code_of_lists(spec, asked),
+            code=sweep.code_of_lists(spec, asked),
         )
     except ObverseError as error:
         _refused(error)

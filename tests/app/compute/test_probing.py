@@ -10,7 +10,7 @@ import torch
 
 from app.compute import probing
 from app.compute.engine import Engine, ModelSpec
-from app.panels.probing import told
+from app.panels.probes.sweep import told
 from experiments.errors import StudyError
 from experiments.labelled import Labelled
 from interp.errors import PromptError

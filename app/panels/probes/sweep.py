@@ -1,4 +1,4 @@
-"""A sweep of probes over the layers: its figure, its table, and what it says of one layer."""
+"""A sweep of probes over the layers, while it is made and when it is done."""
 
 from __future__ import annotations
 
