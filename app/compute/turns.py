@@ -67,8 +67,7 @@ class Turns:
 
         with self._lock:
             model = self._load(spec)
-            # The fingerprint tells a model from the one that stood in the same folder before.
-            name = (spec, model.fingerprint, *key)
+            name = (spec, _fingerprint(model), *key)
             if name in self._kept:
                 self._kept.move_to_end(name)
             else:
@@ -98,7 +97,7 @@ class Turns:
 
         with self._lock:
             model = self._load(spec)
-        name = (spec, model.fingerprint, *key)
+        name = (spec, _fingerprint(model), *key)
 
         def steps(tell: Progress) -> Iterator[T]:
             if name in self._kept:
@@ -119,3 +118,12 @@ class Turns:
         self._kept[name] = result
         while len(self._kept) > RESULTS:
             self._kept.popitem(last=False)
+
+
+def _fingerprint(model: Model) -> str:
+    """Tells a model from the one that stood in the same folder before.
+
+    Asked once for a model as it is: to read all weights for every click would take longer than
+    the click may.
+    """
+    return model.once("explorer: fingerprint", lambda: model.fingerprint)
