@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from app.selection import PAGES
 from benchmarks._common import describe_machine
 
-from app.selection import PAGES
 _TYPED = "&clean=The+mother+of+Tom+Cruise+is&corrupt=&answer=&foil="
 
 # Notes the first heading and the last change of the page, in ms since it was asked for.

@@ -13,7 +13,7 @@ from cache.keys.space import DTYPES, dtype_name
 from interp.errors import ModelError
 from interp.forward.source import ModelSource
 from interp.loading.allocator import keep_freed_memory
-from interp.loading.bridge import check_alibi, load_hugging_face, quiet, wrap
+from interp.loading.bridge import check_alibi, is_finite, load_hugging_face, quiet, wrap
 from interp.loading.where import locate
 from interp.model.model import Model
 from interp.model.vocabulary import quoted
@@ -138,7 +138,7 @@ def _checked(model: Model) -> Model:
         )
     check_alibi(model)
     for name, tensor in model.bridge.original_model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not is_finite(tensor):
             plain = name.replace("_original_component.", "")
             raise ModelError(
                 f"{model.name} has non-finite weights in '{plain}'; no measurement on it would "
