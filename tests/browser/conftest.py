@@ -33,6 +33,7 @@ class Explorer:
 
     url: str
     port: int
+    pid: int
     record: RunRecord
     patches: Path | None = None
     """Where the slow one writes down the patches of single cells that it has run."""
@@ -83,7 +84,7 @@ def _serve(
         )
     try:
         _wait(child, port, log)
-        yield Explorer(f"http://localhost:{port}", port, record, patches)
+        yield Explorer(f"http://localhost:{port}", port, child.pid, record, patches)
     finally:
         child.terminate()
         try:

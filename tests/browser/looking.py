@@ -12,7 +12,7 @@ PLOT = ".st-key-{} .js-plotly-plot:visible"
 
 def wait_for_plot(page: Any, key: str) -> Any:
     plot = page.locator(PLOT.format(key))
-    plot.wait_for(timeout=30_000)
+    plot.wait_for(timeout=90_000)  # others use the same cores
     return plot
 
 
