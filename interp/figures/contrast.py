@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +17,9 @@ from interp.figures.drawing import grid, theme
 from interp.figures.drawing.axes import Axis, axes_of
 from interp.figures.drawing.numbers import plain, reach, texts
 from interp.results import Patched
-from interp.stats import mean_intervals
+from interp.stats import difference_intervals, mean_intervals
 
-__all__ = ["contrast_map", "shared_places"]
+__all__ = ["contrast_map", "shared_examples", "shared_places"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,11 +31,7 @@ def shared_places(first: Patched, second: Patched) -> list[str]:
     Raises:
         SiteError: one has no positions, they are of two sites, or share no place.
     """
-    if first.attrs.get("site") != second.attrs.get("site"):
-        raise SiteError(
-            f"One map is of '{first.attrs.get('site')}', the other of "
-            f"'{second.attrs.get('site')}'; patch the same site in both."
-        )
+    _check_site(first, second)
     labels = []
     for result in (first, second):
         if "position_label" not in result.coords:
@@ -45,12 +43,51 @@ def shared_places(first: Patched, second: Patched) -> list[str]:
     return both
 
 
+def _check_site(first: xr.Dataset, second: xr.Dataset) -> None:
+    for name, what in (("site", "patch the same site"), ("metric", "read the same metric")):
+        one, other = first.attrs.get(name), second.attrs.get(name)
+        if one != other:
+            raise SiteError(f"One map is of '{one}', the other of '{other}'; {what} in both.")
+
+
+@typed
+def shared_examples(
+    first: Patched, second: Patched, key: str | Sequence[str]
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Both results with only the examples that both have, in the order of the first.
+
+    Args:
+        first, second: of `sweep`.
+        key: the coordinate that tells examples apart, or several that do so together. Of examples
+            that a result has several times the first goes with the first, and so on.
+
+    Raises:
+        SiteError: a result has no such coordinate, or they have no example in common.
+    """
+    keys = [key] if isinstance(key, str) else list(key)
+    names = []
+    for result in (first, second):
+        for name in keys:
+            if name not in result.coords:
+                raise SiteError(f"There is no coordinate '{name}' that numbers the examples.")
+        names.append(list(zip(*(result[name].values.tolist() for name in keys), strict=True)))
+    there = defaultdict(list)
+    for row, one in enumerate(names[1]):
+        there[one].append(row)
+    rows = [(row, there[one].pop(0)) for row, one in enumerate(names[0]) if there[one]]
+    if not rows:
+        raise SiteError("The two maps have no example in common.")
+    here, other = ([pair[side] for pair in rows] for side in (0, 1))
+    return first.isel(example=here), second.isel(example=other)
+
+
 @typed
 def contrast_map(
     first: Patched,
     second: Patched,
     *,
-    key: str | None = None,
+    key: str | Sequence[str] | None = None,
+    paired: bool = True,
     limit: float | None = None,
     title: str | None = None,
     width: int = grid.WIDTH,
@@ -59,13 +96,16 @@ def contrast_map(
 
     What is compared is each pair's change: the metric after the patch minus that of the corrupted
     run. Cells whose 95% interval over pairs holds 0 are grey, and so are those of few pairs; of a
-    single pair there is no interval, which a note says.
+    single pair there is no interval, which a note says. Each cell's interval is for itself: where
+    nothing differs, about one cell in twenty has colour.
 
     Args:
-        first: of `sweep` at one site, by position.
-        second: the same of the same examples, asked otherwise.
-        key: the coordinate that numbers the examples in both; only those in both are compared. By
-            their order if left out.
+        first: of `sweep` at one site, by position or by head.
+        second: the same of the same examples asked otherwise, or of another model.
+        key: the coordinate that numbers the examples in both, or several that do so together; only
+            those in both are compared. By their order if left out.
+        paired: whether examples are the same in both. If not, means are compared, as those of
+            independent samples (`difference_intervals`).
         limit: the end of the colour scale, for maps to be compared; the largest difference if left
             out.
         title: of the figure.
@@ -74,24 +114,15 @@ def contrast_map(
     Raises:
         SiteError: the maps cannot be laid beside each other, or have no example in common.
     """
-    places = shared_places(first, second)
-    layers = [int(layer) for layer in first["layer"].values if layer in second["layer"].values]
-    if not layers:
-        raise SiteError("The two maps have no layer in common.")
-    rows = _same_examples(first, second, key)
-    one, other = (
-        _at(result, places, layers).isel(example=here)
-        for result, here in zip((first, second), rows, strict=True)
-    )
-    difference = _change(one) - _change(other)
-    n = np.isfinite(difference).sum(0)
-    mean = np.full(n.shape, np.nan)
-    mean[n > 0] = np.nanmean(difference[:, n > 0], axis=0)
-    low, high = _intervals(difference)
-    several = len(rows[0]) > 1
+    one, other = _same_cells(first, second)
+    if paired:
+        one, other = _same_examples(one, other, key)
+    found = _paired(one, other) if paired else _apart(one, other)
+    several = max(one.sizes["example"], other.sizes["example"]) > 1
     # Of several pairs, what could be none must not look like a difference.
-    clear = (low > 0) | (high < 0) if several else n > 0
-    shown = np.where(clear, mean, np.nan)
+    there = np.isfinite(found.mean)
+    clear = (found.low > 0) | (found.high < 0) if several else there
+    shown = np.where(clear, found.mean, np.nan)
     limit = limit or reach(shown)
     notes = []
     if not several:
@@ -103,7 +134,7 @@ def contrast_map(
     return grid.draw(
         grid.Grid(
             values=shown,
-            hover=_hovers(upward, across, mean, low, high, n, unit),
+            hover=_hovers(upward, across, found, unit),
             texts=tuple(texts(shown, decimals) for decimals in (2, 1)),
             elide=False,
             rows=upward.keys,
@@ -122,6 +153,84 @@ def contrast_map(
     )
 
 
+@dataclass(frozen=True)
+class _Difference:
+    """Per cell [layer, place]: NaN where there is nothing, or no interval.
+
+    Attributes:
+        pairs: over how many pairs, in words; empty where there are none.
+    """
+
+    mean: Floats
+    low: Floats
+    high: Floats
+    pairs: npt.NDArray[np.object_]
+
+
+def _same_cells(first: xr.Dataset, second: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+    """Both maps at the layers, and the places or heads, that both have."""
+    layers = [int(layer) for layer in first["layer"].values if layer in second["layer"].values]
+    if not layers:
+        raise SiteError("The two maps have no layer in common.")
+    if all("head" in result["patched"].dims for result in (first, second)):
+        _check_site(first, second)
+        heads = [int(head) for head in first["head"].values if head in second["head"].values]
+        return first.sel(layer=layers, head=heads), second.sel(layer=layers, head=heads)
+    places = shared_places(first, second)
+    return _at(first, places, layers), _at(second, places, layers)
+
+
+def _same_examples(
+    first: xr.Dataset, second: xr.Dataset, key: str | Sequence[str] | None
+) -> tuple[xr.Dataset, xr.Dataset]:
+    if key is not None:
+        return shared_examples(first, second, key)
+    if second.sizes["example"] != first.sizes["example"]:
+        raise SiteError(
+            f"One map has {first.sizes['example']} pairs, the other {second.sizes['example']}; "
+            "name the coordinate that numbers them."
+        )
+    return first, second
+
+
+def _paired(first: xr.Dataset, second: xr.Dataset) -> _Difference:
+    difference = _change(first) - _change(second)
+    mean, n = _means(difference)
+    low, high = _intervals(difference)
+    return _Difference(mean, low, high, _counted(n))
+
+
+def _apart(first: xr.Dataset, second: xr.Dataset) -> _Difference:
+    """Means of independent examples."""
+    one, other = _change(first), _change(second)
+    (mean, n), (other_mean, other_n) = _means(one), _means(other)
+    low, high = np.full(mean.shape, np.nan), np.full(mean.shape, np.nan)
+    for cells, here in _alike(one):
+        for others, there in _alike(other):
+            both = cells & others
+            if both.any() and here.any() and there.any():
+                ends = difference_intervals(one[here][:, both].T, other[there][:, both].T)
+                low[both], high[both] = ends
+    words = _counted(n) + " in the first, " + _counted(other_n) + " in the second"
+    words[(n == 0) | (other_n == 0)] = ""
+    return _Difference(mean - other_mean, low, high, words)
+
+
+def _means(values: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """The mean over the pairs that have a cell, and how many have."""
+    n = np.isfinite(values).sum(0)
+    mean = np.full(n.shape, np.nan)
+    mean[n > 0] = np.nanmean(values[:, n > 0], axis=0)
+    return mean, n
+
+
+def _counted(n: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
+    words = np.empty(n.shape, dtype=object)
+    for place, count in np.ndenumerate(n):
+        words[place] = f"{count} pair{'' if count == 1 else 's'}" if count else ""
+    return words
+
+
 def _at(result: xr.Dataset, places: list[str], layers: list[int]) -> xr.Dataset:
     """The result at these places and layers; its tokens, which are of its own prompts, left out."""
     labels = [str(label) for label in result["position_label"].values]
@@ -130,31 +239,18 @@ def _at(result: xr.Dataset, places: list[str], layers: list[int]) -> xr.Dataset:
 
 
 def _change(result: xr.Dataset) -> Floats:
-    """[example, layer, place]"""
-    change = (result["patched"] - result["corrupt"]).transpose("example", "layer", "position")
+    """[example, layer, place or head]"""
+    change = (result["patched"] - result["corrupt"]).transpose("example", "layer", ...)
     return np.asarray(change.values, np.float64)
 
 
-def _same_examples(
-    first: xr.Dataset, second: xr.Dataset, key: str | None
-) -> tuple[list[int], list[int]]:
-    """Rows of the examples that both have, in one order."""
-    if key is None:
-        n = first.sizes["example"]
-        if second.sizes["example"] != n:
-            raise SiteError(
-                f"One map has {n} pairs, the other {second.sizes['example']}; name the coordinate "
-                "that numbers them."
-            )
-        return list(range(n)), list(range(n))
-    for result in (first, second):
-        if key not in result.coords:
-            raise SiteError(f"There is no coordinate '{key}' that numbers the examples.")
-    there = {value: row for row, value in enumerate(second[key].values.tolist())}
-    here = [(row, there[v]) for row, v in enumerate(first[key].values.tolist()) if v in there]
-    if not here:
-        raise SiteError("The two maps have no example in common.")
-    return [row for row, _ in here], [row for _, row in here]
+def _alike(values: Floats) -> list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
+    """Cells that the same examples have: which cells, and which examples."""
+    there = np.isfinite(values)
+    return [
+        ((there == which[:, None, None]).all(0), which)
+        for which in np.unique(there.reshape(len(there), -1), axis=1).T
+    ]
 
 
 def _intervals(difference: Floats) -> tuple[Floats, Floats]:
@@ -162,28 +258,23 @@ def _intervals(difference: Floats) -> tuple[Floats, Floats]:
     low = np.full(difference.shape[1:], np.nan)
     high = low.copy()
     # Cells with the same pairs are taken together, since each call draws its samples anew.
-    there = np.isfinite(difference)
-    for which in np.unique(there.reshape(len(there), -1), axis=1).T:
-        cells = (there == which[:, None, None]).all(0)
+    for cells, which in _alike(difference):
         if which.any():
             low[cells], high[cells] = mean_intervals(difference[which][:, cells].T)
     return low, high
 
 
-def _hovers(
-    upward: Axis, across: Axis, mean: Floats, low: Floats, high: Floats, n: Any, unit: str
-) -> npt.NDArray[np.object_]:
-    hover = np.empty(mean.shape, dtype=object)
-    for row, column in np.ndindex(*mean.shape):
-        lines = [f"<b>{upward.title} {upward.hovers[row]}</b>, {across.hovers[column]}"]
-        count = int(n[row, column])
-        if count == 0:
+def _hovers(upward: Axis, across: Axis, found: _Difference, unit: str) -> npt.NDArray[np.object_]:
+    hover = np.empty(found.mean.shape, dtype=object)
+    for place in np.ndindex(*found.mean.shape):
+        lines = [f"<b>{upward.title} {upward.hovers[place[0]]}</b>, {across.hovers[place[1]]}"]
+        if not found.pairs[place]:
             lines.append("no pair has this place in both")
         else:
-            lines.append(f"{plain(float(mean[row, column]))} {theme.escape(unit)} more")
-            if np.isfinite(low[row, column]):
-                ends = plain(float(low[row, column])), plain(float(high[row, column]))
+            lines.append(f"{plain(float(found.mean[place]))} {theme.escape(unit)} more")
+            if np.isfinite(found.low[place]):
+                ends = plain(float(found.low[place])), plain(float(found.high[place]))
                 lines.append(f"95% interval {ends[0]} to {ends[1]}")
-            lines.append(f"{count} pair{'s' if count > 1 else ''}")
-        hover[row, column] = "<br>".join(lines)
+            lines.append(str(found.pairs[place]))
+        hover[place] = "<br>".join(lines)
     return hover

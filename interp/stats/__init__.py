@@ -1,6 +1,7 @@
 """Intervals and tests over examples: all statistics of the house."""
 
 from interp.stats.clusters import LEAST_N, n_independent, no_interval
+from interp.stats.differences import difference_intervals, share_difference
 from interp.stats.effects import Effect, effect, shares
 from interp.stats.means import (
     bootstrap,
@@ -18,6 +19,7 @@ __all__ = [
     "Effect",
     "Equivalence",
     "bootstrap",
+    "difference_intervals",
     "effect",
     "holm",
     "mean_interval",
@@ -30,6 +32,7 @@ __all__ = [
     "proportion_intervals",
     "ratio_interval",
     "ratio_intervals",
+    "share_difference",
     "shares",
     "specificity",
     "tost",

@@ -9,7 +9,7 @@ from scipy import stats as scipy_stats
 
 from interp.errors import SiteError
 from interp.figures import contrast_map
-from interp.figures.contrast import shared_places
+from interp.figures.contrast import shared_examples, shared_places
 from tests.interp.figures.conftest import HOSTILE, cells, traces
 
 
@@ -73,6 +73,65 @@ def test_a_single_pair_is_shown_with_a_note() -> None:
     assert "interval" not in cells(fig)[(0, 0)]
 
 
+def by_head(result: xr.Dataset) -> xr.Dataset:
+    renamed = result.drop_vars(["position_label"]).rename(position="head")
+    return renamed.assign_attrs(site="z")
+
+
+def test_heads_are_compared_by_their_number() -> None:
+    rng = np.random.default_rng(3)
+    one, other = rng.normal(size=(8, 2, 4)), rng.normal(size=(8, 2, 4))
+    one[:, 1, 2] += 9.0
+    first = by_head(patched(one, list("abcd")))
+    second = by_head(patched(other, list("abcd"))).isel(head=[2, 0])
+    fig = contrast_map(first, second)
+    values = np.asarray(traces(fig, "values")[0].z, float)
+    assert values.shape == (2, 2)
+    assert values[1, 1] == pytest.approx((one[:, 1, 2] - other[:, 1, 2]).mean())
+    assert "head 2" in cells(fig)[(1, 1)]
+
+
+def test_examples_are_told_apart_by_several_coordinates() -> None:
+    rng = np.random.default_rng(4)
+    one = patched(rng.normal(size=(6, 1, 1)), ["end"], [0, 0, 1, 1, 2, 2])
+    one = one.assign_coords(answer=("example", ["x", "y", "x", "y", "x", "x"]))
+    order = [5, 4, 1, 0, 3]
+    other = one.isel(example=order)
+    first, second = shared_examples(one, other, ("fact", "answer"))
+    # What stands twice goes together in order; nothing is taken twice.
+    assert (
+        first["patched"].values.ravel().tolist()
+        == one["patched"].values.ravel()[[0, 1, 3, 4, 5]].tolist()
+    )
+    assert second["fact"].values.tolist() == [0, 0, 1, 2, 2]
+    assert second["answer"].values.tolist() == first["answer"].values.tolist()
+    assert len({float(x) for x in second["patched"].values.ravel()}) == 5
+    with pytest.raises(SiteError, match="no coordinate 'foil'"):
+        shared_examples(one, other, ("fact", "foil"))
+
+
+def test_means_of_other_examples_are_compared_as_independent_ones() -> None:
+    rng = np.random.default_rng(5)
+    one, other = rng.normal(size=(30, 1, 2)), rng.normal(size=(22, 1, 2))
+    one[:, 0, 1] += 3.0
+    other[5, 0, 0] = np.nan
+    fig = contrast_map(
+        patched(one, ["start", "end"]), patched(other, ["start", "end"]), paired=False
+    )
+    values = np.asarray(traces(fig, "values")[0].z, float)
+    assert np.isnan(values[0, 0])
+    assert values[0, 1] == pytest.approx(one[:, 0, 1].mean() - other[:, 0, 1].mean())
+    assert "30 pairs in the first, 21 pairs in the second" in cells(fig)[(0, 0)]
+    ends = scipy_stats.ttest_ind(one[:, 0, 1], other[:, 0, 1], equal_var=False)
+    low, high = ends.confidence_interval(0.95)
+    text = cells(fig)[(0, 1)].split("interval ")[1].split("<br>")[0]
+    drawn = [float(end) for end in text.replace("−", "-").split(" to ")]
+    np.testing.assert_allclose(drawn, [low, high], atol=0.1)
+    few = patched(np.full((2, 1, 1), 5.0), ["end"])
+    fig = contrast_map(few, patched(np.zeros((1, 1, 1)), ["end"]), paired=False)
+    assert np.isnan(np.asarray(traces(fig, "values")[0].z, float)).all()
+
+
 def test_places_are_text() -> None:
     fig = contrast_map(*(patched(np.ones((1, 1, 1)), [HOSTILE]) for _ in range(2)))
     assert "<img" not in fig.to_json().replace("\\u003c", "<")
@@ -82,6 +141,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
     one = patched(np.ones((2, 1, 1)), ["end"])
     with pytest.raises(SiteError, match="same site"):
         contrast_map(one, patched(np.ones((2, 1, 1)), ["end"], site="mlp_out"))
+    with pytest.raises(SiteError, match="same metric"):
+        contrast_map(one, one.assign_attrs(metric="rank"))
     with pytest.raises(SiteError, match="no place in common"):
         contrast_map(one, patched(np.ones((2, 1, 1)), ["start"]))
     with pytest.raises(SiteError, match="One map has 2 pairs"):
