@@ -6,14 +6,15 @@ Nothing here knows Streamlit, so that all of it can be tested without a browser.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
+from urllib.parse import parse_qsl, urlencode
 
 Kind = Literal["run", "model"]
 SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 
-PAGES = ("start", "study", "examples", "circuit", "probes", "training", "prompt")
+PAGES = ("start", "study", "examples", "circuit", "probes", "training", "compare", "prompt")
 """Names of pages, as links tell them."""
 
 SWITCHES: Mapping[str, tuple[str, ...]] = {
@@ -41,10 +42,16 @@ _FIGURE = re.compile(r"[\w-]{1,80}\Z")
 _WORD = re.compile(r"[A-Za-z0-9][\w-]{0,119}\Z")
 _COLUMN = re.compile(r"[\w .-]{1,80}\Z")
 _NUMBER = re.compile(r"[0-9]{1,9}\Z")
+_LONGEST_GROUP = 200
 LONGEST_TEXT = 2000
 """Characters of each typed text; an address could not hold more."""
 LONGEST_NAME = 40
 """Characters of a typed name."""
+LONGEST_STATE = 6000
+"""Characters of each state that is compared, as it stands in an address."""
+COMPARED = ("findings", "ranks", "patching", "lens", "activations", "swaps")
+"""What of two states can be looked at side by side."""
+OVER = ("all", "one")
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,26 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Two:
+    """What the page "compare" lays side by side.
+
+    Attributes:
+        a, b: the states, whose own `two` is empty; None where nothing was chosen.
+        over: "all" examples that two runs have in store, or "one" question; None for the usual.
+        shown: one of `COMPARED`; None for the usual.
+        way, group: how the examples of runs are asked, and of which kind they are; None for the
+            usual.
+    """
+
+    a: View | None = None
+    b: View | None = None
+    over: str | None = None
+    shown: str | None = None
+    way: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
 class View:
     """All that the address of a page tells.
 
@@ -141,6 +168,7 @@ class View:
             that is chosen elsewhere.
         switches: (name, value) of `SWITCHES` and `NUMBERS` that do not stand as usual, by name.
         probe: what probes are asked for.
+        two: what is compared.
     """
 
     source: Source | None = None
@@ -158,6 +186,7 @@ class View:
     asked: int | None = None
     probe: Probe = Probe()
     switches: tuple[tuple[str, str], ...] = ()
+    two: Two = Two()
 
     def at(self, switch: str) -> str:
         """Where a switch stands."""
@@ -205,6 +234,7 @@ def to_query(view: View) -> dict[str, str]:
             query[name] = str(value)
     query |= dict(view.switches)
     query |= _probe_query(view.probe)
+    query |= _two_to_query(view.two)
     texts = {} if view.ask is None else asdict(view.ask)
     if all(len(text) <= LONGEST_TEXT for text in texts.values()):
         query |= texts
@@ -248,22 +278,57 @@ def from_query(query: Mapping[str, str]) -> View:
     texts = [query.get(name, "") for name in ("clean", "corrupt", "answer", "foil")]
     if any(texts) and all(len(text) <= LONGEST_TEXT for text in texts):
         view = replace(view, ask=Ask(*texts))
-    return view
+    return replace(view, two=_two_from_query(query))
 
 
-def clicked(told: object) -> tuple[str, tuple[int, int]] | None:
-    """The figure and the (layer, column) of the cell that was clicked, as the browser tells it.
+def state_to_text(view: View) -> str | None:
+    """A state as it stands in the address of what it is compared with; None where it is too long,
+    or where nothing is open in it."""
+    if view.source is None:
+        return None
+    text = urlencode(to_query(replace(view, two=Two())), errors="replace")
+    return text if len(text) <= LONGEST_STATE else None
 
-    None where it tells something else.
-    """
-    if not isinstance(told, Mapping):
+
+def state_from_text(text: str) -> View | None:
+    """The inverse of `state_to_text`; None where it makes no sense."""
+    if len(text) > LONGEST_STATE:
         return None
-    name, cell = told.get("figure"), told.get("cell")
-    if not isinstance(name, str) or not isinstance(cell, list) or len(cell) != 2:
+    try:
+        query = dict(parse_qsl(text, max_num_fields=60))
+    except ValueError:
         return None
-    if not all(type(n) in (int, float) and 0 <= n < 1e6 for n in cell):
-        return None
-    return name, (int(cell[0]), int(cell[1]))
+    view = from_query({name: value for name, value in query.items() if name not in _TWO})
+    return None if view.source is None else view
+
+
+_TWO = ("a", "b", "over", "shown", "asking", "group")
+
+
+def _two_to_query(two: Two) -> dict[str, str]:
+    states = ("a", two.a), ("b", two.b)
+    query = {
+        name: text
+        for name, state in states
+        if state is not None and (text := state_to_text(state)) is not None
+    }
+    told = {"over": two.over, "shown": two.shown, "asking": two.way, "group": two.group}
+    return query | {name: text for name, text in told.items() if text is not None}
+
+
+def _two_from_query(query: Mapping[str, str]) -> Two:
+    if not any(name in query for name in _TWO):
+        return Two()
+    over, shown, way, group = (query.get(name) for name in ("over", "shown", "asking", "group"))
+    a, b = (state_from_text(query.get(name, "")) for name in ("a", "b"))
+    return Two(
+        a,
+        b,
+        over=over if over in OVER else None,
+        shown=shown if shown in COMPARED else None,
+        way=way if way is not None and _WAY.match(way) else None,
+        group=group if group is not None and 0 < len(group) <= _LONGEST_GROUP else None,
+    )
 
 
 def node_of(told: object) -> Node | None:
@@ -278,36 +343,6 @@ def node_of(told: object) -> Node | None:
     if not isinstance(position, int | float) or isinstance(position, bool):
         return None
     return Node(way, name, int(position)) if -1 <= position < 1e6 else None
-
-
-def clicked_one(event: Mapping[str, Any] | None) -> int | None:
-    """The number behind the point that was clicked: an example, or a layer."""
-    points = ((event or {}).get("selection") or {}).get("points") or []
-    for point in points:
-        data = point.get("customdata")
-        if isinstance(data, Mapping):
-            data = [data[key] for key in sorted(data, key=int)]
-        if isinstance(data, Sequence) and len(data) == 1 and not isinstance(data, str):
-            return int(data[0])
-    return None
-
-
-def picked(event: Mapping[str, Any] | None, shown: Sequence[int]) -> int | None:
-    """The example whose row of a table is selected; `shown` are those of the rows."""
-    rows = ((event or {}).get("selection") or {}).get("rows") or []
-    return shown[rows[0]] if rows and 0 <= rows[0] < len(shown) else None
-
-
-def column_of(labels: Sequence[str], slots: Mapping[str, int], position: int) -> int | None:
-    """Which column of a patching map stands for a token of the clean prompt.
-
-    Args:
-        labels: the columns' position labels ("subject -1").
-        slots: the clean prompt's token at each label.
-    """
-    return next(
-        (column for column, label in enumerate(labels) if slots.get(label) == position), None
-    )
 
 
 def _probe_query(probe: Probe) -> dict[str, str]:

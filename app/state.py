@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.selection import View, from_query, to_query
+from app.selection import Two, View, from_query, to_query
 
 _KEY = "view"
 
@@ -35,3 +35,8 @@ def to_address() -> None:
     wanted = to_query(view())
     if st.query_params.to_dict() != wanted:
         st.query_params.from_dict(wanted)
+
+
+def canonical(view: View) -> View:
+    """A state as a link to it is read, without what is compared: so that equal ones are equal."""
+    return from_query(to_query(dataclasses.replace(view, two=Two())))

@@ -8,8 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from app import state
+from app.clicks import clicked_one, picked
 from app.screen import parts
-from app.selection import clicked_one, picked
 from app.text import markup
 from experiments.explorer import Column, Examples
 

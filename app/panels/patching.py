@@ -14,13 +14,14 @@ import streamlit as st
 import xarray as xr
 
 from app import resources, state
+from app.clicks import column_of
 from app.compute.checks import Check, patches
 from app.compute.engine import ModelSpec
 from app.compute.pairs import Aligned, every_token
 from app.compute.refining import Refined, largest, trust
 from app.screen import follow, parts, switch
 from app.screen.told import Told
-from app.selection import Cell, column_of
+from app.selection import Cell
 from app.text import markup, sentences
 from cache.errors import ObverseError
 from experiments.explorer import Pair

@@ -18,8 +18,8 @@ from streamlit.runtime.scriptrunner_utils.script_requests import ScriptRequestTy
 from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState, get_script_run_ctx
 
 from app import state
+from app.clicks import clicked
 from app.compute.engine import Replaced
-from app.selection import clicked
 from app.text import markup
 
 Place = tuple[int, int]

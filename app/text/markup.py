@@ -99,6 +99,14 @@ CSS = f"""
 .ob-path {{ font-family: {theme.MONO}; font-size: 14px; white-space: pre-wrap;
   overflow-wrap: anywhere; background: #eef0f3; border-radius: 6px; padding: 10px 14px;
   margin: 10px 0 4px; }}
+.ob-table {{ border-collapse: collapse; width: 100%; font-size: 13.5px; line-height: 1.4;
+  margin: 4px 0; }}
+.ob-table th {{ text-align: left; color: {theme.MUTED}; font-weight: 600; font-size: 12.5px; }}
+.ob-table th, .ob-table td {{ border: 0; border-bottom: 1px solid {theme.RULE};
+  padding: 7px 12px 7px 0; vertical-align: top; font-variant-numeric: tabular-nums; }}
+.ob-differs {{ color: #a34700; font-weight: 700; cursor: help; }}
+.ob-pin {{ font-size: 14px; overflow-wrap: anywhere; }}
+.ob-grey {{ color: {theme.MUTED}; }}
 .ob-empty {{ border: 1px dashed #c5cad3; border-radius: 8px; padding: 28px; color: {theme.MUTED};
   text-align: center; font-size: 15px; line-height: 1.6; }}
 .ob-empty b {{ color: {theme.INK}; }}
@@ -197,7 +205,6 @@ def verdict(
     confidence: float,
 ) -> str:
     """A card: badge and claim, the finding, its interval and its control."""
-    ink, paper, word = BADGES.get(outcome, BADGES["undecided"])
     interval = ""
     if estimate is not None:
         share = unit.startswith("share")
@@ -207,11 +214,17 @@ def verdict(
             value += f"{quantity(low, share)} to {quantity(high, share)}"
         interval = f"{value} {esc(unit)} &nbsp;·&nbsp; n = {n}"
     return (
-        f'<div class="ob-card"><span class="ob-badge" style="color:{ink};background:{paper}">'
-        f'{word}</span><b>{esc(name)}</b> <span class="ob-small">{esc(claim)}</span>'
+        f'<div class="ob-card">{badge(outcome)}<b>{esc(name)}</b> '
+        f'<span class="ob-small">{esc(claim)}</span>'
         f"<p>{esc(statement)}</p>"
         f'<div class="ob-small">{interval}</div><div class="ob-small">{esc(control)}</div></div>'
     )
+
+
+def badge(outcome: str) -> str:
+    """What a verdict concludes."""
+    ink, paper, word = BADGES.get(outcome, BADGES["undecided"])
+    return f'<span class="ob-badge" style="color:{ink};background:{paper}">{word}</span>'
 
 
 def quantity(value: float, share: bool = False) -> str:

@@ -8,6 +8,11 @@ from typing import Any
 
 from app.compute.circuits import halves
 from app.compute.engine import ModelSpec
+from app.text.code import lines as _lines
+from app.text.code import load as _load
+from app.text.code import of_group as _chosen
+from app.text.code import pairs as _pairs
+from app.text.code import settings as _settings
 from experiments.explorer import Pair
 from experiments.labelled import Labelled
 
@@ -301,41 +306,6 @@ def run_patching(
         f"result = run.dataset({name!r})",
         f"patching_map({', '.join([chosen, *_settings(settings)])}).show()",
     )
-
-
-def _chosen(name: str, group: tuple[str, str]) -> str:
-    coordinate, value = group
-    return f"{name}.isel(example={name}[{coordinate!r}].values == {value!r})"
-
-
-def _load(model: ModelSpec) -> str:
-    given = [repr(model.source)]
-    if model.revision is not None:
-        given.append(f"revision={model.revision!r}")
-    if model.dtype != "float32":
-        given.append(f"dtype={model.dtype!r}")
-    return f"model = load_model({', '.join(given)})"
-
-
-def _pairs(pairs: Sequence[Pair], name: str = "pairs") -> list[str]:
-    return [
-        f"{name} = PromptPairs(",
-        "    model,",
-        f"    clean={[pair.clean for pair in pairs]!r},",
-        f"    corrupt={[pair.corrupt for pair in pairs]!r},",
-        f"    answers={[pair.answer for pair in pairs]!r},",
-        f"    foils={[pair.foil for pair in pairs]!r},",
-        f"    spans={{{pairs[0].span!r}: {[pair.words for pair in pairs]!r}}},",
-        ")",
-    ]
-
-
-def _settings(settings: Mapping[str, Any]) -> list[str]:
-    return [f"{name}={value!r}" for name, value in settings.items() if value is not None]
-
-
-def _lines(*lines: str) -> str:
-    return "\n".join(lines) + "\n"
 
 
 def _probe_imports() -> list[str]:

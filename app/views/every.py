@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import circuit, examples, probes, prompt, start, study, training
+from app.views import circuit, compare, examples, probes, prompt, start, study, training
 from app.views.opened import Opened
 
 __all__ = ["PAGES", "Kind"]
@@ -33,5 +33,6 @@ PAGES = (
     Kind("circuit", "Circuit", circuit.show),
     Kind("probes", "Probes", probes.show),
     Kind("training", "Training", training.show),
+    Kind("compare", "Compare", compare.show),
     Kind("prompt", "Any prompt", prompt.show_page),
 )

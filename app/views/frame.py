@@ -29,7 +29,7 @@ def show(arguments: Arguments) -> None:
     run = None
     if source is not None and source.kind == "run":
         run = resources.run(found[source.name])
-    opened = Opened(arguments.root, source, run)
+    opened = Opened(arguments.root, source, run, found)
     with place:
         page = sidebar.pages(opened)
         told = st.container()
@@ -37,3 +37,4 @@ def show(arguments: Arguments) -> None:
     # Now: a page chooses what nobody has chosen.
     with told:
         sidebar.chosen(opened)
+        sidebar.pin(opened)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from app.screen.shown import Shown, brought
 from app.selection import Source
 from cache.errors import ObverseError
 from experiments.explorer import Examples, Page
+from experiments.records import RunRecord
 
 
 class Opened:
@@ -24,12 +26,20 @@ class Opened:
         root: the folder of runs.
         source: what the user has chosen; None where nothing is open.
         run: the run, if it is one.
+        found: all runs that could be open, by name.
     """
 
-    def __init__(self, root: Path, source: Source | None, run: runs.Run | None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        source: Source | None,
+        run: runs.Run | None,
+        found: Mapping[str, RunRecord],
+    ) -> None:
         self.root = root
         self.source = source
         self.run = run
+        self.found = found
 
     @functools.cached_property
     def page(self) -> Page:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
-from app import runs, state
+from app import pins, runs, state
 from app.screen import follow
 from app.text import markup
+from app.views import naming
 from app.views.every import PAGES, Kind
 from app.views.opened import Opened
 from interp.figures.drawing import theme
@@ -59,25 +62,37 @@ def chosen(opened: Opened) -> None:
         view = state.view()
         told = list(lines)
         if view.example is not None:
-            told.append(("Example", _example(opened, view.example)))
+            told.append(("Example", naming.example(opened, view.example)))
         if view.cell is not None:
-            told.append(("Cell", _cell()))
+            told.append(("Cell", naming.cell(view.cell)))
         return markup.chosen([(name, theme.visible(text)) for name, text in told])
 
     follow.words("chosen", tell)
 
 
-def _example(opened: Opened, number: int) -> str:
-    # A model's own examples are asked when their page is opened, not to write their name here.
-    if opened.run is None or opened.examples is None:
-        return f"number {number}"
-    examples, table = opened.examples
-    rows = table[table[examples.key] == number]
-    return examples.heading(rows.iloc[0])[0] if len(rows) else f"number {number}"
+def pin(opened: Opened) -> None:
+    """Keeps what is on the screen, to be compared."""
+    if opened.source is None or state.view().page == "compare":
+        return
 
+    def keep() -> None:
+        view = state.canonical(state.view())
+        kept = pins.keep(naming.of_view(opened, view), view)
+        if not kept:
+            st.toast(f"{pins.MOST} states are pinned; remove one on the page Compare.")
+            return
+        two = state.view().two
+        if two.a is None:
+            state.change(two=replace(two, a=view))
+        elif two.b is None and two.a != view:
+            state.change(two=replace(two, b=view))
+        st.toast("Pinned; it is on the page Compare.")
 
-def _cell() -> str:
-    cell = state.view().cell
-    assert cell is not None
-    where = f"head {cell.head}" if cell.head is not None else f"token {cell.position}"
-    return f"{cell.way}, layer {cell.layer}, {where}"
+    st.button(
+        "Pin this",
+        key="pin",
+        icon=":material/keep:",
+        on_click=keep,
+        help="Keep what is on the screen, to compare it with another state.",
+        width="stretch",
+    )

@@ -46,6 +46,11 @@ _PAGES = (
     ("circuit", "Circuit", "Which edges carry the answer, and what they do when run alone."),
     ("probes", "Probes", "What can be read at which layer, beside controls; readable, not used."),
     ("training", "Training", "How the answers come about, step by step, one way and the other."),
+    (
+        "compare",
+        "Compare",
+        "Two runs, two models, or two questions side by side, and what differs.",
+    ),
     ("prompt", "Any prompt", "Ask the model something of your own; one field is enough."),
 )
 

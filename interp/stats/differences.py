@@ -80,13 +80,13 @@ def share_difference(
             raise StatisticsError("A share needs one or more examples, each a hit or a miss.")
     if paired and one.size != other.size:
         raise StatisticsError(f"{one.size} and {other.size} examples are no pairs.")
-    sides = [
-        (np.asarray(hits.mean()), *map(np.asarray, proportion_interval(hits, None, confidence)))
-        for hits in (one, other)
-    ]
+    sides: list[_Ends] = []
+    for hits in (one, other):
+        low, high = map(np.asarray, proportion_interval(hits, None, confidence))
+        sides.append((np.asarray(hits.mean()), low, high))
     alike = _phi(one, other) if paired else 0.0
-    low, high = _put_together(sides[0], sides[1], alike)
-    return float(low), float(high)
+    ends = _put_together(sides[0], sides[1], alike)
+    return float(ends[0]), float(ends[1])
 
 
 def _phi(one: Floats, other: Floats) -> float:

@@ -1,4 +1,4 @@
-"""The address and the view say the same, and clicks are read whatever Streamlit makes of them."""
+"""The address and the view say the same."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.selection import (
+    COMPARED,
+    LONGEST_STATE,
+    OVER,
     PAGES,
     PLACES,
     SITES,
@@ -15,12 +18,11 @@ from app.selection import (
     Node,
     Probe,
     Source,
+    Two,
     View,
-    clicked,
-    clicked_one,
-    column_of,
     from_query,
-    picked,
+    state_from_text,
+    state_to_text,
     to_query,
 )
 
@@ -43,6 +45,14 @@ probes = st.builds(
     lists=st.none() | st.tuples(texts, texts),
     names=st.tuples(texts.map(lambda text: text[:40]), texts.map(lambda text: text[:40])),
 )
+states = st.builds(
+    View,
+    source=st.builds(Source, st.sampled_from(["run", "model"]), texts),
+    page=st.none() | st.sampled_from(PAGES),
+    example=st.none() | numbers,
+    cell=st.none() | cells,
+    ask=st.none() | st.builds(Ask, texts, texts, texts, texts),
+)
 views = st.builds(
     View,
     source=st.none() | st.builds(Source, st.sampled_from(["run", "model"]), texts),
@@ -57,6 +67,15 @@ views = st.builds(
     node=st.none()
     | st.builds(
         Node, st.just("forward"), st.sampled_from(["a1.h3", "m0"]), st.integers(-1, 999_999)
+    ),
+    two=st.builds(
+        Two,
+        st.none() | states,
+        st.none() | states,
+        st.none() | st.sampled_from(OVER),
+        st.none() | st.sampled_from(COMPARED),
+        st.none() | st.sampled_from(["forward", "reverse"]),
+        st.none() | texts,
     ),
 )
 
@@ -76,6 +95,23 @@ def test_older_links_open_the_same_page() -> None:
 def test_no_address_tells_what_it_could_not_be_read_from() -> None:
     view = View(example=2, ask=Ask("a", "b" * 2001, "c", "d"))
     assert to_query(view) == {"example": "2"}
+
+
+def test_states_that_are_compared_are_bounded_and_hold_no_others() -> None:
+    inner = View(Source("run", "r"), example=1)
+    outer = View(Source("run", "r"), two=Two(a=inner))
+    assert state_from_text(state_to_text(outer) or "") == View(Source("run", "r"))
+    text = state_to_text(inner)
+    assert text == "run=r&example=1"
+    assert state_from_text(f"{text}&a=run%3Dx&shown=lens") == inner
+    assert state_from_text("page=circuit") is None  # nothing is open in it
+    assert state_from_text("run=r&" + "&".join(f"x{i}=1" for i in range(100))) is None
+    assert state_from_text("run=" + "r" * LONGEST_STATE) is None
+    long = View(Source("run", "r"), ask=Ask("ü" * 2000, "b", "c", "d"))
+    assert "a" not in to_query(View(two=Two(a=long)))
+    assert to_query(View(two=Two(a=View(example=2)))) == {}
+    hostile = {"a": "run=%ff%00&example=-1", "shown": "<b>", "over": "?", "asked": "A", "group": ""}
+    assert from_query(hostile).two == Two(a=View(Source("run", "\ufffd\x00")))
 
 
 names = st.sampled_from(
@@ -123,46 +159,3 @@ def test_what_makes_no_sense_is_left_out(query: dict[str, str]) -> None:
     assert view.example is None
     assert (view.site, view.cell, view.ask, view.edges) == ("resid_pre", None, None, None)
     assert view.node is None
-
-
-def event(data: object) -> dict[str, object]:
-    return {"selection": {"points": [{"customdata": data}], "point_indices": [0]}}
-
-
-def test_a_click_tells_figure_layer_and_column() -> None:
-    assert clicked({"figure": "lens-forward", "cell": [2, 5]}) == ("lens-forward", (2, 5))
-    assert clicked({"figure": "lens-forward", "cell": [2.0, 5.0]}) == ("lens-forward", (2, 5))
-
-
-@pytest.mark.parametrize(
-    "nonsense",
-    [
-        None,
-        *("ab", [], {}, {"figure": "x"}, {"cell": [1, 2]}, {"figure": 3, "cell": [1, 2]}),
-        *({"figure": "x", "cell": cell} for cell in ([1], [1, 2, 3], ["1", 2], [-1, 2], "12")),
-        *({"figure": "x", "cell": [1, n]} for n in (float("nan"), float("inf"), 1e300, None, True)),
-    ],
-)
-def test_a_click_that_makes_no_sense_selects_nothing(nonsense: object) -> None:
-    assert clicked(nonsense) is None
-
-
-def test_a_point_tells_its_fact() -> None:
-    assert clicked_one(event([7])) == 7
-    assert clicked_one(event({"0": 7})) == 7
-    assert clicked_one(event([7, 1])) is None
-    assert clicked_one({}) is None
-
-
-def test_a_row_tells_the_fact_that_stands_there_now() -> None:
-    assert picked({"selection": {"rows": [1]}}, [4, 9]) == 9
-    assert picked({"selection": {"rows": []}}, [4, 9]) is None
-    # A row number from before the search was changed.
-    assert picked({"selection": {"rows": [5]}}, [4, 9]) is None
-
-
-def test_a_token_is_found_on_an_axis_that_lacks_some() -> None:
-    labels = ["start -1", "subject -1", "end -1"]
-    slots = {"start -1": 0, "subject -1": 2, "end -1": 3}
-    assert column_of(labels, slots, 2) == 1
-    assert column_of(labels, slots, 1) is None

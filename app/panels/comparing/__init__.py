@@ -1,0 +1,1 @@
+"""Parts of the page that lays two states side by side."""

@@ -1,0 +1,102 @@
+"""What lies between two models of one shape: activations, and which modules matter."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import resources
+from app.compute import comparing
+from app.panels.comparing.reading import Reading
+from app.screen import parts
+from app.screen.told import Told
+from app.text import markup, sentences, two_snippets
+from interp.figures import difference_map, swap_lines
+
+_SITES = {
+    "resid_post": "Residual stream after each block",
+    "attn_out": "What attention writes",
+    "mlp_out": "What MLPs write",
+}
+
+
+def activations(first: Reading, second: Reading) -> None:
+    """How far the models' activations lie apart on the prompt.
+
+    Raises:
+        ModelError: they are not of one shape, or read with other tokenizers.
+    """
+    with st.spinner("Reading both models …", show_time=True):
+        result = comparing.activations(resources.engine(), first.spec, second.spec, first.prompt)
+    parts.html(
+        markup.heading(
+            "How far activations lie apart",
+            "The length of B’s activation minus A’s, as a share of A’s, on the same tokens.",
+        )
+    )
+    columns = st.columns(2, gap="large")
+    for number, (name, title) in enumerate(_SITES.items()):
+        # The stream has the page's width, and what is written to it stands below.
+        with st.container() if number == 0 else columns[number - 1]:
+            parts.html(f'<div class="ob-small">{markup.esc(title)}</div>')
+            parts.figure(
+                difference_map(
+                    result, 0, site=name, width=parts.WHOLE if number == 0 else parts.width(2)
+                ),
+                f"compare-activations-{name}",
+                data=lambda name=name: result.sel(site=name).to_dataframe().reset_index(),  # type: ignore[misc]
+                code=two_snippets.activations(first.spec, second.spec, first.prompt, name),
+                alt=f"How far the models' activations lie apart: {title.lower()}",
+                told=Told(
+                    n="1 prompt",
+                    interval="none: one prompt",
+                    control="none: two trainings of one model differ, too",
+                ),
+            )
+
+
+def swaps(first: Reading, second: Reading) -> None:
+    """Which module of the one model makes the other one answer as it does.
+
+    Raises:
+        ModelError: they are not of one shape, or read with other tokenizers.
+    """
+    if first.answer is None:
+        parts.html(markup.hint("Module swaps read an answer; the question has none."))
+        return
+    asked = first.prompt, first.answer, first.foil
+    with resources.progress("Swapping modules") as tell:
+        result = comparing.swaps(resources.engine(), first.spec, second.spec, asked, tell)
+    metric = comparing.metric_of(first.foil)
+    answer = sentences.token(first.answer)
+    read = (
+        f"the log-probability of {answer}"
+        if first.foil is None
+        else f"the logit of {answer} minus that of {sentences.token(first.foil)}"
+    )
+    parts.html(
+        markup.heading(
+            "Which modules carry the difference",
+            f"Each module of the one model is put into the other one, alone and cumulatively; read "
+            f"is {read}, as a change from the model that receives.",
+        )
+    )
+    for into, title, column in zip(
+        ("base", "tuned"),
+        ("Modules of B put into A", "Modules of A put into B"),
+        st.columns(2, gap="large"),
+        strict=True,
+    ):
+        with column:
+            parts.html(f'<div class="ob-small">{markup.esc(title)}</div>')
+            parts.figure(
+                swap_lines(result, into="base" if into == "base" else "tuned"),
+                f"compare-swaps-{into}",
+                data=lambda: result.to_dataframe().reset_index(),
+                code=two_snippets.swaps(first.spec, second.spec, asked, metric, into),
+                alt=f"{title}: by how much the answer moves",
+                told=Told(
+                    n="1 prompt",
+                    interval="none: one prompt",
+                    control="dotted: both models as they are (base is A, tuned is B)",
+                ),
+            )

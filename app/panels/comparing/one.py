@@ -1,0 +1,301 @@
+"""One question in two models, or two questions in one model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pandas as pd
+import streamlit as st
+import xarray as xr
+
+from app import resources, state
+from app.compute import comparing
+from app.compute.engine import ModelSpec
+from app.panels import lens as lens_panel
+from app.panels import patching
+from app.panels.comparing import difference, reading
+from app.panels.comparing.models import activations, swaps
+from app.panels.comparing.reading import Reading
+from app.panels.comparing.side import COLOURS, Side, choice, one_of, site
+from app.screen import live, parts
+from app.screen.told import Told
+from app.selection import SITES, Ask
+from app.text import markup, snippets, two_snippets
+from cache.errors import ObverseError
+from experiments.explorer import Pair
+from interp.figures import rank_lines
+
+_NAMES = {
+    "lens": "Lens",
+    "patching": "Patching maps",
+    "activations": "Activations",
+    "swaps": "Module swaps",
+}
+_AS_PINNED = "as-pinned"
+
+
+def show(a: Side, b: Side) -> None:
+    """Draw what is chosen of them."""
+    specs = a.model(), b.model()
+    if specs[0] is None or specs[1] is None:
+        return  # what is wrong was said
+    both = specs[0], specs[1]
+    same = both[0] == both[1]
+    asked = _way(a, b)
+    found = _readings(a, b, both, asked)
+    if not same:
+        _form(a)
+    if found is None:
+        return
+    names = {
+        name: title for name, title in _NAMES.items() if not same or name in ("lens", "patching")
+    }
+    shown = one_of(state.view().two.shown, list(names))
+    choice("shown", names, shown, label="What is compared", usual="lens")
+    first, second = found["a"], found["b"]
+    if same and first == second:
+        parts.html(
+            markup.hint(
+                "A and B ask the same model the same question; choose another state for one of "
+                "them."
+            )
+        )
+        return
+    try:
+        if shown == "lens":
+            _lens(found)
+        elif shown == "patching":
+            _patching(found)
+        elif shown == "activations":
+            activations(first, second)
+        else:
+            swaps(first, second)
+    except ObverseError as error:
+        parts.html(markup.hint(str(error)))
+
+
+def _way(a: Side, b: Side) -> str | None:
+    """How examples are asked; None for the way that each state was looking at."""
+    told = next(
+        (one for side in (a, b) if side.view.ask is None and (one := side.examples())), None
+    )
+    if told is None or len(told[0].ways) < 2:
+        return None
+    names = {_AS_PINNED: "As it was looked at"} | {way.name: way.title for way in told[0].ways}
+    wanted = one_of(state.view().two.way, list(names))
+    choice("way", names, wanted, label="Asked", usual=_AS_PINNED)
+    return None if wanted == _AS_PINNED else wanted
+
+
+def _readings(
+    a: Side, b: Side, specs: tuple[ModelSpec, ModelSpec], asked: str | None
+) -> dict[str, Reading] | None:
+    """What is asked of each; of two models the same. None where nothing is, which is said."""
+    found: list[Reading | None] = [None, None]
+    try:
+        found[0] = reading.of(a, specs[0], asked)
+        if specs[0] == specs[1]:
+            found[1] = reading.of(b, specs[1], asked)
+        else:
+            question = found[0] or reading.of(b, specs[1], asked)
+            if question is not None:
+                which = "A" if found[0] is not None else "B"
+                parts.html(
+                    markup.hint(
+                        f"Both models are asked the question of {which}: “{question.prompt}”"
+                    )
+                )
+                found = [replace(question, spec=spec) for spec in specs]
+    except ObverseError as error:
+        parts.error(error)
+        return None
+    if found[0] is not None and found[1] is not None:
+        return {"a": found[0], "b": found[1]}
+    without = " and ".join(
+        side.letter for side, one in zip((a, b), found, strict=True) if one is None
+    )
+    parts.html(
+        f'<div class="ob-empty"><b>{without} asks nothing yet.</b><br>Open an example or type a '
+        "prompt under <b>Any prompt</b>, press <b>Pin this</b> at the left, and choose that pin "
+        "here.</div>"
+    )
+    return None
+
+
+def _form(a: Side) -> None:
+    """Another question for both models; it becomes part of A."""
+    now = a.view.ask or Ask("", "", "", "")
+    with st.expander("Ask both models something else"), st.form("compare-ask", border=False):
+        typed = {}
+        rows = (
+            (("clean", "Prompt"), ("answer", "Answer")),
+            (
+                ("corrupt", "Second prompt, to patch"),
+                ("foil", "What follows it"),
+            ),
+        )
+        for row in rows:
+            for (name, label), column in zip(row, st.columns([3, 1]), strict=True):
+                typed[name] = column.text_input(
+                    label, value=getattr(now, name), max_chars=2000, key=f"compare-ask-{name}"
+                )
+        if st.form_submit_button("Ask") and typed["clean"].strip():
+            two = state.view().two
+            asking = replace(a.view, ask=Ask(**typed), example=None, cell=None)
+            state.change(two=replace(two, a=asking), cell=None)
+            st.rerun()
+
+
+def _lens(found: Mapping[str, Reading]) -> None:
+    lenses = {}
+    for (name, one), column in zip(found.items(), st.columns(2, gap="large"), strict=True):
+        with column:
+            parts.html(markup.way(_title(name, one), COLOURS[name]))
+            tokens = resources.engine().tokens(one.spec, one.prompt, _spans(one.pair))
+            parts.strip(tokens, name)
+            lens = lens_panel.computed(one.spec, one.prompt, one.answer)
+            lenses[name] = lens
+            names, probabilities = lens_panel.last_tokens(lens)
+            parts.html(
+                markup.next_tokens(
+                    names,
+                    probabilities,
+                    colour=COLOURS[name],
+                    answer=lens_panel.first_token(lens),
+                    heading="likeliest next tokens",
+                )
+            )
+    parts.html(markup.heading("What each layer would say"))
+    for (name, one), column in zip(found.items(), st.columns(2, gap="large"), strict=True):
+        with column:
+            lens_panel.show(
+                one.spec, lenses[name], name, one.prompt, one.answer, width=parts.width(2)
+            )
+    asked = {
+        name.upper(): (one.spec, one.prompt, one.answer)
+        for name, one in found.items()
+        if one.answer is not None
+    }
+    if len(asked) < 2:
+        parts.html(markup.hint("With an answer, its rank by layer would stand here."))
+        return
+    lines = {name.upper(): lens for name, lens in lenses.items()}
+    depths = {lens.sizes["layer"] for lens in lines.values()}
+    parts.html(
+        markup.heading(
+            "Where the answer comes up",
+            "Rank of the answer’s first token after the whole prompt."
+            + ("" if len(depths) == 1 else " The models have other depths: each has its own axis."),
+        )
+    )
+    parts.figure(
+        rank_lines(lines),
+        "compare-ranks",
+        data=lambda: pd.concat(
+            [
+                lens["answer_rank"].isel(position=-1).to_dataframe().reset_index().assign(side=name)
+                for name, lens in lines.items()
+            ],
+            ignore_index=True,
+        ),
+        code=two_snippets.asked_ranks(asked),
+        alt="Rank of the answer by layer, in A and in B",
+        told=Told(
+            shows="Rank of the answer’s first token by layer, one prompt in each.",
+            n="1 prompt each",
+            interval="none: one prompt",
+        ),
+    )
+
+
+def _spans(pair: Pair | None) -> dict[str, str]:
+    return {} if pair is None else {pair.span: pair.words[0]}
+
+
+def _title(name: str, one: Reading) -> str:
+    return f"{name.upper()}: {one.spec.source}"
+
+
+def _patching(found: Mapping[str, Reading]) -> None:
+    pairs = {name: one.pair for name, one in found.items()}
+    first, second = pairs["a"], pairs["b"]
+    if first is None or second is None:
+        parts.html(
+            markup.hint(
+                "To patch activations, each side needs an answer, a second prompt that differs in "
+                "one thing, and what follows that."
+            )
+        )
+        return
+    where = site(SITES)
+    parts.html(
+        markup.heading(
+            "By how much a patch moves the answer",
+            "Each cell puts one activation of the clean run into the corrupted run, and reads by "
+            "how much the answer’s first token gains on the foil’s, in logits. One colour scale.",
+        )
+    )
+    refining = {
+        name: live.refine(found[name].spec, pair, where, f"compare-{name}")
+        for name, pair in (("a", first), ("b", second))
+    }
+    live.draw(
+        list(refining.values()),
+        functools.partial(_maps, found, (first, second), where, refining),
+    )
+
+
+def _maps(
+    found: Mapping[str, Reading],
+    pairs: tuple[Pair, Pair],
+    where: str,
+    refining: Mapping[str, live.Refining],
+) -> None:
+    maps = {}
+    for (name, work), pair in zip(refining.items(), pairs, strict=True):
+        if work.refined is not None:
+            maps[name] = patching.of_pair(
+                name, work.refined.result, 0, pair, found[name].spec, "", work.refined
+            )
+    limit = patching.reach(list(maps.values()), "change")
+    for (name, pair), column in zip(
+        zip("ab", pairs, strict=True), st.columns(2, gap="large"), strict=True
+    ):
+        with column:
+            spec = found[name].spec
+            parts.html(
+                markup.way(_title(name, found[name]), COLOURS[name])
+                + f'<div class="ob-small">“{markup.esc(pair.clean)}” into '
+                f"“{markup.esc(pair.corrupt)}”</div>"
+            )
+            if name in maps:
+                code = snippets.patching(spec, pair, where, patching.settings("change", 0, limit))
+                one = replace(maps[name], code=code)
+                patching.show(one, spec, "change", limit, width=parts.width(2))
+            live.progress(refining[name])
+    # Maps that still change are drawn twice a second; their difference waits for the last of them.
+    if any(work.work.stand.running for work in refining.values()):
+        return
+    done = [work.refined for work in refining.values()]
+    if done[0] is not None and done[1] is not None:
+        _difference(found, pairs, where, (done[0].result, done[1].result))
+
+
+def _difference(
+    found: Mapping[str, Reading],
+    pairs: tuple[Pair, Pair],
+    where: str,
+    results: tuple[xr.Dataset, xr.Dataset],
+) -> None:
+    specs = found["a"].spec, found["b"].spec
+    reason = comparing.not_subtracted(resources.engine(), specs, pairs[0], where)
+    if reason is not None:
+        parts.html(markup.hint(reason))
+        return
+    code = two_snippets.asked_contrast((specs[0], pairs[0]), (specs[1], pairs[1]), where)
+    try:
+        difference.of_pairs(*results, pairs, code)
+    except ObverseError as error:
+        parts.html(markup.hint(str(error)))

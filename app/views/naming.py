@@ -1,0 +1,56 @@
+"""What states are called: for the sidebar, for pins, and for what is compared."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from app.panels.patching import SITE_NAMES
+from app.selection import Cell, View
+from app.views.opened import Opened
+from interp.figures.drawing import theme
+
+_LONGEST = 60  # characters of a prompt
+
+
+def example(opened: Opened, number: int) -> str:
+    """An example in a few words."""
+    # A model's own examples are asked when their page is opened, not to write their name here.
+    if opened.run is None or opened.examples is None:
+        return f"number {number}"
+    examples, table = opened.examples
+    rows = table[table[examples.key] == number]
+    return examples.heading(rows.iloc[0])[0] if len(rows) else f"number {number}"
+
+
+def cell(chosen: Cell) -> str:
+    """A cell in a few words."""
+    where = f"head {chosen.head}" if chosen.head is not None else f"token {chosen.position}"
+    return f"{chosen.way}, layer {chosen.layer}, {where}"
+
+
+def of_view(opened: Opened, view: View) -> str:
+    """A state in a line: what is looked at, and in what."""
+    pieces = []
+    if view.ask is not None and (view.page == "prompt" or view.example is None):
+        prompt = theme.shorten(theme.visible(view.ask.clean.strip()), _LONGEST)
+        pieces.append(f"“{prompt}”")
+    elif view.example is not None:
+        pieces.append(example(opened, view.example))
+    if view.cell is not None:
+        if view.site != "resid_pre":
+            pieces.append(SITE_NAMES[view.site])
+        pieces.append(cell(view.cell))
+    pieces.append(of_source(opened, view))
+    return theme.visible(" · ".join(pieces))
+
+
+def of_source(opened: Opened, view: View) -> str:
+    """The run or the model of a state."""
+    if view.source is None:
+        return "nothing"
+    record = opened.found.get(view.source.name)
+    if view.source.kind == "run" and record is not None:
+        config = record.config
+        model = PurePath(str(config.get("model") or "")).name
+        return f"{record.study}, {model}, {config['preset']}, seed {config['seed']}"
+    return PurePath(view.source.name).name or view.source.name

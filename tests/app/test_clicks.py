@@ -1,0 +1,50 @@
+"""Clicks are read whatever Streamlit makes of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.clicks import clicked, clicked_one, column_of, picked
+
+
+def event(data: object) -> dict[str, object]:
+    return {"selection": {"points": [{"customdata": data}], "point_indices": [0]}}
+
+
+def test_a_click_tells_figure_layer_and_column() -> None:
+    assert clicked({"figure": "lens-forward", "cell": [2, 5]}) == ("lens-forward", (2, 5))
+    assert clicked({"figure": "lens-forward", "cell": [2.0, 5.0]}) == ("lens-forward", (2, 5))
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        None,
+        *("ab", [], {}, {"figure": "x"}, {"cell": [1, 2]}, {"figure": 3, "cell": [1, 2]}),
+        *({"figure": "x", "cell": cell} for cell in ([1], [1, 2, 3], ["1", 2], [-1, 2], "12")),
+        *({"figure": "x", "cell": [1, n]} for n in (float("nan"), float("inf"), 1e300, None, True)),
+    ],
+)
+def test_a_click_that_makes_no_sense_selects_nothing(nonsense: object) -> None:
+    assert clicked(nonsense) is None
+
+
+def test_a_point_tells_its_fact() -> None:
+    assert clicked_one(event([7])) == 7
+    assert clicked_one(event({"0": 7})) == 7
+    assert clicked_one(event([7, 1])) is None
+    assert clicked_one({}) is None
+
+
+def test_a_row_tells_the_fact_that_stands_there_now() -> None:
+    assert picked({"selection": {"rows": [1]}}, [4, 9]) == 9
+    assert picked({"selection": {"rows": []}}, [4, 9]) is None
+    # A row number from before the search was changed.
+    assert picked({"selection": {"rows": [5]}}, [4, 9]) is None
+
+
+def test_a_token_is_found_on_an_axis_that_lacks_some() -> None:
+    labels = ["start -1", "subject -1", "end -1"]
+    slots = {"start -1": 0, "subject -1": 2, "end -1": 3}
+    assert column_of(labels, slots, 2) == 1
+    assert column_of(labels, slots, 1) is None
