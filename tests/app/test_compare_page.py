@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from experiments.records import RunRecord
-from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of
 
 pytestmark = pytest.mark.slow
@@ -43,10 +42,3 @@ def test_two_runs_are_compared(open_page: Open, two_runs: Path) -> None:
     page = open_page(two_runs, query=query | {"shown": "ranks", "group": "held_out"})
     assert_fine(page)
     assert len(page.get("plotly_chart")) == 1
-
-
-def test_two_pins_of_one_model_become_a_and_b(open_page: Open, record: RunRecord) -> None:
-    page = open_page(root_of(record), query={"page": "circuit", "example": "0"})
-    page.button(key="pin").click().run()
-    page.session_state["view"] = page.session_state["view"]
-    page.radio(key="page").set_value("examples").run()
