@@ -35,7 +35,7 @@ def test_two_runs_are_compared(open_page: Open, two_runs: Path) -> None:
     assert_fine(page)
     assert "Both runs studied the same weights" in html(page)
     assert html(page).count("ob-table") >= 2
-    page = open_page(two_runs, query=query | {"shown": "patching", "asked": "reverse"})
+    page = open_page(two_runs, query=query | {"shown": "patching", "asking": "reverse"})
     assert_fine(page)
     assert len(page.get("plotly_chart")) == 3
     assert "A has 2 pairs and B 2, of which 2 have the same prompts and answers" in html(page)

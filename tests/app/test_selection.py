@@ -110,7 +110,13 @@ def test_states_that_are_compared_are_bounded_and_hold_no_others() -> None:
     long = View(Source("run", "r"), ask=Ask("ü" * 2000, "b", "c", "d"))
     assert "a" not in to_query(View(two=Two(a=long)))
     assert to_query(View(two=Two(a=View(example=2)))) == {}
-    hostile = {"a": "run=%ff%00&example=-1", "shown": "<b>", "over": "?", "asked": "A", "group": ""}
+    hostile = {
+        "a": "run=%ff%00&example=-1",
+        "shown": "<b>",
+        "over": "?",
+        "asking": "A",
+        "group": "",
+    }
     assert from_query(hostile).two == Two(a=View(Source("run", "\ufffd\x00")))
 
 
