@@ -12,8 +12,9 @@ import xarray as xr
 
 from app import resources
 from app.compute.engine import ModelSpec, Token
-from app.panels import example_patching, inside
+from app.panels import example_patching
 from app.panels import lens as lens_panel
+from app.panels.inside import tabs
 from app.screen import follow, parts
 from app.screen.asked import Asked
 from app.screen.shown import Shown
@@ -42,7 +43,7 @@ def show(shown: Shown, example: int) -> None:
     example_patching.show(shown, example)
     if shown.spec is not None:
         parts.html(markup.heading("What goes on inside"))
-        inside.show(shown.spec, [_asked(shown, example, row, way) for way in ways])
+        tabs.show(shown.spec, [_asked(shown, example, row, way) for way in ways])
 
 
 def _asked(shown: Shown, example: int, row: pd.Series, way: Way) -> Asked:

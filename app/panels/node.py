@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from app import resources, state
 from app.compute.component_output import Written
 from app.compute.engine import ModelSpec
-from app.panels import attention
+from app.panels.inside import attention
 from app.screen import parts
 from app.text import markup, sentences
 from cache.errors import ObverseError

@@ -10,8 +10,9 @@ import xarray as xr
 from app import resources, state
 from app.compute import pairs
 from app.compute.engine import ModelSpec
-from app.panels import circuit, inside, patching
+from app.panels import circuit, patching
 from app.panels import lens as lens_panel
+from app.panels.inside import tabs
 from app.screen import live, parts
 from app.screen.asked import Asked
 from app.screen.shown import brought
@@ -115,7 +116,7 @@ def _alone(spec: ModelSpec, ask: Ask) -> None:
     with right:
         parts.html(markup.heading("What each layer would say"))
         lens_panel.show(spec, lens, "clean", prompt, answer)
-    inside.show(spec, [Asked(_WAYS["clean"], prompt, answer, foil)])
+    tabs.show(spec, [Asked(_WAYS["clean"], prompt, answer, foil)])
     missing = [
         name
         for name, text in (
@@ -175,7 +176,7 @@ def _compare(spec: ModelSpec, pair: Pair) -> None:
         )
         for way, (prompt, _, side) in sides.items()
     ]
-    inside.show(spec, asked, span=pair.span)
+    tabs.show(spec, asked, span=pair.span)
     _patching(spec, pair)
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from app import resources
 from app.compute.engine import ModelSpec
-from app.panels import answer_metric, attention, attribution, generation, heads
 from app.panels import lens as lens_panel
+from app.panels.inside import answer_metric, attention, attribution, generation, heads
 from app.screen import parts, switch
 from app.screen.asked import Asked, against
 from app.text import markup

@@ -10,7 +10,8 @@ import xarray as xr
 
 from app import resources, state
 from app.compute.engine import ModelSpec
-from app.panels import attribution, patching
+from app.panels import patching
+from app.panels.inside import attribution
 from app.screen import follow, live, parts, switch
 from app.screen.asked import Asked
 from app.screen.told import ONE_PROMPT, Told

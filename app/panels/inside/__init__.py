@@ -1,0 +1,1 @@
+"""What goes on inside while questions are answered, in tabs of which the open one is computed."""
