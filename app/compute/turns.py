@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 RESULTS = 128  # kept in memory, a few hundred kB each for prompts of usual length
 _WAIT = 0.05  # s, between two looks whether a turn is still wanted
+_GIVEN = 0.005  # s, in which another one can take its turn
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,15 @@ class Turns:
         spec: ModelSpec,
         key: tuple[Hashable, ...],
         work: Callable[[Model, Progress], Iterator[T]],
+        *,
+        gives_way: bool = False,
     ) -> Work[T]:
-        """As `compute`, in the background; other sessions get their turn between two results."""
+        """As `compute`, in the background; other sessions get their turn between two results.
+
+        Args:
+            gives_way: whether they also get it whenever the work tells how far it is: for work
+                that leaves the model as it is in between, or holds the model's own lock.
+        """
         from interp.model.memory import fitting_threads
 
         with self._lock:
@@ -103,7 +112,7 @@ class Turns:
             if name in self._kept:
                 yield self._kept[name]
                 return
-            results, last = work(model, tell), None
+            results, last = work(model, self._giving_way(tell) if gives_way else tell), None
             while True:
                 with self._lock, fitting_threads(model):
                     found = next(results, None)
@@ -113,6 +122,23 @@ class Turns:
                 yield (last := found)
 
         return Work(steps)
+
+    def _giving_way(self, tell: Progress) -> Progress:
+        given = time.monotonic()
+
+        def told(done: int, total: int) -> None:
+            nonlocal given
+            tell(done, total)
+            if time.monotonic() - given < _WAIT:
+                return
+            self._lock.release()
+            try:
+                time.sleep(_GIVEN)
+            finally:
+                self._lock.acquire()
+                given = time.monotonic()
+
+        return told
 
     def _keep(self, name: Hashable, result: object) -> None:
         self._kept[name] = result

@@ -12,9 +12,10 @@ import xarray as xr
 
 from app import resources
 from app.compute.engine import ModelSpec, Token
-from app.panels import example_patching
+from app.panels import example_patching, lens_kinds
 from app.panels import lens as lens_panel
 from app.panels.inside import tabs
+from app.panels.lens_kinds import LOGIT, Chosen
 from app.screen import follow, parts
 from app.screen.asked import Asked
 from app.screen.shown import Shown
@@ -37,9 +38,11 @@ def show(shown: Shown, example: int) -> None:
             lens = _question(shown, row, way)
             if lens is not None:
                 lenses[way] = lens
+    chosen = LOGIT
     if shown.spec is not None and lenses:
-        _layers(shown.spec, row, lenses)
-    _ranks(shown, row, lenses)
+        found = _layers(shown, shown.spec, row, lenses)
+        chosen, lenses = found or (chosen, {})
+    _ranks(shown, row, lenses, chosen)
     example_patching.show(shown, example)
     if shown.spec is not None:
         parts.html(markup.heading("What goes on inside"))
@@ -105,21 +108,39 @@ def _said(row: pd.Series, way: Way) -> str:
     return f'<div class="ob-said">{mark} &nbsp; {text}</div>'
 
 
-def _layers(spec: ModelSpec, row: pd.Series, lenses: Mapping[Way, xr.Dataset]) -> None:
-    parts.html(
-        markup.heading(
-            "What each layer would say",
-            "The logit lens: the residual stream after each block, read as the next token.",
-        )
-    )
+def _layers(
+    shown: Shown, spec: ModelSpec, row: pd.Series, plain: Mapping[Way, xr.Dataset]
+) -> tuple[Chosen, dict[Way, xr.Dataset]] | None:
+    """The heatmaps of the lens that is chosen; that lens and what it reads, if it is there."""
+    parts.html(markup.heading("What each layer would say"))
+    run = None if shown.run is None else shown.run.record.path
+    chosen = lens_kinds.choose(spec, _texts(shown), run)
+    if chosen is None:
+        return None
+    lenses = dict(plain)
+    if chosen.lens is not None:
+        with st.spinner("Reading the layers …", show_time=True):
+            lenses = {way: lens_kinds.read(spec, chosen, *asked(row, way)) for way in plain}
     columns = st.columns(len(lenses), gap="large")
     for (way, lens), column in zip(lenses.items(), columns, strict=True):
         with column:
+            prompt, answer = asked(row, way)
             width = parts.width(len(lenses))
-            lens_panel.show(spec, lens, way.name, *asked(row, way), width=width)
+            lens_panel.show(spec, lens, way.name, prompt, answer, chosen=chosen, width=width)
+    return chosen, lenses
 
 
-def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset]) -> None:
+def _texts(shown: Shown) -> tuple[str, ...]:
+    """Every example asked in every way, with its answer."""
+    table, names = shown.table, [way.name for way in shown.examples.ways]
+    return tuple(
+        f"{prompt}{answer}."
+        for name in names
+        for prompt, answer in zip(table[f"{name}_prompt"], table[f"{name}_answer"], strict=True)
+    )
+
+
+def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chosen: Chosen) -> None:
     """The answer's rank from layer to layer: in this example, and in all of its kind."""
     examples, run = shown.examples, shown.run
     of_this = {way.name: lens for way, lens in lenses.items()}
@@ -145,10 +166,14 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset]) -> No
     if of_this and shown.spec is not None:
         with columns[0]:
             parts.figure(
-                rank_lines(of_this, title=f"This {examples.one}", chance=chance),
+                rank_lines(
+                    of_this, title=f"This {examples.one}, {chosen.name.lower()}", chance=chance
+                ),
                 "ranks",
                 data=lambda: _rank_table(of_this),
-                code=snippets.ranks(shown.spec, {way.name: asked(row, way) for way in lenses}),
+                code=snippets.ranks(
+                    shown.spec, {way.name: asked(row, way) for way in lenses}, chosen.through
+                ),
                 alt=f"Rank of the answer by layer, this {examples.one} in all ways",
                 told=Told(
                     "Rank of the answer’s first token, read after each block.",
@@ -160,7 +185,7 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset]) -> No
             follow.layers("ranks")
     if of_all and run is not None:
         n = next(iter(of_all.values())).sizes["example"]
-        title = f"All {n} {examples.many} of its kind: median and 95% interval"
+        title = f"All {n} {examples.many} of its kind, logit lens: median and 95% interval"
         with columns[1 if of_this else 0]:
             parts.figure(
                 rank_lines(of_all, title=title, chance=chance),

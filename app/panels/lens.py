@@ -10,6 +10,7 @@ import xarray as xr
 from app import resources, state
 from app.compute import checks
 from app.compute.engine import ModelSpec
+from app.panels.lens_kinds import LOGIT, Chosen
 from app.screen import follow, parts
 from app.screen.told import ONE_PROMPT, Check, Told
 from app.selection import Cell
@@ -24,9 +25,14 @@ def show(
     prompt: str,
     answer: str | None,
     *,
+    chosen: Chosen = LOGIT,
     width: int = parts.HALF,
 ) -> None:
-    """A heatmap that sets the chosen cell."""
+    """A heatmap that sets the chosen cell.
+
+    Args:
+        lens: the prompt, read through the lens that is `chosen`.
+    """
     name = f"lens-{way}"
 
     def selected() -> tuple[int, int] | None:
@@ -47,8 +53,8 @@ def show(
         lens_heatmap(lens.isel(k=slice(0, 5)), width=width).update_layout(dragmode="zoom"),
         name,
         data=lambda: table(lens),
-        code=snippets.lens(spec, prompt, answer),
-        alt=f"Logit lens on the {way} prompt: the likeliest next token at each layer and token",
+        code=snippets.lens(spec, prompt, answer, chosen.through),
+        alt=f"{chosen.name} on the {way} prompt: the likeliest next token at each layer and token",
         below=below,
         told=Told(
             "The likeliest next token, read after each block at each token; colour is its "
@@ -56,16 +62,15 @@ def show(
             "1 prompt",
             ONE_PROMPT,
             "the last row: what the model itself says",
-            (checked(spec, lens, prompt),),
+            (checked(spec, lens, prompt, chosen),),
         ),
     )
     follow.cells(name, selected, choose)
 
 
-def checked(spec: ModelSpec, lens: xr.Dataset, prompt: str) -> Check:
+def checked(spec: ModelSpec, lens: xr.Dataset, prompt: str, chosen: Chosen) -> Check:
     """Whether the last layer reads as the model's own logits."""
-    # Whatever lens it is: the instrument's name is in the key, and the last layer is the model's.
-    key = ("last layer", str(lens.attrs["instrument"]), prompt)
+    key = ("last layer", *chosen.key(), prompt)
     return resources.engine().compute(
         spec, key, lambda model: checks.last_layer(model, lens, prompt)
     )

@@ -53,7 +53,7 @@ def interval(ends: tuple[float, float]) -> str:
 
 
 def lens(layer: int, position: int, read: str, best: str, p: float, rank: int | None) -> str:
-    """What the logit lens shows in one cell.
+    """What a lens shows in one cell.
 
     Args:
         layer: blocks passed; these are named from 0.

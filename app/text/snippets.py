@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.compute import lenses
 from app.compute.circuits import halves
 from app.compute.engine import ModelSpec
 from app.text.code import lines as _lines
@@ -17,35 +19,77 @@ from experiments.explorer import Pair
 from experiments.labelled import Labelled
 
 
-def lens(model: ModelSpec, prompt: str, answer: str | None) -> str:
+@dataclass(frozen=True)
+class Through:
+    """The lens that layers are read through; the logit lens if all is left out.
+
+    Attributes:
+        kind: "tuned" or "jacobian".
+        folder: where it lies.
+        texts: what it was fitted on, where it lies nowhere.
+    """
+
+    kind: str = "logit"
+    folder: str | None = None
+    texts: Sequence[str] = ()
+
+
+LOGIT = Through()
+
+
+def lens(model: ModelSpec, prompt: str, answer: str | None, through: Through = LOGIT) -> str:
     """A lens heatmap of one prompt."""
     answers = "" if answer is None else f", [{answer!r}]"
+    imports, made, given = _through(through)
     return _lines(
-        "from interp import load_model, logit_lens",
+        *imports,
         "from interp.figures import lens_heatmap",
         "",
         _load(model),
-        f"lens = logit_lens(model, [{prompt!r}]{answers})",
+        *made,
+        f"lens = logit_lens(model, [{prompt!r}]{answers}{given})",
         "lens_heatmap(lens).show()",
     )
 
 
-def ranks(model: ModelSpec, questions: Mapping[str, tuple[str, str]]) -> str:
+def ranks(
+    model: ModelSpec, questions: Mapping[str, tuple[str, str]], through: Through = LOGIT
+) -> str:
     """Rank lines of one example; `questions` are (prompt, answer) by the name of each line."""
+    imports, made, given = _through(through)
     lines = [
-        f"    {name!r}: logit_lens(model, [{prompt!r}], [{answer!r}]),"
+        f"    {name!r}: logit_lens(model, [{prompt!r}], [{answer!r}]{given}),"
         for name, (prompt, answer) in questions.items()
     ]
     return _lines(
-        "from interp import load_model, logit_lens",
+        *imports,
         "from interp.figures import rank_lines",
         "",
         _load(model),
+        *made,
         "lens = {",
         *lines,
         "}",
         "rank_lines(lens, chance=model.d_vocab).show()",
     )
+
+
+def _through(one: Through) -> tuple[list[str], list[str], str]:
+    """Imports, the lines that make a lens, and how it is given to `logit_lens`."""
+    if one.kind == "logit":
+        return ["from interp import load_model, logit_lens"], [], ""
+    if one.folder is not None:
+        name = "TunedLens" if one.kind == "tuned" else "JacobianLens"
+        imports = [f"from interp import {name}, load_model, logit_lens"]
+        return imports, [f"through = {name}.load({one.folder!r}, model)"], ", lens=through"
+    texts = f"texts = {lenses.chosen(one.kind, tuple(one.texts))!r}"
+    if one.kind == "tuned":
+        fit = f"train_tuned_lens(model, texts, steps={lenses.STEPS}, batch_tokens={lenses.BATCH})"
+    else:
+        fit = f"fit_jacobian_lens(model, texts, skip_first={lenses.SKIPPED})"
+    name = fit.partition("(")[0]
+    names = ", ".join(sorted([name, "load_model", "logit_lens"]))
+    return [f"from interp import {names}"], [texts, f"through = {fit}"], ", lens=through"
 
 
 def run_ranks(run: Path, results: Mapping[str, str], group: tuple[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import streamlit as st
 import xarray as xr
@@ -10,7 +11,7 @@ import xarray as xr
 from app import resources, state
 from app.compute import pairs
 from app.compute.engine import ModelSpec
-from app.panels import circuit, patching
+from app.panels import circuit, lens_kinds, patching
 from app.panels import lens as lens_panel
 from app.panels.inside import tabs
 from app.screen import live, parts
@@ -42,11 +43,15 @@ def show_page(opened: Opened) -> None:
             '<div class="ob-empty"><b>No model is open.</b><br>Choose one at the left.</div>'
         )
         return
-    show(opened.model)
+    show(opened.model, None if opened.run is None else opened.run.record.path)
 
 
-def show(spec: ModelSpec) -> None:
-    """A form, and below it what the model makes of what was typed."""
+def show(spec: ModelSpec, run: Path | None = None) -> None:
+    """A form, and below it what the model makes of what was typed.
+
+    Args:
+        run: the directory of the run that is open, which may hold lenses of the model.
+    """
     ask = _form(spec)
     if ask is None:
         parts.html(
@@ -60,9 +65,9 @@ def show(spec: ModelSpec) -> None:
         return
     try:
         if ask.corrupt.strip() and ask.answer.strip() and ask.foil.strip():
-            _compare(spec, pairs.typed(ask.clean, ask.corrupt, ask.answer, ask.foil))
+            _compare(spec, pairs.typed(ask.clean, ask.corrupt, ask.answer, ask.foil), run)
         else:
-            _alone(spec, ask)
+            _alone(spec, ask, run)
     except ObverseError as error:
         parts.error(error)
 
@@ -102,7 +107,7 @@ def _suggestion(spec: ModelSpec) -> Ask:
     return Ask(pair.clean, pair.corrupt, pair.answer.strip(), pair.foil.strip())
 
 
-def _alone(spec: ModelSpec, ask: Ask) -> None:
+def _alone(spec: ModelSpec, ask: Ask, run: Path | None) -> None:
     """What a single prompt allows; the rest is said to be missing."""
     prompt, answer, foil = (ask.clean.rstrip(" "), *map(pairs.answer_typed, (ask.answer, ask.foil)))
     engine = resources.engine()
@@ -115,7 +120,10 @@ def _alone(spec: ModelSpec, ask: Ask) -> None:
         _likeliest(lens, "clean")
     with right:
         parts.html(markup.heading("What each layer would say"))
-        lens_panel.show(spec, lens, "clean", prompt, answer)
+        chosen = lens_kinds.choose(spec, (), run)
+        if chosen is not None:
+            read = lens_kinds.read(spec, chosen, prompt, answer)
+            lens_panel.show(spec, read, "clean", prompt, answer, chosen=chosen)
     tabs.show(spec, [Asked(_WAYS["clean"], prompt, answer, foil)])
     missing = [
         name
@@ -145,7 +153,7 @@ def _likeliest(lens: xr.Dataset, way: str) -> None:
     )
 
 
-def _compare(spec: ModelSpec, pair: Pair) -> None:
+def _compare(spec: ModelSpec, pair: Pair, run: Path | None) -> None:
     engine = resources.engine()
     with st.spinner("Loading the model …", show_time=True):
         engine.aligned(spec, pair)  # refuses what cannot be aligned before anything is drawn
@@ -161,9 +169,13 @@ def _compare(spec: ModelSpec, pair: Pair) -> None:
             lenses[way] = lens_panel.computed(spec, prompt, answer)
             _likeliest(lenses[way], way)
     parts.html(markup.heading("What each layer would say"))
+    chosen = lens_kinds.choose(spec, (), run)
     for way, column in zip(sides, st.columns(2, gap="large"), strict=True):
-        with column:
-            lens_panel.show(spec, lenses[way], way, *sides[way][:2])
+        if chosen is not None:
+            with column:
+                prompt, answer = sides[way][:2]
+                lens = lens_kinds.read(spec, chosen, prompt, answer)
+                lens_panel.show(spec, lens, way, prompt, answer, chosen=chosen)
     # Of both prompts the same is read, so that they can be compared.
     asked = [
         Asked(

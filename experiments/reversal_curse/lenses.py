@@ -15,6 +15,7 @@ from experiments.numbers import duration
 from experiments.organisms.facts import DIRECTIONS
 from experiments.reporter import Progress
 from experiments.reversal_curse.measure import Subject
+from interp.lens.cost import jacobian_seconds, tuned_seconds
 from interp.lens.jacobian.fitting import fit_jacobian_lens
 from interp.lens.jacobian.lens import JacobianLens
 from interp.lens.training import train_tuned_lens
@@ -33,7 +34,6 @@ _STEPS = 60
 _BATCH = 1024
 # Questions are short; of each all but BOS is read.
 _SKIP = 1
-_SPEED = {"cpu": 2e10, "cuda": 5e12}
 
 
 def sentences(subject: Subject) -> list[str]:
@@ -89,10 +89,5 @@ def seconds(subject: Subject) -> float:
 
 
 def _seconds(model: Model, texts: list[str]) -> float:
-    """Roughly, from the products of matrices that are to be made."""
     tokens = sum(len(ids) for ids, _ in model.encode(texts))
-    blocks = model.n_layers * model.block_bytes / model.dtype.itemsize
-    jacobian = 2 * blocks * tokens * model.d_model
-    width = model.d_model * (model.d_vocab + model.d_model)
-    tuned = 6 * width * model.n_layers * _BATCH * _STEPS
-    return (jacobian + tuned) / _SPEED.get(model.device.type, _SPEED["cpu"])
+    return jacobian_seconds(model, tokens) + tuned_seconds(model, _STEPS, _BATCH)

@@ -1,0 +1,112 @@
+"""Tuned and Jacobian lenses: those that lie on the disk, and those that are fitted here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from experiments.reporter import Progress
+
+if TYPE_CHECKING:
+    from interp.lens.jacobian.lens import JacobianLens
+    from interp.lens.tuned import TunedLens
+    from interp.model.model import Model
+
+    Lens: TypeAlias = TunedLens | JacobianLens
+
+FILES = {"tuned": "lens.json", "jacobian": "lens.pt"}
+"""By kind of lens the file that tells that a folder holds one."""
+
+STEPS, BATCH, PROMPTS, SKIPPED = 60, 1024, 48, 1
+"""Of the tuned lens, steps and tokens in each; of the Jacobian lens, prompts, and tokens that are
+left out at the beginning of each. Questions are short, and of each all but BOS is read."""
+
+LONGEST = 120.0
+"""Seconds that a fit may take by its estimate: others wait meanwhile."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder that holds a lens, and when it was written."""
+
+    folder: str
+    written: int
+
+
+def places(kind: str, model: str, run: Path | None, source: str) -> list[Path]:
+    """Where a lens is looked for: in the run, beside the model's weights, and where `obverse
+    tune-lens` and `obverse fit-lens` put theirs.
+
+    Args:
+        model: the name of the model.
+        source: what it was loaded from, which may be a folder.
+    """
+    default = model if kind == "tuned" else f"{model}-jacobian"
+    found = [] if run is None else [own_place(run, kind)]
+    beside = Path(source).expanduser()
+    if beside.is_dir():
+        found.append(beside / f"lens-{kind}")
+    return [*found, Path("lenses") / default]
+
+
+def own_place(run: Path, kind: str) -> Path:
+    """Where a lens that is fitted here is kept with a run."""
+    return run / "work" / f"lens-{kind}"
+
+
+def there(kind: str, folders: list[Path]) -> Place | None:
+    """The first of the folders that holds a lens."""
+    for folder in folders:
+        try:
+            return Place(str(folder), (folder / FILES[kind]).stat().st_mtime_ns)
+        except OSError:
+            continue
+    return None
+
+
+def load(model: Model, kind: str, place: Place) -> Lens:
+    """Read it. Raises StorageError, ModelError: it is damaged, or another model's."""
+    from interp.lens.jacobian.lens import JacobianLens
+    from interp.lens.tuned import TunedLens
+
+    return (TunedLens if kind == "tuned" else JacobianLens).load(place.folder, model)
+
+
+def seconds(model: Model, kind: str, texts: tuple[str, ...]) -> float:
+    """Roughly, how long a fit takes."""
+    from interp.lens.cost import jacobian_seconds, tuned_seconds
+
+    if kind == "tuned":
+        return tuned_seconds(model, STEPS, BATCH)
+    return jacobian_seconds(model, sum(len(ids) for ids, _ in model.encode(chosen(kind, texts))))
+
+
+def chosen(kind: str, texts: tuple[str, ...]) -> list[str]:
+    """Those of the texts that a lens is fitted on: all, or as many as a Jacobian lens needs."""
+    if kind == "tuned" or len(texts) <= PROMPTS:
+        return list(texts)
+    return [texts[i * len(texts) // PROMPTS] for i in range(PROMPTS)]
+
+
+def fit(
+    kind: str, texts: tuple[str, ...], folder: Path | None
+) -> Callable[[Model, Progress], Iterator[Lens]]:
+    """Work that fits one, and keeps it in a folder, where it also goes on when it was stopped."""
+
+    def work(model: Model, progress: Progress) -> Iterator[Lens]:
+        from interp.lens.jacobian.fitting import fit_jacobian_lens
+        from interp.lens.training import train_tuned_lens
+
+        some = chosen(kind, texts)
+        if kind == "tuned":
+            yield train_tuned_lens(
+                model, some, steps=STEPS, batch_tokens=BATCH, folder=folder, progress=progress
+            )
+        else:
+            yield fit_jacobian_lens(
+                model, some, skip_first=SKIPPED, folder=folder, progress=progress
+            )
+
+    return work
