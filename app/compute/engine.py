@@ -80,7 +80,8 @@ class Engine:
         return self.compute(spec, ("about",), read)
 
     def tokens(self, spec: ModelSpec, prompt: str, spans: Mapping[str, str]) -> tuple[Token, ...]:
-        """The prompt's tokens with the named part each belongs to; its last token is "last"."""
+        """The prompt's tokens with the named part each belongs to; its last token is "last", and
+        what is asked about a "subject" the "relation"."""
         from interp.prompts.alignment import token_range
         from interp.prompts.tokens import tokenise
 
@@ -95,6 +96,10 @@ class Engine:
                     names[first:beyond] = [name] * (beyond - first)
             if names and not names[-1]:
                 names[-1] = "last"
+            if "subject" in names:
+                special = set(model.tokenizer.all_special_ids)
+                rest = ["" if token in special else "relation" for token in ids]
+                names = [name or other for name, other in zip(names, rest, strict=True)]
             return tuple(map(Token, model.token_strings(ids), names))
 
         return self.compute(spec, ("tokens", prompt, tuple(spans.items())), read)

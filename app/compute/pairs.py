@@ -71,6 +71,18 @@ def answer_typed(text: str) -> str | None:
     return _spaced(text) if text.strip() else None
 
 
+def swapped(prompt: str, answer: str, foil: str) -> str | None:
+    """The prompt with answer and foil in each other's places, as in an indirect-object sentence;
+    None where it does not hold both as whole words."""
+    names = {answer.strip(): foil.strip(), foil.strip(): answer.strip()}
+    if len(names) < 2 or not all(name and _occurrences(prompt, name) for name in names):
+        return None
+    # The longer first: one name may stand at the beginning of the other.
+    either = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    found = re.sub(rf"(?<!\w)(?:{either})(?!\w)", lambda at: names[at[0]], prompt)
+    return None if found == prompt else found
+
+
 def changed_words(clean: str, corrupt: str) -> tuple[str, str]:
     """The words in which two prompts differ, with as few of those around them as make each stand
     only once in its prompt: by its words a part of a prompt is found.

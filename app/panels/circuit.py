@@ -34,15 +34,22 @@ def toggled(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]], *, width: in
     st.session_state["circuit"] = state.view().edges is not None
     st.toggle("Find the circuit", key="circuit", on_change=changed)
     if state.view().edges is not None:
-        show(spec, pairs, width=width)
+        show(spec, pairs, width=width, at={way: some[0] for way, some in pairs.items()})
 
 
-def show(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]], *, width: int) -> None:
+def show(
+    spec: ModelSpec,
+    pairs: Mapping[Way, tuple[Pair, ...]],
+    *,
+    width: int,
+    at: Mapping[Way, Pair | None],
+) -> None:
     """A circuit for each way of asking, side by side, with what it does when it is run alone.
 
     Args:
         pairs: those whose circuit is looked for, by way.
         width: px of each.
+        at: the pair in whose prompt a cell is chosen, by way.
     """
     parts.html(
         markup.heading(
@@ -68,7 +75,7 @@ def show(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]], *, width: int) 
         # What could be noise must not look like a finding.
         grey={way.name: not one.effect.clear for way, one in found.items()},
     )
-    circuit_graph.show(drawn, _marks(spec, pairs), _opened)
+    circuit_graph.show(drawn, _marks(spec, at), _opened)
     for (way, one), column in zip(found.items(), st.columns(len(found), gap="large"), strict=True):
         with column:
             parts.html(markup.way(way.title, way.colour))
@@ -123,18 +130,16 @@ def _curve(
     )
 
 
-def _marks(
-    spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]]
-) -> dict[str, dict[str, int | str]]:
-    """The chosen patching cell, as far as the circuit is of the same prompt."""
+def _marks(spec: ModelSpec, at: Mapping[Way, Pair | None]) -> dict[str, dict[str, int | str]]:
+    """The chosen patching cell, at the place of its name in the circuit."""
     cell = state.view().cell
-    for way, some in pairs.items():
-        if cell is None or cell.position is None or cell.way != way.name:
+    for way, pair in at.items():
+        if pair is None or cell is None or cell.position is None or cell.way != way.name:
             continue
-        slots = resources.engine().aligned(spec, some[0]).slots
+        slots = resources.engine().aligned(spec, pair).slots
         label = next((label for label, at in slots.items() if at == cell.position), None)
         if label is not None:
-            return {way.name: {"layer": cell.layer, "label": theme.visible(label)}}
+            return {way.name: {"layer": cell.layer, "label": circuit_graph.column(label)}}
     return {}
 
 

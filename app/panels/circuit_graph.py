@@ -72,6 +72,11 @@ def graphs(
     ]
 
 
+def column(label: str) -> str:
+    """What stands under the column of a place."""
+    return theme.shorten(theme.visible(label), 24)
+
+
 def _graph(
     way: Way, circuit: Circuit, layout: Layout, limit: float, width: int, grey: bool
 ) -> dict[str, Any]:
@@ -109,10 +114,7 @@ def _graph(
         "floor": round(_TOP + tall, 1),
         "nodes": [_node(place, layout, circuit, at) for place in layout.places],
         "edges": edges,
-        "columns": [
-            {"x": at(x, 0)[0], "label": theme.shorten(theme.visible(label), 24)}
-            for x, label in layout.columns
-        ],
+        "columns": [{"x": at(x, 0)[0], "label": column(label)} for x, label in layout.columns],
         "rows": _rows(layout, at),
     }
 

@@ -90,10 +90,7 @@ def _draw(
             parts.html(markup.way(way.title, way.colour))
             if one is not None:
                 if one.pair is not None:
-                    parts.html(
-                        f'<div class="ob-small">“{markup.esc(one.pair.clean)}” into '
-                        f"“{markup.esc(one.pair.corrupt)}”</div>"
-                    )
+                    parts.html(patching.prompts(one))
                 patching.show(one, shown.spec, value, limit, width=parts.width(len(ways)))
             if way in refining:
                 live.progress(refining[way])
@@ -281,7 +278,13 @@ def circuits(shown: Shown, example: int) -> None:
         if some:
             found[way] = some
     if found:
-        circuit.show(shown.spec, found, width=parts.width(len(shown.examples.ways)))
+        # A cell is one of the chosen example's prompt, whatever pairs the circuit is of.
+        at = {}
+        for way in found:
+            with contextlib.suppress(ObverseError):
+                at[way] = pair_of(shown, example, way)
+        width = parts.width(len(shown.examples.ways))
+        circuit.show(shown.spec, found, width=width, at=at)
         node.show(shown.spec, found)
 
 

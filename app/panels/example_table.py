@@ -54,6 +54,27 @@ def show(examples: Examples, table: pd.DataFrame) -> int | None:
     return current
 
 
+def select(examples: Examples, table: pd.DataFrame) -> int | None:
+    """A list to choose one from by a part of its name, for pages without the table."""
+    current = chosen(examples, table)
+    if current is None:
+        return None
+    rows = dict(zip((int(n) for n in table[examples.key]), range(len(table)), strict=True))
+
+    def name(number: int) -> str:
+        row = table.iloc[rows[number]]
+        return f"{examples.heading(row)[0]}  ({words(str(row[examples.group]))})"
+
+    def changed() -> None:
+        choose(int(st.session_state["example"]))
+
+    st.session_state["example"] = current
+    st.selectbox(
+        examples.one.capitalize(), list(rows), format_func=name, key="example", on_change=changed
+    )
+    return current
+
+
 def on_point(key: str) -> None:
     """A point of a figure of all examples was clicked."""
     example = clicked_one(parts.event(key))

@@ -122,6 +122,18 @@ def drawn(one: Map, value: str, limit: float | None, width: int) -> go.Figure:
     ).update_layout(dragmode="zoom")
 
 
+def prompts(one: Map) -> str:
+    """The two prompts of a pair, as markup: token above token where that is known."""
+    assert one.pair is not None
+    if one.aligned is None:
+        return (
+            f'<div class="ob-small">“{markup.esc(one.pair.clean)}” into '
+            f"“{markup.esc(one.pair.corrupt)}”</div>"
+        )
+    matched = sorted((*places, label) for label, places in one.aligned.places.items())
+    return markup.aligned(one.aligned.clean, one.aligned.corrupt, matched)
+
+
 def reach(maps: list[Map], value: str) -> float | None:
     """The end of a colour scale that all maps share; None for shares, whose scale is fixed.
 

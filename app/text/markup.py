@@ -9,7 +9,12 @@ from app.compute.engine import Token
 from experiments.numbers import percent, probability
 from interp.figures.drawing import numbers, theme
 
-SPAN_COLOURS = {"subject": "#0072B2", "changed": "#0072B2", "last": "#009E73"}
+SPAN_COLOURS = {
+    "subject": "#0072B2",
+    "changed": "#0072B2",
+    "last": "#009E73",
+    "relation": "#CC79A7",
+}
 BADGES = {
     "supported": ("#00704f", "#e3f4ee", "Supported"),
     "rejected": ("#a34700", "#fdeee2", "Rejected"),
@@ -42,6 +47,11 @@ CSS = f"""
 .ob-token {{ background: #eef0f3; border-bottom: 3px solid transparent; border-radius: 4px;
   padding: 2px 6px; white-space: pre; max-width: 100%; overflow: hidden; text-overflow: ellipsis; }}
 .ob-token.on {{ outline: 2px solid {theme.INK}; }}
+.ob-aligned {{ display: flex; flex-wrap: wrap; gap: 4px 3px; margin: 4px 0; font-size: 12px;
+  font-family: {theme.MONO}; }}
+.ob-aligned > div {{ display: flex; flex-direction: column; gap: 3px; min-width: 0; }}
+.ob-aligned .k {{ font-family: inherit; color: {theme.MUTED}; padding: 2px 6px 5px 0; }}
+.ob-aligned .ob-gap {{ color: {theme.MUTED}; text-align: center; padding: 2px 6px 5px; }}
 .ob-legend {{ font-size: 12px; color: {theme.MUTED}; }}
 .ob-legend i {{ display: inline-block; width: 10px; height: 3px; vertical-align: middle;
   margin: 0 4px 0 0; }}
@@ -138,6 +148,39 @@ def strip(tokens: Sequence[Token], selected: int | None = None) -> str:
             f'title="token {position}{esc(": " + token.span if token.span else "")}">{shown}</span>'
         )
     return f'<div class="ob-strip">{"".join(pieces)}</div>'
+
+
+def aligned(
+    clean: Sequence[str], corrupt: Sequence[str], matched: Sequence[tuple[int, int, str]]
+) -> str:
+    """Two prompts, one above the other, token above the token that stands for it.
+
+    Args:
+        matched: (token of the clean prompt, token of the corrupted one, name of the place), in
+            their order.
+    """
+    columns: list[tuple[str | None, str | None, str]] = []
+    here = there = 0
+    for a, b, label in (*matched, (len(clean), len(corrupt), "")):
+        columns += [(token, None, "no counterpart") for token in clean[here:a]]
+        columns += [(None, token, "no counterpart") for token in corrupt[there:b]]
+        if a < len(clean) and b < len(corrupt):
+            columns.append((clean[a], corrupt[b], label))
+        here, there = a + 1, b + 1
+    cells = ['<div><span class="k">clean</span><span class="k">corrupted</span></div>']
+    for upper, lower, label in columns:
+        name = "last" if label == "end -1" else label.rpartition(" ")[0]
+        colour = SPAN_COLOURS.get(name, "#c5cad3")
+        pair = "".join(_aligned_token(token, colour) for token in (upper, lower))
+        cells.append(f'<div title="{esc(label)}">{pair}</div>')
+    return f'<div class="ob-aligned">{"".join(cells)}</div>'
+
+
+def _aligned_token(token: str | None, colour: str) -> str:
+    if token is None:
+        return '<span class="ob-gap">–</span>'
+    shown = esc(theme.visible(token)) or "&nbsp;"
+    return f'<span class="ob-token" style="border-bottom-color:{colour}">{shown}</span>'
 
 
 def legend(spans: Iterable[str]) -> str:

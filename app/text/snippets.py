@@ -74,6 +74,24 @@ def ranks(
     )
 
 
+def lead(model: ModelSpec, questions: Mapping[str, tuple[str, str, str]]) -> str:
+    """How far answers are ahead of foils; `questions` are (prompt, answer, foil) by line."""
+    lines = [
+        f"    {name!r}: logit_lens(model, [{prompt!r}], [[{answer!r}, {foil!r}]]),"
+        for name, (prompt, answer, foil) in questions.items()
+    ]
+    return _lines(
+        "from interp import load_model, logit_lens",
+        "from interp.figures import lead_lines",
+        "",
+        _load(model),
+        "lens = {",
+        *lines,
+        "}",
+        "lead_lines(lens).show()",
+    )
+
+
 def _through(one: Through) -> tuple[list[str], list[str], str]:
     """Imports, the lines that make a lens, and how it is given to `logit_lens`."""
     if one.kind == "logit":

@@ -16,6 +16,6 @@ def show(opened: Opened) -> None:
             "pair of prompts under <b>Any prompt</b>.</div>"
         )
         return
-    chosen = example_table.chosen(shown.examples, shown.table)
+    chosen = example_table.select(shown.examples, shown.table)
     if chosen is not None:
         example_patching.circuits(shown, chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -138,6 +139,24 @@ def _alone(spec: ModelSpec, ask: Ask, run: Path | None) -> None:
         markup.heading("Which activations carry the answer")
         + markup.hint(f"To patch activations there is missing: {'; '.join(missing)}.")
     )
+    _offer_swapped(ask)
+
+
+def _offer_swapped(ask: Ask) -> None:
+    """A second prompt for sentences with two names: the same with the names swapped."""
+    other = pairs.swapped(ask.clean, ask.answer, ask.foil)
+    if other is None or ask.corrupt.strip():
+        return
+
+    def use() -> None:
+        state.change(ask=dataclasses.replace(ask, corrupt=other), cell=None)
+        st.session_state["ask-corrupt"] = other
+
+    parts.html(
+        '<div class="ob-small">Both names stand in the prompt. With them swapped the other one is '
+        f"right: “{markup.esc(other)}”</div>"
+    )
+    st.button("Patch into the prompt with the names swapped", key="swap", on_click=use)
 
 
 def _likeliest(lens: xr.Dataset, way: str) -> None:
@@ -225,5 +244,6 @@ def _map(spec: ModelSpec, pair: Pair, site: str, value: str, refining: live.Refi
         code = snippets.patching(spec, pair, site, patching.settings(value, 0, None))
         one = patching.of_pair("clean", refined.result, 0, pair, spec, code, refined)
         limit = patching.reach([one], value)
+        parts.html(patching.prompts(one))
         patching.show(one, spec, value, limit, width=parts.WHOLE)
     live.progress(refining)

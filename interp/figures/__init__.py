@@ -9,7 +9,7 @@ from interp.figures.contrast import contrast_map
 from interp.figures.doses import dose_lines
 from interp.figures.facts import direction_scatter
 from interp.figures.faithfulness import faithfulness_lines
-from interp.figures.lens import lens_heatmap, spread_lines
+from interp.figures.lens import lead_lines, lens_heatmap, spread_lines
 from interp.figures.patching import patching_map
 from interp.figures.patchscope import patchscope_map
 from interp.figures.paths import path_map
@@ -32,6 +32,7 @@ __all__ = [
     "dose_lines",
     "faithfulness_lines",
     "head_score_grid",
+    "lead_lines",
     "lens_heatmap",
     "patching_map",
     "patchscope_map",

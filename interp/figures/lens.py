@@ -83,6 +83,57 @@ def lens_heatmap(
     )
 
 
+@typed
+def lead_lines(lens_by_name: Mapping[str, Lens], *, title: str | None = None) -> go.Figure:
+    """Draw how far an answer is ahead of its foil at the end of one prompt, layer by layer.
+
+    It is the difference of their first tokens' log-probabilities in nats, which is that of their
+    logits; above 0 the answer is ahead.
+
+    Args:
+        lens_by_name: results of `logit_lens` on one prompt with answers=[[answer, foil]], by what
+            to call each line.
+        title: of the figure.
+
+    Raises:
+        PromptError: a lens is not of one prompt, or does not follow two answers.
+    """
+    fig = go.Figure()
+    every: set[int] = set()
+    for number, (name, lens) in enumerate(lens_by_name.items()):
+        if lens.sizes["example"] != 1 or lens.sizes.get("candidate") != 2:
+            raise PromptError(
+                f"The lens '{name}' does not follow an answer and a foil of one prompt; pass "
+                "answers=[[answer, foil]] to logit_lens."
+            )
+        one = lens["answer_logprob"].isel(example=0, position=-1)
+        lead = (one.isel(candidate=0) - one.isel(candidate=1)).values.astype(float)
+        layers = [int(layer) for layer in lens["layer"].values]
+        every.update(layers)
+        colour, label = theme.colour(name, number), theme.escape(theme.words(name))
+        fig.add_trace(
+            go.Scatter(
+                x=layers,
+                y=lead,
+                mode="lines+markers",
+                line={"color": colour, "width": 2.5},
+                marker={"size": 8, "color": colour},
+                text=[
+                    f"<b>{label}</b>, {layer} blocks passed<br>{numbers.plain(value)} nats ahead"
+                    for layer, value in zip(layers, lead.tolist(), strict=True)
+                ],
+                hovertemplate="%{text}<extra></extra>",
+                name=label,
+            )
+        )
+    fig.add_hline(y=0, line={"color": theme.MUTED, "width": 1, "dash": "dot"})
+    theme.finish(fig, title=title, height=320, hovermode="closest")
+    fig.update_layout(margin_t=72 if title else 40, showlegend=True)
+    fig.update_yaxes(title_text="answer ahead of its foil (nats)")
+    depth_axis(fig, sorted(every) or [0])
+    return fig
+
+
 def _hover(one: xr.Dataset, row: int, column: int, layer: int, token: str) -> str:
     position = int(one["position"].values[column])
     stage = "embedding" if layer == 0 else f"after {layer} block{'s' if layer > 1 else ''}"

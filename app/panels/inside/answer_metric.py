@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
+import xarray as xr
 
 from app import resources
 from app.compute import answer_metric as compute
@@ -15,9 +16,11 @@ from app.compute.answer_metric import Reading
 from app.compute.engine import ModelSpec
 from app.screen import parts
 from app.screen.asked import Asked, collide
+from app.screen.told import ONE_PROMPT, Told
 from app.text import markup, sentences, snippets
 from cache.errors import ObverseError
 from experiments.numbers import probability
+from interp.figures import lead_lines
 from interp.figures.drawing import numbers
 
 
@@ -40,6 +43,45 @@ def show(spec: ModelSpec, asked: Sequence[Asked]) -> None:
                 _one(spec, one)
             except ObverseError as error:
                 parts.html(markup.hint(str(error)))
+    _lead(spec, asked)
+
+
+def _lead(spec: ModelSpec, asked: Sequence[Asked]) -> None:
+    """How far each answer is ahead at each layer, where answer and foil can be told apart."""
+    found, questions = {}, {}
+    for one in asked:
+        if one.answer is None or one.foil is None or collide(spec, one):
+            continue
+        question = (one.prompt, one.answer, one.foil)
+        questions[one.name] = question
+        found[one.name] = _followed(spec, question)
+    if not found:
+        return
+    parts.figure(
+        lead_lines(found),
+        "lead",
+        data=lambda: pd.concat(
+            [lens["answer_logprob"].to_dataframe().assign(asked=n) for n, lens in found.items()]
+        ).reset_index(),
+        code=snippets.lead(spec, questions),
+        alt="How far the answer is ahead of its foil at each layer",
+        told=Told(
+            "The answer’s first token’s logit minus the foil’s, read after each block by the "
+            "logit lens; above 0 the answer is ahead.",
+            "1 prompt a line",
+            ONE_PROMPT,
+            "the foil",
+        ),
+    )
+
+
+def _followed(spec: ModelSpec, question: tuple[str, str, str]) -> xr.Dataset:
+    from interp.lens.logit import logit_lens
+
+    prompt, answer, foil = question
+    return resources.engine().compute(
+        spec, ("lead", *question), lambda m: logit_lens(m, [prompt], [[answer, foil]], k=1)
+    )
 
 
 def _one(spec: ModelSpec, one: Asked) -> None:

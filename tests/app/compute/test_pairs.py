@@ -160,3 +160,20 @@ def test_a_map_has_a_column_for_every_token(engine: Engine, spec: ModelSpec) -> 
     assert "Mary" in drawn.layout.xaxis.ticktext
     (cells,) = (trace for trace in drawn.data if trace.name == "cells")
     assert "no token stands for it" in " ".join(cells.text)
+
+
+def test_names_are_swapped_in_sentences_that_hold_both() -> None:
+    said = "When Mary and John went to the store, John gave a drink to"
+    other = "When John and Mary went to the store, Mary gave a drink to"
+    assert pairs.swapped(said, " Mary", "John") == other
+    assert pairs.swapped(other, "Mary", "John") == said
+    # Johnson is not John, and one name may be a part of the other.
+    assert pairs.swapped("Johnson saw Mary", "Mary", "John") is None
+    assert pairs.swapped("Ann Lee met Ann", "Ann Lee", "Ann") == "Ann met Ann Lee"
+    for answer, foil in (("Mary", ""), ("Mary", "Mary"), ("", "")):
+        assert pairs.swapped(said, answer, foil) is None
+    pair = pairs.typed(said, other, "Mary", "John")
+    assert pair.words == (
+        "Mary and John went to the store, John",
+        "John and Mary went to the store, Mary",
+    )

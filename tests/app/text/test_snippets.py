@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from app.compute import pairs
+from app.compute import lenses, pairs
 from app.compute.answer_metric import readings
 from app.compute.engine import Engine, ModelSpec
 from app.text import snippets
@@ -26,6 +26,8 @@ from interp.figures import (
     pattern_map,
     rank_lines,
 )
+from interp.lens.logit import logit_lens
+from tests.app import conftest
 from tests.app.material import HOSTILE
 
 
@@ -63,6 +65,31 @@ def test_ranks(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     for name in questions:
         one, other = (next(t for t in f.data if t.name == name) for f in (made, drawn))
         np.testing.assert_allclose(one.y, other.y)
+
+
+def test_lenses_that_were_fitted(
+    run_code: Any, engine: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lenses, "STEPS", 2)
+    prompt, answer = "Tom Cruise's mother is", " Mary Lee Pfeiffer"
+    texts = ("Tom Cruise's mother is Mary Lee Pfeiffer.", "Dan Frost's mother is Eva Lane.")
+    for kind in ("tuned", "jacobian"):
+        work = engine.in_steps(spec, ("fit", kind), lenses.fit(kind, texts, None))
+        through = work.wait(60).result
+        drawn = lens_heatmap(logit_lens(conftest.loaded(spec), [prompt], [answer], lens=through))
+        made = run_code(snippets.lens(spec, prompt, answer, snippets.Through(kind, None, texts)))
+        np.testing.assert_allclose(values(made), values(drawn), atol=1e-5)
+
+
+def test_how_far_an_answer_is_ahead(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
+    prompt, answer, foil = "Tom Cruise's mother is", " Mary", " Bea"
+    made = run_code(snippets.lead(spec, {"forward": (prompt, answer, foil)}))
+    ahead = next(trace for trace in made.data if trace.name == "forward").y
+    shares = engine.attribution(spec, prompt, answer, foil, "component")
+    assert ahead[-1] == pytest.approx(float(shares["logit_diff"][0]), abs=1e-4)
+    # At the embedding and after each block it is read by the model's own norm, as lenses are.
+    both = [engine.lens(spec, prompt, text)["answer_logprob"][0, :, -1] for text in (answer, foil)]
+    np.testing.assert_allclose(ahead, (both[0] - both[1]).values, atol=1e-5)
 
 
 def test_the_map_of_typed_prompts(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
@@ -114,7 +141,7 @@ def test_answers(engine: Engine, spec: ModelSpec, capsys: pytest.CaptureFixture[
     assert found[0].first.strip() == "Mary"
     assert [one.n_tokens for one in found] == [3, 2]
     for one in found:
-        assert f"{one.whole:.3f}" in said
+        assert str(one.whole)[:6] in said
 
 
 def test_the_difference_of_two_maps(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
