@@ -157,3 +157,21 @@ def test_csv_holds_no_formulas_and_numbers_stay_numbers() -> None:
     table = pd.DataFrame({"token": ["=1+1", "@x", "ok"], "value": [-1.5, 2.0, 3.0]})
     lines = csv(table).decode("utf-8-sig").splitlines()
     assert lines == ["token,value", "'=1+1,-1.5", "'@x,2.0", "ok,3.0"]
+
+
+def test_prompts_stand_token_above_token() -> None:
+    clean, corrupt = ["<s>", "Mary", "Lee", HOSTILE, "is"], ["<s>", "Bea", "is"]
+    shown = markup.aligned(
+        clean, corrupt, [(0, 0, "start -1"), (3, 1, "subject -1"), (4, 2, "end -1")]
+    )
+    assert "<img" not in shown
+    columns = re.findall(r'<div title="([^"]*)">(.*?)</div>', shown)
+    assert [title for title, _ in columns] == [
+        *("start -1", "no counterpart", "no counterpart", "subject -1", "end -1")
+    ]
+    texts = [re.findall(r">([^<]+)</span>", cells) for _, cells in columns]
+    assert texts[1] == ["Mary", "–"]
+    assert texts[3] == ["&lt;img src=x onerror=alert(1)&gt;", "Bea"]
+    assert texts[4] == ["is", "is"]
+    lone = markup.aligned(["a"], ["a", "b"], [(0, 0, "start -1")])
+    assert re.findall(r">([^<]+)</span>", lone)[-2:] == ["–", "b"]
