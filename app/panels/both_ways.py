@@ -89,10 +89,14 @@ def show(
 def _under(first: Side, second: Side) -> Told:
     """What is told of the difference: the checks of both maps."""
     n = [side.result.sizes["example"] for side in (first, second)]
+    by_name: dict[str, list[Check]] = {}
+    for side in (first, second):
+        for check in side.checks:
+            told = dataclasses.replace(check, said=f"{side.way.title}: {check.said}")
+            by_name.setdefault(check.name, []).append(told)
     checks = tuple(
-        dataclasses.replace(check, name=f"{check.name} ({side.way.name})")
-        for side in (first, second)
-        for check in side.checks
+        Check(name, all(one.good for one in some), " ".join(one.said for one in some))
+        for name, some in by_name.items()
     )
     if max(n) == 1:
         return Told("", "1 pair each way", "none: one pair", f"0: {second.way.name} alike", checks)

@@ -185,7 +185,7 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chose
             follow.layers("ranks")
     if of_all and run is not None:
         n = next(iter(of_all.values())).sizes["example"]
-        title = f"All {n} {examples.many} of its kind, logit lens: median and 95% interval"
+        title = f"All {n} {examples.many} of its kind, logit lens"
         with columns[1 if of_this else 0]:
             parts.figure(
                 rank_lines(of_all, title=title, chance=chance),

@@ -78,7 +78,7 @@ CSS = f"""
 .ob-readings {{ display: grid; grid-template-columns: auto auto auto auto auto;
   justify-content: start; gap: 2px 16px; font-size: 13px; line-height: 22px; margin: 6px 0; }}
 .ob-readings .t {{ font-family: {theme.MONO}; white-space: pre; }}
-.ob-readings .n {{ font-variant-numeric: tabular-nums; }}
+.ob-readings .n {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}
 .ob-readings .m {{ color: {theme.MUTED}; }}
 .ob-two {{ display: grid; grid-template-columns: 1fr 1fr; gap: 18px; margin: 4px 0 8px; }}
 .ob-two > div {{ min-width: 0; }}
@@ -160,6 +160,8 @@ def aligned(
             their order.
     """
     columns: list[tuple[str | None, str | None, str]] = []
+    # As in the strip of a question: what is asked about a subject.
+    about = any(label.startswith("subject ") for _, _, label in matched)
     here = there = 0
     for a, b, label in (*matched, (len(clean), len(corrupt), "")):
         columns += [(token, None, "no counterpart") for token in clean[here:a]]
@@ -170,6 +172,8 @@ def aligned(
     cells = ['<div><span class="k">clean</span><span class="k">corrupted</span></div>']
     for upper, lower, label in columns:
         name = "last" if label == "end -1" else label.rpartition(" ")[0]
+        if about and name == "end":
+            name = "relation"
         colour = SPAN_COLOURS.get(name, "#c5cad3")
         pair = "".join(_aligned_token(token, colour) for token in (upper, lower))
         cells.append(f'<div title="{esc(label)}">{pair}</div>')
@@ -284,7 +288,7 @@ def readings(rows: Sequence[tuple[str, tuple[str, str, str, str]]]) -> str:
         cells.append(
             f'<b>{esc(name)}</b><span class="t">{esc(theme.visible(first))}</span>'
             f'<span class="n">{esc(of_first)}</span>'
-            f'<span class="t">{esc(theme.visible(whole))}</span>'
+            f'<span class="t">{esc(theme.visible(whole.strip()))}</span>'
             f'<span class="n">{esc(of_whole)}</span>'
         )
     return f'<div class="ob-readings">{"".join(cells)}</div>'

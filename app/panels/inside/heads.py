@@ -13,7 +13,7 @@ from app.compute.engine import ModelSpec
 from app.panels import patching
 from app.panels.inside import attribution
 from app.screen import follow, live, parts, switch
-from app.screen.asked import Asked
+from app.screen.asked import Asked, against
 from app.screen.told import ONE_PROMPT, Told
 from app.selection import Cell
 from app.text import markup, snippets
@@ -55,6 +55,8 @@ def show(spec: ModelSpec, asked: Sequence[Asked], span: str) -> None:
     if score == "patching":
         _patched(spec, asked)
         return
+    if score == "attribution":
+        asked = against(spec, tuple(asked))
     found: dict[str, xr.Dataset] = {}
     columns = _columns(asked)
     for one in asked:

@@ -45,7 +45,7 @@ def show(spec: ModelSpec, asked: Sequence[Asked], *, span: str = "subject") -> N
             elif opened == "attribution":
                 attribution.show(spec, against(spec, _answered(spec, asked)))
             elif opened == "heads":
-                heads.show(spec, against(spec, _answered(spec, asked)), span)
+                heads.show(spec, _answered(spec, asked), span)
             elif opened == "metric":
                 answer_metric.show(spec, asked)
             else:
