@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.selection import SWITCHES
+
 
 def clicked(told: object) -> tuple[str, tuple[int, int]] | None:
     """The figure and the (layer, column) of the cell that was clicked, as the browser tells it.
@@ -19,6 +21,21 @@ def clicked(told: object) -> tuple[str, tuple[int, int]] | None:
     if not all(type(n) in (int, float) and 0 <= n < 1e6 for n in cell):
         return None
     return name, (int(cell[0]), int(cell[1]))
+
+
+def filters_of(told: object) -> dict[str, str]:
+    """Switches as a circuit's drawing tells its filters; those that make no sense are left out."""
+    if not isinstance(told, Mapping):
+        return {}
+    moved = {}
+    for name in ("circuit-paths", "circuit-heads"):
+        value = told.get(name)
+        if isinstance(value, str) and value in SWITCHES[name]:
+            moved[name] = value
+    strongest = told.get("circuit-strongest")
+    if type(strongest) in (int, float) and 0 <= strongest < 1e6:  # type: ignore[operator]
+        moved["circuit-strongest"] = str(int(strongest))  # type: ignore[arg-type]
+    return moved
 
 
 def clicked_one(event: Mapping[str, Any] | None) -> int | None:

@@ -30,10 +30,12 @@ SWITCHES: Mapping[str, tuple[str, ...]] = {
     ),
     "lens": ("logit", "tuned", "jacobian"),
     "against": ("foil", "alone"),
+    "circuit-paths": ("all", "through"),
+    "circuit-heads": ("apart", "grouped"),
 }
 """By name what a switch of the screen can stand at; first where it stands if nobody moves it."""
 
-NUMBERS = ("attention-layer", "attention-head")
+NUMBERS = ("attention-layer", "attention-head", "circuit-strongest")
 """Switches that stand at a number; at 0 if nobody moves them."""
 
 _WAY = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")

@@ -11,6 +11,7 @@ import streamlit as st
 import xarray as xr
 
 from app import resources, state
+from app.clicks import filters_of
 from app.compute import circuits
 from app.compute.circuits import Measured
 from app.compute.engine import ModelSpec
@@ -75,7 +76,7 @@ def show(
         # What could be noise must not look like a finding.
         grey={way.name: not one.effect.clear for way, one in found.items()},
     )
-    circuit_graph.show(drawn, _marks(spec, at), _opened)
+    circuit_graph.show(drawn, _marks(spec, at), _opened, _filters(), _filtered)
     for (way, one), column in zip(found.items(), st.columns(len(found), gap="large"), strict=True):
         with column:
             parts.html(markup.way(way.title, way.colour))
@@ -146,6 +147,20 @@ def _marks(spec: ModelSpec, at: Mapping[Way, Pair | None]) -> dict[str, dict[str
 def _opened(told: Mapping[str, object] | None) -> None:
     """A node was opened, or closed."""
     state.change(node=node_of(told))
+
+
+def _filters() -> dict[str, object]:
+    """Where the switches of the drawing stand, as the link tells it."""
+    view = state.view()
+    names = ("circuit-paths", "circuit-heads")
+    return {name: view.at(name) for name in names} | {
+        "circuit-strongest": int(view.at("circuit-strongest"))
+    }
+
+
+def _filtered(told: object) -> None:
+    for name, value in filters_of(told).items():
+        state.switch(name, value)
 
 
 def _slider(wanted: int, allowed: list[int]) -> int:

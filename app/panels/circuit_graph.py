@@ -38,6 +38,8 @@ def show(
     drawn: list[dict[str, Any]],
     marks: Mapping[str, Mapping[str, object]],
     opened: Callable[[Mapping[str, object] | None], None],
+    filters: Mapping[str, object],
+    filtered: Callable[[object], None],
 ) -> None:
     """Put circuits on the screen.
 
@@ -45,13 +47,24 @@ def show(
         drawn: of `graphs`.
         marks: by way, the layer and the label of the column of a cell to be marked.
         opened: called with the way, node and position that are opened, or None.
+        filters: where the switches of the drawing stand at first.
+        filtered: called with where they stand when the reader has moved one.
     """
 
     def changed() -> None:
         opened(dict(st.session_state["circuits"]).get("opened"))
 
-    data = {"graphs": drawn, "marks": marks}
-    _component(key="circuits", data=data, on_opened_change=changed, height="content")
+    def moved() -> None:
+        filtered(dict(st.session_state["circuits"]).get("filters"))
+
+    data = {"graphs": drawn, "marks": marks, "filters": filters}
+    _component(
+        key="circuits",
+        data=data,
+        on_opened_change=changed,
+        on_filters_change=moved,
+        height="content",
+    )
 
 
 def graphs(

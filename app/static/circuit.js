@@ -100,8 +100,18 @@ function connected(edges, start) {
   return found;
 }
 
-export default function ({ data, parentElement, setTriggerValue }) {
-  const settings = kept.get(parentElement) ?? { strongest: Infinity, search: "", paths: false, group: false, chosen: {}, pinned: {}, views: {} };
+export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
+  const at = data.filters ?? {};
+  const settings = kept.get(parentElement) ?? {
+    strongest: at["circuit-strongest"] || Infinity, search: "", chosen: {}, pinned: {}, views: {},
+    paths: at["circuit-paths"] === "through", group: at["circuit-heads"] === "grouped",
+  };
+  // Into the link: once a filter is left where it is, not at each step on the way.
+  const tell = () => setStateValue("filters", {
+    "circuit-strongest": Number.isFinite(settings.strongest) ? settings.strongest : 0,
+    "circuit-paths": settings.paths ? "through" : "all",
+    "circuit-heads": settings.group ? "grouped" : "apart",
+  });
   kept.set(parentElement, settings);
   const root = parentElement.querySelector(".circuits");
   root.replaceChildren();
@@ -115,11 +125,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const slider = tag("input", { type: "range", min: 1, max: most, value: Math.min(most, settings.strongest), "aria-label": "How many of the strongest edges are shown" });
   const count = tag("span", { "aria-hidden": "true" });
   slider.addEventListener("input", () => { settings.strongest = Number(slider.value) >= most ? Infinity : Number(slider.value); show(); });
+  slider.addEventListener("change", tell);
   const search = tag("input", { type: "search", placeholder: "a1.h3 or a word", value: settings.search, "aria-label": "Find nodes" });
   search.addEventListener("input", () => { settings.search = search.value.trim().toLowerCase(); show(); });
   const toggle = (text, name, redraw) => {
     const button = tag("button", { type: "button", "aria-pressed": settings[name] }, text);
-    button.addEventListener("click", () => { settings[name] = !settings[name]; button.setAttribute("aria-pressed", settings[name]); redraw(); });
+    button.addEventListener("click", () => { settings[name] = !settings[name]; button.setAttribute("aria-pressed", settings[name]); redraw(); tell(); });
     return button;
   };
   const fit = tag("button", { type: "button" }, "Fit");

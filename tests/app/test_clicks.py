@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.clicks import clicked, clicked_one, column_of, picked
+from app.clicks import clicked, clicked_one, column_of, filters_of, picked
 
 
 def event(data: object) -> dict[str, object]:
@@ -48,3 +48,12 @@ def test_a_token_is_found_on_an_axis_that_lacks_some() -> None:
     slots = {"start -1": 0, "subject -1": 2, "end -1": 3}
     assert column_of(labels, slots, 2) == 1
     assert column_of(labels, slots, 1) is None
+
+
+def test_filters_of_a_drawing_are_read_with_suspicion() -> None:
+    told = {"circuit-strongest": 12.0, "circuit-paths": "through", "circuit-heads": "apart"}
+    assert filters_of(told) == told | {"circuit-strongest": "12"}
+    for nonsense in (None, [], "x", {"circuit-paths": ["through"]}, {"circuit-strongest": True}):
+        assert filters_of(nonsense) == {}
+    for number in (-1, float("nan"), float("inf"), 1e9, "3"):
+        assert filters_of({"circuit-strongest": number}) == {}

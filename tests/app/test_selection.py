@@ -64,6 +64,14 @@ views = st.builds(
     edges=st.none() | numbers,
     figure=st.none() | st.sampled_from(["margins", "circuit-told"]),
     probe=probes,
+    switches=st.sampled_from(
+        [
+            (),
+            (("inside", "heads"),),
+            (("attention-head", "12"), ("lens", "tuned")),
+            (("circuit-paths", "through"), ("circuit-strongest", "7"), ("patch-value", "raw")),
+        ]
+    ),
     node=st.none()
     | st.builds(
         Node, st.just("forward"), st.sampled_from(["a1.h3", "m0"]), st.integers(-1, 999_999)
@@ -165,3 +173,22 @@ def test_what_makes_no_sense_is_left_out(query: dict[str, str]) -> None:
     assert view.example is None
     assert (view.site, view.cell, view.ask, view.edges) == ("resid_pre", None, None, None)
     assert view.node is None
+
+
+def test_switches_that_make_no_sense_stand_as_usual() -> None:
+    usual = from_query({})
+    for query in (
+        {"inside": "attention"},  # as usual
+        {"inside": "<b>"},
+        {"lens": "TUNED"},
+        {"attention-head": "-1"},
+        {"attention-head": "1e3"},
+        {"circuit-strongest": "9" * 20},
+    ):
+        assert from_query(query) == usual
+    assert usual.at("inside") == "attention"
+    assert usual.at("attention-head") == "0"
+    moved = from_query({"attention-head": "007", "against": "alone"})
+    assert moved.at("attention-head") == "7"
+    assert to_query(moved) == {"attention-head": "7", "against": "alone"}
+    assert moved.switched(attention_head="0", against="foil") == usual

@@ -33,7 +33,10 @@ def pair() -> Pair:
 def test_tokens_know_the_part_of_the_prompt_they_belong_to(engine: Engine, spec: ModelSpec) -> None:
     tokens = engine.tokens(spec, PROMPT, {"subject": "Tom Cruise"})
     assert [token.text for token in tokens] == ["<bos>", "Tom", "Cruise", "'s", "mother", "is"]
-    assert [token.span for token in tokens] == ["", "subject", "subject", "", "", "last"]
+    about = ["", "subject", "subject", "relation", "relation", "last"]
+    assert [token.span for token in tokens] == about
+    changed = engine.tokens(spec, PROMPT, {"changed": "Tom Cruise"})
+    assert [token.span for token in changed] == ["", "changed", "changed", "", "", "last"]
 
 
 def test_a_hostile_token_is_one_token(engine: Engine, spec: ModelSpec) -> None:

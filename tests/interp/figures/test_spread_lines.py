@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp import JacobianLens
+from interp import JacobianLens, logit_lens, logits
 from interp.errors import ArgumentError, PromptError
-from interp.figures import spread_lines, trajectory_lines
+from interp.figures import lead_lines, spread_lines, trajectory_lines
 from tests.interp.figures.conftest import HOSTILE, assert_safe, traces
+from tests.interp.tiny import Tiny
 
 EYE = torch.eye(4)
 NOTES = {"standard_error": {"0": 0.5, "1": 0.25, "2": None}}
@@ -39,3 +40,16 @@ def test_what_cannot_be_drawn_is_refused() -> None:
 
 def test_hostile_names_are_text() -> None:
     assert_safe(spread_lines({HOSTILE: LENS.spread()}))
+
+
+def test_an_answer_leads_by_as_much_as_its_logit_is_higher(llama: Tiny) -> None:
+    prompt = "we saw Ann near Rome and then"
+    lens = logit_lens(llama.model, [prompt], [[" Gus", " Ida"]])
+    fig = lead_lines({HOSTILE: lens})
+    assert_safe(fig)
+    own = logits(llama.model, [prompt])[0]
+    ids = [int(llama.model.encode([text])[0][0][-1]) for text in (" Gus", " Ida")]
+    (line,) = [trace for trace in fig.data if trace.mode == "lines+markers"]
+    assert line.y[-1] == pytest.approx(float(own[ids[0]] - own[ids[1]]), abs=1e-4)
+    with pytest.raises(PromptError, match="an answer and a foil"):
+        lead_lines({"one": logit_lens(llama.model, [prompt], [" Gus"])})
