@@ -1,0 +1,60 @@
+"""Makes the pictures of the tour in docs/explorer.md: `python docs/tour.py --root runs`.
+
+A finished run of `reversal-curse` has to lie in the folder. Each page is opened in a Chromium, as a
+reader would, and what fits on a screen of 1280 × 800 is saved, at half its size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from benchmarks.explorer import opened, served
+
+IMAGES = Path(__file__).parent / "images"
+PAGES: dict[str, dict[str, str]] = {
+    "start": {},
+    "study": {},
+    "examples": {"way": "reverse", "layer": "1", "position": "2"},
+    "circuit": {},
+    "probes": {},
+    "training": {},
+    "compare": {},
+    "prompt": {"clean": "Tom Cruise's mother is", "answer": "Mary", "corrupt": "", "foil": ""},
+    "jobs": {},
+}
+"""What the address of each page tells beside its name."""
+
+
+def picture(page: Any) -> bytes:
+    """What is on the screen, half as wide, as WebP."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(page.screenshot()))
+    half = image.convert("RGB").resize((image.width // 2, image.height // 2), Image.LANCZOS)
+    out = io.BytesIO()
+    half.save(out, "webp", quality=80)
+    return out.getvalue()
+
+
+def main() -> None:
+    from playwright.sync_api import sync_playwright
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("runs"))
+    parser.add_argument("--chromium", default="/usr/bin/chromium")
+    given = parser.parse_args()
+    with served(given.root.resolve()) as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
+        for name, query in PAGES.items():
+            page, _, _ = opened(browser, f"{url}/?{urlencode({'page': name, **query})}")
+            (IMAGES / f"explorer-{name}.webp").write_bytes(picture(page))
+            page.context.close()
+            print(name)
+
+
+if __name__ == "__main__":
+    main()
