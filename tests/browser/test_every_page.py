@@ -38,7 +38,9 @@ def test_every_page_of_a_model_opened_by_its_folder(open_page: OpenPage, shared:
     sidebar.get_by_text("Any prompt", exact=True).click()
     page.get_by_label("Prompt", exact=True).fill("One day, Lily went to the park. Lily was very")
     page.get_by_label(re.compile("^Answer")).fill("happy")
-    page.get_by_label(re.compile("^Second prompt")).fill("One day, Tim went to the park. Tim was very")
+    page.get_by_label(re.compile("^Second prompt")).fill(
+        "One day, Tim went to the park. Tim was very"
+    )
     page.get_by_label(re.compile("^Foil")).fill("sad")
     page.get_by_role("button", name="Look").click()
     click_cell(page, "lens-clean", 2, 3)
