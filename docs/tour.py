@@ -1,7 +1,7 @@
 """Makes the pictures of the tour in docs/explorer.md: `python docs/tour.py --root runs`.
 
 A finished run of `reversal-curse` has to lie in the folder. Each page is opened in a Chromium, as a
-reader would, and what fits on a screen of 1280 × 800 is saved, at half its size.
+reader would, and what fits on a screen of 1280 × 800 is saved, 800 px wide.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ PAGES: dict[str, dict[str, str]] = {
 
 
 def picture(page: Any) -> bytes:
-    """What is on the screen, half as wide, as WebP."""
+    """What is on the screen, 800 px wide, as WebP."""
     from PIL import Image
 
-    image = Image.open(io.BytesIO(page.screenshot()))
-    half = image.convert("RGB").resize((image.width // 2, image.height // 2), Image.LANCZOS)
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    image.thumbnail((800, 500))
     out = io.BytesIO()
-    half.save(out, "webp", quality=80)
+    image.save(out, "webp", quality=80)
     return out.getvalue()
 
 
@@ -53,7 +53,6 @@ def main() -> None:
             page, _, _ = opened(browser, f"{url}/?{urlencode({'page': name, **query})}")
             (IMAGES / f"explorer-{name}.webp").write_bytes(picture(page))
             page.context.close()
-            print(name)
 
 
 if __name__ == "__main__":
