@@ -10,13 +10,13 @@ import os
 import re
 import stat
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pandas as pd
 
 from app.compute.engine import ModelSpec
 from app.runs import Run
-from experiments.errors import ObverseError
 from experiments.explorer import Trainings
 
 OWN = "model"
@@ -72,18 +72,29 @@ def of_run(run: Run, told: Trainings | None, table: pd.DataFrame | None) -> list
     return found if own is None else [*found, own]
 
 
+def usable(told: Trainings, table: pd.DataFrame) -> bool:
+    """Whether a stored table has the columns that the study tells of; it may be anybody's."""
+    ends = [end for one in told.measures for end in one.interval or ()]
+    chances = [one.chance for one in told.measures if isinstance(one.chance, str)]
+    values = [one.value for one in told.measures]
+    numbers = {"seed", "step", told.n, *values, *ends, *chances}
+    if not {"arm", told.way, *numbers} <= set(table.columns):
+        return False
+    whole = all(pd.api.types.is_integer_dtype(table[name]) for name in ("seed", "step"))
+    return whole and all(pd.api.types.is_numeric_dtype(table[name]) for name in numbers)
+
+
 def beside(model: ModelSpec) -> Training | None:
     """The training that a model comes from, where models along it lie in its folder or, as `step-N`
     or `checkpoint-N`, beside it; None without."""
-    from interp.loading.where import locate
+    from interp.loading.where import ENTRY_POINT_GROUP
 
-    try:
-        _, folder = locate(model.source)
-    except ObverseError:
+    bundled = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if not model.source or model.source in bundled or model.revision is not None:
         return None
-    if folder is None or model.revision is not None:
+    folder = Path(os.path.abspath(os.path.expanduser(model.source)))
+    if not os.path.isdir(folder):  # a model of the hub
         return None
-    folder = Path(os.path.abspath(folder))
     places = [(folder / _STEPS, _BARE)] if _is_folder(folder / _STEPS) else []
     places.append((folder, _STEP))
     if _STEP.match(folder.name) or (folder.parent.name == _STEPS and _BARE.match(folder.name)):

@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.float64]
 
 K = 6
 """How many of the likeliest next tokens are kept."""
+LEAST = 3
+"""Answers of one kind; of fewer no preference can be told."""
 _OFTEN = 0.4  # s, between two results while it goes on
 _PAUSE = 0.002  # s, in which others get their turn
 
@@ -153,7 +155,7 @@ def preferences(
     found, names = np.full(len(prompts), np.nan), np.array(kinds, dtype=object)
     for kind in dict.fromkeys(kinds):
         rows = np.flatnonzero(names == kind)
-        if len(rows) < 3:
+        if len(rows) < LEAST:
             continue
         # Another answer with the same first token is no other answer, as far as that goes.
         alike = (first[rows][:, None] == first[rows]) & ~np.eye(len(rows), dtype=bool)

@@ -45,23 +45,27 @@ class At:
     figure: str
 
 
-def chosen(examples: Examples, table: pd.DataFrame) -> int | None:
-    """The example that is asked: the one chosen here, or elsewhere if it is asked the same."""
+def chosen(examples: Examples, table: pd.DataFrame, prompt: str | None) -> int | None:
+    """The example that is asked: the one chosen here, or elsewhere if it is there too.
+
+    Args:
+        prompt: of the one that is chosen elsewhere, in the first way.
+    """
     view = state.view()
     if view.asked is not None and (table[examples.key] == view.asked).any():
         return view.asked
-    return examples.first(table)
+    same = table[table[f"{examples.ways[0].name}_prompt"] == prompt]
+    return int(same.iloc[0][examples.key]) if len(same) else examples.first(table)
 
 
-def choose(examples: Examples, table: pd.DataFrame) -> None:
+def choose(examples: Examples, table: pd.DataFrame, prompt: str | None) -> None:
     """A list of all examples."""
     names = {int(row[examples.key]): examples.heading(row)[0] for _, row in table.iterrows()}
 
     def changed() -> None:
-        number = st.session_state["asked"]
-        state.change(asked=None if number == examples.first(table) else number)
+        state.change(asked=st.session_state["asked"])
 
-    st.session_state["asked"] = chosen(examples, table)
+    st.session_state["asked"] = chosen(examples, table, prompt)
     st.selectbox(
         examples.one.capitalize(),
         list(names),
@@ -77,9 +81,11 @@ def group(found: xr.Dataset, example: int) -> str:
 
 
 def kind(examples: Examples, group: str) -> str:
-    """A kind of examples for people: "trained: forward"."""
+    """A kind of examples for people, after their number: " (trained: forward)"."""
+    if not group:
+        return ""
     label = next((one.label for one in examples.columns if one.name == examples.group), "kind")
-    return f"{label.lower()}: {example_table.words(group)}"
+    return f" ({label.lower()}: {example_table.words(group)})"
 
 
 def show(at: At, curves: Callable[[], None]) -> None:

@@ -40,6 +40,7 @@ class Shown:
         table: as the run stores it.
         examples: what the models are asked.
         asked: the table of these; None for what the models bring along.
+        prompt: what the example that is chosen elsewhere is asked in the first way.
     """
 
     training: Training
@@ -49,6 +50,7 @@ class Shown:
     table: pd.DataFrame | None
     examples: Examples | None
     asked: pd.DataFrame | None
+    prompt: str | None = None
 
     @property
     def rows(self) -> pd.DataFrame | None:
@@ -64,6 +66,8 @@ class Shown:
         if self.told is not None and self.rows is not None:
             stored = self.told.measures
         asked = along.MEASURES if self.training.checkpoints and self.examples else ()
+        if self.asked is not None and len(self.asked) < along.LEAST:
+            asked = tuple(one for one in asked if one.value != "preference")
         return {one.name: one for one in (*stored, *asked)}
 
 
@@ -102,8 +106,8 @@ def _asking(shown: Shown) -> _Asking | None:
         return None
     if examples is None:
         parts.html(
-            '<div class="ob-empty"><b>There is nothing to ask these models.</b><br>Put a table of '
-            "facts (<code>facts.csv</code>) beside their weights.</div>"
+            '<div class="ob-empty"><b>There is nothing to ask these models yet.</b><br>Type a '
+            "prompt and its answer above.</div>"
         )
         return None
     if training.bytes > _MOST_BYTES and not st.session_state.get(f"ask-{training.steps}"):
@@ -114,11 +118,7 @@ def _asking(shown: Shown) -> _Asking | None:
         )
         return None
     asked = shown.asked
-    what = (
-        None
-        if asked is None
-        else tuple(map(str, asked.filter(regex="_prompt$").to_numpy().ravel()))
-    )
+    what = None if asked is None else _told(asked)
     kept = resources.asked_along(training.checkpoints, what)
     if asked is not None:
         kept.table = asked
@@ -130,6 +130,11 @@ def _asking(shown: Shown) -> _Asking | None:
         ),
     )
     return _Asking(work, kept)
+
+
+def _told(asked: pd.DataFrame) -> tuple[str, ...]:
+    """All questions and answers of a table: two with the same ones are the same."""
+    return tuple(map(str, asked.filter(regex="_(prompt|answer)$").to_numpy().ravel()))
 
 
 def _controls(shown: Shown, asking: _Asking | None) -> Measure | None:
@@ -167,9 +172,9 @@ def _controls(shown: Shown, asking: _Asking | None) -> Measure | None:
         on_change=measured,
     )
     table = None if asking is None else asking.kept.table
-    if table is not None and shown.examples is not None:
+    if table is not None and shown.examples is not None and len(table) > 1:
         with columns[2]:
-            at_step.choose(shown.examples, table)
+            at_step.choose(shown.examples, table, shown.prompt)
     return chosen
 
 
@@ -199,7 +204,7 @@ def _page(
     every = sorted(steps)
     example = None
     if found is not None and table is not None and shown.examples is not None:
-        example = at_step.chosen(shown.examples, table)
+        example = at_step.chosen(shown.examples, table, shown.prompt)
     at_step.show(
         at_step.At(shown.training, every, shown.examples, table, found, measure, example, _CURVES),
         lambda: _marked(shown, measure, found, table, example, every),
@@ -303,8 +308,10 @@ def _asked(shown: Shown, measure: Measure, found: xr.Dataset) -> None:
         alt=f"{measure.title} along the training, asked both ways",
         told=Told(
             measure.about,
-            n=f"{n} {examples.many if n > 1 else examples.one} ({kind})",
-            interval="95% over them, each step for itself; one training, so none over seeds",
+            n=f"{n} {examples.many if n > 1 else examples.one}{kind}",
+            interval="95% over them, each step for itself; one training, so none over seeds"
+            if n > 1
+            else f"none: one {examples.one}",
             control=measure.control,
         ),
     )

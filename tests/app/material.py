@@ -6,6 +6,7 @@ One of its tokens is markup that would run a script if a page took it for such.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,11 @@ from experiments.records import RunRecord
 from tests.once import once
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pytest
 
     from experiments.reversal_curse.config import Config
+    from experiments.study import Verdict
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -121,3 +124,82 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+STEPS = (0, 40, 200)
+
+
+def make_training(folder: Path) -> Path:
+    """The tiny model in `folder`, with models of three steps in it: noise gives way to it."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    make_model(folder)
+    for step in STEPS:
+        kept = folder / "steps" / str(step)
+        kept.mkdir(parents=True)
+        for path in folder.iterdir():
+            if path.is_file():
+                shutil.copy(path, kept)
+        generator = torch.Generator().manual_seed(step)
+        share = step / STEPS[-1]
+        weights = {
+            name: share * one + (1 - share) * 0.2 * torch.randn(one.shape, generator=generator)
+            for name, one in load_file(kept / "model.safetensors").items()
+        }
+        save_file(weights, kept / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def training_table() -> pd.DataFrame:
+    """What the study would store of two seeds of one arm; the numbers are made up."""
+    import pandas as pd
+
+    rows = [
+        {
+            "arm": "none",
+            "seed": seed,
+            "step": step,
+            "direction": direction,
+            "facts": 3,
+            "score": seed + step / 100 * (direction == "forward"),
+            "low": seed - 0.5,
+            "high": seed + 4.5,
+            "held_first": step / 200 * (direction == "forward"),
+            "open_rank": 3.0 + seed,
+            "chance": 0.25,
+            "association": 0.1,
+            "association_low": float("nan"),
+            "association_high": float("nan"),
+        }
+        for seed in (0, 1)
+        for step in STEPS
+        for direction in DIRECTIONS
+    ]
+    return pd.DataFrame(rows)
+
+
+def trained_once(factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that was kept along its training (tiny), and in runs/ a run that has
+    followed two trainings, the models of one of which were kept. It is for reading."""
+
+    def make(folder: Path) -> None:
+        from dataclasses import replace
+
+        from experiments.context import Context
+        from experiments.reversal_curse.config import Config
+        from experiments.reversal_curse.study import STUDY
+        from experiments.runner import run_study
+
+        make_training(folder / "tiny")
+
+        def run(config: Config, context: Context) -> list[Verdict]:
+            kept = context.workspace("organisms") / "time-none-0"
+            shutil.copytree(folder / "tiny", kept)
+            context.table("training_time", lambda _: training_table())
+            return []
+
+        settings = Config(model=str(folder / "tiny"))
+        run_study(replace(STUDY, run=run), settings, preset="quick", root=folder / "runs")
+
+    return once(factory, "trained", make)
