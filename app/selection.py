@@ -43,8 +43,9 @@ _NODE = re.compile(r"(a[0-9]{1,4}\.h[0-9]{1,5}|m[0-9]{1,4})\Z")
 _FIGURE = re.compile(r"[\w-]{1,80}\Z")
 _WORD = re.compile(r"[A-Za-z0-9][\w-]{0,119}\Z")
 _COLUMN = re.compile(r"[\w .-]{1,80}\Z")
-_NUMBER = re.compile(r"[0-9]{1,9}\Z")
 _LONGEST_GROUP = 200
+_NUMBER = re.compile(r"[0-9]{1,6}\Z")
+_STEP = re.compile(r"[0-9]{1,9}\Z")
 LONGEST_TEXT = 2000
 """Characters of each typed text; an address could not hold more."""
 LONGEST_NAME = 40
@@ -266,7 +267,7 @@ def from_query(query: Mapping[str, str]) -> View:
         view,
         training=training if _WORD.match(training) else None,
         measure=measure if _WORD.match(measure) else None,
-        step=_number(query.get("step")),
+        step=_number(query.get("step"), _STEP),
         asked=_number(query.get("asked")),
     )
     way, _, rest = query.get("node", "").partition(" ")
@@ -389,5 +390,5 @@ def _signed(text: str) -> int | None:
     return -1 if text == "-1" else _number(text)
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and _NUMBER.match(text) else None
+def _number(text: str | None, pattern: re.Pattern[str] = _NUMBER) -> int | None:
+    return int(text) if text is not None and pattern.match(text) else None

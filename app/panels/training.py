@@ -288,23 +288,13 @@ def _asked(shown: Shown, measure: Measure, found: xr.Dataset) -> None:
         chance=chance,
         label=measure.label,
     )
-    ways = [str(way) for way in found["way"].values]
-    one = found.isel(step=0)
-    questions = {way: tuple(map(str, one["prompt"].sel(way=way).values)) for way in ways}
-    answers = {way: tuple(map(str, one["answer"].sel(way=way).values)) for way in ways}
-    words = {way: tuple(map(str, one["wording"].sel(way=way).values)) for way in ways}
     n = int(curves["n"].max())
     kind = at_step.kind(examples, str(np.atleast_1d(found["group"].values)[0]))
     parts.figure(
         fig,
         _CURVES,
         data=lambda: curves,
-        code=training_snippets.asked(
-            shown.training,
-            measure,
-            {way: (questions[way], answers[way]) for way in ways},
-            words,
-        ),
+        code=training_snippets.asked(shown.training, measure, *training_snippets.questions(found)),
         alt=f"{measure.title} along the training, asked both ways",
         told=Told(
             measure.about,

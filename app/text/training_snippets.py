@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.compute.engine import ModelSpec
 from app.trainings import Training
 from experiments.explorer import Measure, Trainings
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Questions = Mapping[str, tuple[Sequence[str], Sequence[str]]]
 """Prompts and answers by the way of asking."""
@@ -34,6 +37,20 @@ def stored(run: Path, told: Trainings, training: Training, measure: Measure) -> 
             "",
         )
     )
+
+
+def questions(found: xr.Dataset) -> tuple[Questions, dict[str, list[str]]]:
+    """What models were asked, of `app.compute.along`, and how it was worded, by way."""
+    said = {
+        name: {
+            str(way): [str(text) for text in found[name].sel(way=way).values]
+            for way in found["way"].values
+        }
+        for name in ("prompt", "answer", "wording")
+    }
+    return {way: (prompts, said["answer"][way]) for way, prompts in said["prompt"].items()}, said[
+        "wording"
+    ]
 
 
 def asked(

@@ -72,6 +72,10 @@ views = st.builds(
             (("circuit-paths", "through"), ("circuit-strongest", "7"), ("patch-value", "raw")),
         ]
     ),
+    training=st.none() | st.sampled_from(["none-0", "reversed-both-100-3", "model"]),
+    measure=st.none() | st.sampled_from(["score", "asked-rank"]),
+    step=st.none() | st.integers(0, 999_999_999),
+    asked=st.none() | numbers,
     node=st.none()
     | st.builds(
         Node, st.just("forward"), st.sampled_from(["a1.h3", "m0"]), st.integers(-1, 999_999)
@@ -142,6 +146,10 @@ names = st.sampled_from(
         "edges",
         "node",
         "figure",
+        "training",
+        "measure",
+        "step",
+        "asked",
     ]
 )
 
@@ -166,6 +174,7 @@ def test_no_address_is_an_error(query: dict[str, str]) -> None:
         {"node": "a1.h3"},
         {"way": "../ways", "layer": "2"},
         {"clean": "x" * 100_000},
+        {"training": "../other", "measure": "<b>", "step": "-1", "asked": "1.5"},
     ],
 )
 def test_what_makes_no_sense_is_left_out(query: dict[str, str]) -> None:
@@ -173,6 +182,7 @@ def test_what_makes_no_sense_is_left_out(query: dict[str, str]) -> None:
     assert view.example is None
     assert (view.site, view.cell, view.ask, view.edges) == ("resid_pre", None, None, None)
     assert view.node is None
+    assert (view.training, view.measure, view.step, view.asked) == (None, None, None, None)
 
 
 def test_switches_that_make_no_sense_stand_as_usual() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 from interp.errors import PromptError
-from interp.figures import lens_heatmap, rank_lines, trajectory_lines
+from interp.figures import lens_heatmap, rank_lines, step_lines, trajectory_lines
 from interp.stats import mean_interval
 from tests.interp.figures.conftest import HOSTILE, MakeLens, assert_safe, cells, traces
 
@@ -85,3 +86,53 @@ def test_the_lens_hover_tells_every_answer(make_lens: MakeLens) -> None:
     assert "rank 8" in text
     assert "Brad" in text
     assert "rank 108" in text
+
+
+def along(**columns: object) -> pd.DataFrame:
+    rows = {"step": [20, 0, 100] * 2, "way": ["forward"] * 3 + ["reverse"] * 3, "seed": 0}
+    return pd.DataFrame(rows | {"score": [1.0, 0.0, 4.0, 0.1, 0.0, -0.2]} | columns)
+
+
+def test_a_line_for_each_way_over_the_steps_in_their_order() -> None:
+    table = along(low=[0.5, -1, 3, np.nan, np.nan, np.nan], high=[1.5, 1, 5, np.nan, 1, 1])
+    others = table.assign(seed=3, score=table["score"] + 1)
+    fig = step_lines(
+        table, "score", by="way", interval=("low", "high"), beside=others, chance=0.0, label="<b>"
+    )
+    (forward,), (reverse,) = traces(fig, "forward"), traces(fig, "reverse")
+    assert (list(forward.x), list(forward.y)) == ([0, 20, 100], [0.0, 1.0, 4.0])
+    assert list(reverse.y) == [0.0, 0.1, -0.2]
+    assert forward.line.color != reverse.line.color
+    assert forward.text[1] == "<b>step 20</b>, forward<br>1.00<br>95%: 0.50 to 1.50"
+    assert "95%" not in reverse.text[1]
+    assert list(traces(fig, "forward 95%")[0].y) == [1.0, 1.5, 5.0, 3.0, 0.5, -1.0]
+    assert traces(fig, "reverse 95%")[0].x is None or not len(traces(fig, "reverse 95%")[0].x)
+    (thin,) = traces(fig, "forward, seed 3")
+    assert list(thin.y) == [1.0, 2.0, 5.0]
+    assert thin.line.width < forward.line.width
+    assert [shape.y0 for shape in fig.layout.shapes] == [0.0]
+    assert fig.layout.yaxis.title.text == "&lt;b&gt;"
+
+
+def test_ranks_and_shares_have_axes_of_their_own() -> None:
+    ranks = step_lines(along(score=[9.0, 99, 0, 99, 99, 99]), "score", by="way", scale="rank")
+    assert list(traces(ranks, "forward")[0].y) == [2.0, 1.0, 0.0]
+    assert "rank 10<" in traces(ranks, "forward")[0].text[1] + "<"
+    low, high = ranks.layout.yaxis.range
+    assert low > high  # rank 1 on top
+    shares = step_lines(along(score=[0.5] * 6), "score", by="way", scale="share", chance=0.1)
+    assert tuple(shares.layout.yaxis.range) == (-0.04, 1.04)
+    assert traces(shares, "forward")[0].text[0].endswith("50%")
+
+
+def test_tables_without_a_column_or_a_row_are_refused() -> None:
+    with pytest.raises(PromptError, match="no column 'margin'"):
+        step_lines(along(), "margin", by="way")
+    with pytest.raises(PromptError, match="no column 'low'"):
+        step_lines(along(), "score", by="way", interval=("low", "high"))
+    with pytest.raises(PromptError, match="no rows"):
+        step_lines(along().iloc[:0], "score", by="way")
+
+
+def test_names_of_ways_are_no_markup() -> None:
+    assert_safe(step_lines(along(way=HOSTILE), "score", by="way", label=HOSTILE, title=HOSTILE))
