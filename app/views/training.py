@@ -38,8 +38,10 @@ def show(opened: Opened) -> None:
     by_name = {one.name: one for one in found}
     chosen = by_name.get(state.view().training or "", found[0])
     examples, asked = opened.page.examples, None
-    if chosen.name == trainings.OWN:
-        examples, asked = opened.examples or _typed()
+    if chosen.name == trainings.OWN and opened.examples is not None:
+        examples, asked = opened.examples
+    elif examples is None:
+        examples, asked = _typed()
     prompt = _prompt(opened)
     training.show(training.Shown(chosen, by_name, run, told, table, examples, asked, prompt))
 
