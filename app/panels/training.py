@@ -65,7 +65,9 @@ class Shown:
         stored: tuple[Measure, ...] = ()
         if self.told is not None and self.rows is not None:
             stored = self.told.measures
-        asked = along.MEASURES if self.training.checkpoints and self.examples else ()
+        asked: tuple[Measure, ...] = ()
+        if self.training.checkpoints and self.examples:
+            asked = along.MEASURES
         if self.asked is not None and len(self.asked) < along.LEAST:
             asked = tuple(one for one in asked if one.value != "preference")
         return {one.name: one for one in (*stored, *asked)}
