@@ -29,10 +29,14 @@ SHARED = ROOT.parent / "shared"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
+# What is imported is there to the end: to look for garbage in it takes a second each time.
+gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What was imported is there to the end: looking for garbage in it takes a second each time."""
-    gc.collect()
+    """Look for garbage among what comes after."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -6,6 +6,7 @@ Private names of this project's packages are meant, and whoever's they are in an
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,19 +41,22 @@ def defined(tree: ast.AST) -> Iterator[str]:
             yield node.attr
 
 
-OURS = {
-    name
-    for package in PACKAGES
-    for path in (ROOT / package).rglob("*.py")
-    for name in defined(ast.parse(path.read_text(encoding="utf-8")))
-    if is_private(name) and name not in vars(nn.Module())
-}
+@functools.cache
+def ours() -> frozenset[str]:
+    """Private names of the packages."""
+    return frozenset(
+        name
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for name in defined(ast.parse(path.read_text(encoding="utf-8")))
+        if is_private(name) and name not in vars(nn.Module())
+    )
 
 
 def reached(source: str) -> Iterator[str]:
     """Private names that a test imports, reads, or names in a text to change them."""
     tree = ast.parse(source)
-    own = set(defined(tree))
+    others = ours().difference(defined(tree))
     imports = (node for node in ast.walk(tree) if isinstance(node, ast.Import))
     modules = {one.name for node in imports for one in node.names if one.asname is None}
     foreign = {name for name in modules if name.partition(".")[0] not in PACKAGES}
@@ -61,14 +65,14 @@ def reached(source: str) -> Iterator[str]:
             if (node.module or "").partition(".")[0] in (*PACKAGES, "tests"):
                 yield from (one.name for one in node.names if is_private(one.name))
         elif isinstance(node, ast.Attribute):
-            if node.attr in OURS - own and not is_itself(node.value, *foreign):
+            if node.attr in others and not is_itself(node.value, *foreign):
                 yield ast.unparse(node)
         elif isinstance(node, ast.Call):
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
             texts = [one.value for one in node.args[:2] if isinstance(one, ast.Constant)]
             if called in REACHING:
                 for text in (text for text in texts if isinstance(text, str)):
-                    if any(part in OURS - own for part in text.split(".")):
+                    if any(part in others for part in text.split(".")):
                         yield text
 
 
@@ -78,8 +82,8 @@ def test_only_public_names_are_used(path: Path) -> None:
 
 
 def test_private_names_would_be_found() -> None:
-    assert "_bits" not in OURS
-    name = sorted(OURS)[0]
+    assert "_bits" not in ours()
+    name = sorted(ours())[0]
     for source in (
         f"from interp.model import {name}",
         f"model.{name}",
