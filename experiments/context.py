@@ -34,6 +34,9 @@ __all__ = ["Context"]
 
 T = TypeVar("T")
 
+# Bytes of a dataset that is kept as it was read: to read one takes 50 ms however small it is.
+_SMALL = 1 << 20
+
 
 class Context:
     """The surroundings of one run, handed to `Study.run`.
@@ -80,6 +83,7 @@ class Context:
         self._model: Model | None = None
         self._others: dict[str, Model] = {}
         self._used: set[str] = set()
+        self._small: dict[str, xr.Dataset] = {}
 
     @property
     def provenance(self) -> Provenance:
@@ -275,8 +279,14 @@ class Context:
         return check_table(table, name, self._shapes)
 
     def _dataset(self, name: str) -> xr.Dataset:
-        dataset = decode_dataset(self._manifest.read(name, "dataset"), name)
-        return check_dataset(dataset, name, self._shapes)
+        if name not in self._small:
+            dataset = decode_dataset(self._manifest.read(name, "dataset"), name)
+            dataset = check_dataset(dataset, name, self._shapes)
+            if dataset.nbytes > _SMALL:
+                return dataset
+            self._small[name] = dataset
+        # Whoever writes into what it got changes nothing for the next one.
+        return self._small[name].copy(deep=True)
 
     def _stored(self, name: str, kind: Kind) -> bool:
         if name not in self._manifest.names(kind):

@@ -116,6 +116,23 @@ def test_random_numbers_do_not_depend_on_what_was_drawn_before(tmp_path: Path) -
     assert drawn["['x', 'y'] x"] != drawn["['x', 'y'] y"]
 
 
+def test_who_writes_into_a_result_changes_it_for_nobody_else(tmp_path: Path) -> None:
+    seen = []
+
+    def work(_: toy.Config, context: Any) -> list[Verdict]:
+        made = xr.Dataset({"value": ("example", [1.0, 2.0])}, attrs={"of": "facts"})
+        found = context.dataset("field", lambda _: made)
+        found["value"].values[:] = 0
+        found.attrs["of"] = "nothing"
+        seen.append(context.stored("field"))
+        return []
+
+    record = run_study(Study("w", "", "", toy.Config, work), toy.Config(), out=tmp_path / "a")
+    (again,) = seen
+    assert again["value"].values.tolist() == [1.0, 2.0]
+    assert again.identical(record.dataset("field"))
+
+
 # --- damage ---------------------------------------------------------------------------------
 
 
