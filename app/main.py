@@ -9,8 +9,8 @@ from pathlib import Path
 import streamlit as st
 
 from app import arguments, state
-from app.screen import follow, live, parts
-from app.text import markup
+from app.screen import follow, live, look, parts
+from app.text import colours, markup
 from app.views import frame
 from cache.errors import ObverseError
 
@@ -25,11 +25,14 @@ def main() -> None:
         page_icon=str(_ICON),
         layout="wide",
         initial_sidebar_state=_SIDEBAR,
+        # Streamlit's menu, in which light and dark are kept, is there only if it holds something.
+        menu_items={"About": "Obverse, the explorer."},
     )
-    parts.html(markup.CSS)
+    parts.html(colours.variables(look.dark()) + markup.CSS)
     # Now, since the page below can take a while, and again at the end, when defaults are chosen.
     state.to_address()
     try:
+        look.start()
         follow.start()
         with live.only_what_is_shown():
             frame.show(arguments.parse(sys.argv[1:]))

@@ -21,7 +21,6 @@ from experiments.explorer import Pair, Way
 from interp.errors import SiteError
 from interp.figures import contrast_map
 from interp.figures.contrast import shared_places
-from interp.figures.drawing import theme
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,8 @@ def _tokens(found: Carried, pair: Pair) -> str:
             heading=heading,
         )
         for name, heading, colour in (
-            ("before", f"as it is: {pair.clean}", theme.MUTED),
-            ("after", "with what was carried over", theme.OKABE_ITO[2]),
+            ("before", f"as it is: {pair.clean}", "var(--ob-muted)"),
+            ("after", "with what was carried over", "var(--ob-green)"),
         )
     ]
     return f'<div class="ob-two"><div>{pieces[0]}</div><div>{pieces[1]}</div></div>'

@@ -207,11 +207,11 @@ def _one(
     mean = sum(one.random) / len(one.random)
     none = (math.nan, math.nan)
     rows = [
-        ("whole model", one.whole, theme.MUTED, none),
+        ("whole model", one.whole, "var(--ob-muted)", none),
         ("this circuit", one.alone, theme.COLOURS["both"], one.interval),
-        (f"{len(random)} random circuits", mean, theme.MUTED, one.interval_random),
+        (f"{len(random)} random circuits", mean, "var(--ob-muted)", one.interval_random),
         ("all other edges", one.rest, theme.COLOURS["reverse"], one.interval_rest),
-        ("no edge", one.empty, theme.MUTED, none),
+        ("no edge", one.empty, "var(--ob-muted)", none),
     ]
     parts.html(
         markup.shares(

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import streamlit as st
 
+from app.screen import look
 from interp.figures.circuit import edge_colour, edge_words, largest_score
 from interp.figures.drawing import theme
+from interp.figures.drawing.dark import swapped
 from interp.figures.drawing.layout import Layout, Place, curves, lay_out
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def _graph(
                 "points": [at(float(x), float(y)) for x, y in curve[::3]],
                 "width": round(max(1.0, _WIDEST * share), 2),
                 "opacity": round(0.42 + 0.5 * share, 2),
-                "colour": edge_colour(arc.score),
+                "colour": _shade(edge_colour(arc.score)),
                 "reader": arc.reader,
                 "words": edge_words(arc, circuit),
             }
@@ -130,6 +132,10 @@ def _graph(
         "columns": [{"x": at(x, 0)[0], "label": column(label)} for x, label in layout.columns],
         "rows": _rows(layout, at),
     }
+
+
+def _shade(colour: str) -> str:
+    return swapped(colour) if look.dark() else colour
 
 
 def _node(place: Place, layout: Layout, circuit: Circuit, at: Any) -> dict[str, Any]:

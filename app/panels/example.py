@@ -97,10 +97,10 @@ def _said(row: pd.Series, way: Way) -> str:
     """What the model answers, and where the right answer stands."""
     answer = asked(row, way)[1].strip()
     if row[f"{way.name}_correct"]:
-        mark = '<b style="color:#00704f">✓ right</b>'
+        mark = markup.right("right")
         text = f"says “{markup.esc(answer)}”"
     else:
-        mark = '<b style="color:#a34700">✗ wrong</b>'
+        mark = markup.wrong("wrong")
         said = str(row.get(f"{way.name}_said", "") or "").strip()
         text = f"says “{markup.esc(said)}”, " if said else ""
         rank = numbers.rank(int(row[f"{way.name}_rank"]))

@@ -122,7 +122,7 @@ def _contrast(
     elif shown.spec is not None and first.pair is not None and second.pair is not None:
         code = snippets.contrast(shown.spec, [first.pair, second.pair], site)
     key = shown.examples.key if group is not None else None
-    both_ways.show(shown.spec, first, second, key=key, code=code, width=parts.HALF)
+    both_ways.show(shown.spec, first, second, key=key, code=code, width=parts.width(1))
 
 
 def _side(

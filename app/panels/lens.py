@@ -26,7 +26,7 @@ def show(
     answer: str | None,
     *,
     chosen: Chosen = LOGIT,
-    width: int = parts.HALF,
+    width: int,
 ) -> None:
     """A heatmap that sets the chosen cell.
 

@@ -150,9 +150,7 @@ def reach(maps: list[Map], value: str) -> float | None:
     return furthest or None
 
 
-def show(
-    one: Map, spec: ModelSpec | None, value: str, limit: float | None, *, width: int = parts.HALF
-) -> None:
+def show(one: Map, spec: ModelSpec | None, value: str, limit: float | None, *, width: int) -> None:
     """The map, its chosen cell as a sentence, and what that patch does to the next token."""
     name = f"patching-{one.way}-{one.site}"
 
@@ -278,8 +276,8 @@ def before_and_after(one: Map, spec: ModelSpec, selected: tuple[int, int]) -> st
     )
     pieces = []
     for run, heading, colour in (
-        ("corrupt", f"before: {one.pair.corrupt}", "#8b93a1"),
-        ("patched", "after the patch", "#009E73"),
+        ("corrupt", f"before: {one.pair.corrupt}", "var(--ob-muted)"),
+        ("patched", "after the patch", "var(--ob-green)"),
     ):
         top = patched.sel(run=run)
         pieces.append(

@@ -11,18 +11,19 @@ import streamlit as st
 
 from app import state
 from app.compute.engine import Token
-from app.screen import follow
+from app.screen import follow, look
 from app.screen.told import Told
 from app.text import markup
 from experiments.reports.data import csv
 from interp.figures.drawing import theme
+from interp.figures.drawing.dark import darkened
 
-HALF, WHOLE = 490, 1000  # px of a column and of the page beside the sidebar, on a screen of 1280
+_GAP = 34  # px between two columns
 
 
 def width(columns: int) -> int:
-    """px of a figure in one of so many columns."""
-    return WHOLE if columns == 1 else HALF
+    """px of a figure in one of so many columns, on the screen that it is looked at on."""
+    return (look.width() - _GAP * (columns - 1)) // columns
 
 
 def html(text: str) -> None:
@@ -82,7 +83,7 @@ def figure(
     wide = fig.layout.width is not None
     with st.container(key=f"figure-{name}"):
         st.plotly_chart(
-            fig,
+            darkened(fig) if look.dark() else fig,
             width="content" if wide else "stretch",
             theme=None,
             key=name,

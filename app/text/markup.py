@@ -4,126 +4,28 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from app.compute.engine import Token
+from app.text import glossary
 from experiments.numbers import percent, probability
 from interp.figures.drawing import numbers, theme
 
+_NO_SPAN = "var(--ob-line)"
 SPAN_COLOURS = {
-    "subject": "#0072B2",
-    "changed": "#0072B2",
-    "last": "#009E73",
-    "relation": "#CC79A7",
+    "subject": "var(--ob-blue)",
+    "changed": "var(--ob-blue)",
+    "last": "var(--ob-green)",
+    "relation": "var(--ob-rose)",
 }
 BADGES = {
-    "supported": ("#00704f", "#e3f4ee", "Supported"),
-    "rejected": ("#a34700", "#fdeee2", "Rejected"),
-    "undecided": ("#5d6470", "#eeeff2", "Undecided"),
+    "supported": ("good", "Supported"),
+    "rejected": ("bad", "Rejected"),
+    "undecided": ("open", "Undecided"),
 }
 
-CSS = f"""
-<style>
-.block-container, [data-testid="stMainBlockContainer"] {{
-  padding: 1.1rem 1.2rem 4rem; max-width: 1700px;
-}}
-[data-testid="stSidebarContent"] {{ padding: 0 1rem; }}
-[data-testid="stSidebarHeader"] {{ height: 2.2rem; }}
-[data-testid="stHeader"] {{ height: 0; min-height: 0; }}
-.ob-brand {{ font-size: 20px; font-weight: 700; letter-spacing: -.01em; line-height: 40px; }}
-.ob-brand span {{ color: #0072B2; }}
-.ob-title {{ font-size: 24px; font-weight: 700; letter-spacing: -.01em; margin: 2px 0 0; }}
-.ob-meta, .ob-small {{ font-size: 13px; color: {theme.MUTED}; }}
-.ob-h2 {{ font-size: 18px; font-weight: 650; margin: 10px 0 0; }}
-.ob-h2 + .ob-small {{ margin-top: 2px; }}
-.ob-cards {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(360px, 100%), 1fr));
-  gap: 14px; }}
-.ob-card {{ border: 1px solid {theme.RULE}; border-radius: 8px; padding: 12px 14px; }}
-.ob-card p {{ margin: 6px 0 0; font-size: 14.5px; line-height: 1.45; }}
-.ob-card .ob-small {{ margin-top: 6px; }}
-.ob-badge {{ display: inline-block; font-size: 12px; font-weight: 650; padding: 1px 9px;
-  border-radius: 99px; margin-right: 8px; }}
-.ob-strip {{ display: flex; flex-wrap: wrap; gap: 3px; margin: 4px 0; font-family: {theme.MONO};
-  font-size: 13px; }}
-.ob-token {{ background: #eef0f3; border-bottom: 3px solid transparent; border-radius: 4px;
-  padding: 2px 6px; white-space: pre; max-width: 100%; overflow: hidden; text-overflow: ellipsis; }}
-.ob-token.on {{ outline: 2px solid {theme.INK}; }}
-.ob-aligned {{ display: flex; flex-wrap: wrap; gap: 4px 3px; margin: 4px 0; font-size: 12px;
-  font-family: {theme.MONO}; }}
-.ob-aligned > div {{ display: flex; flex-direction: column; gap: 3px; min-width: 0; }}
-.ob-aligned .k {{ font-family: inherit; color: {theme.MUTED}; padding: 2px 6px 5px 0; }}
-.ob-aligned .ob-gap {{ color: {theme.MUTED}; text-align: center; padding: 2px 6px 5px; }}
-.ob-legend {{ font-size: 12px; color: {theme.MUTED}; }}
-.ob-legend i {{ display: inline-block; width: 10px; height: 3px; vertical-align: middle;
-  margin: 0 4px 0 0; }}
-.ob-way {{ font-size: 15px; font-weight: 650; margin: 0; padding-left: 10px;
-  border-left: 4px solid; line-height: 1.35; }}
-.ob-said {{ font-size: 14px; margin: 4px 0 0; }}
-.ob-right {{ color: #00704f; }}
-.ob-wrong {{ color: #a34700; }}
-.ob-next {{ display: grid; grid-template-columns: 22px minmax(60px, 130px) 1fr 52px; gap: 0 8px;
-  font-size: 13px; line-height: 21px; align-items: center; }}
-.ob-next .t {{ font-family: {theme.MONO}; white-space: pre; overflow: hidden;
-  text-overflow: ellipsis; }}
-.ob-next .r {{ color: {theme.MUTED}; text-align: right; }}
-.ob-next .p {{ text-align: right; font-variant-numeric: tabular-nums; }}
-.ob-shares {{ display: grid; grid-template-columns: minmax(110px, auto) 1fr 46px minmax(64px, auto);
-  gap: 0 10px; font-size: 13px; line-height: 22px; align-items: center; }}
-.ob-shares .n {{ text-align: right; font-variant-numeric: tabular-nums; }}
-.ob-shares .m {{ color: {theme.MUTED}; }}
-.ob-written {{ display: grid; grid-template-columns: minmax(60px, 160px) 60px; gap: 0 10px;
-  font-size: 13px; line-height: 21px; }}
-.ob-written .t {{ font-family: {theme.MONO}; white-space: pre; overflow: hidden;
-  text-overflow: ellipsis; }}
-.ob-written .p {{ text-align: right; font-variant-numeric: tabular-nums; }}
-.ob-readings {{ display: grid; grid-template-columns: auto auto auto auto auto;
-  justify-content: start; gap: 2px 16px; font-size: 13px; line-height: 22px; margin: 6px 0; }}
-.ob-readings .t {{ font-family: {theme.MONO}; white-space: pre; }}
-.ob-readings .n {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}
-.ob-readings .m {{ color: {theme.MUTED}; }}
-.ob-two {{ display: grid; grid-template-columns: 1fr 1fr; gap: 18px; margin: 4px 0 8px; }}
-.ob-two > div {{ min-width: 0; }}
-[class*="st-key-figure-"] {{ overflow-x: auto; }}
-[class*="st-key-figure-lens-"] > *, [class*="st-key-figure-patching-"] > *,
-[class*="st-key-figure-circuit-"] > * {{ min-width: 480px; }}
-.ob-bar {{ background: #eef0f3; height: 9px; border-radius: 3px; overflow: hidden; }}
-.ob-bar div {{ height: 100%; border-radius: 3px; }}
-.ob-sentence {{ background: #f5f6f8; border-left: 4px solid {theme.INK}; border-radius: 4px;
-  padding: 8px 12px; font-size: 14.5px; line-height: 1.45; margin: 2px 0 6px; }}
-.ob-example {{ background: #f5f6f8; border-radius: 8px; padding: 11px 16px; font-size: 15.5px; }}
-.ob-chosen {{ display: grid; grid-template-columns: auto 1fr; gap: 3px 10px; font-size: 12.5px;
-  margin: 6px 0 !important; padding: 0 !important; }}
-.ob-chosen dt {{ color: {theme.MUTED}; }}
-.ob-chosen dt, .ob-chosen dd {{ margin: 0 !important; padding: 0 !important;
-  overflow-wrap: anywhere; }}
-.ob-hint {{ color: {theme.MUTED}; font-size: 13.5px; padding: 6px 0; }}
-.ob-told {{ color: {theme.MUTED}; font-size: 12.5px; line-height: 1.5; }}
-.ob-told b {{ font-weight: 600; }}
-.ob-check {{ display: inline-block; border-radius: 99px; padding: 0 8px; margin: 0 4px 0 0;
-  font-size: 12px; cursor: help; }}
-.ob-check.good {{ color: #00704f; background: #e3f4ee; }}
-.ob-check.bad {{ color: white; background: #b3261e; font-weight: 650; }}
-.ob-buttons {{ display: flex; gap: 8px; }}
-.ob-button {{ flex: 1; border: 1px solid #c5cad3; border-radius: 8px; background: transparent;
-  padding: 7px 12px; font: inherit; color: inherit; cursor: pointer; }}
-.ob-button:hover, .ob-button:focus-visible {{ border-color: #0072B2; color: #0072B2; }}
-.ob-path {{ font-family: {theme.MONO}; font-size: 14px; white-space: pre-wrap;
-  overflow-wrap: anywhere; background: #eef0f3; border-radius: 6px; padding: 10px 14px;
-  margin: 10px 0 4px; }}
-.ob-table {{ border-collapse: collapse; width: 100%; font-size: 13.5px; line-height: 1.4;
-  margin: 4px 0; }}
-.ob-table th {{ text-align: left; color: {theme.MUTED}; font-weight: 600; font-size: 12.5px; }}
-.ob-table th, .ob-table td {{ border: 0; border-bottom: 1px solid {theme.RULE};
-  padding: 7px 12px 7px 0; vertical-align: top; font-variant-numeric: tabular-nums; }}
-.ob-differs {{ color: #a34700; font-weight: 700; cursor: help; }}
-.ob-pin {{ font-size: 14px; overflow-wrap: anywhere; }}
-.ob-grey {{ color: {theme.MUTED}; }}
-.ob-empty {{ border: 1px dashed #c5cad3; border-radius: 8px; padding: 28px; color: {theme.MUTED};
-  text-align: center; font-size: 15px; line-height: 1.6; }}
-.ob-empty b {{ color: {theme.INK}; }}
-.ob-empty code {{ font-family: {theme.MONO}; background: #eef0f3; padding: 2px 6px;
-  border-radius: 4px; color: {theme.INK}; }}
-</style>
-"""
+CSS = f"<style>{(Path(__file__).parents[1] / 'static' / 'page.css').read_text('utf-8')}</style>"
+"""The style sheet; its colours come from `app.text.colours`."""
 
 
 def esc(text: object) -> str:
@@ -140,7 +42,7 @@ def strip(tokens: Sequence[Token], selected: int | None = None) -> str:
     """A prompt, token by token, with a line in the colour of its span under each."""
     pieces = []
     for position, token in enumerate(tokens):
-        colour = SPAN_COLOURS.get(token.span, "#c5cad3")
+        colour = SPAN_COLOURS.get(token.span, _NO_SPAN)
         on = " on" if position == selected else ""
         shown = esc(theme.visible(token.text)) or "&nbsp;"
         pieces.append(
@@ -172,9 +74,7 @@ def aligned(
     cells = ['<div><span class="k">clean</span><span class="k">corrupted</span></div>']
     for upper, lower, label in columns:
         name = "last" if label == "end -1" else label.rpartition(" ")[0]
-        if about and name == "end":
-            name = "relation"
-        colour = SPAN_COLOURS.get(name, "#c5cad3")
+        colour = SPAN_COLOURS.get(name, _NO_SPAN)
         pair = "".join(_aligned_token(token, colour) for token in (upper, lower))
         cells.append(f'<div title="{esc(label)}">{pair}</div>')
     return f'<div class="ob-aligned">{"".join(cells)}</div>'
@@ -191,7 +91,7 @@ def legend(spans: Iterable[str]) -> str:
     """What the colours under the tokens stand for."""
     known = [span for span in dict.fromkeys(spans) if span]
     items = [
-        f'<i style="background:{SPAN_COLOURS.get(span, "#c5cad3")}"></i>{esc(span)}'
+        f'<i style="background:{SPAN_COLOURS.get(span, _NO_SPAN)}"></i>{esc(span)}'
         for span in known
     ]
     return f'<div class="ob-legend">{" &nbsp; ".join(items)}</div>'
@@ -270,8 +170,8 @@ def verdict(
 
 def badge(outcome: str) -> str:
     """What a verdict concludes."""
-    ink, paper, word = BADGES.get(outcome, BADGES["undecided"])
-    return f'<span class="ob-badge" style="color:{ink};background:{paper}">{word}</span>'
+    kind, word = BADGES.get(outcome, BADGES["undecided"])
+    return f'<span class="ob-badge {kind}">{word}</span>'
 
 
 def quantity(value: float, share: bool = False) -> str:
@@ -299,12 +199,12 @@ def sentence(text: str) -> str:
 
 
 def hint(text: str) -> str:
-    return f'<div class="ob-hint">{esc(text)}</div>'
+    return f'<div class="ob-hint">{glossary.explained(text)}</div>'
 
 
 def way(title: str, colour: str) -> str:
     """The heading of one of two columns."""
-    return f'<p class="ob-way" style="border-color:{colour}">{esc(title)}</p>'
+    return f'<h3 class="ob-way" style="border-color:{colour}">{esc(title)}</h3>'
 
 
 def chosen(rows: Sequence[tuple[str, str]]) -> str:
@@ -314,5 +214,32 @@ def chosen(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def heading(text: str, small: str = "") -> str:
-    below = f'<div class="ob-small">{esc(small)}</div>' if small else ""
-    return f'<div class="ob-h2">{esc(text)}</div>{below}'
+    """The heading of a part of a page; terms in what stands below it are explained."""
+    below = f'<div class="ob-small">{glossary.explained(small)}</div>' if small else ""
+    return f'<h2 class="ob-h2">{esc(text)}</h2>{below}'
+
+
+def title(text: str, small: str = "") -> str:
+    """The heading of a page: there is one on each."""
+    below = f'<div class="ob-meta">{glossary.explained(small)}</div>' if small else ""
+    return f'<h1 class="ob-title">{esc(text)}</h1>{below}'
+
+
+def right(text: str = "") -> str:
+    """A mark for what is right; sign and words tell it, not only the colour."""
+    return f'<b class="ob-right">✓{" " * bool(text)}{esc(text)}</b>'
+
+
+def wrong(text: str = "") -> str:
+    """The same for what is wrong."""
+    return f'<b class="ob-wrong">✗{" " * bool(text)}{esc(text)}</b>'
+
+
+def empty(what: str, todo: str) -> str:
+    """What stands in the place of something that is missing.
+
+    Args:
+        what: what is missing, as a sentence; escaped here.
+        todo: what to do about it, as markup.
+    """
+    return f'<div class="ob-empty"><b>{esc(what)}</b><br>{todo}</div>'

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from app.panels import example_patching, example_table
 from app.screen import parts
+from app.text import markup
 from app.views.opened import Opened
 
 
 def show(opened: Opened) -> None:
+    parts.html(markup.title("Circuit"))
     shown = opened.shown
     if shown is None or shown.spec is None:
         parts.html(

@@ -25,9 +25,7 @@ _OVER = {"all": "All that the runs stored", "one": "One question"}
 def show(opened: Opened) -> None:
     """The page."""
     parts.html(
-        '<div class="ob-title">Compare</div>'
-        '<div class="ob-meta">Two runs of one study, two models, or '
-        "two questions to one model.</div>"
+        markup.title("Compare", "Two runs of one study, two models, or two questions to one model.")
     )
     two = state.view().two
     _choose(opened)

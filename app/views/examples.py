@@ -19,8 +19,7 @@ def show(opened: Opened) -> None:
         about = opened.about
         size = f"{about.n_parameters / 1e6:,.1f} million parameters"
         parts.html(
-            f'<div class="ob-title">{markup.esc(about.name)}</div>'
-            f'<div class="ob-meta">{about.n_layers} layers · {about.n_heads} heads · {size}</div>'
+            markup.title(about.name, f"{about.n_layers} layers · {about.n_heads} heads · {size}")
         )
     if opened.examples is None:
         _without(opened)

@@ -33,6 +33,7 @@ def show(arguments: Arguments) -> None:
     with place:
         page = sidebar.pages(opened)
         told = st.container()
+        sidebar.buttons()
     page.show(opened)
     # Now: a page chooses what nobody has chosen.
     with told:

@@ -36,9 +36,11 @@ _THINGS = "ball car box book cup bed chair table door hat boat bike house shoe"
 def show(opened: Opened) -> None:
     """The page."""
     parts.html(
-        '<div class="ob-title">What can be read where</div><div class="ob-meta">At each layer a '
-        "linear probe learns a label from some examples and is tested on others, beside random "
-        "labels. What is readable need not be used.</div>"
+        markup.title(
+            "What can be read where",
+            "At each layer a linear probe learns a label from some examples and is tested on "
+            "others, beside random labels. What is readable need not be used.",
+        )
     )
     if opened.run is None and opened.model is None:
         parts.html(

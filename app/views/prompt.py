@@ -39,6 +39,7 @@ _EXAMPLE = Ask(
 
 def show_page(opened: Opened) -> None:
     """The page."""
+    parts.html(markup.title("Any prompt"))
     if opened.model is None:
         parts.html(
             '<div class="ob-empty"><b>No model is open.</b><br>Choose one at the left.</div>'
@@ -124,7 +125,9 @@ def _alone(spec: ModelSpec, ask: Ask, run: Path | None) -> None:
         chosen = lens_kinds.choose(spec, (), run)
         if chosen is not None:
             read = lens_kinds.read(spec, chosen, prompt, answer)
-            lens_panel.show(spec, read, "clean", prompt, answer, chosen=chosen)
+            lens_panel.show(
+                spec, read, "clean", prompt, answer, chosen=chosen, width=parts.width(2)
+            )
     tabs.show(spec, [Asked(_WAYS["clean"], prompt, answer, foil)])
     missing = [
         name
@@ -194,7 +197,9 @@ def _compare(spec: ModelSpec, pair: Pair, run: Path | None) -> None:
             with column:
                 prompt, answer = sides[way][:2]
                 lens = lens_kinds.read(spec, chosen, prompt, answer)
-                lens_panel.show(spec, lens, way, prompt, answer, chosen=chosen)
+                lens_panel.show(
+                    spec, lens, way, prompt, answer, chosen=chosen, width=parts.width(2)
+                )
     # Of both prompts the same is read, so that they can be compared.
     asked = [
         Asked(
@@ -235,7 +240,7 @@ def _patching(spec: ModelSpec, pair: Pair) -> None:
         with tab:
             refining = live.refine(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}")
             live.draw([refining], functools.partial(_map, spec, pair, site, value, refining))
-    circuit.toggled(spec, {_BOTH: (pair,)}, width=parts.WHOLE)
+    circuit.toggled(spec, {_BOTH: (pair,)}, width=parts.width(1))
 
 
 def _map(spec: ModelSpec, pair: Pair, site: str, value: str, refining: live.Refining) -> None:
@@ -245,5 +250,5 @@ def _map(spec: ModelSpec, pair: Pair, site: str, value: str, refining: live.Refi
         one = patching.of_pair("clean", refined.result, 0, pair, spec, code, refined)
         limit = patching.reach([one], value)
         parts.html(patching.prompts(one))
-        patching.show(one, spec, value, limit, width=parts.WHOLE)
+        patching.show(one, spec, value, limit, width=parts.width(1))
     live.progress(refining)

@@ -16,7 +16,10 @@ from interp.figures.drawing import theme
 
 
 def brand() -> None:
-    st.html('<div class="ob-brand">Ob<span>verse</span></div>')
+    st.html(
+        '<a class="ob-skip" href="#ob-main" data-skip>Skip to the page</a>'
+        '<div class="ob-brand">Ob<span>verse</span></div>'
+    )
 
 
 def pages(opened: Opened) -> Kind:
@@ -68,6 +71,24 @@ def chosen(opened: Opened) -> None:
         return markup.chosen([(name, theme.visible(text)) for name, text in told])
 
     follow.words("chosen", tell)
+
+
+def buttons() -> None:
+    """What the browser does alone (`app/static/page.js`): copy the link, choose light or dark."""
+    themes = "".join(
+        f'<button class="ob-button" data-theme-choice="{name}" aria-label="{said}" title="{said}">'
+        f"{sign}</button>"
+        for name, sign, said in (
+            ("light", "☀", "Light"),
+            ("dark", "☾", "Dark"),
+            ("system", "◐", "Light or dark as the system has it"),
+        )
+    )
+    st.html(
+        '<div class="ob-buttons ob-page">'
+        '<button class="ob-button" data-copy aria-live="polite">Copy link</button></div>'
+        f'<div class="ob-buttons ob-page">{themes}</div>'
+    )
 
 
 def pin(opened: Opened) -> None:

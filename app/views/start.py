@@ -10,10 +10,7 @@ from app.views.opened import Opened
 
 
 def show(opened: Opened) -> None:
-    st.html(
-        '<div class="ob-title">Why does the model answer this way and not the other way round?'
-        "</div>"
-    )
+    st.html(markup.title("Why does the model answer this way and not the other way round?"))
     if opened.source is None:
         st.html(
             '<div class="ob-empty"><b>There are no runs here yet.</b><br>'

@@ -50,8 +50,7 @@ def header(run: runs.Run) -> None:
     about = f"{run.model.source} · {record.config['preset']} · seed {record.config['seed']}"
     with st.container(horizontal=True, vertical_alignment="bottom", wrap=False):
         st.html(
-            f'<div class="ob-title">{markup.esc(title)}</div>'
-            f'<div class="ob-meta">{markup.esc(about)} · {markup.esc(runs.when(record))}</div>',
+            markup.title(title, f"{about} · {runs.when(record)}"),
             width="stretch",
         )
         report = _report(run)
@@ -82,7 +81,7 @@ def _in_one_line(examples: Examples, table: pd.DataFrame) -> None:
         said = str(row.get(f"{way.name}_said", "")).strip()
         right = bool(row[f"{way.name}_correct"])
         said = said or (str(row[f"{way.name}_answer"]).strip() if right else "something else")
-        mark = '<b style="color:#00704f">✓</b>' if right else '<b style="color:#a34700">✗</b>'
+        mark = markup.right() if right else markup.wrong()
         pieces.append(
             f"“{markup.esc(row[f'{way.name}_prompt'])} …” &nbsp;<b>{markup.esc(said)}</b> {mark}"
         )

@@ -20,7 +20,7 @@ from interp.figures.drawing import theme
 
 def show(opened: Opened) -> None:
     """Draw it. Models are loaded only where some were kept."""
-    parts.html('<div class="ob-title">Training</div>')
+    parts.html(markup.title("Training"))
     told, run = opened.page.trainings, opened.run
     table = None if told is None or run is None else run.table(told.table)
     if told is not None and table is not None and not trainings.usable(told, table):

@@ -74,7 +74,7 @@ def of_pairs(first: xr.Dataset, second: xr.Dataset, pairs: tuple[Pair, Pair], co
 def _draw(first: xr.Dataset, second: xr.Dataset, *, paired: bool, code: str, told: Told) -> None:
     parts.html(markup.heading("A minus B", "On a colour scale of its own, with 0 in its middle."))
     parts.figure(
-        contrast_map(first, second, paired=paired, width=parts.WHOLE).update_layout(
+        contrast_map(first, second, paired=paired, width=parts.width(1)).update_layout(
             dragmode="zoom"
         ),
         NAME,

@@ -40,7 +40,7 @@ def activations(first: Reading, second: Reading) -> None:
             parts.html(f'<div class="ob-small">{markup.esc(title)}</div>')
             parts.figure(
                 difference_map(
-                    result, 0, site=name, width=parts.WHOLE if number == 0 else parts.width(2)
+                    result, 0, site=name, width=parts.width(1) if number == 0 else parts.width(2)
                 ),
                 f"compare-activations-{name}",
                 data=lambda name=name: result.sel(site=name).to_dataframe().reset_index(),  # type: ignore[misc]

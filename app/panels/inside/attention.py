@@ -54,7 +54,7 @@ def show(spec: ModelSpec, prompts: Mapping[str, tuple[str, str]], layer: int, he
                     layer,
                     head,
                     value="moved" if value == "moved" else "pattern",
-                    width=parts.HALF,
+                    width=parts.width(max(2, len(prompts))),
                 ),
                 f"attention-{name}",
                 data=functools.partial(_rows, patterns, layer, head),

@@ -40,13 +40,14 @@ def fitting(
 
 
 def texts(values: Values, text: Texts, dark: Mask) -> Iterator[go.Heatmap]:
-    """Text over the cells: dark on light ones, white on dark ones.
+    """Text over the cells: black on light ones, white on dark ones, so that the contrast is at
+    least 4.5 to 1 on every colour.
 
     Plotly's own choice is one of two greys by brightness, hard to read in the middle of a scale;
     and a heatmap has one font colour. So each colour is a transparent heatmap of its own, empty
     where the other one writes.
     """
-    for colour, here in (("white", dark), (theme.INK, ~dark & np.isfinite(values))):
+    for colour, here in (("white", dark), ("black", ~dark & np.isfinite(values))):
         if here.any():
             yield go.Heatmap(
                 z=np.where(here, 0.0, np.nan),
@@ -64,12 +65,12 @@ def texts(values: Values, text: Texts, dark: Mask) -> Iterator[go.Heatmap]:
 
 
 def is_dark(values: Values, scale: Sequence[str], limits: tuple[float, float]) -> Mask:
-    """Where white text has the higher contrast (WCAG 2.2) against the cell's colour."""
+    """Where white text has a higher contrast (WCAG 2.2) than black against the cell's colour."""
     low, high = limits
     place = np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0, 1)
     stops = np.array([theme.luminance(c) for c in scale])
     cell = np.interp(place, np.linspace(0, 1, len(scale)), stops)
-    dark = (1.05 / (cell + 0.05)) > ((cell + 0.05) / (theme.luminance(theme.INK) + 0.05))
+    dark = (1.05 / (cell + 0.05)) > ((cell + 0.05) / 0.05)
     return np.asarray(dark & np.isfinite(values))
 
 

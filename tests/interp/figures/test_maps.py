@@ -89,7 +89,7 @@ def test_text_contrasts_with_its_cell(make_lens: MakeLens) -> None:
     fig = lens_heatmap(lens)
     written_white = {t.textfont.color: np.isfinite(t.z) for t in traces(fig, "text")}["white"]
     np.testing.assert_array_equal(
-        written_white, [[False, False, False], [False, False, True], [True, True, True]]
+        written_white, [[False, False, False], [False, False, False], [True, True, True]]
     )
 
 
