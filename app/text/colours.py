@@ -42,9 +42,9 @@ DARK = {
     "open-soft": "#2a2f39",
     "alarm": "#ff9a92",
     "alarm-ink": "#14171d",
-    "blue": "#2e8fd0",
-    "green": "#4fd1a5",
-    "rose": "#cc79a7",
+    "blue": "#1f78d1",
+    "green": "#7fe0bd",
+    "rose": "#d884b2",
 }
 
 READ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def root_of(record: RunRecord) -> Path:
 
 
 def html(page: AppTest) -> str:
-    return "\n".join(str(element.value) for element in page.html)
+    """The page's markup, without that around terms that are explained."""
+    return re.sub(r"</?abbr[^>]*>", "", "\n".join(str(element.value) for element in page.html))
 
 
 def assert_fine(page: AppTest) -> None:
