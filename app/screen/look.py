@@ -17,7 +17,7 @@ _KEY, _WIDTH, _COOKIE = "look", "page-width", "obverse_width"
 
 def dark() -> bool:
     """Whether the page is dark, as its reader or the reader's system has chosen."""
-    return st.context.theme.type == "dark"
+    return bool(st.context.theme.type == "dark")
 
 
 def width() -> int:
