@@ -74,6 +74,8 @@ def aligned(
     cells = ['<div><span class="k">clean</span><span class="k">corrupted</span></div>']
     for upper, lower, label in columns:
         name = "last" if label == "end -1" else label.rpartition(" ")[0]
+        if about and name == "end":
+            name = "relation"
         colour = SPAN_COLOURS.get(name, _NO_SPAN)
         pair = "".join(_aligned_token(token, colour) for token in (upper, lower))
         cells.append(f'<div title="{esc(label)}">{pair}</div>')
