@@ -76,7 +76,10 @@ def show(
         # What could be noise must not look like a finding.
         grey={way.name: not one.effect.clear for way, one in found.items()},
     )
-    circuit_graph.show(drawn, _marks(spec, at), _opened, _filters(), _filtered)
+    # As they stood at first: were they told again, the drawing would be made anew, and whoever
+    # moves one with the keyboard would lose it.
+    filters = st.session_state.setdefault("circuit-filters", _filters())
+    circuit_graph.show(drawn, _marks(spec, at), _opened, filters, _filtered)
     for (way, one), column in zip(found.items(), st.columns(len(found), gap="large"), strict=True):
         with column:
             parts.html(markup.way(way.title, way.colour))

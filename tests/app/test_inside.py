@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.compute import lenses
+from app.screen.told import Check
 from app.selection import Cell
 from experiments.records import RunRecord
 from tests.app.pages import Open, assert_fine, html, root_of, switched
@@ -102,3 +103,22 @@ def test_the_circuit_page_chooses_its_example(open_page: Open, record: RunRecord
     assert_fine(page)
     assert page.query_params["example"] == "3"
     assert html(page).count("✓ All edges = model") == 2
+
+
+def test_a_red_badge_stops_the_export_of_its_figure_alone(
+    open_page: Open, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def red(*given: object) -> tuple[Check, ...]:
+        return (Check("Sham near 0", False, "The metric moves by <b>9</b>."),)
+
+    monkeypatch.setattr("app.panels.patching.checked", red)
+    page = open_page(root_of(record))
+    assert not page.exception
+    stopped = [str(error.value) for error in page.error if "Nothing of this" in str(error.value)]
+    assert len(stopped) == 3  # both maps, and their difference
+    assert "<b>9" not in html(page)
+    assert html(page).count("✗ Sham near 0") == 3
+    saved = " ".join(button.proto.id for button in page.get("download_button"))
+    assert "lens-forward-csv" in saved
+    assert "patching-forward" not in saved
+    assert "contrast-" not in saved
