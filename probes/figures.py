@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from interp.figures.drawing import theme
 from interp.figures.drawing.bands import band
 from interp.figures.drawing.numbers import plain
 
-__all__ = ["probe_lines", "steering_lines", "transfer_map"]
+__all__ = ["probe_lines", "retrieval_lines", "steering_lines", "transfer_map"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -93,6 +93,57 @@ def probe_lines(
     if report.attrs.get("drift"):
         note += " Neighbours are alike: p may be too small."
     theme.note(fig, note, below=64 if axis else 48)
+    return fig
+
+
+def retrieval_lines(results: Mapping[str, xr.Dataset], *, title: str | None = None) -> go.Figure:
+    """Draw what `retrieve` returned of several questions: how often the right item is preferred.
+
+    A line for each result, with its interval as a band; the dotted one is chance, 1/2. Points are
+    hollow where the corrected p value is .05 or more.
+
+    Args:
+        results: by what to call them, all of the same sites.
+        title: of the figure.
+
+    Raises:
+        ProbeError: there is none, or they are of different sites.
+    """
+    sites = [tuple(str(site) for site in result["site"].values) for result in results.values()]
+    if len(set(sites)) != 1:
+        raise ProbeError(
+            f"Lines are drawn over the same sites, but these {len(sites)} results have "
+            f"{len(set(sites))} kinds of them; draw those of one kind."
+        )
+    at = np.arange(len(sites[0]))
+    fig = go.Figure()
+    _across(fig, 0.5, "chance", "dot", "middle")
+    for number, (name, result) in enumerate(results.items()):
+        colour = theme.OKABE_ITO[number % len(theme.OKABE_ITO)]
+        values, low, high = (
+            result[f"preferred{end}"].values.astype(float) for end in ("", "_low", "_high")
+        )
+        fig.add_trace(band(at, low, high, colour, name))
+        hovers = [
+            f"<b>{theme.escape(name)}: {float(one['preferred']):.1%}</b>"
+            f"{_interval(one, 'preferred')}, corrected p {float(one['p_corrected']):.2g}"
+            for one in (result.isel(site=i) for i in at)
+        ]
+        line = _line(at, values, colour, theme.escape(name), hovers=hovers)
+        line.marker.symbol = [
+            "circle" if p < 0.05 else "circle-open" for p in result["p_corrected"].values
+        ]
+        fig.add_trace(line)
+    theme.finish(fig, title=title, height=380 + (28 if title else 0), hovermode="x unified")
+    fig.update_layout(margin={"t": 84 if title else 56, "b": 72, "r": 80})
+    fig.update_yaxes(title_text="right one preferred", range=[0, 1.03], tickformat=".0%")
+    fig.update_xaxes(
+        showgrid=False,
+        tickvals=at,
+        ticktext=[theme.escape(site) for site in sites[0]],
+        range=[-0.5, len(at) - 0.5],
+    )
+    theme.note(fig, "95% intervals; hollow points: corrected p ≥ .05.", below=48)
     return fig
 
 
@@ -234,7 +285,7 @@ def _interval(one: xr.Dataset, name: str) -> str:
     low, high = float(one[f"{name}_low"]), float(one[f"{name}_high"])
     if np.isnan(low):
         return ""
-    if name == "accuracy":
+    if name in ("accuracy", "preferred"):
         return f", interval {low:.1%} to {high:.1%}"
     return f", interval {plain(100 * low, 1)} to {plain(100 * high, 1)}"
 

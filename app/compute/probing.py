@@ -34,10 +34,12 @@ class Swept:
     """Attributes:
     report: what `probes.probe_report` says of the sites that are done; None before the first.
     words: the same of the words of each prompt up to the token that is read, as counts of tokens.
+    same: share of the prompts that are, up to that token, the tokens of one of another group.
     """
 
     report: xr.Dataset | None = None
     words: xr.Dataset | None = None
+    same: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,12 @@ def swept(model: Model, asked: Labelled, site: str, progress: Progress) -> Itera
     fitted = functools.partial(
         probe_steps, labels=asked.labels, groups=asked.groups, types=asked.groups
     )
-    words = None
+    words, same = None, _same(batch, places, asked.groups)
     for words in fitted(token_counts(model, batch, places)):
-        yield Swept(None, words)
+        yield Swept(None, words, same)
     for report in fitted(features):
         progress(len(names) + report.sizes["site"], total)
-        yield Swept(report, words)
+        yield Swept(report, words, same)
 
 
 def rows(report: xr.Dataset) -> pd.DataFrame:
@@ -194,6 +196,14 @@ def beyond_words(swept: Swept) -> np.ndarray | None:
 
 
 _MEASURED = ("accuracy", "control", "selectivity")
+
+
+def _same(batch: TokenBatch, places: Sequence[int], groups: Sequence[int]) -> float:
+    read = [tuple(batch.row(number)[: place + 1]) for number, place in enumerate(places)]
+    groups_of: dict[tuple[int, ...], set[int]] = {}
+    for row, group in zip(read, groups, strict=True):
+        groups_of.setdefault(row, set()).add(group)
+    return sum(len(groups_of[row]) > 1 for row in read) / len(read)
 
 
 def _read(

@@ -45,7 +45,7 @@ def sentence(
     if words is not None and beyond is not None:
         told = f" The words of the prompt alone get {percent(words)}"
         more = beyond[0] > 0
-        said += told + (", clearly less." if more else ": the layer tells no more than these.")
+        said += told + (", clearly less." if more else ", and this is not clearly more.")
     return said
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -29,8 +30,18 @@ FORM = (
 
 _PLACES = {"subject": "Last token of what is asked about", "last": "Last token of the prompt"}
 _NAMES = ("animals", "things")
-_ANIMALS = "dog cat bird fish frog bear duck horse cow pig rabbit mouse lion fox"
-_THINGS = "ball car box book cup bed chair table door hat boat bike house shoe"
+_SUGGESTED = 20  # lines of a model's own examples
+
+
+def _lines(words: str) -> str:
+    # They end alike, so that their last token says nothing by itself.
+    return "\n".join(f"The {word} was very" for word in words.split())
+
+
+_WORDS = (
+    _lines("dog cat bird fish frog bear duck horse cow pig rabbit mouse lion fox"),
+    _lines("ball car box book cup bed chair table door hat boat bike house shoe"),
+)
 
 
 def show(opened: Opened) -> None:
@@ -55,7 +66,7 @@ def show(opened: Opened) -> None:
     elif shown is not None and not _typed(shown):
         _of_examples(shown, opened.model)
     else:
-        _of_lists(opened.model)
+        _of_lists(opened.model, shown)
     if opened.run is not None and opened.page.probes:
         parts.html(markup.heading("Probes of the study"))
         study_figures.show(opened.run, opened.page.probes)
@@ -119,13 +130,14 @@ def _of_examples(shown: Shown, spec: ModelSpec) -> None:
         _refused(error)
 
 
-def _of_lists(spec: ModelSpec) -> None:
+def _of_lists(spec: ModelSpec, shown: Shown | None) -> None:
     probe = state.view().probe
-    lists = probe.lists or _suggestion()
-    names = probe.names if probe.lists is not None else _NAMES
+    lists, names = probe.lists, probe.names
+    suggested = _suggestion(shown) if lists is None or "list-1" not in st.session_state else None
+    if lists is None and suggested is not None:
+        lists, names = suggested
     if "list-1" not in st.session_state:
-        fields = zip((1, 2), names, lists, strict=True)
-        for number, name, text in fields:
+        for number, name, text in zip((1, 2), names, lists or _WORDS, strict=True):
             st.session_state.update({f"class-{number}": name, f"list-{number}": text})
 
     def submitted() -> None:
@@ -145,6 +157,13 @@ def _of_lists(spec: ModelSpec) -> None:
     left, _ = st.columns([4, 14])
     with left:
         _site()
+    if lists is None:
+        parts.html(
+            '<div class="ob-empty"><b>Two lists are needed.</b><br>Write at least '
+            f"{LEAST} prompts of either class, one in each line, in words that the model knows."
+            "</div>"
+        )
+        return
     try:
         asked, again = typed(*lists, names)
         if again:
@@ -161,12 +180,23 @@ def _of_lists(spec: ModelSpec) -> None:
         _refused(error)
 
 
-def _suggestion() -> tuple[str, str]:
-    """Lines that end alike, so that their last token says nothing by itself."""
-    animals, things = (
-        "\n".join(f"The {word} was very" for word in words.split()) for words in (_ANIMALS, _THINGS)
-    )
-    return animals, things
+def _suggestion(shown: Shown | None) -> tuple[tuple[str, str], tuple[str, str]] | None:
+    """Lists to begin with and their names: of the model's own examples, or of words that any
+    English model knows; None where there are examples, but too few."""
+    if shown is None:
+        return _WORDS, _NAMES
+    way, offered = shown.examples.ways[0], labels_of(shown.examples, shown.table)
+    for label in offered:
+        with contextlib.suppress(ObverseError):
+            found = labelled(shown.examples, shown.table, label.name, way.name, subject=False)
+            first, second = found.classes[:2]
+            each = [
+                [p for p, one in zip(found.prompts, found.labels, strict=True) if one == name]
+                for name in (first, second)
+            ]
+            one, other = ("\n".join(prompts[:_SUGGESTED]) for prompts in each)
+            return (one, other), (first[:LONGEST_NAME], second[:LONGEST_NAME])
+    return None
 
 
 def _refused(error: ObverseError) -> None:
@@ -174,8 +204,11 @@ def _refused(error: ObverseError) -> None:
 
 
 def _choose(title: str, key: str, names: dict[str, str], current: str, field: str) -> None:
+    usual = next(iter(names))
+
     def changed() -> None:
-        _change(**{field: st.session_state[key], "point": None})
+        chosen = st.session_state[key]
+        _change(**{field: "" if chosen == usual and field != "place" else chosen, "point": None})
 
     st.session_state[key] = current
     st.selectbox(title, list(names), format_func=names.__getitem__, key=key, on_change=changed)

@@ -30,6 +30,7 @@ from experiments.reversal_curse.hypotheses import (
     edits,
     gradients,
     one_map,
+    retrieval,
     transplant,
     two_entries,
 )
@@ -96,6 +97,7 @@ def page() -> Page:
     return Page(
         figures=(
             *(MARGINS, ACCURACY, RANKS),
+            retrieval.FIGURE,
             *(attribution.FIGURE, association.FIGURE, gradients.FIGURE, two_entries.FIGURE),
             *(edits.RESTORED, edits.FOLLOWED, edits.FOLLOWED_ALONE),
             *(one_map.FIGURE, one_map.ALONE, transplant.FIGURE),
@@ -139,6 +141,7 @@ def page() -> Page:
                 Label("relation", "Relation"),
             ),
         ),
+        probes=(retrieval.FIGURE,),
         trainings=Trainings(
             table="training_time",
             way="direction",

@@ -7,7 +7,6 @@ import functools
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -23,15 +22,17 @@ from app.text import markup, probes, sentences, snippets
 from experiments.labelled import Labelled
 from experiments.numbers import percent
 from experiments.registry import study_names
+from interp.figures.drawing.numbers import plain
 from interp.kinds import KINDS
-from probes.controls.shuffling import too_few
-from probes.figures import probe_lines
 
 if TYPE_CHECKING:
     import xarray as xr
 
 NAME = "probe-lines"
 _BEFORE = "embedding"
+_WIDTHS = (84, 124, 60, 96, 64)  # px of the table's columns
+# Of prompts; beyond it, as `probes` warns too, a probe is tested on what it has learned.
+_SAME = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,16 +138,21 @@ def _drawn(
     report = swept.report
     names, title = layers
     _note(report)
-    left, right = st.columns([3, 2], gap="medium")
+    left, right = st.columns([5, 4], gap="medium")
     with left:
-        _figure(swept, asked, names, title, many, where, code)
+        _figure(swept, asked, names, title, many, code)
     with right:
         parts.html(markup.heading("Layer by layer", f"{len(asked):,} {many}, held out in 5 parts"))
+        follow.words("probe-said", lambda: _below(swept, title, names, many, where))
+        shown = _table(report, names[: report.sizes["site"]])
         st.dataframe(
-            _table(report, names[: report.sizes["site"]]),
+            shown,
             hide_index=True,
-            height=min(460, 38 + 35 * len(names)),
-            column_config={"layer": st.column_config.TextColumn("Layer", pinned=True)},
+            height=min(430, 40 + 35 * len(shown)),
+            column_config={
+                name: st.column_config.TextColumn(width=width)
+                for name, width in zip(shown.columns, _WIDTHS, strict=True)
+            },
             alt="Accuracy, interval, control and selectivity of the probes at each layer",
         )
 
@@ -157,9 +163,10 @@ def _figure(
     names: list[str],
     title: str,
     many: str,
-    where: str,
     code: str,
 ) -> None:
+    from probes.figures import probe_lines  # it imports torch
+
     report = swept.report
     assert report is not None
     n = report.sizes["site"]
@@ -180,18 +187,8 @@ def _figure(
     fig.data = fig.data[-1:] + fig.data[:-1]
     fig.for_each_trace(lambda trace: trace.update(customdata=places), {"mode": "lines+markers"})
 
-    def selected() -> tuple[int, int] | None:
-        point = state.view().probe.point
-        return None if point is None or point >= n else (point, 0)
-
     def choose(place: tuple[int, int]) -> None:
         state.change(probe=dataclasses.replace(state.view().probe, point=place[0]))
-
-    def below() -> str:
-        chosen = selected()
-        if chosen is None:
-            return markup.hint("Click a layer to read its numbers.")
-        return markup.sentence(_said(swept, chosen[0], title, names, many, where))
 
     parts.figure(
         fig.update_layout(dragmode="zoom"),
@@ -199,14 +196,28 @@ def _figure(
         data=lambda: probing.rows(report),
         code=code,
         alt="Held-out accuracy of linear probes by layer, with control labels and chance",
-        told=told(report, asked, many),
-        below=below,
+        told=told(swept, asked, many),
     )
-    follow.cells(NAME, selected, choose)
+    follow.cells(NAME, lambda: None if _chosen(n) is None else (_chosen(n) or 0, 0), choose)
 
 
-def told(report: xr.Dataset, asked: Labelled, many: str) -> Told:
+def _chosen(n: int) -> int | None:
+    """The layer that is looked at, of so many."""
+    point = state.view().probe.point
+    return None if point is None or point >= n else point
+
+
+def _below(swept: Swept, title: str, names: list[str], many: str, where: str) -> str:
+    chosen = None if swept.report is None else _chosen(swept.report.sizes["site"])
+    if chosen is None:
+        return markup.hint("Click a layer in the figure to read its numbers.")
+    return markup.sentence(_said(swept, chosen, title, names, many, where))
+
+
+def told(swept: Swept, asked: Labelled, many: str) -> Told:
     """The line under the figure, with what was checked."""
+    report = swept.report
+    assert report is not None
     checked = probing.checked(report, asked)
     reached, wanted = checked.gradient
     apart, control = (
@@ -217,6 +228,10 @@ def told(report: xr.Dataset, asked: Labelled, many: str) -> Told:
         apart = f"‘{checked.apart[0]}’ is both learned from and tested on."
     if checked.control:
         control = f"Random labels are told better than by chance at {', '.join(checked.control)}."
+    same = (
+        f"{percent(swept.same)} of the prompts are, up to the token that is read, the same tokens "
+        "as one that is about something else."
+    )
     ended = f"The largest gradient at the end of a fit is {reached:.1g}, to be {wanted:.1g}."
     return Told(
         shows=f"How often a linear probe tells {' / '.join(asked.classes)} of {many} unseen",
@@ -225,6 +240,7 @@ def told(report: xr.Dataset, asked: Labelled, many: str) -> Told:
         control="random and shuffled labels; the prompt’s words alone",
         checks=(
             Check("No name in both halves", not checked.apart, apart),
+            Check("No prompt twice", swept.same <= _SAME, same),
             Check("Control at chance", not checked.control, control),
             Check("Fits ended", reached <= wanted, ended),
         ),
@@ -257,26 +273,36 @@ def _three(one: xr.Dataset, name: str) -> tuple[float, float, float]:
 
 
 def _table(report: xr.Dataset, names: list[str]) -> pd.DataFrame:
-    def interval(name: str) -> list[str]:
-        ends = zip(report[f"{name}_low"].values, report[f"{name}_high"].values, strict=True)
-        return [
-            f"{percent(low)} – {percent(high)}" if math.isfinite(low) else "–" for low, high in ends
-        ]
+    def ends(name: str) -> list[tuple[float, float]]:
+        low, high = (report[f"{name}_{end}"].values.astype(float) for end in ("low", "high"))
+        return list(zip(low, high, strict=True))
 
-    p = np.asarray(report["p_corrected"].values)
+    accuracy = [
+        percent(value)
+        + (f" [{plain(100 * low, 0)}, {plain(100 * high, 0)}]" if math.isfinite(low) else "")
+        for value, (low, high) in zip(report["accuracy"].values, ends("accuracy"), strict=True)
+    ]
+    selectivity = [
+        plain(100 * value, 0)
+        + (f" [{plain(100 * low, 0)}, {plain(100 * high, 0)}]" if math.isfinite(low) else "")
+        for value, (low, high) in zip(
+            report["selectivity"].values, ends("selectivity"), strict=True
+        )
+    ]
     return pd.DataFrame(
         {
             "layer": names,
-            "accuracy": [percent(v) for v in report["accuracy"].values],
-            "95% interval": interval("accuracy"),
-            "control": [percent(v) for v in report["control"].values],
-            "selectivity": interval("selectivity"),
-            "corrected p": ["< .001" if v < 0.001 else f"{v:.3f}" for v in p],
+            "accuracy": accuracy,
+            "control": [percent(value) for value in report["control"].values],
+            "selectivity": selectivity,
+            "p": ["< .001" if p < 0.001 else f"{p:.3f}" for p in report["p_corrected"].values],
         }
     )
 
 
 def _note(report: xr.Dataset) -> None:
+    from probes.controls.shuffling import too_few
+
     few = too_few(float(report.attrs["arrangements"]), report.sizes["site"])
     if few:
         parts.html(markup.hint(few))
@@ -299,5 +325,7 @@ def _progress(work: Work[Swept], key: tuple[object, ...]) -> None:
             st.progress(min(1.0, done), f"{text}{left}")
             st.button("Cancel", key="probe-cancel", on_click=work.stop)
     elif stand.stopped:
-        parts.html(markup.hint("It was cancelled; layers that are missing were not fitted."))
+        parts.html(
+            markup.hint("It was cancelled: p values are corrected for the layers that are there.")
+        )
         st.button("Fit them all", key="probe-again", on_click=_again, args=(key,))

@@ -11,16 +11,28 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import plotly.graph_objects as go
 import xarray as xr
 from scipy import stats as scipy_stats
 
+from experiments.figure import Figure
 from experiments.reversal_curse.case import Case, Finding
 from experiments.study import Outcome, Verdict
+from interp.figures.drawing.dots import nothing_to_draw
+from probes.figures import retrieval_lines
 
 CLAIM = "Asked the other way round, a linear probe finds no answer at the name that is asked about."
 MARGIN = 0.15
 """Above or below 1/2, the share of other answers that the right one beats by chance."""
 LEAST_QUESTIONS = 20
+
+ASKED = {
+    "retrieval_forward_asked_forward": "told forward, asked forward",
+    "retrieval_forward_asked_reverse": "told forward, asked in reverse",
+    "retrieval_reverse_asked_reverse": "told in reverse, asked in reverse",
+    "retrieval_reverse_asked_forward": "told in reverse, asked forward",
+}
+"""Results by their names in a run, with what to call them."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -78,7 +90,7 @@ def investigate(case: Case) -> Finding:
         [probes["forward", "reverse"], probes["reverse", "forward"]],
         [probes["forward", "forward"], probes["reverse", "reverse"]],
     )
-    return Finding((verdict,))
+    return Finding((verdict,), (FIGURE,))
 
 
 def judge(untold: Sequence[xr.Dataset], told: Sequence[xr.Dataset]) -> Verdict:
@@ -138,6 +150,21 @@ def judge(untold: Sequence[xr.Dataset], told: Sequence[xr.Dataset]) -> Verdict:
     )
 
 
+def lines(*results: xr.Dataset) -> go.Figure:
+    """How often the right answer is preferred, of both sides asked both ways.
+
+    Args:
+        results: of `probe_name`, in the order of `ASKED`.
+    """
+    found = {
+        name: one for name, one in zip(ASKED.values(), results, strict=True) if "preferred" in one
+    }
+    if not found:
+        reasons = [str(one.attrs.get("refused", "")) for one in results]
+        return nothing_to_draw(f"no probe was fitted: {next(filter(None, reasons), 'no results')}")
+    return retrieval_lines(found)
+
+
 def _where(site: str) -> str:
     block = site.removeprefix("resid_post.").split("@")[0]
     return f"after block {block}" if block.isdigit() else f"at {site}"
@@ -154,3 +181,18 @@ def _undecided(n: int, reasons: Sequence[str]) -> Verdict:
         n=n,
         confidence=0.90,
     )
+
+
+FIGURE = Figure(
+    name="retrieval",
+    title="Answers read",
+    results=tuple(ASKED),
+    draw=lines,
+    alt="How often a linear map from the asked name's last token prefers the right answer to "
+    "another one, block by block, for facts asked as they were told and the other way round",
+    caption=(
+        "A linear map from the stream at the asked name’s last token to the answer’s unembedding, "
+        "fitted on some questions and tested on others: how often the right answer is nearer to "
+        "what it says than another one. Answers given to the wrong questions are the control."
+    ),
+)

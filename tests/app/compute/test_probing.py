@@ -76,15 +76,31 @@ def test_words_are_judged_on_the_same_folds(asked: Labelled, swept: probing.Swep
 def test_checks_fail_where_they_should(asked: Labelled, swept: probing.Swept) -> None:
     report = swept.report
     assert report is not None
-    assert not told(report, asked, "lines").wrong
+    assert not told(swept, asked, "lines").wrong
+    assert swept.same == 0.0
     assert probing.checked(report, asked).apart == ()
     twice = replace(asked, names=(("a",),) * len(asked))
     assert probing.checked(report, twice).apart == ("a",)
     leaking = report.assign(control_correct=report["control_correct"] * 0 + 1)
     assert len(probing.checked(leaking, asked).control) == 3
     unfinished = report.assign(gradient=report["gradient"] + 1)
-    wrong = [check.name for check in told(unfinished, twice, "lines").wrong]
-    assert wrong == ["No name in both halves", "Fits ended"]
+    bad = replace(swept, report=unfinished, same=0.2)
+    wrong = [check.name for check in told(bad, twice, "lines").wrong]
+    assert wrong == ["No name in both halves", "No prompt twice", "Fits ended"]
+
+
+def test_prompts_that_the_model_cannot_tell_apart_are_counted(
+    spec: ModelSpec, asked: Labelled
+) -> None:
+    spaced = tuple(f"Tom{' ' * (1 + i)}Cruise" for i in range(len(asked)))
+    rows = [tuple(loaded(spec).token_ids(prompt)) for prompt in spaced]
+    share = sum(rows.count(row) > 1 for row in rows) / len(rows)
+    assert share > 0.5
+    steps = probing.swept(
+        loaded(spec), replace(asked, prompts=spaced), "resid_pre", lambda done, total: None
+    )
+    (found,) = {step.same for step in steps if step.words is not None}
+    assert found == share
 
 
 def test_a_sweep_can_be_stopped_between_two_layers(fresh: Engine, spec: ModelSpec) -> None:
