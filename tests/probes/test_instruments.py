@@ -12,7 +12,7 @@ from interp.model.model import Model
 from interp.steering.directions import random_directions
 from probes import Features, probe_report, retrieve, steering_check, transfer_sites
 from probes.controls.significance import against_shuffled
-from probes.figures import probe_lines, steering_lines, transfer_map
+from probes.figures import probe_lines, retrieval_lines, steering_lines, transfer_map
 from probes.probes import Probes
 from probes.transfer import transfer_conditions
 from tests.probes.material import data
@@ -82,6 +82,17 @@ def test_retrieval_finds_what_is_linearly_there_and_nothing_else() -> None:
     assert found["preferred_low"][1] < 0.5 < found["preferred_high"][1]
     assert found["p_corrected"][1] > 0.05
     assert abs(float(found["null"].mean()) - 0.5) < 0.05
+    fig = retrieval_lines({"a <b>": found, "again": found})
+    first, again = (trace for trace in fig.data if trace.mode == "lines+markers")
+    np.testing.assert_allclose(first.y, found["preferred"])
+    assert (first.name, again.name) == ("a &lt;b&gt;", "again")
+    assert list(first.marker.symbol) == ["circle", "circle-open"]
+    band = next(trace for trace in fig.data if trace.fill == "toself")
+    np.testing.assert_allclose(band.y[:2], found["preferred_high"])
+    (chance,) = fig.layout.shapes
+    assert chance.y0 == 0.5
+    with pytest.raises(ProbeError, match="2 kinds"):
+        retrieval_lines({"two": found, "one": found.isel(site=[0])})
 
 
 def test_intervals_of_retrieval_cover_chance_at_sites_of_noise() -> None:

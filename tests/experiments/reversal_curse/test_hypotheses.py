@@ -303,6 +303,18 @@ def test_probes_without_a_number_or_with_few_questions_decide_nothing() -> None:
     assert retrieval.judge([refused, good], [retrieved(1, 0.9)]).n == 60
 
 
+def test_probes_are_drawn_as_far_as_they_were_fitted() -> None:
+    refused = xr.Dataset(attrs={"refused": "12 facts, and a probe needs 20"})
+    one = retrieved(0, 0.5)
+    one = one.assign(preferred_low=one["preferred"] - 0.1, preferred_high=one["preferred"] + 0.1)
+    fig = retrieval.lines(one, refused, one, refused)
+    names = [trace.name for trace in fig.data if trace.mode == "lines+markers"]
+    assert names == [list(retrieval.ASKED.values())[i] for i in (0, 2)]
+    nothing = retrieval.lines(refused, refused, refused, refused)
+    assert not nothing.data
+    assert "12 facts" in nothing.layout.annotations[0].text
+
+
 def finding(name: str, outcome: Outcome) -> Verdict:
     return Verdict(name, "", outcome, "", None, None, None, "", 50, "")
 
