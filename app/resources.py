@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import os
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from streamlit.runtime import Runtime
 
 from app import runs
 from app.compute.along import Kept
 from app.compute.engine import Engine, ModelSpec
+from app.compute.jobs import Jobs
+from app.compute.models import Models, touched
+from app.compute.request import Request
+from app.compute.shelf import asked_of
 from experiments.errors import StudyError
 from experiments.explorer import Page
 from experiments.records import RunRecord
 from experiments.registry import find_study
 from experiments.reporter import Progress
+from experiments.run_directory.explored import is_there
 
 if TYPE_CHECKING:
     from interp.model.model import Model
@@ -28,6 +31,24 @@ if TYPE_CHECKING:
 def engine() -> Engine:
     """The one engine of this process."""
     return _engine()
+
+
+def jobs() -> Jobs:
+    """The jobs of this process."""
+    return _jobs()
+
+
+def is_kept(request: Request[Any], run: runs.Run) -> bool:
+    """Whether a run directory holds the result of a request, as far as its name tells."""
+    asked = engine().compute(
+        request.spec, ("asked", request.written), lambda model: asked_of(request, model)
+    )
+    return asked.fingerprint == run.fingerprint and is_there(run.record.path, asked)
+
+
+def models() -> Models:
+    """The models in memory."""
+    return _models()
 
 
 def run(record: RunRecord) -> runs.Run:
@@ -45,7 +66,7 @@ def page(study: str) -> tuple[Page, str | None]:
 
 def load_apart(spec: ModelSpec) -> Model:
     """A model that is looked at once, and is not kept."""
-    return _load_model(spec, 0.0)
+    return _load_model(spec)
 
 
 def asked_along(checkpoints: tuple[tuple[int, ModelSpec], ...], what: Hashable) -> Kept:
@@ -55,7 +76,7 @@ def asked_along(checkpoints: tuple[tuple[int, ModelSpec], ...], what: Hashable) 
     Args:
         what: tells what they are asked.
     """
-    return _asked(checkpoints, tuple(_touched(spec) for _, spec in checkpoints), what)
+    return _asked(checkpoints, tuple(touched(spec) for _, spec in checkpoints), what)
 
 
 @contextmanager
@@ -73,7 +94,20 @@ def _draw(place: st.delta_generator.DeltaGenerator, text: str, done: int, total:
 
 
 def _make_engine() -> Engine:
-    return Engine(lambda spec: _model(spec, _touched(spec)))
+    return Engine(models().get)
+
+
+def _make_models() -> Models:
+    return Models(_load_model)
+
+
+def _make_jobs() -> Jobs:
+    return Jobs(engine().turns, _alive)
+
+
+def _alive(session: str) -> bool:
+    """Whether a browser shows this session."""
+    return not Runtime.exists() or Runtime.instance().is_active_session(session)
 
 
 def _open_run(path: str, stamp: tuple[int, ...]) -> runs.Run:
@@ -95,10 +129,9 @@ def _make_page(study: str) -> Page:
         ) from error
 
 
-def _load_model(spec: ModelSpec, touched: float) -> Model:
+def _load_model(spec: ModelSpec) -> Model:
     from interp.loading.load import load_model
 
-    gc.collect()  # models that made room for this one hold themselves in circles
     return load_model(spec.source, revision=spec.revision, dtype=spec.dtype)
 
 
@@ -108,22 +141,11 @@ def _nothing_asked(
     return Kept()
 
 
-def _touched(spec: ModelSpec) -> float:
-    """When a model folder was last written to, so that a new checkpoint there is loaded."""
-    folder = Path(os.path.expanduser(spec.source))  # raises nothing for a user that is not there
-    try:
-        return max((path.stat().st_mtime for path in folder.glob("*.safetensors")), default=0.0)
-    except OSError:
-        return 0.0
-
-
 _engine: Callable[[], Engine] = st.cache_resource(_make_engine, show_spinner=False)
 _page: Callable[[str], Page] = st.cache_resource(_make_page, show_spinner=False)
 _run: Callable[[str, tuple[int, ...]], runs.Run] = st.cache_resource(
     _open_run, max_entries=8, show_spinner=False
 )
 _asked: Callable[..., Kept] = st.cache_resource(_nothing_asked, max_entries=16, show_spinner=False)
-# Two, so that a run's model and one to compare it with stay in memory.
-_model: Callable[[ModelSpec, float], Model] = st.cache_resource(
-    _load_model, max_entries=2, show_spinner=False
-)
+_models: Callable[[], Models] = st.cache_resource(_make_models, show_spinner=False)
+_jobs: Callable[[], Jobs] = st.cache_resource(_make_jobs, show_spinner=False)

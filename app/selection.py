@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 Kind = Literal["run", "model"]
 SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 
-PAGES = ("start", "study", "examples", "circuit", "probes", "training", "compare", "prompt")
+PAGES = ("start", "study", "examples", "circuit", "probes", "training", "compare", "prompt", "jobs")
 """Names of pages, as links tell them."""
 
 SWITCHES: Mapping[str, tuple[str, ...]] = {

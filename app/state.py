@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
@@ -10,6 +11,7 @@ import streamlit as st
 from app.selection import Two, View, from_query, to_query
 
 _KEY = "view"
+_STAY = ("asked_for", "waiting")
 
 
 def view() -> View:
@@ -28,6 +30,15 @@ def change(**fields: Any) -> None:
 def switch(name: str, value: str) -> None:
     """Move a switch of the screen. Called by widgets' callbacks."""
     st.session_state[_KEY] = view().switched(**{name: value})
+
+
+def go(query: Mapping[str, str]) -> None:
+    """Look at what a link tells, as if it had been opened anew; what this session may open and
+    waits for stays."""
+    kept = {name: st.session_state[name] for name in _STAY if name in st.session_state}
+    st.session_state.clear()
+    st.session_state.update(kept)
+    st.session_state[_KEY] = from_query(query)
 
 
 def to_address() -> None:

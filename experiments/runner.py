@@ -32,6 +32,7 @@ from experiments.records import RunRecord
 from experiments.reporter import QuietReporter, Reporter
 from experiments.run_directory.layout import (
     CONFIG,
+    EXPLORED,
     LOCK,
     PROVENANCE,
     RESULTS,
@@ -197,7 +198,7 @@ def _check_directory(directory: Path, settings: dict[str, Any], fresh: bool) -> 
         others = sorted(
             path.name
             for path in _entries(directory)
-            if path.name != LOCK and not path.name.startswith(TEMPORARY_PREFIX)
+            if path.name not in (LOCK, EXPLORED) and not path.name.startswith(TEMPORARY_PREFIX)
         )
         if others:
             raise RunError(

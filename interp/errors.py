@@ -7,6 +7,7 @@ from cache.errors import ArgumentError, ObverseError, StorageError
 __all__ = [
     "ArgumentError",
     "DirectionError",
+    "DoesNotFit",
     "ExecutionError",
     "MetricError",
     "ModelError",
@@ -21,6 +22,10 @@ __all__ = [
 
 class ModelError(ObverseError):
     """A model cannot be found, loaded or trusted."""
+
+
+class DoesNotFit(ModelError):
+    """A model takes more memory than is free; nothing of it was loaded."""
 
 
 class PromptError(ObverseError):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from app.compute.pairs import Aligned, aligned, build
 from app.compute.turns import ModelSpec, Replaced, Turns
-from app.compute.work import Work
 from experiments.explorer import Examples, Pair, Way
 from experiments.reporter import Progress
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from app.compute.circuits import Measured
     from app.compute.component_output import Written
     from app.compute.continuation import Steering
-    from app.compute.refining import Refined
     from interp.model.model import Model
 
 __all__ = ["About", "Engine", "ModelSpec", "Replaced", "Token"]
@@ -60,9 +58,9 @@ class Engine:
     """
 
     def __init__(self, load: Callable[[ModelSpec], Model]) -> None:
-        self._turns = Turns(load)
-        self.compute, self.in_steps = self._turns.compute, self._turns.in_steps
-        self.apart = self._turns.apart
+        self.turns = Turns(load)
+        self.compute, self.in_steps = self.turns.compute, self.turns.in_steps
+        self.apart = self.turns.apart
 
     def about(self, spec: ModelSpec) -> About:
         """Name, size and fingerprint. Raises ModelError where the model cannot be loaded."""
@@ -134,21 +132,6 @@ class Engine:
             lambda model: sweep(model, build(model, [pair]), site, progress=progress),
         )
 
-    def refine(self, spec: ModelSpec, pair: Pair, site: str, *, run: bool) -> Work[Refined]:
-        """Estimate every cell of one pair and, if they are to be `run`, replace the estimates by
-        exact values, the largest first.
-
-        Raises:
-            ModelError: the model cannot be loaded.
-        """
-        from app.compute.refining import refined
-
-        return self.in_steps(
-            spec,
-            ("refine", pair, site, run),
-            lambda model, tell: refined(model, pair, site, run, tell),
-        )
-
     def patch(
         self,
         spec: ModelSpec,
@@ -184,7 +167,7 @@ class Engine:
             return patch_once(model, pairs, site, layer, position=position, head=head, k=_TOP)
 
         key = ("patch", pair, site, layer, label, head)
-        with self._turns.wanted(replaced):
+        with self.turns.wanted(replaced):
             return self.compute(spec, key, run)
 
     def carry(
@@ -206,7 +189,7 @@ class Engine:
         from app.compute.carrying import carried
 
         key = ("carry", source, target, layer, read, written)
-        with self._turns.wanted(replaced):
+        with self.turns.wanted(replaced):
             return self.compute(
                 spec, key, lambda model: carried(model, source, target, layer, read, written)
             )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.compute.work import Work
+from app.compute.work import Steps, Work
 from experiments.reporter import Progress
 
 if TYPE_CHECKING:
@@ -102,15 +102,26 @@ class Turns:
             gives_way: whether they also get it whenever the work tells how far it is: for work
                 that leaves the model as it is in between, or holds the model's own lock.
         """
+        return Work(self.steps(spec, key, work, gives_way=gives_way))
+
+    def steps(
+        self,
+        spec: ModelSpec,
+        key: tuple[Hashable, ...],
+        work: Callable[[Model, Progress], Iterator[T]],
+        *,
+        gives_way: bool = False,
+    ) -> Steps[T]:
+        """The same, to be run by whoever calls it."""
         from interp.model.memory import fitting_threads
 
-        with self._lock:
-            model = self._load(spec)
-        name = (spec, _fingerprint(model), *key)
-
         def steps(tell: Progress) -> Iterator[T]:
-            if name in self._kept:
-                yield self._kept[name]
+            with self._lock:
+                model = self._load(spec)
+                name = (spec, _fingerprint(model), *key)
+                kept = self._kept.get(name)
+            if kept is not None:
+                yield kept
                 return
             results, last = work(model, self._giving_way(tell) if gives_way else tell), None
             while True:
@@ -121,7 +132,7 @@ class Turns:
                         return
                 yield (last := found)
 
-        return Work(steps)
+        return steps
 
     def _giving_way(self, tell: Progress) -> Progress:
         given = time.monotonic()

@@ -60,12 +60,12 @@ class Work(Generic[T]):
     """
 
     def __init__(self, steps: Steps[T]) -> None:
-        self._steps = steps
         self._stand: Stand[T] = Stand()
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._begun = time.monotonic()
-        threading.Thread(target=self._run, daemon=True).start()
+        # What the steps hold, a model among it, goes with the thread.
+        threading.Thread(target=self._run, args=(steps,), daemon=True).start()
 
     @property
     def stand(self) -> Stand[T]:
@@ -84,10 +84,10 @@ class Work(Generic[T]):
             self._changed.wait_for(lambda: not self._stand.running, timeout=seconds)
         return self.stand
 
-    def _run(self) -> None:
+    def _run(self, steps: Steps[T]) -> None:
         stopped, error = False, None
         try:
-            for result in self._steps(self._tell):
+            for result in steps(self._tell):
                 self._update(result=result)
                 self._pause()
                 self._check()

@@ -163,7 +163,7 @@ def _refining(shown: Shown, example: int, site: str, way: Way) -> live.Refining 
     pair = pair_of(shown, example, way)
     if pair is None:
         return None
-    return live.refine(shown.spec, pair, site, f"{way.name}-{example}")
+    return live.refine(shown.spec, pair, site, f"{way.name}-{example}", shown.run)
 
 
 def _mean(shown: Shown, site: str, way: Way, group: str, value: str) -> patching.Map | None:

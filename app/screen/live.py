@@ -1,22 +1,28 @@
-"""Maps that are drawn while they are still computed, with progress and a way to stop."""
+"""What is drawn while it is still computed, with progress and a way to stop waiting for it."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import streamlit as st
+from streamlit.runtime.scriptrunner_utils.script_run_context import get_script_run_ctx
 
 from app import resources, state
+from app.compute import requests
 from app.compute.engine import ModelSpec
+from app.compute.jobs import Job
 from app.compute.refining import Refined
-from app.compute.work import Work
+from app.compute.request import Request
+from app.compute.work import Stand, Work
+from app.runs import Run
 from app.screen import parts
-from app.selection import View
-from app.text import sentences
+from app.selection import View, to_query
+from app.text import markup, sentences
 from experiments.explorer import Pair
 
 # Sweeps of models up to this size take seconds on a laptop, and are not asked for.
@@ -28,14 +34,45 @@ PATIENCE = 1.0
 """Seconds that a page waits for work before it draws what there is: most is done by then."""
 
 _EVERY = 0.5  # s between two drawings
-_WORK, _USED = "work", "work-used"
+_WAITING, _USED = "waiting", "waiting-used"
+
+
+class Waiting(Generic[T]):
+    """This session's part in a job; to be used as `Work` is.
+
+    Attributes:
+        job: may go on for others when this session has stopped waiting.
+    """
+
+    def __init__(self, job: Job[T]) -> None:
+        self.job = job
+        self._stopped: Stand[T] | None = None
+
+    @property
+    def stand(self) -> Stand[T]:
+        """How far it is; how far it was when this session stopped waiting."""
+        return self._stopped or self.job.stand
+
+    @property
+    def key(self) -> str:
+        """A name for its buttons."""
+        return hashlib.sha256(self.job.request.written.encode()).hexdigest()[:12]
+
+    def wait(self, seconds: float) -> Stand[T]:
+        """How far it is after so many seconds, or as soon as it has ended."""
+        return self._stopped or self.job.work.wait(seconds)
+
+    def stop(self) -> None:
+        """Do not wait any more; the job stops if nobody else does."""
+        self._stopped = replace(self.job.stand, running=False, stopped=True)
+        resources.jobs().cancel(self.job, session())
 
 
 class Going(Protocol):
     """Something that is worked on."""
 
     @property
-    def work(self) -> Work[Any]: ...
+    def work(self) -> Work[Any] | Waiting[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +85,7 @@ class Refining:
     """
 
     key: str
-    work: Work[Refined]
+    work: Waiting[Refined]
     whole: bool
 
     @property
@@ -56,52 +93,96 @@ class Refining:
         return self.work.stand.result
 
 
-def refine(spec: ModelSpec, pair: Pair, site: str, key: str) -> Refining:
-    """Start the work on a map, or go on with what this session has started.
+def session() -> str:
+    """The name of this session."""
+    context = get_script_run_ctx()
+    return "" if context is None else context.session_id
 
-    On large models cells are run only when that is asked for.
+
+def wait_for(request: Request[T], run: Run | None = None) -> Waiting[T]:
+    """Start a job that this page shows, or wait for it with others; go on with what this session
+    waits for, or has stopped waiting for, already.
+
+    Args:
+        run: the run that is open; the result is kept there if it is of the run's model.
+
+    Raises:
+        ModelError: the model cannot be loaded.
     """
-    engine = resources.engine()
-    whole = engine.about(spec).n_parameters <= SMALL or bool(
-        st.session_state.get(f"run-{key}-{site}")
+
+    def begin() -> Waiting[T]:
+        here = None
+        if run is not None and request.form is not None:
+            about = resources.engine().about(request.spec)
+            here = run.record.path if run.fingerprint == about.fingerprint else None
+        link = to_query(state.view())
+        return Waiting(resources.jobs().ask(request, session(), directory=here, link=link))
+
+    return going_on((request.spec, request.written), begin)
+
+
+def refine(spec: ModelSpec, pair: Pair, site: str, key: str, run: Run | None = None) -> Refining:
+    """Start the work on a map, or go on with it.
+
+    On large models cells are run only when that is asked for, or was before a reload.
+    """
+    name = f"{key}-{site}"
+    whole = requests.patching(spec, pair, site, run=True)
+    wanted = (
+        resources.engine().about(spec).n_parameters <= SMALL
+        or bool(st.session_state.get(f"run-{name}"))
+        or resources.jobs().find(whole) is not None
+        or (run is not None and resources.is_kept(whole, run))
     )
-    name = (spec, pair, site, whole)
-    work = going_on(name, lambda: engine.refine(spec, pair, site, run=whole))
-    return Refining(f"{key}-{site}", work, whole)
+    asked = whole if wanted else requests.patching(spec, pair, site, run=False)
+    return Refining(name, wait_for(asked, run), wanted)
 
 
-def going_on(name: Hashable, begin: Callable[[], Work[T]]) -> Work[T]:
-    """Work of this session, begun where it has not begun; it is stopped when it is not shown."""
-    works = _works()
-    if name not in works:
-        works[name] = begin()
+Held = TypeVar("Held", Work[Any], Waiting[Any])
+
+
+def going_on(name: Hashable, begin: Callable[[], Held]) -> Held:
+    """Work of this session, begun where it has not begun; when it is not shown any more, it is
+    stopped, or left if it is a job."""
+    held = _held()
+    if name not in held:
+        held[name] = begin()
     st.session_state.setdefault(_USED, set()).add(name)
-    return works[name]
+    return held[name]  # type: ignore[return-value]
 
 
 def forget(name: Hashable) -> None:
     """Have work begin anew when it is next asked for."""
-    _works().pop(name, None)
+    _held().pop(name, None)
 
 
 @contextlib.contextmanager
 def only_what_is_shown() -> Iterator[None]:
-    """Stop, when the whole page is drawn, the work on what it no longer shows."""
+    """Leave, when the whole page is drawn, what it no longer shows."""
     st.session_state[_USED] = set()
     yield
-    works, used = _works(), st.session_state[_USED]
-    for name in [name for name in works if name not in used]:
-        works.pop(name).stop()
+    held, used = _held(), st.session_state[_USED]
+    for name in [name for name in held if name not in used]:
+        one = held.pop(name)
+        if isinstance(one, Waiting):
+            resources.jobs().leave(one.job, session())
+        else:
+            one.stop()
 
 
-def draw(refining: Sequence[Going], show: Callable[[], None]) -> None:
+def keep_all() -> None:
+    """All that this session waits for is shown on this page."""
+    st.session_state.setdefault(_USED, set()).update(_held())
+
+
+def draw(going: Sequence[Going], show: Callable[[], None]) -> None:
     """Call `show`, and while there is work to do again and again."""
     deadline = time.monotonic() + PATIENCE
-    running = [one.work.wait(max(0.0, deadline - time.monotonic())).running for one in refining]
+    running = [one.work.wait(max(0.0, deadline - time.monotonic())).running for one in going]
     page = _page()
 
     def again() -> None:
-        if _page() != page or not any(one.work.stand.running for one in refining):
+        if _page() != page or not any(one.work.stand.running for one in going):
             st.rerun()
         show()
 
@@ -121,27 +202,55 @@ def _page() -> View:
 def progress(one: Refining) -> None:
     """How far the work on a map is, with a button to stop it or to have all cells run."""
     stand = one.work.stand
-    if stand.error is not None:
+    if stand.running:
+        bar(one.work, "Estimating" if stand.result is None else "Running cells", key=one.key)
+    elif stand.error is not None:
         parts.error(stand.error)
-    elif stand.running:
-        left = sentences.time_left(stand.seconds_left)
-        text = "Estimating" if stand.result is None else "Running cells"
-        if stand.total:
-            text = f"{stand.done:,} of {stand.total:,} cells run{left}"
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.progress(min(1.0, stand.done / max(1, stand.total)), text)
-            st.button("Cancel", key=f"cancel-{one.key}", on_click=one.work.stop)
     elif stand.stopped or not one.whole:
         st.button("Run every cell", key=f"run-all-{one.key}", on_click=_run_all, args=(one,))
+    tell(one.work)
+
+
+def bar(waiting: Waiting[Any], text: str, *, key: str | None = None) -> None:
+    """The progress of a job, the time that is left, and a button to cancel it.
+
+    Args:
+        text: what is done, while it is not known how much there is of it.
+        key: a name for the button, the same whenever the same is shown.
+    """
+    stand = waiting.stand
+    if stand.total:
+        left = sentences.time_left(stand.seconds_left)
+        text = f"{stand.done:,} of {stand.total:,} {waiting.job.request.unit}{left}"
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.progress(min(1.0, stand.done / max(1, stand.total)), text)
+        st.button("Cancel", key=f"cancel-{key or waiting.key}", on_click=waiting.stop)
+
+
+def tell(waiting: Waiting[Any]) -> None:
+    """Where a result was read from, and what could not be read or kept."""
+    job = waiting.job
+    for note in job.notes:
+        parts.warning(note)
+    if job.was_read:
+        parts.html(markup.hint("Computed before; read from the run directory."))
+
+
+def cancel(job: Job[Any]) -> None:
+    """This session does not wait for a job any more."""
+    for one in _held().values():
+        if isinstance(one, Waiting) and one.job is job:
+            one.stop()
+    resources.jobs().cancel(job, session())
 
 
 def _run_all(one: Refining) -> None:
     st.session_state[f"run-{one.key}"] = True
-    works = _works()
-    for name in [name for name, work in works.items() if work is one.work]:
-        del works[name]
+    held = _held()
+    for name in [name for name, work in held.items() if work is one.work]:
+        del held[name]
 
 
-def _works() -> dict[Hashable, Work[Any]]:
-    works: dict[Hashable, Work[Any]] = st.session_state.setdefault(_WORK, {})
-    return works
+def _held() -> dict[Hashable, Work[Any] | Waiting[Any]]:
+    held: dict[Hashable, Work[Any] | Waiting[Any]] = st.session_state.setdefault(_WAITING, {})
+    return held

@@ -215,6 +215,15 @@ def chosen(rows: Sequence[tuple[str, str]]) -> str:
     return f'<dl class="ob-chosen">{lines}</dl>'
 
 
+def item(name: str, about: str, lines: Sequence[str] = ()) -> str:
+    """An entry of a list: its name, what is said of it, and lines below."""
+    below = "".join(f'<div class="ob-small">{esc(line)}</div>' for line in lines)
+    return (
+        f'<div class="ob-item"><b>{esc(theme.visible(name))}</b>'
+        f'<div class="ob-small">{esc(about)}</div>{below}</div>'
+    )
+
+
 def heading(text: str, small: str = "") -> str:
     """The heading of a part of a page; terms in what stands below it are explained."""
     below = f'<div class="ob-small">{glossary.explained(small)}</div>' if small else ""

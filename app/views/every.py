@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import circuit, compare, examples, probes, prompt, start, study, training
+from app.views import circuit, compare, examples, jobs, probes, prompt, start, study, training
 from app.views.opened import Opened
 
 __all__ = ["PAGES", "Kind"]
@@ -35,4 +35,5 @@ PAGES = (
     Kind("training", "Training", training.show),
     Kind("compare", "Compare", compare.show),
     Kind("prompt", "Any prompt", prompt.show_page),
+    Kind("jobs", "Cache and jobs", jobs.show),
 )

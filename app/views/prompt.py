@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import streamlit as st
 import xarray as xr
@@ -15,6 +14,7 @@ from app.compute.engine import ModelSpec
 from app.panels import circuit, lens_kinds, patching
 from app.panels import lens as lens_panel
 from app.panels.inside import tabs
+from app.runs import Run
 from app.screen import live, parts
 from app.screen.asked import Asked
 from app.screen.shown import brought
@@ -45,14 +45,14 @@ def show_page(opened: Opened) -> None:
             '<div class="ob-empty"><b>No model is open.</b><br>Choose one at the left.</div>'
         )
         return
-    show(opened.model, None if opened.run is None else opened.run.record.path)
+    show(opened.model, opened.run)
 
 
-def show(spec: ModelSpec, run: Path | None = None) -> None:
+def show(spec: ModelSpec, run: Run | None = None) -> None:
     """A form, and below it what the model makes of what was typed.
 
     Args:
-        run: the directory of the run that is open, which may hold lenses of the model.
+        run: the run that is open, which may hold lenses of the model, and keeps results.
     """
     ask = _form(spec)
     if ask is None:
@@ -109,7 +109,7 @@ def _suggestion(spec: ModelSpec) -> Ask:
     return Ask(pair.clean, pair.corrupt, pair.answer.strip(), pair.foil.strip())
 
 
-def _alone(spec: ModelSpec, ask: Ask, run: Path | None) -> None:
+def _alone(spec: ModelSpec, ask: Ask, run: Run | None) -> None:
     """What a single prompt allows; the rest is said to be missing."""
     prompt, answer, foil = (ask.clean.rstrip(" "), *map(pairs.answer_typed, (ask.answer, ask.foil)))
     engine = resources.engine()
@@ -122,7 +122,7 @@ def _alone(spec: ModelSpec, ask: Ask, run: Path | None) -> None:
         _likeliest(lens, "clean")
     with right:
         parts.html(markup.heading("What each layer would say"))
-        chosen = lens_kinds.choose(spec, (), run)
+        chosen = lens_kinds.choose(spec, (), None if run is None else run.record.path)
         if chosen is not None:
             read = lens_kinds.read(spec, chosen, prompt, answer)
             lens_panel.show(
@@ -175,7 +175,7 @@ def _likeliest(lens: xr.Dataset, way: str) -> None:
     )
 
 
-def _compare(spec: ModelSpec, pair: Pair, run: Path | None) -> None:
+def _compare(spec: ModelSpec, pair: Pair, run: Run | None) -> None:
     engine = resources.engine()
     with st.spinner("Loading the model …", show_time=True):
         engine.aligned(spec, pair)  # refuses what cannot be aligned before anything is drawn
@@ -191,7 +191,7 @@ def _compare(spec: ModelSpec, pair: Pair, run: Path | None) -> None:
             lenses[way] = lens_panel.computed(spec, prompt, answer)
             _likeliest(lenses[way], way)
     parts.html(markup.heading("What each layer would say"))
-    chosen = lens_kinds.choose(spec, (), run)
+    chosen = lens_kinds.choose(spec, (), None if run is None else run.record.path)
     for way, column in zip(sides, st.columns(2, gap="large"), strict=True):
         if chosen is not None:
             with column:
@@ -213,10 +213,10 @@ def _compare(spec: ModelSpec, pair: Pair, run: Path | None) -> None:
         for way, (prompt, _, side) in sides.items()
     ]
     tabs.show(spec, asked, span=pair.span)
-    _patching(spec, pair)
+    _patching(spec, pair, run)
 
 
-def _patching(spec: ModelSpec, pair: Pair) -> None:
+def _patching(spec: ModelSpec, pair: Pair, run: Run | None) -> None:
     parts.html(
         markup.heading(
             "Which activations carry the answer",
@@ -238,7 +238,7 @@ def _patching(spec: ModelSpec, pair: Pair) -> None:
         if site != state.view().site:
             continue
         with tab:
-            refining = live.refine(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}")
+            refining = live.refine(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}", run)
             live.draw([refining], functools.partial(_map, spec, pair, site, value, refining))
     circuit.toggled(spec, {_BOTH: (pair,)}, width=parts.width(1))
 

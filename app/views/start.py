@@ -49,6 +49,7 @@ _PAGES = (
         "Two runs, two models, or two questions side by side, and what differs.",
     ),
     ("prompt", "Any prompt", "Ask the model something of your own; one field is enough."),
+    ("jobs", "Cache and jobs", "What is computed now, and what is kept: results, models, stores."),
 )
 
 

@@ -6,6 +6,7 @@ stages.json      the finished results, and the other files here, with their SHA-
 results/         tables (.parquet) and labelled arrays (.nc)
 figures/         each figure of the report, what it draws (.csv) and as an image (.svg)
 report.html      and report.md
+explored/        what was computed in the explorer, with what it is; the manifest knows none of it
 work/            what a study needs while it runs, or leaves beside its results: a trained model
 verdicts.json    written last
 """
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIG",
+    "EXPLORED",
     "FIGURES",
     "HEADLINE",
     "LOCK",
@@ -54,6 +56,7 @@ HEADLINE = "headline"
 RESULTS = "results"
 FIGURES = "figures"
 WORK = "work"
+EXPLORED = "explored"
 LOCK = ".lock"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")

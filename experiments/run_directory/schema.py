@@ -25,6 +25,7 @@ __all__ = [
     "MOST_SEED",
     "SCHEMA",
     "check_config",
+    "check_explored",
     "check_manifest",
     "check_provenance",
     "check_verdicts",
@@ -154,6 +155,11 @@ def check_verdicts(value: Any, path: Path) -> list[dict[str, Any]]:
     if len({item["id"] for item in value}) != len(value):
         raise _damaged(path, "two verdicts have the same id")
     return value
+
+
+def check_explored(value: Any, path: Path) -> dict[str, Any]:
+    """The description of a result of the explorer. Raises RunError where it is damaged."""
+    return _check(value, _EXPLORED, path)
 
 
 def check_manifest(value: Any, path: Path) -> dict[str, Any]:
@@ -296,4 +302,22 @@ _MANIFEST: Mapping[str, Check] = {
     "results": _map(_fields(kind=_word, file=_text, bytes=_count, sha256=_digest)),
     "documents": _map(_fields(kind=_word, file=_text, bytes=_count, sha256=_digest)),
     "partial": _map(_fields(items=_count, chunk_size=_count, sha256=_list(_digest))),
+}
+
+_EXPLORED: Mapping[str, Check] = {
+    "schema": lambda value: value == 1,
+    "asked": _fields(
+        kind=_word,
+        request=lambda value: value is not None,
+        fingerprint=_word,
+        tokenizer=_word,
+        version=_word,
+    ),
+    "title": _text,
+    "model": _text,
+    "seconds": _number,
+    "link": _map(_text),
+    "created": _time,
+    "bytes": _count,
+    "sha256": _digest,
 }

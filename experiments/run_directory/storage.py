@@ -70,13 +70,18 @@ def encode_dataset(dataset: xr.Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def decode_dataset(data: bytes, name: str) -> xr.Dataset:
-    """The inverse of `encode_dataset`; a RunError names what is no netCDF by `name`."""
+def decode_dataset(data: bytes, name: str, *, most: int | None = None) -> xr.Dataset:
+    """The inverse of `encode_dataset`; a RunError names what is no netCDF by `name`.
+
+    Args:
+        most: numbers and texts that it may hold, however few bytes they take; as many as a study
+            may store if left out.
+    """
     import xarray as xr
 
     try:
         with xr.open_dataset(io.BytesIO(data), engine="h5netcdf", decode_times=False) as lazy:
-            _check_count(sum(variable.size for variable in lazy.variables.values()))
+            _check_count(sum(map(_values, lazy.variables.values())), most)
             stored = lazy.load()
         plain = {str(name): _decode_variable(stored[name]) for name in stored.variables}
         coordinates = {name: plain.pop(str(name)) for name in stored.coords}
@@ -85,8 +90,13 @@ def decode_dataset(data: bytes, name: str) -> xr.Dataset:
         raise RunError(f"'{name}' is not a netCDF file of a run; run the study again.") from error
 
 
-def _check_count(values: int) -> None:
-    if values > MOST_VALUES:
+def _values(variable: xr.Variable) -> int:
+    """How many values it claims; texts of one length count by what they take."""
+    return int(max(variable.size, variable.size * variable.dtype.itemsize // 8))
+
+
+def _check_count(values: int, most: int | None = None) -> None:
+    if values > (MOST_VALUES if most is None else most):
         raise ValueError(f"it claims {values:,} values")
 
 

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from interp.errors import ModelError, first_sentence
+from cache.sizes import show_size
+from interp.errors import DoesNotFit, ModelError, first_sentence
 from interp.loading.configuration import check_size
 from interp.loading.where import check_folder, unknown_model
+from interp.model.memory import available_memory
 from interp.model.vocabulary import quoted
 
 if TYPE_CHECKING:
@@ -30,14 +32,25 @@ if TYPE_CHECKING:
 WRAPPED_TOLERANCE = 0.05
 # Modules that hold no weights themselves, for each weight and besides.
 _MODULES_OF_ONE_WEIGHT, _MODULES = 16, 2000
+# Of a model whose files are not here yet; the largest have some tens of thousands.
+_MODULES_OF_ANY = 500_000
 
 
 def load_hugging_face(
-    source: str, target: str, folder: Path | None, dtype: torch.dtype, revision: str | None
+    source: str,
+    target: str,
+    folder: Path | None,
+    dtype: torch.dtype,
+    revision: str | None,
+    device: torch.device | None = None,
 ) -> tuple[Any, Any]:
     """A Hugging Face model, whole and in eager attention, and its tokenizer.
 
+    Args:
+        device: where it will go from the computer's memory, into which it is loaded.
+
     Raises:
+        DoesNotFit: there is not enough memory for it.
         ModelError: it cannot be found or read, or its weights are not those of its configuration.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -49,8 +62,10 @@ def load_hugging_face(
         # One that a config.json asks for may be code from a hub ("kernels-community/…").
         config._attn_implementation = "eager"
         _check_architecture(target, config)
-        if folder is not None:
-            _check_fit(folder, config)
+        skeleton = _skeleton(config, _MODULES_OF_ANY) if folder is None else _fit(folder, config)
+        # How much of packed weights is unpacked is their library's matter.
+        if getattr(config, "quantization_config", None) is None:
+            _check_memory(source, skeleton, dtype, device)
         tokenizer = AutoTokenizer.from_pretrained(target, **where)
         hf_model, info = AutoModelForCausalLM.from_pretrained(
             target,
@@ -106,22 +121,51 @@ def _check_architecture(target: str, config: Any) -> None:
             )
 
 
-def _check_fit(folder: Path, config: Any) -> None:
-    """Raise a ModelError if the configuration asks for more than its weight files hold.
+def _fit(folder: Path, config: Any) -> Any:
+    """The model without memory for its weights, built no further than its files can fill it.
 
-    The model is built without memory for its weights, and no further than its files can fill it.
+    Raises:
+        ModelError: the configuration asks for more than its weight files hold.
     """
-    from transformers import AutoModelForCausalLM
-
     weights = check_folder(folder)
     packed = getattr(config, "quantization_config", None) is not None
-    with modules_at_most(_MODULES_OF_ONE_WEIGHT * len(weights) + _MODULES), torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), attn_implementation="eager", trust_remote_code=False
-        )
+    skeleton = _skeleton(config, _MODULES_OF_ONE_WEIGHT * len(weights) + _MODULES)
     wanted = sum(weight.numel() for weight in skeleton.parameters())
     tables = sum(buffer.numel() for buffer in skeleton.buffers())
     check_size(str(folder), wanted, tables, weights, packed=packed)
+    return skeleton
+
+
+def _skeleton(config: Any, modules: int) -> Any:
+    """The model without memory for its weights."""
+    from transformers import AutoModelForCausalLM
+
+    with modules_at_most(modules), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), attn_implementation="eager", trust_remote_code=False
+        )
+
+
+def _check_memory(
+    name: str, skeleton: Any, dtype: torch.dtype, device: torch.device | None
+) -> None:
+    """Raise DoesNotFit if a model takes more memory than is free."""
+    n = sum(weight.numel() for weight in skeleton.parameters())
+    takes = n * dtype.itemsize
+    takes += sum(table.numel() * table.element_size() for table in skeleton.buffers())
+    places = {"of this computer": available_memory()}
+    if device is not None and device.type == "cuda":
+        # What torch keeps for later use is free as well.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        places[f"of {device}"] = torch.cuda.mem_get_info(device)[0] + kept
+    for where, free in places.items():
+        if free is not None and takes > free:
+            half = ", load it in bfloat16, which takes half" if dtype.itemsize > 2 else ""
+            raise DoesNotFit(
+                f"'{name}' does not fit into the memory {where}: its {n:,} parameters take "
+                f"{show_size(takes)} in {str(dtype).removeprefix('torch.')}, and "
+                f"{show_size(free)} are free; free some{half}, or use a smaller model."
+            )
 
 
 @contextlib.contextmanager

@@ -62,7 +62,9 @@ def load_model(
             f"{quoted(revision)} out, or give a hub id."
         )
     with quiet():
-        hf_model, hf_tokenizer = load_hugging_face(str(source), target, folder, precision, revision)
+        hf_model, hf_tokenizer = load_hugging_face(
+            str(source), target, folder, precision, revision, chosen
+        )
         bridge = wrap(hf_model, hf_tokenizer, target, chosen, precision)
     return _checked(
         Model(

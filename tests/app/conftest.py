@@ -11,6 +11,7 @@ import pytest
 from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
+from app.compute import jobs
 from app.compute.engine import Engine, ModelSpec
 from app.screen import live
 from experiments.explorer import Examples, Way
@@ -20,6 +21,12 @@ from interp.loading.load import load_model
 from interp.model.model import Model
 from tests.app import material
 from tests.app.pages import MAIN, Open
+
+
+@pytest.fixture(autouse=True)
+def runs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test computes is not kept in a run that other tests read; see `test_kept.py`."""
+    monkeypatch.setattr(jobs, "KEPT_FROM", float("inf"))
 
 
 @pytest.fixture(autouse=True)

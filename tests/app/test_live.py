@@ -17,9 +17,11 @@ import streamlit as st
 import xarray as xr
 from streamlit.testing.v1 import AppTest
 
+from app.compute import jobs, requests
 from app.compute.engine import Engine, ModelSpec
 from app.compute.pairs import build, typed
 from app.compute.refining import Refined, trust
+from app.compute.work import Work
 from app.screen import live
 from app.selection import Cell, View
 from experiments.explorer import Pair
@@ -42,9 +44,16 @@ def pair() -> Pair:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Holds all work after each result until it is set."""
     gate = threading.Event()
-    monkeypatch.setattr("app.compute.turns.Work", slowed(lambda stop, number: gate.wait(LONG)))
+    monkeypatch.setattr("app.compute.jobs.Work", slowed(lambda stop, number: gate.wait(LONG)))
     yield gate
     gate.set()
+
+
+def begin(
+    engine: Engine, spec: ModelSpec, pair: Pair, site: str, *, run: bool = True
+) -> Work[Refined]:
+    asked = requests.patching(spec, pair, site, run=run)
+    return jobs.Jobs(engine.turns, lambda session: True).ask(asked, "me").work
 
 
 def exact_patches(spec: ModelSpec, pair: Pair, site: str) -> np.ndarray:
@@ -57,7 +66,7 @@ def exact_patches(spec: ModelSpec, pair: Pair, site: str) -> np.ndarray:
 def test_a_refined_map_ends_as_the_sweep(
     fresh: Engine, spec: ModelSpec, pair: Pair, site: str
 ) -> None:
-    end = fresh.refine(spec, pair, site, run=True).wait(LONG)
+    end = begin(fresh, spec, pair, site).wait(LONG)
     assert not end.running
     assert end.result is not None
     assert end.done == end.total == end.result.result["exact"].size
@@ -66,12 +75,12 @@ def test_a_refined_map_ends_as_the_sweep(
     )
     assert end.result.result["exact"].all()
     assert not end.result.estimate["exact"].any()
-    again = fresh.refine(spec, pair, site, run=True).wait(LONG)
+    again = begin(fresh, spec, pair, site).wait(LONG)
     assert again.result is end.result
 
 
 def test_without_runs_a_map_stays_an_estimate(fresh: Engine, spec: ModelSpec, pair: Pair) -> None:
-    end = fresh.refine(spec, pair, "resid_pre", run=False).wait(LONG)
+    end = begin(fresh, spec, pair, "resid_pre", run=False).wait(LONG)
     assert end.result is not None
     assert not end.result.result["exact"].any()
 
@@ -79,7 +88,7 @@ def test_without_runs_a_map_stays_an_estimate(fresh: Engine, spec: ModelSpec, pa
 def test_others_get_their_turn_while_a_map_is_refined(
     fresh: Engine, spec: ModelSpec, pair: Pair, gate: threading.Event
 ) -> None:
-    work = fresh.refine(spec, pair, "resid_pre", run=True)
+    work = begin(fresh, spec, pair, "resid_pre")
     with ThreadPoolExecutor(1) as pool:
         lens = pool.submit(fresh.lens, spec, TEXTS[0], None).result(timeout=LONG)
     assert lens.sizes["layer"] == 3
@@ -89,7 +98,7 @@ def test_others_get_their_turn_while_a_map_is_refined(
     end = work.wait(LONG)
     assert end.stopped
     # What was stopped is not kept as if it were whole.
-    whole = fresh.refine(spec, pair, "resid_pre", run=True).wait(LONG)
+    whole = begin(fresh, spec, pair, "resid_pre").wait(LONG)
     assert whole.result is not None
     assert whole.result.result["exact"].all()
 
@@ -189,13 +198,13 @@ def test_work_can_be_cancelled_and_taken_up_again(
 def test_choosing_something_else_stops_the_work(
     estimated: AppTest, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (work,) = estimated.session_state["work"].values()
+    (waiting,) = estimated.session_state["waiting"].values()
     view: View = estimated.session_state["view"]
     estimated.session_state["view"] = replace(view, site="z")
     estimated.run()
-    assert list(estimated.session_state["work"].values()) != [work]
+    assert list(estimated.session_state["waiting"].values()) != [waiting]
     finish(gate, monkeypatch)
-    assert work.wait(LONG).stopped
+    assert waiting.job.work.wait(LONG).stopped
     estimated.run()
     assert_fine(estimated)
     assert not hatched(estimated)

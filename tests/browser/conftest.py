@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -56,11 +57,13 @@ def explorer(record: RunRecord, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def slow_explorer(
     record: RunRecord, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Explorer]:
-    """Its maps take seconds to become exact."""
+    """Its maps take seconds to become exact. The run is a copy: it has kept none of them yet."""
     port = _free_port()
-    command = [sys.executable, str(Path(__file__).with_name("slow_main.py"))]
-    command += ["--port", str(port), "--root", str(_root(record))]
     folder = tmp_path_factory.mktemp("log")
+    root = folder / "runs"
+    shutil.copytree(_root(record), root, ignore=shutil.ignore_patterns("explored"))
+    command = [sys.executable, str(Path(__file__).with_name("slow_main.py"))]
+    command += ["--port", str(port), "--root", str(root)]
     yield from _serve(command, port, record, folder / "slow.txt", folder / "patches.txt")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app import server
-from app.compute import turns
+from app.compute import jobs
 from interp.patching import single
 from tests.app.slowed import slowed
 
@@ -29,6 +29,6 @@ def patch_slowly(*given: Any, **named: Any) -> Any:
     return patch_once(*given, **named)
 
 
-turns.Work = slowed(pause)  # type: ignore[misc]
+jobs.Work = slowed(pause)  # type: ignore[misc]
 single.patch_once = patch_slowly
 server.main()

@@ -1,0 +1,82 @@
+"""What is asked of a model, as a job does it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from app.compute.turns import ModelSpec
+from experiments.reporter import Progress
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from interp.model.model import Model
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Form(Generic[T]):
+    """How a result is written into a file, and read with suspicion.
+
+    Attributes:
+        to_dataset: the result as labelled arrays.
+        from_dataset: the inverse, of what was found in a file; raises an ObverseError or a
+            ValueError, KeyError or TypeError where that is not the result of this request.
+    """
+
+    to_dataset: Callable[[T], xr.Dataset]
+    from_dataset: Callable[[xr.Dataset, Model], T]
+
+
+@dataclass(frozen=True)
+class Request(Generic[T]):
+    """Attributes:
+    spec: the model.
+    key: the kind of request and whatever else decides the result beside the model; texts,
+        numbers, tuples and dataclasses of these.
+    title: what it is, for people.
+    work: yields better and better results, and tells (done, in all) in between; others get their
+        turn after each.
+    unit: what is counted: "cells run".
+    form: how the last result is kept; None where it is not.
+    """
+
+    spec: ModelSpec
+    key: tuple[Hashable, ...]
+    title: str
+    work: Callable[[Model, Progress], Iterator[T]]
+    unit: str = "steps done"
+    form: Form[T] | None = None
+
+    @property
+    def kind(self) -> str:
+        return str(self.key[0])
+
+    @property
+    def asked(self) -> Any:
+        """The key but for its kind, as JSON holds it."""
+        return json.loads(self.written)[1:]
+
+    @property
+    def written(self) -> str:
+        """The key as JSON."""
+        return json.dumps(self.key, default=_plain, allow_nan=False)
+
+
+def in_one(work: Callable[[Model, Progress], T]) -> Callable[[Model, Progress], Iterator[T]]:
+    """Work that gives one result, at its end."""
+
+    def steps(model: Model, tell: Progress) -> Iterator[T]:
+        yield work(model, tell)
+
+    return steps
+
+
+def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"a {type(value).__name__} cannot stand in a request")

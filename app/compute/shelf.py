@@ -1,0 +1,111 @@
+"""Where a job's result is kept: in the run directories of its model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from app.compute.request import Request
+from cache.errors import ObverseError
+from experiments.run_directory import explored
+from experiments.run_directory.explored import Asked, Explored
+from experiments.run_directory.layout import EXPLORED
+
+if TYPE_CHECKING:
+    from interp.model.model import Model
+
+T = TypeVar("T")
+
+
+class Shelf(Generic[T]):
+    """Reads and writes one result. What goes wrong becomes a sentence: the result itself is in
+    memory.
+
+    Attributes:
+        was_read: whether the result was found.
+        kept_in: the run directories that hold it.
+        notes: what went wrong.
+    """
+
+    def __init__(self, request: Request[T], link: Mapping[str, str]) -> None:
+        self._request, self._link = request, link
+        self._lock = threading.Lock()
+        self._directories: list[Path] = []
+        self._asked: Asked | None = None
+        self._model = ""
+        self._result: tuple[T, float] | None = None
+        self.was_read = False
+        self.kept_in: list[Path] = []
+        self.notes: list[str] = []
+
+    def add(self, directory: Path) -> None:
+        """The result belongs there, too: now, if it is there."""
+        with self._lock:
+            if directory not in self._directories:
+                self._directories.append(directory)
+                self._write(directory)
+
+    def read(self, model: Model) -> T | None:
+        """What one of the directories holds for this request of this model."""
+        with self._lock:
+            self._asked, self._model = asked_of(self._request, model), model.name
+            for directory in self._directories:
+                found = self._read(directory, model)
+                if found is not None:
+                    self._result, self.was_read = found, True
+                    self.kept_in.append(directory)
+                    return found[0]
+        return None
+
+    def keep(self, result: T, seconds: float) -> None:
+        """Keep the result in every directory that does not hold it yet."""
+        with self._lock:
+            self._result = self._result or (result, seconds)
+            for directory in self._directories:
+                self._write(directory)
+
+    def _read(self, directory: Path, model: Model) -> tuple[T, float] | None:
+        form = self._request.form
+        if form is None or self._asked is None:
+            return None
+        try:
+            stored = explored.find(directory, self._asked)
+            if stored is None:
+                return None
+            one, dataset = stored
+            return form.from_dataset(dataset, model), one.seconds
+        except ObverseError as error:
+            self.notes.append(str(error))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            # Of a hostile file anything can be otherwise than a form takes it for.
+            self.notes.append(
+                f"'{directory / EXPLORED / self._asked.name}.nc' does not hold what its name "
+                "says; it is computed anew."
+            )
+        return None
+
+    def _write(self, directory: Path) -> None:
+        form, asked = self._request.form, self._asked
+        if form is None or asked is None or self._result is None or directory in self.kept_in:
+            return
+        result, seconds = self._result
+        one = Explored(asked, self._request.title, self._model, round(seconds, 3), self._link)
+        try:
+            explored.save(directory, one, form.to_dataset(result))
+            self.kept_in.append(directory)
+        except ObverseError as error:
+            self.notes.append(f"The result is in memory only: {error}")
+
+
+def asked_of(request: Request[T], model: Model) -> Asked:
+    """What decides the result of a request, as a run directory names it."""
+    return Asked(
+        request.kind,
+        request.asked,
+        model.fingerprint,
+        model.tokenizer_fingerprint,
+        version("obverse"),
+    )
