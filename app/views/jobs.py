@@ -6,12 +6,13 @@ import streamlit as st
 
 from app.panels.housekeeping import kept, memory, running, stores
 from app.screen import parts
+from app.text import markup
 from app.views.opened import Opened
 
 
 def show(opened: Opened) -> None:
     """Draw it; no model is loaded for it."""
-    parts.html('<div class="ob-title">Cache and jobs</div>')
+    parts.html(markup.title("Cache and jobs", "What is computed now, and what is kept and where."))
     running.show()
     kept.show(opened.run)
     left, right = st.columns(2, gap="large")

@@ -60,6 +60,7 @@ def held(
         yield xr.Dataset(attrs={"stage": 1})
         while not gate.wait(0.01):
             tell(2, 4)
+            yield xr.Dataset(attrs={"stage": 1})  # others get their turn
         yield xr.Dataset({"x": ("n", [1.0, 2.0])}, attrs={"stage": 2})
 
     plain: Form[xr.Dataset] = Form(lambda result: result, lambda stored, model: stored)
