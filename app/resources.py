@@ -12,11 +12,11 @@ from streamlit.runtime import Runtime
 
 from app import runs
 from app.compute.along import Kept
+from app.compute.background.jobs import Jobs
+from app.compute.background.request import Request
+from app.compute.background.shelf import asked_of
 from app.compute.engine import Engine, ModelSpec
-from app.compute.jobs import Jobs
 from app.compute.models import Models, touched
-from app.compute.request import Request
-from app.compute.shelf import asked_of
 from experiments.errors import StudyError
 from experiments.explorer import Page
 from experiments.records import RunRecord

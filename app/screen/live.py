@@ -13,11 +13,11 @@ import streamlit as st
 from streamlit.runtime.scriptrunner_utils.script_run_context import get_script_run_ctx
 
 from app import resources, state
-from app.compute import requests
+from app.compute.background import requests
+from app.compute.background.jobs import Job
+from app.compute.background.request import Request
 from app.compute.engine import ModelSpec
-from app.compute.jobs import Job
 from app.compute.refining import Refined
-from app.compute.request import Request
 from app.compute.work import Stand, Work
 from app.runs import Run
 from app.screen import parts

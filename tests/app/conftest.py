@@ -11,7 +11,7 @@ import pytest
 from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
-from app.compute import jobs
+from app.compute.background import jobs
 from app.compute.engine import Engine, ModelSpec
 from app.screen import live
 from experiments.explorer import Examples, Way

@@ -13,7 +13,7 @@ import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
-from app.compute import jobs
+from app.compute.background import jobs
 from app.panels.housekeeping import stores
 from app.screen import live
 from cache.store import ActivationStore
@@ -48,7 +48,9 @@ def run(record: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Holds all jobs after each result until it is set."""
     gate = threading.Event()
-    monkeypatch.setattr("app.compute.jobs.Work", slowed(lambda stop, number: gate.wait(LONG)))
+    monkeypatch.setattr(
+        "app.compute.background.jobs.Work", slowed(lambda stop, number: gate.wait(LONG))
+    )
     yield gate
     gate.set()
 
@@ -79,7 +81,9 @@ def test_a_map_is_kept_with_the_run_and_read_after_a_restart(
 
     st.cache_resource.clear()
     with monkeypatch.context() as patch:
-        patch.setattr("app.compute.requests.refined", lambda *_: pytest.fail("computed again"))
+        patch.setattr(
+            "app.compute.background.requests.refined", lambda *_: pytest.fail("computed again")
+        )
         page = open_page(tmp_path, query=query)
     assert_fine(page)
     assert page.get("plotly_chart")[-1].proto.spec == drawn

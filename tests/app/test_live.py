@@ -17,7 +17,7 @@ import streamlit as st
 import xarray as xr
 from streamlit.testing.v1 import AppTest
 
-from app.compute import jobs, requests
+from app.compute.background import jobs, requests
 from app.compute.engine import Engine, ModelSpec
 from app.compute.pairs import build, typed
 from app.compute.refining import Refined, trust
@@ -44,7 +44,9 @@ def pair() -> Pair:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Holds all work after each result until it is set."""
     gate = threading.Event()
-    monkeypatch.setattr("app.compute.jobs.Work", slowed(lambda stop, number: gate.wait(LONG)))
+    monkeypatch.setattr(
+        "app.compute.background.jobs.Work", slowed(lambda stop, number: gate.wait(LONG))
+    )
     yield gate
     gate.set()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app import server
-from app.compute import jobs
+from app.compute.background import jobs
 from interp.patching import single
 from tests.app.slowed import slowed
 

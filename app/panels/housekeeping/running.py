@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from app import resources, state
-from app.compute.jobs import Job
+from app.compute.background.jobs import Job
 from app.screen import live, parts
 from app.text import markup, sentences
 from experiments.numbers import duration

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from app.compute import jobs, requests
+from app.compute.background import jobs, requests
+from app.compute.background.jobs import Job, Jobs
+from app.compute.background.request import Form, Request
 from app.compute.engine import Engine, ModelSpec
-from app.compute.jobs import Job, Jobs
 from app.compute.pairs import build, typed
 from app.compute.refining import Refined
-from app.compute.request import Form, Request
 from experiments.reporter import Progress
 from experiments.run_directory import explored
 from interp import load_model, sweep

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from app.compute.request import Request
+from app.compute.background.request import Request
 from cache.errors import ObverseError
 from experiments.run_directory import explored
 from experiments.run_directory.explored import Asked, Explored

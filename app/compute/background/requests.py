@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.compute.background.request import Form, Request, in_one
 from app.compute.checks import patches
 from app.compute.pairs import build
 from app.compute.refining import Refined, largest, refined
-from app.compute.request import Form, Request, in_one
 from app.compute.turns import ModelSpec
 from experiments.explorer import Pair
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from app.compute.request import Request
-from app.compute.shelf import Shelf
+from app.compute.background.request import Request
+from app.compute.background.shelf import Shelf
 from app.compute.turns import ModelSpec, Turns
 from app.compute.work import Stand, Work
 from experiments.reporter import Progress

@@ -1,0 +1,1 @@
+"""Jobs: long work that sessions share, what it is asked, and where its results are kept."""
