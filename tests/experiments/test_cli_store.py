@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +18,8 @@ from experiments.cli.application import application
 from experiments.cli.harvest import choose_sites, parse_count
 from experiments.cli.progress import Meter
 from experiments.cli.store import layer_ranges, number_ranges
+from tests.experiments.commands import environment
+from tests.warm import Process
 
 pytestmark = pytest.mark.slow
 
@@ -116,25 +116,23 @@ def test_a_stopped_harvest_goes_on(tmp_path: Path) -> None:
     Path("long.txt").write_text(
         "\n".join(f"{Path('corpus.txt').read_text()}"[i:] for i in range(25))
     )
-    command = [sys.executable, "-m", "experiments.cli", "harvest", "--text", "long.txt"]
-    command += ["--context", "20", "--sites", "resid_post,mlp_act,q,k,v,z"]
-    root = Path(__file__).resolve().parents[2]
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = ["harvest", "--text", "long.txt", "--context", "20"]
+    command += ["--sites", "resid_post,mlp_act,q,k,v,z"]
+    process = Process("experiments.cli", command, tmp_path, environment())
     deadline = time.monotonic() + 60
     while not list(Path("activations/shards").glob("*/*.json")):
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[0].decode()
+        assert process.poll() is None, process.communicate(timeout=60)
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output.decode()
-    assert b"run the same command again to go on" in output
+    said = "".join(process.communicate(timeout=60))
+    assert process.returncode == 130, said
+    assert "run the same command again to go on" in said
     with ActivationStore("activations") as store:
         assert not store.verify().findings
         before = store.size()
     assert before > 0
-    done = obverse(*command[3:])
+    done = obverse(*command)
     assert done.exit_code == 0, done.output
     with ActivationStore("activations") as store:
         assert store.size() > before

@@ -238,7 +238,7 @@ def test_putting_in_order_what_another_left(path: Path, template: Path) -> None:
     assert steps > 5
 
 
-def test_two_hundred_kills_at_random_moments(path: Path) -> None:
+def test_eighty_kills_at_random_moments(path: Path) -> None:
     """Two processes fill, read, evict, remove and verify one store until both are killed."""
     draw = random.Random(5)
     rows = prompts(12, seed=3)
@@ -257,7 +257,7 @@ def test_two_hundred_kills_at_random_moments(path: Path) -> None:
                 if own.random() < 0.1:
                     store.gc()
 
-    for turn in range(100):
+    for turn in range(40):
         children = [start(lambda seed=2 * turn + n: work(seed)) for n in range(2)]
         for child in children:
             time.sleep(draw.random() * 0.03)
