@@ -40,14 +40,20 @@ def filters_of(told: object) -> dict[str, str]:
 
 def clicked_one(event: Mapping[str, Any] | None) -> int | None:
     """The number behind the point that was clicked: an example, or a layer."""
+    return next(iter(lassoed(event)), None)
+
+
+def lassoed(event: Mapping[str, Any] | None) -> list[int]:
+    """The numbers behind the points that were clicked or lie in a lasso."""
     points = ((event or {}).get("selection") or {}).get("points") or []
+    found = []
     for point in points:
         data = point.get("customdata")
         if isinstance(data, Mapping):
             data = [data[key] for key in sorted(data, key=int)]
         if isinstance(data, Sequence) and len(data) == 1 and not isinstance(data, str):
-            return int(data[0])
-    return None
+            found.append(int(data[0]))
+    return found
 
 
 def picked(event: Mapping[str, Any] | None, shown: Sequence[int]) -> int | None:

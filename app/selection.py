@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 from urllib.parse import parse_qsl, urlencode
 
+from app.together import from_text, to_text
+
 Kind = Literal["run", "model"]
 SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 
@@ -172,6 +174,7 @@ class View:
         switches: (name, value) of `SWITCHES` and `NUMBERS` that do not stand as usual, by name.
         probe: what probes are asked for.
         two: what is compared.
+        together: numbers of the examples that were chosen together; none for all of a kind.
     """
 
     source: Source | None = None
@@ -190,6 +193,7 @@ class View:
     probe: Probe = Probe()
     switches: tuple[tuple[str, str], ...] = ()
     two: Two = Two()
+    together: tuple[int, ...] = ()
 
     def at(self, switch: str) -> str:
         """Where a switch stands."""
@@ -235,6 +239,8 @@ def to_query(view: View) -> dict[str, str]:
         value = getattr(view, name)
         if value is not None:
             query[name] = str(value)
+    if view.together:
+        query["together"] = to_text(view.together)
     query |= dict(view.switches)
     query |= _probe_query(view.probe)
     query |= _two_to_query(view.two)
@@ -277,7 +283,7 @@ def from_query(query: Mapping[str, str]) -> View:
     moved = {name: query[name] for name, values in SWITCHES.items() if query.get(name) in values}
     moved |= {n: str(_number(query.get(n))) for n in NUMBERS if _number(query.get(n)) is not None}
     view = view.switched(**moved)
-    view = replace(view, probe=_probe(query))
+    view = replace(view, probe=_probe(query), together=from_text(query.get("together", "")))
     texts = [query.get(name, "") for name in ("clean", "corrupt", "answer", "foil")]
     if any(texts) and all(len(text) <= LONGEST_TEXT for text in texts):
         view = replace(view, ask=Ask(*texts))

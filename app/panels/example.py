@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 import xarray as xr
@@ -146,11 +145,11 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chose
     of_this = {way.name: lens for way, lens in lenses.items()}
     names = {way.name: examples.lens.format(way=way.name) for way in examples.ways}
     stored = {} if run is None else {way: run.dataset(name) for way, name in names.items()}
-    group = str(row[examples.group])
+    some = shown.asked_together(int(row[examples.key]))
     of_all = {
-        way: lens.isel(example=np.nonzero(lens[examples.group].values == group)[0])
+        way: lens.isel(example=some.among(lens))
         for way, lens in stored.items()
-        if lens is not None
+        if lens is not None and some.among(lens)
     }
     if not of_this and not of_all:
         return
@@ -185,16 +184,15 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chose
             follow.layers("ranks")
     if of_all and run is not None:
         n = next(iter(of_all.values())).sizes["example"]
-        title = f"All {n} {examples.many} of its kind, logit lens"
+        which = f"The {n} chosen {examples.many}"
+        title = f"{which if some.lassoed else f'All {n} {examples.many} of its kind'}, logit lens"
         with columns[1 if of_this else 0]:
             parts.figure(
                 rank_lines(of_all, title=title, chance=chance),
                 "ranks-all",
                 data=lambda: _rank_table(of_all),
-                code=snippets.run_ranks(
-                    run.record.path, {way: names[way] for way in of_all}, (examples.group, group)
-                ),
-                alt=f"Rank of the answer by layer, all {examples.many} of the same kind",
+                code=snippets.run_ranks(run.record.path, {way: names[way] for way in of_all}, some),
+                alt=f"Rank of the answer by layer, {n} {examples.many}",
                 told=Told(
                     "Median rank of the answer’s first token, read after each block.",
                     f"{n} {examples.many}",

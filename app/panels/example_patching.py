@@ -18,6 +18,7 @@ from app.screen import live, parts
 from app.screen.shown import Shown
 from app.selection import SITES
 from app.text import markup, snippets
+from app.together import Together
 from cache.errors import ObverseError
 from experiments.explorer import Pair, Way
 from interp.kinds import site_kind
@@ -32,9 +33,9 @@ def show(shown: Shown, example: int) -> None:
             "reads by how much the right answer’s first token gains on the other one’s, in logits.",
         )
     )
-    examples, group = shown.examples, shown.group(example)
-    n = max(len(_of_group(shown, group, way)) for way in examples.ways)
-    mean, value = patching.controls(f"This {examples.one}", _many(shown, n))
+    examples, some = shown.examples, shown.together(example)
+    n = max(len(_among(shown, some, way)) for way in examples.ways)
+    mean, value = patching.controls(f"This {examples.one}", _many(shown, some, n))
 
     def changed() -> None:
         label = st.session_state["site"]
@@ -51,25 +52,25 @@ def show(shown: Shown, example: int) -> None:
     for site, tab in zip(SITES, tabs, strict=True):
         if site == state.view().site:
             with tab:
-                _maps(shown, example, site, group if mean else None, value)
+                _maps(shown, example, site, some if mean else None, value)
 
 
-def _maps(shown: Shown, example: int, site: str, group: str | None, value: str) -> None:
+def _maps(shown: Shown, example: int, site: str, some: Together | None, value: str) -> None:
     refining: dict[Way, live.Refining] = {}
     for way in shown.examples.ways:
         # What is wrong with a pair stands where its map would be.
         with contextlib.suppress(ObverseError):
-            work = None if group else _refining(shown, example, site, way)
+            work = None if some else _refining(shown, example, site, way)
             if work is not None:
                 refining[way] = work
-    live.draw(list(refining.values()), lambda: _draw(shown, example, site, group, value, refining))
+    live.draw(list(refining.values()), lambda: _draw(shown, example, site, some, value, refining))
 
 
 def _draw(
     shown: Shown,
     example: int,
     site: str,
-    group: str | None,
+    some: Together | None,
     value: str,
     refining: Mapping[Way, live.Refining],
 ) -> None:
@@ -79,8 +80,8 @@ def _draw(
     for way in ways:
         work = refining.get(way)
         made = (
-            _mean(shown, site, way, group, value)
-            if group
+            _mean(shown, site, way, some, value)
+            if some
             else _one(shown, example, site, way, None if work is None else work.refined)
         )
         maps.append(made)
@@ -94,14 +95,14 @@ def _draw(
                 patching.show(one, shown.spec, value, limit, width=parts.width(len(ways)))
             if way in refining:
                 live.progress(refining[way])
-    _contrast(shown, example, site, group, refining)
+    _contrast(shown, example, site, some, refining)
 
 
 def _contrast(
     shown: Shown,
     example: int,
     site: str,
-    group: str | None,
+    some: Together | None,
     refining: Mapping[Way, live.Refining],
 ) -> None:
     """The first two ways on one axis, where both have been patched."""
@@ -110,18 +111,17 @@ def _contrast(
     # Maps that still change are drawn twice a second; their difference waits for the last of them.
     if any(one.work.stand.running for one in refining.values()):
         return
-    found = [_side(shown, example, site, way, group, refining) for way in shown.examples.ways[:2]]
+    found = [_side(shown, example, site, way, some, refining) for way in shown.examples.ways[:2]]
     first, second = found
     if first is None or second is None:
         return
     code = ""
-    if group is not None and shown.run is not None:
+    if some is not None and shown.run is not None:
         names = _name(shown, site, first.way), _name(shown, site, second.way)
-        kind = shown.examples.group, group
-        code = snippets.run_contrast(shown.run.record.path, names, kind, shown.examples.key)
+        code = snippets.run_contrast(shown.run.record.path, names, some, shown.examples.key)
     elif shown.spec is not None and first.pair is not None and second.pair is not None:
         code = snippets.contrast(shown.spec, [first.pair, second.pair], site)
-    key = shown.examples.key if group is not None else None
+    key = shown.examples.key if some is not None else None
     both_ways.show(shown.spec, first, second, key=key, code=code, width=parts.width(1))
 
 
@@ -130,14 +130,14 @@ def _side(
     example: int,
     site: str,
     way: Way,
-    group: str | None,
+    some: Together | None,
     refining: Mapping[Way, live.Refining],
 ) -> both_ways.Side | None:
-    if group is not None:
+    if some is not None:
         result = _map(shown, site, way)
         if result is None:
             return None
-        chosen = result.isel(example=_of_group(shown, group, way))
+        chosen = result.isel(example=some.among(result))
         if not chosen.sizes["example"]:
             return None
         return both_ways.Side(way, chosen, None, _checked_first(shown, chosen, way))
@@ -166,17 +166,14 @@ def _refining(shown: Shown, example: int, site: str, way: Way) -> live.Refining 
     return live.refine(shown.spec, pair, site, f"{way.name}-{example}", shown.run)
 
 
-def _mean(shown: Shown, site: str, way: Way, group: str, value: str) -> patching.Map | None:
+def _mean(shown: Shown, site: str, way: Way, some: Together, value: str) -> patching.Map | None:
     result = _map(shown, site, way)
     if result is None or shown.run is None:
         parts.html(markup.hint("The run has not stored this map; finish it with obverse run."))
         return None
-    kinds = shown.examples.group
-    chosen = result.isel(example=np.nonzero(result[kinds].values == group)[0])
+    chosen = result.isel(example=some.among(result))
     settings = patching.settings(value, None, None)
-    code = snippets.run_patching(
-        shown.run.record.path, _name(shown, site, way), (kinds, group), settings
-    )
+    code = snippets.run_patching(shown.run.record.path, _name(shown, site, way), some, settings)
     slots: dict[str, int] = {}
     if "position_label" in chosen.coords:
         slots = {str(label): i for i, label in enumerate(chosen["position_label"].values)}
@@ -261,22 +258,22 @@ def circuits(shown: Shown, example: int) -> None:
     """Circuits of this example, or of all of its kind that the run has patched."""
     if shown.spec is None:
         return
-    kind = shown.group(example)
-    n = max(len(_of_group(shown, kind, way)) for way in shown.examples.ways)
+    together = shown.together(example)
+    n = max(len(_among(shown, together, way)) for way in shown.examples.ways)
     # Of a single pair no share can be told, so that its circuit shows little.
-    many = _many(shown, n)
+    many = _many(shown, together, n)
     mean = patching.which(f"This {shown.examples.one}", many, name="circuit-of")
-    group = kind if mean else None
+    some = together if mean else None
     found: dict[Way, tuple[Pair, ...]] = {}
     for way in shown.examples.ways:
         try:
-            pair = pair_of(shown, example, way) if group is None else None
-            some = _pairs_of_group(shown, group, way) if group else (pair,) if pair else ()
+            pair = pair_of(shown, example, way) if some is None else None
+            asked = _pairs_together(shown, some, way) if some else (pair,) if pair else ()
         except ObverseError as error:
             parts.error(error)
             continue
-        if some:
-            found[way] = some
+        if asked:
+            found[way] = asked
     if found:
         # A cell is one of the chosen example's prompt, whatever pairs the circuit is of.
         at = {}
@@ -288,21 +285,19 @@ def circuits(shown: Shown, example: int) -> None:
         node.show(shown.spec, found)
 
 
-def _many(shown: Shown, n: int) -> str | None:
-    return f"Mean of {n} {shown.examples.many}" if n > 1 else None
+def _many(shown: Shown, some: Together, n: int) -> str | None:
+    kind = "chosen " if some.lassoed else ""
+    return f"Mean of {n} {kind}{shown.examples.many}" if n > 1 else None
 
 
-def _pairs_of_group(shown: Shown, group: str, way: Way) -> tuple[Pair, ...]:
+def _pairs_together(shown: Shown, some: Together, way: Way) -> tuple[Pair, ...]:
     stored = _map(shown, "resid_pre", way)
     if stored is None:
         return ()
-    chosen = _of_group(shown, group, way)
-    return tuple(pairs.stored(stored, at, shown.table, way) for at in chosen)
+    return tuple(pairs.stored(stored, at, shown.table, way) for at in some.among(stored))
 
 
-def _of_group(shown: Shown, group: str, way: Way) -> list[int]:
-    """Which examples of the run's residual-stream map are of this group."""
+def _among(shown: Shown, some: Together, way: Way) -> list[int]:
+    """Which examples of the run's residual-stream map are among some."""
     stored = _map(shown, "resid_pre", way)
-    if stored is None:
-        return []
-    return [int(at) for at in np.nonzero(stored[shown.examples.group].values == group)[0]]
+    return [] if stored is None else some.among(stored)

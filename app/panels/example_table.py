@@ -8,9 +8,10 @@ import pandas as pd
 import streamlit as st
 
 from app import state
-from app.clicks import clicked_one, picked
+from app.clicks import lassoed, picked
 from app.screen import parts
 from app.text import markup
+from app.together import MOST
 from experiments.explorer import Column, Examples
 
 _HEIGHT = 356
@@ -38,7 +39,7 @@ def show(examples: Examples, table: pd.DataFrame) -> int | None:
             key="groups",
             label_visibility="collapsed",
         )
-    rows = found(examples, table, search or "", list(wanted or []))
+    rows = found(examples, _together(examples, table), search or "", list(wanted or []))
     if rows.empty:
         parts.html(
             f'<div class="ob-empty"><b>No {markup.esc(examples.one)} matches.</b><br>Change the '
@@ -52,6 +53,27 @@ def show(examples: Examples, table: pd.DataFrame) -> int | None:
         "click the box at the left of a row to look at it below.</div>"
     )
     return current
+
+
+def _together(examples: Examples, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the examples that were chosen together; all where none were."""
+    numbers = state.view().together
+    rows = table[table[examples.key].isin(numbers)]
+    if len(rows) < 2:
+        return table
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        parts.html(
+            markup.hint(
+                f"{len(rows)} {examples.many} were chosen in the figure, by what they show: means "
+                "and intervals below are of these, and say nothing of others."
+            )
+        )
+        st.button("Show all", key="together", on_click=_apart)
+    return rows
+
+
+def _apart() -> None:
+    state.change(together=())
 
 
 def select(examples: Examples, table: pd.DataFrame) -> int | None:
@@ -76,10 +98,12 @@ def select(examples: Examples, table: pd.DataFrame) -> int | None:
 
 
 def on_point(key: str) -> None:
-    """A point of a figure of all examples was clicked."""
-    example = clicked_one(parts.event(key))
-    if example is not None:
-        choose(example)
+    """A point of a figure of all examples was clicked, or several lie in a lasso."""
+    examples = lassoed(parts.event(key))
+    if len(examples) == 1:
+        choose(examples[0])
+    elif examples:
+        state.change(together=tuple(sorted(set(examples)))[:MOST])
 
 
 def choose(example: int) -> None:

@@ -95,6 +95,8 @@ def _draw(
             "terminal says more."
         )
         return
+    if clicks:
+        drawn.update_layout(dragmode="lasso")  # several at once, as a click chooses one
     parts.figure(
         drawn,
         figure.name,

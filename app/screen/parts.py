@@ -90,7 +90,7 @@ def figure(
             config=config,
             alt=alt,
             on_select="ignore" if on_click is None else on_click,
-            selection_mode="points",
+            selection_mode=("points", "lasso") if on_click is not None else "points",
         )
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
         with st.container():

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from app import resources
+from app import resources, state
 from app.compute.engine import ModelSpec
 from app.runs import Run
 from app.screen import parts
+from app.together import Together
 from cache.errors import ObverseError
 from experiments.explorer import Examples
 from experiments.registry import study_names
@@ -42,6 +43,23 @@ class Shown:
     def group(self, example: int) -> str:
         """Of which kind an example is."""
         return str(self.table.iloc[self.row(example)][self.examples.group])
+
+    def together(self, example: int) -> Together:
+        """The examples whose mean is told beside this one: those that were chosen together, as far
+        as there are such; else all of its kind."""
+        numbers = [n for n in state.view().together if (self.table[self.examples.key] == n).any()]
+        if len(numbers) > 1:
+            return Together(self.examples.key, tuple(numbers), lassoed=True)
+        return Together(self.examples.group, (self.group(example),), lassoed=False)
+
+    def asked_together(self, example: int) -> Together:
+        """The same among results that tell examples by what they are asked, in whatever way."""
+        some = self.together(example)
+        if not some.lassoed:
+            return some
+        rows = self.table[self.table[self.examples.key].isin(some.values)]
+        prompts = [str(p) for way in self.examples.ways for p in rows[f"{way.name}_prompt"]]
+        return Together("prompt", tuple(prompts), lassoed=True)
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.compute.engine import ModelSpec
+from app.together import Together
 from experiments.explorer import Pair
 
 
@@ -13,6 +14,14 @@ def of_group(name: str, group: tuple[str, str]) -> str:
     """The examples of a result (coordinate, value)."""
     coordinate, value = group
     return f"{name}.isel(example={name}[{coordinate!r}].values == {value!r})"
+
+
+def together(name: str, some: Together) -> str:
+    """Some examples of a result."""
+    where = f"{name}[{some.column!r}]"
+    if len(some.values) == 1:
+        return f"{name}.isel(example={where}.values == {some.values[0]!r})"
+    return f"{name}.isel(example={where}.isin({list(some.values)!r}).values)"
 
 
 def load(model: ModelSpec, name: str = "model") -> str:

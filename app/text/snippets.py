@@ -12,9 +12,10 @@ from app.compute.circuits import halves
 from app.compute.engine import ModelSpec
 from app.text.code import lines as _lines
 from app.text.code import load as _load
-from app.text.code import of_group as _chosen
 from app.text.code import pairs as _pairs
 from app.text.code import settings as _settings
+from app.text.code import together as _chosen
+from app.together import Together
 from experiments.explorer import Pair
 from experiments.labelled import Labelled
 
@@ -110,12 +111,12 @@ def _through(one: Through) -> tuple[list[str], list[str], str]:
     return [f"from interp import {names}"], [texts, f"through = {fit}"], ", lens=through"
 
 
-def run_ranks(run: Path, results: Mapping[str, str], group: tuple[str, str]) -> str:
-    """Rank lines of a run's examples of one group.
+def run_ranks(run: Path, results: Mapping[str, str], group: Together) -> str:
+    """Rank lines of a run's examples that are taken together.
 
     Args:
         results: the stored ranks by the name of each line.
-        group: the coordinate that tells of groups, and the one that is meant.
+        group: the examples that are meant.
     """
     return _lines(
         "from experiments.records import RunRecord",
@@ -160,8 +161,8 @@ def contrast(model: ModelSpec, pairs: Sequence[Pair], site: str) -> str:
     )
 
 
-def run_contrast(run: Path, results: tuple[str, str], group: tuple[str, str], key: str) -> str:
-    """The difference of two stored maps, over the examples of one group."""
+def run_contrast(run: Path, results: tuple[str, str], group: Together, key: str) -> str:
+    """The difference of two stored maps, over some examples."""
     return _lines(
         "from experiments.records import RunRecord",
         "from interp.figures import contrast_map",
@@ -355,10 +356,8 @@ def probes_of_lists(
     )
 
 
-def run_patching(
-    run: Path, name: str, group: tuple[str, str] | None, settings: Mapping[str, Any]
-) -> str:
-    """A patching map of a run: of one pair, or the mean over the pairs of one group."""
+def run_patching(run: Path, name: str, group: Together | None, settings: Mapping[str, Any]) -> str:
+    """A patching map of a run: of one pair, or the mean over some pairs."""
     chosen = "result" if group is None else _chosen("result", group)
     return _lines(
         "from experiments.records import RunRecord",

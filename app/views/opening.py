@@ -66,7 +66,7 @@ def _selectbox(options: list[Source], current: Source | None, found: dict[str, R
 def open_(source: Source) -> None:
     """Look at something else; what was chosen in one run or model means nothing in another."""
     state.change(source=source, example=None, cell=None, ask=None, page=None, probe=Probe())
-    state.change(training=None, measure=None, step=None, asked=None)
+    state.change(training=None, measure=None, step=None, asked=None, together=())
     for widget in ("examples", "search", "groups", "table", *prompt.FORM, *probes.FORM):
         st.session_state.pop(widget, None)
 

@@ -12,6 +12,7 @@ from app.compute import lenses, pairs
 from app.compute.answer_metric import readings
 from app.compute.engine import Engine, ModelSpec
 from app.text import snippets
+from app.together import Together
 from experiments.records import RunRecord
 from experiments.reports.code import code
 from experiments.reversal_curse.report.figures import MARGINS
@@ -29,6 +30,8 @@ from interp.figures import (
 from interp.lens.logit import logit_lens
 from tests.app import conftest
 from tests.app.material import HOSTILE
+
+KIND = Together("split", ("forward",), lassoed=False)
 
 
 @pytest.fixture
@@ -154,7 +157,7 @@ def test_the_difference_of_two_maps(run_code: Any, engine: Engine, spec: ModelSp
 
 def test_the_difference_of_two_stored_maps(run_code: Any, record: RunRecord) -> None:
     names = ("patching_forward_resid_pre", "patching_reverse_resid_pre")
-    made = run_code(snippets.run_contrast(record.path, names, ("split", "forward"), "fact"))
+    made = run_code(snippets.run_contrast(record.path, names, KIND, "fact"))
     maps = [record.dataset(name) for name in names]
     maps = [one.isel(example=one["split"].values == "forward") for one in maps]
     np.testing.assert_allclose(values(made), values(contrast_map(*maps, key="fact")))
@@ -186,9 +189,13 @@ def test_a_circuit_of_several_pairs(run_code: Any, engine: Engine, spec: ModelSp
 def test_the_maps_of_a_run(run_code: Any, record: RunRecord) -> None:
     result = record.dataset("patching_reverse_z")
     code = snippets.run_patching(
-        record.path, "patching_reverse_z", ("split", "forward"), {"example": None, "value": "raw"}
+        record.path, "patching_reverse_z", KIND, {"example": None, "value": "raw"}
     )
     chosen = result.isel(example=result["split"].values == "forward")
+    np.testing.assert_allclose(values(run_code(code)), values(patching_map(chosen, value="raw")))
+    some = Together("fact", (0, 1), lassoed=True)
+    code = snippets.run_patching(record.path, "patching_reverse_z", some, {"value": "raw"})
+    chosen = result.isel(example=[list(result["fact"].values).index(fact) for fact in (0, 1)])
     np.testing.assert_allclose(values(run_code(code)), values(patching_map(chosen, value="raw")))
     code = snippets.run_patching(record.path, "patching_reverse_z", None, {"example": 1})
     np.testing.assert_allclose(values(run_code(code)), values(patching_map(result, example=1)))
@@ -196,7 +203,7 @@ def test_the_maps_of_a_run(run_code: Any, record: RunRecord) -> None:
 
 def test_ranks_and_tables_of_a_run(run_code: Any, record: RunRecord) -> None:
     lenses = {way: f"lens_{way}" for way in ("forward", "reverse")}
-    fig = run_code(snippets.run_ranks(record.path, lenses, ("split", "forward")))
+    fig = run_code(snippets.run_ranks(record.path, lenses, KIND))
     assert {"forward", "reverse"} <= {trace.name for trace in fig.data}
     facts = record.table("facts")
     fig = run_code(code(record.path, MARGINS, {"facts": "table"}))

@@ -1,0 +1,56 @@
+"""Examples that are chosen together: in links, and on the page."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app.clicks import lassoed
+from app.selection import View, from_query, to_query
+from app.together import MOST, from_text, to_text
+from experiments.records import RunRecord
+from tests.app.pages import Open, assert_fine, html, root_of
+
+
+@pytest.mark.parametrize("numbers", [(), (0,), (3, 4, 5), (1, 2, 3, 7, 9, 10), (999_999,)])
+def test_links_hold_them(numbers: tuple[int, ...]) -> None:
+    assert from_text(to_text(numbers)) == numbers
+    view = View(together=numbers)
+    assert from_query(to_query(view)) == view
+
+
+def test_many_take_little_room() -> None:
+    chance = np.random.default_rng(0)
+    numbers = tuple(sorted(int(n) for n in chance.choice(200, 150, replace=False)))
+    assert from_text(to_text(numbers)) == numbers
+    assert len(to_text(numbers)) < 300
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "1-", "-1", "5-3", "1..2", "0-999999", "1.2.٣", "9999999", f"0-{MOST}"]
+)
+def test_what_makes_no_sense_chooses_nothing(text: str) -> None:
+    assert from_text(text) == ()
+
+
+def test_a_lasso_tells_its_points() -> None:
+    points = [{"customdata": [4]}, {"customdata": {"0": 2}}, {"customdata": [1, 2]}, {}]
+    assert lassoed({"selection": {"points": points}}) == [4, 2]
+    assert lassoed(None) == []
+
+
+@pytest.mark.slow
+def test_means_are_of_those_that_were_chosen(open_page: Open, record: RunRecord) -> None:
+    page = open_page(root_of(record), query={"together": "0-1.3", "patch-of": "mean"})
+    assert_fine(page)
+    assert "3 facts were chosen in the figure" in html(page)
+    assert len(page.dataframe[0].value) == 3
+    stored = record.dataset("patching_forward_resid_pre")
+    n = int(np.isin(stored["fact"].values, (0, 1, 3)).sum())
+    assert n > 1
+    said = [str(one.options) for one in page.button_group]
+    assert any(f"Mean of {n} chosen facts" in text for text in said)
+    page.button(key="together").click().run()
+    assert_fine(page)
+    assert "were chosen in the figure" not in html(page)
+    assert "together" not in page.query_params
