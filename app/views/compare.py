@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 from urllib.parse import urlencode
@@ -19,7 +20,7 @@ from app.views import naming, opening
 from app.views.opened import Opened
 
 _Name = Literal["a", "b"]
-_OVER = {"all": "All that the runs stored", "one": "One question"}
+_OVER = {"all": "All examples", "one": "One question"}
 
 
 def show(opened: Opened) -> None:
@@ -32,21 +33,22 @@ def show(opened: Opened) -> None:
     _pinned(opened)
     found: list[Side] = []
     for name, view in (("a", two.a), ("b", two.b)):
-        if view is None:
-            continue
-        side = _side(opened, "a" if name == "a" else "b", view)
-        if side is None:
-            return
-        found.append(side)
+        side = None if view is None else _side(opened, "a" if name == "a" else "b", view)
+        if side is not None:
+            found.append(side)
+        elif view is not None:
+            return  # what is missing was said
     if len(found) < 2:
         _empty()
         return
     a, b = found
+    bar = st.container(horizontal=True, gap="medium")
     over = "one"
     if a.run is not None and b.run is not None and a.view.source != b.view.source:
         if a.run.record.study == b.run.record.study:
             over = one_of(state.view().two.over, list(_OVER))
-            choice("over", _OVER, over, label="Over", usual="all")
+            with bar:
+                choice("over", _OVER, over, label="Over", usual="all")
         else:
             parts.html(
                 markup.hint(
@@ -55,9 +57,9 @@ def show(opened: Opened) -> None:
                 )
             )
     if over == "all":
-        runs.show(a, b)
+        runs.show(a, b, bar)
     else:
-        one.show(a, b)
+        one.show(a, b, bar)
 
 
 def _empty() -> None:
@@ -87,12 +89,19 @@ def _options(opened: Opened) -> dict[View, str]:
     for chosen in (two.a, two.b):
         if chosen is not None:
             found.setdefault(chosen, naming.of_view(opened, chosen))
-    # Names that are told twice are told with a number: a list is chosen from by its names.
-    told, names = Counter(found.values()), Counter[str]()
-    for view, name in found.items():
-        names[name] += 1
-        if told[name] > 1:
-            found[view] = f"{name} ({names[name]})"
+    return told_apart(found)
+
+
+def told_apart(names: Mapping[View, str]) -> dict[View, str]:
+    """Names of which none stands for two states: a list is chosen from by its names."""
+    found = dict(names)
+    for number in (False, True):
+        told, seen = Counter(found.values()), Counter[str]()
+        for view, name in found.items():
+            seen[name] += 1
+            if told[name] > 1:
+                what = view.source.name if view.source is not None and not number else seen[name]
+                found[view] = f"{name} ({what})"
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
+from app import resources
 from app.panels.patching import SITE_NAMES
 from app.selection import Cell, View
 from app.views.opened import Opened
@@ -13,7 +14,7 @@ _LONGEST = 60  # characters of a prompt
 
 
 def example(opened: Opened, number: int) -> str:
-    """An example in a few words."""
+    """An example of what is open in a few words."""
     # A model's own examples are asked when their page is opened, not to write their name here.
     if opened.run is None or opened.examples is None:
         return f"number {number}"
@@ -29,7 +30,15 @@ def cell(chosen: Cell) -> str:
 
 
 def of_view(opened: Opened, view: View) -> str:
-    """A state in a line: what is looked at, and in what."""
+    """A state in a line: what is looked at, and in what.
+
+    Args:
+        opened: what is open now, which need not be what the state is about.
+    """
+    if view.source is not None and view.source != opened.source:
+        record = opened.found.get(view.source.name) if view.source.kind == "run" else None
+        run = None if record is None else resources.run(record)
+        opened = Opened(opened.root, view.source, run, opened.found)
     pieces = []
     if view.ask is not None and (view.page == "prompt" or view.example is None):
         prompt = theme.shorten(theme.visible(view.ask.clean.strip()), _LONGEST)

@@ -53,6 +53,9 @@ def pages(opened: Opened) -> Kind:
 
 def chosen(opened: Opened) -> None:
     """Which model, run, example and cell the page is about."""
+    if state.view().page == "compare":
+        _compared(opened)
+        return
     lines = []
     if opened.run is not None:
         record = opened.run.record
@@ -89,6 +92,20 @@ def buttons() -> None:
         '<button class="ob-button" data-copy aria-live="polite">Copy link</button></div>'
         f'<div class="ob-buttons ob-page">{themes}</div>'
     )
+
+
+def _compared(opened: Opened) -> None:
+    two = state.view().two
+    told = [
+        (name, naming.of_view(opened, view) if view is not None else "nothing yet")
+        for name, view in (("A", two.a), ("B", two.b))
+    ]
+
+    def tell() -> str:
+        cell = state.view().cell
+        return markup.chosen([*told, ("Cell", naming.cell(cell))] if cell else told)
+
+    follow.words("chosen", tell)
 
 
 def pin(opened: Opened) -> None:

@@ -106,7 +106,10 @@ def difference_map(
         title=title,
         selected=None,
         width=width,
-        notes=["A difference of activations is no effect: see what it does by swaps and patches."],
+        notes=theme.lines(
+            "A difference of activations is no effect: see what it does by swaps and patches.",
+            width - 80,
+        ),
     )
 
 

@@ -44,6 +44,7 @@ def swap_lines(
     into: Literal["base", "tuned"] = "base",
     model: str = "tuned",
     title: str | None = None,
+    width: int = grid.WIDTH,
 ) -> go.Figure:
     """Draw how far parts of one model move the metric of the other.
 
@@ -57,6 +58,7 @@ def swap_lines(
         into: the model that parts of the other one are put into.
         model: which of the compared models, "tuned" or "twin".
         title: of the figure.
+        width: px that the figure will have; it only decides how much text fits.
 
     Raises:
         SiteError: there is no such model.
@@ -86,10 +88,13 @@ def swap_lines(
             annotation_font={"size": theme.SMALL, "color": theme.MUTED},
         )
     theme.finish(fig, title=title, height=420)
-    fig.update_layout(margin_t=96 if title else 64, margin_b=116)
+    notes = [
+        line for note in _change(one, prompts, model) for line in theme.lines(note, width - 80)
+    ]
+    fig.update_layout(margin_t=96 if title else 64, margin_b=80 + 18 * max(2, len(notes)))
     measure = theme.words(str(one.attrs.get("metric", "metric")))
     fig.update_yaxes(title_text=theme.escape(f"change of {measure}{f' ({unit})' if unit else ''}"))
-    ticks, angle = theme.spaced(labels, (grid.WIDTH - 80) / len(labels))
+    ticks, angle = theme.spaced(labels, (width - 80) / len(labels))
     fig.update_xaxes(
         title_text=theme.escape(f"part of {giver} put into {receiver}"),
         tickvals=list(range(len(labels))),
@@ -98,7 +103,7 @@ def swap_lines(
         range=[-0.5, len(labels) - 0.5],
         showgrid=False,
     )
-    for number, line in enumerate(_change(one, prompts, model)):
+    for number, line in enumerate(notes):
         theme.note(fig, line, below=70 + 18 * number)
     return fig
 

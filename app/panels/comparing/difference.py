@@ -63,7 +63,7 @@ def of_pairs(first: xr.Dataset, second: xr.Dataset, pairs: tuple[Pair, Pair], co
         told=Told(
             shows="By how much more a patch moves the answer in A than in B (green), or less "
             f"(purple). {told}",
-            n="1 pair",
+            n="1 pair in each",
             interval="none: one pair, and others may differ",
             control="the pair’s own corrupted run",
             checks=checks,

@@ -91,7 +91,7 @@ def _verdict(row: Mapping[Hashable, object], side: str) -> str:
     about = f"{row[f'unit_{side}']}, {percent(confidence)} interval, n = {row[f'n_{side}']:.0f}"
     title = markup.esc(row[f"statement_{side}"])
     return (
-        f'{badge} <span title="{title}" tabindex="0">{told}</span>'
+        f'{badge} <span class="number" title="{title}" tabindex="0">{told}</span>'
         f'<div class="ob-small">{markup.esc(about)}</div>'
     )
 
@@ -123,5 +123,8 @@ def _accuracy_table(rows: pd.DataFrame, titles: dict[str, str], many: str) -> st
 
 def _row(*cells: str, head: bool = False) -> str:
     tag = "th" if head else "td"
-    scope = ' scope="col"' if head else ""
-    return "<tr>" + "".join(f"<{tag}{scope}>{cell}</{tag}>" for cell in cells) + "</tr>"
+    scope, row = ' scope="col"' if head else "", ""
+    for cell in cells:
+        wide = ' class="wide"' if head and cell in ("A", "B", "A minus B") else ""
+        row += f"<{tag}{scope}{wide}>{cell}</{tag}>"
+    return f"<tr>{row}</tr>"

@@ -33,10 +33,10 @@ def activations(first: Reading, second: Reading) -> None:
             "The length of B’s activation minus A’s, as a share of A’s, on the same tokens.",
         )
     )
-    columns = st.columns(2, gap="large")
+    # The stream has the page's width, and what is written to it stands below.
+    places = [st.container(), *st.columns(2, gap="large")]
     for number, (name, title) in enumerate(_SITES.items()):
-        # The stream has the page's width, and what is written to it stands below.
-        with st.container() if number == 0 else columns[number - 1]:
+        with places[number]:
             parts.html(f'<div class="ob-small">{markup.esc(title)}</div>')
             parts.figure(
                 difference_map(
@@ -49,7 +49,7 @@ def activations(first: Reading, second: Reading) -> None:
                 told=Told(
                     n="1 prompt",
                     interval="none: one prompt",
-                    control="none: two trainings of one model differ, too",
+                    control="none; two trainings of one model lie apart, too",
                 ),
             )
 
@@ -89,7 +89,9 @@ def swaps(first: Reading, second: Reading) -> None:
         with column:
             parts.html(f'<div class="ob-small">{markup.esc(title)}</div>')
             parts.figure(
-                swap_lines(result, into="base" if into == "base" else "tuned"),
+                swap_lines(
+                    result, into="base" if into == "base" else "tuned", width=parts.width(2)
+                ),
                 f"compare-swaps-{into}",
                 data=lambda: result.to_dataframe().reset_index(),
                 code=two_snippets.swaps(first.spec, second.spec, asked, metric, into),

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 import xarray as xr
+from streamlit.delta_generator import DeltaGenerator
 
 from app import resources, state
 from app.compute import comparing
@@ -36,24 +37,32 @@ _NAMES = {
 _AS_PINNED = "as-pinned"
 
 
-def show(a: Side, b: Side) -> None:
-    """Draw what is chosen of them."""
+def show(a: Side, b: Side, bar: DeltaGenerator) -> None:
+    """Draw what is chosen of them.
+
+    Args:
+        bar: where the choices stand.
+    """
     specs = a.model(), b.model()
     if specs[0] is None or specs[1] is None:
         return  # what is wrong was said
     both = specs[0], specs[1]
     same = both[0] == both[1]
-    asked = _way(a, b)
-    found = _readings(a, b, both, asked)
-    if not same:
-        _form(a)
-    if found is None:
-        return
+    ways = _ways(a, b)
     names = {
         name: title for name, title in _NAMES.items() if not same or name in ("lens", "patching")
     }
     shown = one_of(state.view().two.shown, list(names))
-    choice("shown", names, shown, label="What is compared", usual="lens")
+    asked = one_of(state.view().two.way, list(ways)) if ways else _AS_PINNED
+    with bar:
+        choice("shown", names, shown, label="What is compared", usual="lens")
+        if ways:
+            choice("way", ways, asked, label="Asked", usual=_AS_PINNED)
+    found = _readings(a, b, both, None if asked == _AS_PINNED else asked)
+    if not same:
+        _form(a)
+    if found is None:
+        return
     first, second = found["a"], found["b"]
     if same and first == second:
         parts.html(
@@ -76,17 +85,14 @@ def show(a: Side, b: Side) -> None:
         parts.html(markup.hint(str(error)))
 
 
-def _way(a: Side, b: Side) -> str | None:
-    """How examples are asked; None for the way that each state was looking at."""
+def _ways(a: Side, b: Side) -> dict[str, str]:
+    """How examples can be asked; empty where none are, or in one way only."""
     told = next(
         (one for side in (a, b) if side.view.ask is None and (one := side.examples())), None
     )
     if told is None or len(told[0].ways) < 2:
-        return None
-    names = {_AS_PINNED: "As it was looked at"} | {way.name: way.title for way in told[0].ways}
-    wanted = one_of(state.view().two.way, list(names))
-    choice("way", names, wanted, label="Asked", usual=_AS_PINNED)
-    return None if wanted == _AS_PINNED else wanted
+        return {}
+    return {_AS_PINNED: "As it was looked at"} | {way.name: way.title for way in told[0].ways}
 
 
 def _readings(
@@ -152,7 +158,7 @@ def _lens(found: Mapping[str, Reading]) -> None:
     lenses = {}
     for (name, one), column in zip(found.items(), st.columns(2, gap="large"), strict=True):
         with column:
-            parts.html(markup.way(_title(name, one), COLOURS[name]))
+            parts.html(markup.way(_titles(found)[name], COLOURS[name]))
             tokens = resources.engine().tokens(one.spec, one.prompt, _spans(one.pair))
             parts.strip(tokens, name)
             lens = lens_panel.computed(one.spec, one.prompt, one.answer)
@@ -214,8 +220,13 @@ def _spans(pair: Pair | None) -> dict[str, str]:
     return {} if pair is None else {pair.span: pair.words[0]}
 
 
-def _title(name: str, one: Reading) -> str:
-    return f"{name.upper()}: {one.spec.source}"
+def _titles(found: Mapping[str, Reading]) -> dict[str, str]:
+    """What tells the two apart: the model, or what it is asked."""
+    same = found["a"].spec == found["b"].spec
+    return {
+        name: f"{name.upper()}: “{one.prompt}”" if same else f"{name.upper()}: {one.spec.source}"
+        for name, one in found.items()
+    }
 
 
 def _patching(found: Mapping[str, Reading]) -> None:
@@ -266,7 +277,7 @@ def _maps(
         with column:
             spec = found[name].spec
             parts.html(
-                markup.way(_title(name, found[name]), COLOURS[name])
+                markup.way(_titles(found)[name], COLOURS[name])
                 + f'<div class="ob-small">“{markup.esc(pair.clean)}” into '
                 f"“{markup.esc(pair.corrupt)}”</div>"
             )

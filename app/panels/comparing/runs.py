@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 import xarray as xr
+from streamlit.delta_generator import DeltaGenerator
 
 from app import state
 from app.compute import comparing
@@ -27,14 +28,19 @@ from interp.figures import rank_lines
 _NAMES = {"findings": "Findings", "patching": "Patching maps", "ranks": "Rank by layer"}
 
 
-def show(a: Side, b: Side) -> None:
-    """Draw what is chosen of them; no model is needed."""
+def show(a: Side, b: Side, bar: DeltaGenerator) -> None:
+    """Draw what is chosen of them; no model is needed.
+
+    Args:
+        bar: where the choices stand.
+    """
     runs = a.run, b.run
     assert runs[0] is not None
     assert runs[1] is not None
     both = runs[0], runs[1]
     shown = one_of(state.view().two.shown, list(_NAMES))
-    choice("shown", _NAMES, shown, label="What is compared", usual="findings")
+    with bar:
+        choice("shown", _NAMES, shown, label="What is compared", usual="findings")
     told = _examples(a, b)
     if both[0].fingerprint is not None and both[0].fingerprint == both[1].fingerprint:
         parts.html(
@@ -53,7 +59,8 @@ def show(a: Side, b: Side) -> None:
     two = state.view().two
     way = one_of(two.way, [way.name for way in examples.ways])
     kind = one_of(two.group, kinds)
-    with st.container(horizontal=True, gap="medium"):
+    row = st.container(horizontal=True, gap="medium")
+    with row:
         if len(examples.ways) > 1:
             names = {way.name: way.title for way in examples.ways}
             choice("way", names, way, label="Asked")
@@ -62,7 +69,9 @@ def show(a: Side, b: Side) -> None:
             choice("group", titles, kind, label="Kind")
     try:
         if shown == "patching":
-            _maps(both, examples, way, kind)
+            with row:
+                where = site(SITES)
+            _maps(both, examples, way, kind, where)
         else:
             _ranks(both, examples, way, kind)
     except ObverseError as error:
@@ -98,8 +107,7 @@ def _both(
     return None if found[0] is None or found[1] is None else (found[0], found[1])
 
 
-def _maps(runs: tuple[Run, Run], examples: Examples, way: str, kind: str) -> None:
-    where = site(SITES)
+def _maps(runs: tuple[Run, Run], examples: Examples, way: str, kind: str, where: str) -> None:
     name = examples.patching.format(way=way, site=where)
     stored = _both(runs, name, examples.group, kind)
     if stored is None:
