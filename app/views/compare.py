@@ -94,14 +94,10 @@ def _options(opened: Opened) -> dict[View, str]:
 
 def told_apart(names: Mapping[View, str]) -> dict[View, str]:
     """Names of which none stands for two states: a list is chosen from by its names."""
-    found = dict(names)
-    for number in (False, True):
-        told, seen = Counter(found.values()), Counter[str]()
-        for view, name in found.items():
-            seen[name] += 1
-            if told[name] > 1:
-                what = view.source.name if view.source is not None and not number else seen[name]
-                found[view] = f"{name} ({what})"
+    told, seen, found = Counter(names.values()), Counter[str](), {}
+    for view, name in names.items():
+        seen[name] += 1
+        found[view] = name if told[name] == 1 else f"{name} · {seen[name]}"
     return found
 
 

@@ -8,6 +8,7 @@ from app import resources
 from app.panels.patching import SITE_NAMES
 from app.selection import Cell, View
 from app.views.opened import Opened
+from experiments.records import RunRecord
 from interp.figures.drawing import theme
 
 _LONGEST = 60  # characters of a prompt
@@ -59,7 +60,14 @@ def of_source(opened: Opened, view: View) -> str:
         return "nothing"
     record = opened.found.get(view.source.name)
     if view.source.kind == "run" and record is not None:
-        config = record.config
-        model = PurePath(str(config.get("model") or "")).name
-        return f"{record.study}, {model}, {config['preset']}, seed {config['seed']}"
+        told = [_run(other) for other in opened.found.values()]
+        alone = told.count(_run(record)) == 1
+        return _run(record) if alone else f"{_run(record)} ({view.source.name})"
     return PurePath(view.source.name).name or view.source.name
+
+
+def _run(record: RunRecord) -> str:
+    config = record.config
+    model = PurePath(str(config.get("model") or "")).name
+    pieces = (record.study, model, str(config["preset"]), f"seed {config['seed']}")
+    return ", ".join(piece for piece in pieces if piece)

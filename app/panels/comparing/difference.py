@@ -23,7 +23,6 @@ def of_runs(found: Matched, examples: Examples, code: str) -> None:
         parts.html(markup.hint(_other_depth(len(layers[0]), len(layers[1]))))
         return
     n = found.first.sizes["example"], found.second.sizes["example"]
-    size = max(found.first["patched"].isel(example=0).size, 1)
     each = "of paired differences" if found.paired else "of the difference of two independent means"
     _draw(
         found.first,
@@ -32,8 +31,7 @@ def of_runs(found: Matched, examples: Examples, code: str) -> None:
         code=code,
         told=Told(
             shows="By how much more a patch moves the answer in A than in B (green), or less "
-            f"(purple). Each cell by itself: without any difference about {max(1, size // 20)} of "
-            f"{size} cells would have colour.",
+            "(purple). Each cell by itself: where nothing differs, about one in twenty has colour.",
             n=f"{n[0]} {examples.many}" if found.paired else f"{n[0]} in A, {n[1]} in B",
             interval=f"95% {each}; grey where it holds 0",
             control="each pair’s own corrupted run",

@@ -88,7 +88,8 @@ def _verdict(row: Mapping[Hashable, object], side: str) -> str:
     if low is not None and high is not None:
         told += f" [{markup.quantity(low, share)}, {markup.quantity(high, share)}]"
     confidence = _number(row[f"confidence_{side}"]) or 0.95
-    about = f"{row[f'unit_{side}']}, {percent(confidence)} interval, n = {row[f'n_{side}']:.0f}"
+    n = f"n\u00a0=\u00a0{row[f'n_{side}']:.0f}"
+    about = f"{row[f'unit_{side}']}, {percent(confidence)} interval, {n}"
     title = markup.esc(row[f"statement_{side}"])
     return (
         f'{badge} <span class="number" title="{title}" tabindex="0">{told}</span>'
