@@ -184,7 +184,6 @@ def test_a_link_alone_loads_no_model(
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(resources, "_model", refuse)
-    run = f"{record.path.parent.name}/{record.path.name}"
     for query in (
         {"a": f"model={model_folder}", "b": "model=no/such"},
         {
