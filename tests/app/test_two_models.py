@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from app import pins, resources
+from app import pins
 from app.compute import comparing, pairs
 from app.compute.engine import Engine, ModelSpec
 from app.selection import View
@@ -178,22 +178,23 @@ def test_the_page_of_two_models(
 
 
 def test_a_link_alone_loads_no_model(
-    open_page: Open, record: RunRecord, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    open_page: Open,
+    record: RunRecord,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(*given: object) -> None:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(resources, "_model", refuse)
-    for query in (
-        {"a": f"model={model_folder}", "b": "model=no/such"},
-        {
-            "a": f"run={record.path.parent.name}/{record.path.name}",
-            "b": f"model={model_folder}&example=1&clean=x",
-        },
-    ):
-        page = open_page(root_of(record), query={"page": "compare"} | query)
+    folder = tmp_path / "never-loaded"
+    shutil.copytree(model_folder, folder)
+    asked: list[object] = []
+    monkeypatch.setattr("interp.loading.load.load_model", lambda *given, **_: asked.append(given))
+    run = f"run={record.path.parent.name}/{record.path.name}"
+    for a, b in ((f"model={folder}", "model=no/such"), (run, f"model={folder}&example=1&clean=x")):
+        page = open_page(root_of(record), query={"page": "compare", "a": a, "b": b})
         assert_fine(page)
         assert "Open this model?" in html(page)
+        assert "never-loaded" in html(page)
+    assert asked == []
 
 
 def test_without_pins_it_says_how(open_page: Open, record: RunRecord) -> None:
