@@ -11,7 +11,7 @@ before somebody looks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.figure import Figure
@@ -181,6 +181,8 @@ class Trainings:
     with {arm} and {seed}."""
     command: str
     """What a user types to have such results."""
+    arms: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What is told or done in an arm, by its name."""
 
 
 @dataclass(frozen=True)

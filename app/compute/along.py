@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-K = 6
+K = 5
 """How many of the likeliest next tokens are kept."""
 LEAST = 3
 """Answers of one kind; of fewer no preference can be told."""

@@ -149,10 +149,10 @@ def _way(at: At, one: xr.Dataset, name: str) -> str:
     answer = str(asked["answer"].values).strip()
     rank = int(asked["rank"].isel(layer=-1))
     if bool(asked["correct"]):
-        mark = f'<b class="ob-right">✓ right</b> &nbsp; “{markup.esc(answer)}”'
+        mark = f"{markup.right('right')} &nbsp; “{markup.esc(answer)}”"
     else:
         mark = (
-            f'<b class="ob-wrong">✗ wrong</b> &nbsp; “{markup.esc(answer)}” starts at rank '
+            f"{markup.wrong('wrong')} &nbsp; “{markup.esc(answer)}” starts at rank "
             f"{numbers.rank(rank)}"
         )
     tokens = markup.next_tokens(
@@ -160,10 +160,9 @@ def _way(at: At, one: xr.Dataset, name: str) -> str:
         [float(p) for p in asked["top_prob"].values],
         colour=way.colour,
         answer=str(asked["first_token"].values),
-        heading="likeliest next tokens",
     )
-    prompt = f'<div class="ob-small">“{markup.esc(asked["prompt"].values)} …”</div>'
-    return f'{markup.way(way.title, way.colour)}{prompt}<div class="ob-said">{mark}</div>{tokens}'
+    title = f"{way.title}: “{asked['prompt'].values} …”"
+    return f'{markup.way(title, way.colour)}<div class="ob-said">{mark}</div>{tokens}'
 
 
 def _ranks(at: At, one: xr.Dataset, step: int) -> None:

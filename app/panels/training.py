@@ -26,6 +26,8 @@ from interp.figures import step_lines
 # Weights that are read within a minute; more is read where that is asked for.
 _MOST_BYTES = 2 << 30
 _CURVES = "training-curves"
+# px: what is said of the step stands below it, and both are to be seen at once.
+_HEIGHT = 244
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,6 @@ class _Asking:
 
 def show(shown: Shown) -> None:
     """Curves, the slider, and what the model of its step says."""
-    if shown.told is not None and shown.training.arm is not None:
-        parts.html(markup.hint(shown.told.about))
     asking = _asking(shown)
     measure = _controls(shown, asking)
     if asking is None:
@@ -155,6 +155,7 @@ def _controls(shown: Shown, asking: _Asking | None) -> Measure | None:
         format_func=lambda name: shown.trainings[name].title,
         key="training",
         on_change=trained,
+        help=_arm(shown),
     )
     measures = shown.measures
     if not measures:
@@ -172,12 +173,20 @@ def _controls(shown: Shown, asking: _Asking | None) -> Measure | None:
         format_func=lambda name: measures[name].title,
         key="measure",
         on_change=measured,
+        help=markup.plain(chosen.about),
     )
     table = None if asking is None else asking.kept.table
     if table is not None and shown.examples is not None and len(table) > 1:
         with columns[2]:
             at_step.choose(shown.examples, table, shown.prompt)
     return chosen
+
+
+def _arm(shown: Shown) -> str | None:
+    """What is told or done in the training that is looked at."""
+    arm = shown.training.arm
+    about = "" if shown.told is None or arm is None else shown.told.arms.get(arm, "")
+    return markup.plain(f"{arm}: {about}") if about else None
 
 
 def _going(shown: Shown, measure: Measure | None, asking: _Asking) -> None:
@@ -262,13 +271,13 @@ def _stored(shown: Shown, measure: Measure, rows: pd.DataFrame, told: Trainings,
     over = "95% over them, each step for itself" if measure.interval else "none is stored"
     beside = f"; thin lines: {seeds} other seeds" if seeds else "; one training, so none over seeds"
     parts.figure(
-        fig,
+        fig.update_layout(height=_HEIGHT, margin={"t": 30, "b": 40}),
         _CURVES,
         data=lambda: rows,
         code=training_snippets.stored(run.record.path, told, training, measure),
         alt=f"{measure.title} along the training, asked both ways",
         told=Told(
-            measure.about,
+            f"{measure.title}.",
             n=f"{int(one[told.n].iloc[0])} {told.group}",
             interval=over + beside,
             control=measure.control,
@@ -293,13 +302,13 @@ def _asked(shown: Shown, measure: Measure, found: xr.Dataset) -> None:
     n = int(curves["n"].max())
     kind = at_step.kind(examples, str(np.atleast_1d(found["group"].values)[0]))
     parts.figure(
-        fig,
+        fig.update_layout(height=_HEIGHT, margin={"t": 30, "b": 40}),
         _CURVES,
         data=lambda: curves,
         code=training_snippets.asked(shown.training, measure, *training_snippets.questions(found)),
         alt=f"{measure.title} along the training, asked both ways",
         told=Told(
-            measure.about,
+            f"{measure.title}.",
             n=f"{n} {examples.many if n > 1 else examples.one}{kind}",
             interval="95% over them, each step for itself; one training, so none over seeds"
             if n > 1

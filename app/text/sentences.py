@@ -195,12 +195,17 @@ def apart(found: Difference, value: str, titles: Sequence[str], many: str) -> st
         value: "correct", "preference" or "rank".
         titles: of the two ways, within a sentence.
     """
-    over = f"over {found.n} {many}, pair by pair"
+    over = f"{found.n} {many}, paired"
+    unit = {"correct": " points", "rank": ""}.get(value, " nats")
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
-        return f"No difference between both ways is told: there is no interval {over}."
-    interval = f"95% interval {_apart(found.low, value)} to {_apart(found.high, value)}"
+        return f"No difference between both ways is told: there is no interval ({over})."
     if not found.clear:
-        return f"No difference between both ways is told: its {interval} {over} holds none at all."
+        interval = f"{_apart(found.low, value)} to {_apart(found.high, value)}{unit}"
+        none = "1" if value == "rank" else "0"
+        return (
+            f"No difference between both ways is told: its 95% interval, {interval}, holds {none} "
+            f"({over})."
+        )
     first, second = titles if (found.mean > 0) != (value == "rank") else titles[::-1]
     what = {
         "correct": "answers are right more often",
@@ -208,13 +213,14 @@ def apart(found: Difference, value: str, titles: Sequence[str], many: str) -> st
     }.get(value, "the right first token is preferred more")
     ends = sorted((abs(found.low), abs(found.high)))
     size = _apart(abs(found.mean), value)
-    interval = f"95% interval {_apart(ends[0], value)} to {_apart(ends[1], value)}"
-    return f"{first.capitalize()}, {what} than {second}: by {size} ({interval}) {over}."
+    if value == "rank":
+        size = f"a factor of {size}"
+    interval = f"95%: {_apart(ends[0], value)} to {_apart(ends[1], value)}"
+    return f"{first.capitalize()}, {what} than {second}: by {size}{unit} ({interval}; {over})."
 
 
 def _apart(number: float, value: str) -> str:
-    if value == "correct":
-        return f"{100 * number:.0f} points".replace("-", "−")
     if value == "rank":
-        return f"a factor of {2**number:.2g}"
-    return f"{number:.2f} nats".replace("-", "−")
+        return f"{2**number:.2g}"
+    text = f"{100 * number:.1f}" if value == "correct" else f"{number:.2f}"
+    return text.replace("-", "−")

@@ -20,7 +20,6 @@ from interp.figures.drawing import theme
 
 def show(opened: Opened) -> None:
     """Draw it. Models are loaded only where some were kept."""
-    parts.html(markup.title("Training"))
     told, run = opened.page.trainings, opened.run
     table = None if told is None or run is None else run.table(told.table)
     if told is not None and table is not None and not trainings.usable(told, table):
@@ -33,6 +32,7 @@ def show(opened: Opened) -> None:
         own = None if model is None else trainings.beside(model)
         found = [] if own is None else [own]
     if not found:
+        _title()
         _without(opened)
         return
     by_name = {one.name: one for one in found}
@@ -40,10 +40,15 @@ def show(opened: Opened) -> None:
     examples, asked = opened.page.examples, None
     if chosen.name == trainings.OWN and opened.examples is not None:
         examples, asked = opened.examples
-    elif examples is None:
+    _title("" if told is None or chosen.arm is None else told.about)
+    if examples is None:
         examples, asked = _typed()
     prompt = _prompt(opened)
     training.show(training.Shown(chosen, by_name, run, told, table, examples, asked, prompt))
+
+
+def _title(about: str = "") -> None:
+    parts.html(markup.title("Training", about))
 
 
 def _prompt(opened: Opened) -> str | None:

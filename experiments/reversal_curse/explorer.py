@@ -20,6 +20,7 @@ from experiments.explorer import (
     Way,
     pair_in,
 )
+from experiments.organisms.arms import ARMS
 from experiments.organisms.facts import DIRECTIONS, Direction, Fact, Templates
 from experiments.reporter import Progress
 from experiments.reversal_curse import facts as files
@@ -148,9 +149,9 @@ def page() -> Page:
             n="facts",
             measures=_ALONG,
             group="facts that were told forward only",
-            about="The facts were planted by this training, in the directions that its recipe "
-            "tells them in: what is shown is how this small model learns them, and not how others "
-            "do.",
+            about="The facts were planted by this training: it shows how this small model learns "
+            "them, and not how others do.",
+            arms={arm.name: arm.about for arm in ARMS.values()},
             folder="organisms/time-{arm}-{seed}",
             command="obverse run reversal-curse --preset full",
         ),

@@ -153,7 +153,7 @@ def test_a_difference_is_paired_and_told_where_its_interval_excludes_nothing() -
     back = along.difference(made(list(base), list(base + apart)), 7, "preference")
     said = sentences.apart(back, "preference", ["asked forward", "asked in reverse"], "facts")
     assert said.startswith("Asked in reverse,")
-    assert f"{apart.mean():.2f} nats (95% interval {one.low:.2f} nats to {one.high:.2f}" in said
+    assert f"{apart.mean():.2f} nats (95%: {one.low:.2f} to {one.high:.2f}; 20" in said
     same = along.difference(made(list(base), list(rng.permutation(base))), 7, "preference")
     assert not same.clear
     said = sentences.apart(same, "preference", ["a", "b"], "facts")
@@ -173,7 +173,7 @@ def test_right_answers_and_ranks_differ_in_their_own_units() -> None:
     right = along.difference(made([1.0] * 12, [-1.0] * 12), 7, "correct")
     assert (right.mean, right.high) == (1.0, 1.0)
     assert right.low == pytest.approx(2 * wilson(12, 12)[0] - 1)
-    assert "by 100 points" in sentences.apart(right, "correct", ["a", "b"], "facts")
+    assert "by 100.0 points" in sentences.apart(right, "correct", ["a", "b"], "facts")
     ranks = along.difference(made([0.0, 1, 0, 1, 0, 1], [7.0, 15, 7, 15, 7, 17]), 7, "rank")
     assert ranks.mean < 0
     said = sentences.apart(ranks, "rank", ["asked forward", "asked in reverse"], "facts")
