@@ -27,6 +27,8 @@ LEAST = 10
 MOST = 12
 """Classes that probes are asked to tell apart."""
 
+_TOLD = 6  # classes that are named in an error
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -156,7 +158,9 @@ def check_classes(kept: Mapping[str, int], few: Mapping[str, int], many: str) ->
             "little of each."
         )
     if len(kept) < 2:
-        counts = ", ".join(f"‘{name}’ {n}" for name, n in sorted({**kept, **few}.items()))
+        every = sorted({**kept, **few}.items())
+        counts = ", ".join(f"‘{name}’ {n}" for name, n in every[:_TOLD])
+        counts += f" and {len(every) - _TOLD} more" if len(every) > _TOLD else ""
         raise StudyError(
             f"A probe needs two classes of at least {LEAST} different {many} each, to be learned "
             f"from some and tested on others; here there are {counts or 'none'}. Of so few, no "

@@ -68,8 +68,9 @@ def _verdict(selectivity_low: float, p: float, drift: bool) -> str:
             "than control labels."
         )
     return (
-        f"Shuffled labels are told as well (corrected p {_p(p)}): not readable to this probe from "
-        "so many examples, which is no proof that it is not there."
+        f"That is not clearly better than shuffled labels (corrected p {_p(p)}), so it does not "
+        "count as readable to this probe from so many examples, which is no proof that it is not "
+        "there."
     )
 
 

@@ -39,8 +39,14 @@ def _lines(words: str) -> str:
 
 
 _WORDS = (
-    _lines("dog cat bird fish frog bear duck horse cow pig rabbit mouse lion fox"),
-    _lines("ball car box book cup bed chair table door hat boat bike house shoe"),
+    _lines(
+        "dog cat bird fish frog bear duck horse cow pig rabbit mouse lion fox bunny puppy kitten "
+        "turtle snake monkey"
+    ),
+    _lines(
+        "ball car box book cup bed chair table door hat boat bike house shoe toy cake train doll "
+        "truck lamp"
+    ),
 )
 
 

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.screen import live
 from experiments.records import RunRecord
 from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of
@@ -142,6 +143,20 @@ def test_a_models_own_facts_are_probed(
     assert_fine(page)
     assert "'s mother is" in page.text_area(key="list-1").value
     assert len(lines(drawn(page))["probe"]) == 4
+
+
+def test_a_large_model_is_probed_when_that_is_asked_for(
+    open_page: Open, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SMALL", 0)
+    query = {"model": str(model_folder), "page": "probes", **lists()}
+    page = open_page(tmp_path, query=query)
+    assert_fine(page)
+    assert "fitted when you say so" in html(page)
+    assert not page.get("plotly_chart")
+    page.button(key="probe-start").click().run()
+    assert_fine(page)
+    assert len(lines(drawn(page))["probe"]) == 3
 
 
 @pytest.mark.parametrize(

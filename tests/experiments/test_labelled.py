@@ -115,6 +115,8 @@ def test_what_cannot_be_probed_is_refused_in_a_sentence() -> None:
         labelled(EXAMPLES, table(), "no such", "there", subject=False)
     with pytest.raises(StudyError, match="Unknown way of asking 'sideways'; choose one of there"):
         labelled(EXAMPLES, table(), "colour", "sideways", subject=False)
+    with pytest.raises(StudyError, match="and 34 more"):
+        labelled(EXAMPLES, table().assign(colour=list(range(40))), "colour", "there", subject=False)
     many = table(800).assign(colour=[f"c{i // 2 % 13}" for i in range(800)])
     with pytest.raises(StudyError, match="There are 13 classes"):
         labelled(EXAMPLES, many, "colour", "there", subject=False)

@@ -19,7 +19,7 @@ from app.screen import follow, live, parts
 from app.screen.shown import Shown
 from app.screen.told import Check, Told
 from app.text import markup, probes, sentences, snippets
-from experiments.labelled import Labelled
+from experiments.labelled import LEAST, Labelled
 from experiments.numbers import percent
 from experiments.registry import study_names
 from interp.figures.drawing.numbers import plain
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 NAME = "probe-lines"
 _BEFORE = "embedding"
-_WIDTHS = (84, 124, 60, 96, 64)  # px of the table's columns
+_WIDTHS = (80, 110, 56, 112, 60)  # px of the table's columns
+_TOLD = 6  # classes that are named
+_MOST_ROWS = 13  # of the table, which scrolls where there are more layers
 # Of prompts; beyond it, as `probes` warns too, a probe is tested on what it has learned.
 _SAME = 0.1
 
@@ -52,8 +54,11 @@ def show(spec: ModelSpec, asked: Labelled, site: str, *, many: str, where: str, 
         where: at which token the model is read.
         code: Python that makes the figure.
     """
-    for name, n in asked.left_out:
-        parts.html(markup.hint(f"‘{name}’ is left out: it has only {n} different {many}."))
+    if asked.left_out:
+        few = ", ".join(f"‘{name}’ ({n})" for name, n in asked.left_out[:_TOLD])
+        more = len(asked.left_out) - _TOLD
+        few += f" and {more} more" if more > 0 else ""
+        parts.html(markup.hint(f"Left out, with fewer than {LEAST} different {many}: {few}."))
     about = resources.engine().about(spec)
     key = ("probes", spec, asked, site)
     wanted = about.n_parameters <= live.SMALL or st.session_state.get("probe-run") == key
@@ -148,7 +153,7 @@ def _drawn(
         st.dataframe(
             shown,
             hide_index=True,
-            height=min(430, 40 + 35 * len(shown)),
+            height="content" if len(shown) <= _MOST_ROWS else 36 * _MOST_ROWS,
             column_config={
                 name: st.column_config.TextColumn(width=width)
                 for name, width in zip(shown.columns, _WIDTHS, strict=True)
