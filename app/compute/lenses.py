@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from app.compute.background.request import Request
+from app.compute.turns import ModelSpec
 from experiments.reporter import Progress
 
 if TYPE_CHECKING:
@@ -88,6 +90,21 @@ def chosen(kind: str, texts: tuple[str, ...]) -> list[str]:
     if kind == "tuned" or len(texts) <= PROMPTS:
         return list(texts)
     return [texts[i * len(texts) // PROMPTS] for i in range(PROMPTS)]
+
+
+def request(
+    spec: ModelSpec, kind: str, texts: tuple[str, ...], folder: Path | None
+) -> Request[Lens]:
+    """A fit as a job; others get their turn between its steps."""
+    name = {"tuned": "Tuned lens", "jacobian": "Jacobian lens"}[kind]
+    return Request(
+        spec,
+        ("lens", kind, texts, None if folder is None else str(folder)),
+        f"{name} of {len(chosen(kind, texts))} sentences",
+        fit(kind, texts, folder),
+        "steps done" if kind == "tuned" else "rows done",
+        gives_way=True,
+    )
 
 
 def fit(

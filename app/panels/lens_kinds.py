@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import streamlit as st
 import xarray as xr
 
-from app import resources
+from app import resources, state
 from app.compute import lenses
+from app.compute.background.jobs import Job
+from app.compute.background.request import Request
 from app.compute.engine import ModelSpec
-from app.compute.work import Work
-from app.screen import parts, switch
-from app.text import markup, sentences
+from app.screen import live, parts, switch
+from app.selection import to_query
+from app.text import markup
 from app.text.snippets import Through
 from cache.errors import ObverseError
 from experiments.numbers import duration
@@ -31,7 +33,7 @@ _ABOUT = {
     "(Gurnee et al. 2026).",
 }
 _COMMANDS = {"tuned": "obverse tune-lens", "jacobian": "obverse fit-lens"}
-_WORKS = "lens-fits"
+_ASKED = "lens-asked"
 _EVERY = 0.5  # s
 
 
@@ -96,32 +98,24 @@ def _found(spec: ModelSpec, kind: str, texts: tuple[str, ...], run: Path | None)
             spec, ("lens file", kind, place), lambda m: lenses.load(m, kind, place)
         )
         return Chosen(kind, lens, place.folder)
-    works: dict[object, Work[Lens]] = st.session_state.setdefault(_WORKS, {})
-    name = (spec, about.fingerprint, kind, hash(texts))
-    work = works.get(name)
-    if work is not None:
-        stand = work.wait(0.0)
-        if stand.result is not None and not stand.running:
-            return Chosen(kind, stand.result, None, texts)
-        if stand.running:
-            _progress(kind, work)
-            return None
-        if stand.error is not None:
-            parts.error(stand.error)
-    _missing(spec, kind, texts, run, name, folders)
+    # Kept with the run, so that it is there next time, and goes on where it was stopped.
+    own = None if run is None else lenses.own_place(run, kind)
+    request = lenses.request(spec, kind, texts, own)
+    job = resources.jobs().find(request)
+    if job is not None and job.whole and job.stand.result is not None:
+        return Chosen(kind, job.stand.result, None, texts)
+    if job is not None and job.running:
+        _progress(kind, job)
+        return None
+    _missing(request, kind, texts, folders)
     return None
 
 
 def _missing(
-    spec: ModelSpec,
-    kind: str,
-    texts: tuple[str, ...],
-    run: Path | None,
-    name: object,
-    folders: list[Path],
+    request: Request[Lens], kind: str, texts: tuple[str, ...], folders: list[Path]
 ) -> None:
     """What is not there, where it was looked for, and how to get it."""
-    engine, what = resources.engine(), KINDS[kind].lower()
+    engine, spec, what = resources.engine(), request.spec, KINDS[kind].lower()
     places = ", ".join(f"<code>{markup.esc(folder)}</code>" for folder in folders)
     by_hand = f"<code>{_COMMANDS[kind]} --text corpus.txt --model {markup.esc(spec.source)}</code>"
     if not texts:
@@ -146,27 +140,28 @@ def _missing(
         "what is right.</div>"
     )
 
+    failed = st.session_state.get(_ASKED)
+    if (
+        isinstance(failed, Job)
+        and failed.request.written == request.written
+        and failed.stand.error is not None
+    ):
+        parts.error(failed.stand.error)
+
     def start() -> None:
-        # Kept with the run, so that it is there next time, and goes on where it was stopped.
-        folder = None if run is None else lenses.own_place(run, kind)
-        works = st.session_state.setdefault(_WORKS, {})
-        works[name] = engine.in_steps(
-            spec, ("fitted", kind, texts), lenses.fit(kind, texts, folder), gives_way=True
-        )
+        link = to_query(state.view())
+        st.session_state[_ASKED] = resources.jobs().ask(request, live.session(), link=link)
 
     st.button(f"Fit the {what}", key=f"fit-{kind}", type="primary", on_click=start)
 
 
-def _progress(kind: str, work: Work[Lens]) -> None:
+def _progress(kind: str, job: Job[Lens]) -> None:
+    waiting = live.Waiting(job)
+
     def again() -> None:
-        stand = work.stand
-        if not stand.running:
+        if not waiting.stand.running:
             st.rerun()
-        share = min(1.0, stand.done / max(1, stand.total))
-        text = f"Fitting the {KINDS[kind].lower()}{sentences.time_left(stand.seconds_left)}"
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.progress(share, text)
-            st.button("Cancel", key=f"cancel-fit-{kind}", on_click=work.stop)
+        live.bar(waiting, f"Fitting the {KINDS[kind].lower()}", key=f"fit-{kind}")
 
     st.fragment(again, run_every=_EVERY)()
 

@@ -84,8 +84,8 @@ def test_a_lens_that_is_missing_is_fitted_and_kept_with_the_run(
     assert "There is no tuned lens of this model yet" in html(page)
     assert not any(chart.key.startswith("lens-") for chart in page.get("plotly_chart"))
     page.button(key="fit-tuned").click().run()
-    (work,) = page.session_state["lens-fits"].values()
-    assert work.wait(60).error is None
+    job = page.session_state["lens-asked"]
+    assert job.work.wait(60).error is None
     page.run()
     assert_fine(page)
     assert (folder / "work" / "lens-tuned" / "lens.json").is_file()

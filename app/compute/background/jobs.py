@@ -103,7 +103,9 @@ class Job(Generic[T]):
 
     def _steps(self, tell: Progress) -> Iterator[T]:
         begun, last = time.monotonic(), None
-        for last in self._turns.steps(self.request.spec, self.request.key, self._found)(tell):
+        asked = self.request
+        steps = self._turns.steps(asked.spec, asked.key, self._found, gives_way=asked.gives_way)
+        for last in steps(tell):
             yield last
         seconds = time.monotonic() - begun
         if last is not None and seconds >= KEPT_FROM:

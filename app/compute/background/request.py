@@ -43,6 +43,7 @@ class Request(Generic[T]):
         turn after each.
     unit: what is counted: "cells run".
     form: how the last result is kept; None where it is not.
+    gives_way: whether others also get their turn whenever it tells how far it is; see `Turns`.
     """
 
     spec: ModelSpec
@@ -51,6 +52,7 @@ class Request(Generic[T]):
     work: Callable[[Model, Progress], Iterator[T]]
     unit: str = "steps done"
     form: Form[T] | None = None
+    gives_way: bool = False
 
     @property
     def kind(self) -> str:

@@ -30,8 +30,7 @@ def test_a_fit_is_what_the_library_fits_and_is_found_again(
     folder = lenses.own_place(tmp_path, kind)
     assert lenses.there(kind, lenses.places(kind, "none", tmp_path, "none")) is None
     work = fresh.in_steps(spec, ("fit", kind), lenses.fit(kind, TEXTS, folder), gives_way=True)
-    stand = work.wait(60)
-    assert stand.error is None
+    assert work.wait(60).error is None
     model = loaded(spec)
     place = lenses.there(kind, lenses.places(kind, "none", tmp_path, "none"))
     assert place is not None
