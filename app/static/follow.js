@@ -5,10 +5,11 @@
 // is said of it is markup made on the server, where all foreign text is escaped.
 const running = new WeakMap();
 
+// Each point's (layer, column) is an array or a typed one.
+const cells = (plot) => (plot.calcdata || []).flat().filter((point) => point.data?.length === 2);
+
 function place(plot, mark) {
-  // Each point's (layer, column), as an array or as a typed one.
-  const points = (plot.calcdata || []).flat().filter((point) => point.data?.length === 2);
-  const point = mark.cell && points.find((p) => mark.cell.every((n, i) => n === p.data[i]));
+  const point = mark.cell && cells(plot).find((p) => mark.cell.every((n, i) => n === p.data[i]));
   const { xaxis, yaxis } = plot._fullLayout;
   if (!point || !xaxis || !yaxis) return null;
   const edges = (axis, at) => {
@@ -29,21 +30,78 @@ function line(plot, mark) {
   return { left: xaxis._offset + at, top: yaxis._offset, width: 0, height: yaxis._length };
 }
 
-function draw(plot, mark) {
+function draw(plot, mark, name = "ob-mark") {
   const box = mark.cell ? place(plot, mark) : line(plot, mark);
-  let frame = plot.querySelector(":scope > .ob-mark");
+  let frame = plot.querySelector(`:scope > .${name}`);
   if (!box) return frame && frame.remove();
   if (!frame) {
     frame = plot.ownerDocument.createElement("div");
-    frame.className = "ob-mark";
-    frame.style.cssText = "position:absolute;box-sizing:border-box;pointer-events:none";
+    frame.className = name;
     plot.style.position = "relative";
     plot.append(frame);
   }
-  frame.style.border = mark.cell ? "2.5px solid #1f2430" : "none";
-  frame.style.boxShadow = mark.cell ? "0 0 0 1.5px white, inset 0 0 0 1.5px white" : "none";
-  frame.style.borderLeft = mark.cell ? frame.style.border : "1.5px dotted #5d6470";
+  frame.classList.toggle("ob-line", !mark.cell);
   for (const [name, value] of Object.entries(box)) frame.style[name] = `${value}px`;
+}
+
+// Cells by keyboard: arrows move, Enter chooses, and what hovering tells is shown and read aloud.
+function keyboard(plot, chosen, choose) {
+  const page = plot.ownerDocument;
+  let at = null, tip = null;
+  const tell = (point) => {
+    // Made by the server with Plotly's few tags; a document of its own runs and loads nothing.
+    const said = String(point.tx ?? "").replaceAll("<br>", "\n");
+    return new DOMParser().parseFromString(said, "text/html").body.textContent;
+  };
+  const leave = () => {
+    at = null;
+    tip?.remove();
+    tip = null;
+    draw(plot, { cell: null }, "ob-cursor");
+  };
+  const show = () => {
+    draw(plot, { cell: at && [...at.data] }, "ob-cursor");
+    const frame = plot.querySelector(":scope > .ob-cursor");
+    if (!at || !frame) return leave();
+    if (!tip) {
+      tip = page.createElement("div");
+      tip.className = "ob-tip ob-cell-tip";
+      tip.setAttribute("role", "status");
+      plot.append(tip);
+    }
+    tip.textContent = tell(at);
+    const right = plot.clientWidth - tip.offsetWidth - 4;
+    tip.style.left = `${Math.max(4, Math.min(frame.offsetLeft, right))}px`;
+    tip.style.top = `${frame.offsetTop + frame.offsetHeight + 5}px`;
+  };
+  const steps = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] };
+  const key = (event) => {
+    const all = cells(plot), { xaxis, yaxis } = plot._fullLayout, step = steps[event.key];
+    if (!all.length || event.target !== plot || event.ctrlKey || event.metaKey || event.altKey) return;
+    const here = at ?? all.find((p) => chosen()?.every((n, i) => n === p.data[i]));
+    if (step && !here) at = all[0];
+    else if (step) {
+      const along = (p) => (xaxis.l2p(p.x) - xaxis.l2p(here.x)) * step[0] + (yaxis.l2p(p.y) - yaxis.l2p(here.y)) * step[1];
+      const beside = (p) => (step[0] ? p.y === here.y : p.x === here.x);
+      const next = all.filter((p) => beside(p) && along(p) > 0.5).sort((a, b) => along(a) - along(b))[0];
+      at = next ?? here;
+    } else if ((event.key === "Enter" || event.key === " ") && here) choose((at = here));
+    else if (event.key === "Escape") return leave();
+    else return;
+    event.preventDefault();
+    show();
+  };
+  const named = plot.closest("[aria-label]")?.getAttribute("aria-label");
+  const attributes = { tabindex: 0, role: "application", "aria-roledescription": "map of cells" };
+  attributes["aria-label"] = `${named ?? "Map"}. Arrow keys move from cell to cell, Enter chooses one.`;
+  for (const [name, value] of Object.entries(attributes)) plot.setAttribute(name, value);
+  plot.addEventListener("keydown", key);
+  plot.addEventListener("blur", leave);
+  return () => {
+    plot.removeEventListener("keydown", key);
+    plot.removeEventListener("blur", leave);
+    leave();
+  };
 }
 
 export default function ({ data, parentElement, setStateValue }) {
@@ -84,7 +142,12 @@ export default function ({ data, parentElement, setStateValue }) {
     };
     const events = { plotly_afterplot: again, plotly_relayouting: again, plotly_click: clicked };
     for (const [event, act] of Object.entries(events)) plot.on(event, act);
+    const mark = () => JSON.parse(find()?.dataset.mark ?? "{}");
+    const silence = "cell" in mark()
+      ? keyboard(plot, () => mark().cell, (point) => clicked({ points: [{ customdata: point.data }] }))
+      : () => {};
     plots.set(plot, () => {
+      silence();
       for (const [event, act] of Object.entries(events)) plot.removeListener?.(event, act);
     });
   };
