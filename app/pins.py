@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import streamlit as st
 
@@ -31,9 +31,18 @@ def all_pins() -> list[Pin]:
     return pins
 
 
+def about(view: View) -> View:
+    """A state without what is not looked at in it."""
+    return replace(view, example=None) if is_typed(view) else replace(view, ask=None)
+
+
 def keep(name: str, view: View) -> bool:
-    """Pin a state; one that is pinned stays as it is. False where there is no room for more."""
-    pins = all_pins()
+    """Pin a state, of which only what it is about is kept; one that is pinned stays as it is.
+
+    Returns:
+        False where there is no room for more.
+    """
+    pins, view = all_pins(), about(view)
     if any(pin.view == view for pin in pins):
         return True
     if len(pins) >= MOST:
@@ -45,6 +54,12 @@ def keep(name: str, view: View) -> bool:
         told = f"{name} ({number})"
     pins.append(Pin(told, view))
     return True
+
+
+def is_typed(view: View) -> bool:
+    """Whether a state is about the user's own prompts, and not about an example: a session keeps
+    what was typed while it looks at examples."""
+    return view.ask is not None and (view.page == "prompt" or view.example is None)
 
 
 def remove(pin: Pin) -> None:

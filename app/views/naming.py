@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-from app import resources
+from app import pins, resources
 from app.panels.patching import SITE_NAMES
 from app.selection import Cell, View
 from app.views.opened import Opened
@@ -41,7 +41,7 @@ def of_view(opened: Opened, view: View) -> str:
         run = None if record is None else resources.run(record)
         opened = Opened(opened.root, view.source, run, opened.found)
     pieces = []
-    if view.ask is not None and (view.page == "prompt" or view.example is None):
+    if view.ask is not None and pins.is_typed(view):
         prompt = theme.shorten(theme.visible(view.ask.clean.strip()), _LONGEST)
         pieces.append(f"“{prompt}”")
     elif view.example is not None:

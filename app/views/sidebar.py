@@ -114,7 +114,7 @@ def pin(opened: Opened) -> None:
         return
 
     def keep() -> None:
-        view = state.canonical(state.view())
+        view = pins.about(state.canonical(state.view()))
         kept = pins.keep(naming.of_view(opened, view), view)
         if not kept:
             st.toast(f"{pins.MOST} states are pinned; remove one on the page Compare.")

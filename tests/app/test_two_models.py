@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from app import pins
 from app.compute import comparing, pairs
 from app.compute.engine import Engine, ModelSpec
-from app.selection import View
+from app.selection import Ask, Source, View
 from app.text import two_snippets
 from app.views.compare import told_apart
 from experiments.records import RunRecord
@@ -233,6 +233,21 @@ def test_what_is_pinned_is_compared(open_page: Open, record: RunRecord) -> None:
     assert_fine(page)
     assert page.session_state["view"].example == 4
     assert page.session_state["view"].page == "study"
+
+
+def test_what_was_typed_before_is_no_part_of_an_example(open_page: Open, record: RunRecord) -> None:
+    ask = Ask("a b", "a c", "d", "e")
+    source = Source("run", "r")
+    assert pins.about(View(source, "prompt", 3, ask=ask)) == View(source, "prompt", ask=ask)
+    assert pins.about(View(source, "circuit", 3, ask=ask)) == View(source, "circuit", 3)
+    assert pins.about(View(source, ask=ask)) == View(source, ask=ask)
+    # A link may hold both all the same: what is compared are the examples.
+    run = f"run={record.path.parent.name}%2F{record.path.name}&clean=x&corrupt=y&answer=1&foil=2"
+    query = {"page": "compare", "a": f"{run}&example=0", "b": f"{run}&example=4"}
+    page = open_page(root_of(record), query=query)
+    assert_fine(page)
+    assert "A: “Tom Cruise&#x27;s mother is”" in html(page)
+    assert "B: “Finn Grove&#x27;s mother is”" in html(page)
 
 
 def test_pins_have_names_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

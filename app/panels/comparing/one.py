@@ -11,7 +11,7 @@ import streamlit as st
 import xarray as xr
 from streamlit.delta_generator import DeltaGenerator
 
-from app import resources, state
+from app import pins, resources, state
 from app.compute import comparing
 from app.compute.engine import ModelSpec
 from app.panels import lens as lens_panel
@@ -88,7 +88,7 @@ def show(a: Side, b: Side, bar: DeltaGenerator) -> None:
 def _ways(a: Side, b: Side) -> dict[str, str]:
     """How examples can be asked; empty where none are, or in one way only."""
     told = next(
-        (one for side in (a, b) if side.view.ask is None and (one := side.examples())), None
+        (one for side in (a, b) if not pins.is_typed(side.view) and (one := side.examples())), None
     )
     if told is None or len(told[0].ways) < 2:
         return {}

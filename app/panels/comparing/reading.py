@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app import pins
 from app.compute import pairs
 from app.compute.engine import ModelSpec
 from app.panels import example_patching
@@ -38,7 +39,7 @@ def of(side: Side, spec: ModelSpec, asked: str | None) -> Reading | None:
     Raises:
         ObverseError: the prompts do not fit.
     """
-    if side.view.ask is not None:
+    if side.view.ask is not None and pins.is_typed(side.view):
         return typed(spec, side.view.ask)
     told = side.examples()
     if told is None:
