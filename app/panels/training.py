@@ -24,7 +24,7 @@ from experiments.explorer import Examples, Measure, Trainings
 from interp.figures import step_lines
 
 # Weights that are read within a minute; more is read where that is asked for.
-_MOST_BYTES = 2 << 30
+MOST_BYTES = 2 << 30
 _CURVES = "training-curves"
 # px: what is said of the step stands below it, and both are to be seen at once.
 _HEIGHT = 244
@@ -112,11 +112,13 @@ def _asking(shown: Shown) -> _Asking | None:
             "prompt and its answer above.</div>"
         )
         return None
-    if training.bytes > _MOST_BYTES and not st.session_state.get(f"ask-{training.steps}"):
-        gigabytes = training.bytes / 1e9
+    wanted = ("ask-all", training.checkpoints)
+    if training.bytes > MOST_BYTES and not st.session_state.get(str(wanted)):
         st.button(
-            f"Ask all {len(training.checkpoints)} models ({gigabytes:,.0f} GB are read)",
-            key=f"ask-{training.steps}",
+            f"Ask all {len(training.checkpoints)} models ({training.bytes / 1e9:,.1f} GB are read)",
+            key="ask-all",
+            on_click=st.session_state.update,
+            args=({str(wanted): True},),
         )
         return None
     asked = shown.asked

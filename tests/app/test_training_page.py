@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.panels import training
 from experiments.records import RunRecord
 from tests.app import material
 from tests.app.material import HOSTILE
@@ -85,6 +86,20 @@ def test_a_model_with_steps_beside_it_is_asked_what_it_brings(
         page = open_page(tmp_path, query={"model": str(folder), "page": "training"})
         assert_fine(page)
         assert [lines(chart) for chart in charts(page)] == [["forward", "reverse"]] * 2
+
+
+def test_large_models_are_asked_when_that_is_wanted(
+    open_page: Open, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "MOST_BYTES", 0)
+    page = open_page(trained / "runs", query={"page": "training"})
+    assert_fine(page)
+    assert len(charts(page)) == 1  # what is stored
+    page.button(key="ask-all").click().run()
+    assert len(charts(page)) == 2
+    page.run()
+    assert_fine(page)
+    assert len(charts(page)) == 2
 
 
 def test_where_no_training_is_the_page_says_how_to_make_one(
