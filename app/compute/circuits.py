@@ -26,6 +26,9 @@ USUAL = 40
 _RANDOM = 5
 _ENOUGH = 0.8
 
+DRAWS = 2
+"""Random circuits of each size on a curve."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -122,21 +125,24 @@ def curve(
     from interp.components.graph import Graph
     from interp.errors import MetricError
 
-    n = Graph.from_attrs(scores.attrs).n_edges
-    shares = sorted({size / n for size in sizes(n)} | {1.0})
     try:
         return faithfulness_curve(
             model,
             pairs,
             scores,
-            fractions=shares,
+            fractions=fractions(Graph.from_attrs(scores.attrs).n_edges),
             choice="greedy",
-            n_random=2,
+            n_random=DRAWS,
             n_resampled=0,
             progress=progress,
         )
     except MetricError:
         return None
+
+
+def fractions(n_edges: int) -> list[float]:
+    """The sizes of a curve, as shares of all edges."""
+    return sorted({size / n_edges for size in sizes(n_edges)} | {1.0})
 
 
 def enough(curve: xr.Dataset) -> int | None:

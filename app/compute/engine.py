@@ -325,19 +325,6 @@ class Engine:
             lambda model: written(model, pair, layer, head),
         )
 
-    def curve(
-        self, spec: ModelSpec, pairs: tuple[Pair, ...], progress: Progress | None = None
-    ) -> xr.Dataset | None:
-        """Faithfulness of circuits of every size, on the half of the pairs that their edges were
-        not scored on; None where no share could be told of it at all."""
-        from app.compute.circuits import curve, halves
-
-        scored, run = halves(pairs)
-        scores = self.edges(spec, scored)
-        return self.compute(
-            spec, ("curve", pairs), lambda model: curve(model, build(model, run), scores, progress)
-        )
-
     def examples(
         self, spec: ModelSpec, examples: Examples, progress: Progress
     ) -> pd.DataFrame | None:

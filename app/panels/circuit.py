@@ -13,10 +13,12 @@ import xarray as xr
 from app import resources, state
 from app.clicks import filters_of
 from app.compute import circuits
+from app.compute.background import requests
 from app.compute.circuits import Measured
 from app.compute.engine import ModelSpec
 from app.panels import circuit_graph
-from app.screen import parts
+from app.runs import Run
+from app.screen import live, parts
 from app.screen.told import Check, Told
 from app.selection import node_of
 from app.text import markup, sentences, snippets
@@ -26,7 +28,13 @@ from interp.figures import faithfulness_lines
 from interp.figures.drawing import theme
 
 
-def toggled(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]], *, width: int) -> None:
+def toggled(
+    spec: ModelSpec,
+    pairs: Mapping[Way, tuple[Pair, ...]],
+    *,
+    width: int,
+    run: Run | None = None,
+) -> None:
     """The circuits, only where they are wanted: at the foot of a page about something else."""
 
     def changed() -> None:
@@ -35,7 +43,8 @@ def toggled(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]], *, width: in
     st.session_state["circuit"] = state.view().edges is not None
     st.toggle("Find the circuit", key="circuit", on_change=changed)
     if state.view().edges is not None:
-        show(spec, pairs, width=width, at={way: some[0] for way, some in pairs.items()})
+        at = {way: some[0] for way, some in pairs.items()}
+        show(spec, pairs, width=width, at=at, run=run)
 
 
 def show(
@@ -44,6 +53,7 @@ def show(
     *,
     width: int,
     at: Mapping[Way, Pair | None],
+    run: Run | None = None,
 ) -> None:
     """A circuit for each way of asking, side by side, with what it does when it is run alone.
 
@@ -51,6 +61,7 @@ def show(
         pairs: those whose circuit is looked for, by way.
         width: px of each.
         at: the pair in whose prompt a cell is chosen, by way.
+        run: the run that is open, where results are kept.
     """
     parts.html(
         markup.heading(
@@ -61,9 +72,12 @@ def show(
     )
     found: dict[Way, Measured] = {}
     try:
-        n_all = _score(spec, pairs)
+        scores = _scores(spec, pairs, run)
+        curves = None if scores is None else _curves(spec, pairs, scores, run)
+        if scores is None or curves is None:
+            return
+        n_all = max(int(np.isfinite(one["score"].values).sum()) for one in scores.values())
         allowed = circuits.sizes(n_all)
-        curves = _curves(spec, pairs)
         n_edges = _slider(_size(curves, allowed), allowed)
         for way, some in pairs.items():
             found[way] = resources.engine().circuit(spec, some, n_edges)
@@ -97,17 +111,33 @@ def _size(curves: Mapping[Way, xr.Dataset], allowed: list[int]) -> int:
     return max(sizes, default=circuits.USUAL)
 
 
-def _curves(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]]) -> dict[Way, xr.Dataset]:
-    """Faithfulness at every size, of the ways with pairs that the edges were not scored on."""
-    found = {}
-    for way, some in pairs.items():
-        if circuits.halves(some)[0] == some:
-            continue
-        with resources.progress("Measuring circuits of every size") as tell:
-            curve = resources.engine().curve(spec, some, tell)
-        if curve is not None:
-            found[way] = curve
-    return found
+def _scores(
+    spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]], run: Run | None
+) -> dict[Way, xr.Dataset] | None:
+    """Scores of the edges for each way; None while they are computed."""
+    asked = {
+        way.title: requests.edges(spec, circuits.halves(some)[0]) for way, some in pairs.items()
+    }
+    found = live.results(asked, "Scoring edges", run)
+    if found is None:
+        return None
+    return {way: one for way, one in zip(pairs, found, strict=True) if one is not None}
+
+
+def _curves(
+    spec: ModelSpec,
+    pairs: Mapping[Way, tuple[Pair, ...]],
+    scores: Mapping[Way, xr.Dataset],
+    run: Run | None,
+) -> dict[Way, xr.Dataset] | None:
+    """Faithfulness at every size, of the ways with pairs that the edges were not scored on; None
+    while it is measured."""
+    ways = [way for way, some in pairs.items() if circuits.halves(some)[0] != some]
+    asked = {way.title: requests.curve(spec, pairs[way], scores[way]) for way in ways}
+    found = live.results(asked, "Measuring circuits of every size", run)
+    if found is None:
+        return None
+    return {way: one for way, one in zip(ways, found, strict=True) if one is not None}
 
 
 def _curve(
@@ -176,16 +206,6 @@ def _slider(wanted: int, allowed: list[int]) -> int:
     st.session_state["edges"] = chosen
     st.select_slider("Number of edges, at most", allowed, key="edges", on_change=changed, width=520)
     return chosen
-
-
-def _score(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]]) -> int:
-    """Score the edges of all pairs; return how many edges the model has."""
-    n = 0
-    for some in pairs.values():
-        with resources.progress("Scoring edges") as tell:
-            scores = resources.engine().edges(spec, circuits.halves(some)[0], tell)
-        n = int(np.isfinite(scores["score"].values).sum())
-    return n
 
 
 def _one(

@@ -281,7 +281,7 @@ def circuits(shown: Shown, example: int) -> None:
             with contextlib.suppress(ObverseError):
                 at[way] = pair_of(shown, example, way)
         width = parts.width(len(shown.examples.ways))
-        circuit.show(shown.spec, found, width=width, at=at)
+        circuit.show(shown.spec, found, width=width, at=at, run=shown.run)
         node.show(shown.spec, found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -211,20 +211,64 @@ def progress(one: Refining) -> None:
     tell(one.work)
 
 
-def bar(waiting: Waiting[Any], text: str, *, key: str | None = None) -> None:
+def bar(waiting: Waiting[Any], text: str, *, key: str | None = None, label: str = "") -> None:
     """The progress of a job, the time that is left, and a button to cancel it.
 
     Args:
         text: what is done, while it is not known how much there is of it.
         key: a name for the button, the same whenever the same is shown.
+        label: what stands before it.
     """
     stand = waiting.stand
     if stand.total:
         left = sentences.time_left(stand.seconds_left)
         text = f"{stand.done:,} of {stand.total:,} {waiting.job.request.unit}{left}"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        text = f"{label}: {text[0].lower()}{text[1:]}" if label else text
         st.progress(min(1.0, stand.done / max(1, stand.total)), text)
         st.button("Cancel", key=f"cancel-{key or waiting.key}", on_click=waiting.stop)
+
+
+@dataclass(frozen=True)
+class _One:
+    """Attributes:
+    work: what is waited for.
+    """
+
+    work: Waiting[Any]
+
+
+def results(
+    asked: Mapping[str, Request[T]], text: str, run: Run | None = None
+) -> list[T | None] | None:
+    """What jobs have found when they are over; None while they go on, and where one has failed or
+    was cancelled, which is then on the screen.
+
+    Args:
+        asked: each by a name for people, such as the way of asking.
+        text: what is done.
+        run: as for `wait_for`.
+    """
+    waiting = [wait_for(one, run) for one in asked.values()]
+
+    def bars() -> None:
+        for name, one in zip(asked, waiting, strict=True):
+            if one.stand.running:
+                bar(one, text, label=name)
+
+    draw([_One(one) for one in waiting], bars)
+    if any(one.stand.running for one in waiting):
+        return None
+    for one in waiting:
+        tell(one)
+        if one.stand.error is not None:
+            parts.html(markup.hint(one.stand.error))
+            return None
+        if one.stand.stopped:
+            name = (one.job.request.spec, one.job.request.written)
+            st.button(f"{text} again", key=f"again-{one.key}", on_click=forget, args=(name,))
+            return None
+    return [one.stand.result for one in waiting]
 
 
 def tell(waiting: Waiting[Any]) -> None:

@@ -240,7 +240,7 @@ def _patching(spec: ModelSpec, pair: Pair, run: Run | None) -> None:
         with tab:
             refining = live.refine(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}", run)
             live.draw([refining], functools.partial(_map, spec, pair, site, value, refining))
-    circuit.toggled(spec, {_BOTH: (pair,)}, width=parts.width(1))
+    circuit.toggled(spec, {_BOTH: (pair,)}, width=parts.width(1), run=run)
 
 
 def _map(spec: ModelSpec, pair: Pair, site: str, value: str, refining: live.Refining) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.compute import circuits
 from app.compute.background.request import Form, Request, in_one
 from app.compute.checks import patches
 from app.compute.pairs import build
@@ -118,6 +119,64 @@ def edges(spec: ModelSpec, pairs: tuple[Pair, ...]) -> Request[xr.Dataset]:
         ),
         "pairs",
         Form(lambda scores: scores, read),
+        gives_way=True,
+    )
+
+
+def curve(
+    spec: ModelSpec, pairs: tuple[Pair, ...], scores: xr.Dataset
+) -> Request[xr.Dataset | None]:
+    """Faithfulness of circuits of every size, on the half of the pairs that their edges were not
+    scored on; None where no share could be told of it at all.
+
+    Args:
+        scores: what `edges` gives for the other half.
+    """
+    run = circuits.halves(pairs)[1]
+
+    def read(stored: xr.Dataset, model: Model) -> xr.Dataset:
+        import xarray as xr
+
+        from interp.components.graph import Graph
+
+        shares = circuits.fractions(Graph.of(model).n_edges)
+        axes: dict[str, tuple[tuple[str, ...], type]] = {
+            **dict.fromkeys(("f", "f_low", "f_high", "complement"), (("fraction",), float)),
+            **dict.fromkeys(("jaccard", "jaccard_low"), (("fraction",), float)),
+            "n_edges": (("fraction",), int),
+            "random": (("draw", "fraction"), float),
+            "random_edges": (("draw", "fraction"), int),
+            "circuit_metric": (("fraction", "example"), float),
+            "full": (("example",), float),
+            "empty": (("example",), float),
+        }
+        for area in ("cpr", "cmd", "cpr_log", "cmd_log"):
+            axes |= {f"{area}{end}": ((), float) for end in ("", "_low", "_high")}
+            axes[f"{area}_random"] = (("draw",), float)
+        sizes = {"fraction": len(shares), "draw": circuits.DRAWS, "example": len(run)}
+        like = xr.Dataset(
+            {
+                name: (dims, np.zeros([sizes[dim] for dim in dims], kind))
+                for name, (dims, kind) in axes.items()
+            },
+            coords={"fraction": shares},
+            attrs={"metric": "logit_diff", "pairs": len(run), "fingerprint": model.fingerprint},
+        )
+        check_alike(stored, like, like.attrs)
+        return stored
+
+    def keep(found: xr.Dataset | None) -> xr.Dataset:
+        assert found is not None  # nothing is kept of None
+        return found
+
+    return Request(
+        spec,
+        ("curve", pairs),
+        f"Circuits of every size, run on {_many(run)}",
+        in_one(lambda model, tell: circuits.curve(model, build(model, run), scores, tell)),
+        "runs",
+        Form(keep, read),
+        gives_way=True,
     )
 
 
@@ -159,4 +218,5 @@ def check_alike(stored: xr.Dataset, like: xr.Dataset, attrs: Iterable[str]) -> N
 
 
 def _many(pairs: tuple[Pair, ...]) -> str:
-    return f"{len(pairs)} pairs" if len(pairs) > 1 else f"“{pairs[0].clean}”"
+    first = f"“{pairs[0].clean}”"
+    return f"{len(pairs)} pairs, {first} first" if len(pairs) > 1 else first

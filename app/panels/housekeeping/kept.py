@@ -70,7 +70,9 @@ def _row(directory: Path, one: Explored) -> None:
 
 
 def _delete(directory: Path, names: tuple[str, ...], what: str, key: str) -> None:
-    with st.popover("Delete", type="tertiary", icon=":material/delete:"):
+    with st.popover(
+        "Delete" if len(names) == 1 else "Delete all", type="tertiary", icon=":material/delete:"
+    ):
         parts.html(markup.hint("It would have to be computed again. The run itself stays."))
         st.button(f"Delete {what}", key=f"delete-{key}", on_click=_forget, args=(directory, names))
 

@@ -240,6 +240,51 @@ def test_a_result_lands_in_every_run_that_asked_and_is_read_after_a_restart(
     assert not second.estimate["exact"].any()
 
 
+def test_circuits_are_read_as_they_were_and_work_on_them_can_be_interrupted(
+    here: Jobs, spec: ModelSpec, directory: Path
+) -> None:
+    """Others may take the model whenever this work tells how far it is: its lock is free then."""
+    names = ("Tom Cruise", "Dan Frost", "Hal Iris", "Finn Grove", "Cy Dale", "Bea Stone")
+    some = tuple(
+        typed(f"{name}'s mother is", "Eva Lane's mother is", "Mary", "Bea") for name in names
+    )
+    scores = here.ask(requests.edges(spec, some[::2]), "a", directory=directory)
+    found = scores.work.wait(LONG).result
+    assert found is not None
+    asked = requests.curve(spec, some, found)
+    curve = here.ask(asked, "a", directory=directory).work.wait(LONG).result
+    assert curve is not None
+    model, free = load_model(spec.source), []
+
+    def look(done: int, total: int) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            free.append(pool.submit(_can_be_taken, model).result())
+
+    (again,) = asked.work(model, look)
+    assert again is not None
+    xr.testing.assert_allclose(again, curve)
+    list(scores.request.work(model, look))
+    assert free
+    assert all(free)
+    later = Jobs(Engine(lambda spec: model).turns, lambda session: True)
+    for request, wanted in ((asked, curve), (scores.request, found)):
+        job = later.ask(request, "a", directory=directory)
+        result = job.work.wait(LONG).result
+        assert job.was_read, job.notes
+        assert result is not None
+        xr.testing.assert_identical(result, wanted)
+        assert request.form is not None
+        with pytest.raises(ValueError, match="fingerprint"):
+            request.form.from_dataset(result.assign_attrs(fingerprint="0" * 32), model)
+
+
+def _can_be_taken(model: Model) -> bool:
+    if not model.lock.acquire(timeout=1.0):
+        return False
+    model.lock.release()
+    return True
+
+
 def test_what_was_cancelled_is_not_kept(
     here: Jobs, spec: ModelSpec, gate: threading.Event, directory: Path
 ) -> None:

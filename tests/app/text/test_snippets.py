@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from app.compute import lenses, pairs
+from app.compute import circuits, lenses, pairs
 from app.compute.answer_metric import readings
 from app.compute.engine import Engine, ModelSpec
 from app.text import snippets
@@ -168,7 +168,11 @@ def test_the_curve_of_a_circuit(run_code: Any, engine: Engine, spec: ModelSpec) 
         pairs.typed(f"{name}'s mother is", "Cy Dale's mother is", "Mary", "Bea")
         for name in ("Tom Cruise", "Dan Frost", "Hal Iris", "Finn Grove", f"Ann {HOSTILE}")
     )
-    curve = engine.curve(spec, some)
+    scored, run = circuits.halves(some)
+    scores = engine.edges(spec, scored)
+    curve = engine.compute(
+        spec, ("curve", some), lambda model: circuits.curve(model, pairs.build(model, run), scores)
+    )
     assert curve is not None
     made = run_code(snippets.faithfulness(spec, some, curve["fraction"].values.tolist()))
     assert made == faithfulness_lines(curve)

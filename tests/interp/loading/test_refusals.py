@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
+from cache.sizes import show_size
 from interp import load_model
-from interp.errors import ModelError
+from interp.errors import DoesNotFit, ModelError
+from interp.loading import bridge, load
 from tests.interp import tiny as builders
 from tests.interp.folders import WEIGHTS, configured, copied, reweighted
 from tests.interp.tiny import D_MODEL, N_LAYERS, Tiny
@@ -261,3 +264,28 @@ def test_a_revision_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None
     refused("some-org/some-model", "not today", revision="v2")
     assert (asked["name"], asked["revision"]) == ("some-org/some-model", "v2")
     assert asked["trust_remote_code"] is False
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_figures(
+    llama: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything of it is loaded; of a hub's model too, whose files are not here yet."""
+    n = sum(weight.numel() for weight in builders.load_hugging_face(llama.folder).parameters())
+    monkeypatch.setattr(bridge, "available_memory", lambda: 4 * n - 1)
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM,
+        "from_pretrained",
+        lambda *_, **__: pytest.fail("it was loaded"),
+    )
+    said = refused(llama.folder, "does not fit into the memory of this computer")
+    assert f"{n:,} parameters take {show_size(4 * n)} in float32" in said
+    assert f"{show_size(4 * n - 1)} are free" in said
+    assert "bfloat16, which takes half" in said
+    with pytest.raises(DoesNotFit):
+        load_model(llama.folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(load, "locate", lambda source: (str(source), None))
+        refused(llama.folder, f"{n:,} parameters take")
+    monkeypatch.undo()
+    monkeypatch.setattr(bridge, "available_memory", lambda: 2 * n + 100_000)
+    load_model(llama.folder, dtype="bfloat16")
