@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.compute.engine import Engine, ModelSpec
-from app.compute.work import Work
+from app.compute.background.request import Request
+from app.compute.engine import ModelSpec
 from experiments.labelled import LEAST, Labelled, check_classes
 from experiments.reporter import Progress
 from interp.errors import PromptError
@@ -57,14 +57,13 @@ class Checked:
     gradient: tuple[float, float]
 
 
-def begin(engine: Engine, spec: ModelSpec, asked: Labelled, site: str) -> Work[Swept]:
-    """Start a sweep in the background.
-
-    Raises:
-        ModelError: the model cannot be loaded.
-    """
-    return engine.in_steps(
-        spec, ("probes", asked, site), lambda model, tell: swept(model, asked, site, tell)
+def request(spec: ModelSpec, asked: Labelled, site: str) -> Request[Swept]:
+    """A sweep, to be done in the background."""
+    return Request(
+        spec,
+        ("probes", asked, site),
+        f"Probes of {len(asked):,} prompts at {site}: {', '.join(asked.classes)}",
+        lambda model, tell: swept(model, asked, site, tell),
     )
 
 

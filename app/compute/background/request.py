@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import numpy as np
+
 from app.compute.turns import ModelSpec
 from experiments.reporter import Progress
 
@@ -83,4 +85,6 @@ def in_one(work: Callable[[Model, Progress], T]) -> Callable[[Model, Progress], 
 def _plain(value: object) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
+    if isinstance(value, np.generic):
+        return value.item()
     raise TypeError(f"a {type(value).__name__} cannot stand in a request")

@@ -14,7 +14,6 @@ from app import resources, state
 from app.compute import probing
 from app.compute.engine import ModelSpec
 from app.compute.probing import Swept
-from app.compute.work import Work
 from app.screen import follow, live, parts
 from app.screen.shown import Shown
 from app.screen.told import Check, Told
@@ -43,7 +42,7 @@ class Sweep:
     work: what is computed.
     """
 
-    work: Work[Swept]
+    work: live.Waiting[Swept]
 
 
 def show(spec: ModelSpec, asked: Labelled, site: str, *, many: str, where: str, code: str) -> None:
@@ -60,8 +59,13 @@ def show(spec: ModelSpec, asked: Labelled, site: str, *, many: str, where: str, 
         few += f" and {more} more" if more > 0 else ""
         parts.html(markup.hint(f"Left out, with fewer than {LEAST} different {many}: {few}."))
     about = resources.engine().about(spec)
-    key = ("probes", spec, asked, site)
-    wanted = about.n_parameters <= live.SMALL or st.session_state.get("probe-run") == key
+    request = probing.request(spec, asked, site)
+    key = (spec, request.written)
+    wanted = (
+        about.n_parameters <= live.SMALL
+        or st.session_state.get("probe-run") == key
+        or resources.jobs().find(request) is not None
+    )
     if not wanted:
         parts.html(
             '<div class="ob-empty"><b>These probes are fitted when you say so.</b><br>'
@@ -72,7 +76,7 @@ def show(spec: ModelSpec, asked: Labelled, site: str, *, many: str, where: str, 
             "Fit the probes", key="probe-start", type="primary", on_click=_wanted, args=(key,)
         )
         return
-    work = live.going_on(key, lambda: probing.begin(resources.engine(), spec, asked, site))
+    work = live.wait_for(request)
     draw = functools.partial(
         _drawn, work, key, asked, axis(site, about.n_layers), many, where, code
     )
@@ -126,7 +130,7 @@ def _again(key: tuple[object, ...]) -> None:
 
 
 def _drawn(
-    work: Work[Swept],
+    work: live.Waiting[Swept],
     key: tuple[object, ...],
     asked: Labelled,
     layers: tuple[list[str], str],
@@ -318,7 +322,7 @@ def _note(report: xr.Dataset) -> None:
         )
 
 
-def _progress(work: Work[Swept], key: tuple[object, ...]) -> None:
+def _progress(work: live.Waiting[Swept], key: tuple[object, ...]) -> None:
     stand = work.stand
     if stand.error is not None:
         parts.error(stand.error)

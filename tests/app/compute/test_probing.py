@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from app.compute import probing
+from app.compute.background.jobs import Jobs
 from app.compute.engine import Engine, ModelSpec
+from app.compute.work import Work
 from app.panels.probes.sweep import told
 from experiments.errors import StudyError
 from experiments.labelled import Labelled
@@ -26,6 +28,10 @@ def lines(end: str) -> str:
     return "\n".join(f"{a} {b}'s {end}" for a in NAMES for b in NAMES[:3])
 
 
+def begin(engine: Engine, spec: ModelSpec, asked: Labelled, site: str) -> Work[probing.Swept]:
+    return Jobs(engine.turns, bool).ask(probing.request(spec, asked, site), "me").work
+
+
 @pytest.fixture(scope="module")
 def asked() -> Labelled:
     return probing.typed(lines("mother is"), lines("son"), ("mothers", "sons"))[0]
@@ -33,7 +39,7 @@ def asked() -> Labelled:
 
 @pytest.fixture(scope="module")
 def swept(engine: Engine, spec: ModelSpec, asked: Labelled) -> probing.Swept:
-    stand = probing.begin(engine, spec, asked, "resid_pre").wait(60)
+    stand = begin(engine, spec, asked, "resid_pre").wait(60)
     assert stand.error is None
     assert stand.result is not None
     assert (stand.done, stand.total) == (6, 6)
@@ -109,7 +115,7 @@ def test_a_sweep_can_be_stopped_between_two_layers(fresh: Engine, spec: ModelSpe
     first = next(steps)
     assert first == probing.Swept()
     steps.close()
-    work = probing.begin(fresh, spec, asked, "mlp_out")
+    work = begin(fresh, spec, asked, "mlp_out")
     work.stop()
     stand = work.wait(30)
     assert stand.stopped or stand.result is not None
