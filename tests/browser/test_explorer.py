@@ -197,7 +197,8 @@ def test_data_and_figure_can_be_downloaded(
     wait_for_plot(page, "patching-forward-resid_pre")
     holder = page.locator(".st-key-patching-forward-resid_pre")
     holder.scroll_into_view_if_needed()
-    page.get_by_text("Export").nth(-3).click()
+    figure = "contains(@class, 'st-key-figure-patching-forward-resid_pre')"
+    page.locator(f"xpath=//*[{figure}]/following::button[contains(., 'Export')][1]").click()
     with page.expect_download(timeout=20_000) as download:
         page.locator(".st-key-patching-forward-resid_pre-csv button").click()
     assert download.value.suggested_filename == "patching-forward-resid_pre.csv"
