@@ -204,11 +204,14 @@ def _with_others(
 
 
 def _in_one_kernel(module: Any) -> Callable[..., Tensor]:
-    """A layer norm without TransformerLens' steps, where nobody listens to them."""
+    """A norm without TransformerLens' steps, where nobody listens to them."""
     norm = getattr(module, "original_component", None)
     listened = any(getattr(point, "fwd_hooks", None) for point in module.children())
     if isinstance(norm, torch.nn.LayerNorm) and not listened:
         return norm.forward
+    # Then TransformerLens returns what the model's own module does.
+    if getattr(module, "use_native_layernorm_autograd", False) and norm and not listened:
+        return lambda full: norm(full).to(full.dtype)
     forward: Callable[..., Tensor] = module.forward
     return forward
 

@@ -83,15 +83,16 @@ def judge(
         tested, batch = np.flatnonzero(every & held), _Batch(runs, place, answers)
         everyone = np.flatnonzero(every)
         change = runs.source[place] - runs.base[place]
+        natural_in = read.get(int(runs.layer[place]))
+        if natural_in is None:
+            natural_in = Varying.of(change[torch.from_numpy(everyone)])
         batch.add(whole[:, place], tested, change)
         for number, rank in enumerate(found):
             mine, dealt = found[rank][place], found[rank][n_places + place]
             step, drawn = moved(mine, change), moved(other[rank][place], change)
             tiny = torch.finfo(drawn.dtype).tiny
             length = step.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True).clamp(tiny)
-            part = within(
-                mine, change[torch.from_numpy(everyone)], read.get(int(runs.layer[place]))
-            )
+            part = within(mine, natural_in)
             batch.add(learned[:, place, number], everyone, step)
             batch.add(natural[:, place, number], tested, moved(part, change))
             arbitrary, plain, placebo, none = control[:, :, place, number]
@@ -130,16 +131,40 @@ class _Batch:
     def run(self) -> None:
         examples = np.concatenate([examples for _, examples in self._into])
         rows = Rows(np.full(len(examples), self._place), examples)
-        right, _ = self._runs.read(rows, torch.cat(self._vectors), torch.cat(self._targets))
+        right = self._runs.right(rows, torch.cat(self._vectors), torch.cat(self._targets))
         ends = np.cumsum([len(examples) for _, examples in self._into])[:-1]
         for (into, examples), found in zip(self._into, np.split(right, ends), strict=True):
             into[examples] = found
 
 
+@dataclass(frozen=True)
+class Varying:
+    """Where activations vary.
+
+    Attributes:
+        change: the difference between both runs.
+        axes: its principal directions, beyond rounding.
+        size: how far the runs lie apart along each, over all examples.
+    """
+
+    change: Float[Tensor, "example width"]
+    axes: Float[Tensor, "direction width"]
+    size: Float[Tensor, " direction"]
+
+    @classmethod
+    def of(cls, change: Float[Tensor, "example width"]) -> Varying:
+        _, size, axes = torch.linalg.svd(change, full_matrices=False)
+        there = size > _rounding(change, size)
+        return cls(change, axes[there], size[there])
+
+    def reached(self, rows: Float[Tensor, "rank width"]) -> Float[Tensor, "kept width"]:
+        """Directions along which an interchange in a subspace does not go much farther."""
+        far = (moved(rows, self.change) @ self.axes.mT).norm(dim=0)
+        return self.axes[far <= _FARTHER * self.size]
+
+
 def within(
-    rows: Float[Tensor, "rank width"],
-    change: Float[Tensor, "example width"],
-    read: Float[Tensor, "direction width"] | None = None,
+    rows: Float[Tensor, "rank width"], where: Varying | Float[Tensor, "direction width"]
 ) -> Float[Tensor, "part width"]:
     """The part of a subspace that lies where activations vary, or are read; orthonormal rows.
 
@@ -149,13 +174,10 @@ def within(
 
     Args:
         rows: the subspace.
-        change: the difference between both runs.
-        read: orthonormal directions that alone the model reads, where they are known.
+        where: the difference between both runs, or orthonormal directions that alone the model
+            reads, where they are known.
     """
-    if read is None:
-        _, size, axes = torch.linalg.svd(change, full_matrices=False)
-        far = (moved(rows, change) @ axes.mT).norm(dim=0)
-        read = axes[(size > _rounding(change, size)) & (far <= _FARTHER * size)]
+    read = where.reached(rows) if isinstance(where, Varying) else where
     left, share, _ = torch.linalg.svd(rows @ read.mT, full_matrices=False)
     part = (left.mT @ rows @ read.mT @ read)[share > _WITHIN]
     scaled: Tensor = part / part.norm(dim=1, keepdim=True)

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from interp.stats import LEAST_N, mean_interval, n_independent, proportion_interval
+from interp.stats import (
+    LEAST_N,
+    mean_interval,
+    n_independent,
+    proportion_interval,
+    proportion_intervals,
+)
 from interp.subspaces.controls import Hits
 
 Floats = npt.NDArray[np.float64]
@@ -45,15 +51,21 @@ def boundary(holds: Mask, ranks: Sequence[int]) -> Floats:
 def intervals(hits: npt.NDArray[np.float32], groups: Codes) -> tuple[Floats, Floats, Floats]:
     """Mean, and 95% interval over groups [...], of hits [..., example], NaN where there is none."""
     shape = hits.shape[:-1]
-    mean, low, high = (np.full(shape, np.nan) for _ in range(3))
-    for at in np.ndindex(*shape):
-        there = np.isfinite(hits[at])
+    rows = hits.reshape(-1, hits.shape[-1])
+    mean, low, high = (np.full(len(rows), np.nan) for _ in range(3))
+    # Rows of one place have the same examples.
+    every, which = np.unique(np.isfinite(rows), axis=0, return_inverse=True)
+    for number, there in enumerate(every):
         if there.any():
-            mean[at] = float(hits[at][there].mean())
-            low[at], high[at] = proportion_interval(
-                hits[at][there].astype(np.float64), groups[there]
-            )
-    return mean, low, high
+            at = np.flatnonzero(which.reshape(-1) == number)
+            found = rows[at][:, there].astype(np.float64)
+            mean[at] = found.mean(1)
+            codes = np.unique(groups[there], return_inverse=True)[1].reshape(-1)
+            if len(np.unique(codes)) == len(codes):
+                low[at], high[at] = np.transpose([proportion_interval(row) for row in found])
+            else:
+                low[at], high[at] = proportion_intervals(found, codes)
+    return mean.reshape(shape), low.reshape(shape), high.reshape(shape)
 
 
 def describe(

@@ -7,7 +7,9 @@ Unlike there what is written is any vector, and what comes out can be differenti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +19,15 @@ from torch import Tensor
 
 from interp.errors import ModelError
 from interp.forward.access import changing
-from interp.forward.passes import Recording, readout, record, recording_memory, resume
-from interp.forward.windows import Window, through, windows
+from interp.forward.packing import Active
+from interp.forward.passes import Recording, packs, readout, record, recording_memory, resume
+from interp.forward.windows import Window, through, through_last, windows
 from interp.model.memory import available_memory, batches, memory_budget, rows_that_fit
 from interp.model.model import Model
 from interp.patching.values import RUNS, Direction, places
 from interp.patching.walk import entry
 from interp.prompts.pairs import PromptPairs
+from interp.prompts.tokens import TokenBatch
 from interp.sites import Site, width_at
 
 Indices = npt.NDArray[np.int64]
@@ -94,6 +98,7 @@ class Runs:
         self.site, self._inside = site, kind.inside
         self._start = self.layer + (kind.part == "after")
         self._windows = windows(model, base.ids)
+        self._packed = not self._windows and packs(model, base.ids)
         self._sites = [Site(site, layer) for layer in layers]
         self._last = Site("resid_post", model.n_layers - 1)
         self._streams = {entry(model.n_layers, int(at)) for at in self._start}
@@ -108,12 +113,15 @@ class Runs:
         def work(start: int, stop: int) -> None:
             part = np.arange(start, stop)
             here = self._record(part)
-            there = record(model, source.ids[start:stop], self._sites)
-            for run, index, into in (
-                (here, where.destination, self.base),
-                (there, where.origin, self.source),
-            ):
-                self._pick(run, index[part], into[:, start:stop])
+            # A couple of prompts is often asked both ways: then each is changed, and a source.
+            known = {prompt: row for row, prompt in enumerate(_prompts(base, part))}
+            row = np.array([known.get(prompt, -1) for prompt in _prompts(source, part)])
+            self._pick(here, part - start, where.destination, part, self.base)
+            self._pick(here, row[row >= 0], where.origin, part[row >= 0], self.source)
+            rest = part[row < 0]
+            if len(rest):
+                there = record(model, source.ids[rest], self._sites)
+                self._pick(there, np.arange(len(rest)), where.origin, rest, self.source)
             read = self._read[part].to(model.device)
             self._final[start:stop] = here[self._last][torch.arange(len(part)), read]
             # Where all pairs fit into memory together, they are run only once.
@@ -137,20 +145,40 @@ class Runs:
 
         The row's place holds its vector.
         """
-        right, logprob = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.float32)
 
-        def work(start: int, stop: int) -> None:
-            logits = self._logits(rows.part(start, stop), vectors[start:stop], grad=False)
-            right[start:stop] = self._is_first(logits, targets[start:stop])
-            number = self._number(targets[start:stop])
-            found = -torch.nn.functional.cross_entropy(
-                self._chosen(logits), number, reduction="none"
-            )
-            logprob[start:stop] = found.cpu().numpy()
+        def read(logits: Tensor, wanted: Tensor) -> tuple[npt.NDArray[Any], ...]:
+            chosen, number = self._chosen(logits), self._number(wanted)
+            loss = torch.nn.functional.cross_entropy(chosen, number, reduction="none")
+            return self._is_first(logits, wanted), -loss.cpu().numpy()
 
-        for _ in batches(len(rows), self._rows_that_fit(1), work):
-            pass
+        right, logprob = self._each(rows, vectors, targets, read)
         return right, logprob
+
+    def right(
+        self,
+        rows: Rows,
+        vectors: Float[Tensor, "row width"],
+        targets: Int[Tensor, " row"],
+    ) -> npt.NDArray[np.bool_]:
+        """The first of what `read` gives."""
+        one = self._each(rows, vectors, targets, lambda *read: (self._is_first(*read),))
+        return one[0]
+
+    def _each(
+        self,
+        rows: Rows,
+        vectors: Tensor,
+        targets: Tensor,
+        read: Callable[[Tensor, Tensor], tuple[npt.NDArray[Any], ...]],
+    ) -> list[npt.NDArray[Any]]:
+        """What is read of the logits and targets of all rows."""
+
+        def work(start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+            logits = self._logits(rows.part(start, stop), vectors[start:stop], grad=False)
+            return read(logits, targets[start:stop])
+
+        parts = [part for *_, part in batches(len(rows), self._rows_that_fit(1), work)]
+        return [np.concatenate(kind) for kind in zip(*parts, strict=True)]
 
     def right_unchanged(self, targets: Int[Tensor, " example"]) -> npt.NDArray[np.bool_]:
         """The same of the run as it is, for all pairs."""
@@ -221,7 +249,9 @@ class Runs:
 
     def _record(self, examples: Indices) -> Recording:
         sites = {*self._sites, *self._streams, self._last}
-        return record(self.model, self._base.ids[examples], sites, past=self._windows)
+        past, packed = self._windows, self._packed
+        ids = self._base.ids[examples]
+        return record(self.model, ids, sites, for_packing=packed, past=past)
 
     def _recording(self, examples: Indices) -> tuple[Recording, Tensor]:
         """A recording of the base run, and which of its examples each row is of."""
@@ -230,13 +260,19 @@ class Runs:
         mine, local = np.unique(examples, return_inverse=True)
         return self._record(mine), torch.from_numpy(local.reshape(-1)).to(self.model.device)
 
-    def _pick(self, run: Recording, index: Indices, into: Tensor) -> None:
-        """The activations at each place [place, example, width] of a recorded run."""
-        rows = torch.arange(run.batch, device=self.model.device)
+    def _pick(
+        self, run: Recording, rows: Indices, index: Indices, examples: Indices, into: Tensor
+    ) -> None:
+        """Put rows of a recorded run, at each place, where their examples are in `into`.
+
+        Args:
+            index: positions [example, slot].
+            into: [place, example, width].
+        """
         for number, (layer, slot) in enumerate(zip(self.layer, self.slot, strict=True)):
-            at = torch.from_numpy(index[:, slot]).to(self.model.device)
+            at = torch.from_numpy(index[examples, slot]).to(self.model.device)
             found = run[Site(self.site, int(layer))][rows, at.clamp(min=0)].to(into.dtype)
-            into[number] = found * (at >= 0)[:, None]
+            into[number, examples] = found * (at >= 0)[:, None]
 
     def _pairs_that_fit(self, n: int) -> int:
         model = self.model
@@ -257,10 +293,17 @@ class Runs:
         return max(fit, min(_CPU_ROWS, (available_memory() or 0) // 8 // row))
 
 
+def _prompts(batch: TokenBatch, examples: Indices) -> list[tuple[int, ...]]:
+    """The tokens of each, without padding."""
+    ids, lengths = batch.ids[examples].tolist(), batch.lengths[examples].tolist()
+    return [tuple(row[:length]) for row, length in zip(ids, lengths, strict=True)]
+
+
 class _Walk:
     """One walk up the blocks: its rows, and what is written where.
 
-    Where the model can be run so, a row holds no more positions than the change of any can reach.
+    Where the model can be run so, a row holds no more positions than the change of any can reach,
+    and behind the last block the one that is read.
     """
 
     def __init__(
@@ -288,23 +331,26 @@ class _Walk:
         before = 0 if hidden is None else len(hidden)
         if n == before:
             return hidden
-        new, window = slice(before, n), self._window(slice(before, n))
-        stream = self._recording[entry(self._model.n_layers, block)]
-        at = self._first[new]
+        new, n_layers = slice(before, n), self._model.n_layers
+        # What changes inside of the last block reaches no other position either.
+        end = block == n_layers - inside
+        window = self._window(new, end=end)
+        stream = self._recording[entry(n_layers, block)]
+        row, at = torch.arange(n - before, device=stream.device), self._first[new]
         if window is None:
             stream = stream.index_select(0, self._example[new])
         else:
             stream, at = window.gather(stream), at - window.start
-        where = (torch.arange(n - before, device=stream.device), at)
+            row = (at >= 0).nonzero()[:, 0] if end else row
+        where, vectors = row * stream.shape[1] + at[row], self._vectors[new][row]
+
+        def write(value: Tensor) -> Tensor:
+            flat = value.flatten(0, 1).index_copy(0, where, vectors.to(value.dtype))
+            return flat.view(value.shape)
+
         if not inside:
-            stream[where] = self._vectors[new]
+            stream = write(stream)
         else:
-
-            def write(value: Tensor) -> Tensor:
-                changed = value.clone()
-                changed[where] = self._vectors[new]
-                return changed
-
             # A hook must see all positions that there are, so these rows are not packed.
             with changing(self._model, [(Site(self._site, block), write)]):
                 stream = self._run(block, stream, new, window, packed=False)
@@ -315,22 +361,26 @@ class _Walk:
         if hidden is None or block == self._model.n_layers:
             return hidden
         rows = slice(0, len(hidden))
-        return self._run(block, hidden, rows, self._window(rows), packed=True)
+        window = self._window(rows)
+        if window is not None and block == self._model.n_layers - 1:
+            return through_last(self._model, self._recording, hidden, window, grad=self._grad)
+        return self._run(block, hidden, rows, window, packed=True)
 
     def last(self, hidden: Tensor) -> Float[Tensor, "row d_model"]:
         """What is read of every row."""
-        window = self._window(slice(0, len(hidden)))
-        at = self._last if window is None else self._last - window.start
-        return hidden[torch.arange(len(hidden), device=hidden.device), at]
+        if self._size is not None:
+            return hidden[:, 0]
+        return hidden[torch.arange(len(hidden), device=hidden.device), self._last]
 
-    def _window(self, rows: slice) -> Window | None:
+    def _window(self, rows: slice, *, end: bool = False) -> Window | None:
+        """Where the windows of some rows lie; at the end, of what is read alone."""
         if self._size is None:
             return None
         key = rows.start, rows.stop
         if key not in self._windows:
             example, first, last = (t[rows] for t in (self._example, self._first, self._last))
             self._windows[key] = Window.of(example, first, last, self._size)
-        return self._windows[key]
+        return self._windows[key].end if end else self._windows[key]
 
     def _run(
         self, block: int, hidden: Tensor, rows: slice, window: Window | None, *, packed: bool
@@ -345,6 +395,10 @@ class _Walk:
                 packed=packed,
                 grad=self._grad,
             )
+        span = None
+        if packed and self._recording.kept:
+            first, last, length = self._first[rows], self._last[rows], hidden.shape[1]
+            span = Active.between(first, last, length), Active.between(last, last, length)
         return resume(
             self._model,
             self._recording,
@@ -352,5 +406,6 @@ class _Walk:
             self._example[rows],
             start=block,
             stop=block + 1,
+            span=span,
             grad=self._grad,
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
 
 from interp import Site, load_model, record, resume
-from interp.forward.windows import Window, through, windows
+from interp.forward.windows import Window, through, through_last, windows
 from interp.model.model import Model
 from interp.prompts.tokens import tokenise
 from tests.interp.tiny import N_LAYERS, Tiny
@@ -39,10 +40,16 @@ def both(
     hidden = window.gather(stream)
     torch.testing.assert_close(hidden, stream[example[:, None], window.position])
     hidden[row, first - window.start] = mine
-    for layer in range(N_LAYERS):
+    for layer in range(N_LAYERS - 1):
         hidden = through(model, recording, layer, hidden, window, packed=packed, grad=True)
     assert hidden.shape[1] == window.size
-    found = slope(hidden, last - window.start, mine)
+    if packed:
+        hidden = through_last(model, recording, hidden, window, grad=True)
+        assert hidden.shape[1] == 1
+        found = slope(hidden, torch.zeros_like(last), mine)
+    else:
+        hidden = through(model, recording, N_LAYERS - 1, hidden, window, packed=packed, grad=True)
+        found = slope(hidden, last - window.start, mine)
 
     mine = vectors.clone().requires_grad_()
     whole = stream[example]
@@ -113,7 +120,8 @@ def test_nothing_is_left_after_an_error(llama: Tiny) -> None:
     recording = record(model, tokenise(model, PROMPTS).ids, [], past=True)
     example, last = torch.tensor([0]), torch.tensor([5])
     window = Window.of(example, last, last, 2)
-    with pytest.raises(RuntimeError):
-        through(model, recording, 0, torch.zeros(1, 2, model.d_model + 1), window)
-    modules = model.bridge.blocks[0].modules()
+    for call in (functools.partial(through, layer=0), through_last):
+        with pytest.raises(RuntimeError):
+            call(model, recording, hidden=torch.zeros(1, 2, model.d_model + 1), window=window)
+    modules = model.bridge.blocks.modules()
     assert not any("forward" in module.__dict__ for module in modules)

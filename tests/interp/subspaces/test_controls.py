@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.subspaces.controls import CONTROLS, judge, within
+from interp.subspaces.controls import CONTROLS, Varying, judge, within
 from interp.subspaces.rotations import Rotations, moved, orthonormal, random_rotations
 from interp.subspaces.runs import Rows, Runs
 from tests.interp.subspaces.planted import ENTITY, Kind, Planted
@@ -26,13 +26,11 @@ def test_each_control_changes_what_it_says(
     answers = [torch.arange(n) + 60, torch.arange(n).flip(0) + 60]
     seen: list[tuple[Rows, torch.Tensor, torch.Tensor]] = []
 
-    def read(
-        self: Runs, rows: Rows, vectors: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def right(self: Runs, rows: Rows, vectors: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
         seen.append((rows, vectors, targets))
-        return np.ones(len(rows), dtype=bool), np.zeros(len(rows))
+        return np.ones(len(rows), dtype=bool)
 
-    monkeypatch.setattr(Runs, "read", read)
+    monkeypatch.setattr(Runs, "right", right)
     held = np.arange(n) % 3 == 0
     hits = judge(runs, found, first, other, answers, held)
     ((rows, vectors, targets),) = seen
@@ -55,7 +53,7 @@ def test_each_control_changes_what_it_says(
         away.norm(dim=1), (learned - base)[tested].norm(dim=1), atol=1e-4, rtol=1e-3
     )
     torch.testing.assert_close(moved(other[2][0], away), away, atol=1e-4, rtol=1e-3)
-    part = within(found[2][0], change)
+    part = within(found[2][0], Varying.of(change))
     torch.testing.assert_close(
         natural - base[tested], moved(part, change[tested]), atol=1e-4, rtol=1e-3
     )
@@ -70,15 +68,16 @@ def test_directions_that_never_differ_are_dropped() -> None:
     change = torch.zeros(10, 4)
     change[:, 0] = torch.linspace(-1, 1, 10)
     change[:, 1] = 0.05 * torch.randn(10, generator=torch.Generator().manual_seed(0))
-    kept = within(torch.eye(4)[:3], change)
+    varying = Varying.of(change)
+    kept = within(torch.eye(4)[:3], varying)
     # The third never differs; the second differs little, and is moved no farther than it does.
     torch.testing.assert_close(moved(kept, torch.eye(4)), torch.diag(torch.tensor([1.0, 1, 0, 0])))
     mixed = torch.tensor([[1.0, 0, 1, 0]]) / 2**0.5
-    torch.testing.assert_close(within(mixed, change).abs(), torch.eye(4)[:1], atol=1e-3, rtol=0)
+    torch.testing.assert_close(within(mixed, varying).abs(), torch.eye(4)[:1], atol=1e-3, rtol=0)
     # Along the second the mixture moves ten times as far as that one differs.
     mixed = torch.tensor([[1.0, 1, 0, 0]]) / 2**0.5
-    torch.testing.assert_close(within(mixed, change).abs(), torch.eye(4)[:1], atol=0.1, rtol=0)
-    assert len(within(torch.eye(4)[3:], change)) == 0
+    torch.testing.assert_close(within(mixed, varying).abs(), torch.eye(4)[:1], atol=0.1, rtol=0)
+    assert len(within(torch.eye(4)[3:], varying)) == 0
 
 
 def test_a_step_goes_downhill_by_the_slope_of_the_subspace() -> None:

@@ -85,9 +85,10 @@ def test_prompts_that_do_not_fit_together_are_run_again(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("site", ["resid_post", "mlp_out"])
 def test_a_model_without_windows_is_run_whole(
-    tiny: Tiny, site: str, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, site: str, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = prompt_pairs(tiny)
     target = torch.tensor([TARGET, 5, 7])
@@ -100,6 +101,8 @@ def test_a_model_without_windows_is_run_whole(
 
     few = found()
     monkeypatch.setattr("interp.subspaces.runs.windows", lambda *_: False)
+    if not packed:
+        monkeypatch.setattr("interp.subspaces.runs.packs", lambda *_: False)
     for one, other in zip(few, found(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
