@@ -238,8 +238,8 @@ def _apart(
             head = torch.arange(heads, device=hidden.device)
             at = (others.row[:, None] * heads + head) * length + position[:, None]
             # One position each, so that heads follow one another.
-            flat = (kind.reshape(-1, kind.shape[-1]) for kind in (made.keys, made.values))
-            return _Apart(*flat, at.flatten())
+            keys, values = (kind.reshape(-1, kind.shape[-1]) for kind in (made.keys, made.values))
+            return _Apart(keys, values, at.flatten())
     raise RuntimeError("The block does not ask for keys and values.")
 
 

@@ -83,16 +83,16 @@ def judge(
         tested, batch = np.flatnonzero(every & held), _Batch(runs, place, answers)
         everyone = np.flatnonzero(every)
         change = runs.source[place] - runs.base[place]
-        natural_in = read.get(int(runs.layer[place]))
-        if natural_in is None:
-            natural_in = Varying.of(change[torch.from_numpy(everyone)])
+        used: Varying | Tensor | None = read.get(int(runs.layer[place]))
+        if used is None:
+            used = Varying.of(change[torch.from_numpy(everyone)])
         batch.add(whole[:, place], tested, change)
         for number, rank in enumerate(found):
             mine, dealt = found[rank][place], found[rank][n_places + place]
             step, drawn = moved(mine, change), moved(other[rank][place], change)
             tiny = torch.finfo(drawn.dtype).tiny
             length = step.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True).clamp(tiny)
-            part = within(mine, natural_in)
+            part = within(mine, used)
             batch.add(learned[:, place, number], everyone, step)
             batch.add(natural[:, place, number], tested, moved(part, change))
             arbitrary, plain, placebo, none = control[:, :, place, number]
