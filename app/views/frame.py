@@ -9,6 +9,7 @@ from app.arguments import Arguments
 from app.screen import parts
 from app.views import opening, sidebar
 from app.views.opened import Opened
+from interp.figures.drawing import theme
 
 
 def show(arguments: Arguments) -> None:
@@ -34,6 +35,9 @@ def show(arguments: Arguments) -> None:
         page = sidebar.pages(opened)
         told = st.container()
         sidebar.buttons()
+    # In the browser's tab and its history: which page of what.
+    names = [page.title, "" if source is None else source.name, "Obverse"]
+    st.set_page_config(page_title=" · ".join(theme.visible(name) for name in names if name))
     page.show(opened)
     # Now: a page chooses what nobody has chosen.
     with told:

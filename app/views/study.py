@@ -38,7 +38,9 @@ def show(opened: Opened) -> None:
     study_figures.gallery(run, opened.page.figures)
     tables = run.record.names("table")
     if tables:
-        parts.html(markup.heading("Stored tables"))
+        parts.html(
+            markup.heading("Stored tables", "As the run keeps them: ranks count from 0 here.")
+        )
         name = st.selectbox("Table", tables, key="table", label_visibility="collapsed")
         st.dataframe(run.table(name), hide_index=True)
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.browser.looking import OpenPage, framed, wait_for_plot
 
 LENS = "lens-forward"
 PLOTS = f"...document.querySelectorAll('.st-key-{LENS} .js-plotly-plot')"
+OVERFLOW = """() => {
+    const main = document.querySelector("[data-testid=stMain]");
+    return main.scrollWidth - main.clientWidth;
+}"""
+
+
+def background(page: Any) -> str:
+    return str(page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor"))
 
 
 def test_cells_are_reached_by_keyboard(open_page: OpenPage) -> None:
@@ -29,8 +39,34 @@ def test_cells_are_reached_by_keyboard(open_page: OpenPage) -> None:
     assert page.locator("h1").count() == 1
     assert page.locator("h2").count() > 2
 
+    assert page.title().endswith("Obverse")
+    assert page.title().startswith("Examples · ")
+
     # The link to it, as the button copies it.
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("[data-copy]").click()
     page.locator("[data-copy]", has_text="Copied").wait_for(timeout=3_000)
     assert page.evaluate("navigator.clipboard.readText()") == page.url
+
+
+def test_the_page_is_as_wide_as_the_screen_light_or_dark(open_page: OpenPage) -> None:
+    page = open_page("/?page=examples")
+    wait_for_plot(page, LENS)
+    assert page.evaluate(OVERFLOW) <= 0
+    narrow = wait_for_plot(page, LENS).bounding_box()["width"]
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    page.wait_for_function("() => document.cookie.includes('obverse_width=1')", timeout=5_000)
+    wide = f"plot => plot.clientWidth > {narrow} * 1.5"
+    page.wait_for_function(f"() => [{PLOTS}].flat().some({wide})", timeout=10_000)
+    assert page.evaluate(OVERFLOW) <= 0
+    block = page.locator("[data-testid=stMainBlockContainer]").bounding_box()
+    assert block["width"] > 0.85 * 1920
+
+    assert background(page) == "rgb(255, 255, 255)"
+    page.locator("[data-theme-choice=dark]").click()
+    at_night = "plot => plot._fullLayout?.paper_bgcolor === '#14171d'"
+    page.wait_for_function(f"() => [{PLOTS}].flat().some({at_night})", timeout=15_000)
+    assert background(page) == "rgb(20, 23, 29)"
+    page.reload()  # the choice is kept
+    wait_for_plot(page, LENS)
+    assert background(page) == "rgb(20, 23, 29)"
