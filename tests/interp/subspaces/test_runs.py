@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from interp import PromptPairs, record
+from interp.forward.passes import Recording
+from interp.model.model import Model
 from interp.subspaces.runs import Rows, Runs
 from tests.interp import reference
 from tests.interp.pairs import CASES, prompt_pairs
@@ -64,6 +69,35 @@ def test_what_is_read_is_what_stands_in_both_runs(llama: Tiny) -> None:
                     continue
                 expected = reference.activation(llama, tuple(case.ids(llama, run)), "resid_post", 1)
                 torch.testing.assert_close(found[place, i], expected[at], rtol=1e-4, atol=1e-5)
+
+
+def test_a_couple_that_is_asked_both_ways_is_recorded_once(
+    llama: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, third = (f"we saw {name} near Rome" for name in ("Ann", "Fay", "Jo"))
+    pairs = PromptPairs(
+        llama.model,
+        [one, other, third],
+        [other, one, one],
+        [" Ann", " Fay", " Jo"],
+        [" Fay", " Ann", " Ann"],
+    )
+    seen: list[int] = []
+
+    def counted(model: Model, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Recording:
+        seen.append(len(ids))
+        return record(model, ids, *args, **kwargs)
+
+    slot = len(pairs.positions) - 1
+    monkeypatch.setattr("interp.subspaces.runs.record", counted)
+    runs = Runs(llama.model, pairs, "denoising", "resid_post", (1,), (slot,))
+    assert seen == [3, 1]  # those that are changed, and of the sources the third
+    for i in range(3):
+        for run, found in (("corrupt", runs.base), ("clean", runs.source)):
+            batch, at = getattr(pairs, run), getattr(pairs.alignment, run)[i, slot]
+            ids = tuple(batch.ids[i, : batch.lengths[i]].tolist())
+            expected = reference.activation(llama, ids, "resid_post", 1)[at]
+            torch.testing.assert_close(found[0, i], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_prompts_that_do_not_fit_together_are_run_again(
