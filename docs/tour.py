@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from benchmarks.explorer import opened, served
+from experiments.records import list_runs
 
 IMAGES = Path(__file__).parent / "images"
 PAGES: dict[str, dict[str, str]] = {
@@ -22,11 +23,11 @@ PAGES: dict[str, dict[str, str]] = {
     "circuit": {},
     "probes": {},
     "training": {},
-    "compare": {},
+    "compare": {"a": "run={run}&example=0", "b": "run={run}&example=1"},
     "prompt": {"clean": "Tom Cruise's mother is", "answer": "Mary", "corrupt": "", "foil": ""},
     "jobs": {},
 }
-"""What the address of each page tells beside its name."""
+"""What the address of each page tells beside its name; "{run}" is the newest run."""
 
 
 def picture(page: Any) -> bytes:
@@ -47,10 +48,13 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs"))
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     given = parser.parse_args()
-    with served(given.root.resolve()) as url, sync_playwright() as playwright:
+    root = given.root.resolve()
+    run = list_runs(root)[0].path.relative_to(root).as_posix()
+    with served(root) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
         for name, query in PAGES.items():
-            page, _, _ = opened(browser, f"{url}/?{urlencode({'page': name, **query})}")
+            told = {key: text.format(run=run) for key, text in query.items()}
+            page, _, _ = opened(browser, f"{url}/?{urlencode({'page': name, **told})}")
             (IMAGES / f"explorer-{name}.webp").write_bytes(picture(page))
             page.context.close()
 
