@@ -21,6 +21,7 @@ T = TypeVar("T")
 RESULTS = 128  # kept in memory, a few hundred kB each for prompts of usual length
 _WAIT = 0.05  # s, between two looks whether a turn is still wanted
 _GIVEN = 0.005  # s, in which another one can take its turn
+PATIENCE = 2.0  # s, after which work goes on beside the one that has taken its turn
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Turns:
 
         Args:
             gives_way: whether they also get it whenever the work tells how far it is: for work
-                that leaves the model as it is in between, or holds the model's own lock.
+                that leaves the model as it is in between.
         """
         return Work(self.steps(spec, key, work, gives_way=gives_way))
 
@@ -123,9 +124,10 @@ class Turns:
             if kept is not None:
                 yield kept
                 return
-            results, last = work(model, self._giving_way(tell) if gives_way else tell), None
+            turn, last = _Turn(self._lock), None
+            results = work(model, turn.giving_way(tell) if gives_way else tell)
             while True:
-                with self._lock, fitting_threads(model):
+                with turn, fitting_threads(model):
                     found = next(results, None)
                     if found is None:
                         self._keep(name, last)
@@ -134,7 +136,30 @@ class Turns:
 
         return steps
 
-    def _giving_way(self, tell: Progress) -> Progress:
+    def _keep(self, name: Hashable, result: object) -> None:
+        with self._lock:
+            self._kept[name] = result
+            while len(self._kept) > RESULTS:
+                self._kept.popitem(last=False)
+
+
+class _Turn:
+    """A turn that can be given to others for a moment, in the middle of the work."""
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
+        self._mine = False
+
+    def __enter__(self) -> None:
+        self._mine = self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        if self._mine:
+            self._mine = False
+            self._lock.release()
+
+    def giving_way(self, tell: Progress) -> Progress:
+        """Tells how far the work is, and lets others have their turn now and then."""
         given = time.monotonic()
 
         def told(done: int, total: int) -> None:
@@ -142,19 +167,16 @@ class Turns:
             tell(done, total)
             if time.monotonic() - given < _WAIT:
                 return
-            self._lock.release()
-            try:
+            if self._mine:
+                self._mine = False
+                self._lock.release()
                 time.sleep(_GIVEN)
-            finally:
-                self._lock.acquire()
-                given = time.monotonic()
+            # Not without end: whoever has the turn now may wait for the model's own lock, which
+            # this work may hold. It then goes on without a turn, since the model is still its own.
+            self._mine = self._lock.acquire(timeout=PATIENCE)
+            given = time.monotonic()
 
         return told
-
-    def _keep(self, name: Hashable, result: object) -> None:
-        self._kept[name] = result
-        while len(self._kept) > RESULTS:
-            self._kept.popitem(last=False)
 
 
 def _fingerprint(model: Model) -> str:

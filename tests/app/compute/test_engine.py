@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from app.compute.engine import Engine, ModelSpec
 from app.compute.pairs import build, typed
 from experiments.explorer import Examples, Pair
 from experiments.records import RunRecord
+from experiments.reporter import Progress
 from interp import logit_lens, sweep
 from interp.errors import ModelError, PromptError, SiteError
 from interp.loading.load import load_model
@@ -216,3 +219,24 @@ def test_errors_say_what_to_do(engine: Engine, spec: ModelSpec, tmp_path: Path) 
         engine.about(ModelSpec(str(tmp_path)))
     with pytest.raises(PromptError, match="tokens"):
         engine.lens(spec, "Tom " * 100, None)
+
+
+def test_work_that_holds_the_model_while_it_gives_way_is_no_deadlock(
+    fresh: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "PATIENCE", 0.2)
+    held = threading.Event()
+
+    def work(model: Model, tell: Progress) -> Iterator[str]:
+        with model.lock:
+            held.set()
+            for done in range(4):
+                time.sleep(0.06)  # long enough to give way
+                tell(done, 4)
+        yield "done"
+
+    going = fresh.in_steps(spec, ("holds",), work, gives_way=True)
+    assert held.wait(30)
+    other = ThreadPoolExecutor(1).submit(fresh.about, spec)
+    assert going.wait(30).result == "done"
+    assert other.result(30).n_layers == 2
