@@ -72,5 +72,5 @@ def carried(
         for name, prefix in (("before", "unpatched_"), ("after", ""))
     }
     own = [np.asarray(found[f"{p}top_prob"].values[2], dtype=float) for p in ("unpatched_", "")]
-    check = no_change(model, float(np.abs(own[0] - own[1]).max()))
+    check = no_change(model, float(np.abs(own[0] - own[1]).max()), float(own[0].max()))
     return Carried(int(found["unpatched"].values[0]), ranks[0], ranks[1], check, tokens)

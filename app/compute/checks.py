@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from interp.model.model import Model
     from interp.prompts.pairs import PromptPairs
+    from interp.prompts.tokens import TokenBatch
 
 _MOST = 8  # places of a prompt that are patched with themselves
 
@@ -105,8 +106,13 @@ def _changed(
         source={layer: values},
     )
     moved = np.abs((found["patched"] - found["corrupt"]).values)
-    size = max(abs(float(found[run].values[0])) for run in ("clean", "corrupt"))
-    return float(np.nanmax(moved, initial=0.0)), _allowed(model, size)
+    if "position" in found.dims:  # elsewhere a cell is empty because nothing stands against it
+        here = pairs.alignment.clean[0][found["position"].values]
+        moved = moved[..., here >= 0]
+    size = np.max(np.abs([found[run].values[0] for run in ("clean", "corrupt")]))
+    most = max(_largest_logit(model, pairs.prompts(run)) for run in ("clean", "corrupt"))
+    # What is no number is no agreement: NaN is larger than whatever may be.
+    return float(np.max(moved, initial=0.0)), _allowed(model, float(size), most)
 
 
 def _before_the_difference(pairs: PromptPairs) -> int:
@@ -148,18 +154,31 @@ def spans(model: Model, pair: Pair) -> Check:
 
 def last_layer(model: Model, lens: xr.Dataset, prompt: str) -> Check:
     """Whether the lens of the last layer is what the model itself predicts."""
+    import torch
+
     from interp.generation.logits import logits
 
     ours = lens.isel(example=0, layer=-1, position=-1)
     read = np.asarray(ours["top_prob"].values, dtype=float)
-    own = logits(model, [prompt])[0].softmax(-1).topk(len(read)).values.cpu().numpy()
-    off, allowed = float(np.abs(own - read).max()), _allowed(model, 1.0)
-    return Check(
-        "Last layer = model",
-        off <= allowed,
+    said = logits(model, [prompt])[0].cpu()
+    top = said.softmax(-1).topk(min(len(read) + 1, len(said)))
+    own = top.values.double().numpy()
+    off = float(np.abs(own[: len(read)] - read).max())
+    # Of many tokens each is unlikely: what may be rounding is told beside the likeliest of them.
+    rounding = 2 * float(torch.finfo(model.dtype).eps) * float(said.abs().max())
+    allowed = float(own[0]) * max(_allowed(model, 1.0), min(1.0, rounding))
+    names = model.token_strings(top.indices.tolist())
+    apart = np.abs(np.diff(own)) > 2 * allowed
+    sure = np.append(True, apart)[: len(read)] & np.append(apart, False)[: len(read)]
+    told = [str(token) for token in ours["top_token"].values]
+    others = [told[i] for i in np.flatnonzero(sure) if told[i] != names[i]]
+    found = (
         f"Read from the last layer, the likeliest tokens’ probabilities differ from the model’s "
-        f"own by {_small(off)}; up to {_small(allowed)} is rounding.",
+        f"own by {_small(off)}; up to {_small(allowed)} is rounding."
     )
+    if others:
+        found += f" ‘{others[0]}’ is not the token that the model says there."
+    return Check("Last layer = model", off <= allowed and not others, found)
 
 
 def contributions(
@@ -179,8 +198,9 @@ def contributions(
     of = float(result[str(result.attrs["of"])][0])
     # What a soft cap makes of the sum is no sum.
     told = float(result["capped"][0]) if "capped" in result else total
-    allowed = _allowed(model, max(float(np.nanmax(np.abs(parts))), *map(abs, own)))
-    off = max(abs(told - whole), abs(total - of))
+    size = float(np.max([np.nanmax(np.abs(parts), initial=0.0), *np.abs(own)]))
+    allowed = _allowed(model, size, size)
+    off = float(np.max(np.abs([told - whole, total - of])))
     return Check(
         "Contributions sum",
         off <= allowed,
@@ -189,9 +209,10 @@ def contributions(
     )
 
 
-def no_change(model: Model, off: float) -> Check:
-    """Whether a question's own vector, put back, leaves probabilities as they are but for `off`."""
-    allowed = _allowed(model, 1.0)
+def no_change(model: Model, off: float, largest: float) -> Check:
+    """Whether a question's own vector, put back, leaves probabilities, the largest of which is
+    told, as they are but for `off`."""
+    allowed = _allowed(model, 1.0) * largest
     return Check(
         "Itself: no change",
         off <= allowed,
@@ -211,13 +232,14 @@ def whole_circuit(model: Model, pairs: PromptPairs, whole: float, empty: float) 
     from interp.generation.logits import logits
 
     tokens = torch.stack([pairs.first_tokens(read) for read in ("answer", "foil")], 1)
-    own = []
+    own, most = [], 0.0
     for run in ("clean", "corrupt"):
         found = logits(model, pairs.prompts(run))
+        most = max(most, float(found.abs().max()))
         read = found.gather(1, tokens.to(found.device)).double()
         own.append(float((read[:, 0] - read[:, 1]).mean()))
-    off = max(abs(whole - own[0]), abs(empty - own[1]))
-    allowed = _allowed(model, max(map(abs, own)))
+    off = float(np.max(np.abs([whole - own[0], empty - own[1]])))
+    allowed = _allowed(model, float(np.max(np.abs(own))), most)
     return Check(
         "All edges = model",
         off <= allowed,
@@ -227,11 +249,22 @@ def whole_circuit(model: Model, pairs: PromptPairs, whole: float, empty: float) 
     )
 
 
-def _allowed(model: Model, size: float) -> float:
-    """By how much numbers of this size may differ in the model's type."""
+def _largest_logit(model: Model, prompts: TokenBatch) -> float:
+    from interp.generation.logits import logits
+
+    return float(logits(model, prompts).abs().max())
+
+
+def _allowed(model: Model, size: float, most: float = 1.0) -> float:
+    """By how much numbers of this size may differ in the model's type.
+
+    Args:
+        most: the largest number that such a one is the difference of. What is small because all of
+            them are has no more room than they have.
+    """
     from interp.forward.passes import TOLERANCE
 
-    return float(TOLERANCE[model.dtype]) * max(1.0, size)
+    return float(TOLERANCE[model.dtype]) * float(np.max([min(1.0, most), size]))
 
 
 def _small(value: float) -> str:

@@ -14,6 +14,7 @@ from app.compute.engine import Engine, ModelSpec
 from app.screen.told import Told
 from interp.attribution.direct import direct_logit_attribution
 from interp.lens.logit import logit_lens
+from interp.loading.load import load_model
 from interp.model.model import Model
 from interp.prompts import alignment
 from tests.app.conftest import loaded
@@ -109,4 +110,60 @@ def test_a_circuit_whose_whole_is_not_the_model_is_found(engine: Engine, spec: M
 def test_a_vector_put_back_changes_nothing(engine: Engine, spec: ModelSpec) -> None:
     back = pairs.typed("Mary Lee Pfeiffer's son is", "Bea Stone's son is", "Tom", "Ann")
     assert engine.carry(spec, PAIR, back, 1, (2, 2), 3).check.good
-    assert not checks.no_change(loaded(spec), 0.1).good
+    assert checks.no_change(loaded(spec), 0.0, 0.5).good
+    assert not checks.no_change(loaded(spec), 0.1, 0.5).good
+    # Of fifty thousand tokens none is likely, and each may be another one.
+    assert not checks.no_change(loaded(spec), 2e-5, 2e-5).good
+
+
+@pytest.fixture
+def faint(spec: ModelSpec) -> Model:
+    """A model all of whose logits are next to nothing: any two of them differ by less than the
+    rounding of usual ones."""
+    found = load_model(spec.source)
+    head = found.bridge.original_model.get_output_embeddings()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.mul_(1e-4)
+    return found
+
+
+def test_checks_of_small_numbers_can_fail(
+    model: Model, faint: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all(by_name(checks.patches(faint, PAIR, "resid_pre", 1)).values())
+    shares = direct_logit_attribution(faint, [PAIR.clean], [" Mary"])
+    assert checks.contributions(faint, shares, PAIR.clean, " Mary", None).good
+    assert not checks.contributions(faint, 0 * shares, PAIR.clean, " Mary", None).good
+    lens = logit_lens(faint, [PAIR.clean])
+    assert checks.last_layer(faint, lens, PAIR.clean).good
+    higher = lens.assign(top_prob=1.1 * lens["top_prob"])
+    assert not checks.last_layer(faint, higher, PAIR.clean).good
+    built = pairs.build(faint, [PAIR])
+    assert not checks.whole_circuit(faint, built, 5e-4, 5e-4).good
+
+    from interp.patching import values
+
+    put_in = values.TwoRuns.values
+    monkeypatch.setattr(values.TwoRuns, "values", lambda *given: 1.1 * put_in(*given) + 0.1)
+    found = by_name(checks.patches(faint, PAIR, "resid_pre", 1))
+    assert not found["Itself: no change"]
+
+
+def test_other_tokens_of_the_same_probabilities_are_found(model: Model) -> None:
+    lens = logit_lens(model, [PAIR.clean], k=3)
+    swapped = lens.assign(top_token=lens["top_token"].isel(k=[1, 0, 2]))
+    check = checks.last_layer(model, swapped, PAIR.clean)
+    assert not check.good
+    assert "is not the token" in check.said
+
+
+def test_what_is_no_number_is_not_fine(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    from interp import patching
+
+    real = patching.sweep
+    monkeypatch.setattr(patching, "sweep", lambda *given, **named: np.nan * real(*given, **named))
+    found = by_name(checks.patches(model, PAIR, "resid_pre", 1))
+    assert found == {"Itself: no change": False, "Sham near 0": False, "Spans align": True}
+    built = pairs.build(model, [PAIR])
+    assert not checks.whole_circuit(model, built, float("nan"), float("nan")).good
