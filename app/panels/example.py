@@ -175,7 +175,7 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chose
                 ),
                 alt=f"Rank of the answer by layer, this {examples.one} in all ways",
                 told=Told(
-                    "Rank of the answer’s first token, read after each block.",
+                    f"Rank of the answer’s first token, read after each block.{chosen.note}",
                     "1 prompt a line",
                     ONE_PROMPT,
                     "the median rank of a random guess (dotted)",

@@ -58,7 +58,7 @@ def show(
         below=below,
         told=Told(
             "The likeliest next token, read after each block at each token; colour is its "
-            "probability.",
+            f"probability.{chosen.note}",
             "1 prompt",
             ONE_PROMPT,
             "the last row: what the model itself says",

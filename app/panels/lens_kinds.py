@@ -46,12 +46,16 @@ class Chosen:
         lens: None for the logit lens.
         folder: where it lies, if it does.
         texts: what it was fitted on here, where it lies nowhere.
+        written: when the one in the folder was written.
+        seen: whether it was fitted on the study's own examples.
     """
 
     kind: str
     lens: Lens | None = None
     folder: str | None = None
     texts: tuple[str, ...] = ()
+    written: int = 0
+    seen: bool = False
 
     @property
     def name(self) -> str:
@@ -63,8 +67,15 @@ class Chosen:
         return Through(self.kind, self.folder, self.texts)
 
     def key(self) -> tuple[object, ...]:
-        """What tells it from others of its kind."""
-        return (self.kind, self.folder, hash(self.texts))
+        """What tells it from others of its kind, and from one that lay in its folder before."""
+        return (self.kind, self.folder, hash(self.texts), self.written)
+
+    @property
+    def note(self) -> str:
+        """What has to be known of it beside what it shows."""
+        if not self.seen:
+            return ""
+        return f" The {self.name.lower()} was fitted on the study’s examples and their answers."
 
 
 LOGIT = Chosen("logit")
@@ -97,13 +108,16 @@ def _found(spec: ModelSpec, kind: str, texts: tuple[str, ...], run: Path | None)
         lens = engine.compute(
             spec, ("lens file", kind, place), lambda m: lenses.load(m, kind, place)
         )
-        return Chosen(kind, lens, place.folder)
+        seen = run is not None and place.folder == str(lenses.own_place(run, kind))
+        return Chosen(kind, lens, place.folder, written=place.written, seen=seen)
     # Kept with the run, so that it is there next time, and goes on where it was stopped.
     own = None if run is None else lenses.own_place(run, kind)
     request = lenses.request(spec, kind, texts, own)
     job = resources.jobs().find(request)
+    if job is not None and job.fingerprint != about.fingerprint:
+        job = None  # of the model that lay in this folder before
     if job is not None and job.whole and job.stand.result is not None:
-        return Chosen(kind, job.stand.result, None, texts)
+        return Chosen(kind, job.stand.result, None, texts, seen=True)
     if job is not None and job.running:
         _progress(kind, job)
         return None

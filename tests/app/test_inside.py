@@ -93,6 +93,8 @@ def test_a_lens_that_is_missing_is_fitted_and_kept_with_the_run(
     assert {"lens-forward", "lens-reverse", "ranks"} <= drawn
     assert "TunedLens.load" in "\n".join(str(code.value) for code in page.code)
     assert html(page).count("✓ Last layer = model") == 2
+    told = "The tuned lens was fitted on the study’s examples and their answers."
+    assert html(page).count(told) == 3
 
 
 def test_the_circuit_page_chooses_its_example(open_page: Open, record: RunRecord) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app import resources
 from app.compute import lenses
 from app.compute.engine import Engine, ModelSpec
+from app.panels import lens_kinds
 from interp import fit_jacobian_lens, train_tuned_lens
 from interp.errors import ModelError
 from interp.lens.cost import jacobian_seconds, tuned_seconds
@@ -41,6 +43,19 @@ def test_a_fit_is_what_the_library_fits_and_is_found_again(
     else:
         own = fit_jacobian_lens(model, list(TEXTS), skip_first=lenses.SKIPPED)
         np.testing.assert_allclose(found.matrix(1), own.matrix(1), atol=1e-6)
+
+
+def test_a_lens_that_was_fitted_anew_reads_anew(
+    fresh: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "engine", lambda: fresh)
+    prompt = f"{FACTS[0].subject}'s mother is"
+    read = []
+    for written, steps in ((1, 1), (2, 9)):
+        lens = train_tuned_lens(loaded(spec), list(TEXTS), steps=steps, batch_tokens=64)
+        chosen = lens_kinds.Chosen("tuned", lens, "lens-tuned", written=written)
+        read.append(lens_kinds.read(spec, chosen, prompt, None)["top_prob"].values)
+    assert np.abs(read[0] - read[1]).max() > 1e-4
 
 
 def test_others_compute_while_a_lens_is_fitted(fresh: Engine, spec: ModelSpec) -> None:
