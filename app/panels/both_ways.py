@@ -13,14 +13,14 @@ from app import resources, state
 from app.compute.carrying import Carried
 from app.compute.engine import ModelSpec
 from app.screen import follow, parts
-from app.screen.told import Check, Told
+from app.screen.told import Check, Told, together
 from app.selection import Cell
 from app.text import markup, sentences
 from cache.errors import ObverseError
 from experiments.explorer import Pair, Way
 from interp.errors import SiteError
 from interp.figures import contrast_map
-from interp.figures.contrast import shared_places
+from interp.figures.contrast import shared_examples, shared_places
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,13 @@ def show(
         code: Python that makes the figure.
     """
     name = f"contrast-{first.result.attrs['site']}"
+    n = first.result.sizes["example"], second.result.sizes["example"]
     try:
         places = shared_places(first.result, second.result)
+        if key is not None:  # only these are compared, so only these are told and exported
+            one, other = shared_examples(first.result, second.result, key)
+            first = dataclasses.replace(first, result=one)
+            second = dataclasses.replace(second, result=other)
     except SiteError as error:
         parts.html(markup.hint(str(error)))
         return
@@ -72,7 +77,7 @@ def show(
         data=lambda: table(first, second),
         code=code,
         alt=f"By how much more patches move the answer when {titles[0]} than when {titles[1]}",
-        told=_under(first, second),
+        told=_under(first, second, n),
         below=lambda: markup.hint(
             "Click a cell of one of the maps above: what stands there is carried into the other "
             "question."
@@ -85,30 +90,30 @@ def show(
         follow.words(f"{name}-carried", lambda: _carried(spec, sides, places))
 
 
-def _under(first: Side, second: Side) -> Told:
-    """What is told of the difference: the checks of both maps."""
-    n = [side.result.sizes["example"] for side in (first, second)]
-    by_name: dict[str, list[Check]] = {}
-    for side in (first, second):
-        for check in side.checks:
-            told = dataclasses.replace(check, said=f"{side.way.title}: {check.said}")
-            by_name.setdefault(check.name, []).append(told)
-    checks = tuple(
-        Check(name, all(one.good for one in some), " ".join(one.said for one in some))
-        for name, some in by_name.items()
-    )
-    if max(n) == 1:
+def _under(first: Side, second: Side, before: tuple[int, int]) -> Told:
+    """What is told of the difference: the checks of both maps.
+
+    Args:
+        before: how many pairs each map has, of which those that both have are compared.
+    """
+    n = first.result.sizes["example"]
+    checks = together({side.way.title: side.checks for side in (first, second)})
+    if n == 1:
         return Told("", "1 pair each way", "none: one pair", f"0: {second.way.name} alike", checks)
     return Told(
         "Cells whose interval holds 0 are grey.",
-        " and ".join(
-            f"{number} pairs {side.way.name}"
-            for number, side in zip(n, (first, second), strict=True)
-        ),
+        f"{n} pairs each way{_left(first, second, before)}",
         "95%, of the mean difference, in each cell",
         f"0: {second.way.name} alike",
         checks,
     )
+
+
+def _left(first: Side, second: Side, before: tuple[int, int]) -> str:
+    """Of how many pairs these are left, where both ways have others, too."""
+    if before == (first.result.sizes["example"], second.result.sizes["example"]):
+        return ""
+    return f" (of {before[0]} {first.way.name} and {before[1]} {second.way.name})"
 
 
 def _carried(spec: ModelSpec, sides: Mapping[str, Side], places: list[str]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from app.compute.checks import Check
 from app.text.markup import esc
 
-__all__ = ["ONE_PROMPT", "Check", "Told"]
+__all__ = ["ONE_PROMPT", "Check", "Told", "together"]
 
 
 ONE_PROMPT = "none: one prompt"
@@ -38,6 +38,12 @@ class Told:
         """The checks that failed."""
         return [check for check in self.checks if not check.good]
 
+    @property
+    def reasons(self) -> list[str]:
+        """Why nothing can be exported; empty where all is well."""
+        wrong = [check.said for check in self.wrong]
+        return ["Nothing of this is exported:", *wrong] if wrong else []
+
     def markup(self) -> str:
         """The line and a badge for each check, foreign text escaped."""
         facts = [
@@ -53,6 +59,20 @@ class Told:
         pieces += [" &nbsp;·&nbsp; ".join(facts)] if facts else []
         badges = "".join(_badge(check) for check in self.checks)
         return f'<div class="ob-told">{" &nbsp;·&nbsp; ".join(pieces)} {badges}</div>'
+
+
+def together(checks: Mapping[str, Sequence[Check]]) -> tuple[Check, ...]:
+    """The checks of several figures that one is made of, by what these are called: one of a name is
+    good where all of that name are."""
+    by_name: dict[str, list[Check]] = {}
+    for title, some in checks.items():
+        for check in some:
+            told = replace(check, said=f"{title}: {check.said}")
+            by_name.setdefault(check.name, []).append(told)
+    return tuple(
+        Check(name, all(one.good for one in some), " ".join(one.said for one in some))
+        for name, some in by_name.items()
+    )
 
 
 def _badge(check: Check) -> str:

@@ -226,7 +226,9 @@ def test_what_is_pinned_is_compared(open_page: Open, record: RunRecord) -> None:
     page.segmented_control(key="compare-shown").set_value("patching").run()
     assert_fine(page)
     assert len(page.get("plotly_chart")) == 3
-    assert "Places align" in html(page)
+    assert "Two pairs, at places both have: " in html(page)
+    # What is wrong with a map is wrong with their difference.
+    assert html(page).count("✓ Itself: no change") == 3
     page.button(key="pin-0-remove").click().run()
     assert "Pinned: 1" in page.expander[0].label
     page.button(key="pin-0-open").click().run()

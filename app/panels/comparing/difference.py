@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import xarray as xr
 
 from app.compute.comparing import Matched
 from app.screen import parts
-from app.screen.told import Check, Told
+from app.screen.told import Check, Told, together
 from app.text import markup
 from experiments.explorer import Examples, Pair
 from interp.figures import contrast_map
@@ -40,19 +42,27 @@ def of_runs(found: Matched, examples: Examples, code: str) -> None:
     )
 
 
-def of_pairs(first: xr.Dataset, second: xr.Dataset, pairs: tuple[Pair, Pair], code: str) -> None:
+def of_pairs(
+    first: xr.Dataset,
+    second: xr.Dataset,
+    pairs: tuple[Pair, Pair],
+    code: str,
+    checks: tuple[Sequence[Check], Sequence[Check]],
+) -> None:
     """The map of one pair minus that of another one, or of the same one in another model.
+
+    Args:
+        checks: what was checked of either map; a difference is no better than what it is of.
 
     Raises:
         SiteError: they have no place in common.
     """
-    told = "The same pair in both." if pairs[0] == pairs[1] else "Two pairs, at places both have."
-    checks = []
-    if "position_label" in first.coords:
-        places = shared_places(first, second)
+    told = "The same pair in both." if pairs[0] == pairs[1] else "Two pairs, at places both have"
+    if pairs[0] != pairs[1] and "position_label" in first.coords:
         n = [one.sizes["position"] for one in (first, second)]
-        said = f"{len(places)} places are in both, of {n[0]} in A and {n[1]} in B."
-        checks = [Check("Places align", True, said)]
+        told += f": {len(shared_places(first, second))}, of {n[0]} in A and {n[1]} in B."
+    elif pairs[0] != pairs[1]:
+        told += "."
     _draw(
         first,
         second,
@@ -64,7 +74,7 @@ def of_pairs(first: xr.Dataset, second: xr.Dataset, pairs: tuple[Pair, Pair], co
             n="1 pair in each",
             interval="none: one pair, and others may differ",
             control="the pair’s own corrupted run",
-            checks=checks,
+            checks=together({"A": checks[0], "B": checks[1]}),
         ),
     )
 

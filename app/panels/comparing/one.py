@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pandas as pd
 import streamlit as st
-import xarray as xr
 from streamlit.delta_generator import DeltaGenerator
 
 from app import pins, resources, state
 from app.compute import comparing
 from app.compute.engine import ModelSpec
+from app.compute.refining import Refined
 from app.panels import lens as lens_panel
 from app.panels import patching
 from app.panels.comparing import difference, reading
@@ -291,14 +291,14 @@ def _maps(
         return
     done = [work.refined for work in refining.values()]
     if done[0] is not None and done[1] is not None:
-        _difference(found, pairs, where, (done[0].result, done[1].result))
+        _difference(found, pairs, where, (done[0], done[1]))
 
 
 def _difference(
     found: Mapping[str, Reading],
     pairs: tuple[Pair, Pair],
     where: str,
-    results: tuple[xr.Dataset, xr.Dataset],
+    done: tuple[Refined, Refined],
 ) -> None:
     specs = found["a"].spec, found["b"].spec
     reason = comparing.not_subtracted(resources.engine(), specs, pairs[0], where)
@@ -307,6 +307,8 @@ def _difference(
         return
     code = two_snippets.asked_contrast((specs[0], pairs[0]), (specs[1], pairs[1]), where)
     try:
-        difference.of_pairs(*results, pairs, code)
+        first, second = done
+        checks = first.checks, second.checks
+        difference.of_pairs(first.result, second.result, pairs, code, checks)
     except ObverseError as error:
         parts.html(markup.hint(str(error)))
