@@ -16,6 +16,8 @@ from app.compute.turns import ModelSpec
 if TYPE_CHECKING:
     from interp.model.model import Model
 
+_OF_MODELS = frozenset({".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"})
+
 MOST = 2
 """So that a run's model and one to compare it with stay."""
 
@@ -107,9 +109,14 @@ class Models:
 
 
 def touched(spec: ModelSpec) -> float:
-    """When a model folder was last written to, so that a new checkpoint there is loaded."""
+    """When a model folder was last written to, so that what is new there is loaded: weights, their
+    configuration, and the tokenizer.
+
+    A file that is put there may be an old one, so that it also counts when that was done.
+    """
     folder = Path(os.path.expanduser(spec.source))  # raises nothing for a user that is not there
     try:
-        return max((path.stat().st_mtime for path in folder.glob("*.safetensors")), default=0.0)
+        files = [path.stat() for path in folder.iterdir() if path.suffix in _OF_MODELS]
+        return max((max(file.st_mtime, file.st_ctime) for file in files), default=0.0)
     except OSError:
         return 0.0

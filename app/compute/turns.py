@@ -180,9 +180,11 @@ class _Turn:
 
 
 def _fingerprint(model: Model) -> str:
-    """Tells a model from the one that stood in the same folder before.
+    """Tells a model, and its tokenizer, from those that stood in the same folder before.
 
     Asked once for a model as it is: to read all weights for every click would take longer than
     the click may.
     """
-    return model.once("explorer: fingerprint", lambda: model.fingerprint)
+    return model.once(
+        "explorer: fingerprint", lambda: f"{model.fingerprint} {model.tokenizer_fingerprint}"
+    )

@@ -78,6 +78,9 @@ def show(
             return
         n_all = max(int(np.isfinite(one["score"].values).sum()) for one in scores.values())
         allowed = circuits.sizes(n_all)
+        sized = state.view().edges is None and any(
+            circuits.enough(curve) is not None for curve in curves.values()
+        )
         n_edges = _slider(_size(curves, allowed), allowed)
         for way, some in pairs.items():
             found[way] = resources.engine().circuit(spec, some, n_edges)
@@ -89,6 +92,7 @@ def show(
         width=width,
         # What could be noise must not look like a finding.
         grey={way.name: not one.effect.clear for way, one in found.items()},
+        wrong={way.name: " ".join(Told(checks=one.checks).reasons) for way, one in found.items()},
     )
     # As they stood at first: were they told again, the drawing would be made anew, and whoever
     # moves one with the keyboard would lose it.
@@ -97,7 +101,7 @@ def show(
     for (way, one), column in zip(found.items(), st.columns(len(found), gap="large"), strict=True):
         with column:
             parts.html(markup.way(way.title, way.colour))
-            _one(spec, way, one, pairs[way], n_edges)
+            _one(spec, way, one, pairs[way], n_edges, sized=sized and way in curves)
             if way in curves:
                 _curve(spec, way, curves[way], pairs[way], one.checks)
 
@@ -214,7 +218,14 @@ def _one(
     one: Measured,
     pairs: tuple[Pair, ...],
     n_edges: int,
+    *,
+    sized: bool,
 ) -> None:
+    """What the circuit of one way does.
+
+    Args:
+        sized: whether its size was chosen by what circuits do on the pairs that it is run on.
+    """
     circuit, random = one.circuit, [one.share(value) for value in one.random]
     said = sentences.circuit(
         len(circuit),
@@ -254,6 +265,8 @@ def _one(
     if n > 1:
         seen = "that its edges were not scored on" if one.unseen else "on which it was also found"
         which = f"means over {n} pairs {seen}"
+        if sized:
+            which += "; the size was chosen by what circuits do on these, too, which flatters it"
     what = "Measured faithfulness, and the" if one.effect.clear else "The"
     told = Told(
         f"{what} {metric(one)}; {which}.",

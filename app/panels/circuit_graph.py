@@ -70,19 +70,25 @@ def show(
 
 
 def graphs(
-    circuits: Mapping[Way, Circuit], *, width: int, grey: Mapping[str, bool]
+    circuits: Mapping[Way, Circuit],
+    *,
+    width: int,
+    grey: Mapping[str, bool],
+    wrong: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """One drawing for each way, with the rows of one at the height of those of the others.
 
     Args:
         width: px that each has at least.
         grey: by way, whether what is drawn could be noise.
+        wrong: by way, why it must not be saved; empty where it may be.
     """
     nodes = sorted({node for circuit in circuits.values() for node in circuit.nodes})
     # On scales of their own, a circuit of noise would look like one that carries something.
     limit = max(largest_score(circuit) for circuit in circuits.values())
     return [
         _graph(way, circuit, lay_out(circuit, beside=nodes), limit, width, grey[way.name])
+        | {"wrong": wrong[way.name]}
         for way, circuit in circuits.items()
     ]
 

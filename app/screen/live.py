@@ -118,7 +118,11 @@ def wait_for(request: Request[T], run: Run | None = None) -> Waiting[T]:
         link = to_query(state.view())
         return Waiting(resources.jobs().ask(request, session(), directory=here, link=link))
 
-    return going_on((request.spec, request.written), begin)
+    # In its folder may lie another model, or its tokenizer, than when this session began to wait.
+    it = resources.engine().compute(
+        request.spec, ("it",), lambda model: (model.fingerprint, model.tokenizer_fingerprint)
+    )
+    return going_on((request.spec, it, request.written), begin)
 
 
 def refine(spec: ModelSpec, pair: Pair, site: str, key: str, run: Run | None = None) -> Refining:

@@ -113,10 +113,10 @@ def export(
         told: what was checked; where that failed, the reason stands in place of everything.
         image: whether there is a figure of this name, to be saved as SVG or PNG.
     """
-    wrong = told.wrong if told is not None else []
+    wrong = told.reasons if told is not None else []
     with st.popover("Export", type="tertiary", icon=":material/download:"):
         if wrong:
-            error(" ".join(["Nothing of this is exported:", *(check.said for check in wrong)]))
+            error(" ".join(wrong))
             return
         if image:
             # `follow.js` answers these: a picture is made in the browser, as it is looked at.

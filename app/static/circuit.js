@@ -156,9 +156,12 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
       ways.append(part);
       const one = draw(settings.group ? grouped(graph) : graph, holder);
       drawn.push(one);
-      const save = tag("button", { type: "button", class: "save" }, "Save as SVG");
-      save.addEventListener("click", () => download(one, graph));
-      part.append(save);
+      if (graph.wrong) part.append(tag("p", { class: "wrong" }, graph.wrong));
+      else {
+        const save = tag("button", { type: "button", class: "save" }, "Save as SVG");
+        save.addEventListener("click", () => download(one, graph));
+        part.append(save);
+      }
     }
     show();
   }

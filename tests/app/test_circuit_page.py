@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.compute import circuits
+from app.panels import circuit_graph
+from app.screen.told import Check
 from app.selection import Node
 from experiments.records import RunRecord
 from tests.app.material import HOSTILE
@@ -27,6 +31,28 @@ def test_circuits_are_found_when_they_are_wanted(open_page: Open, record: RunRec
     page.run()
     assert_fine(page)
     assert "this pair only" in html(page)
+
+
+def test_a_circuit_whose_check_is_red_is_not_saved(
+    open_page: Open, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its numbers nor its drawing, which has a button of its own."""
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr(circuit_graph, "show", lambda graphs, *more: drawn.extend(graphs))
+    query = {"page": "circuit", "circuit-of": "one"}
+    open_page(root_of(record), query=query)
+    assert [one["wrong"] for one in drawn] == ["", ""]
+    drawn.clear()
+    red = Check("All edges = model", False, "It is not <b>so</b>.")
+    measured = circuits.measured
+
+    def wrong(*given: Any) -> Any:
+        return replace(measured(*given), checks=(red,))
+
+    monkeypatch.setattr(circuits, "measured", wrong)
+    page = open_page(root_of(record), query=query | {"edges": "10"})
+    assert [one["wrong"] for one in drawn] == [f"Nothing of this is exported: {red.said}"] * 2
+    assert [str(error.value) for error in page.error if "Nothing of this" in str(error.value)]
 
 
 def test_an_opened_node_shows_what_it_attends_to_and_writes(

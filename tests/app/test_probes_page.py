@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.compute import probing
 from app.screen import live
 from experiments.records import RunRecord
 from tests.app.material import HOSTILE
@@ -92,6 +93,14 @@ def test_two_lists_are_probed_and_the_code_beside_the_figure_makes_it(
     assert page.query_params["site"] == "mlp_out"
     assert "point" not in page.query_params
     assert list(page.dataframe[0].value["layer"]) == ["0", "1"]
+    # Where a check is red neither a table, which saves itself, nor a verdict stands beside it.
+    red = probing.Checked(("Tom",), (), (0.0, 1.0))
+    monkeypatch.setattr(probing, "checked", lambda *given: red)
+    page.run()
+    assert "✗ No name in both halves" in html(page)
+    assert "Nothing of this is exported" in page.error[0].value
+    assert len(page.dataframe) == 0
+    assert "nothing is said of any layer" in html(page)
 
 
 def test_a_run_of_too_few_facts_is_told_so_and_shows_what_the_study_fitted(

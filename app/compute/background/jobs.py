@@ -151,10 +151,12 @@ class Jobs:
         Raises:
             ModelError: the model cannot be loaded.
         """
-        name, fingerprint = self._turns.compute(
-            request.spec, ("who",), lambda model: (model.name, model.fingerprint)
+        name, fingerprint, tokenizer = self._turns.compute(
+            request.spec,
+            ("who",),
+            lambda model: (model.name, model.fingerprint, model.tokenizer_fingerprint),
         )
-        key = (request.spec, fingerprint, request.written)
+        key = (request.spec, f"{fingerprint} {tokenizer}", request.written)
         with self._lock:
             job = self._jobs.get(key)
             if job is None or not (job.running or job.whole):

@@ -148,10 +148,14 @@ def _drawn(
     names, title = layers
     _note(report)
     left, right = st.columns([5, 4], gap="medium")
+    said = told(swept, asked, many)
     with left:
-        _figure(swept, asked, names, title, many, code)
+        _figure(swept, said, names, title, code)
     with right:
         parts.html(markup.heading("Layer by layer", f"{len(asked):,} {many}, held out in 5 parts"))
+        if said.wrong:  # a table has an export of its own, and its sentence a verdict
+            parts.html(markup.hint("A check at the left is red: nothing is said of any layer."))
+            return
         follow.words("probe-said", lambda: _below(swept, title, names, many, where))
         shown = _table(report, names[: report.sizes["site"]])
         st.dataframe(
@@ -168,10 +172,9 @@ def _drawn(
 
 def _figure(
     swept: Swept,
-    asked: Labelled,
+    said: Told,
     names: list[str],
     title: str,
-    many: str,
     code: str,
 ) -> None:
     from probes.figures import probe_lines  # it imports torch
@@ -205,7 +208,7 @@ def _figure(
         data=lambda: probing.rows(report),
         code=code,
         alt="Held-out accuracy of linear probes by layer, with control labels and chance",
-        told=told(swept, asked, many),
+        told=said,
     )
     follow.cells(NAME, lambda: None if _chosen(n) is None else (_chosen(n) or 0, 0), choose)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ import pytest
 
 from app.compute import turns
 from app.compute.engine import Engine, ModelSpec
+from app.compute.models import Models
 from app.compute.pairs import build, typed
 from experiments.explorer import Examples, Pair
 from experiments.records import RunRecord
@@ -240,3 +244,28 @@ def test_work_that_holds_the_model_while_it_gives_way_is_no_deadlock(
     other = ThreadPoolExecutor(1).submit(fresh.about, spec)
     assert going.wait(30).result == "done"
     assert other.result(30).n_layers == 2
+
+
+def test_a_folder_with_another_tokenizer_is_another_model(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(model_folder, folder)
+    spec = ModelSpec(str(folder))
+    models = Models(lambda spec: load_model(spec.source))
+    engine = Engine(models.get)
+    before, lens = models.get(spec), engine.lens(spec, PROMPT, None)
+    assert models.get(spec) is before
+    assert engine.lens(spec, PROMPT, None) is lens
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text("utf-8"))
+    words = tokenizer["model"]["vocab"]
+    one, other = (next(w for w in words if w.strip("Ġ▁ ") == name) for name in ("Tom", "Mary"))
+    words[one], words[other] = words[other], words[one]
+    new = folder / "new.part"
+    new.write_text(json.dumps(tokenizer), "utf-8")
+    os.utime(new, (1.0, 1.0))  # older than all others, as what was unpacked may be
+    new.replace(path)
+    assert models.get(spec) is not before
+    after = engine.lens(spec, PROMPT, None)
+    assert np.abs(after["top_prob"].values - lens["top_prob"].values).max() > 1e-4
