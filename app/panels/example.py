@@ -183,7 +183,11 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chose
             )
             follow.layers("ranks")
     if of_all and run is not None:
-        n = next(iter(of_all.values())).sizes["example"]
+        sizes = {way: one.sizes["example"] for way, one in of_all.items()}
+        n = max(sizes.values())
+        over = f"{n} {examples.many}"
+        if len(set(sizes.values())) > 1:
+            over = ", ".join(f"{size} {examples.many} {way}" for way, size in sizes.items())
         which = f"The {n} chosen {examples.many}"
         title = f"{which if some.lassoed else f'All {n} {examples.many} of its kind'}, logit lens"
         with columns[1 if of_this else 0]:
@@ -195,7 +199,7 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chose
                 alt=f"Rank of the answer by layer, {n} {examples.many}",
                 told=Told(
                     "Median rank of the answer’s first token, read after each block.",
-                    f"{n} {examples.many}",
+                    over,
                     "95%, of the median",
                     "the median rank of a random guess (dotted)" if chance else "none",
                 ),

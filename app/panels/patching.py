@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -231,16 +232,27 @@ def sentence(one: Map, selected: tuple[int, int]) -> str | None:
         estimated="exact" in cell and not bool(cell["exact"]),
     )
     n = cell.sizes["example"]
-    return said if one.example is not None else f"Mean over {n} pairs. {said}"
+    if one.example is not None:
+        return said
+    return f"Mean over {n} pairs. {said}" if n > 1 else f"Of 1 pair. {said}"
 
 
 def _mean_share(one: Map, layer: int, column: int) -> tuple[float | None, str]:
-    """The mean of the pairs' shares in one cell, None on the map of a single pair; or why not."""
+    """The mean of the pairs' shares in one cell, None on the map of a single pair; or why not.
+
+    The pairs that have the cell may be few of all: what they show is told where their own effect
+    is clear.
+    """
     if one.example is not None:
         return None, ""
     from interp.patching import normalised
+    from interp.patching.results import effect_of
 
     axis = "head" if "head" in one.result["patched"].dims else "position"
+    here = one.result["patched"].sel(layer=layer).isel({axis: column}).notnull().values
+    effect = effect_of(one.result.isel(example=np.flatnonzero(here)))
+    if not effect.clear:
+        return math.nan, effect.reason
     shares = normalised(one.result).sel(layer=layer).isel({axis: column})
     return float(shares.mean("example", skipna=True)), str(shares.attrs.get("reason", ""))
 

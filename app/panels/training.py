@@ -128,7 +128,7 @@ def _asking(shown: Shown) -> _Asking | None:
         kept.table = asked
     engine = resources.engine()
     work = live.going_on(
-        ("training", training.checkpoints, what),
+        ("training", kept),  # another one when one of the models is
         lambda: along.work(
             engine.apart, resources.load_apart, training.checkpoints, examples, kept
         ),
@@ -270,7 +270,9 @@ def _stored(shown: Shown, measure: Measure, rows: pd.DataFrame, told: Trainings,
         label=measure.label,
     )
     seeds = others["seed"].nunique()
-    over = "95% over them, each step for itself" if measure.interval else "none is stored"
+    over = "none is stored"
+    if measure.interval and _banded(one, measure.interval):
+        over = "95% over them, each step for itself"
     beside = f"; thin lines: {seeds} other seeds" if seeds else "; one training, so none over seeds"
     parts.figure(
         fig.update_layout(height=_HEIGHT, margin={"t": 30, "b": 40}),
@@ -280,7 +282,7 @@ def _stored(shown: Shown, measure: Measure, rows: pd.DataFrame, told: Trainings,
         alt=f"{measure.title} along the training, asked both ways",
         told=Told(
             f"{measure.title}.",
-            n=f"{int(one[told.n].iloc[0])} {told.group}",
+            n=f"{_range(one[told.n])} {told.group}",
             interval=over + beside,
             control=measure.control,
         ),
@@ -311,10 +313,25 @@ def _asked(shown: Shown, measure: Measure, found: xr.Dataset) -> None:
         alt=f"{measure.title} along the training, asked both ways",
         told=Told(
             f"{measure.title}.",
-            n=f"{n} {examples.many if n > 1 else examples.one}{kind}",
-            interval="95% over them, each step for itself; one training, so none over seeds"
-            if n > 1
-            else f"none: one {examples.one}",
+            n=f"{_range(curves['n'])} {examples.many if n > 1 else examples.one}{kind}",
+            interval=(
+                f"none: one {examples.one}"
+                if n == 1
+                else "95% over them, each step for itself; one training, so none over seeds"
+                if _banded(curves, ("low", "high"))
+                else f"none: too few {examples.many} that are independent"
+            ),
             control=measure.control,
         ),
     )
+
+
+def _range(numbers: pd.Series) -> str:
+    """How many, where that is not the same at each step and in each way."""
+    least, most = int(numbers.min()), int(numbers.max())
+    return str(most) if least == most else f"{least} to {most}"
+
+
+def _banded(rows: pd.DataFrame, ends: tuple[str, str]) -> bool:
+    """Whether there is an interval anywhere; few examples have none, and no band is drawn."""
+    return bool(np.isfinite(rows[list(ends)].to_numpy(dtype=float)).all(axis=1).any())

@@ -147,6 +147,13 @@ def test_the_mean_map_and_its_sentence_tell_the_same_share() -> None:
     said = sentence(Map("forward", result, None, None, {}, ""), (0, 0))
     assert said is not None
     assert f"{round(100 * share)}% of the way" in said
+    # A cell that one pair has is no mean, and of one pair there is no share.
+    rare = result.assign(patched=result["patched"].where(result["corrupt"] == corrupt[0]))
+    said = sentence(Map("forward", rare, None, None, {}, ""), (0, 0))
+    assert said is not None
+    assert said.startswith("Of 1 pair. ")
+    assert "%" not in said.partition("95%")[0]
+    assert "of the way" not in said
     shuffled = result.assign(clean=("example", corrupt - rng.normal(size=8)))
     said = sentence(Map("forward", shuffled, None, None, {}, ""), (0, 0))
     assert said is not None

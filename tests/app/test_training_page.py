@@ -52,6 +52,10 @@ def test_a_run_shows_what_it_stored_and_asks_the_models_that_it_kept(
     assert_fine(page)
     assert page.query_params["measure"] == "asked-right"
     assert "3 facts (trained: forward)" in html(page)
+    assert "95% over them" in html(page)
+    page.selectbox(key="measure").set_value("asked-rank").run()
+    assert_fine(page)
+    assert "none: too few facts that are independent" in html(page)  # and no band is drawn
     page.selectbox(key="asked").set_value(1).run()
     assert_fine(page)
     assert page.query_params["asked"] == "1"
