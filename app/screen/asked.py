@@ -44,7 +44,7 @@ class Asked:
     @property
     def metric(self) -> str:
         """What is read, in words."""
-        of = f"the logit of {sentences.token(self.answer or '')}"
+        of = f"the logit of the first token of {sentences.token(self.answer or '')}"
         return of if self.foil is None else f"{of} minus that of {sentences.token(self.foil)}"
 
     @property

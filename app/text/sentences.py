@@ -98,8 +98,8 @@ def carried(
 def written(share: float, whole: float, answer: str, foil: str, among: int) -> str:
     """What a component adds to the answer's logit minus the foil's, of how much."""
     return (
-        f"Of the logit difference of {token(answer)} and {token(foil)}, {number(whole)}, it writes "
-        f"{number(share)} directly. Tokens are the highest of {among:,}."
+        f"Of the logit difference of the first tokens of {token(answer)} and {token(foil)}, "
+        f"{number(whole)}, it writes {number(share)} directly. Tokens are the highest of {among:,}."
     )
 
 

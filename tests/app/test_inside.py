@@ -32,6 +32,7 @@ def test_a_link_opens_a_tab_with_its_switches(open_page: Open, record: RunRecord
     assert_fine(page)
     assert "against" not in page.query_params
     assert "minus that of" in html(page)
+    assert "the logit of the first token of ‘" in html(page)  # names have several
 
 
 def test_every_score_of_heads_is_drawn(open_page: Open, record: RunRecord) -> None:

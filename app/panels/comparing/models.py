@@ -69,9 +69,9 @@ def swaps(first: Reading, second: Reading) -> None:
     metric = comparing.metric_of(first.foil)
     answer = sentences.token(first.answer)
     read = (
-        f"the log-probability of {answer}"
+        f"the log-probability of the first token of {answer}"
         if first.foil is None
-        else f"the logit of {answer} minus that of {sentences.token(first.foil)}"
+        else f"the logit of the first token of {answer} minus that of {sentences.token(first.foil)}"
     )
     parts.html(
         markup.heading(
