@@ -14,6 +14,7 @@ from app.compute.engine import ModelSpec
 from experiments.labelled import LEAST, Labelled, check_classes
 from experiments.reporter import Progress
 from interp.errors import PromptError
+from interp.kinds import site_kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,9 +104,9 @@ def typed(first: str, second: str, names: tuple[str, str]) -> tuple[Labelled, in
 
 def sites(site: str, n_layers: int) -> list[str]:
     """The sites of a sweep: every layer of a kind; of the stream, the embedding before them."""
-    kind = "resid_post" if site == "resid_pre" else site
-    first = ["resid_pre.0"] if site == "resid_pre" else []
-    return [*first, *(f"{kind}.{layer}" for layer in range(n_layers))]
+    if site_kind(site).part == "before":
+        return [f"{site}.0", *(f"resid_post.{layer}" for layer in range(n_layers))]
+    return [f"{site}.{layer}" for layer in range(n_layers)]
 
 
 def swept(model: Model, asked: Labelled, site: str, progress: Progress) -> Iterator[Swept]:

@@ -47,7 +47,7 @@ def of_view(opened: Opened, view: View) -> str:
     elif view.example is not None:
         pieces.append(example(opened, view.example))
     if view.cell is not None:
-        if view.site != "resid_pre":
+        if view.site != View.site:  # the one that is usual
             pieces.append(SITE_NAMES[view.site])
         pieces.append(cell(view.cell))
     pieces.append(of_source(opened, view))

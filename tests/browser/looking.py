@@ -69,7 +69,7 @@ def wait_until_exact(page: Any, key: str) -> Any:
         """selector => {
             const seen = [...document.querySelectorAll(selector)].filter(p => p.offsetParent);
             // A figure that is only being made has no data yet.
-            const exact = p => p.data && !p.data.some(t => t.name === "estimated");
+            const exact = p => p.data?.length && !p.data.some(t => t.name === "estimated");
             return seen.length && seen.every(exact);
         }""",
         arg=PLOT.format(key).removesuffix(":visible"),

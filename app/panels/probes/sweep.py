@@ -22,7 +22,7 @@ from experiments.labelled import LEAST, Labelled
 from experiments.numbers import percent
 from experiments.registry import study_names
 from interp.figures.drawing.numbers import plain
-from interp.kinds import KINDS
+from interp.kinds import site_kind
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -86,9 +86,10 @@ def show(spec: ModelSpec, asked: Labelled, site: str, *, many: str, where: str, 
 def axis(site: str, n_layers: int) -> tuple[list[str], str]:
     """What the layers of a sweep are called, and all of them."""
     numbers = [str(layer) for layer in range(n_layers)]
-    if site == "resid_pre":
+    kind = site_kind(site)
+    if kind.part == "before":
         return [_BEFORE, *numbers], "residual stream after block"
-    return numbers, "heads of block" if site == "z" else KINDS[site].label
+    return numbers, "heads of block" if kind.per_head else kind.label
 
 
 def code_of_table(spec: ModelSpec, shown: Shown, label: str, way: str, subject: bool) -> str:
