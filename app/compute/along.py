@@ -306,7 +306,7 @@ class Difference:
 
 def difference(along: xr.Dataset, step: int, value: str) -> Difference:
     """How far apart both ways are at a step, pair by pair."""
-    from interp.stats import mean_interval
+    from interp.stats import connected, mean_interval
 
     one, other = (along.sel(step=step, way=way) for way in along["way"].values[:2])
     values = [_values(side, value) for side in (one, other)]
@@ -316,19 +316,7 @@ def difference(along: xr.Dataset, step: int, value: str) -> Difference:
     there = np.isfinite(apart)
     if not there.any():
         return Difference(np.nan, np.nan, np.nan, 0)
-    clusters = _connected(one["prompt"].values[there], other["prompt"].values[there])
+    clusters = connected(one["prompt"].values[there], other["prompt"].values[there])
     bounds = (-1.0, 1.0) if value == "correct" else None
     low, high = mean_interval(apart[there], clusters, bounds=bounds)
     return Difference(float(apart[there].mean()), low, high, int(there.sum()))
-
-
-def _connected(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    """Clusters of examples that share a prompt in either way, or with one that does."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    rows, columns = (np.unique(side, return_inverse=True)[1] for side in (one, other))
-    n = len(one)
-    edges = coo_array((np.ones(n), (rows, n + columns)), shape=(2 * n, 2 * n))
-    found: npt.NDArray[np.int32] = connected_components(edges, directed=False)[1][rows]
-    return found

@@ -17,7 +17,7 @@ from interp.figures.drawing import grid, theme
 from interp.figures.drawing.axes import Axis, axes_of
 from interp.figures.drawing.numbers import plain, reach, texts
 from interp.results import Patched
-from interp.stats import difference_intervals, mean_intervals
+from interp.stats import connected, difference_intervals, mean_intervals
 
 __all__ = ["contrast_map", "shared_examples", "shared_places"]
 
@@ -97,7 +97,8 @@ def contrast_map(
     What is compared is each pair's change: the metric after the patch minus that of the corrupted
     run. Cells whose 95% interval over pairs holds 0 are grey, and so are those of few pairs; of a
     single pair there is no interval, which a note says. Each cell's interval is for itself: where
-    nothing differs, about one cell in twenty has colour.
+    nothing differs, about one cell in twenty has colour. Of the same examples those with one clean
+    prompt count as one; among independent samples each pair counts.
 
     Args:
         first: of `sweep` at one site, by position or by head.
@@ -196,7 +197,9 @@ def _same_examples(
 def _paired(first: xr.Dataset, second: xr.Dataset) -> _Difference:
     difference = _change(first) - _change(second)
     mean, n = _means(difference)
-    low, high = _intervals(difference)
+    # Pairs with one clean prompt ask one question, and are no evidence each of their own.
+    asked = [one["clean_prompt"].values for one in (first, second) if "clean_prompt" in one.coords]
+    low, high = _intervals(difference, connected(*asked) if asked else None)
     return _Difference(mean, low, high, _counted(n))
 
 
@@ -253,14 +256,15 @@ def _alike(values: Floats) -> list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.b
     ]
 
 
-def _intervals(difference: Floats) -> tuple[Floats, Floats]:
+def _intervals(difference: Floats, clusters: npt.NDArray[np.int64] | None) -> tuple[Floats, Floats]:
     """At 95%, over the pairs that have a cell; NaN where there are too few."""
     low = np.full(difference.shape[1:], np.nan)
     high = low.copy()
     # Cells with the same pairs are taken together, since each call draws its samples anew.
     for cells, which in _alike(difference):
         if which.any():
-            low[cells], high[cells] = mean_intervals(difference[which][:, cells].T)
+            some = None if clusters is None else clusters[which]
+            low[cells], high[cells] = mean_intervals(difference[which][:, cells].T, some)
     return low, high
 
 

@@ -1,6 +1,6 @@
 """Intervals and tests over examples: all statistics of the house."""
 
-from interp.stats.clusters import LEAST_N, n_independent, no_interval
+from interp.stats.clusters import LEAST_N, connected, n_independent, no_interval
 from interp.stats.differences import difference_intervals, share_difference
 from interp.stats.effects import Effect, effect, shares
 from interp.stats.means import (
@@ -19,6 +19,7 @@ __all__ = [
     "Effect",
     "Equivalence",
     "bootstrap",
+    "connected",
     "difference_intervals",
     "effect",
     "holm",

@@ -55,6 +55,26 @@ def n_independent(n: int, clusters: Clusters | None = None) -> float:
     return float(n * n / (sizes**2).sum()) if n else 0.0
 
 
+def connected(*names: Clusters) -> npt.NDArray[np.int64]:
+    """Clusters of examples that share any of their names, directly or by others [example].
+
+    Args:
+        names: of each example in one respect, for each respect.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(names[0])
+    columns, beyond = [], n
+    for some in names:
+        numbers, count = number_clusters(n, some)
+        columns.append(beyond + numbers)
+        beyond += count
+    rows = np.tile(np.arange(n), len(names))
+    edges = coo_array((np.ones(len(rows)), (rows, np.concatenate(columns))), shape=(beyond, beyond))
+    return np.asarray(connected_components(edges, directed=False)[1][:n], dtype=np.int64)
+
+
 def small_sample(weights: Floats) -> Floats:
     """By what squared residuals of a weighted mean are multiplied [cluster].
 

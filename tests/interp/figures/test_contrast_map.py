@@ -10,6 +10,7 @@ from scipy import stats as scipy_stats
 from interp.errors import SiteError
 from interp.figures import contrast_map
 from interp.figures.contrast import shared_examples, shared_places
+from interp.stats import connected
 from tests.interp.figures.conftest import HOSTILE, cells, traces
 
 
@@ -153,3 +154,18 @@ def test_what_cannot_be_compared_is_refused() -> None:
         contrast_map(one, one, key="number")
     with pytest.raises(SiteError, match="without named positions"):
         contrast_map(one.drop_vars("position_label"), one)
+
+
+def test_pairs_that_ask_the_same_count_once() -> None:
+    rng = np.random.default_rng(3)
+    other = patched(np.zeros((20, 1, 1)), ["end"])
+    one = patched(3.0 + rng.normal(size=(20, 1, 1)), ["end"])
+    for prompts, clear in ((20, True), (10, True), (2, False)):
+        asked = [f"question {i % prompts}" for i in range(20)]
+        fig = contrast_map(one.assign_coords(clean_prompt=("example", asked)), other)
+        assert bool(np.isfinite(np.asarray(traces(fig, "values")[0].z, float)).all()) == clear
+    # What is asked in either map, and what is so by others, belongs together.
+    names = connected(["a", "a", "b", "c", "d", "e"], ["u", "v", "v", "w", "x", "w"])
+    assert names[0] == names[1] == names[2]
+    assert names[3] == names[5]
+    assert len(set(names.tolist())) == 3
