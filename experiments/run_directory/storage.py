@@ -80,6 +80,7 @@ def decode_dataset(data: bytes, name: str, *, most: int | None = None) -> xr.Dat
     import xarray as xr
 
     try:
+        _check_alone(data)
         with xr.open_dataset(io.BytesIO(data), engine="h5netcdf", decode_times=False) as lazy:
             _check_count(sum(map(_values, lazy.variables.values())), most)
             stored = lazy.load()
@@ -88,6 +89,21 @@ def decode_dataset(data: bytes, name: str, *, most: int | None = None) -> xr.Dat
         return xr.Dataset(plain, coordinates, _decode_attributes(stored.attrs))
     except Exception as error:  # h5py, h5netcdf and xarray raise several unrelated types
         raise RunError(f"'{name}' is not a netCDF file of a run; run the study again.") from error
+
+
+def _check_alone(data: bytes) -> None:
+    """Raise a ValueError where an array lies in another file, which HDF5 would open and read."""
+    import h5py
+
+    with h5py.File(io.BytesIO(data), "r") as file:
+        for name in file:
+            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"'{name}' is a link")
+            found = file[name]
+            if isinstance(found, h5py.Group):
+                raise ValueError(f"'{name}' is a group")
+            if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+                raise ValueError(f"the values of '{name}' lie in another file")
 
 
 def _values(variable: xr.Variable) -> int:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import h5netcdf
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -142,6 +144,30 @@ def test_no_memory_is_taken_for_what_a_few_bytes_claim() -> None:
     with pytest.raises(RunError, match="'lens' is not a netCDF file") as caught:
         decode_dataset(stream.getvalue(), "lens")
     assert "claims" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("how", ["external", "virtual", "linked", "below"])
+def test_values_that_lie_in_another_file_are_not_read(how: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    with h5py.File(secret, "w") as file:
+        file["x"] = np.arange(3.0)
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        if how == "external":
+            file.create_dataset("x", (8,), "u1", external=[(str(secret), 0, 8)])
+        elif how == "virtual":
+            layout = h5py.VirtualLayout((3,), "f8")
+            layout[:] = h5py.VirtualSource(str(secret), "x", (3,))
+            file.create_virtual_dataset("x", layout)
+        elif how == "linked":
+            file["x"] = h5py.ExternalLink(str(secret), "x")
+        else:
+            file["below/x"] = np.arange(3.0)
+        if how in ("external", "virtual"):
+            file["x"].make_scale("x")
+    with pytest.raises(RunError, match="'lens' is not a netCDF file") as caught:
+        decode_dataset(stream.getvalue(), "lens")
+    assert type(caught.value.__cause__) is ValueError
 
 
 def test_a_table_of_more_values_than_bearable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
