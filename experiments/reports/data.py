@@ -21,15 +21,15 @@ def csv(table: pd.DataFrame) -> bytes:
     """CSV that spreadsheets read as UTF-8 and never as formulas.
 
     A cell that starts with =, +, - or @ (some take their wide forms, too) would be run as a
-    formula; names and tokens come from models, so those get an apostrophe in front. Numbers stay as
-    they are.
+    formula; names and tokens come from models, so those get an apostrophe in front, and so do the
+    names of columns. Numbers stay as they are.
     """
 
     def guard(value: Any) -> Any:
         dangerous = isinstance(value, str) and value[:1] in _FORMULA
         return f"'{value}" if dangerous else value
 
-    return table.map(guard).to_csv(index=False).encode("utf-8-sig")
+    return table.map(guard).rename(columns=guard).to_csv(index=False).encode("utf-8-sig")
 
 
 def drawn(figure: go.Figure) -> pd.DataFrame:

@@ -132,6 +132,7 @@ def test_csv_holds_names_as_they_are_read_and_no_formula() -> None:
     label = f"<b>who</b>: {escape('<b>R&D')}<br>n"
     told = drawn(go.Figure(go.Scatter(x=[0], y=[0], text=[label])))
     assert list(told["label"]) == ["who: <b>R&D; n"]
+    assert csv(pd.DataFrame({"=1+1": [1], "b": [2]})).decode("utf-8-sig") == "'=1+1,b\n1,2\n"
     written = pd.read_csv(io.BytesIO(csv(table)), encoding="utf-8-sig", keep_default_na=False)
     assert list(written["x"]) == ["R&D <b>", "&lt;", "'=1+1", "'\n=1", "'＝1", "'－5", "a=b"]
 
