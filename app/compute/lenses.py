@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from app.compute.background.request import Request
 from app.compute.turns import ModelSpec
+from cache.files import real_folder
 from experiments.reporter import Progress
+from experiments.run_directory.layout import WORK
 
 if TYPE_CHECKING:
     from interp.lens.jacobian.lens import JacobianLens
@@ -44,6 +46,9 @@ def places(kind: str, model: str, run: Path | None, source: str) -> list[Path]:
     Args:
         model: the name of the model.
         source: what it was loaded from, which may be a folder.
+
+    Raises:
+        StorageError: a link leads out of the run.
     """
     default = model if kind == "tuned" else f"{model}-jacobian"
     found = [] if run is None else [own_place(run, kind)]
@@ -54,8 +59,12 @@ def places(kind: str, model: str, run: Path | None, source: str) -> list[Path]:
 
 
 def own_place(run: Path, kind: str) -> Path:
-    """Where a lens that is fitted here is kept with a run."""
-    return run / "work" / f"lens-{kind}"
+    """Where a lens that is fitted here is kept with a run.
+
+    Raises:
+        StorageError: a link leads out of the run.
+    """
+    return real_folder(run, WORK, f"lens-{kind}")
 
 
 def there(kind: str, folders: list[Path]) -> Place | None:

@@ -11,6 +11,7 @@ from app import resources
 from app.compute import lenses
 from app.compute.engine import Engine, ModelSpec
 from app.panels import lens_kinds
+from cache.errors import StorageError
 from interp import fit_jacobian_lens, train_tuned_lens
 from interp.errors import ModelError
 from interp.lens.cost import jacobian_seconds, tuned_seconds
@@ -56,6 +57,20 @@ def test_a_lens_that_was_fitted_anew_reads_anew(
         chosen = lens_kinds.Chosen("tuned", lens, "lens-tuned", written=written)
         read.append(lens_kinds.read(spec, chosen, prompt, None)["top_prob"].values)
     assert np.abs(read[0] - read[1]).max() > 1e-4
+
+
+def test_no_link_leads_out_of_the_run(tmp_path: Path) -> None:
+    elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
+    (elsewhere / "lens-tuned").mkdir(parents=True)
+    run.mkdir()
+    (run / "work").symlink_to(elsewhere)
+    with pytest.raises(StorageError, match="symbolic link"):
+        lenses.places("tuned", "none", run, "none")
+    (run / "work").unlink()
+    (run / "work").mkdir()
+    (run / "work" / "lens-tuned").symlink_to(elsewhere / "lens-tuned")
+    with pytest.raises(StorageError, match="symbolic link"):
+        lenses.own_place(run, "tuned")
 
 
 def test_others_compute_while_a_lens_is_fitted(fresh: Engine, spec: ModelSpec) -> None:
