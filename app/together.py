@@ -51,7 +51,10 @@ def to_text(numbers: Iterable[int]) -> str:
 def from_text(text: str) -> tuple[int, ...]:
     """The inverse of `to_text`; nothing where it makes no sense or means more than `MOST`."""
     found: set[int] = set()
-    for piece in text.split(".") if text else ():
+    pieces = text.split(".") if text else []
+    if len(pieces) > MOST:
+        return ()
+    for piece in pieces:
         match = _RANGE.match(piece)
         if match is None:
             return ()

@@ -27,7 +27,19 @@ def test_many_take_little_room() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "1-", "-1", "5-3", "1..2", "0-999999", "1.2.٣", "9999999", f"0-{MOST}"]
+    "text",
+    [
+        "1." * MOST + "1",
+        "x",
+        "1-",
+        "-1",
+        "5-3",
+        "1..2",
+        "0-999999",
+        "1.2.٣",
+        "9999999",
+        f"0-{MOST}",
+    ],
 )
 def test_what_makes_no_sense_chooses_nothing(text: str) -> None:
     assert from_text(text) == ()
