@@ -11,7 +11,7 @@ import streamlit as st
 from app.selection import Two, View, from_query, to_query
 
 _KEY = "view"
-_STAY = ("asked_for", "waiting")
+_STAY = ("asked_for", "waiting", "pins")
 
 
 def view() -> View:
@@ -34,7 +34,7 @@ def switch(name: str, value: str) -> None:
 
 def go(query: Mapping[str, str]) -> None:
     """Look at what a link tells, as if it had been opened anew; what this session may open and
-    waits for stays."""
+    waits for stays, and what it has pinned."""
     kept = {name: st.session_state[name] for name in _STAY if name in st.session_state}
     st.session_state.clear()
     st.session_state.update(kept)

@@ -89,6 +89,7 @@ def test_a_map_is_kept_with_the_run_and_read_after_a_restart(
     assert page.get("plotly_chart")[-1].proto.spec == drawn
     assert "read from the run directory" in html(page)
 
+    page.button(key="pin").click().run()
     page = on(page, "jobs")
     assert_fine(page)
     assert "Patching map of the residual stream" in html(page)
@@ -97,6 +98,7 @@ def test_a_map_is_kept_with_the_run_and_read_after_a_restart(
     assert_fine(page)
     assert page.query_params["page"] == "prompt"
     assert page.query_params["clean"] == ASK["clean"]
+    assert len(page.session_state["pins"]) == 1
     page = on(page, "jobs")
     button(page, "Delete it").click().run()
     assert_fine(page)
