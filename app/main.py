@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from app import arguments, state
 from app.screen import follow, live, look, parts
 from app.text import colours, markup
 from app.views import frame
-from cache.errors import ObverseError
 
 _SIDEBAR = 230  # px; figures in two columns need the rest of a screen of 1280
 # A file of our own: Streamlit fetches its symbols for this place from the internet.
@@ -31,19 +29,11 @@ def main() -> None:
     parts.html(colours.variables(look.dark()) + markup.CSS)
     # Now, since the page below can take a while, and again at the end, when defaults are chosen.
     state.to_address()
-    try:
+    with parts.in_a_sentence():
         look.start()
         follow.start()
         with live.only_what_is_shown():
             frame.show(arguments.parse(sys.argv[1:]))
-    except ObverseError as error:
-        parts.error(error)
-    except Exception as error:  # whatever it is, the user gets a sentence and the log the rest
-        logging.getLogger("obverse").exception("The page could not be drawn")
-        parts.error(
-            f"This went wrong unexpectedly ({type(error).__name__}); the terminal says more. "
-            "Choose something else or reload the page."
-        )
     state.to_address()
 
 

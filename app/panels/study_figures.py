@@ -15,6 +15,7 @@ from app.runs import Run
 from app.screen import parts
 from app.screen.told import Told
 from app.text import markup
+from cache.errors import ObverseError
 from experiments.figure import Figure
 from experiments.reports.code import code
 
@@ -81,7 +82,11 @@ def _draw(
 ) -> None:
     tables = run.record.names("table")
     kinds = {name: "table" if name in tables else "dataset" for name in figure.results}
-    results = [run.table(n) if kind == "table" else run.dataset(n) for n, kind in kinds.items()]
+    try:
+        results = [run.table(n) if kind == "table" else run.dataset(n) for n, kind in kinds.items()]
+    except ObverseError as error:  # of this figure; others can be drawn
+        parts.error(error)
+        return
     clicks = figure.selects and on_point is not None
     try:
         chosen = {"selected": selected} if figure.selects else {}

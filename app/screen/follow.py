@@ -6,7 +6,6 @@ answers it with where the frames lie now and what the words say, and the browser
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from app import state
 from app.clicks import clicked
 from app.compute.engine import Replaced
 from app.text import markup
+from cache.errors import ObverseError
 
 Place = tuple[int, int]
 Mark = dict[str, Any]
@@ -103,8 +103,12 @@ def _wait() -> None:
     followers, told = _followers(), {}
     state.to_address()
     for name, tell in list(followers.words.items()):
-        with contextlib.suppress(Replaced):
+        try:
             told[name] = tell()
+        except Replaced:
+            continue
+        except ObverseError as error:  # the model's folder is gone, say
+            told[name] = markup.hint(str(error))
     marks = {name: mark() for name, mark in list(followers.marks.items())}
     answer = {"marks": marks, "words": told, "run": followers.run}
     _component(key="clicks", data=answer, on_click_change=_clicked)

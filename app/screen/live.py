@@ -188,7 +188,8 @@ def draw(going: Sequence[Going], show: Callable[[], None]) -> None:
     def again() -> None:
         if _page() != page or not any(one.work.stand.running for one in going):
             st.rerun()
-        show()
+        with parts.in_a_sentence():
+            show()
 
     if any(running):
         st.fragment(again, run_every=_EVERY)()

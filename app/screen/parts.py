@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,6 +16,7 @@ from app.compute.engine import Token
 from app.screen import follow, look
 from app.screen.told import Told
 from app.text import markup
+from cache.errors import ObverseError
 from experiments.reports.data import csv
 from interp.figures.drawing import theme
 from interp.figures.drawing.dark import darkened
@@ -50,6 +53,22 @@ def error(problem: object) -> None:
 
 def warning(text: object) -> None:
     st.warning(markup.plain(text))
+
+
+@contextlib.contextmanager
+def in_a_sentence() -> Iterator[None]:
+    """What goes wrong inside is told in a sentence; to be used in every fragment, too, whose errors
+    Streamlit would show as they are."""
+    try:
+        yield
+    except ObverseError as problem:
+        error(problem)
+    except Exception as problem:  # whatever it is, the user gets a sentence and the log the rest
+        logging.getLogger("obverse").exception("The page could not be drawn")
+        error(
+            f"This went wrong unexpectedly ({type(problem).__name__}); the terminal says more. "
+            "Choose something else or reload the page."
+        )
 
 
 def figure(

@@ -31,6 +31,7 @@ def show(arguments: Arguments) -> None:
     if source is not None and source.kind == "run":
         run = resources.run(found[source.name])
     opened = Opened(arguments.root, source, run, found)
+    _ = opened.usual_page  # now: what is wrong with it is said here, and not in the sidebar
     with place:
         page = sidebar.pages(opened)
         told = st.container()

@@ -74,12 +74,17 @@ class Opened:
     @functools.cached_property
     def examples(self) -> tuple[Examples, pd.DataFrame] | None:
         """The study's examples with their table: those that the run has stored, or those that a
-        model brings along, asked now. None without."""
+        model brings along, asked now. None without, and where they are damaged, which is then
+        said on the screen."""
         if self.run is None:
             shown = None if self.model is None else brought(self.model)
             return None if shown is None else (shown.examples, shown.table)
         examples = self.page.examples
-        table = None if examples is None else self.run.table(examples.table)
+        try:
+            table = None if examples is None else self.run.table(examples.table)
+        except ObverseError as error:  # pages that need none of it go on
+            parts.error(error)
+            return None
         return None if examples is None or table is None else (examples, table)
 
     @property

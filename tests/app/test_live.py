@@ -247,3 +247,31 @@ def finish(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def button(page: AppTest, label: str) -> Any:
     return next(one for one in page.button if one.label == label)
+
+
+def test_what_goes_wrong_in_a_fragment_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def script() -> None:
+        from types import SimpleNamespace
+
+        from app.compute.work import Work
+        from app.screen import live
+        from cache.errors import ObverseError
+
+        def for_ever(tell: object) -> object:
+            import time
+
+            while True:
+                time.sleep(0.01)
+                yield 1
+
+        def show() -> None:
+            raise ObverseError("The model is gone; open another one.")
+
+        work = Work(for_ever)  # type: ignore[arg-type]
+        live.draw([SimpleNamespace(work=work)], show)  # type: ignore[list-item]
+        work.stop()
+
+    monkeypatch.setattr(live, "PATIENCE", 0.0)
+    page = AppTest.from_function(script, default_timeout=60).run()
+    assert not page.exception
+    assert [str(error.value) for error in page.error] == ["The model is gone; open another one\\."]

@@ -224,8 +224,25 @@ def test_a_changed_result_is_an_error_in_one_sentence(
         file.write(b"x")
     page = open_page(tmp_path)
     assert not page.exception
+    assert all("does not match its checksum" in error.value for error in page.error)
+    assert page.error
+    for name, title in (("study", "Stored tables"), ("prompt", "Any prompt"), ("jobs", "Running")):
+        page.radio(key="page").set_value(name).run()
+        assert not page.exception
+        assert page.error
+        assert title in html(page)
+
+
+def test_a_figure_whose_numbers_are_damaged_leaves_the_rest(
+    open_page: Open, record: RunRecord, tmp_path: Path
+) -> None:
+    folder = copy(record, tmp_path)
+    (folder / "results" / "lens_forward.nc").write_bytes(b"x")
+    page = open_page(tmp_path, query={"page": "study", "figure": "ranks"})
+    assert not page.exception
+    assert "lens" in page.error[0].value
     assert len(page.error) == 1
-    assert "does not match its checksum" in page.error[0].value
+    assert "Stored tables" in html(page)
 
 
 def test_a_damaged_run_does_not_hide_the_others(
