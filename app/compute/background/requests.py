@@ -48,6 +48,9 @@ def patching(spec: ModelSpec, pair: Pair, site: str, *, run: bool) -> Request[Re
             like.assign(estimated=like["patched"]),
             ("site", "metric", "unit", "direction", "source", "fingerprint"),
         )
+        # A place that a pair does not have is NaN.
+        if any(np.isinf(stored[name].values).any() for name in ("patched", "estimated")):
+            raise ValueError("some of its numbers are none")
         result = stored.drop_vars("estimated")
         estimate = result.assign(
             patched=stored["estimated"], exact=(stored["exact"].dims, np.zeros(shape, np.bool_))
@@ -106,6 +109,10 @@ def edges(spec: ModelSpec, pairs: tuple[Pair, ...]) -> Request[xr.Dataset]:
             | {"fingerprint": model.fingerprint},
         )
         check_alike(stored, like, like.attrs)
+        # Where no edge can be is NaN.
+        numbers = (stored["score"].values[graph.real], stored["clean"], stored["corrupt"])
+        if not all(np.isfinite(some).all() for some in numbers):
+            raise ValueError("some of its numbers are none")
         return stored
 
     return Request(
@@ -181,8 +188,8 @@ def curve(
 
 
 def run_again(model: Model, pair: Pair, site: str, layer: int, result: xr.Dataset) -> None:
-    """Raise a ValueError unless the cell of a layer that moves the metric most does, when it is
-    run, what a map that was read says."""
+    """Raise a ValueError unless both prompts, and the cell of a layer that moves the metric most,
+    give what a map that was read says when they are run."""
     from interp.patching.single import patch_once
 
     told = result["patched"].isel(example=0).sel(layer=layer)
@@ -190,10 +197,13 @@ def run_again(model: Model, pair: Pair, site: str, layer: int, result: xr.Datase
     column = int(np.nanargmax(moved))
     where = {str(told.dims[0]): int(told[told.dims[0]][column])}
     found = patch_once(model, build(model, [pair]), site, layer, **where, k=1)  # type: ignore[arg-type]
-    metric = float((found["answer_logit"] - found["foil_logit"]).sel(run="patched"))
+    metric = found["answer_logit"] - found["foil_logit"]
     rounding = 1e-3 if model.dtype.itemsize > 2 else 0.25
-    if not abs(metric - float(told[column])) <= rounding + 0.05 * abs(metric):
-        raise ValueError("its numbers are not those of the model")
+    said = {run: float(result[run][0]) for run in ("clean", "corrupt")}
+    for run, number in (said | {"patched": float(told[column])}).items():
+        true = float(metric.sel(run=run))
+        if not abs(true - number) <= rounding + 0.05 * abs(true):
+            raise ValueError("its numbers are not those of the model")
 
 
 def check_alike(stored: xr.Dataset, like: xr.Dataset, attrs: Iterable[str]) -> None:

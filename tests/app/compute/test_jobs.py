@@ -305,6 +305,9 @@ def forged(result: xr.Dataset) -> Iterator[xr.Dataset]:
     yield result.drop_vars("estimated")
     yield result.assign(more=("example", [1.0]))
     yield result.assign(patched=result["patched"] * 2)
+    yield result.assign(corrupt=result["corrupt"] + 1)
+    yield result.assign(clean=result["clean"] * np.float32("nan"))
+    yield result.assign(estimated=result["estimated"] + np.float32("inf"))
 
 
 def test_a_file_of_the_right_name_with_other_content_is_computed_anew(
@@ -331,6 +334,17 @@ def test_a_file_of_the_right_name_with_other_content_is_computed_anew(
     assert not job.was_read
     assert "does not hold what its name says" in job.notes[0]
     np.testing.assert_array_equal(found.result["patched"], right.result["patched"])
+
+
+@pytest.mark.parametrize("name", ["score", "clean", "corrupt"])
+def test_scores_that_are_no_numbers_are_not_read(spec: ModelSpec, name: str) -> None:
+    request, model = requests.edges(spec, tuple(PAIRS[:1])), load_model(spec.source)
+    (scores,) = request.work(model, lambda done, total: None)
+    assert request.form is not None
+    assert request.form.from_dataset(scores, model) is scores
+    for wrong in ("nan", "inf"):
+        with pytest.raises(ValueError, match="numbers"):
+            request.form.from_dataset(scores.assign({name: scores[name] + float(wrong)}), model)
 
 
 def test_a_run_that_cannot_be_written_to_is_told_and_the_result_is_there(
