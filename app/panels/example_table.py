@@ -35,7 +35,7 @@ def show(examples: Examples, table: pd.DataFrame) -> int | None:
             "Kind",
             groups,
             selection_mode="multi",
-            format_func=words,
+            format_func=lambda group: markup.plain(words(group)),
             key="groups",
             label_visibility="collapsed",
         )

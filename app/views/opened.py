@@ -114,6 +114,8 @@ def _of_run(run: runs.Run) -> ModelSpec | None:
         parts.warning("This run names no model, so only what it stored can be shown.")
         return None
     try:
+        if _elsewhere(run.model.source):
+            return None
         about = _loaded(run.model)
     except ObverseError as error:
         parts.warning(f"Only what the run stored can be shown: {error}")
@@ -124,3 +126,22 @@ def _of_run(run: runs.Run) -> ModelSpec | None:
             "what is computed here does not belong to the stored results."
         )
     return run.model
+
+
+def _elsewhere(source: str) -> bool:
+    """Whether a run's model would have to be fetched and nobody has agreed to that in this session:
+    a run that somebody was sent must not fetch anything by being looked at.
+
+    Raises:
+        ModelError: there can be no such model.
+    """
+    from interp.loading.where import locate
+
+    agreed = st.session_state.get("asked_for", ())
+    if source in agreed or locate(source)[1] is not None:
+        return False
+    parts.warning(
+        f"This run's model, '{source}', is no folder of this computer: only what the run stored is "
+        "shown. To fetch it from the Hugging Face hub, load it once under 'Another model …'."
+    )
+    return True

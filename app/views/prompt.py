@@ -91,7 +91,7 @@ def _form(spec: ModelSpec) -> Ask | None:
         left.text_input("Prompt", key="ask-clean")
         left.text_input("Answer (may be left empty)", key="ask-answer")
         right.text_input("Second prompt, to patch into (may be left empty)", key="ask-corrupt")
-        right.text_input("Foil: what follows the second prompt", key="ask-foil")
+        right.text_input("Foil: what the answer is held against", key="ask-foil")
         st.form_submit_button("Look", type="primary", on_click=submitted)
     return state.view().ask
 

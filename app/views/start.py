@@ -29,7 +29,8 @@ def show(opened: Opened) -> None:
             _PAGES[row : row + 2], st.columns(2, gap="medium"), strict=False
         ):
             with column, st.container(border=True):
-                st.html(markup.heading(title, text))
+                many = opened.page.examples.many if opened.page.examples is not None else title
+                st.html(markup.heading(many.capitalize() if page == "examples" else title, text))
                 st.button("Open", key=f"go-{page}", on_click=_go, args=(page,))
 
 

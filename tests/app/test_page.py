@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from app import resources
 from app.panels.patching import Map, sentence
 from app.selection import Cell, Source, View
 from experiments.records import RunRecord
@@ -190,6 +191,19 @@ def test_without_its_model_a_run_shows_what_it_stored(
     # The scatter, the ranks of the split, and both maps of a fact that the run has patched, with
     # their difference.
     assert len(page.get("plotly_chart")) == 5
+
+
+def test_a_run_that_somebody_sent_fetches_no_model(
+    open_page: Open, record: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy(record, tmp_path)
+    edit(folder / "config.json", model="somebody/something")
+    asked: list[str] = []
+    monkeypatch.setattr(resources.engine(), "about", lambda spec: asked.append(spec.source))
+    page = open_page(tmp_path)
+    assert_fine(page)
+    assert "is no folder of this computer" in page.warning[0].value
+    assert asked == []
 
 
 def test_a_model_with_other_weights_is_told(
