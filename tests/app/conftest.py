@@ -6,7 +6,9 @@ import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
@@ -99,6 +101,19 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Open:
         if query and "model" in query and agreed:
             page.session_state["asked_for"] = {query["model"]}
         return page.run()
+
+    return run
+
+
+@pytest.fixture
+def run_code(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a snippet and gives the figure it shows."""
+    shown: list[go.Figure] = []
+    monkeypatch.setattr(go.Figure, "show", lambda self: shown.append(self))
+
+    def run(code: str) -> go.Figure:
+        exec(compile(code, "snippet", "exec"), {})
+        return shown.pop()
 
     return run
 

@@ -21,7 +21,6 @@ from interp.errors import ModelError
 from interp.figures import contrast_map, difference_map, rank_lines, swap_lines
 from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of
-from tests.app.test_two_runs import run_code  # noqa: F401
 from tests.app.text.test_snippets import values
 
 PAIR = pairs.typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea")
@@ -54,7 +53,7 @@ def deep(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelS
 
 
 def test_maps_of_two_models_are_subtracted(
-    run_code: Any,  # noqa: F811
+    run_code: Any,
     engine: Engine,
     spec: ModelSpec,
     tuned: ModelSpec,
@@ -71,7 +70,7 @@ def test_maps_of_two_models_are_subtracted(
 
 
 def test_what_lies_between_two_models(
-    run_code: Any,  # noqa: F811
+    run_code: Any,
     engine: Engine,
     spec: ModelSpec,
     tuned: ModelSpec,
@@ -100,7 +99,7 @@ def test_what_lies_between_two_models(
 
 
 def test_ranks_of_two_models(
-    run_code: Any,  # noqa: F811
+    run_code: Any,
     engine: Engine,
     spec: ModelSpec,
     tuned: ModelSpec,

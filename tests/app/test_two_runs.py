@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 import streamlit as st
 
@@ -45,18 +44,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunReco
             "deep": mirrored(root / "deep", 3, blocks=3),
         }
     st.cache_resource.clear()
-
-
-@pytest.fixture
-def run_code(monkeypatch: pytest.MonkeyPatch) -> Any:
-    shown: list[go.Figure] = []
-    monkeypatch.setattr(go.Figure, "show", lambda self: shown.append(self))
-
-    def run(code: str) -> go.Figure:
-        exec(compile(code, "snippet", "exec"), {})
-        return shown.pop()
-
-    return run
 
 
 def by_hand(record: RunRecord) -> tuple[list[str], np.ndarray]:

@@ -34,19 +34,6 @@ from tests.app.material import HOSTILE
 KIND = Together("split", ("forward",), lassoed=False)
 
 
-@pytest.fixture
-def run_code(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a snippet and gives the figure it shows."""
-    shown: list[go.Figure] = []
-    monkeypatch.setattr(go.Figure, "show", lambda self: shown.append(self))
-
-    def run(code: str) -> go.Figure:
-        exec(compile(code, "snippet", "exec"), {})
-        return shown.pop()
-
-    return run
-
-
 def values(fig: go.Figure) -> np.ndarray:
     return np.asarray(next(trace for trace in fig.data if trace.name == "values").z, dtype=float)
 

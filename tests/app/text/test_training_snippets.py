@@ -30,18 +30,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return material.trained_once(tmp_path_factory)
 
 
-@pytest.fixture
-def run_code(monkeypatch: pytest.MonkeyPatch) -> Any:
-    shown: list[go.Figure] = []
-    monkeypatch.setattr(go.Figure, "show", lambda self: shown.append(self))
-
-    def run(code: str) -> go.Figure:
-        exec(compile(code, "snippet", "exec"), {})
-        return shown.pop()
-
-    return run
-
-
 def same(made: go.Figure, drawn: go.Figure) -> None:
     assert [trace.name for trace in made.data] == [trace.name for trace in drawn.data]
     for one, other in zip(made.data, drawn.data, strict=True):
