@@ -114,9 +114,7 @@ def probe_steps(
 ) -> Iterator[xr.Dataset]:
     """What `probe_report` returns, ever more sites of it; the last one is the report.
 
-    Args:
-        features, labels, groups, types, seed, progress: as for `probe_report`, whose other settings
-            are as usual.
+    Arguments are those of `probe_report`, whose other settings are as usual.
 
     Returns:
         Reports of the sites that are done, in their order. What goes for several sites together

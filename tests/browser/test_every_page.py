@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,14 +29,12 @@ def test_every_page_of_a_model_opened_by_its_folder(open_page: OpenPage, shared:
         sidebar.get_by_text(title, exact=True).click()
         main = page.locator("[data-testid='stMain']")
         main.locator(".ob-title, .ob-h2, .ob-empty").first.wait_for(timeout=60_000)
-        page.wait_for_function(
-            """() => document.querySelector("[data-test-script-state]")
-                .dataset.testScriptState !== 'running'""",
-            timeout=90_000,
-        )
+        _rest(page)
         assert main.locator("[data-testid='stException'], [data-testid='stAlert']").count() == 0
     # One of its own stories: asked, looked into, and patched.
     sidebar.get_by_text("Any prompt", exact=True).click()
+    page.get_by_label("Prompt", exact=True).wait_for()
+    _rest(page)  # what is typed into a form that is drawn anew would be lost
     page.get_by_label("Prompt", exact=True).fill("One day, Lily went to the park. Lily was very")
     page.get_by_label(re.compile("^Answer")).fill("happy")
     page.get_by_label(re.compile("^Second prompt")).fill(
@@ -51,3 +50,13 @@ def test_every_page_of_a_model_opened_by_its_folder(open_page: OpenPage, shared:
     sidebar.get_by_text("Probes", exact=True).click()
     page.get_by_role("button", name="Probe these").click()
     wait_for_plot(page, "probe-lines")
+
+
+def _rest(page: Any) -> None:
+    """Wait until nothing has run for half a second."""
+    page.wait_for_timeout(500)
+    page.wait_for_function(
+        """() => document.querySelector("[data-test-script-state]")
+            .dataset.testScriptState !== 'running'""",
+        timeout=90_000,
+    )

@@ -143,7 +143,7 @@ def test_a_click_frames_the_cell_everywhere_and_keeps_the_zoom(open_page: OpenPa
     unframed = page.locator(".ob-mark").count()
     assert unframed == 0
     click_cell(page, "patching-forward-resid_pre", 1, 1)
-    assert "at ‘Tom’" in sentence(page, "Patching the residual stream into block 1")
+    sentence(page, "Patching the residual stream into block 1 at ‘Tom’")
     click_cell(page, "lens-forward", 1, 2)
     sentence(page, "Patching the residual stream into block 1 at ‘Cruise’")
     assert [ranges(page, key) for key in figures] == zoomed
@@ -162,7 +162,7 @@ def test_a_click_frames_the_cell_everywhere_and_keeps_the_zoom(open_page: OpenPa
     # What is clicked again is still chosen, and so is what another figure had chosen meanwhile.
     click_cell(page, "patching-forward-resid_pre", 1, 1)
     page.wait_for_url("**position=1")
-    assert "at ‘Tom’" in sentence(page, "Patching the residual stream into block 1")
+    sentence(page, "Patching the residual stream into block 1 at ‘Tom’")
 
 
 def test_a_row_of_the_table_chooses_the_fact(explorer: Explorer, open_page: OpenPage) -> None:
