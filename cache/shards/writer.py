@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,7 +84,8 @@ def read_sidecar(root: Path, shard: str) -> Sidecar:
 class ShardWriter:
     """Writes one shard: `append` for each site in the order of the rows, then `commit`.
 
-    A context manager: what is not committed at the end of the block is removed.
+    A context manager: what is not committed at the end of the block is removed. Another thread may
+    be appending then, which an interrupt can leave without anybody who waits for it.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class ShardWriter:
         self._partial = self._target.with_name(f"{TEMPORARY_PREFIX}{shard}{DATA}")
         self._next = {site.name: self._layout.fields[site.name].begin for site in sites}
         self._file: Output | None = None
+        self._writing = threading.Lock()
         try:
             with storage_errors(self._target, "written"):
                 _make_part(self._target.parent)
@@ -147,10 +150,10 @@ class ShardWriter:
         """Write the next tokens [token, *width] of each site; they are cast to the space's dtype.
 
         Raises:
-            StorageError: the disk reports an error, or float16 cannot hold them.
+            StorageError: the disk reports an error, float16 cannot hold them, or the shard was
+                given up.
             ValueError: they are of another shape, or more than the shard holds.
         """
-        assert self._file is not None
         for name, tensor in values.items():
             field = self._layout.fields[name]
             if tuple(tensor.shape[1:]) != field.shape[1:]:
@@ -165,7 +168,9 @@ class ShardWriter:
             if begin + stored.nbytes > field.end:
                 raise ValueError(f"{name} has more tokens than the shard")
             self._next[name] = begin + stored.nbytes
-            with storage_errors(self._target, "written"):
+            with self._writing, storage_errors(self._target, "written"):
+                if self._file is None:
+                    raise StorageError(f"'{self._partial}' was given up; run it again.")
                 self._file.write(stored.reshape(-1).view(torch.uint8).numpy(), begin)
 
     def commit(self) -> Sidecar:
@@ -221,11 +226,12 @@ class ShardWriter:
         self._file.write(values.view(np.uint8), self._layout.fields[name].begin)
 
     def _discard(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            with contextlib.suppress(OSError):
-                self._partial.unlink()
+        with self._writing:
+            file, self._file = self._file, None
+            if file is not None:
+                file.close()
+                with contextlib.suppress(OSError):
+                    self._partial.unlink()
 
 
 def _make_part(folder: Path) -> None:

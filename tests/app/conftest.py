@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from interp.loading.load import load_model
 from interp.model.model import Model
 from tests.app import material
 from tests.app.pages import MAIN, Open
+from tests.app.slowed import slowed
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +105,17 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Open:
         return page.run()
 
     return run
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Holds all jobs after each result until it is set."""
+    gate = threading.Event()
+    monkeypatch.setattr(
+        "app.compute.background.jobs.Work", slowed(lambda stop, number: gate.wait(60.0))
+    )
+    yield gate
+    gate.set()
 
 
 @pytest.fixture

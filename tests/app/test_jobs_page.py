@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from experiments.records import RunRecord, list_runs
 from experiments.run_directory import explored
 from interp import load_model
 from tests.app.pages import Open, assert_fine, html, root_of
-from tests.app.slowed import slowed
 
 pytestmark = pytest.mark.slow
 
@@ -52,17 +50,6 @@ def run(record: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copytree(record.path, folder)
     st.cache_resource.clear()  # nothing was computed yet
     return folder
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Holds all jobs after each result until it is set."""
-    gate = threading.Event()
-    monkeypatch.setattr(
-        "app.compute.background.jobs.Work", slowed(lambda stop, number: gate.wait(LONG))
-    )
-    yield gate
-    gate.set()
 
 
 def on(page: AppTest, name: str) -> AppTest:

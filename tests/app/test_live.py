@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,6 @@ from app.selection import Cell, View
 from experiments.explorer import Pair
 from interp import load_model, sweep
 from tests.app.pages import Open, assert_fine, html
-from tests.app.slowed import slowed
 
 pytestmark = pytest.mark.slow
 
@@ -38,17 +36,6 @@ TEXTS = ("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea")
 @pytest.fixture
 def pair() -> Pair:
     return typed(*TEXTS)
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Holds all work after each result until it is set."""
-    gate = threading.Event()
-    monkeypatch.setattr(
-        "app.compute.background.jobs.Work", slowed(lambda stop, number: gate.wait(LONG))
-    )
-    yield gate
-    gate.set()
 
 
 def begin(

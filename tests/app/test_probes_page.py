@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -50,14 +49,6 @@ def across(fig: dict[str, Any]) -> list[tuple[str, float]]:
     return [(shape["line"]["dash"], shape["y0"]) for shape in fig["layout"]["shapes"]]
 
 
-def run_code(code: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    shown: list[go.Figure] = []
-    monkeypatch.setattr(go.Figure, "show", lambda self: shown.append(self))
-    exec(compile(code, "snippet", "exec"), {})
-    made: dict[str, Any] = json.loads(shown.pop().to_json())
-    return made
-
-
 def drawn(page: AppTest) -> dict[str, Any]:
     """The figure of a sweep."""
     specs = [json.loads(chart.proto.spec) for chart in page.get("plotly_chart")]
@@ -66,7 +57,11 @@ def drawn(page: AppTest) -> dict[str, Any]:
 
 
 def test_two_lists_are_probed_and_the_code_beside_the_figure_makes_it(
-    open_page: Open, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_page: Open,
+    model_folder: Path,
+    tmp_path: Path,
+    run_code: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     query = {"model": str(model_folder), "page": "probes", "point": "2", **lists()}
     page = open_page(tmp_path, query=query)
@@ -79,7 +74,7 @@ def test_two_lists_are_probed_and_the_code_beside_the_figure_makes_it(
     assert page.query_params["list2"] == query["list2"]
     fig = drawn(page)
     (code,) = (c.value for c in page.code if "probe_lines" in c.value)
-    made = run_code(code, monkeypatch)
+    made = json.loads(run_code(code).to_json())
     assert list(lines(fig)) == ["shuffled labels", "control labels", "probe"]
     for name, values in lines(made).items():
         np.testing.assert_allclose(lines(fig)[name], values, atol=1e-6, err_msg=name)
@@ -127,9 +122,7 @@ def test_a_run_of_too_few_facts_is_told_so_and_shows_what_the_study_fitted(
     assert len(page.get("plotly_chart")) == 2
 
 
-def test_a_models_own_facts_are_probed(
-    open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_models_own_facts_are_probed(open_page: Open, tmp_path: Path, run_code: Any) -> None:
     query = {"model": "reversal-curse", "page": "probes", "label": "reverse_correct", "point": "1"}
     page = open_page(tmp_path, query=query | {"read": "reverse"})
     assert_fine(page)
@@ -137,7 +130,7 @@ def test_a_models_own_facts_are_probed(
     assert "So it is readable here (corrected p" in shown
     assert "of 200 held-out facts are told right" in shown
     (code,) = (c.value for c in page.code if "probe_lines" in c.value)
-    made = lines(run_code(code, monkeypatch))
+    made = lines(json.loads(run_code(code).to_json()))
     fig = lines(drawn(page))
     for name, values in made.items():
         np.testing.assert_allclose(fig[name], values, atol=1e-6, err_msg=name)

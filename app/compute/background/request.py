@@ -44,10 +44,9 @@ class Request(Generic[T]):
     work: yields better and better results, and tells (done, in all) in between; others get their
         turn after each.
     unit: what is counted: "cells run".
+    form: how the last result is kept; None where it is not.
     gives_way: whether others get their turn also whenever the work tells how far it is; see
         `Turns.in_steps`.
-    form: how the last result is kept; None where it is not.
-    gives_way: whether others also get their turn whenever it tells how far it is; see `Turns`.
     """
 
     spec: ModelSpec
