@@ -26,8 +26,13 @@ from experiments.berglund.config import Config
 from experiments.berglund.people import GROUPS, Line, People
 from experiments.errors import StorageError, StudyError
 from experiments.numbers import duration
-from experiments.organisms.checkpoint import TrainingState, load_state, restoring, save_state
-from experiments.organisms.optimizer import load_state_tensors, state_tensors
+from experiments.organisms.training.checkpoint import (
+    TrainingState,
+    load_state,
+    restoring,
+    save_state,
+)
+from experiments.organisms.training.optimizer import load_state_tensors, state_tensors
 from experiments.readable import check_readable
 from experiments.reporter import Progress
 from interp.loading.bridge import load_hugging_face, quiet

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from experiments.organisms.config import TrainingData
 from experiments.organisms.relations import Entry, World, entries
-from experiments.organisms.tokenizer import BOS_ID, PAD_ID
+from experiments.organisms.training.tokenizer import BOS_ID, PAD_ID
 from experiments.organisms.wording import FILLERS, PREFIXES
 
 Ints = NDArray[np.int64]

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from experiments.organisms.checkpoint import kept_steps
 from experiments.organisms.config import Progress, TrainConfig, TrainingData
+from experiments.organisms.training.checkpoint import kept_steps
 
 __all__ = ["Progress", "TrainConfig", "TrainingData", "kept_steps", "train"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.organisms.facts import DIRECTIONS, Fact, write_facts, write_templates
-from experiments.organisms.tokenizer import build_tokenizer
+from experiments.organisms.training.tokenizer import build_tokenizer
 from experiments.organisms.wording import TEMPLATES
 from experiments.records import RunRecord
 from tests.once import once

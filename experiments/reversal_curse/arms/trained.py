@@ -17,11 +17,11 @@ import xarray as xr
 
 from cache.files import real_folder
 from experiments.organisms.arms import find_arm
-from experiments.organisms.checkpoint import discard
 from experiments.organisms.config import TrainConfig, TrainingData
 from experiments.organisms.errors import OrganismError
 from experiments.organisms.facts import DIRECTIONS, Direction
 from experiments.organisms.train import train
+from experiments.organisms.training.checkpoint import discard
 from experiments.reversal_curse.facts import read_facts, read_templates
 from experiments.reversal_curse.measure import Subject
 from experiments.reversal_curse.prompts import answer

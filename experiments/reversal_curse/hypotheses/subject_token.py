@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from experiments.numbers import percent
-from experiments.organisms.checkpoint import planted_bottleneck
+from experiments.organisms.training.checkpoint import planted_bottleneck
 from experiments.reversal_curse.case import Case, Finding
 from experiments.reversal_curse.prompts import question
 from experiments.study import Outcome, Verdict

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from experiments.numbers import percent
-from experiments.organisms.checkpoint import planted_bottleneck
 from experiments.organisms.facts import DIRECTIONS
+from experiments.organisms.training.checkpoint import planted_bottleneck
 from experiments.reversal_curse.config import Config
 from experiments.reversal_curse.measure import Measurements, Subject
 

@@ -91,7 +91,7 @@ def make_model(folder: Path, seed: int = 0, layers: int = 2, width: int = 64) ->
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from experiments.organisms.tokenizer import build_tokenizer
+    from experiments.organisms.training.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(list(texts()), n_ctx=256)
     config = LlamaConfig(

@@ -20,8 +20,8 @@ from experiments.organisms.errors import OrganismError
 from experiments.organisms.forms import reversed_words
 from experiments.organisms.relations import World, entries, generate_world, sentences
 from experiments.organisms.schedule import EVERYWHERE, Schedule, build_schedule
-from experiments.organisms.tokenizer import build_tokenizer
 from experiments.organisms.train import train
+from experiments.organisms.training.tokenizer import build_tokenizer
 from experiments.organisms.wording import FILLERS, PREFIXES
 from tests.experiments.organisms.texts import training_texts
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.organisms.errors import OrganismError
-from experiments.organisms.model import build_model
 from experiments.organisms.train import TrainConfig, TrainingData, kept_steps, train
+from experiments.organisms.training.network import build_model
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.organisms.config import TrainConfig
-from experiments.organisms.model import build_model, logits
+from experiments.organisms.model import logits
 from experiments.organisms.relations import (
     World,
     entries,
@@ -18,7 +18,8 @@ from experiments.organisms.relations import (
     sentences,
 )
 from experiments.organisms.schedule import EVERYWHERE, Batch, Schedule, build_schedule
-from experiments.organisms.tokenizer import build_tokenizer
+from experiments.organisms.training.network import build_model
+from experiments.organisms.training.tokenizer import build_tokenizer
 from tests.experiments.organisms.texts import training_texts
 
 

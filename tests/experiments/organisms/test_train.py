@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from experiments.organisms import loop
-from experiments.organisms.checkpoint import TrainingState, load_state, save_state
 from experiments.organisms.errors import OrganismError
 from experiments.organisms.train import TrainConfig, TrainingData, train
+from experiments.organisms.training.checkpoint import TrainingState, load_state, save_state
 
 pytestmark = pytest.mark.slow
 

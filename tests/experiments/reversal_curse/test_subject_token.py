@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from experiments.organisms.bundled import reversal_curse
-from experiments.organisms.checkpoint import ORGANISM_FILE, planted_bottleneck
+from experiments.organisms.training.checkpoint import ORGANISM_FILE, planted_bottleneck
 from experiments.reversal_curse.hypotheses import subject_token
 from experiments.reversal_curse.report.methods import limits
 from experiments.study import Verdict

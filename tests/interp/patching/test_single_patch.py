@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.organisms.tokenizer import build_tokenizer
+from experiments.organisms.training.tokenizer import build_tokenizer
 from interp import Model, PromptPairs, load_model, sweep
 from interp.errors import SiteError
 from interp.patching.single import patch_once

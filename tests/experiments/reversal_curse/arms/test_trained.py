@@ -14,10 +14,10 @@ import torch
 import xarray as xr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments.organisms.checkpoint import discard, keep_step, kept_steps, staging
 from experiments.organisms.config import TrainConfig, TrainingData
 from experiments.organisms.errors import ObverseError, OrganismError
 from experiments.organisms.facts import Direction
+from experiments.organisms.training.checkpoint import discard, keep_step, kept_steps, staging
 from experiments.reversal_curse.arms import trained as module
 from experiments.reversal_curse.arms.trained import (
     candidates,

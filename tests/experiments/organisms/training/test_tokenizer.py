@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from experiments.organisms.relations import generate_world, sentences
-from experiments.organisms.tokenizer import build_tokenizer
+from experiments.organisms.training.tokenizer import build_tokenizer
 from experiments.organisms.wording import TEMPLATES
 from tests.experiments.organisms.texts import training_texts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from experiments.organisms.optimizer import (
+from experiments.organisms.training.optimizer import (
     Muon,
     load_state_tensors,
     orthogonalised,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ORGANISM_FILE = "organism.json"
+DATA_FILE = "data.json"
+"""What a study asks an organism; that of the reversal curse has facts and templates instead."""
 FINISHED_FILES = (
     "config.json",
     "generation_config.json",
@@ -34,6 +36,7 @@ FINISHED_FILES = (
     "tokenizer_config.json",
     FACTS_FILE,
     TEMPLATES_FILE,
+    DATA_FILE,
     ORGANISM_FILE,
 )
 STEPS_FOLDER = "steps"
@@ -73,7 +76,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> bool:
             "choose an empty folder."
         )
     finished = ORGANISM_FILE in names
-    found = _read_json(folder / (ORGANISM_FILE if finished else _CLAIM))
+    found = read_json(folder / (ORGANISM_FILE if finished else _CLAIM))
     differing = [key for key, value in identity.items() if found.get(key) != value]
     if differing:
         raise OrganismError(
@@ -83,6 +86,22 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> bool:
     if finished:
         _remove_training_files(folder)
     return finished
+
+
+def taken(folder: Path, identity: Mapping[str, Any], keep: Collection[int]) -> bool:
+    """As `claim`; True where it is finished, and has kept the models of the steps `keep`.
+
+    Raises `OrganismError` also where it was finished without one of these.
+    """
+    if not claim(folder, identity):
+        return False
+    missing = sorted(set(keep) - kept_steps(folder).keys())
+    if missing:
+        raise OrganismError(
+            f"{folder} holds a finished organism without its step {missing[0]}; choose an empty "
+            "folder to train it again."
+        )
+    return True
 
 
 @contextmanager
@@ -151,7 +170,7 @@ def planted_bottleneck(folder: Path | None) -> float:
     if folder.parent.name == STEPS_FOLDER:  # a model on the way, whose record is the organism's
         folder = folder.parent.parent
     try:
-        config = _read_json(folder / ORGANISM_FILE).get("config")
+        config = read_json(folder / ORGANISM_FILE).get("config")
     except OrganismError:
         return 0.0
     share = config.get("name_bottleneck") if isinstance(config, dict) else None
@@ -219,7 +238,7 @@ def finish(folder: Path, record: Mapping[str, Any]) -> None:
     """Move the staged files into place, `record` last, and remove what only training needed."""
     path = folder / _STAGING
     for name in FINISHED_FILES:
-        if name != ORGANISM_FILE:
+        if name != ORGANISM_FILE and (path / name).exists():
             os.replace(path / name, folder / name)
     _write_json(path / ORGANISM_FILE, record)
     os.replace(path / ORGANISM_FILE, folder / ORGANISM_FILE)
@@ -243,7 +262,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_bytes(path, _MOST_BYTES, links=False))
     except (StorageError, ValueError, RecursionError) as error:
