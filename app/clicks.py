@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from app.selection import SWITCHES
+from app.selection import LONGEST_SEARCH, SWITCHES, Node
+
+_WAY = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
+_NODE = re.compile(r"(a[0-9]{1,4}\.h[0-9]{1,5}|m[0-9]{1,4})\Z")
+_ENDS = ("input", "logits")
+_MOST_PINNED = 100
 
 
 def clicked(told: object) -> tuple[str, tuple[int, int]] | None:
@@ -36,6 +42,37 @@ def filters_of(told: object) -> dict[str, str]:
     if type(strongest) in (int, float) and 0 <= strongest < 1e6:  # type: ignore[operator]
         moved["circuit-strongest"] = str(int(strongest))  # type: ignore[arg-type]
     return moved
+
+
+def node_of(told: object, also: tuple[str, ...] = ()) -> Node | None:
+    """The component that a circuit's drawing or a link tells; None where it makes no sense.
+
+    Args:
+        also: names that are meant beside those of heads and MLPs.
+    """
+    if not isinstance(told, Mapping):
+        return None
+    way, name, position = (told.get(key) for key in ("way", "node", "position"))
+    if not isinstance(way, str) or not _WAY.match(way):
+        return None
+    if not isinstance(name, str) or not (_NODE.match(name) or name in also):
+        return None
+    if not isinstance(position, int | float) or isinstance(position, bool):
+        return None
+    return Node(way, name, int(position)) if -1 <= position < 1e6 else None
+
+
+def pinned_of(told: object) -> tuple[Node, ...]:
+    """Components that were pinned, as a circuit's drawing or a link tells them."""
+    if not isinstance(told, Iterable) or isinstance(told, str | Mapping):
+        return ()
+    found = dict.fromkeys(node_of(one, _ENDS) for one in told)
+    return tuple(node for node in found if node is not None)[:_MOST_PINNED]
+
+
+def sought_of(told: object) -> str:
+    """What nodes are searched for, as a circuit's drawing tells it."""
+    return told if isinstance(told, str) and len(told) <= LONGEST_SEARCH else ""
 
 
 def clicked_one(event: Mapping[str, Any] | None) -> int | None:

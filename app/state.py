@@ -8,7 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from app.selection import Two, View, from_query, to_query
+from app.link import from_query, to_query
+from app.selection import Two, View
 
 _KEY = "view"
 _STAY = ("asked_for", "waiting", "pins")

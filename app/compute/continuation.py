@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.compute.background.request import Request, in_one
+from app.compute.turns import ModelSpec
+
 if TYPE_CHECKING:
     from experiments.reporter import Progress
     from interp.model.model import Model
@@ -53,3 +56,16 @@ def continued(
         )
     written = generate(model, [prompt], max_new_tokens=n, interventions=changes, progress=progress)
     return written.texts[0]
+
+
+def request(spec: ModelSpec, prompt: str, n: int, steering: Steering | None) -> Request[str]:
+    """The same as a job. It is not kept with a run: to see whether a text is the model's own takes
+    as long as to write it."""
+    how = "" if steering is None else ", steered"
+    return Request(
+        spec,
+        ("continued", prompt, n, steering),
+        f"What is written after “{prompt}”{how}",
+        in_one(lambda model, tell: continued(model, prompt, n, steering, tell)),
+        "tokens written, at most",
+    )

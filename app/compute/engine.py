@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from app.compute.carrying import Carried
     from app.compute.circuits import Measured
     from app.compute.component_output import Written
-    from app.compute.continuation import Steering
     from interp.model.model import Model
 
 __all__ = ["About", "Engine", "ModelSpec", "Replaced", "Token"]
@@ -293,23 +292,6 @@ class Engine:
             lambda model: direct_logit_attribution(
                 model, [prompt], [answer], foils, by="head" if by == "head" else "component"
             ),
-        )
-
-    def continued(
-        self,
-        spec: ModelSpec,
-        prompt: str,
-        n: int,
-        steering: Steering | None,
-        progress: Progress | None = None,
-    ) -> str:
-        """What is written after a prompt; see `app.compute.continuation`."""
-        from app.compute.continuation import continued
-
-        return self.compute(
-            spec,
-            ("continued", prompt, n, steering),
-            lambda model: continued(model, prompt, n, steering, progress),
         )
 
     def written(

@@ -11,7 +11,7 @@ import streamlit as st
 import xarray as xr
 
 from app import resources, state
-from app.clicks import filters_of
+from app.clicks import filters_of, node_of, pinned_of, sought_of
 from app.compute import circuits
 from app.compute.background import requests
 from app.compute.circuits import Measured
@@ -20,7 +20,7 @@ from app.panels import circuit_graph
 from app.runs import Run
 from app.screen import live, parts
 from app.screen.told import Check, Told
-from app.selection import node_of
+from app.selection import Node
 from app.text import markup, sentences, snippets
 from experiments.explorer import Pair, Way
 from interp.errors import ModelError
@@ -190,14 +190,25 @@ def _filters() -> dict[str, object]:
     """Where the switches of the drawing stand, as the link tells it."""
     view = state.view()
     names = ("circuit-paths", "circuit-heads")
+    opened = [] if view.node is None else [view.node]
     return {name: view.at(name) for name in names} | {
-        "circuit-strongest": int(view.at("circuit-strongest"))
+        "circuit-strongest": int(view.at("circuit-strongest")),
+        "find": view.sought,
+        "pinned": [_told(node) for node in view.pinned],
+        "chosen": [_told(node) for node in opened],
     }
+
+
+def _told(node: Node) -> dict[str, object]:
+    """A component as the drawing tells it."""
+    return {"way": node.way, "node": node.name, "position": node.position}
 
 
 def _filtered(told: object) -> None:
     for name, value in filters_of(told).items():
         state.switch(name, value)
+    if isinstance(told, Mapping):
+        state.change(sought=sought_of(told.get("find")), pinned=pinned_of(told.get("pinned")))
 
 
 def _slider(wanted: int, allowed: list[int]) -> int:

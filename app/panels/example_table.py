@@ -10,6 +10,7 @@ import streamlit as st
 from app import state
 from app.clicks import lassoed, picked
 from app.screen import parts
+from app.selection import LONGEST_SEARCH, Listed
 from app.text import markup
 from app.together import MOST
 from experiments.explorer import Column, Examples
@@ -20,16 +21,28 @@ _HEIGHT = 356
 def show(examples: Examples, table: pd.DataFrame) -> int | None:
     """Draw the table; return the chosen example, or None where there is none."""
     current = chosen(examples, table)
+    listed = state.view().listed
+
+    def changed() -> None:
+        kinds = tuple(map(str, st.session_state["groups"] or ()))
+        state.change(listed=Listed(str(st.session_state["search"] or ""), kinds))
+
+    # Set once: what is being typed would be lost where it were set again and again.
+    if "search" not in st.session_state:
+        st.session_state["search"] = listed.search
+    groups = list(dict.fromkeys(str(group) for group in table[examples.group]))
+    st.session_state["groups"] = [kind for kind in listed.kinds if kind in groups]
     bar = st.columns([1, 1], vertical_alignment="bottom", gap="small")
     search = bar[0].text_input(
         "Search",
         key="search",
+        max_chars=LONGEST_SEARCH,
+        on_change=changed,
         type="search",
         placeholder=f"Search {examples.many}",
         live=True,
         label_visibility="collapsed",
     )
-    groups = list(dict.fromkeys(str(group) for group in table[examples.group]))
     with bar[1]:
         wanted = st.pills(
             "Kind",
@@ -37,6 +50,7 @@ def show(examples: Examples, table: pd.DataFrame) -> int | None:
             selection_mode="multi",
             format_func=lambda group: markup.plain(words(group)),
             key="groups",
+            on_change=changed,
             label_visibility="collapsed",
         )
     rows = found(examples, _together(examples, table), search or "", list(wanted or []))

@@ -14,8 +14,8 @@ from app.compute import lenses
 from app.compute.background.jobs import Job
 from app.compute.background.request import Request
 from app.compute.engine import ModelSpec
+from app.link import to_query
 from app.screen import live, parts, switch
-from app.selection import to_query
 from app.text import markup
 from app.text.snippets import Through
 from cache.errors import ObverseError

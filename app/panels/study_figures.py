@@ -12,7 +12,7 @@ import xarray as xr
 
 from app import state
 from app.runs import Run
-from app.screen import parts
+from app.screen import parts, switch
 from app.screen.told import Told
 from app.text import markup
 from cache.errors import ObverseError
@@ -35,13 +35,16 @@ def show(
     ready = stored(run, figures)
     if not ready:
         return
-    tabs = st.tabs(
-        [markup.plain(figure.title) for figure in ready], key="overview", on_change="rerun"
+    by_name = {figure.name: figure for figure in ready}
+    wanted = state.view().overview
+    chosen, place = switch.row_of_tabs(
+        "overview",
+        {name: markup.plain(figure.title) for name, figure in by_name.items()},
+        wanted if wanted in by_name else next(iter(by_name)),
+        lambda name: state.change(overview=name),
     )
-    for figure, tab in zip(ready, tabs, strict=True):
-        if tab.open:
-            with tab:
-                _draw(run, figure, selected, on_point)
+    with place:
+        _draw(run, by_name[chosen], selected, on_point)
 
 
 def stored(run: Run, figures: tuple[Figure, ...]) -> list[Figure]:

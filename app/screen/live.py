@@ -19,9 +19,10 @@ from app.compute.background.request import Request
 from app.compute.engine import ModelSpec
 from app.compute.refining import Refined
 from app.compute.work import Stand, Work
+from app.link import to_query
 from app.runs import Run
 from app.screen import parts
-from app.selection import View, to_query
+from app.selection import View
 from app.text import markup, sentences
 from experiments.explorer import Pair
 
@@ -155,11 +156,6 @@ def going_on(name: Hashable, begin: Callable[[], Held]) -> Held:
     return held[name]  # type: ignore[return-value]
 
 
-def forget(name: Hashable) -> None:
-    """Have work begin anew when it is next asked for."""
-    _held().pop(name, None)
-
-
 @contextlib.contextmanager
 def only_what_is_shown() -> Iterator[None]:
     """Leave, when the whole page is drawn, what it no longer shows."""
@@ -235,7 +231,7 @@ def bar(waiting: Waiting[Any], text: str, *, key: str | None = None, label: str 
 
 
 @dataclass(frozen=True)
-class _One:
+class One:
     """Attributes:
     work: what is waited for.
     """
@@ -261,7 +257,7 @@ def results(
             if one.stand.running:
                 bar(one, text, label=name)
 
-    draw([_One(one) for one in waiting], bars)
+    draw([One(one) for one in waiting], bars)
     if any(one.stand.running for one in waiting):
         return None
     for one in waiting:
@@ -270,10 +266,20 @@ def results(
             parts.html(markup.hint(one.stand.error))
             return None
         if one.stand.stopped:
-            name = (one.job.request.spec, one.job.request.written)
-            st.button(f"{text} again", key=f"again-{one.key}", on_click=forget, args=(name,))
+            again(one, f"{text} again")
             return None
     return [one.stand.result for one in waiting]
+
+
+def again(waiting: Waiting[Any], text: str) -> None:
+    """A button for what was cancelled: to begin anew."""
+    st.button(text, key=f"again-{waiting.key}", on_click=_begin_anew, args=(waiting,))
+
+
+def _begin_anew(work: Waiting[Any]) -> None:
+    held = _held()
+    for name in [name for name, one in held.items() if one is work]:
+        del held[name]
 
 
 def tell(waiting: Waiting[Any]) -> None:
@@ -295,9 +301,7 @@ def cancel(job: Job[Any]) -> None:
 
 def _run_all(one: Refining) -> None:
     st.session_state[f"run-{one.key}"] = True
-    held = _held()
-    for name in [name for name, work in held.items() if work is one.work]:
-        del held[name]
+    _begin_anew(one.work)
 
 
 def _held() -> dict[Hashable, Work[Any] | Waiting[Any]]:

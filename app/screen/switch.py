@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import streamlit as st
 
@@ -55,14 +56,27 @@ def tabs(name: str, words: Mapping[str, str]) -> tuple[str, st.delta_generator.D
     current = state.view().at(name)
     if current not in words:
         current = next(iter(words))
-    names: Sequence[str] = list(words.values())
+    return row_of_tabs(name, words, current, lambda opened: state.switch(name, opened))
+
+
+def row_of_tabs(
+    key: str, words: Mapping[str, str], current: str, opened: Callable[[str], None]
+) -> tuple[str, st.delta_generator.DeltaGenerator]:
+    """Tabs of which one is open; returns which, and its place.
+
+    Args:
+        opened: called with the one that somebody opens, before the page is drawn.
+    """
+    told, seen, names = Counter(words.values()), Counter[str](), {}
+    for name, text in words.items():  # they are told apart by what stands on them
+        seen[text] += 1
+        names[name] = text if told[text] == 1 else f"{text} · {seen[text]}"
 
     def changed() -> None:
-        opened = st.session_state[name]
-        found = next((key for key, text in words.items() if text == opened), current)
-        state.switch(name, found)
+        at = st.session_state[key]
+        opened(next((name for name, text in names.items() if text == at), current))
 
-    if st.session_state.get(name) != words[current]:
-        st.session_state[name] = words[current]
-    places = st.tabs(names, key=name, on_change=changed)
-    return current, places[names.index(words[current])]
+    if st.session_state.get(key) != names[current]:
+        st.session_state[key] = names[current]
+    places = st.tabs(list(names.values()), key=key, on_change=changed)
+    return current, places[list(names).index(current)]

@@ -103,7 +103,9 @@ function connected(edges, start) {
 export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
   const at = data.filters ?? {};
   const settings = kept.get(parentElement) ?? {
-    strongest: at["circuit-strongest"] || Infinity, search: "", chosen: {}, pinned: {}, views: {},
+    strongest: at["circuit-strongest"] || Infinity, search: at.find ?? "", views: {},
+    chosen: Object.fromEntries((at.chosen ?? []).map((one) => [one.way, `${one.node} ${one.position}`])),
+    pinned: Object.fromEntries((at.pinned ?? []).map((one) => [`${one.way} ${one.node} ${one.position}`, one])),
     paths: at["circuit-paths"] === "through", group: at["circuit-heads"] === "grouped",
   };
   // Into the link: once a filter is left where it is, not at each step on the way.
@@ -111,6 +113,8 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     "circuit-strongest": Number.isFinite(settings.strongest) ? settings.strongest : 0,
     "circuit-paths": settings.paths ? "through" : "all",
     "circuit-heads": settings.group ? "grouped" : "apart",
+    find: settings.search,
+    pinned: Object.values(settings.pinned),
   });
   kept.set(parentElement, settings);
   const root = parentElement.querySelector(".circuits");
@@ -126,8 +130,9 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
   const count = tag("span", { "aria-hidden": "true" });
   slider.addEventListener("input", () => { settings.strongest = Number(slider.value) >= most ? Infinity : Number(slider.value); show(); });
   slider.addEventListener("change", tell);
-  const search = tag("input", { type: "search", placeholder: "a1.h3 or a word", value: settings.search, "aria-label": "Find nodes" });
-  search.addEventListener("input", () => { settings.search = search.value.trim().toLowerCase(); show(); });
+  const search = tag("input", { type: "search", placeholder: "a1.h3 or a word", value: settings.search, maxlength: 200, "aria-label": "Find nodes" });
+  search.addEventListener("input", () => { settings.search = search.value.trim(); show(); });
+  search.addEventListener("change", tell);
   const toggle = (text, name, redraw) => {
     const button = tag("button", { type: "button", "aria-pressed": settings[name] }, text);
     button.addEventListener("click", () => { settings[name] = !settings[name]; button.setAttribute("aria-pressed", settings[name]); redraw(); tell(); });
@@ -255,6 +260,11 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     if (open && node.kind !== "outer") setTriggerValue("opened", { way: one.graph.way, node: node.several ? node.several[0] : node.name, position: node.position });
   }
 
+  // Of several heads that are drawn as one, all are pinned together.
+  function isPinned(graph, node) {
+    return (node.several ?? [node.name]).every((name) => `${graph.way} ${name} ${node.position}` in settings.pinned);
+  }
+
   function key(event, one, i) {
     const here = one.graph.nodes[i];
     const steps = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] };
@@ -269,9 +279,14 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
       if (best >= 0) { one.nodes[i].setAttribute("tabindex", -1); one.nodes[best].setAttribute("tabindex", 0); one.nodes[best].focus(); }
     } else if (event.key === "Enter" || event.key === " ") choose(one, i, true);
     else if (event.key === "p" || event.key === "P") {
-      const name = `${one.graph.way} ${here.name} ${here.position}`;
-      settings.pinned[name] = !settings.pinned[name];
+      const off = isPinned(one.graph, here);
+      for (const node of here.several ?? [here.name]) {
+        const name = `${one.graph.way} ${node} ${here.position}`;
+        if (off) delete settings.pinned[name];
+        else settings.pinned[name] = { way: one.graph.way, node, position: here.position };
+      }
       show();
+      tell();
     } else if (event.key === "Escape") { settings.chosen = {}; told.textContent = ""; show(); setTriggerValue("opened", null); }
     else return;
     event.preventDefault();
@@ -283,7 +298,7 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     for (const one of drawn) {
       const { graph } = one;
       const chosen = graph.nodes.findIndex((node) => settings.chosen[graph.way] === `${node.name} ${node.position}`);
-      const pinned = new Set(graph.nodes.flatMap((node, i) => (settings.pinned[`${graph.way} ${node.name} ${node.position}`] ? [i] : [])));
+      const pinned = new Set(graph.nodes.flatMap((node, i) => (isPinned(graph, node) ? [i] : [])));
       const strong = graph.edges.filter((edge, rank) => rank < settings.strongest || pinned.has(edge.from) || pinned.has(edge.to));
       const through = settings.paths && chosen >= 0 ? connected(strong, chosen) : null;
       const visible = new Set(strong.filter((edge) => !through || (through.has(edge.from) && through.has(edge.to))));
@@ -295,7 +310,7 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
       });
       graph.nodes.forEach((node, i) => {
         const classes = one.nodes[i].classList;
-        const found = settings.search && `${node.name} ${node.where} ${(node.several ?? []).join(" ")}`.toLowerCase().includes(settings.search);
+        const found = settings.search && `${node.name} ${node.where} ${(node.several ?? []).join(" ")}`.toLowerCase().includes(settings.search.toLowerCase());
         classes.toggle("found", Boolean(found));
         classes.toggle("dim", !used.has(i) && i !== chosen);
         classes.toggle("chosen", i === chosen);

@@ -11,10 +11,11 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from app import pins, resources, state
+from app.link import state_to_text, to_query
 from app.panels.comparing import one, runs
 from app.panels.comparing.side import COLOURS, Side, choice, one_of
 from app.screen import parts
-from app.selection import Source, View, state_to_text, to_query
+from app.selection import Source, View
 from app.text import markup
 from app.views import naming, opening
 from app.views.opened import Opened

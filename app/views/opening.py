@@ -5,8 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from app import runs, state
+from app.panels.inside import generation
 from app.screen import parts
-from app.selection import Probe, Source
+from app.selection import Listed, Probe, Source
 from app.text import markup
 from app.views import probes, prompt
 from experiments.records import RunRecord
@@ -67,7 +68,8 @@ def open_(source: Source) -> None:
     """Look at something else; what was chosen in one run or model means nothing in another."""
     state.change(source=source, example=None, cell=None, ask=None, page=None, probe=Probe())
     state.change(training=None, measure=None, step=None, asked=None, together=())
-    for widget in ("examples", "search", "groups", "table", *prompt.FORM, *probes.FORM):
+    state.change(listed=Listed(), overview=None, table=None, writing=None, sought="", pinned=())
+    for widget in ("examples", "search", *prompt.FORM, *probes.FORM, *generation.FORM):
         st.session_state.pop(widget, None)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
 
-from app import runs
+from app import runs, state
 from app.panels import study_figures
 from app.screen import parts
 from app.text import markup
@@ -41,8 +42,19 @@ def show(opened: Opened) -> None:
         parts.html(
             markup.heading("Stored tables", "As the run keeps them: ranks count from 0 here.")
         )
-        name = st.selectbox("Table", tables, key="table", label_visibility="collapsed")
-        st.dataframe(run.table(name), hide_index=True)
+        st.dataframe(run.table(_chosen_table(tables)), hide_index=True)
+
+
+def _chosen_table(names: Sequence[str]) -> str:
+    wanted = state.view().table
+
+    def changed() -> None:
+        state.change(table=st.session_state["table"])
+
+    st.session_state["table"] = wanted if wanted in names else names[0]
+    return str(
+        st.selectbox("Table", names, key="table", on_change=changed, label_visibility="collapsed")
+    )
 
 
 def header(run: runs.Run) -> None:

@@ -139,9 +139,9 @@ def test_a_prompt_alone_is_enough(open_page: Open, model_folder: Path, tmp_path:
     assert_fine(page)
     assert "begin with the same token" in page.warning[0].value
     ask(page, Ask("Tom Cruise's mother is", "", "Mary", ""), tab="writes")
-    page.text_input(key="steer-toward").set_value("Mary Lee Pfeiffer")
-    page.text_input(key="steer-away").set_value("Eva Lane")
-    page.number_input(key="steer-dose").set_value(20.0)
+    page.text_input(key="write-toward").set_value("Mary Lee Pfeiffer")
+    page.text_input(key="write-away").set_value("Eva Lane")
+    page.number_input(key="write-dose").set_value(20.0)
     page.slider(key="write-tokens").set_value(3)
     next(button for button in page.button if button.label == "Write").click().run()
     assert_fine(page)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.link import from_query, state_from_text, state_to_text, to_query
 from app.selection import (
     COMPARED,
     LONGEST_STATE,
@@ -15,15 +16,13 @@ from app.selection import (
     SITES,
     Ask,
     Cell,
+    Listed,
     Node,
     Probe,
     Source,
     Two,
     View,
-    from_query,
-    state_from_text,
-    state_to_text,
-    to_query,
+    Writing,
 )
 
 numbers = st.integers(0, 999_999)
@@ -34,6 +33,9 @@ cells = st.builds(
     numbers,
     st.none() | numbers,
     st.none() | numbers,
+)
+nodes = st.builds(
+    Node, st.just("forward"), st.sampled_from(["a1.h3", "m0"]), st.integers(-1, 999_999)
 )
 probes = st.builds(
     Probe,
@@ -76,10 +78,21 @@ views = st.builds(
     measure=st.none() | st.sampled_from(["score", "asked-rank"]),
     step=st.none() | st.integers(0, 999_999_999),
     asked=st.none() | numbers,
-    node=st.none()
+    node=st.none() | nodes,
+    listed=st.builds(Listed, texts, st.lists(texts, unique=True, max_size=3).map(tuple)),
+    overview=st.none() | st.sampled_from(["margins", "circuit-told"]),
+    table=st.none() | st.sampled_from(["facts", "training_time"]),
+    writing=st.none()
     | st.builds(
-        Node, st.just("forward"), st.sampled_from(["a1.h3", "m0"]), st.integers(-1, 999_999)
+        Writing,
+        st.integers(1, 64),
+        texts,
+        texts,
+        numbers,
+        st.integers(-200, 200).map(lambda n: n / 10),
     ),
+    sought=texts,
+    pinned=st.lists(nodes, unique=True, max_size=3).map(tuple),
     two=st.builds(
         Two,
         st.none() | states,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from app.clicks import lassoed
-from app.selection import View, from_query, to_query
+from app.link import from_query, to_query
+from app.selection import View
 from app.together import MOST, from_text, to_text
 from experiments.records import RunRecord
 from tests.app.pages import Open, assert_fine, html, root_of

@@ -8,9 +8,10 @@ from pathlib import Path
 import streamlit as st
 
 from app import state
+from app.link import to_query
 from app.runs import Run
 from app.screen import parts
-from app.selection import View, to_query
+from app.selection import View
 from app.text import markup
 from cache.errors import ObverseError
 from cache.sizes import show_size

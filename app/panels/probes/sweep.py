@@ -77,9 +77,7 @@ def show(spec: ModelSpec, asked: Labelled, site: str, *, many: str, where: str, 
         )
         return
     work = live.wait_for(request)
-    draw = functools.partial(
-        _drawn, work, key, asked, axis(site, about.n_layers), many, where, code
-    )
+    draw = functools.partial(_drawn, work, asked, axis(site, about.n_layers), many, where, code)
     live.draw([Sweep(work)], draw)
 
 
@@ -126,20 +124,15 @@ def _wanted(key: object) -> None:
     st.session_state["probe-run"] = key
 
 
-def _again(key: tuple[object, ...]) -> None:
-    live.forget(key)
-
-
 def _drawn(
     work: live.Waiting[Swept],
-    key: tuple[object, ...],
     asked: Labelled,
     layers: tuple[list[str], str],
     many: str,
     where: str,
     code: str,
 ) -> None:
-    _progress(work, key)
+    _progress(work)
     swept = work.stand.result
     if swept is None or swept.report is None:
         if not work.stand.running and work.stand.error is None:
@@ -326,7 +319,7 @@ def _note(report: xr.Dataset) -> None:
         )
 
 
-def _progress(work: live.Waiting[Swept], key: tuple[object, ...]) -> None:
+def _progress(work: live.Waiting[Swept]) -> None:
     stand = work.stand
     if stand.error is not None:
         parts.error(stand.error)
@@ -341,4 +334,4 @@ def _progress(work: live.Waiting[Swept], key: tuple[object, ...]) -> None:
         parts.html(
             markup.hint("It was cancelled: p values are corrected for the layers that are there.")
         )
-        st.button("Fit them all", key="probe-again", on_click=_again, args=(key,))
+        live.again(work, "Fit them all")
