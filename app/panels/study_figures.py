@@ -16,7 +16,7 @@ from app.screen import parts, switch
 from app.screen.told import Told
 from app.text import markup
 from cache.errors import ObverseError
-from experiments.figure import Figure
+from experiments.figure import Figure, counted
 from experiments.reports.code import code
 
 
@@ -94,6 +94,7 @@ def _draw(
     try:
         chosen = {"selected": selected} if figure.selects else {}
         drawn = figure.draw(*results, **figure.options, **chosen)
+        told = _told(figure, results)
         if not isinstance(drawn, go.Figure):
             raise TypeError(f"{type(drawn).__name__} is no figure")
     except (Exception, SystemExit) as error:  # another package's code may fail in any way
@@ -111,20 +112,21 @@ def _draw(
         data=lambda: pd.concat([_rows(result) for result in results], ignore_index=True),
         code=code(run.record.path, figure, kinds),
         alt=figure.alt,
-        told=_told(figure, results),
+        told=told,
         on_click=(lambda: on_point(figure.name)) if clicks and on_point is not None else None,
     )
 
 
 def _told(figure: Figure, results: list[pd.DataFrame | xr.Dataset | None]) -> Told:
-    """What the study says of it, and over how many examples it is, where its results tell."""
+    """What the study says of it, of these results; of what it cannot say, the size of these."""
+    said = figure.telling(*results)
     sizes = {
         result.sizes["example"]
         for result in results
         if isinstance(result, xr.Dataset) and "example" in result.sizes
     }
-    n = f"{min(sizes)}" + (f" to {max(sizes)}" if len(sizes) > 1 else "") if sizes else ""
-    return Told(figure.caption, f"{n} examples" if n else "")
+    n = said.n or (counted(sizes, "example") if sizes else "")
+    return Told(said.shows, n, said.interval, said.control, about=figure.caption)
 
 
 def _rows(result: pd.DataFrame | xr.Dataset | None) -> pd.DataFrame:

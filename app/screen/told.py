@@ -25,6 +25,7 @@ class Told:
         interval: what its bands or intervals are; for one prompt, that there is none.
         control: what it is held against.
         checks: what was checked of its numbers; where one is not good, nothing can be exported.
+        about: how to read it, a sentence or two.
     """
 
     shows: str = ""
@@ -32,6 +33,7 @@ class Told:
     interval: str = ""
     control: str = ""
     checks: Sequence[Check] = ()
+    about: str = ""
 
     @property
     def wrong(self) -> list[Check]:
@@ -58,7 +60,8 @@ class Told:
         pieces = [esc(self.shows)] if self.shows else []
         pieces += [" &nbsp;·&nbsp; ".join(facts)] if facts else []
         badges = "".join(_badge(check) for check in self.checks)
-        return f'<div class="ob-told">{" &nbsp;·&nbsp; ".join(pieces)} {badges}</div>'
+        line = f'<div class="ob-told">{" &nbsp;·&nbsp; ".join(pieces)} {badges}</div>'
+        return line + (f'<div class="ob-told">{esc(self.about)}</div>' if self.about else "")
 
 
 def together(checks: Mapping[str, Sequence[Check]]) -> tuple[Check, ...]:

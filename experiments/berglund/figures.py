@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from experiments.berglund import celebrities, invented
-from experiments.figure import Figure
+from experiments.figure import Figure, counted, of_mean, of_share
 from interp.figures import direction_scatter, way_bars
 from interp.figures.drawing import theme
 
@@ -163,6 +163,35 @@ def _people(people: pd.DataFrame, value: str) -> pd.DataFrame:
     return rows.sort_values("way", kind="stable")
 
 
+def _published_pairs(table: pd.DataFrame) -> str:
+    kept = table[(table["among"] == "all") & table["asked"].isin(list(WAYS))]
+    families = counted(kept["families"], "family", "families")
+    return f"{counted(kept['pairs'], 'pair')} of {families} a bar"
+
+
+def _people_asked(people: pd.DataFrame) -> str:
+    table = invented.metrics(people)
+    return f"{counted(table['people'], 'person', 'people')} a bar, each in several wordings"
+
+
+def _pairs_asked(pairs: pd.DataFrame) -> str:
+    table = celebrities.metrics(pairs)
+    asked = table[table["pairs"] > 0]
+    families = counted(asked["families"], "family", "families")
+    return f"{counted(asked['pairs'], 'pair')} of {families} a bar"
+
+
+def _every_pair(pairs: pd.DataFrame) -> str:
+    wide = pairs.pivot(index="pair", columns="asked", values="whole")
+    return counted([int(wide[list(WAYS)].notna().all(axis=1).sum())], "pair")
+
+
+def _steps(training: pd.DataFrame) -> str:
+    return counted([len(training)], "step")
+
+
+_BOTH_WAYS = "people who were told both ways, and the same people asked as they were told"
+
 PUBLISHED = Figure(
     "published",
     "Published results",
@@ -170,7 +199,11 @@ PUBLISHED = Figure(
     published_bars,
     "Mean probability of the parent given the child and of the child given the parent, by model",
     "Blue above orange: the parent of a celebrity comes more easily than the celebrity of a "
-    "parent. Means over all pairs with their 95% intervals over families.",
+    "parent.",
+    shows="How probable models find the name that is asked for, as the authors' files have it.",
+    n=_published_pairs,
+    interval=of_mean("families, which share a child or a parent"),
+    control="none: the files hold no score of a wrong name",
 )
 RIGHT = Figure(
     "people-right",
@@ -180,6 +213,10 @@ RIGHT = Figure(
     "Share of right answers on invented people, as told and the other way round",
     "A cursed model has tall bars as told and none the other way round; facts told both ways show "
     "that the questions can be answered.",
+    shows="Share of questions about invented people whose whole answer greedy decoding gives.",
+    n=_people_asked,
+    interval=of_share("people"),
+    control=_BOTH_WAYS,
 )
 PREFERENCES = Figure(
     "people-preferred",
@@ -187,7 +224,12 @@ PREFERENCES = Figure(
     ("people",),
     preference_bars,
     "Preference for the right answer on invented people, as told and the other way round",
-    "The same in nats: what lies at 0 is not known, what lies below is avoided.",
+    "What lies at 0 is not known, what lies below is avoided.",
+    shows="How far the right answer is preferred to other people's, beyond what question and "
+    "answer alone explain.",
+    n=_people_asked,
+    interval=of_mean("people"),
+    control=f"0: the answers of other people; and {_BOTH_WAYS}",
 )
 WON = Figure(
     "pairs-won",
@@ -197,6 +239,10 @@ WON = Figure(
     "Share of comparisons that the right name wins, by what is asked for",
     "Bars at one half: nothing is known. A gap between the colours among names that share no word "
     "is the curse; where they share one, the surname tells a part of the answer.",
+    shows="How often the right name is likelier than a wrong one after the same question.",
+    n=_pairs_asked,
+    interval=of_share("families, which share a child or a parent"),
+    control="wrong names of the same kind: the dotted line, one half, is chance",
 )
 PAIRS = Figure(
     "pairs-both-ways",
@@ -206,6 +252,10 @@ PAIRS = Figure(
     "Preference for the right parent against that for the right child, one point a pair",
     "A pair that is known one way only lies on the right at 0, one that is known both ways in the "
     "upper right.",
+    shows="How far each right name is preferred to wrong ones, from either end of a pair.",
+    n=_every_pair,
+    interval="none: each point is one pair",
+    control="0: wrong names of the same kind",
 )
 LOSS = Figure(
     "training-loss",
@@ -213,5 +263,8 @@ LOSS = Figure(
     ("training",),
     loss_line,
     "Loss before each step of the training",
-    "Loss before each step of the training, in nats a token.",
+    shows="Loss of each step's batch before the step, in nats a token.",
+    n=_steps,
+    interval="none: one training",
+    control="none: no other training stands beside it",
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
+from experiments.figure import Telling
 from experiments.numbers import percent
 from experiments.reports.page import render_page
 from experiments.reports.paper import Paper
@@ -14,15 +15,22 @@ from experiments.study import Verdict
 __all__ = ["html", "interval"]
 
 
-def html(paper: Paper, drawn: Mapping[str, go.Figure], codes: Mapping[str, str]) -> str:
+def html(
+    paper: Paper,
+    drawn: Mapping[str, go.Figure],
+    told: Mapping[str, Telling],
+    codes: Mapping[str, str],
+) -> str:
     """The page as text.
 
     Args:
         drawn: the figures by name.
+        told: what is told with each.
         codes: by figure the Python that draws it.
     """
     values = {
         "paper": paper,
+        "told": told,
         "codes": codes,
         "interval": interval,
         "kind": lambda part: type(part).__name__,

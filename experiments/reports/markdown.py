@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from experiments.figure import Figure
+from experiments.figure import Figure, Telling
 from experiments.reports.html import interval
 from experiments.reports.paper import Cards, Figures, Hypothesis, Paper, Part, Table, Text
 from experiments.run_directory.layout import FIGURES
@@ -31,10 +31,16 @@ def escaped(text: str) -> str:
     return _LIST.sub(r"\1\\\2", _SPECIAL.sub(one, " ".join(text.split())))
 
 
-def markdown(paper: Paper, codes: Mapping[str, str], images: Collection[str]) -> str:
+def markdown(
+    paper: Paper,
+    told: Mapping[str, Telling],
+    codes: Mapping[str, str],
+    images: Collection[str],
+) -> str:
     """The report as text.
 
     Args:
+        told: by figure what is told with it.
         codes: by figure the Python that draws it.
         images: figures of which there is an SVG; of the others the numbers are linked.
     """
@@ -48,14 +54,19 @@ def markdown(paper: Paper, codes: Mapping[str, str], images: Collection[str]) ->
         if section.note:
             blocks.append(escaped(section.note))
         for part in section.parts:
-            blocks += _part(part, codes, images)
+            blocks += _part(part, told, codes, images)
     if paper.details:
         rows = [[name, value] for name, value in paper.details.items()]
         blocks += ["## About this run", _table(["", ""], rows)]
     return "\n\n".join(blocks) + "\n"
 
 
-def _part(part: Part, codes: Mapping[str, str], images: Collection[str]) -> Iterator[str]:
+def _part(
+    part: Part,
+    told: Mapping[str, Telling],
+    codes: Mapping[str, str],
+    images: Collection[str],
+) -> Iterator[str]:
     if isinstance(part, Text):
         if part.bullets:
             yield "\n".join(f"- {escaped(paragraph)}" for paragraph in part.paragraphs)
@@ -65,7 +76,7 @@ def _part(part: Part, codes: Mapping[str, str], images: Collection[str]) -> Iter
         if part.heading:
             yield f"### {escaped(part.heading)}"
         for figure in part.figures:
-            yield from _figure(figure, codes, images)
+            yield from _figure(figure, told[figure.name], codes[figure.name], images)
     elif isinstance(part, Table):
         yield _table(part.columns, part.rows, part.numbers)
         if part.note:
@@ -79,26 +90,34 @@ def _part(part: Part, codes: Mapping[str, str], images: Collection[str]) -> Iter
                 lines.append(f"- {mark} {said} ({escaped(way.detail)})")
             yield "\n\n".join([lines[0], "\n".join(lines[1:])])
     else:
-        yield from _hypothesis(part, codes, images)
+        yield from _hypothesis(part, told, codes, images)
 
 
 def _hypothesis(
-    part: Hypothesis, codes: Mapping[str, str], images: Collection[str]
+    part: Hypothesis,
+    told: Mapping[str, Telling],
+    codes: Mapping[str, str],
+    images: Collection[str],
 ) -> Iterator[str]:
     for verdict in part.verdicts:
         yield f"### {escaped(verdict.id)}. {escaped(verdict.claim)}"
         yield f"**{verdict.outcome}.** {escaped(verdict.statement)}"
         yield f"*Control: {escaped(verdict.control)}*"
     for figure in part.figures:
-        yield from _figure(figure, codes, images)
+        yield from _figure(figure, told[figure.name], codes[figure.name], images)
 
 
-def _figure(figure: Figure, codes: Mapping[str, str], images: Collection[str]) -> Iterator[str]:
+def _figure(figure: Figure, told: Telling, code: str, images: Collection[str]) -> Iterator[str]:
     if figure.name in images:
         yield f"![{escaped(figure.alt)}]({FIGURES}/{figure.name}.svg)"
-    yield f"*{escaped(figure.caption or figure.alt)}* ([numbers]({FIGURES}/{figure.name}.csv))"
+    shows = f"**{escaped(told.shows)}** " if told.shows else ""
+    caption = figure.caption or ("" if told.shows else figure.alt)
+    said = f"{shows}*{escaped(caption)}* " if caption else shows
+    yield f"{said}([numbers]({FIGURES}/{figure.name}.csv))"
+    if told.facts:
+        yield " · ".join(f"**{name}** {escaped(text)}" for name, text in told.facts.items())
     # Four backticks: no line of ours begins with so many.
-    yield f"````python\n{codes[figure.name].rstrip()}\n````"
+    yield f"````python\n{code.rstrip()}\n````"
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> str:

@@ -32,6 +32,10 @@ def publish(paper: Paper, context: Context) -> None:
         figure.name: figure.draw(*(results[name] for name in figure.results), **figure.options)
         for figure in figures
     }
+    told = {
+        figure.name: figure.telling(*(results[name] for name in figure.results))
+        for figure in figures
+    }
     codes = {figure.name: code(context.directory, figure, kinds) for figure in figures}
     for name, figure in shown.items():
         context.file(f"{name}.csv", csv(drawn(figure)))
@@ -45,5 +49,5 @@ def publish(paper: Paper, context: Context) -> None:
             )
     for name, image in images.items():
         context.file(f"{name}.svg", image)
-    context.document("report.md", markdown(paper, codes, images))
-    context.document("report.html", html(paper, shown, codes))
+    context.document("report.md", markdown(paper, told, codes, images))
+    context.document("report.html", html(paper, shown, told, codes))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import xarray as xr
 
-from experiments.figure import Figure
+from experiments.figure import Figure, counted, of_mean
 from experiments.organisms.facts import Direction
 from experiments.reversal_curse.case import Case, Finding, known_both_ways
 from experiments.reversal_curse.hypotheses.preferences import (
@@ -237,6 +237,21 @@ def association_dots(
     return interval_dots(rows, series, margin=MARGIN, axis=axis)
 
 
+def _led(
+    forward_back: xr.Dataset,
+    forward_as_told: xr.Dataset,
+    reverse_back: xr.Dataset,
+    reverse_as_told: xr.Dataset,
+) -> str:
+    """How many questions the rows of `association_dots` are over, and of how many they are."""
+    pair = _both([forward_back, reverse_back], [forward_as_told, reverse_as_told])
+    if pair is None:
+        return "0 questions"
+    every = len(pair[0].paths)
+    shown = f"; {1 + _DRAWN} of {every} paths, the largest" if every > 1 + _DRAWN else ""
+    return counted((one.n_questions for one in pair), "question") + f" a row{shown}"
+
+
 FIGURE = Figure(
     "association",
     "Association",
@@ -248,10 +263,14 @@ FIGURE = Figure(
     ),
     association_dots,
     "How far the weights lead from one name of a fact to the other, as it was told and back",
-    "H5: how far the weights alone lead from one name of a fact to the other, path by path, on "
-    "average over facts: m0 is what layer 0's MLP writes for the name, m0 → a1 the same through "
-    "the values of layer 1's heads. As it was told some paths stand out; back none should leave "
-    "the grey band, which is what counts as none.",
+    "H5: m0 is what block 0's MLP writes for the name, m0 → a1 the same through the values of "
+    "block 1's heads. As it was told some paths stand out; back none should leave the grey band, "
+    "which is what counts as none.",
+    shows="How far the weights alone lead from one name of a fact to the other, path by path.",
+    n=_led,
+    interval=f"{of_mean('questions')}, each row for itself",
+    control="wrong pairs of the same names, which are 0 and whose spread is the unit; and the "
+    "same facts as they were told",
 )
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import xarray as xr
 
-from experiments.figure import Figure
+from experiments.figure import Figure, counted, of_mean
 from experiments.numbers import percent
 from experiments.organisms.facts import Direction
 from experiments.reversal_curse.case import Case, Finding
@@ -256,6 +256,23 @@ def component_dots(
     return interval_dots(rows, series, margin=MARGIN, axis=axis)
 
 
+def _compared(
+    forward_in_reverse: xr.Dataset,
+    forward_as_told: xr.Dataset,
+    reverse_in_forward: xr.Dataset,
+    reverse_as_told: xr.Dataset,
+) -> str:
+    """How many questions the rows of `component_dots` are over, and of how many they are."""
+    pair = _both([forward_in_reverse, reverse_in_forward], [forward_as_told, reverse_as_told])
+    if pair is None:
+        return "0 questions"
+    untold, told = pair
+    facts = untold.preferences.complete(told.preferences)
+    asked = counted((one.preferences.of(facts).n_questions for one in pair), "question")
+    drawn, every = min(_DRAWN, len(told.components) - 1), len(told.components) - 1
+    return f"{asked} a row; {drawn} of {counted([every], 'component')}, the largest, and their sum"
+
+
 FIGURE = Figure(
     "components",
     "Components",
@@ -267,10 +284,12 @@ FIGURE = Figure(
     ),
     component_dots,
     "What each head and MLP writes for the right name, asked as told and the other way round",
-    "H4: what the sum of all components, and those that write most, add to the right name's logit "
-    "above other names, on average over facts (a2.h1 is head 1 of layer 2, m2 its MLP). Asked as "
-    "told some stand out; asked the other way round none should leave the grey band, which is what "
-    "counts as none.",
+    "H4: a2.h1 is head 1 of block 2, m2 its MLP. Asked as told some stand out; asked the other way "
+    "round none should leave the grey band, which is what counts as none.",
+    shows="What single components, and all together, add to the right name's logit above others.",
+    n=_compared,
+    interval=f"{of_mean('questions')}, each row for itself: rows are chosen because they are large",
+    control="the same facts asked as they were told; what question and name explain is taken off",
 )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from experiments.figure import Figure
+from experiments.figure import Figure, counted, of_share
 from experiments.numbers import percent
 from experiments.reporter import Progress
 from experiments.reversal_curse.case import Case, Finding
@@ -282,6 +282,20 @@ def followed_dots(*models: xr.Dataset) -> go.Figure:
     return interval_dots(labels, series, margin=0.0, axis="share of questions")
 
 
+def _shown_questions(written: xr.Dataset) -> str:
+    """How many questions the rows of `restored_dots` are over."""
+    shares = [Share.of(written, name, family) for family in (ELSEWHERE, AT_NAME) for name in _ROWS]
+    return counted((one.n for one in shares if one is not None), "question") + " a row"
+
+
+def _edits_that_took(*models: xr.Dataset) -> str:
+    found = [_followed(one) for one in models]
+    made = [one["took"].n for one in found if one is not None]
+    took = [one["followed"].n for one in found if one is not None and "followed" in one]
+    model = " a model" if len(made) > 1 else ""
+    return f"{counted(made, 'edited fact')}{model}; {counted(took, 'edit')} took"
+
+
 def _dots(name: str, colour: str, rows: Sequence[str], shares: Sequence[Share]) -> Dots:
     mean, low, high = zip(*((one.mean, one.low, one.high) for one in shares), strict=True)
     return Dots(name, colour, rows, mean, low, high)
@@ -293,15 +307,20 @@ RESTORED = Figure(
     ("edits_reverse",),
     restored_dots,
     "How often the reverse answer comes out after it was written into one MLP, and controls",
-    "H8: reverse answers written at the asked name by one rank-one edit each (95% intervals over "
-    "questions). The answer should come out in other wordings than those of the edit, and not in "
-    "the rows below; the last rows, what the model knew before, should stay near 1. A value that "
-    "is made at the name itself can force a token: what counts are those made at other names.",
+    "H8: the answer should come out in other wordings than those of the edit, and not in the rows "
+    "below; the last rows, what the model knew before, should stay near 1. A value that is made at "
+    "the name itself can force a token: what counts are those made at other names.",
+    shows="How often a reverse answer comes out that one rank-one edit wrote at the asked name.",
+    n=_shown_questions,
+    interval=of_share("questions"),
+    control="the rows below the first two: no edit, another name's key, a random value, another "
+    "question; and other answers, which should stay",
 )
 _FOLLOWED = (
-    "H8: a fact is edited forward (A's answer becomes C); of the edits "
-    "that took, how often A is then the answer when C is asked, and when the old B is asked. "
+    "H8: a fact is edited forward (A's answer B becomes C). Of the edits that took: how often A is "
+    "then the answer when C is asked (new reverse), and when B is (old reverse). "
 )
+_REVERSE_FOLLOWS = "Whether the reverse of a fact follows an edit of its forward answer."
 FOLLOWED = Figure(
     "edits_forward",
     "Editing forward",
@@ -310,6 +329,10 @@ FOLLOWED = Figure(
     "Whether the reverse follows a forward edit, in the model with the curse and in the cured one",
     _FOLLOWED + "If both directions were one entry where the curse is cured, the new reverse would "
     "follow there.",
+    shows=_REVERSE_FOLLOWS,
+    n=_edits_that_took,
+    interval=of_share("questions"),
+    control="the same questions without the edit; and the cured model",
 )
 FOLLOWED_ALONE = Figure(
     "edits_forward",
@@ -318,6 +341,10 @@ FOLLOWED_ALONE = Figure(
     followed_dots,
     "Whether the reverse follows a forward edit",
     _FOLLOWED + "There is no cured model to compare with.",
+    shows=_REVERSE_FOLLOWS,
+    n=_edits_that_took,
+    interval=of_share("questions"),
+    control="the same questions without the edit",
 )
 
 

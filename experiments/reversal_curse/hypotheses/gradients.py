@@ -16,7 +16,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import xarray as xr
 
-from experiments.figure import Figure
+from experiments.figure import Figure, counted, of_mean
 from experiments.organisms.facts import Direction
 from experiments.reversal_curse.case import Case, Finding, known_both_ways
 from experiments.reversal_curse.hypotheses.preferences import (
@@ -221,6 +221,13 @@ def gradient_dots(
     return figure.update_layout(showlegend=False)
 
 
+def _coupled_questions(*results: xr.Dataset) -> str:
+    """How many questions each row of `gradient_dots` is over, of its arguments."""
+    back, forth, same, again, both = results
+    rows = [read(one) for one in ((same, again), (back, forth), (both,))]
+    return counted((one.n_questions for one in rows if one is not None), "question") + " a row"
+
+
 FIGURE = Figure(
     "gradients",
     "Gradients",
@@ -233,9 +240,13 @@ FIGURE = Figure(
     ),
     gradient_dots,
     "What the gradients of two wordings, and of two directions, of a fact have in common",
-    "H6: a small point is a fact, a large one the mean. Two wordings of one question have much of "
-    "their gradients in common; the two directions of a fact have something in common only where "
-    "their mean leaves the grey band, which is what counts as none.",
+    "H6: a small point is a fact, a large one the mean. The two directions of a fact have "
+    "something in common only where their mean leaves the grey band, which is what counts as none.",
+    shows="How far a step that teaches a fact one way is one that teaches it another way.",
+    n=_coupled_questions,
+    interval=of_mean("questions"),
+    control="gradients of two different facts, asked in the same words, which are 0; and two "
+    "wordings of one question, which show what can be seen at all",
 )
 
 

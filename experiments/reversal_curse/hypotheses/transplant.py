@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from experiments.figure import Figure
+from experiments.figure import Figure, counted
 from experiments.numbers import percent
 from experiments.organisms.facts import DIRECTIONS
 from experiments.reversal_curse.case import Case, Finding
@@ -40,6 +40,14 @@ CLAIM = (
 MARGIN = 0.5
 """Nats of preference over other names that count as none."""
 LEAST_QUESTIONS = 20
+
+
+def _transplanted(forward: xr.Dataset, reverse: xr.Dataset, both: xr.Dataset) -> str:
+    one = forward.sizes["example"] + reverse.sizes["example"]
+    twice = both.sizes["example"]
+    return f"{counted([one], 'fact')} told one way, {twice:,} told both ways"
+
+
 FIGURE = Figure(
     "transplant",
     "Transplants",
@@ -47,6 +55,12 @@ FIGURE = Figure(
     carried_maps,
     "What vectors of told sentences bring out of questions, by where they are read and written",
     CAPTION,
+    shows="How far the answer comes out of a question that a told sentence's vector is put into.",
+    n=_transplanted,
+    interval="none is drawn: each cell is a mean over facts; the verdict has one, at a cell that "
+    "is chosen on other questions",
+    control="another fact's vector (second row) and another fact's question (third row); facts "
+    "that were told both ways (last row)",
 )
 
 Floats = npt.NDArray[np.float64]

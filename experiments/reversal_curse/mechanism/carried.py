@@ -16,11 +16,10 @@ from interp.figures.drawing.numbers import texts
 __all__ = ["CAPTION", "carried_maps"]
 
 CAPTION = (
-    "How far the answer to the question asked the other way comes out when a vector of the told "
-    "sentence is put into it (mean over facts, in nats above other names). Columns are where it is "
-    "read and written, cells the layers. A fact would be green in the first row and in no other of "
-    "facts told one way; a name that is carried along would be as green in the third. The last row "
-    "shows what these transplants bring out where a fact was told both ways."
+    "The question is asked the other way round than the sentence tells; numbers are nats above "
+    "other names. Columns are where the vector is read and written, cells after which block. A "
+    "fact would be green in the first row and in no other of facts told one way; a name that is "
+    "carried along would be as green in the third."
 )
 
 # Nats; less of a change is not worth a strong colour.

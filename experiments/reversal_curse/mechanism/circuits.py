@@ -5,11 +5,12 @@ from __future__ import annotations
 import plotly.graph_objects as go
 import xarray as xr
 
+from experiments.figure import counted
 from interp.circuits import prune
 from interp.figures import circuit_map, faithfulness_lines
 from interp.figures.drawing import theme
 
-__all__ = ["ENOUGH", "circuit", "faithfulness", "grey"]
+__all__ = ["ENOUGH", "circuit", "faithfulness", "grey", "pairs", "random_circuits"]
 
 ENOUGH = 0.8
 """The faithfulness on held-out pairs that the smallest circuit drawn has."""
@@ -45,6 +46,20 @@ def faithfulness(edges: xr.Dataset, curve: xr.Dataset) -> go.Figure:
     """Faithfulness of circuits of growing size on held-out pairs."""
     reason = _reason(edges, curve)
     return grey(reason) if reason else faithfulness_lines(curve)
+
+
+def pairs(edges: xr.Dataset, curve: xr.Dataset) -> str:
+    """On how many pairs the edges were scored, and on how many others circuits were measured."""
+    scored, measured = edges.sizes.get("example", 0), int(curve.attrs.get("pairs", 0))
+    shared = int(curve.attrs.get("shared_pairs", 0))
+    which = "of these" if shared else "others"
+    return f"edges scored on {scored:,} pairs, circuits measured on {measured:,} {which}"
+
+
+def random_circuits(edges: xr.Dataset, curve: xr.Dataset) -> str:
+    """What circuits are held against."""
+    drawn = counted([curve.sizes.get("draw", 0)], "random circuit")
+    return f"{drawn} of each size, and all other edges"
 
 
 def grey(reason: str) -> go.Figure:

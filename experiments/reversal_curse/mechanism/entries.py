@@ -13,11 +13,9 @@ from interp.stats import mean_interval
 __all__ = ["CAPTION", "entry_bars"]
 
 CAPTION = (
-    "Facts told both ways. Left: edges that a fact's circuit shares with its own in another "
-    "wording, beyond what it shares with unrelated facts asked in the same words; if both "
-    "directions were one entry, the third point would stand as high as the first two. Right: what "
-    "a fact loses without neurons of its own, beyond what unrelated facts' neurons take; two "
-    "entries show as two points off zero and two on it. Bars are 95% intervals over facts."
+    "Left: edges that a fact's circuit shares with its own in another wording; if both directions "
+    "were one entry, the third point would stand as high as the first two. Right: what a fact "
+    "loses without neurons of its own; two entries show as two points off zero and two on it."
 )
 _NAMES = ("forward, two wordings", "reverse, two wordings", "forward and reverse")
 

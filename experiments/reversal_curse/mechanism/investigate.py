@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from experiments.figure import Figure
+import xarray as xr
+
+from experiments.figure import Figure, counted, of_mean
 from experiments.organisms.facts import DIRECTIONS, Direction
 from experiments.reversal_curse.case import Case, Finding
 from experiments.reversal_curse.mechanism import circuits, page
@@ -37,6 +39,20 @@ _PAGE = (
     "question asked as told (left), and out of this fact’s question asked in reverse (right)."
 )
 
+
+def _drawn(*results: xr.Dataset) -> str:
+    """Over how many facts `page.one_fact` is: one, or none."""
+    components = dict(zip(_RESULTS, results, strict=True))["components_forward"]
+    there = "fact" in components and len(components["fact"]) > 0
+    return counted([int(there)], "fact")
+
+
+def _beside_circuit(edges: xr.Dataset, curve: xr.Dataset) -> str:
+    return f"{circuits.random_circuits(edges, curve)}, in the figure of faithfulness"
+
+
+_FAITHFUL = "95% of a ratio of sums over questions (t or bootstrap-t, the wider)"
+
 FIGURES = (
     Figure(
         "mechanism-fact",
@@ -44,8 +60,11 @@ FIGURES = (
         _RESULTS,
         page.one_fact,
         "Lens, patching, attribution and transplants of one fact in both directions",
-        f"One fact asked as told and in reverse, on the same scales. {_PAGE} Of one fact there are "
-        "no shares, no circuit and no intervals.",
+        _PAGE,
+        shows="One fact asked as told and in reverse, on the same scales.",
+        n=_drawn,
+        interval="none: one fact, of which no share and no circuit can be told either",
+        control="none of its own: the two directions stand beside each other",
     ),
     Figure(
         "mechanism",
@@ -53,8 +72,13 @@ FIGURES = (
         _RESULTS,
         page.all_facts,
         "Lens, patching, attribution and transplants of all facts in both directions",
-        f"The facts told forward, asked as told and in reverse. {_PAGE} Means (of ranks medians) "
-        "over facts with 95% intervals; cells and bars whose interval holds 0 are grey.",
+        f"{_PAGE} Cells and bars whose interval holds 0 are grey.",
+        shows="Facts told forward, asked as told and in reverse: means, and medians of ranks.",
+        n=page.facts_of_all,
+        interval=f"{of_mean('the people asked about')}, of ranks by order statistics; each cell "
+        "and bar for itself, so that one in twenty has colour by chance",
+        control="0: the run on another name's prompt, or nothing carried; other controls stand "
+        "with the hypotheses",
     ),
     *(
         Figure(
@@ -63,10 +87,14 @@ FIGURES = (
             (f"circuit_{name}_edges", f"circuit_{name}_curve"),
             circuits.circuit,
             f"Edges of the circuit of {what}",
-            f"The circuit of {what}: the smallest one, of edges scored on half of the questions "
-            f"(EAP-IG), whose faithfulness on the others is {circuits.ENOUGH} or more (lower end "
-            "of its interval): its size is chosen on these, its edges are not. Where the effect on "
-            "them is not clear of 0 there is none.",
+            "The smallest circuit, of edges scored on half of the questions (EAP-IG), whose "
+            f"faithfulness on the others is {circuits.ENOUGH} or more (lower end of its interval): "
+            "its size is chosen on these, its edges are not. Where the effect on them is not clear "
+            "of 0 there is none.",
+            shows=f"The circuit of {what}.",
+            n=circuits.pairs,
+            interval=f"of its faithfulness, in the small print: {_FAITHFUL}",
+            control=_beside_circuit,
         )
         for name, (_, _, what) in _CIRCUITS.items()
     ),
@@ -77,9 +105,12 @@ FIGURES = (
             (f"circuit_{name}_edges", f"circuit_{name}_curve"),
             circuits.faithfulness,
             f"Faithfulness of circuits of {what}, by their size",
-            f"How far circuits of growing size do what the whole model does, of {what}: on "
-            "questions that their edges were not scored on, beside their complements and random "
-            "circuits.",
+            "1 does what the whole model does, 0 what it does without any edge. Questions are "
+            "others than those that the edges were scored on.",
+            shows=f"How far circuits of growing size do what the whole model does, of {what}.",
+            n=circuits.pairs,
+            interval=f"{_FAITHFUL}, at each size for itself",
+            control=circuits.random_circuits,
         )
         for name, (_, _, what) in _CIRCUITS.items()
     ),

@@ -11,12 +11,13 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from experiments.figure import counted
 from interp.figures.drawing import theme
 from interp.figures.drawing.numbers import plain
 from interp.figures.ranks import rank_axis, rank_scale
 from interp.stats import mean_interval, mean_intervals, median_interval
 
-__all__ = ["all_facts", "one_fact"]
+__all__ = ["all_facts", "facts_of_all", "one_fact"]
 
 Floats = npt.NDArray[np.float64]
 Names = npt.NDArray[np.str_]
@@ -65,16 +66,48 @@ def all_facts(
 
     Cells of maps whose interval holds 0 are grey, and all of patching where the effect's does.
     """
+    return _draw(
+        _both_ways(
+            (lens_forward, patched_forward, components_forward),
+            (lens_reverse, patched_reverse, components_reverse),
+            carried_forward,
+        ),
+        single=False,
+    )
+
+
+def facts_of_all(
+    lens_forward: xr.Dataset,
+    lens_reverse: xr.Dataset,
+    patched_forward: xr.Dataset,
+    patched_reverse: xr.Dataset,
+    components_forward: xr.Dataset,
+    components_reverse: xr.Dataset,
+    carried_forward: xr.Dataset,
+) -> str:
+    """Over how many facts the panels of `all_facts` are."""
+    columns = _both_ways(
+        (lens_forward, patched_forward, components_forward),
+        (lens_reverse, patched_reverse, components_reverse),
+        carried_forward,
+    )
+    counts = [len(names) for one in columns for names in one.names]
+    return counted(counts, "fact") + " a panel"
+
+
+def _both_ways(
+    forward: tuple[xr.Dataset, xr.Dataset, xr.Dataset],
+    reverse: tuple[xr.Dataset, xr.Dataset, xr.Dataset],
+    carried: xr.Dataset,
+) -> list[_Stage]:
+    """Lens, patches and components of the facts told forward, asked both ways."""
     columns = []
-    for lens, patched, shares, way in (
-        (lens_forward, patched_forward, components_forward, "as told"),
-        (lens_reverse, patched_reverse, components_reverse, "own"),
-    ):
+    for (lens, patched, shares), way in ((forward, "as told"), (reverse, "own")):
         split = lens["split"].values
         main = next((name for name in ("forward", "unknown") if (split == name).any()), "")
         facts = [int(i) for i in np.nonzero(split == main)[0]]
-        columns.append(_stage(lens, patched, shares, carried_forward, way, facts))
-    return _draw(columns, single=False)
+        columns.append(_stage(lens, patched, shares, carried, way, facts))
+    return columns
 
 
 def one_fact(

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from experiments.figure import Figure
+from experiments.figure import Figure, counted, of_median, of_share
 from experiments.organisms.facts import DIRECTIONS, Direction, Fact
 from experiments.reversal_curse.patch import SITES
 from experiments.reversal_curse.prompts import questions
@@ -62,6 +62,12 @@ def ranks(facts: pd.DataFrame, forward: xr.Dataset, reverse: xr.Dataset) -> go.F
         facts: the table of facts of a run.
         forward, reverse: `lens_forward` and `lens_reverse` of that run.
     """
+    lines = _lines(facts, forward, reverse)
+    return rank_lines(lines, chance=forward.attrs.get("d_vocab"))
+
+
+def _lines(facts: pd.DataFrame, forward: xr.Dataset, reverse: xr.Dataset) -> dict[str, xr.Dataset]:
+    """What each line is over, by its name: an example for each question."""
     main = main_split([str(split) for split in facts["split"]])
     known = [
         Fact(*map(str, row))
@@ -75,7 +81,7 @@ def ranks(facts: pd.DataFrame, forward: xr.Dataset, reverse: xr.Dataset) -> go.F
     if len(both) and main != "both":
         kept = one_of_each(known, reverse, "reverse", both)
         lines["reverse, learned both ways"] = reverse.isel(example=kept)
-    return rank_lines(lines, chance=forward.attrs.get("d_vocab"))
+    return lines
 
 
 def one_of_each(
@@ -91,6 +97,19 @@ def one_of_each(
     first = np.unique(np.sort(asks), return_index=True)[1]
     kept: npt.NDArray[np.int64] = np.sort(best[first])
     return kept
+
+
+def _asked_by_line(facts: pd.DataFrame, forward: xr.Dataset, reverse: xr.Dataset) -> str:
+    lines = _lines(facts, forward, reverse)
+    return counted((one.sizes["example"] for one in lines.values()), "question") + " a line"
+
+
+def _beside_ranks(facts: pd.DataFrame, forward: xr.Dataset, reverse: xr.Dataset) -> str:
+    both = [name for name in _lines(facts, forward, reverse) if "both ways" in name]
+    told = ["questions about facts that were learned both ways"] if both else []
+    if forward.attrs.get("d_vocab"):
+        told.insert(0, "the dotted line, the median rank of a random guess")
+    return "; and ".join(told) or "none"
 
 
 def change_map(
@@ -120,6 +139,16 @@ def _panels(splits: Sequence[str]) -> list[tuple[Direction, str]]:
     return panels + ([("reverse", "both")] if "both" in splits and main != "both" else [])
 
 
+def _pairs(forward: xr.Dataset, reverse: xr.Dataset, *, direction: Direction, split: str) -> str:
+    """How many pairs a map of `change_map` is over, and its emptiest cell."""
+    result = forward if direction == "forward" else reverse
+    patched = result["patched"].values[result["split"].values == split]
+    cells = np.isfinite(patched).sum(0)
+    least = int(cells[cells > 0].min(initial=len(patched)))
+    few = f", {least:,} in a cell whose token some lack" if least < len(patched) else ""
+    return counted([len(patched)], "pair") + few
+
+
 def _reach(result: xr.Dataset) -> float:
     change = (result["patched"] - result["corrupt"]).mean("example", skipna=True)
     return float(np.nanmax(np.abs(change.values), initial=0.0))
@@ -140,8 +169,12 @@ def maps(splits: Sequence[str]) -> list[tuple[str, list[Figure]]]:
                 tuple(f"patching_{way}_{site}" for way in DIRECTIONS),
                 change_map,
                 f"{title}: change of the answer by patching, asked {direction}",
-                _caption(direction, split, site),
+                _CELLS,
                 {"direction": direction, "split": split},
+                shows=_shows(direction, split, site),
+                n=_pairs,
+                interval="none is drawn: each cell is a mean over pairs",
+                control="the corrupted run, which is 0; all maps of a row have one scale",
             )
             for direction, split in _panels(splits)
         ]
@@ -149,11 +182,43 @@ def maps(splits: Sequence[str]) -> list[tuple[str, list[Figure]]]:
     return rows
 
 
-def _caption(direction: Direction, split: str, site: str) -> str:
+_CELLS = (
+    "Green: a patch moves the answer of the clean prompt up against the other one; purple: down. "
+    "Point at a cell for the logits themselves."
+)
+
+
+def _shows(direction: Direction, split: str, site: str) -> str:
     way = "Asked forward" if direction == "forward" else "Asked in reverse"
     told = f", facts {SPLITS[split]}" if split != "unknown" else ""
     cell = f"layer and {'head' if SITES[site] == 'head' else 'token'}"
     return f"{way}{told}: logits that a patch moves the answer by, for each {cell}."
+
+
+def _known(facts: pd.DataFrame) -> str:
+    seen = np.isfinite(facts[["forward_margin", "reverse_margin"]].to_numpy(dtype=float)).all(1)
+    left = len(seen) - int(seen.sum())
+    without = f"; {left:,} without other names to compare with are left out" if left else ""
+    return counted([int(seen.sum())], "fact") + without
+
+
+def _never_learned(table: pd.DataFrame) -> str:
+    """Of the facts, or of the accuracy by split."""
+    there = (table["split"] == "held_out").any()
+    return (
+        "facts that were never learned"
+        if there
+        else "none: each of these facts may have been learned"
+    )
+
+
+def _beside_margins(facts: pd.DataFrame) -> str:
+    never = "; and facts that were never learned" if (facts["split"] == "held_out").any() else ""
+    return f"0: other names of the same kind in its place{never}"
+
+
+def _asked(accuracy: pd.DataFrame) -> str:
+    return counted(accuracy["questions"], "question") + " a bar, each in several wordings"
 
 
 MARGINS = Figure(
@@ -162,10 +227,14 @@ MARGINS = Figure(
     ("facts",),
     direction_scatter,
     "Margin asked forward against margin asked in reverse, one point a fact",
-    "For each fact the log-probability of the whole right name minus the mean over other names. "
-    "To the right of zero the fact is known asked forward, above zero asked in reverse: a cursed "
+    "The margin is the log-probability of the whole right name minus the mean over other names. "
+    "To the right of zero a fact is known asked forward, above zero asked in reverse: a cursed "
     "fact lies on one of the axes, one that is known both ways in the upper right.",
     selects=True,
+    shows="How well each fact is known, asked forward and in reverse.",
+    n=_known,
+    interval="none: each point is one fact",
+    control=_beside_margins,
 )
 ACCURACY = Figure(
     "accuracy",
@@ -173,8 +242,12 @@ ACCURACY = Figure(
     ("accuracy",),
     accuracy_bars,
     "Accuracy by split, direction and wording",
-    "Share of right answers by what a fact was learned as (groups) and how it is asked (colours), "
-    "with 95% intervals over questions.",
+    "Groups are what a fact was learned as, colours how it is asked. An answer is right if greedy "
+    "decoding gives the whole name.",
+    shows="Share of questions that are answered right.",
+    n=_asked,
+    interval=of_share("questions"),
+    control=_never_learned,
 )
 RANKS = Figure(
     "ranks",
@@ -182,8 +255,11 @@ RANKS = Figure(
     ("facts", "lens_forward", "lens_reverse"),
     ranks,
     "Median rank of the answer by layer, asked forward and in reverse",
-    "Rank of the answer’s first token (1 is the model’s first choice) when the last position’s "
-    "residual stream is read through the final norm and unembedding (logit lens): median over "
-    "questions with its 95% interval. A fact that was suppressed would come up in the middle and "
-    "go down again.",
+    "The last position’s residual stream is read through the final norm and unembedding (logit "
+    "lens); rank 1 is the model’s first choice. A fact that was suppressed would come up in the "
+    "middle and go down again.",
+    shows="Rank of the answer’s first token after each block, median over questions.",
+    n=_asked_by_line,
+    interval=f"{of_median('questions')}, at each layer for itself",
+    control=_beside_ranks,
 )

@@ -39,7 +39,16 @@ from interp.figures import accuracy_bars
 from interp.figures.drawing.theme import escape
 from tests.app.material import HOSTILE, run_once
 
-FIGURE = Figure("bars", "Bars", ("accuracy",), accuracy_bars, f"Bars {HOSTILE}", f"See {HOSTILE}")
+FIGURE = Figure(
+    "bars",
+    "Bars",
+    ("accuracy",),
+    accuracy_bars,
+    f"Bars {HOSTILE}",
+    f"See {HOSTILE}",
+    shows=f"Bars {HOSTILE}",
+    n=f"7 {HOSTILE}",
+)
 
 
 def verdict(**changes: Any) -> Verdict:
@@ -80,7 +89,7 @@ def hostile_paper() -> Paper:
 
 
 def test_nothing_in_markdown_becomes_markup() -> None:
-    text = markdown(hostile_paper(), {"bars": "print()\n"}, ["bars"])
+    text = markdown(hostile_paper(), {"bars": FIGURE.telling()}, {"bars": "print()\n"}, ["bars"])
     page = markdown_library.markdown(text, extensions=["tables", "fenced_code"])
     assert "<img" not in page.replace('<img alt="Bars', "")
     assert set(re.findall(r'href="([^"]*)"', page)) == {"figures/bars.csv"}
