@@ -30,6 +30,11 @@ from .patching import normalised as normalised
 from .patching import sweep as sweep
 from .prompts.masks import span_mask as span_mask
 from .prompts.pairs import PromptPairs as PromptPairs
+from .search.continuous import continuous_suffix as continuous_suffix
+from .search.controls import random_suffixes as random_suffixes
+from .search.controls import score_suffixes as score_suffixes
+from .search.goal import Projection as Projection
+from .search.greedy import greedy_coordinate_search as greedy_coordinate_search
 from .sites import Site as Site
 from .steering.directions import difference_of_means as difference_of_means
 from .steering.directions import principal_directions as principal_directions

@@ -26,6 +26,7 @@ __all__ = [
     "Patchscoped",
     "Paths",
     "Patterns",
+    "Searched",
     "Spread",
     "Subspaces",
     "Swaps",
@@ -150,4 +151,10 @@ BackPatched = Annotated[
 ]
 Patchscoped = Annotated[
     xr.Dataset, ResultOf("patchscope", ("patchscope",), ("source_layer", "target_layer"))
+]
+Searched = Annotated[
+    xr.Dataset,
+    ResultOf(
+        "greedy_coordinate_search", ("greedy coordinate search",), ("loss", "score", "token_id")
+    ),
 ]

@@ -87,6 +87,25 @@ def observe(
     return kept
 
 
+def embedded(
+    model: Model, ids: Int[Tensor, "example position"]
+) -> Float[Tensor, "example position d_model"]:
+    """The stream into the first block; no block is run."""
+    found: list[Tensor] = []
+
+    def stop(_module: Any, args: tuple[Any, ...]) -> None:
+        found.append(args[0].detach().clone())
+        _stop(_module, args)
+
+    with model.lock, torch.no_grad():
+        handle = model.bridge.blocks[0].register_forward_pre_hook(stop)
+        try:
+            model.bridge(ids.to(model.device), use_cache=False, return_type="logits")
+        finally:
+            handle.remove()
+    return found[0]
+
+
 @typed
 def record(
     model: Model,

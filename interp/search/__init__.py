@@ -1,0 +1,1 @@
+"""Tokens, or vectors in their place, that make a model answer as is wished."""
