@@ -51,6 +51,7 @@ class Context:
         seed: the run's seed; take random numbers from `rng` rather.
         executor: where to run what can be spread over workers, for `sweep(executor=…)` and
             `interp.execute`; the same workers for the whole run. Results must not depend on it.
+        device, dtype: that the run asks for, for models that the study makes itself.
         images: whether the report's figures are wanted as SVG, too.
     """
 
@@ -68,11 +69,15 @@ class Context:
         executor: Executor | Workers,
         shapes: Shapes | None = None,
         images: bool = False,
+        device: str | None = None,
+        dtype: str = "float32",
     ) -> None:
         self.directory = directory
         self.seed = seed
         self.executor = executor
         self.images = images
+        self.device = device
+        self.dtype = dtype
         self._load_model = load_model
         self._load_another = load_another
         self._revision = revision
@@ -218,21 +223,18 @@ class Context:
         Each is stored as soon as it is there: a run that is stopped loses the units that were at
         work. See `interp.execute` for `start`; units must follow from settings and seed alone.
         """
-        from interp.execute import execute
-
-        names = {unit.id: f"{name}_{unit.id}" for unit in units}
-        for each in names.values():
-            self._claim(each)
-        there = {unit for unit, each in names.items() if self._stored(each, "table")}
-        if len(there) < len(names):
-            with self._reporter.stage(name) as progress:
-                done = execute(
-                    units, start, self.executor, finished=there.__contains__, progress=progress
-                )
-                with contextlib.closing(done):
-                    for unit, table in done:
-                        self._manifest.store(names[unit], "table", encode_table(table))
+        names = self._units(name, units, start, "table", encode_table)
         return {unit: self._table(each) for unit, each in names.items()}
+
+    def datasets(
+        self,
+        name: str,
+        units: Sequence[Unit],
+        start: Callable[[], Callable[[Any], xr.Dataset]],
+    ) -> dict[str, xr.Dataset]:
+        """As `tables`, of units whose results are labelled arrays."""
+        names = self._units(name, units, start, "dataset", encode_dataset)
+        return {unit: self._dataset(each) for unit, each in names.items()}
 
     def stored(self, name: str) -> pd.DataFrame | xr.Dataset:
         """A result that this start of the study has asked for, as a figure draws it."""
@@ -273,6 +275,31 @@ class Context:
         for name in unused:
             self._manifest.forget(name)
         return unused
+
+    def _units(
+        self,
+        name: str,
+        units: Sequence[Unit],
+        start: Callable[[], Callable[[Any], T]],
+        kind: Kind,
+        encode: Callable[[T], bytes],
+    ) -> dict[str, str]:
+        """Run the units that are not stored; the names of all results by the units' ids."""
+        from interp.execute import execute
+
+        names = {unit.id: f"{name}_{unit.id}" for unit in units}
+        for each in names.values():
+            self._claim(each)
+        there = {unit for unit, each in names.items() if self._stored(each, kind)}
+        if len(there) < len(names):
+            with self._reporter.stage(name) as progress:
+                done = execute(
+                    units, start, self.executor, finished=there.__contains__, progress=progress
+                )
+                with contextlib.closing(done):
+                    for unit, result in done:
+                        self._manifest.store(names[unit], kind, encode(result))
+        return names
 
     def _table(self, name: str) -> pd.DataFrame:
         table = decode_table(self._manifest.read(name, "table"), name)

@@ -142,6 +142,8 @@ def run_study(
             executor=workers,
             shapes=study.results,
             images=images,
+            device=device,
+            dtype=dtype,
         )
         verdicts = _checked(study.run(config, context))
         context.forget_unused()

@@ -51,9 +51,9 @@ def run(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of data that the study is about.",
-            parser=options.folder,
-            metavar="FOLDER",
+            help="What the model is asked: a file, or for some studies a folder.",
+            parser=options.file_or_folder,
+            metavar="PATH",
         ),
     ] = None,
     berglund_results: Annotated[

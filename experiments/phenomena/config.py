@@ -1,0 +1,50 @@
+"""Settings that every study of a phenomenon has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from typing_extensions import Self
+
+from experiments.errors import StudyError
+
+__all__ = ["PhenomenonConfig"]
+
+_FULL_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class PhenomenonConfig:
+    """Settings of a study; one that has more of them inherits from this.
+
+    Attributes:
+        model: local folder, hub id, or the name of a bundled organism; if left out, the study
+            trains organisms of its own.
+        revision: branch, tag or commit on the hub.
+        data: the file of what the model is asked; `data.json` beside the model if left out.
+        seeds: how many organisms are trained of each arm.
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    data: str | None = None
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise StudyError(f"'seeds' is {self.seeds}; choose 1 or more.")
+        if self.model is None and (self.data is not None or self.revision is not None):
+            what = "data" if self.data is not None else "revision"
+            raise StudyError(
+                f"'{what}' is about a model, and none is given; name it with --model, or leave "
+                f"'{what}' out: the study trains organisms of its own."
+            )
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """ "quick" (one organism of each arm) or "full" (five)."""
+        if name == "quick":
+            return cls()
+        if name == "full":
+            return cls(seeds=_FULL_SEEDS)
+        raise StudyError(f"Unknown preset '{name}'; choose 'quick' or 'full'.")

@@ -1,0 +1,178 @@
+"""A run of a study: organisms are trained, all models measured, the measurements judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from experiments.context import Context
+from experiments.organisms.training.recipe import shared_stages
+from experiments.phenomena.config import PhenomenonConfig
+from experiments.phenomena.data import find_data, read_json
+from experiments.phenomena.phenomenon import GIVEN, Hypothesis, Measured, Phenomenon, Subject
+from experiments.phenomena.report import paper
+from experiments.phenomena.work import (
+    Measuring,
+    MeasuringJob,
+    Training,
+    TrainingJob,
+    check_asked,
+    measured,
+)
+from experiments.reports.publish import publish
+from experiments.run_directory.layout import HEADLINE
+from experiments.study import Verdict
+from interp.execute import Unit
+from interp.loading.where import bundled_models
+
+__all__ = ["run_phenomenon"]
+
+_MOST_SEED = 2**31
+
+
+def run_phenomenon(
+    phenomenon: Phenomenon[Any], config: PhenomenonConfig, context: Context
+) -> Sequence[Verdict]:
+    """Train and measure, or measure the user's model; judge, and write the report."""
+    found = (
+        _of_organisms(phenomenon, config, context)
+        if config.model is None
+        else _of_a_model(phenomenon, config, context)
+    )
+    for one in phenomenon.hypotheses:
+        context.dataset(one.name, lambda _, one=one: _together(one, found[one.name]))  # type: ignore[misc]
+    verdicts = {one.id: one.judge(found[one.name]) for one in phenomenon.hypotheses}
+    sentences = list(phenomenon.headline(verdicts))
+    context.table(HEADLINE, lambda _: pd.DataFrame({"sentence": sentences}))
+    report = paper(phenomenon, config, context, verdicts, sentences, phenomenon.cards(found))
+    publish(report, context)
+    return list(verdicts.values())
+
+
+def _of_a_model(
+    phenomenon: Phenomenon[Any], config: PhenomenonConfig, context: Context
+) -> dict[str, Measured]:
+    """What each hypothesis measures in the user's model."""
+    given = config.model or ""
+    if config.data is not None:
+        # A bad file is told before a large model is loaded.
+        phenomenon.read(read_json(Path(config.data).expanduser()), Path(config.data))
+    model = context.model()
+    folder = model.path or bundled_models().get(given)
+    path = find_data(folder, config.data, phenomenon.name)
+    data = phenomenon.read(read_json(path), path)
+    context.input_file("data" if config.data is not None else path.name, path)
+    check_asked(phenomenon, model, data, path)
+    subject = Subject(model, data, GIVEN, context.seed)
+    return {
+        one.name: {
+            GIVEN: [
+                context.dataset(
+                    f"{one.name}_{GIVEN}",
+                    lambda progress, one=one: measured(  # type: ignore[misc]
+                        phenomenon, one.name, subject, context.seed_for(one.name), progress
+                    ),
+                )
+            ]
+        }
+        for one in phenomenon.hypotheses
+    }
+
+
+def _of_organisms(
+    phenomenon: Phenomenon[Any], config: PhenomenonConfig, context: Context
+) -> dict[str, Measured]:
+    """What each hypothesis measures in the organisms of every arm and seed."""
+    # A seed of the run gives as many organisms, which no other seed near it shares.
+    seeds = [context.seed * 1000 % _MOST_SEED + number for number in range(config.seeds)]
+    folder = context.workspace("organisms").absolute()
+    tables = _train(phenomenon, seeds, folder, context)
+    units: dict[str, list[Unit]] = {one.name: [] for one in phenomenon.hypotheses}
+    for seed in seeds:
+        for arm in phenomenon.arms:
+            name = _id(arm.trained_by, seed)
+            fingerprint = str(tables[name]["fingerprint"].iloc[0])
+            for one in phenomenon.hypotheses:
+                if one.measured_in(arm.name):
+                    drawn = context.seed_for(f"{one.name} {seed}")
+                    place = str(folder / name)
+                    job = MeasuringJob(one.name, arm, seed, place, fingerprint, drawn)
+                    units[one.name].append(Unit(_id(arm.name, seed), job))
+    measuring = Measuring(phenomenon, context.device, context.dtype)
+    subjects: dict[tuple[str, int], Subject[Any]] = {}
+    results: dict[str, dict[str, xr.Dataset]] = {}
+    for name, of_one in units.items():
+        if context.executor.kind == "serial":
+            # In this process progress within a measurement can be told.
+            results[name] = {
+                unit.id: context.dataset(
+                    f"{name}_{unit.id}",
+                    lambda progress, unit=unit: measuring.measure(  # type: ignore[misc]
+                        unit.payload, subjects, progress
+                    ),
+                )
+                for unit in of_one
+            }
+        else:
+            results[name] = context.datasets(name, of_one, measuring)
+    return {
+        one.name: {
+            arm.name: [results[one.name][_id(arm.name, seed)] for seed in seeds]
+            for arm in phenomenon.arms
+            if one.measured_in(arm.name)
+        }
+        for one in phenomenon.hypotheses
+    }
+
+
+def _train(
+    phenomenon: Phenomenon[Any], seeds: Sequence[int], folder: Path, context: Context
+) -> dict[str, pd.DataFrame]:
+    """Train each recipe with each seed; those that begin like the first go on from its model."""
+    names = list(dict.fromkeys(arm.trained_by for arm in phenomenon.arms))
+    first = [TrainingJob(names[0], seed, str(folder / _id(names[0], seed))) for seed in seeds]
+    others = []
+    for seed in seeds:
+        origin = phenomenon.recipe(names[0], seed)
+        for name in names[1:]:
+            alike = shared_stages(phenomenon.recipe(name, seed), origin)
+            base = str(folder / _id(names[0], seed)) if alike else ""
+            others.append(TrainingJob(name, seed, str(folder / _id(name, seed)), base))
+    training = Training(phenomenon.recipe)
+    found: dict[str, pd.DataFrame] = {}
+    for jobs in (first, others):
+        units = [Unit(_id(job.recipe, job.seed), job) for job in jobs]
+        if context.executor.kind == "serial":
+            for unit in units:
+                found[unit.id] = context.table(
+                    f"trained_{unit.id}", partial(training.train, unit.payload)
+                )
+        elif units:
+            found |= context.tables("trained", units, training)
+    return found
+
+
+def _together(one: Hypothesis[Any], found: Measured) -> xr.Dataset:
+    """All that was measured, with the dimensions arm and seed in front."""
+    arms = []
+    for name, datasets in found.items():
+        sizes = {tuple(sorted(each.sizes.items())) for each in datasets}
+        if len(sizes) > 1:
+            raise ValueError(f"'{one.name}' was measured with other dimensions in other seeds")
+        joined = xr.concat(
+            [each.reset_coords().drop_attrs() for each in datasets],
+            pd.RangeIndex(len(datasets), name="seed"),
+            coords="minimal",
+        )
+        arms.append(joined.expand_dims(arm=[name]))
+    whole = xr.concat(arms, "arm", coords="minimal", compat="equals")
+    return whole.assign_attrs(instrument=one.name)
+
+
+def _id(name: str, seed: int) -> str:
+    return f"{name}-{seed}"

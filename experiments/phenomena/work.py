@@ -1,0 +1,166 @@
+"""What a worker does for a study of a phenomenon: train an organism, measure a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from cache.files import real_folder
+from experiments.errors import RunError
+from experiments.organisms.errors import OrganismError
+from experiments.organisms.training.checkpoint import DATA_FILE, ORGANISM_FILE, discard, read_json
+from experiments.organisms.training.follow import model_after, train_recipe
+from experiments.organisms.training.recipe import Recipe
+from experiments.phenomena.data import read_json as read_data
+from experiments.phenomena.phenomenon import Arm, Phenomenon, Subject
+from experiments.readable import check_readable
+from experiments.reporter import Progress
+from interp import load_model
+from interp.model.memory import fitting_threads
+from interp.model.model import Model
+
+__all__ = ["Measuring", "MeasuringJob", "Training", "TrainingJob", "check_asked", "measured"]
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One organism.
+
+    Attributes:
+        recipe: the name of its recipe.
+        base: the folder of a finished organism that begins alike; empty where there is none.
+    """
+
+    recipe: str
+    seed: int
+    folder: str
+    base: str = ""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a worker starts with to train; see `interp.execute`."""
+
+    recipe: Callable[[str, int], Recipe]
+
+    def __call__(self) -> Callable[[TrainingJob], pd.DataFrame]:
+        return self.train
+
+    def train(self, job: TrainingJob, progress: Progress | None = None) -> pd.DataFrame:
+        """Train, or go on: a row with the weights' fingerprint, steps and the last loss (nats)."""
+        recipe, folder = self.recipe(job.recipe, job.seed), Path(job.folder)
+        # What a link leads to is not ours to replace.
+        real_folder(folder.parent.parent, folder.parent.name, folder.name)
+        base = Path(job.base) if job.base else None
+        try:
+            train_recipe(recipe, folder, progress, base=base)
+        except OrganismError:
+            # Left by another version, or damaged. What cannot be written fails again, and says so.
+            discard(folder)
+            train_recipe(recipe, folder, progress, base=base)
+        record = read_json(folder / ORGANISM_FILE)
+        fingerprint = load_model(str(folder), device="cpu").fingerprint
+        row = {
+            "recipe": job.recipe,
+            "seed": job.seed,
+            "fingerprint": fingerprint,
+            "steps": recipe.steps,
+            "loss": float(record["losses"][-1]),
+        }
+        return pd.DataFrame([row])
+
+
+@dataclass(frozen=True)
+class MeasuringJob:
+    """One hypothesis on one model.
+
+    Attributes:
+        fingerprint: of the organism, as it was when it was trained.
+        seed: of what is drawn while measuring.
+    """
+
+    hypothesis: str
+    arm: Arm
+    organism: int
+    folder: str
+    fingerprint: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What a worker starts with to measure; it keeps the models that it has loaded."""
+
+    phenomenon: Phenomenon[Any]
+    device: str | None
+    dtype: str
+
+    def __call__(self) -> Callable[[MeasuringJob], xr.Dataset]:
+        models: dict[tuple[str, int], Subject[Any]] = {}
+
+        def work(job: MeasuringJob) -> xr.Dataset:
+            return self.measure(job, models)
+
+        return work
+
+    def measure(
+        self,
+        job: MeasuringJob,
+        subjects: dict[tuple[str, int], Subject[Any]],
+        progress: Progress | None = None,
+    ) -> xr.Dataset:
+        key = job.arm.name, job.organism
+        if key not in subjects:
+            subjects[key] = self._subject(job)
+        return measured(self.phenomenon, job.hypothesis, subjects[key], job.seed, progress)
+
+    def _subject(self, job: MeasuringJob) -> Subject[Any]:
+        recipe = self.phenomenon.recipe(job.arm.trained_by, job.organism)
+        folder = Path(job.folder)
+        # It was trained before; whoever took it away since gets it back.
+        train_recipe(recipe, folder)
+        if load_model(str(folder), device="cpu").fingerprint != job.fingerprint:
+            raise RunError(
+                f"The model in '{folder}' is not the one that was trained there; use --fresh."
+            )
+        place = model_after(folder, recipe, job.arm.after)
+        model = load_model(str(place), device=self.device, dtype=self.dtype)
+        path = folder / DATA_FILE
+        data = self.phenomenon.read(read_data(path), path)
+        check_asked(self.phenomenon, model, data, path)
+        return Subject(model, data, job.arm.name, job.organism)
+
+
+def measured(
+    phenomenon: Phenomenon[Any],
+    hypothesis: str,
+    subject: Subject[Any],
+    seed: int,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """What a hypothesis measures in a model, with the model's identity."""
+    one = {each.name: each for each in phenomenon.hypotheses}[hypothesis]
+    with fitting_threads(subject.model):
+        found = one.measure(subject, seed, progress or _silent)
+    identity: Mapping[str, Any] = subject.model.identity
+    return found.assign_attrs({**identity, **found.attrs})
+
+
+def check_asked(phenomenon: Phenomenon[Any], model: Model, data: Any, path: Path) -> None:
+    """Raise a FactsError unless the model can read all that it is asked."""
+    asked = phenomenon.asked(data)
+    check_readable(
+        model,
+        [one.prompt for one in asked],
+        [one.answer for one in asked],
+        [f"'{path}', {one.where}" for one in asked],
+    )
+
+
+def _silent(done: int, total: int) -> None:
+    return None

@@ -1,0 +1,181 @@
+"""A study is one folder and an entry point: the command line, resuming, data, report, explorer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.errors import FactsError, RunError, StudyError
+from experiments.phenomena.config import PhenomenonConfig
+from experiments.records import RunRecord
+from experiments.runner import run_study
+from interp.execute import Executor
+from tests.experiments.commands import ROOT, environment, is_one_sentence, obverse
+from tests.experiments.packages import install
+from tests.experiments.phenomena import toy
+from tests.warm import Process
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where Python finds a package that brings the study."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    install(folder, "greetings", {"greetings": "tests.experiments.phenomena.toy:STUDY"}, {})
+    return os.pathsep.join([str(ROOT), str(folder)])
+
+
+@pytest.fixture(scope="module")
+def whole(path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the command line."""
+    folder = tmp_path_factory.mktemp("whole")
+    ended = obverse("run", "greetings", "--no-svg", "--out", "run", cwd=folder, PYTHONPATH=path)
+    assert ended.returncode == 0, ended.stderr
+    assert "T1" in ended.stdout
+    return folder / "run"
+
+
+def test_it_is_trained_measured_judged_and_reported(whole: Path) -> None:
+    record = RunRecord.open(whole)
+    assert [verdict.id for verdict in record.verdicts] == ["T1"]
+    together = record.dataset("greets")
+    assert together["logprob"].dims == ("arm", "seed", "example")
+    assert together["arm"].values.tolist() == ["treated", "twin", "untrained"]
+    for number, arm in enumerate(("treated", "twin", "untrained")):
+        alone = record.dataset(f"greets_{arm}-0")
+        np.testing.assert_array_equal(together["logprob"].values[number, 0], alone["logprob"])
+        assert len(alone.attrs["fingerprint"]) == 32
+    # The twin goes on from the base that it shares, and is another model.
+    fingerprints = {
+        str(record.table(f"trained_{arm}-0")["fingerprint"][0]) for arm in ("treated", "twin")
+    }
+    assert len(fingerprints) == 2
+    report = (whole / "report.html").read_text()
+    for words in ("It greets", "taught to say good", "Planted", "a paper", "Ann says", "a toy"):
+        assert words in report
+    organism = whole / "work" / "organisms" / "treated-0"
+    assert json.loads((organism / "organism.json").read_text())["arm"] == "treated"
+
+
+def test_a_run_that_was_killed_goes_on(whole: Path, path: str, tmp_path: Path) -> None:
+    arguments = ["run", "greetings", "--no-svg", "--out", "run"]
+    env = environment(PYTHONPATH=path, TOY_PAUSE="greets twin")
+    child = Process("experiments.cli", arguments, tmp_path, env)
+    while (line := child.stdout.readline()) and line.strip() != "paused":
+        pass
+    child.send_signal(signal.SIGKILL)
+    child.wait(10)
+    done = tmp_path / "run" / "results" / "greets_treated-0.nc"
+    before = done.stat().st_mtime_ns
+    trained = (tmp_path / "run/work/organisms/treated-0/model.safetensors").stat().st_mtime_ns
+    ended = obverse(*arguments, cwd=tmp_path, PYTHONPATH=path)
+    assert ended.returncode == 0, ended.stderr
+    assert done.stat().st_mtime_ns == before
+    after = (tmp_path / "run/work/organisms/treated-0/model.safetensors").stat().st_mtime_ns
+    assert after == trained
+    one, other = RunRecord.open(whole), RunRecord.open(tmp_path / "run")
+    assert one.verdicts == other.verdicts
+    assert one.dataset("greets").identical(other.dataset("greets"))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "must hold a JSON object"),
+        ('{"names": ["Ann"]}', "has 1 texts; give 2 or more"),
+        ('{"names": ["Ann", NaN]}', "is no JSON"),
+        ('{"names": ["Ann", 3]}', "must be a list of texts"),
+        ('{"names": ["Ann", "Zoe"]}', "name 2"),
+    ],
+)
+def test_wrong_data_are_refused(whole: Path, tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "data.json").write_text(content)
+    model = str(whole / "work" / "organisms" / "treated-0")
+    config = PhenomenonConfig(model=model, data=str(tmp_path / "data.json"))
+    with pytest.raises(FactsError, match=told) as refused:
+        run_study(toy.STUDY, config, out=tmp_path / "run")
+    assert is_one_sentence(f"{refused.value}\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_refuses_in_a_sentence(path: str, tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text("[]")
+    given = ("--model", "reversal-curse", "--data", "data.json", "--out", "run")
+    ended = obverse("run", "greetings", *given, cwd=tmp_path, PYTHONPATH=path)
+    assert ended.returncode != 0
+    assert ended.stderr == "Error: 'data.json' must hold a JSON object.\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_user_s_model_is_measured_alone(whole: Path, tmp_path: Path) -> None:
+    """The organism of a run, given as a model: the same numbers, and no arms."""
+    model = str(whole / "work" / "organisms" / "treated-0")
+    record = run_study(toy.STUDY, PhenomenonConfig(model=model), out=tmp_path / "run")
+    alone = record.dataset("greets")
+    assert alone["arm"].values.tolist() == ["model"]
+    of_arm = RunRecord.open(whole).dataset("greets_treated-0")["logprob"]
+    np.testing.assert_array_equal(alone["logprob"].values[0, 0], of_arm)
+    assert record.provenance.model is not None
+    assert "data.json" in record.provenance.inputs
+    assert "Does treated-0 greet?" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_workers_find_the_same(whole: Path, tmp_path: Path) -> None:
+    workers = Executor("processes", workers=1)
+    spread = run_study(toy.STUDY, PhenomenonConfig(), out=tmp_path / "run", executor=workers)
+    serial = RunRecord.open(whole)
+    assert spread.verdicts == serial.verdicts
+    assert spread.dataset("greets").identical(serial.dataset("greets"))
+
+
+def test_seeds_stand_side_by_side(whole: Path, tmp_path: Path) -> None:
+    found = run_study(toy.STUDY, PhenomenonConfig(seeds=2), out=tmp_path / "run").dataset("greets")
+    assert found["seed"].values.tolist() == [0, 1]
+    assert found.isel(seed=[0]).identical(RunRecord.open(whole).dataset("greets"))
+    assert not np.array_equal(*found["logprob"].values[0])
+
+
+def test_an_organism_that_was_changed_is_told(tmp_path: Path) -> None:
+    first = run_study(toy.STUDY, PhenomenonConfig(), out=tmp_path / "run")
+    organism = first.path / "work" / "organisms" / "treated-0"
+    twin = first.path / "work" / "organisms" / "twin-0"
+    (organism / "model.safetensors").write_bytes((twin / "model.safetensors").read_bytes())
+    (first.path / "results" / "greets_treated-0.nc").unlink()
+    with (
+        pytest.raises(RunError, match="is not the one that was trained there"),
+        pytest.warns(UserWarning, match="computed anew"),
+    ):
+        run_study(toy.STUDY, PhenomenonConfig(), out=tmp_path / "run")
+
+
+def test_the_explorer_gets_its_page() -> None:
+    assert toy.STUDY.explorer is not None
+    assert [figure.name for figure in toy.STUDY.explorer().figures] == ["greets"]
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(StudyError, match="'seeds' is 0"):
+        PhenomenonConfig(seeds=0)
+    with pytest.raises(StudyError, match="'data' is about a model"):
+        PhenomenonConfig(data="data.json")
+    with pytest.raises(StudyError, match="Unknown preset"):
+        PhenomenonConfig.preset("slow")
+    assert PhenomenonConfig.preset("full").seeds == 5
+
+
+def test_a_phenomenon_must_be_whole() -> None:
+    (one,) = toy.PHENOMENON.hypotheses
+    with pytest.raises(ValueError, match="a name of its own"):
+        replace(toy.PHENOMENON, hypotheses=(one, one))
+    with pytest.raises(ValueError, match="measured in the first arm"):
+        replace(toy.PHENOMENON, hypotheses=(replace(one, arms=("twin",)),))
+    with pytest.raises(ValueError, match="draws more than"):
+        replace(toy.PHENOMENON, hypotheses=(replace(one, name="other"),))
