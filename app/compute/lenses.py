@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from app.compute.background.request import Request
+from app.compute.background.request import Request, in_one
 from app.compute.turns import ModelSpec
 from cache.files import real_folder
 from experiments.reporter import Progress
 from experiments.run_directory.layout import WORK
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from interp.lens.jacobian.lens import JacobianLens
     from interp.lens.tuned import TunedLens
     from interp.model.model import Model
@@ -112,6 +114,47 @@ def request(
         f"{name} of {len(chosen(kind, texts))} sentences",
         fit(kind, texts, folder),
         "steps done" if kind == "tuned" else "rows done",
+        gives_way=True,
+    )
+
+
+def ranks(
+    spec: ModelSpec,
+    lens_key: tuple[Hashable, ...],
+    lens: Lens | None,
+    title: str,
+    asked: tuple[tuple[str, str], ...],
+) -> Request[xr.Dataset]:
+    """The rank of each answer's first token after each block, as a job.
+
+    Args:
+        lens_key: what tells the lens from others.
+        lens: the logit lens if None.
+        title: the lens and the way of asking, for people.
+        asked: prompts and answers.
+    """
+
+    def read(model: Model, progress: Progress) -> xr.Dataset:
+        from interp.lens.logit import logit_lens
+
+        prompts, answers = zip(*asked, strict=True)
+        found = logit_lens(
+            model,
+            list(prompts),
+            list(answers),
+            lens=lens,
+            k=1,
+            positions="last",
+            progress=progress,
+        )
+        return found[["answer_rank"]]
+
+    return Request(
+        spec,
+        ("ranks", *lens_key, asked),
+        f"Ranks of {len(asked)} answers: {title}",
+        in_one(read),
+        "prompts read",
         gives_way=True,
     )
 

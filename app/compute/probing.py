@@ -60,10 +60,11 @@ class Checked:
 
 def request(spec: ModelSpec, asked: Labelled, site: str) -> Request[Swept]:
     """A sweep, to be done in the background."""
+    where = site_kind(site).label.removesuffix(" block").rpartition(" ")[0]
     return Request(
         spec,
         ("probes", asked, site),
-        f"Probes of {len(asked):,} prompts at {site}: {', '.join(asked.classes)}",
+        f"Probes of {len(asked):,} prompts, {where}: {', '.join(asked.classes)}",
         lambda model, tell: swept(model, asked, site, tell),
     )
 

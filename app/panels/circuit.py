@@ -103,7 +103,7 @@ def show(
             parts.html(markup.way(way.title, way.colour))
             _one(spec, way, one, pairs[way], n_edges, sized=sized and way in curves)
             if way in curves:
-                _curve(spec, way, curves[way], pairs[way], one.checks)
+                _curve(spec, way, curves[way], pairs[way], one.checks, width)
 
 
 def _size(curves: Mapping[Way, xr.Dataset], allowed: list[int]) -> int:
@@ -122,10 +122,16 @@ def _scores(
     asked = {
         way.title: requests.edges(spec, circuits.halves(some)[0]) for way, some in pairs.items()
     }
-    found = live.results(asked, "Scoring edges", run)
+    # Where curves come after them, these tell the same.
+    found = live.results(asked, "Scoring edges", run, told=not _curved(pairs))
     if found is None:
         return None
     return {way: one for way, one in zip(pairs, found, strict=True) if one is not None}
+
+
+def _curved(pairs: Mapping[Way, tuple[Pair, ...]]) -> list[Way]:
+    """The ways with pairs that no edges are scored on."""
+    return [way for way, some in pairs.items() if circuits.halves(some)[0] != some]
 
 
 def _curves(
@@ -136,7 +142,7 @@ def _curves(
 ) -> dict[Way, xr.Dataset] | None:
     """Faithfulness at every size, of the ways with pairs that the edges were not scored on; None
     while it is measured."""
-    ways = [way for way, some in pairs.items() if circuits.halves(some)[0] != some]
+    ways = _curved(pairs)
     asked = {way.title: requests.curve(spec, pairs[way], scores[way]) for way in ways}
     found = live.results(asked, "Measuring circuits of every size", run)
     if found is None:
@@ -150,9 +156,10 @@ def _curve(
     curve: xr.Dataset,
     pairs: tuple[Pair, ...],
     checks: tuple[Check, ...],
+    width: int,
 ) -> None:
     parts.figure(
-        faithfulness_lines(curve),
+        faithfulness_lines(curve, width=width),
         f"faithfulness-{way.name}",
         data=lambda: curve[["f", "f_low", "f_high", "complement"]].to_dataframe().reset_index(),
         code=snippets.faithfulness(spec, pairs, curve["fraction"].values.tolist()),
@@ -161,7 +168,7 @@ def _curve(
             "What circuits of every size do when they are run alone, as a share of the model’s "
             "effect.",
             f"{curve.sizes['example']} pairs that no edge was scored on",
-            "95%",
+            "95% of a ratio of sums over pairs, at each size for itself",
             "all other edges, and random circuits",
             checks,
         ),

@@ -166,7 +166,7 @@ def _node(place: Place, layout: Layout, circuit: Circuit, at: Any) -> dict[str, 
 def _rows(layout: Layout, at: Any) -> list[dict[str, Any]]:
     rows = [{"label": "embedding", "top": at(0, 1.0)[1], "bottom": at(0, 0.0)[1]}]
     rows += [
-        {"label": f"layer {label}", "top": at(0, high + 0.5)[1], "bottom": at(0, low - 0.5)[1]}
+        {"label": f"block {label}", "top": at(0, high + 0.5)[1], "bottom": at(0, low - 0.5)[1]}
         for low, high, label in layout.layers
     ]
     end = layout.height

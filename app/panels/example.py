@@ -11,7 +11,7 @@ import xarray as xr
 
 from app import resources
 from app.compute.engine import ModelSpec, Token
-from app.panels import example_patching, lens_kinds
+from app.panels import all_ranks, example_patching, lens_kinds
 from app.panels import lens as lens_panel
 from app.panels.inside import tabs
 from app.panels.lens_kinds import LOGIT, Chosen
@@ -141,16 +141,9 @@ def _texts(shown: Shown) -> tuple[str, ...]:
 
 def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chosen: Chosen) -> None:
     """The answer's rank from layer to layer: in this example, and in all of its kind."""
-    examples, run = shown.examples, shown.run
+    examples, example = shown.examples, int(row[shown.examples.key])
     of_this = {way.name: lens for way, lens in lenses.items()}
-    names = {way.name: examples.lens.format(way=way.name) for way in examples.ways}
-    stored = {} if run is None else {way: run.dataset(name) for way, name in names.items()}
-    some = shown.asked_together(int(row[examples.key]))
-    of_all = {
-        way: lens.isel(example=some.among(lens))
-        for way, lens in stored.items()
-        if lens is not None and some.among(lens)
-    }
+    of_all = all_ranks.stored(shown, example)
     if not of_this and not of_all:
         return
     parts.html(
@@ -169,7 +162,7 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chose
                     of_this, title=f"This {examples.one}, {chosen.name.lower()}", chance=chance
                 ),
                 "ranks",
-                data=lambda: _rank_table(of_this),
+                data=lambda: all_ranks.table(of_this),
                 code=snippets.ranks(
                     shown.spec, {way.name: asked(row, way) for way in lenses}, chosen.through
                 ),
@@ -182,37 +175,5 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chose
                 ),
             )
             follow.layers("ranks")
-    if of_all and run is not None:
-        sizes = {way: one.sizes["example"] for way, one in of_all.items()}
-        n = max(sizes.values())
-        over = f"{n} {examples.many}"
-        if len(set(sizes.values())) > 1:
-            over = ", ".join(f"{size} {examples.many} {way}" for way, size in sizes.items())
-        which = f"The {n} chosen {examples.many}"
-        title = f"{which if some.lassoed else f'All {n} {examples.many} of its kind'}, logit lens"
-        with columns[1 if of_this else 0]:
-            parts.figure(
-                rank_lines(of_all, title=title, chance=chance),
-                "ranks-all",
-                data=lambda: _rank_table(of_all),
-                code=snippets.run_ranks(run.record.path, {way: names[way] for way in of_all}, some),
-                alt=f"Rank of the answer by layer, {n} {examples.many}",
-                told=Told(
-                    "Median rank of the answer’s first token, read after each block.",
-                    over,
-                    "95%, of the median",
-                    "the median rank of a random guess (dotted)" if chance else "none",
-                ),
-            )
-            follow.layers("ranks-all")
-
-
-def _rank_table(lenses: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    frames = []
-    for name, lens in lenses.items():
-        ranks = lens["answer_rank"]
-        if "position" in ranks.dims:
-            ranks = ranks.isel(position=-1)
-        frame = ranks.to_dataframe().reset_index()
-        frames.append(frame.assign(asked=name)[["asked", "example", "layer", "answer_rank"]])
-    return pd.concat(frames, ignore_index=True)
+    with columns[1 if of_this else 0]:
+        all_ranks.show(shown, example, chosen, of_all, chance=chance)

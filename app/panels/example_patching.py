@@ -178,7 +178,8 @@ def _mean(shown: Shown, site: str, way: Way, some: Together, value: str) -> patc
     if "position_label" in chosen.coords:
         slots = {str(label): i for i, label in enumerate(chosen["position_label"].values)}
     checks = _checked_first(shown, chosen, way)
-    return patching.Map(way.name, chosen, None, None, slots, code, checks=checks)
+    about = shown.chosen_by
+    return patching.Map(way.name, chosen, None, None, slots, code, checks=checks, about=about)
 
 
 def _checked_first(shown: Shown, chosen: xr.Dataset, way: Way) -> tuple[Check, ...]:
@@ -264,6 +265,8 @@ def circuits(shown: Shown, example: int) -> None:
     many = _many(shown, together, n)
     mean = patching.which(f"This {shown.examples.one}", many, name="circuit-of")
     some = together if mean else None
+    if some is not None and shown.chosen_by:
+        parts.html(f'<div class="ob-told">{markup.esc(shown.chosen_by)}</div>')
     found: dict[Way, tuple[Pair, ...]] = {}
     for way in shown.examples.ways:
         try:

@@ -30,7 +30,7 @@ def show(spec: ModelSpec, pairs: Mapping[Way, tuple[Pair, ...]]) -> None:
     layer, _, head = node.name[1:].partition(".h")
     try:
         found = resources.engine().written(spec, pair, int(layer), int(head) if head else None)
-        name = f"Head {head} of layer {layer}" if head else f"MLP of layer {layer}"
+        name = f"Head {head} of block {layer}" if head else f"MLP of block {layer}"
         parts.html(
             markup.heading(name, f"{way.title}, on the first of {len(pairs[way])} pairs.")
             if len(pairs[way]) > 1

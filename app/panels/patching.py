@@ -56,6 +56,7 @@ class Map:
         refined: the estimate that the result has replaced in part or in whole, if there was one.
         aligned: the tokens of the pair's prompts, where they are known.
         checks: what was checked of the patches.
+        about: of a mean, how other examples are taken together.
     """
 
     way: str
@@ -67,6 +68,7 @@ class Map:
     refined: Refined | None = None
     aligned: Aligned | None = None
     checks: tuple[Check, ...] = ()
+    about: str = ""
 
     @property
     def site(self) -> str:
@@ -109,7 +111,7 @@ def told(one: Map, shows: str) -> Told:
         return Told(shows, "1 pair", "none: one pair", "the corrupted run", one.checks)
     effect = effect_of(one.result)
     interval = "none" if np.isnan(effect.low) else f"of the whole effect, 95%: {effect}"
-    return Told(shows, f"{n} pairs", interval, "the corrupted run", one.checks)
+    return Told(shows, f"{n} pairs", interval, "the corrupted run", one.checks, one.about)
 
 
 def drawn(one: Map, value: str, limit: float | None, width: int) -> go.Figure:

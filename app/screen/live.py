@@ -240,7 +240,7 @@ class One:
 
 
 def results(
-    asked: Mapping[str, Request[T]], text: str, run: Run | None = None
+    asked: Mapping[str, Request[T]], text: str, run: Run | None = None, *, told: bool = True
 ) -> list[T | None] | None:
     """What jobs have found when they are over; None while they go on, and where one has failed or
     was cancelled, which is then on the screen.
@@ -249,6 +249,7 @@ def results(
         asked: each by a name for people, such as the way of asking.
         text: what is done.
         run: as for `wait_for`.
+        told: whether to tell where results were read from.
     """
     waiting = [wait_for(one, run) for one in asked.values()]
 
@@ -260,8 +261,9 @@ def results(
     draw([One(one) for one in waiting], bars)
     if any(one.stand.running for one in waiting):
         return None
+    if told:
+        tell(*waiting)
     for one in waiting:
-        tell(one)
         if one.stand.error is not None:
             parts.html(markup.hint(one.stand.error))
             return None
@@ -282,12 +284,11 @@ def _begin_anew(work: Waiting[Any]) -> None:
         del held[name]
 
 
-def tell(waiting: Waiting[Any]) -> None:
-    """Where a result was read from, and what could not be read or kept."""
-    job = waiting.job
-    for note in job.notes:
+def tell(*waiting: Waiting[Any]) -> None:
+    """Where results were read from, and what could not be read or kept."""
+    for note in (note for one in waiting for note in one.job.notes):
         parts.warning(note)
-    if job.was_read:
+    if any(one.job.was_read for one in waiting):
         parts.html(markup.hint("Computed before; read from the run directory."))
 
 

@@ -112,10 +112,11 @@ def figure(
             selection_mode=("points", "lasso") if on_click is not None else "points",
         )
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
-        with st.container():
-            html(told.markup())
-            follow.words(f"{name}-below", below or str)
+        html(told.markup())
         export(name, data, code, told=told, image=True)
+    if told.about:
+        html(f'<div class="ob-told">{markup.esc(told.about)}</div>')
+    follow.words(f"{name}-below", below or str)
 
 
 def export(

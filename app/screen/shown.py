@@ -29,12 +29,25 @@ class Shown:
         table: a row for each.
         spec: the model, or None where it cannot be loaded.
         run: the run that stores results, if one is open.
+        lasso: the title of a figure in which several can be chosen together; empty without.
     """
 
     examples: Examples
     table: pd.DataFrame
     spec: ModelSpec | None
     run: Run | None
+    lasso: str = ""
+
+    @property
+    def chosen_by(self) -> str:
+        """How others are chosen whose mean is to be told; empty where they cannot be."""
+        if not self.lasso:
+            return ""
+        many = self.examples.many
+        return (
+            f"A lasso around points of “{self.lasso}” on the page {many.capitalize()} takes other "
+            f"{many} together."
+        )
 
     def row(self, example: int) -> int:
         """Where an example stands in the table."""

@@ -57,11 +57,10 @@ class Told:
             )
             if text
         ]
-        pieces = [esc(self.shows)] if self.shows else []
+        pieces = [f'<span class="ob-shows">{esc(self.shows)}</span>'] if self.shows else []
         pieces += [" &nbsp;·&nbsp; ".join(facts)] if facts else []
         badges = "".join(_badge(check) for check in self.checks)
-        line = f'<div class="ob-told">{" &nbsp;·&nbsp; ".join(pieces)} {badges}</div>'
-        return line + (f'<div class="ob-told">{esc(self.about)}</div>' if self.about else "")
+        return f'<div class="ob-told">{" &nbsp;·&nbsp; ".join(pieces)} {badges}</div>'
 
 
 def together(checks: Mapping[str, Sequence[Check]]) -> tuple[Check, ...]:

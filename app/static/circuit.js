@@ -33,7 +33,7 @@ function grouped(graph) {
       ? some[0]
       : {
           ...some[0],
-          name: `${some.length} heads of layer ${some[0].layer}`,
+          name: `${some.length} heads of block ${some[0].layer}`,
           label: `${some.length}h`,
           several: some.map((node) => node.name),
           x: some.reduce((sum, node) => sum + node.x, 0) / some.length,
@@ -206,7 +206,7 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     });
     const marked = data.marks[graph.way];
     if (marked) {
-      const row = graph.rows.find((each) => each.label === `layer ${marked.layer}`);
+      const row = graph.rows.find((each) => each.label === `block ${marked.layer}`);
       const column = graph.columns.find((each) => each.label === marked.label);
       if (row && column) svg.append(make("rect", { class: "mark", x: column.x - 18, width: 36, y: row.top, height: row.bottom - row.top }));
     }

@@ -75,6 +75,28 @@ def ranks(
     )
 
 
+def ranks_of_many(
+    model: ModelSpec,
+    questions: Mapping[str, Sequence[tuple[str, str]]],
+    through: Through = LOGIT,
+) -> str:
+    """Rank lines of several examples; `questions` are pairs of prompt and answer, by line."""
+    imports, made, given = _through(through)
+    return _lines(
+        *imports,
+        "from interp.figures import rank_lines",
+        "",
+        _load(model),
+        *made,
+        f"questions = {dict(questions)!r}",
+        "lens = {}",
+        "for name, asked in questions.items():",
+        "    prompts, answers = map(list, zip(*asked))",
+        f"    lens[name] = logit_lens(model, prompts, answers{given}, k=1, positions='last')",
+        "rank_lines(lens, chance=model.d_vocab).show()",
+    )
+
+
 def lead(model: ModelSpec, questions: Mapping[str, tuple[str, str, str]]) -> str:
     """How far answers are ahead of foils; `questions` are (prompt, answer, foil) by line."""
     lines = [

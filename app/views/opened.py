@@ -11,6 +11,7 @@ import streamlit as st
 
 from app import resources, runs
 from app.compute.engine import About, ModelSpec
+from app.panels import study_figures
 from app.screen import parts
 from app.screen.shown import Shown, brought
 from app.selection import Source
@@ -100,7 +101,11 @@ class Opened:
         """The examples with the model that they are asked of, as far as it can be loaded."""
         if self.examples is None:
             return None
-        return Shown(*self.examples, self.model, self.run)
+        lasso = ""
+        if self.run is not None:
+            figures = study_figures.stored(self.run, self.page.figures)
+            lasso = next((figure.title for figure in figures if figure.selects), "")
+        return Shown(*self.examples, self.model, self.run, lasso)
 
 
 def _loaded(spec: ModelSpec) -> About:

@@ -16,13 +16,16 @@ from interp.results import Curve
 
 _CIRCUIT, _COMPLEMENT, _RANDOM = theme.OKABE_ITO[0], theme.OKABE_ITO[1], theme.MUTED
 _WIDTH = 640  # px that a line of small print has
+_BESIDE = 150  # px of a figure left and right of it
 _FURTHEST = (-1.0, 2.0)  # of the axis; a band or draw may leave it, and a note says so
 
 Floats = npt.NDArray[np.float64]
 
 
 @typed
-def faithfulness_lines(curve: Curve, *, log: bool = True, title: str | None = None) -> go.Figure:
+def faithfulness_lines(
+    curve: Curve, *, log: bool = True, title: str | None = None, width: int | None = None
+) -> go.Figure:
     """Draw what `faithfulness_curve` returned.
 
     One line is the circuits' faithfulness with its 95% interval, one their complements', and the
@@ -35,7 +38,9 @@ def faithfulness_lines(curve: Curve, *, log: bool = True, title: str | None = No
         log: whether the share of edges is on a logarithmic axis. On a linear one, half of the
             figure is circuits of more than half of the edges, which are nearly the whole model.
         title: of the figure.
+        width: px that the figure will have; it only decides where lines of small print end.
     """
+    room = _WIDTH if width is None else width - _BESIDE
     shares = curve["fraction"].values.astype(float)
     f, low, high, complement = (
         curve[name].values.astype(float) for name in ("f", "f_low", "f_high", "complement")
@@ -58,14 +63,14 @@ def faithfulness_lines(curve: Curve, *, log: bool = True, title: str | None = No
     fig.add_trace(_line(shares, complement, _COMPLEMENT, "all other edges", dash="dash"))
     fig.add_trace(_line(shares, f, _CIRCUIT, "circuit", text=_hovers(curve)))
     clear = bool(int(curve.attrs["clear"]))
-    notes = _areas(curve, log) if clear else theme.lines(f"⚠ {curve.attrs['reason']}", _WIDTH)
+    notes = _areas(curve, log) if clear else [f"⚠ {curve.attrs['reason']}"]
     if not clear:
         fig.update_layout(plot_bgcolor=theme.EMPTY)
     bottom, top = _reach(f, complement, random.mean(0) if len(random) else f)
     beyond = sum(int(((v < bottom) | (v > top)).sum()) for v in (f, complement, low, high, random))
     if beyond:
         notes.append(f"▲ {beyond} values, ends of intervals among them, lie beyond the axis.")
-    notes += _pairs(curve)
+    notes = [line for note in [*notes, *_pairs(curve)] for line in theme.lines(note, room)]
     below = 52
     theme.finish(fig, title=title, height=330 + 18 * len(notes) + (28 if title else 0))
     fig.update_layout(
@@ -148,7 +153,7 @@ def _pairs(curve: xr.Dataset) -> list[str]:
         return [f"Measured on {n} pairs that the edges were not scored on."]
     which = "the pairs" if shared == n else f"{n} pairs, {shared} of them those"
     text = f"⚠ Measured on {which} that the edges were scored on, which flatters the circuits; "
-    return theme.lines(text + "give faithfulness_curve others.", _WIDTH)
+    return [f"{text}give faithfulness_curve others."]
 
 
 def _areas(curve: xr.Dataset, log: bool) -> list[str]:

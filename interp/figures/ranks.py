@@ -71,14 +71,23 @@ def rank_lines(
         fig.add_hline(
             y=float(rank_scale(level)),
             line={"color": theme.MUTED, "width": 1, "dash": "dot"},
-            annotation_text="chance",
-            annotation_font={"size": theme.SMALL, "color": theme.MUTED},
-            annotation_position="top right",
+        )
+        # Beside the plot: lines begin and end near chance.
+        fig.add_annotation(
+            text="chance",
+            xref="paper",
+            x=1.0,
+            y=float(rank_scale(level)),
+            xanchor="left",
+            showarrow=False,
+            font={"size": theme.SMALL, "color": theme.MUTED},
         )
     if selected is not None:
         fig.add_vline(x=selected, line={"color": theme.INK, "width": 1})
     theme.finish(fig, title=title, height=340, hovermode="closest", clickmode="event+select")
     fig.update_layout(margin_t=72 if title else 40)
+    if chance is not None and chance > 1:
+        fig.update_layout(margin_r=56)
     rank_axis(fig, worst)
     fig.update_yaxes(title_text="rank of the answer (1: first choice)")
     depth_axis(fig, sorted(every) or [0])

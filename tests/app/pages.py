@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from streamlit.testing.v1 import AppTest
 
 from experiments.records import RunRecord
@@ -32,3 +35,10 @@ def assert_fine(page: AppTest) -> None:
 def switched(page: AppTest, **values: str) -> None:
     """Move switches of the screen, as a link does; "-" in their names are "_"."""
     page.session_state["view"] = page.session_state["view"].switched(**values)
+
+
+def numbers(values: Any) -> Any:
+    """Those of a trace, as Plotly writes them."""
+    if isinstance(values, dict):
+        return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
+    return np.asarray(values, dtype=float)

@@ -61,7 +61,7 @@ def test_an_opened_node_shows_what_it_attends_to_and_writes(
     query = {"page": "circuit", "example": "0", "node": "forward a1.h1 -1"}
     page = open_page(root_of(record), query=query)
     assert_fine(page)
-    assert "Head 1 of layer 1" in html(page)
+    assert "Head 1 of block 1" in html(page)
     assert len(page.get("plotly_chart")) == 2  # the clean and the corrupted prompt
     assert "what it writes raises most" in html(page)
     page.segmented_control(key="attention-value").set_value("moved").run()
@@ -69,7 +69,7 @@ def test_an_opened_node_shows_what_it_attends_to_and_writes(
     page.session_state["view"] = replace(page.session_state["view"], node=Node("forward", "m0", -1))
     page.run()
     assert_fine(page)
-    assert "MLP of layer 0" in html(page)
+    assert "MLP of block 0" in html(page)
     assert len(page.get("plotly_chart")) == 0
     gone = open_page(root_of(record), query=query | {"node": "forward a9.h1 -1"})
     assert_fine(gone)

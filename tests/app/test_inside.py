@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from app.compute import lenses
 from app.screen.told import Check
 from app.selection import Cell
 from experiments.records import RunRecord
-from tests.app.pages import Open, assert_fine, html, root_of, switched
+from interp import TunedLens, load_model, logit_lens
+from tests.app.pages import Open, assert_fine, html, numbers, root_of, switched
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +78,11 @@ def test_answer_and_foil_are_read_by_first_tokens_and_as_a_whole(
 
 
 def test_a_lens_that_is_missing_is_fitted_and_kept_with_the_run(
-    open_page: Open, record: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_page: Open,
+    record: RunRecord,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lenses, "STEPS", 2)
     folder = tmp_path / "reversal-curse" / "copy"
@@ -84,6 +91,8 @@ def test_a_lens_that_is_missing_is_fitted_and_kept_with_the_run(
     assert_fine(page)
     assert "There is no tuned lens of this model yet" in html(page)
     assert not any(chart.key.startswith("lens-") for chart in page.get("plotly_chart"))
+    # What the run has stored is through another lens, and says so.
+    assert "There is no tuned lens of this model yet to read them through." in html(page)
     page.button(key="fit-tuned").click().run()
     job = page.session_state["lens-asked"]
     assert job.work.wait(60).error is None
@@ -91,11 +100,29 @@ def test_a_lens_that_is_missing_is_fitted_and_kept_with_the_run(
     assert_fine(page)
     assert (folder / "work" / "lens-tuned" / "lens.json").is_file()
     drawn = {chart.key for chart in page.get("plotly_chart")}
-    assert {"lens-forward", "lens-reverse", "ranks"} <= drawn
+    assert {"lens-forward", "lens-reverse", "ranks", "ranks-all"} <= drawn
     assert "TunedLens.load" in "\n".join(str(code.value) for code in page.code)
     assert html(page).count("✓ Last layer = model") == 2
     told = "The tuned lens was fitted on the study’s examples and their answers."
-    assert html(page).count(told) == 3
+    assert html(page).count(told) == 4
+    (all_facts,) = (one for one in page.get("plotly_chart") if one.key == "ranks-all")
+    drawn_now = json.loads(all_facts.proto.spec)
+    assert drawn_now["layout"]["title"]["text"] == "All 3 facts of its kind, tuned lens"
+    model = load_model(str(model_folder))
+    lens = TunedLens.load(folder / "work" / "lens-tuned", model)
+    facts = record.table("facts")
+    kind = facts[facts["split"] == "forward"]
+    read = logit_lens(
+        model,
+        kind["forward_prompt"].tolist(),
+        kind["forward_answer"].tolist(),
+        lens=lens,
+        k=1,
+        positions="last",
+    )
+    (line,) = (trace for trace in drawn_now["data"] if trace["name"] == "forward")
+    medians = np.median(read["answer_rank"].values[:, :, 0], axis=0)
+    np.testing.assert_allclose(numbers(line["y"]), np.log10(1 + medians), atol=1e-6)
 
 
 def test_the_circuit_page_chooses_its_example(open_page: Open, record: RunRecord) -> None:

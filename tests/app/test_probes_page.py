@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from app.compute import probing
 from app.screen import live
 from experiments.records import RunRecord
 from tests.app.material import HOSTILE
-from tests.app.pages import Open, assert_fine, html, root_of
+from tests.app.pages import Open, assert_fine, html, numbers, root_of
 
 pytestmark = pytest.mark.slow
 
@@ -37,12 +36,6 @@ def lists() -> dict[str, str]:
 def lines(fig: dict[str, Any]) -> dict[str, Any]:
     """The lines of a figure, by their names."""
     return {t["name"]: numbers(t["y"]) for t in fig["data"] if t["mode"] == "lines+markers"}
-
-
-def numbers(values: Any) -> Any:
-    if isinstance(values, dict):
-        return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
-    return np.asarray(values, dtype=float)
 
 
 def across(fig: dict[str, Any]) -> list[tuple[str, float]]:

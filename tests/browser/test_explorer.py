@@ -276,9 +276,9 @@ def test_a_circuit_is_drawn_measured_and_walked_through(
         name = head.get_attribute("data-node")
         head.click()
     page.wait_for_url(f"**node=forward+{name}**")
-    page.locator(".ob-h2", has_text="of layer").first.wait_for(timeout=30_000)
+    page.locator(".ob-h2", has_text="of block").first.wait_for(timeout=30_000)
     fresh = open_page(page.url)
-    fresh.locator(".ob-h2", has_text="of layer").first.wait_for(timeout=30_000)
+    fresh.locator(".ob-h2", has_text="of block").first.wait_for(timeout=30_000)
     with page.expect_download(timeout=20_000) as download:
         page.get_by_role("button", name="Save as SVG").first.click()
     drawn = Path(download.value.path()).read_text()

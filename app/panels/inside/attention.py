@@ -27,7 +27,7 @@ _SHOWS = {
 def choose(about: About) -> tuple[int, int]:
     """The layer and head that the user looks at."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        layer = switch.number("attention-layer", "Layer", about.n_layers - 1)
+        layer = switch.number("attention-layer", "Block", about.n_layers - 1)
         head = switch.number("attention-head", "Head", about.n_heads - 1)
     return layer, head
 
@@ -59,7 +59,7 @@ def show(spec: ModelSpec, prompts: Mapping[str, tuple[str, str]], layer: int, he
                 f"attention-{name}",
                 data=functools.partial(_rows, patterns, layer, head),
                 code=snippets.attention(spec, prompt, layer, head, value),
-                alt=f"Attention of head {head} in layer {layer}, {title.lower()}",
+                alt=f"Attention of head {head} in block {layer}, {title.lower()}",
                 told=Told(_SHOWS[value], n="1 prompt", interval=ONE_PROMPT),
             )
 

@@ -162,12 +162,21 @@ def lines(*results: xr.Dataset) -> go.Figure:
     if not found:
         reasons = [str(one.attrs.get("refused", "")) for one in results]
         return nothing_to_draw(f"no probe was fitted: {next(filter(None, reasons), 'no results')}")
-    return retrieval_lines(found)
+    fig = retrieval_lines(found)
+    blocks = [_block(str(site)) for site in next(iter(found.values()))["site"].values]
+    fig.update_xaxes(ticktext=blocks, title_text="residual stream after block")
+    fig.update_yaxes(title_text="comparisons that the right answer wins")
+    return fig
 
 
 def _where(site: str) -> str:
-    block = site.removeprefix("resid_post.").split("@")[0]
+    block = _block(site)
     return f"after block {block}" if block.isdigit() else f"at {site}"
+
+
+def _block(site: str) -> str:
+    """ "0" of "resid_post.0@name"."""
+    return site.removeprefix("resid_post.").split("@")[0]
 
 
 def _undecided(n: int, reasons: Sequence[str]) -> Verdict:

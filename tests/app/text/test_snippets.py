@@ -57,6 +57,30 @@ def test_ranks(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
         np.testing.assert_allclose(one.y, other.y)
 
 
+def test_ranks_of_several(run_code: Any, spec: ModelSpec) -> None:
+    asked = {
+        "forward": (
+            ("Tom Cruise's mother is", " Mary Lee Pfeiffer"),
+            (f"Ann {HOSTILE}'s mother is", " Bea Stone"),
+        ),
+        "reverse": (("Mary Lee Pfeiffer's son is", " Tom Cruise"), ("Eva Lane's son is", " Dan")),
+    }
+    made = run_code(snippets.ranks_of_many(spec, asked))
+    lens = {
+        name: lenses.ranks(spec, ("logit",), None, "", some).work(conftest.loaded(spec), ignored)
+        for name, some in asked.items()
+    }
+    drawn = rank_lines({name: next(steps) for name, steps in lens.items()})
+    for name in asked:
+        one, other = (next(t for t in f.data if t.name == name) for f in (made, drawn))
+        assert len(one.y) == 3
+        np.testing.assert_allclose(one.y, other.y)
+
+
+def ignored(done: int, total: int) -> None:
+    """No progress."""
+
+
 def test_lenses_that_were_fitted(
     run_code: Any, engine: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
