@@ -15,7 +15,7 @@ from app.panels.lens_kinds import KINDS, Chosen
 from app.screen import follow, live, parts
 from app.screen.shown import Shown
 from app.screen.told import Told
-from app.text import snippets
+from app.text import lens_snippets
 from experiments.figure import counted, of_median
 from interp.figures import rank_lines
 
@@ -53,13 +53,13 @@ def show(
         assert shown.run is not None
         names = {way: name for way, name in _names(shown).items() if way in of_run}
         some = shown.asked_together(example)
-        code = snippets.run_ranks(shown.run.record.path, names, some)
+        code = lens_snippets.run_ranks(shown.run.record.path, names, some)
         _draw(shown, example, chosen, of_run, code, chance)
     elif shown.spec is not None:
         asked = _asked(shown, example)
         found = _read(shown, chosen, asked)
         if found is not None:
-            code = snippets.ranks_of_many(shown.spec, asked, chosen.through)
+            code = lens_snippets.ranks_of_many(shown.spec, asked, chosen.through)
             _draw(shown, example, chosen, found, code, chance)
 
 

@@ -19,7 +19,7 @@ from app.screen import follow, parts
 from app.screen.asked import Asked
 from app.screen.shown import Shown
 from app.screen.told import ONE_PROMPT, Told
-from app.text import markup, snippets
+from app.text import lens_snippets, markup
 from cache.errors import ObverseError
 from experiments.explorer import Way
 from interp.figures import rank_lines
@@ -163,7 +163,7 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chose
                 ),
                 "ranks",
                 data=lambda: all_ranks.table(of_this),
-                code=snippets.ranks(
+                code=lens_snippets.ranks(
                     shown.spec, {way.name: asked(row, way) for way in lenses}, chosen.through
                 ),
                 alt=f"Rank of the answer by layer, this {examples.one} in all ways",

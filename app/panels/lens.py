@@ -14,7 +14,7 @@ from app.panels.lens_kinds import LOGIT, Chosen
 from app.screen import follow, parts
 from app.screen.told import ONE_PROMPT, Check, Told
 from app.selection import Cell
-from app.text import markup, sentences, snippets
+from app.text import lens_snippets, markup, sentences
 from interp.figures import lens_heatmap
 
 
@@ -53,7 +53,7 @@ def show(
         lens_heatmap(lens.isel(k=slice(0, 5)), width=width).update_layout(dragmode="zoom"),
         name,
         data=lambda: table(lens),
-        code=snippets.lens(spec, prompt, answer, chosen.through),
+        code=lens_snippets.lens(spec, prompt, answer, chosen.through),
         alt=f"{chosen.name} on the {way} prompt: the likeliest next token at each layer and token",
         below=below,
         told=Told(

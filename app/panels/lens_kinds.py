@@ -17,7 +17,7 @@ from app.compute.engine import ModelSpec
 from app.link import to_query
 from app.screen import live, parts, switch
 from app.text import markup
-from app.text.snippets import Through
+from app.text.lens_snippets import Through
 from cache.errors import ObverseError
 from experiments.numbers import duration
 

@@ -17,7 +17,7 @@ from app.compute.engine import ModelSpec
 from app.screen import parts
 from app.screen.asked import Asked, collide
 from app.screen.told import ONE_PROMPT, Told
-from app.text import markup, sentences, snippets
+from app.text import lens_snippets, markup, sentences, snippets
 from cache.errors import ObverseError
 from experiments.numbers import probability
 from interp.figures import lead_lines
@@ -63,7 +63,7 @@ def _lead(spec: ModelSpec, asked: Sequence[Asked]) -> None:
         data=lambda: pd.concat(
             [lens["answer_logprob"].to_dataframe().assign(asked=n) for n, lens in found.items()]
         ).reset_index(),
-        code=snippets.lead(spec, questions),
+        code=lens_snippets.lead(spec, questions),
         alt="How far the answer is ahead of its foil at each layer",
         told=Told(
             "The answer’s first token’s logit minus the foil’s, read after each block by the "

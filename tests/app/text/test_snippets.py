@@ -11,7 +11,7 @@ import pytest
 from app.compute import circuits, lenses, pairs
 from app.compute.answer_metric import readings
 from app.compute.engine import Engine, ModelSpec
-from app.text import snippets
+from app.text import lens_snippets, snippets
 from app.together import Together
 from experiments.records import RunRecord
 from experiments.reports.code import code
@@ -40,7 +40,7 @@ def values(fig: go.Figure) -> np.ndarray:
 
 def test_the_lens(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     prompt, answer = f"Ann {HOSTILE}'s mother is", " Bea Stone"
-    made = run_code(snippets.lens(spec, prompt, answer))
+    made = run_code(lens_snippets.lens(spec, prompt, answer))
     drawn = lens_heatmap(engine.lens(spec, prompt, answer))
     np.testing.assert_allclose(values(made), values(drawn), atol=1e-6)
 
@@ -50,7 +50,7 @@ def test_ranks(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
         "forward": ("Tom Cruise's mother is", " Mary Lee Pfeiffer"),
         "reverse": ("Mary Lee Pfeiffer's son is", " Tom Cruise"),
     }
-    made = run_code(snippets.ranks(spec, questions))
+    made = run_code(lens_snippets.ranks(spec, questions))
     drawn = rank_lines({name: engine.lens(spec, *q) for name, q in questions.items()})
     for name in questions:
         one, other = (next(t for t in f.data if t.name == name) for f in (made, drawn))
@@ -65,7 +65,7 @@ def test_ranks_of_several(run_code: Any, spec: ModelSpec) -> None:
         ),
         "reverse": (("Mary Lee Pfeiffer's son is", " Tom Cruise"), ("Eva Lane's son is", " Dan")),
     }
-    made = run_code(snippets.ranks_of_many(spec, asked))
+    made = run_code(lens_snippets.ranks_of_many(spec, asked))
     lens = {
         name: lenses.ranks(spec, ("logit",), None, "", some).work(conftest.loaded(spec), ignored)
         for name, some in asked.items()
@@ -91,13 +91,15 @@ def test_lenses_that_were_fitted(
         work = engine.in_steps(spec, ("fit", kind), lenses.fit(kind, texts, None))
         through = work.wait(60).result
         drawn = lens_heatmap(logit_lens(conftest.loaded(spec), [prompt], [answer], lens=through))
-        made = run_code(snippets.lens(spec, prompt, answer, snippets.Through(kind, None, texts)))
+        made = run_code(
+            lens_snippets.lens(spec, prompt, answer, lens_snippets.Through(kind, None, texts))
+        )
         np.testing.assert_allclose(values(made), values(drawn), atol=1e-5)
 
 
 def test_how_far_an_answer_is_ahead(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     prompt, answer, foil = "Tom Cruise's mother is", " Mary", " Bea"
-    made = run_code(snippets.lead(spec, {"forward": (prompt, answer, foil)}))
+    made = run_code(lens_snippets.lead(spec, {"forward": (prompt, answer, foil)}))
     ahead = next(trace for trace in made.data if trace.name == "forward").y
     shares = engine.attribution(spec, prompt, answer, foil, "component")
     assert ahead[-1] == pytest.approx(float(shares["logit_diff"][0]), abs=1e-4)
@@ -218,7 +220,7 @@ def test_the_maps_of_a_run(run_code: Any, record: RunRecord) -> None:
 
 def test_ranks_and_tables_of_a_run(run_code: Any, record: RunRecord) -> None:
     lenses = {way: f"lens_{way}" for way in ("forward", "reverse")}
-    fig = run_code(snippets.run_ranks(record.path, lenses, KIND))
+    fig = run_code(lens_snippets.run_ranks(record.path, lenses, KIND))
     assert {"forward", "reverse"} <= {trace.name for trace in fig.data}
     facts = record.table("facts")
     fig = run_code(code(record.path, MARGINS, {"facts": "table"}))
@@ -228,7 +230,7 @@ def test_ranks_and_tables_of_a_run(run_code: Any, record: RunRecord) -> None:
 
 def test_nothing_in_a_prompt_can_end_its_quotes(spec: ModelSpec) -> None:
     evil = "'); __import__('os').abort() #\n\"\"\"\\"
-    code = snippets.lens(spec, evil, evil)
+    code = lens_snippets.lens(spec, evil, evil)
     calls = [line for line in code.splitlines() if "logit_lens(model" in line]
     assert len(calls) == 1
     assert repr(evil) in calls[0]
