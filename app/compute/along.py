@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from app.compute.turns import ModelSpec
-from app.compute.work import Work
 from experiments.errors import StudyError
 from experiments.explorer import Examples, Measure
 from experiments.reporter import Progress
@@ -29,7 +28,6 @@ K = 5
 LEAST = 3
 """Answers of one kind; of fewer no preference can be told."""
 _OFTEN = 0.4  # s, between two results while it goes on
-_PAUSE = 0.002  # s, in which others get their turn
 
 MEASURES = (
     Measure(
@@ -65,7 +63,7 @@ MEASURES = (
 
 
 class Kept:
-    """What was found of a training so far; filled by `work`, for all sessions.
+    """What was found of a training so far; filled by `asking`, for all sessions.
 
     Attributes:
         by_step: what `ask` returns, by step.
@@ -163,51 +161,58 @@ def preferences(
     return found
 
 
-def work(
-    apart: Callable[..., Any],
-    load: Callable[[Any], Model],
+def asking(
+    load: Callable[[ModelSpec], Model],
     checkpoints: Sequence[tuple[int, ModelSpec]],
     examples: Examples,
     kept: Kept,
-) -> Work[xr.Dataset]:
-    """Ask every model that was kept, in the background; the results so far have the axis `step`.
+    tell: Progress,
+) -> Iterator[xr.Dataset]:
+    """Ask every model that was kept, one after the other; yields the results so far, with the axis
+    `step`.
 
     Args:
-        apart: of the engine.
-        load: gives a model for a spec.
+        load: gives a model for a spec; it is let go when it was asked.
         checkpoints: the models, by step.
         kept: what was found before; what is found is put there. Where it has no table, the models
             are asked what they bring along.
+        tell: told after each part of a model's questions, too.
+
+    Raises:
+        StudyError: a model brings nothing along to be asked, or they are asked other questions.
     """
+    told, total = time.monotonic(), len(checkpoints)
+    for done, (step, spec) in enumerate(checkpoints):
 
-    def steps(tell: Progress) -> Iterator[xr.Dataset]:
-        told = time.monotonic()
-        total = len(checkpoints)
-        for done, (step, spec) in enumerate(checkpoints):
-            tell(done, total)
-            if step not in kept.by_step:
+        def go_on(*_: int, done: int = done) -> None:
+            tell(done, total)  # stops here where that is wanted
 
-                def one(model: Model, step: int = step, done: int = done) -> xr.Dataset:
-                    def go_on(*_: int) -> None:
-                        tell(done, total)  # stops here where that is wanted
+        go_on()
+        if step not in kept.by_step:
+            model = load(spec)
+            if kept.table is None:
+                kept.table = brought(model, examples, step, go_on)
+            kept.by_step[step] = ask(model, examples, kept.table, go_on)
+            del model
+        if done + 1 == total or time.monotonic() - told > _OFTEN:
+            told = time.monotonic()
+            yield joined(kept.by_step)
+    tell(total, total)
 
-                    if kept.table is None:
-                        kept.table = examples.measure(model, go_on)
-                    if kept.table is None:
-                        raise StudyError(
-                            f"The model of step {step} brings nothing along to be asked; put a "
-                            f"table of {examples.many} beside its weights."
-                        )
-                    return ask(model, examples, kept.table, go_on)
 
-                kept.by_step[step] = apart(lambda spec=spec: load(spec), one)
-                time.sleep(_PAUSE)
-            if done + 1 == total or time.monotonic() - told > _OFTEN:
-                told = time.monotonic()
-                yield joined(kept.by_step)
-        tell(total, total)
+def brought(model: Model, examples: Examples, step: int, progress: Progress) -> pd.DataFrame:
+    """The table of what the model of a step brings along to be asked.
 
-    return Work(steps)
+    Raises:
+        StudyError: that is nothing.
+    """
+    table = examples.measure(model, progress)
+    if table is None:
+        raise StudyError(
+            f"The model of step {step} brings nothing along to be asked; put a table of "
+            f"{examples.many} beside its weights."
+        )
+    return table
 
 
 def joined(by_step: Mapping[int, xr.Dataset]) -> xr.Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,13 +13,13 @@ import xarray as xr
 
 from app import resources, state
 from app.compute import along
-from app.compute.along import Kept
-from app.compute.work import Work
+from app.compute.background import training as of_training
+from app.compute.background.training import Answers
 from app.panels import at_step
 from app.runs import Run
 from app.screen import follow, live, parts
 from app.screen.told import Told
-from app.text import markup, sentences, training_snippets
+from app.text import markup, training_snippets
 from app.trainings import Training
 from experiments.explorer import Examples, Measure, Trainings
 from interp.figures import step_lines
@@ -77,10 +78,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class _Asking:
-    """The work on one training."""
+    """The work on one training.
 
-    work: Work[xr.Dataset]
-    kept: Kept
+    Attributes:
+        table: what the models are asked; None before that is known.
+    """
+
+    work: live.Waiting[Answers]
+    table: pd.DataFrame | None
 
 
 def show(shown: Shown) -> None:
@@ -112,8 +117,20 @@ def _asking(shown: Shown) -> _Asking | None:
             "prompt and its answer above.</div>"
         )
         return None
+    asked = shown.asked
+    what = None if asked is None else _told(asked)
+    kept = resources.asked_along(training.checkpoints, what)
+    if asked is not None:
+        kept.table = asked
+    request = of_training.request(
+        training.checkpoints, examples, what, kept, resources.load_apart, training.title
+    )
     wanted = ("ask-all", training.checkpoints)
-    if training.bytes > MOST_BYTES and not st.session_state.get(str(wanted)):
+    if (
+        training.bytes > MOST_BYTES
+        and not st.session_state.get(str(wanted))
+        and resources.jobs().find(request) is None
+    ):
         st.button(
             f"Ask all {len(training.checkpoints)} models ({training.bytes / 1e9:,.1f} GB are read)",
             key="ask-all",
@@ -121,19 +138,21 @@ def _asking(shown: Shown) -> _Asking | None:
             args=({str(wanted): True},),
         )
         return None
-    asked = shown.asked
-    what = None if asked is None else _told(asked)
-    kept = resources.asked_along(training.checkpoints, what)
-    if asked is not None:
-        kept.table = asked
-    engine = resources.engine()
-    work = live.going_on(
-        ("training", kept),  # another one when one of the models is
-        lambda: along.work(
-            engine.apart, resources.load_apart, training.checkpoints, examples, kept
-        ),
-    )
-    return _Asking(work, kept)
+    with st.spinner("Loading the last model …", show_time=True):
+        work = live.wait_for(request, shown.run, within=_within(shown))
+    if asked is None:
+        # What they are asked is known when the first was; its list stands above what is drawn.
+        found = work.wait(live.PATIENCE).result
+        asked = None if found is None else found.table
+    return _Asking(work, asked)
+
+
+def _within(shown: Shown) -> bool:
+    """Whether the models lie in the folder of the run that is open."""
+    if shown.run is None:
+        return False
+    folder = shown.run.record.path.absolute()
+    return all(folder in Path(spec.source).parents for _, spec in shown.training.checkpoints)
 
 
 def _told(asked: pd.DataFrame) -> tuple[str, ...]:
@@ -177,7 +196,7 @@ def _controls(shown: Shown, asking: _Asking | None) -> Measure | None:
         on_change=measured,
         help=markup.plain(chosen.about),
     )
-    table = None if asking is None else asking.kept.table
+    table = None if asking is None else asking.table
     if table is not None and shown.examples is not None and len(table) > 1:
         with columns[2]:
             at_step.choose(shown.examples, table, shown.prompt)
@@ -196,15 +215,17 @@ def _going(shown: Shown, measure: Measure | None, asking: _Asking) -> None:
     if stand.error is not None:
         parts.error(stand.error)
     elif stand.running:
-        left = sentences.time_left(stand.seconds_left)
-        text = f"Asking the models that were kept: {stand.done:,} of {stand.total:,}{left}"
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.progress(min(1.0, stand.done / max(1, stand.total)), text)
-            st.button("Cancel", key="cancel-training", on_click=asking.work.stop)
+        live.bar(asking.work, "Asking the models that were kept")
     elif stand.stopped:
-        parts.html(markup.hint("Stopped; what was found is drawn. Reload the page to go on."))
-    if measure is not None:
-        _page(shown, measure, stand.result, asking.kept.table)
+        parts.html(markup.hint("Cancelled; what was found is drawn."))
+        live.again(asking.work, "Ask the others")
+    live.tell(asking.work)
+    if measure is None:
+        return
+    if stand.result is None:
+        _page(shown, measure, None, None)
+    else:
+        _page(shown, measure, stand.result.found, stand.result.table)
 
 
 def _page(

@@ -100,12 +100,13 @@ def session() -> str:
     return "" if context is None else context.session_id
 
 
-def wait_for(request: Request[T], run: Run | None = None) -> Waiting[T]:
+def wait_for(request: Request[T], run: Run | None = None, *, within: bool = False) -> Waiting[T]:
     """Start a job that this page shows, or wait for it with others; go on with what this session
     waits for, or has stopped waiting for, already.
 
     Args:
         run: the run that is open; the result is kept there if it is of the run's model.
+        within: whether the model lies in the run, so that the result belongs there anyway.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -114,8 +115,8 @@ def wait_for(request: Request[T], run: Run | None = None) -> Waiting[T]:
     def begin() -> Waiting[T]:
         here = None
         if run is not None and request.form is not None:
-            about = resources.engine().about(request.spec)
-            here = run.record.path if run.fingerprint == about.fingerprint else None
+            models = resources.engine().about(request.spec).fingerprint, *request.others
+            here = run.record.path if within or run.fingerprint in models else None
         link = to_query(state.view())
         return Waiting(resources.jobs().ask(request, session(), directory=here, link=link))
 
@@ -288,8 +289,12 @@ def tell(*waiting: Waiting[Any]) -> None:
     """Where results were read from, and what could not be read or kept."""
     for note in (note for one in waiting for note in one.job.notes):
         parts.warning(note)
-    if any(one.job.was_read for one in waiting):
-        parts.html(markup.hint("Computed before; read from the run directory."))
+    forms = [one.job.request.form for one in waiting if one.job.was_read]
+    if forms:
+        checked = dict.fromkeys(form.checked for form in forms if form is not None)
+        parts.html(
+            markup.hint(" ".join(["Computed before; read from the run directory.", *checked]))
+        )
 
 
 def cancel(job: Job[Any]) -> None:

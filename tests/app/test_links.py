@@ -127,7 +127,7 @@ LINKS = {
     "training": Link(
         {"page": "training", "training": "model", "measure": "asked-rank", "asked": "2"}
         | {"step": "40"},
-        {"page": "training", "training": "model", "measure": "asked-rank"},
+        {"page": "training", "training": "model", "measure": "asked-rank", "asked": 2},
         "trained",
     ),
     "compare": Link(

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from app.compute import along
+from app.compute.background import jobs
 from app.panels import training
+from app.screen import live
 from experiments.records import RunRecord
+from experiments.run_directory import explored
 from tests.app import material
 from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of
@@ -96,6 +103,7 @@ def test_large_models_are_asked_when_that_is_wanted(
     open_page: Open, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "MOST_BYTES", 0)
+    st.cache_resource.clear()  # nobody has asked for it
     page = open_page(trained / "runs", query={"page": "training"})
     assert_fine(page)
     assert len(charts(page)) == 1  # what is stored
@@ -144,3 +152,55 @@ def test_models_that_bring_nothing_along_are_asked_what_is_typed(
         "Right answers",
         "Rank of the right first token",
     ]
+
+
+def test_what_the_models_answered_is_kept_with_the_run_and_can_be_cancelled(
+    open_page: Open, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    st.cache_resource.clear()
+    monkeypatch.setattr(jobs, "KEPT_FROM", 0.0)
+    root = tmp_path / "runs"
+    shutil.copytree(trained / "runs", root)
+    page = open_page(root, query={"page": "training"})
+    assert_fine(page)
+    drawn = charts(page)
+    (run,) = root.glob("*/*")
+    (one,), problems = explored.list_all(run)
+    assert (one.asked.kind, problems) == ("asked-along", [])
+    # It is found again where the run lies elsewhere, and its numbers are tried.
+    moved = tmp_path / "elsewhere"
+    shutil.move(root, moved)
+    st.cache_resource.clear()
+    page = open_page(moved, query={"page": "training"})
+    assert_fine(page)
+    assert charts(page) == drawn
+    assert "The last model and up to 2 others, drawn at random, were asked again" in html(page)
+    # An edited file is not believed.
+    (run,) = moved.glob("*/*")
+    found = explored.find(run, one.asked)
+    assert found is not None
+    explored.save(run, one, found[1].assign(top_prob=found[1]["top_prob"] / 2))
+    st.cache_resource.clear()
+    page = open_page(moved, query={"page": "training"})
+    assert "does not hold what its name says" in str(page.warning[0].value).replace("\\", "")
+    assert charts(page) == drawn
+
+
+def test_asking_can_be_cancelled_and_begun_again(
+    open_page: Open, trained: Path, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    st.cache_resource.clear()
+    monkeypatch.setattr(live, "PATIENCE", 0.5)
+    monkeypatch.setattr(along, "_OFTEN", 0.0)
+    page = open_page(trained / "runs", query={"page": "training", "measure": "asked-right"})
+    bars = [one.label for one in page.button]
+    assert "Cancel" in bars
+    next(one for one in page.button if one.label == "Cancel").click().run()
+    gate.set()
+    assert_fine(page)
+    assert "Cancelled; what was found is drawn" in html(page)
+    monkeypatch.setattr(live, "PATIENCE", 60.0)
+    next(one for one in page.button if one.label == "Ask the others").click().run()
+    assert_fine(page)
+    assert "Cancelled" not in html(page)
+    assert len(charts(page)) == 2

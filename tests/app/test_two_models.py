@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from app import pins
 from app.compute import comparing, pairs
+from app.compute.background import swaps as of_swaps
 from app.compute.engine import Engine, ModelSpec
 from app.selection import Ask, Source, View
 from app.text import two_snippets
@@ -19,6 +20,7 @@ from app.views.compare import told_apart
 from experiments.records import RunRecord
 from interp.errors import ModelError
 from interp.figures import contrast_map, difference_map, rank_lines, swap_lines
+from tests.app.conftest import loaded
 from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of
 from tests.app.text.test_snippets import values
@@ -84,6 +86,18 @@ def test_what_lies_between_two_models(
     for foil in (PAIR.foil, None):
         asked = (PAIR.clean, PAIR.answer, foil)
         swaps = comparing.swaps(engine, spec, tuned, asked)
+        form = of_swaps.request(engine, spec, tuned, asked).form
+        assert form is not None
+        model = loaded(spec)
+        assert form.from_dataset(swaps, model) is swaps
+        for forged in (
+            swaps.assign(swapped=swaps["swapped"] + 1),
+            swaps.assign(tuned=swaps["tuned"] + 1),
+            swaps.assign_attrs(tuned_fingerprint="0" * 32),
+            swaps.isel(part=slice(1, None)),
+        ):
+            with pytest.raises(ValueError, match=r"numbers|fingerprint|shape"):
+                form.from_dataset(forged, model)
         single = swaps["swapped"].isel(example=0).sel(into="base", order="single")
         moved = dict(zip(swaps["part"].values, single.values, strict=True))
         # One MLP is the whole difference.

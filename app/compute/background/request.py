@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -28,10 +28,13 @@ class Form(Generic[T]):
         to_dataset: the result as labelled arrays.
         from_dataset: the inverse, of what was found in a file; raises an ObverseError or a
             ValueError, KeyError or TypeError where that is not the result of this request.
+    checked: what is tried again on the model before a result that was read is believed, as a
+        sentence.
     """
 
     to_dataset: Callable[[T], xr.Dataset]
     from_dataset: Callable[[xr.Dataset, Model], T]
+    checked: str
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class Request(Generic[T]):
     form: how the last result is kept; None where it is not.
     gives_way: whether others get their turn also whenever the work tells how far it is; see
         `Turns.in_steps`.
+    content: gives what decides the result, where the key tells of it by files that may be moved;
+        it is called where the work is done. None for the key.
+    others: fingerprints of further models that it is of.
     """
 
     spec: ModelSpec
@@ -56,6 +62,8 @@ class Request(Generic[T]):
     unit: str = "steps done"
     form: Form[T] | None = None
     gives_way: bool = False
+    content: Callable[[], Any] | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -87,3 +95,24 @@ def _plain(value: object) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"a {type(value).__name__} cannot stand in a request")
+
+
+def check_alike(stored: xr.Dataset, like: xr.Dataset, attrs: Iterable[str]) -> None:
+    """Raise a ValueError unless something that was read has the variables, sizes, types, and
+    coordinates of another dataset, and these of its attributes."""
+    if set(stored.variables) != set(like.variables):
+        raise ValueError("it has other variables")
+    for name, wanted in like.variables.items():
+        found = stored.variables[name]
+        text = wanted.dtype.kind in "OSUT"
+        if found.dims != wanted.dims or found.shape != wanted.shape:
+            raise ValueError(f"'{name}' has another shape")
+        if found.dtype.kind != wanted.dtype.kind and not (text and found.dtype.kind in "OSUT"):
+            raise ValueError(f"'{name}' is of another type")
+        if name in like.coords and list(map(str, found.values.flat)) != list(
+            map(str, wanted.values.flat)
+        ):
+            raise ValueError(f"'{name}' names something else")
+    for name in attrs:
+        if stored.attrs.get(name) != like.attrs.get(name):
+            raise ValueError(f"its {name} is another one")

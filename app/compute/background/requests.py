@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from app.compute import circuits
-from app.compute.background.request import Form, Request, in_one
+from app.compute.background.request import Form, Request, check_alike, in_one
+from app.compute.background.spot_checks import DRAWN, SIZES, edges_again, run_again, sizes_again
 from app.compute.checks import patches
 from app.compute.pairs import build
 from app.compute.refining import Refined, largest, refined
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from interp.model.model import Model
 
+_CELLS = f"The cell that moves the metric most, and up to {DRAWN} drawn at random, were run again."
 _SITES = {
     "resid_pre": "residual stream",
     "attn_out": "attention output",
@@ -35,6 +36,7 @@ def patching(spec: ModelSpec, pair: Pair, site: str, *, run: bool) -> Request[Re
         return result.result.assign(estimated=result.estimate["patched"])
 
     def from_dataset(stored: xr.Dataset, model: Model) -> Refined:
+        from interp.patching import refine
         from interp.patching.request import Request as Asked
         from interp.patching.results import label
 
@@ -52,12 +54,10 @@ def patching(spec: ModelSpec, pair: Pair, site: str, *, run: bool) -> Request[Re
         if any(np.isinf(stored[name].values).any() for name in ("patched", "estimated")):
             raise ValueError("some of its numbers are none")
         result = stored.drop_vars("estimated")
-        estimate = result.assign(
-            patched=stored["estimated"], exact=(stored["exact"].dims, np.zeros(shape, np.bool_))
-        )
-        layer = largest(result)
-        run_again(model, pair, site, layer, result)
-        return Refined(estimate, result, patches(model, pair, site, layer))
+        run_again(model, pair, site, result)
+        # The estimates are made anew: that takes no longer than to try some.
+        estimate = next(refine(model, build(model, [pair]), site))
+        return Refined(estimate, result, patches(model, pair, site, largest(result)))
 
     return Request(
         spec,
@@ -65,7 +65,7 @@ def patching(spec: ModelSpec, pair: Pair, site: str, *, run: bool) -> Request[Re
         f"Patching map of the {_SITES.get(site, site)}: “{pair.clean}” into “{pair.corrupt}”",
         lambda model, tell: refined(model, pair, site, run, tell),
         "cells run",
-        Form(to_dataset, from_dataset) if run else None,
+        Form(to_dataset, from_dataset, _CELLS) if run else None,
     )
 
 
@@ -113,6 +113,7 @@ def edges(spec: ModelSpec, pairs: tuple[Pair, ...]) -> Request[xr.Dataset]:
         numbers = (stored["score"].values[graph.real], stored["clean"], stored["corrupt"])
         if not all(np.isfinite(some).all() for some in numbers):
             raise ValueError("some of its numbers are none")
+        edges_again(model, pairs, stored, graph.real)
         return stored
 
     return Request(
@@ -125,7 +126,11 @@ def edges(spec: ModelSpec, pairs: tuple[Pair, ...]) -> Request[xr.Dataset]:
             )
         ),
         "pairs",
-        Form(lambda scores: scores, read),
+        Form(
+            lambda scores: scores,
+            read,
+            "One pair, drawn at random, was scored again, and means made.",
+        ),
         gives_way=True,
     )
 
@@ -170,6 +175,7 @@ def curve(
             attrs={"metric": "logit_diff", "pairs": len(run), "fingerprint": model.fingerprint},
         )
         check_alike(stored, like, like.attrs)
+        sizes_again(model, build(model, run), scores, stored)
         return stored
 
     def keep(found: xr.Dataset | None) -> xr.Dataset:
@@ -182,49 +188,13 @@ def curve(
         f"Circuits of every size, run on {_many(run)}",
         in_one(lambda model, tell: circuits.curve(model, build(model, run), scores, tell)),
         "runs",
-        Form(keep, read),
+        Form(
+            keep,
+            read,
+            f"Circuits of up to {SIZES} sizes, drawn at random, were run again, and shares made.",
+        ),
         gives_way=True,
     )
-
-
-def run_again(model: Model, pair: Pair, site: str, layer: int, result: xr.Dataset) -> None:
-    """Raise a ValueError unless both prompts, and the cell of a layer that moves the metric most,
-    give what a map that was read says when they are run."""
-    from interp.patching.single import patch_once
-
-    told = result["patched"].isel(example=0).sel(layer=layer)
-    moved = np.abs(told.values - float(result["corrupt"][0]))
-    column = int(np.nanargmax(moved))
-    where = {str(told.dims[0]): int(told[told.dims[0]][column])}
-    found = patch_once(model, build(model, [pair]), site, layer, **where, k=1)  # type: ignore[arg-type]
-    metric = found["answer_logit"] - found["foil_logit"]
-    rounding = 1e-3 if model.dtype.itemsize > 2 else 0.25
-    said = {run: float(result[run][0]) for run in ("clean", "corrupt")}
-    for run, number in (said | {"patched": float(told[column])}).items():
-        true = float(metric.sel(run=run))
-        if not abs(true - number) <= rounding + 0.05 * abs(true):
-            raise ValueError("its numbers are not those of the model")
-
-
-def check_alike(stored: xr.Dataset, like: xr.Dataset, attrs: Iterable[str]) -> None:
-    """Raise a ValueError unless something that was read has the variables, sizes, types, and
-    coordinates of another dataset, and these of its attributes."""
-    if set(stored.variables) != set(like.variables):
-        raise ValueError("it has other variables")
-    for name, wanted in like.variables.items():
-        found = stored.variables[name]
-        text = wanted.dtype.kind in "OSUT"
-        if found.dims != wanted.dims or found.shape != wanted.shape:
-            raise ValueError(f"'{name}' has another shape")
-        if found.dtype.kind != wanted.dtype.kind and not (text and found.dtype.kind in "OSUT"):
-            raise ValueError(f"'{name}' is of another type")
-        if name in like.coords and list(map(str, found.values.flat)) != list(
-            map(str, wanted.values.flat)
-        ):
-            raise ValueError(f"'{name}' names something else")
-    for name in attrs:
-        if stored.attrs.get(name) != like.attrs.get(name):
-            raise ValueError(f"its {name} is another one")
 
 
 def _many(pairs: tuple[Pair, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -104,7 +105,7 @@ def asked_of(request: Request[T], model: Model) -> Asked:
     """What decides the result of a request, as a run directory names it."""
     return Asked(
         request.kind,
-        request.asked,
+        request.asked if request.content is None else json.loads(json.dumps(request.content())),
         model.fingerprint,
         model.tokenizer_fingerprint,
         version("obverse"),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from app import resources
 from app.compute import comparing
+from app.compute.background import swaps as of_swaps
 from app.panels.comparing.reading import Reading
-from app.screen import parts
+from app.runs import Run
+from app.screen import live, parts
 from app.screen.told import Told
 from app.text import markup, sentences, two_snippets
+from cache.errors import ObverseError
 from interp.figures import difference_map, swap_lines
 
 _SITES = {
@@ -54,18 +59,27 @@ def activations(first: Reading, second: Reading) -> None:
             )
 
 
-def swaps(first: Reading, second: Reading) -> None:
-    """Which module of the one model makes the other one answer as it does.
+def swaps(first: Reading, second: Reading, runs: Sequence[Run | None]) -> None:
+    """Which module of the one model makes the other one answer as it does; a job.
 
-    Raises:
-        ModelError: they are not of one shape, or read with other tokenizers.
+    Args:
+        runs: of both states, where they are of one; the result is kept with the first.
     """
     if first.answer is None:
         parts.html(markup.hint("Module swaps read an answer; the question has none."))
         return
     asked = first.prompt, first.answer, first.foil
-    with resources.progress("Swapping modules") as tell:
-        result = comparing.swaps(resources.engine(), first.spec, second.spec, asked, tell)
+    try:
+        request = of_swaps.request(resources.engine(), first.spec, second.spec, asked)
+    except ObverseError as error:
+        parts.html(markup.hint(str(error)))
+        return
+    # Kept with the run of either model, that of A first.
+    run = next((run for run in runs if run is not None), None)
+    found = live.results({"": request}, "Swapping modules", run)
+    if found is None or found[0] is None:
+        return
+    result = found[0]
     metric = comparing.metric_of(first.foil)
     answer = sentences.token(first.answer)
     read = (

@@ -20,6 +20,7 @@ from app.panels.comparing import difference, reading
 from app.panels.comparing.models import activations, swaps
 from app.panels.comparing.reading import Reading
 from app.panels.comparing.side import COLOURS, Side, choice, one_of, site
+from app.runs import Run
 from app.screen import live, parts
 from app.screen.told import Told
 from app.selection import SITES, Ask
@@ -76,11 +77,11 @@ def show(a: Side, b: Side, bar: DeltaGenerator) -> None:
         if shown == "lens":
             _lens(found)
         elif shown == "patching":
-            _patching(found)
+            _patching(found, {"a": a.run, "b": b.run})
         elif shown == "activations":
             activations(first, second)
         else:
-            swaps(first, second)
+            swaps(first, second, (a.run, b.run))
     except ObverseError as error:
         parts.html(markup.hint(str(error)))
 
@@ -229,7 +230,7 @@ def _titles(found: Mapping[str, Reading]) -> dict[str, str]:
     }
 
 
-def _patching(found: Mapping[str, Reading]) -> None:
+def _patching(found: Mapping[str, Reading], runs: Mapping[str, Run | None]) -> None:
     pairs = {name: one.pair for name, one in found.items()}
     first, second = pairs["a"], pairs["b"]
     if first is None or second is None:
@@ -249,7 +250,7 @@ def _patching(found: Mapping[str, Reading]) -> None:
         )
     )
     refining = {
-        name: live.refine(found[name].spec, pair, where, f"compare-{name}")
+        name: live.refine(found[name].spec, pair, where, f"compare-{name}", runs[name])
         for name, pair in (("a", first), ("b", second))
     }
     live.draw(

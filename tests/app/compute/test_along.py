@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import xarray as xr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.compute import along
-from app.compute.engine import Engine, ModelSpec
+from app.compute.engine import ModelSpec
+from app.compute.work import Work
 from app.text import sentences
 from experiments.errors import StudyError
 from experiments.explorer import Examples
@@ -29,6 +31,15 @@ def load(spec: ModelSpec) -> Model:
     return load_model(spec.source)
 
 
+def asking(
+    checkpoints: tuple[tuple[int, ModelSpec], ...],
+    examples: Examples,
+    kept: along.Kept,
+    load: Callable[[ModelSpec], Model] = load,
+) -> Work[xr.Dataset]:
+    return Work(lambda tell: along.asking(load, checkpoints, examples, kept, tell))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return material.trained_once(tmp_path_factory) / "tiny"
@@ -42,8 +53,7 @@ def checkpoints(trained: Path) -> tuple[tuple[int, ModelSpec], ...]:
 @pytest.fixture(scope="module")
 def kept(checkpoints: tuple[tuple[int, ModelSpec], ...], examples: Examples) -> along.Kept:
     found = along.Kept()
-    work = along.work(Engine(load).apart, load, checkpoints, examples, found)
-    stand = work.wait(120)
+    stand = asking(checkpoints, examples, found).wait(120)
     assert (stand.error, stand.running, stand.done, stand.total) == (None, False, 3, 3)
     assert stand.result is not None
     assert stand.result.identical(along.joined(found.by_step))
@@ -94,8 +104,7 @@ def test_what_was_found_is_not_asked_again(
     def never(*_: object) -> Model:
         raise AssertionError
 
-    work = along.work(never, never, checkpoints, examples, kept)
-    assert work.wait(30).result is not None
+    assert asking(checkpoints, examples, kept, never).wait(30).result is not None
 
 
 def test_a_model_that_brings_nothing_along_is_told(
@@ -104,7 +113,7 @@ def test_a_model_that_brings_nothing_along_is_told(
     from dataclasses import replace
 
     without = replace(examples, measure=lambda model, progress: None)
-    work = along.work(Engine(load).apart, load, checkpoints[:1], without, along.Kept())
+    work = asking(checkpoints[:1], without, along.Kept())
     assert "step 0 brings nothing along" in str(work.wait(60).error)
 
 

@@ -63,7 +63,7 @@ def held(
             yield xr.Dataset(attrs={"stage": 1})  # others get their turn
         yield xr.Dataset({"x": ("n", [1.0, 2.0])}, attrs={"stage": 2})
 
-    plain: Form[xr.Dataset] = Form(lambda result: result, lambda stored, model: stored)
+    plain: Form[xr.Dataset] = Form(lambda result: result, lambda stored, model: stored, "")
     key = ("held", number)
     return Request(spec, key, f"Held {number}", work, form=plain if form else None)
 
