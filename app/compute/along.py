@@ -27,7 +27,7 @@ K = 5
 """How many of the likeliest next tokens are kept."""
 LEAST = 3
 """Answers of one kind; of fewer no preference can be told."""
-_OFTEN = 0.4  # s, between two results while it goes on
+OFTEN = 0.4  # s, between two results while it goes on
 
 MEASURES = (
     Measure(
@@ -194,7 +194,7 @@ def asking(
                 kept.table = brought(model, examples, step, go_on)
             kept.by_step[step] = ask(model, examples, kept.table, go_on)
             del model
-        if done + 1 == total or time.monotonic() - told > _OFTEN:
+        if done + 1 == total or time.monotonic() - told > OFTEN:
             told = time.monotonic()
             yield joined(kept.by_step)
     tell(total, total)

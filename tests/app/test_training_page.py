@@ -191,7 +191,7 @@ def test_asking_can_be_cancelled_and_begun_again(
 ) -> None:
     st.cache_resource.clear()
     monkeypatch.setattr(live, "PATIENCE", 0.5)
-    monkeypatch.setattr(along, "_OFTEN", 0.0)
+    monkeypatch.setattr(along, "OFTEN", 0.0)
     page = open_page(trained / "runs", query={"page": "training", "measure": "asked-right"})
     bars = [one.label for one in page.button]
     assert "Cancel" in bars
