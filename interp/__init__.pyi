@@ -1,3 +1,8 @@
+from .attention.focus import FocusDetector as FocusDetector
+from .attention.focus import evaluate_detector as evaluate_detector
+from .attention.focus import fit_focus_detector as fit_focus_detector
+from .attention.focus import instruction_focus as instruction_focus
+from .attention.focus import select_heads as select_heads
 from .attention.head_detection import detect_heads as detect_heads
 from .attention.head_detection import head_scores as head_scores
 from .attention.head_detection import repeated_sequences as repeated_sequences

@@ -18,6 +18,7 @@ __all__ = [
     "DoseResponse",
     "EdgeScores",
     "FactTable",
+    "Focus",
     "HeadScores",
     "Lens",
     "MeanDifference",
@@ -112,6 +113,9 @@ Attribution = Annotated[
 ]
 DoseResponse = Annotated[xr.Dataset, ResultOf("dose_response", ("dose response",), ("value",))]
 HeadScores = Annotated[xr.Dataset, ResultOf("head_scores or detect_heads", ("head scores",), ())]
+Focus = Annotated[
+    xr.Dataset, ResultOf("instruction_focus", ("instruction focus",), ("attention", "focus"))
+]
 _LENSES = ("logit lens", "tuned lens", "Jacobian lens")
 Lens = Annotated[xr.Dataset, ResultOf("logit_lens", _LENSES, ("top_token",))]
 AnswerLens = Annotated[xr.Dataset, ResultOf("logit_lens with answers", _LENSES, ("layer",))]

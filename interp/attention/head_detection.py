@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cache.arguments import Seed, typed
-from interp.attention.patterns import check_values, patterns_of, value_lengths
+from interp.attention.patterns import check_values, last_to_spans, patterns_of, value_lengths
 from interp.errors import PromptError
 from interp.forward.interventions import Intervention
 from interp.generation.logits import logits
@@ -61,6 +61,7 @@ def head_scores(
     """
     batch = prompts if isinstance(prompts, TokenBatch) else tokenise(model, prompts)
     masks = {name: span_mask(model, batch, words) for name, words in (spans or {}).items()}
+    stacked = torch.stack(list(masks.values())) if masks else None
     sought = _sought(model, batch)
     n_layers = range(model.n_layers)
     shape = (len(batch), model.n_layers, model.n_heads)
@@ -75,11 +76,9 @@ def head_scores(
                 value = torch.einsum("ehds,eds->eh", pattern, weight[rows].to(pattern.device))
                 scores[name][start:stop, layer] = value.cpu().numpy()
             scores["entropy"][start:stop, layer] = _entropy(pattern, ends).cpu().numpy()
-            here = torch.arange(len(rows), device=pattern.device)
-            last = pattern[here, :, ends.to(pattern.device)].cpu()
-            for at, mask in enumerate(masks.values()):
-                chosen = last * mask[rows, None]
-                to_span[start:stop, layer, :, at] = chosen.sum(-1).numpy()
+            if stacked is not None:
+                found = last_to_spans(pattern, ends, stacked[:, rows])
+                to_span[start:stop, layer] = found.cpu().numpy()
         if progress:
             progress(stop, len(batch))
     even = _even_attention(batch)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cache.arguments import typed
@@ -119,6 +119,17 @@ def patterns_of(
 
     size = rows_that_fit(model, recording_memory(model, length, streams))
     yield from batches(len(batch), size, work)
+
+
+def last_to_spans(
+    pattern: Float[Tensor, "row head dest source"],
+    ends: Int[Tensor, " row"],
+    masks: Bool[Tensor, "span row source"],
+) -> Float[Tensor, "row head span"]:
+    """Attention from each row's last token, at `ends`, summed over the tokens of each span."""
+    here = torch.arange(len(pattern), device=pattern.device)
+    last = pattern[here, :, ends.to(pattern.device)]
+    return torch.einsum("ehs,nes->ehn", last, masks.to(last))
 
 
 def value_lengths(

@@ -12,12 +12,15 @@ from interp.stats.means import (
     ratio_intervals,
 )
 from interp.stats.proportions import proportion_interval, proportion_intervals, wilson
+from interp.stats.ranking import auroc, auroc_interval
 from interp.stats.significance import Equivalence, holm, permutation_test, specificity, tost
 
 __all__ = [
     "LEAST_N",
     "Effect",
     "Equivalence",
+    "auroc",
+    "auroc_interval",
     "bootstrap",
     "connected",
     "difference_intervals",
