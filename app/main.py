@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import streamlit as st
 
-from app import arguments, state
-from app.screen import follow, live, look, parts
-from app.text import colours, markup
-from app.views import frame
+from app import starting
 
 _SIDEBAR = 230  # px; figures in two columns need the rest of a screen of 1280
 # A file of our own: Streamlit fetches its symbols for this place from the internet.
@@ -26,15 +22,10 @@ def main() -> None:
         # Streamlit's menu, in which light and dark are kept, is there only if it holds something.
         menu_items={"About": "Obverse, the explorer."},
     )
-    parts.html(colours.variables(look.dark()) + markup.CSS)
-    # Now, since the page below can take a while, and again at the end, when defaults are chosen.
-    state.to_address()
-    with parts.in_a_sentence():
-        look.start()
-        follow.start()
-        with live.only_what_is_shown():
-            frame.show(arguments.parse(sys.argv[1:]))
-    state.to_address()
+    starting.wait()
+    from app.views import frame  # takes seconds at first, which are waited for above
+
+    frame.draw()
 
 
 main()

@@ -6,8 +6,10 @@ Streamlit serves it, behind a guard of our own (`app.guard`), on this computer o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +53,35 @@ def _scripts() -> list[str]:
     return re.findall(r"<script>(.*?)</script>", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
+def modules() -> list[str]:
+    """Paths of Streamlit's modules that draw figures, tables and components of our own."""
+    import streamlit
+
+    folder = Path(streamlit.__file__).with_name("static") / "static" / "js"
+    names = ("PlotlyChart", "DataFrame", "arrowFormatUtils", "BidiComponent")
+    return [f"/static/js/{at.name}" for name in names for at in folder.glob(f"{name}.*.js")]
+
+
 def main() -> None:
     """Serve until a signal ends it. `--port` is ours, the rest is the page's."""
     import streamlit as st
     from starlette.middleware import Middleware
 
+    from app import arguments, starting
     from app.guard import Guard, names
 
     parser = argparse.ArgumentParser(prog="obverse app", add_help=False)
     parser.add_argument("--port", type=int, default=8501)
     given, rest = parser.parse_known_args()
     sys.argv[1:] = rest
-    guard = Middleware(Guard, hosts=names(given.port), scripts=_scripts())
-    st.App(_HERE / "main.py", middleware=[guard]).run(config=options(given.port))
+    guard = Middleware(Guard, hosts=names(given.port), scripts=_scripts(), modules=modules())
+
+    @contextlib.asynccontextmanager
+    async def up(_app: st.App) -> AsyncIterator[None]:
+        starting.begin(arguments.parse(rest).root)
+        yield
+
+    st.App(_HERE / "main.py", middleware=[guard], lifespan=up).run(config=options(given.port))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from app.panels import all_ranks, example_patching, lens_kinds
 from app.panels import lens as lens_panel
 from app.panels.inside import tabs
 from app.panels.lens_kinds import LOGIT, Chosen
-from app.screen import follow, parts
+from app.screen import follow, later, parts
 from app.screen.asked import Asked
 from app.screen.shown import Shown
 from app.screen.told import ONE_PROMPT, Told
@@ -24,6 +24,10 @@ from cache.errors import ObverseError
 from experiments.explorer import Way
 from interp.figures import rank_lines
 from interp.figures.drawing import numbers
+
+_LAYERS = "What each layer would say"
+_RANKS = "Where the answer comes up"
+_INSIDE = "What goes on inside"
 
 
 def show(shown: Shown, example: int) -> None:
@@ -37,15 +41,29 @@ def show(shown: Shown, example: int) -> None:
             lens = _question(shown, row, way)
             if lens is not None:
                 lenses[way] = lens
-    chosen = LOGIT
+    title = _LAYERS if shown.spec is not None and lenses else _RANKS
+    later.draw("layers", title, 1050, lambda: _through(shown, row, lenses))
+    later.draw(
+        "patching", example_patching.TITLE, 1160, lambda: example_patching.show(shown, example)
+    )
+    if shown.spec is not None:
+        later.draw("inside", _INSIDE, 700, lambda: _inside(shown, example, row))
+
+
+def _through(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset]) -> None:
+    """What stands at each layer: the lens that is chosen, and the answer's rank in it."""
+    chosen, read = LOGIT, dict(lenses)
     if shown.spec is not None and lenses:
         found = _layers(shown, shown.spec, row, lenses)
-        chosen, lenses = found or (chosen, {})
-    _ranks(shown, row, lenses, chosen)
-    example_patching.show(shown, example)
+        chosen, read = found or (chosen, {})
+    _ranks(shown, row, read, chosen)
+
+
+def _inside(shown: Shown, example: int, row: pd.Series) -> None:
+    parts.html(markup.heading(_INSIDE))
     if shown.spec is not None:
-        parts.html(markup.heading("What goes on inside"))
-        tabs.show(shown.spec, [_asked(shown, example, row, way) for way in ways])
+        asked = [_asked(shown, example, row, way) for way in shown.examples.ways]
+        tabs.show(shown.spec, asked)
 
 
 def _asked(shown: Shown, example: int, row: pd.Series, way: Way) -> Asked:
@@ -111,7 +129,7 @@ def _layers(
     shown: Shown, spec: ModelSpec, row: pd.Series, plain: Mapping[Way, xr.Dataset]
 ) -> tuple[Chosen, dict[Way, xr.Dataset]] | None:
     """The heatmaps of the lens that is chosen; that lens and what it reads, if it is there."""
-    parts.html(markup.heading("What each layer would say"))
+    parts.html(markup.heading(_LAYERS))
     run = None if shown.run is None else shown.run.record.path
     chosen = lens_kinds.choose(spec, _texts(shown), run)
     if chosen is None:
@@ -146,11 +164,7 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chose
     of_all = all_ranks.stored(shown, example)
     if not of_this and not of_all:
         return
-    parts.html(
-        markup.heading(
-            "Where the answer comes up", "Rank of the answer’s first token after the whole prompt."
-        )
-    )
+    parts.html(markup.heading(_RANKS, "Rank of the answer’s first token after the whole prompt."))
     chance = None
     if shown.spec is not None and of_this:
         chance = resources.engine().about(shown.spec).d_vocab

@@ -23,12 +23,14 @@ from cache.errors import ObverseError
 from experiments.explorer import Pair, Way
 from interp.kinds import site_kind
 
+TITLE = "Which activations carry the answer"
+
 
 def show(shown: Shown, example: int) -> None:
     """The maps of one site, a column for each way; the tabs choose the site."""
     parts.html(
         markup.heading(
-            "Which activations carry the answer",
+            TITLE,
             "Each cell puts one activation of the clean run into the run of another example, and "
             "reads by how much the right answer’s first token gains on the other one’s, in logits.",
         )

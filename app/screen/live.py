@@ -180,10 +180,10 @@ def draw(going: Sequence[Going], show: Callable[[], None]) -> None:
     """Call `show`, and while there is work to do again and again."""
     deadline = time.monotonic() + PATIENCE
     running = [one.work.wait(max(0.0, deadline - time.monotonic())).running for one in going]
-    page = _page()
+    drawn = page()
 
     def again() -> None:
-        if _page() != page or not any(one.work.stand.running for one in going):
+        if page() != drawn or not any(one.work.stand.running for one in going):
             st.rerun()
         with parts.in_a_sentence():
             show()
@@ -194,7 +194,7 @@ def draw(going: Sequence[Going], show: Callable[[], None]) -> None:
         show()
 
 
-def _page() -> View:
+def page() -> View:
     """What the page is about, but for the chosen cell, step or layer: these change without a new
     page."""
     view = state.view()

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import sys
+
 import streamlit as st
 
-from app import resources, runs
+from app import arguments, resources, runs, state
 from app.arguments import Arguments
-from app.screen import parts
+from app.screen import follow, live, look, parts
+from app.text import colours, markup
 from app.views import opening, sidebar
 from app.views.opened import Opened
 from interp.figures.drawing import theme
 
 
-def show(arguments: Arguments) -> None:
-    """Draw everything."""
-    found, problems = runs.find(arguments.root, arguments.run)
+def draw() -> None:
+    """Draw the page; what goes wrong is told in a sentence."""
+    parts.html(colours.variables(look.dark()) + markup.CSS)
+    # Now, since the page below can take a while, and again at the end, when defaults are chosen.
+    state.to_address()
+    with parts.in_a_sentence():
+        look.start()
+        follow.start()
+        with live.only_what_is_shown():
+            show(arguments.parse(sys.argv[1:]))
+    state.to_address()
+
+
+def show(given: Arguments) -> None:
+    """Draw what is open, the sidebar and the page that is shown."""
+    found, problems = runs.find(given.root, given.run)
     with st.sidebar:
         sidebar.brand()
         source = opening.choose(found)
@@ -30,7 +46,7 @@ def show(arguments: Arguments) -> None:
     run = None
     if source is not None and source.kind == "run":
         run = resources.run(found[source.name])
-    opened = Opened(arguments.root, source, run, found)
+    opened = Opened(given.root, source, run, found)
     _ = opened.usual_page  # now: what is wrong with it is said here, and not in the sidebar
     with place:
         page = sidebar.pages(opened)

@@ -71,7 +71,7 @@ def header(run: runs.Run) -> None:
         if report is not None:
             st.download_button(
                 "Report",
-                data=report,
+                data=lambda: report,  # handed over by a click: the browser loads the rest at once
                 file_name="report.html",
                 mime="text/html",
                 on_click="ignore",

@@ -62,6 +62,32 @@ def test_its_own_names_are_answered(host: str) -> None:
     assert status(host=host, origin=f"http://{host.lower()}") == 200
 
 
+def test_a_page_names_the_modules_that_it_will_need() -> None:
+    """As they lie in the installed Streamlit; answers that are no page name none."""
+    import streamlit
+
+    def links(kind: bytes) -> list[bytes]:
+        sent: list[Any] = []
+
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            headers = [(b"content-type", kind)]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+        async def keep(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "headers": [(b"host", OWN.encode())]}
+        guard = Guard(application, names(PORT), modules=server.modules())
+        asyncio.run(guard(scope, keep, keep))  # type: ignore[arg-type]
+        return [value for name, value in sent[0]["headers"] if name == b"link"]
+
+    found = [link.decode().split(">")[0].removeprefix("</") for link in links(b"text/html")]
+    static = Path(streamlit.__file__).with_name("static")
+    assert len(found) == 4
+    assert all((static / path).is_file() for path in found)
+    assert links(b"text/javascript") == []
+
+
 @pytest.mark.parametrize(
     "host",
     [

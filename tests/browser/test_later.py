@@ -1,0 +1,35 @@
+"""What stands below the first screen is drawn when it is scrolled to, and else when all rests."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.looking import PLOT, OpenPage, wait_for_plot
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+_WAITING = """() => [...document.querySelectorAll('.ob-later')]
+    .map((place) => place.getBoundingClientRect().top).sort((a, b) => a - b)"""
+
+
+def test_what_is_below_the_screen_is_drawn_later(open_page: OpenPage) -> None:
+    page = open_page("/?page=examples")
+    page.locator(".ob-later").first.wait_for(state="attached", timeout=90_000)
+    assert page.locator(".ob-next").count() == 2  # the next tokens of both prompts stand
+    page.wait_for_function("() => document.querySelectorAll('.ob-later').length === 3")
+    tops = page.evaluate(_WAITING)
+    assert tops[0] > 800
+    assert page.locator(PLOT.format("lens-forward")).count() == 0
+    # The last of them is scrolled to: it is drawn before those above it.
+    page.locator(".ob-later").last.scroll_into_view_if_needed()
+    page.get_by_role("tab", name="Attribution").wait_for(timeout=20_000)
+    assert page.locator(".ob-later").count() >= 1
+    # Nobody scrolls any more: all of it is drawn.
+    for key in ("lens-forward", "ranks", "patching-forward-resid_pre"):
+        wait_for_plot(page, key)
+    assert page.locator(".ob-later").count() == 0
+    # What is changed inside reaches the link, and all that is shown stays.
+    page.get_by_role("tab", name="Attribution").click()
+    page.wait_for_url("**inside=attribution**", timeout=20_000)
+    wait_for_plot(page, "lens-forward")
+    assert page.locator(".ob-later").count() == 0
