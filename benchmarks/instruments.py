@@ -1,13 +1,13 @@
 """The instruments beside the best of their peers, one after the other, both sides in one process.
 
-python -m benchmarks.instruments [transplant] [jacobian] [das] [generation] [comparison]
+python -m benchmarks.instruments [transplant] [jacobian] [das] [generation] [comparison] [search]
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import _comparison, _das, _generation, _jacobian, _transplant
+from benchmarks import _comparison, _das, _generation, _jacobian, _search, _transplant
 
 PARTS = {
     "transplant": _transplant.main,
@@ -15,6 +15,7 @@ PARTS = {
     "das": _das.main,
     "generation": _generation.main,
     "comparison": _comparison.main,
+    "search": _search.main,
 }
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "Lens",
     "MeanDifference",
     "Mixed",
+    "Moved",
     "Patched",
     "Patchscoped",
     "Paths",
@@ -30,6 +31,7 @@ __all__ = [
     "Searched",
     "Spread",
     "Subspaces",
+    "SuffixScores",
     "Swaps",
     "Transplanted",
     "TwoWays",
@@ -161,4 +163,10 @@ Searched = Annotated[
     ResultOf(
         "greedy_coordinate_search", ("greedy coordinate search",), ("loss", "score", "token_id")
     ),
+]
+SuffixScores = Annotated[
+    xr.Dataset, ResultOf("score_suffixes", ("suffix scores",), ("score", "loss"))
+]
+Moved = Annotated[
+    xr.Dataset, ResultOf("continuous_suffix", ("continuous suffix",), ("score", "vectors"))
 ]

@@ -14,6 +14,7 @@ from interp.figures.patching import patching_map
 from interp.figures.patchscope import patchscope_map
 from interp.figures.paths import path_map
 from interp.figures.ranks import rank_lines
+from interp.figures.search import search_lines
 from interp.figures.subspaces import subspace_lines, subspace_map
 from interp.figures.swaps import across_map, swap_lines
 from interp.figures.trajectories import step_lines, trajectory_lines
@@ -39,6 +40,7 @@ __all__ = [
     "path_map",
     "pattern_map",
     "rank_lines",
+    "search_lines",
     "spectrum_lines",
     "spread_lines",
     "step_lines",

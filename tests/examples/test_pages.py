@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("attention", "circuits", "comparison", "steering", "subspaces", "weights")
+PAGES = ("attention", "circuits", "comparison", "search", "steering", "subspaces", "weights")
 
 
 @pytest.mark.parametrize("page", PAGES)
