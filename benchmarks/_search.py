@@ -63,7 +63,7 @@ def rows(
     width: int = 768,
     heads: int = 12,
     n_prompts: int = 8,
-    length: int = 40,
+    length: int = 64,
     n_candidates: int = 64,
     peer_candidates: int = 6,
     repeats: int = 2,
@@ -103,7 +103,7 @@ def rows(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--length", type=int, default=40)
+    parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--candidates", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--small-only", action="store_true", help="leave GPT-2 small's shape out")
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     print(describe_machine(given.device))
     print(f"\n| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
-    shapes = [(4, 128, 4)] if given.small_only else [(4, 128, 4), (12, 768, 12)]
+    shapes = [(6, 384, 6)] if given.small_only else [(6, 384, 6), (12, 768, 12)]
     for layers, width, heads in shapes:
         for row in rows(
             layers,

@@ -6,7 +6,7 @@ from interp.figures.attribution import attribution_bars, attribution_map
 from interp.figures.circuit import circuit_map
 from interp.figures.comparison import difference_map, spectrum_lines
 from interp.figures.contrast import contrast_map
-from interp.figures.doses import dose_lines
+from interp.figures.doses import dose_lines, search_lines
 from interp.figures.facts import direction_scatter
 from interp.figures.faithfulness import faithfulness_lines
 from interp.figures.lens import lead_lines, lens_heatmap, spread_lines
@@ -14,7 +14,6 @@ from interp.figures.patching import patching_map
 from interp.figures.patchscope import patchscope_map
 from interp.figures.paths import path_map
 from interp.figures.ranks import rank_lines
-from interp.figures.search import search_lines
 from interp.figures.subspaces import subspace_lines, subspace_map
 from interp.figures.swaps import across_map, swap_lines
 from interp.figures.trajectories import step_lines, trajectory_lines

@@ -63,7 +63,11 @@ def continuous_suffix(
     that shrinks, then back to where the bound holds. The best of all steps is kept.
 
     Args:
-        model, prompts, answers, foils, goal, batch_size: as for `greedy_coordinate_search`.
+        model: the model.
+        prompts: as for `greedy_coordinate_search`.
+        answers: likewise.
+        foils: likewise.
+        goal: likewise.
         suffix: the tokens that are moved, as text, or how many, drawn from the pool.
         bound: by how much a token may differ from itself, as a share of its length, as the first
             block reads it (behind its norm) and before that; above 0.
@@ -71,6 +75,7 @@ def continuous_suffix(
         n_random: random moves that reach the same bound, as a control.
         pool: from which tokens are drawn, and among which the nearest other one is looked for.
         seed: of the tokens drawn and of random moves.
+        batch_size: rows in one pass; from a memory estimate if left out.
         progress: called with (steps done, steps in all).
 
     Returns:
@@ -84,7 +89,8 @@ def continuous_suffix(
     Raises:
         ArgumentError: a bound that is not positive, no steps.
         ModelError: the first block has no norm in front.
-        Otherwise as for `greedy_coordinate_search`.
+        PromptError: see `greedy_coordinate_search`.
+        MetricError: no such metric, one without a gradient, or a score that is not finite.
     """
     if not 0 < bound < float("inf"):
         raise ArgumentError(f"A bound is a positive share of a token's length, not {bound}.")

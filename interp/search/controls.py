@@ -46,8 +46,13 @@ def score_suffixes(
     """The score of every prompt with every suffix, as whole passes on the text have it.
 
     Args:
-        model, prompts, answers, foils, goal, batch_size: as for `greedy_coordinate_search`.
+        model: the model.
+        prompts: as for `greedy_coordinate_search`.
+        answers: likewise.
+        foils: likewise.
         suffixes: texts, of one number of tokens or of several.
+        goal: as for `greedy_coordinate_search`.
+        batch_size: rows in one pass; from a memory estimate if left out.
         progress: called with (suffixes done, suffixes in all).
 
     Returns:
@@ -55,7 +60,9 @@ def score_suffixes(
         how many each has.
 
     Raises:
-        As for `greedy_coordinate_search`.
+        PromptError: no suffixes, or see `greedy_coordinate_search`.
+        MetricError: there is no such metric.
+        SiteError: a `Projection` on what the model does not have.
     """
     if isinstance(suffixes, str) or not suffixes:
         raise PromptError("Give the suffixes as a list of texts, at least one.")
@@ -116,10 +123,12 @@ def random_suffixes(
     with, but was never chosen for what it does.
 
     Args:
-        model, prompts, pool: as for `greedy_coordinate_search`.
+        model: the model.
+        prompts: as for `greedy_coordinate_search`.
         n: how many.
         length: their tokens; with `like`, those of that.
         like: the suffix whose length and likelihood they have.
+        pool: the allowed tokens, as for `greedy_coordinate_search`.
         tolerance: nats, of a whole suffix.
         rounds: swaps that are tried for each at most.
         seed: of all draws.
