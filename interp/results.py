@@ -161,7 +161,7 @@ Patchscoped = Annotated[
 Searched = Annotated[
     xr.Dataset,
     ResultOf(
-        "greedy_coordinate_search", ("greedy coordinate search",), ("loss", "score", "token_id")
+        "greedy_coordinate_search", ("greedy coordinate search",), ("score", "text", "token_id")
     ),
 ]
 SuffixScores = Annotated[

@@ -136,7 +136,7 @@ def search_lines(
         at, ends = np.repeat(step, 2)[1:], [np.repeat(end, 2)[:-1] for end in (low, high)]
         fig.add_trace(band(at, *ends, _OWN, "search, 95%"))
     n = n_independent(np.ones(len(prompts), dtype=np.bool_).sum(), prompts)
-    tokens = ["".join(map(str, row)) for row in result["token"].values.tolist()]
+    tokens = [str(text).strip() for text in result["text"].values]
     tried = np.cumsum(result["tried"].values)
     moved = result["changed_slot"].values >= 0
     mean = score.mean(0)

@@ -98,6 +98,7 @@ class Trajectory:
                     ("step", "slot"),
                     np.array([[names[i] for i in row] for row in ids.tolist()], dtype=object),
                 ),
+                "text": ("step", [layout.text(tokens) for tokens in self.tokens]),
                 "changed_slot": ("step", np.array(self.slot)),
                 "tried": ("step", np.array(self.tried)),
                 "unwritable": ("step", np.array(self.unwritable)),

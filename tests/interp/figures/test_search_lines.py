@@ -22,7 +22,7 @@ def search(token: str = "<b>$x$") -> xr.Dataset:
             "loss": ("step", -score.mean(1)),
             "score": (("step", "example"), score),
             "token_id": (("step", "slot"), np.zeros((4, 1), int)),
-            "token": (("step", "slot"), np.array([[" a"], [" b"], [" b"], [token]], object)),
+            "text": ("step", [" a", " b", " b", f" {token}"]),
             "changed_slot": ("step", [-1, 0, -1, 0]),
             "tried": ("step", [0, 10, 10, 5]),
         },
