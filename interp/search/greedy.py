@@ -96,7 +96,8 @@ def greedy_coordinate_search(
 
     Returns:
         By `step`, 0 being the start: loss(step); score(step, example), in the goal's unit;
-        text(step), token(step, slot) and token_id(step, slot); changed_slot(step), -1 where nothing was taken;
+        text(step), token(step, slot) and token_id(step, slot); changed_slot(step), -1 where nothing
+        was taken;
         tried(step), how many suffixes were run, and unwritable(step), how many more were left out
         because their text would read as other tokens; best_tried(step), the lowest loss among
         those run. The attribute `suffix` is the text that was found, `ended` says why it ended,
