@@ -133,8 +133,8 @@ def search_lines(
         _add_controls(fig, controls, step, unit)
     if np.isfinite(low).any():
         # A step's band reaches as far as its line does.
-        at, ends = np.repeat(step, 2)[1:], [np.repeat(end, 2)[:-1] for end in (low, high)]
-        fig.add_trace(band(at, *ends, _OWN, "search, 95%"))
+        at, below, above = np.repeat(step, 2)[1:], np.repeat(low, 2)[:-1], np.repeat(high, 2)[:-1]
+        fig.add_trace(band(at, below, above, _OWN, "search, 95%"))
     n = n_independent(np.ones(len(prompts), dtype=np.bool_).sum(), prompts)
     tokens = [str(text).strip() for text in result["text"].values]
     tried = np.cumsum(result["tried"].values)
@@ -180,8 +180,8 @@ def _add_controls(
     means = controls["score"].mean("example").values.astype(float)
     low, high = np.quantile(means, [0.025, 0.975])
     if len(means) > 1:
-        ends = [np.full(len(step), end) for end in (low, high)]
-        fig.add_trace(band(step, *ends, _CONTROL, "random suffixes, middle 95%"))
+        below, above = np.full(len(step), low), np.full(len(step), high)
+        fig.add_trace(band(step, below, above, _CONTROL, "random suffixes, middle 95%"))
     name = f"{len(means)} random suffixes" if len(means) > 1 else "random suffix"
     fig.add_trace(_level(step, float(means.mean()), _CONTROL, "dash", name, unit))
 
