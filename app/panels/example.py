@@ -166,7 +166,7 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chose
         return
     parts.html(markup.heading(_RANKS, "Rank of the answer’s first token after the whole prompt."))
     chance = None
-    if shown.spec is not None and of_this:
+    if shown.spec is not None:
         chance = resources.engine().about(shown.spec).d_vocab
     columns = st.columns(2, gap="large")
     if of_this and shown.spec is not None:

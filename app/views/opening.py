@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 import streamlit as st
 
 from app import runs, state
@@ -45,12 +47,14 @@ def _selectbox(options: list[Source], current: Source | None, found: dict[str, R
             return "Another model …"
         if source.kind == "run":
             return f"Run: {runs.label(found[source.name])}"
-        return f"Model: {source.name}"
+        return f"Model: {PurePath(source.name).name if source.name[:1] in '/~.' else source.name}"
 
     def changed() -> None:
         open_(st.session_state["source"])
 
-    if current is not None and st.session_state.get("source") != current:
+    if current is not None:
+        # Whenever it is drawn: a page that is drawn again before the browser has got it once would
+        # have the first of the list, and choose that.
         st.session_state["source"] = current
     st.selectbox(
         "Open",

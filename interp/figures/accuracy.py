@@ -55,7 +55,7 @@ def accuracy_bars(accuracy: AccuracyTable, *, title: str | None = None) -> go.Fi
     )
     fig.update_annotations(font={"size": theme.TEXT, "color": theme.MUTED})
     fig.update_yaxes(range=[0, 1.03], tickformat=".0%", dtick=0.25)
-    fig.update_yaxes(title_text="facts answered right", col=1)
+    fig.update_yaxes(title_text="questions answered right", col=1)
     fig.update_xaxes(showgrid=False, categoryorder="array", title_text="trained on")
     fig.update_xaxes(categoryarray=[theme.escape(theme.words(g)) for g in groups])
     return fig

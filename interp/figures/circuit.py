@@ -281,7 +281,7 @@ def _axes(fig: go.Figure, layout: Layout, labels: Sequence[str], angle: float) -
                 y0=low - 0.5, y1=high + 0.5, fillcolor="#f5f6f8", line_width=0, layer="below"
             )
     rows = [(0.5, "embedding")]
-    rows += [((low + high) / 2, f"layer {label}") for low, high, label in layout.layers]
+    rows += [((low + high) / 2, f"block {label}") for low, high, label in layout.layers]
     rows.append((layout.height - 0.5, "logits"))
     fig.update_yaxes(
         tickvals=[y for y, _ in rows],

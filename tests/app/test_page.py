@@ -272,6 +272,20 @@ def test_a_damaged_run_does_not_hide_the_others(
     assert "Tom Cruise" in html(page)
 
 
+def test_the_list_stands_where_the_page_does_however_often_it_is_drawn(
+    open_page: Open, record: RunRecord, model_folder: Path
+) -> None:
+    """A browser that is told once only has the first of the list when that page is replaced."""
+    query = {"model": str(model_folder), "page": "start"}
+    page = open_page(root_of(record), query=query)
+    for _ in range(2):
+        (chosen,) = page.sidebar.selectbox
+        assert chosen.proto.set_value
+        assert (chosen.value.kind, chosen.value.name) == ("model", str(model_folder))
+        assert chosen.proto.raw_value == f"Model: {model_folder.name}"
+        page.run()
+
+
 def test_a_link_to_a_run_that_is_gone_is_told(open_page: Open, record: RunRecord) -> None:
     page = open_page(root_of(record), query={"run": "../../etc"})
     assert not page.exception

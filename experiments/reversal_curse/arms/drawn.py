@@ -13,6 +13,7 @@ from experiments.organisms.facts import DIRECTIONS
 from experiments.reversal_curse.arms.scale import FACTORS
 from experiments.reversal_curse.arms.stage import outcome_counts
 from interp.figures.drawing import theme
+from interp.figures.ranks import rank_axis, rank_scale
 
 __all__ = [
     "arm_outcomes",
@@ -222,14 +223,15 @@ def time_ranks(training_time: pd.DataFrame) -> go.Figure:
             fig.add_trace(
                 go.Scatter(
                     x=layers,
-                    y=1 + ranks.to_numpy(dtype=float),
+                    y=rank_scale(ranks),
+                    customdata=1 + ranks.to_numpy(dtype=float),
                     mode="lines+markers",
                     line={"color": theme.SEQUENTIAL[place], "width": 2},
                     name=f"step {step}",
                     showlegend=False,
                     hovertemplate=(
-                        f"<b>step {step}</b>, %{{x}} blocks passed<br>median rank %{{y:,.4~g}}"
-                        "<extra></extra>"
+                        f"<b>step {step}</b>, %{{x}} blocks passed<br>median rank "
+                        "%{customdata:,.4~g}<extra></extra>"
                     ),
                 ),
                 row=1,
@@ -238,7 +240,8 @@ def time_ranks(training_time: pd.DataFrame) -> go.Figure:
     theme.finish(fig, title=None, height=360)
     fig.update_annotations(font={"size": theme.SMALL, "color": theme.MUTED})
     fig.update_xaxes(title_text="blocks passed", dtick=1)
-    fig.update_yaxes(type="log", autorange="reversed")
+    drawn = training_time[[f"rank_{layer}" for layer in layers]].to_numpy(dtype=float)
+    rank_axis(fig, float(np.nanmax(drawn, initial=1.0)))
     fig.update_yaxes(title_text="median rank of the answer (1: first choice)", col=1)
     fig.update_layout(margin={"t": 56})
     return fig

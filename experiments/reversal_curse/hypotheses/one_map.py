@@ -201,7 +201,7 @@ def one_map_dots(*models: xr.Dataset) -> go.Figure:
     named = [(name, one) for name, one in named if "forward_at" in one]
     if not named:
         return nothing_to_draw("No map can be fitted and tested")
-    rows = [f"{name}, layer {layer}" for name, one in named for layer in one["layer"].values]
+    rows = [f"{name}, after block {layer}" for name, one in named for layer in one["layer"].values]
     series = []
     ways: tuple[tuple[Direction, str], ...] = (
         ("forward", "M, forward"),

@@ -10,7 +10,7 @@ from interp.circuits import prune
 from interp.figures import circuit_map, faithfulness_lines
 from interp.figures.drawing import theme
 
-__all__ = ["ENOUGH", "circuit", "faithfulness", "grey", "pairs", "random_circuits"]
+__all__ = ["ENOUGH", "circuit", "clear", "faithfulness", "grey", "pairs", "random_circuits"]
 
 ENOUGH = 0.8
 """The faithfulness on held-out pairs that the smallest circuit drawn has."""
@@ -60,6 +60,11 @@ def random_circuits(edges: xr.Dataset, curve: xr.Dataset) -> str:
     """What circuits are held against."""
     drawn = counted([curve.sizes.get("draw", 0)], "random circuit")
     return f"{drawn} of each size, and all other edges"
+
+
+def clear(edges: xr.Dataset, curve: xr.Dataset) -> bool:
+    """Whether there is something to draw."""
+    return not _reason(edges, curve)
 
 
 def grey(reason: str) -> go.Figure:

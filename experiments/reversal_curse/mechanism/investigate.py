@@ -51,6 +51,18 @@ def _beside_circuit(edges: xr.Dataset, curve: xr.Dataset) -> str:
     return f"{circuits.random_circuits(edges, curve)}, in the figure of faithfulness"
 
 
+def _of_circuit(edges: xr.Dataset, curve: xr.Dataset) -> str:
+    if not circuits.clear(edges, curve):
+        return _NOTHING
+    return f"of its faithfulness, in the small print: {_FAITHFUL}"
+
+
+def _of_curve(edges: xr.Dataset, curve: xr.Dataset) -> str:
+    drawn = circuits.clear(edges, curve)
+    return f"{_FAITHFUL}, at each size for itself" if drawn else _NOTHING
+
+
+_NOTHING = "none: there is nothing to draw"
 _FAITHFUL = "95% of a ratio of sums over questions (t or bootstrap-t, the wider)"
 
 FIGURES = (
@@ -93,7 +105,7 @@ FIGURES = (
             "of 0 there is none.",
             shows=f"The circuit of {what}.",
             n=circuits.pairs,
-            interval=f"of its faithfulness, in the small print: {_FAITHFUL}",
+            interval=_of_circuit,
             control=_beside_circuit,
         )
         for name, (_, _, what) in _CIRCUITS.items()
@@ -109,7 +121,7 @@ FIGURES = (
             "others than those that the edges were scored on.",
             shows=f"How far circuits of growing size do what the whole model does, of {what}.",
             n=circuits.pairs,
-            interval=f"{_FAITHFUL}, at each size for itself",
+            interval=_of_curve,
             control=circuits.random_circuits,
         )
         for name, (_, _, what) in _CIRCUITS.items()
