@@ -34,7 +34,9 @@ T = TypeVar("T")
 PATIENCE = 1.0
 """Seconds that a page waits for work before it draws what there is: most is done by then."""
 
-_EVERY = 0.5  # s between two drawings
+EVERY = 0.5
+"""Seconds between two drawings of what is worked on."""
+
 _WAITING, _USED = "waiting", "waiting-used"
 
 
@@ -189,7 +191,7 @@ def draw(going: Sequence[Going], show: Callable[[], None]) -> None:
             show()
 
     if any(running):
-        st.fragment(again, run_every=_EVERY)()
+        st.fragment(again, run_every=EVERY)()
     else:
         show()
 

@@ -39,6 +39,19 @@ class Explorer:
     patches: Path | None = None
     """Where the slow one writes down the patches of single cells that it has run."""
 
+    def hold(self) -> None:
+        """Have the slow one's work stop behind its first results."""
+        self._go.unlink(missing_ok=True)
+
+    def go_on(self) -> None:
+        """Have it go on."""
+        self._go.touch()
+
+    @property
+    def _go(self) -> Path:
+        assert self.patches is not None
+        return self.patches.with_name("go")
+
 
 @pytest.fixture(scope="session")
 def record(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
@@ -107,6 +120,14 @@ def browser(chromium: str) -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def kept_context(browser: Any) -> Iterator[Any]:
+    """In it scripts are compiled once for all pages."""
+    context = _context(browser)
+    yield context
+    context.close()
+
+
 @dataclass
 class Complaints:
     """What a page did that none of ours may do."""
@@ -117,19 +138,27 @@ class Complaints:
 
 
 @pytest.fixture
-def open_page(explorer: Explorer, browser: Any) -> Iterator[Callable[[str], Any]]:
-    """Opens a path in a context of its own; at the end no page may have complained."""
-    yield from _pages(explorer, browser)
+def open_page(explorer: Explorer, browser: Any, kept_context: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a path; at the end no page may have complained.
+
+    With `fresh` it is opened in a browser that knows nothing of the others: for another person's
+    page, and for tests that leave cookies, a theme or permissions behind.
+    """
+    yield from _pages(explorer, browser, kept_context)
 
 
 @pytest.fixture
-def open_slow_page(slow_explorer: Explorer, browser: Any) -> Iterator[Callable[[str], Any]]:
+def open_slow_page(
+    slow_explorer: Explorer, browser: Any, kept_context: Any
+) -> Iterator[Callable[..., Any]]:
     """The same where maps take seconds."""
-    yield from _pages(slow_explorer, browser)
+    yield from _pages(slow_explorer, browser, kept_context)
 
 
-def _pages(explorer: Explorer, browser: Any) -> Iterator[Callable[[str], Any]]:
-    contexts, complaints = [], Complaints()
+def _pages(explorer: Explorer, browser: Any, kept: Any) -> Iterator[Callable[..., Any]]:
+    contexts: list[Any] = []
+    pages: list[Any] = []
+    complaints = Complaints()
 
     def watch(page: Any) -> None:
         def on_console(message: Any) -> None:
@@ -149,18 +178,23 @@ def _pages(explorer: Explorer, browser: Any) -> Iterator[Callable[[str], Any]]:
         page.on("dialog", on_dialog)
         page.on("request", on_request)
 
-    def open_(path: str = "/") -> Any:
-        context = browser.new_context(viewport={"width": 1280, "height": 800})
-        contexts.append(context)
-        page = context.new_page()
+    def open_(path: str = "/", *, fresh: bool = False) -> Any:
+        if fresh:
+            contexts.append(_context(browser))
+        page = (contexts[-1] if fresh else kept).new_page()
+        pages.append(page)
         watch(page)
         page.goto(path if path.startswith("http") else explorer.url + path)
         return page
 
     yield open_
-    for context in contexts:
-        context.close()
+    for each in (*pages, *contexts):
+        each.close()
     assert complaints == Complaints()
+
+
+def _context(browser: Any) -> Any:
+    return browser.new_context(viewport={"width": 1280, "height": 800})
 
 
 def _free_port() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-OpenPage = Callable[[str], Any]
+OpenPage = Callable[..., Any]
 # While the page is drawn again, figures of the last time stand beside the new ones, unseen.
 PLOT = ".st-key-{} .js-plotly-plot:visible"
 
@@ -16,9 +16,20 @@ def wait_for_plot(page: Any, key: str) -> Any:
     return plot
 
 
+def wait_until_drawn(page: Any) -> None:
+    """What stands on a page that is being drawn may be exchanged at any moment."""
+    page.wait_for_function(
+        """() => document.querySelector("[data-test-script-state]")
+            .dataset.testScriptState !== 'running'""",
+        polling=100,
+        timeout=90_000,
+    )
+
+
 def click_cell(page: Any, key: str, layer: int, column: int) -> None:
     """Click in the middle of a cell of a heatmap, as a person would."""
     plot = wait_for_plot(page, key)
+    wait_until_drawn(page)
     plot.scroll_into_view_if_needed()
     page.wait_for_timeout(200)  # scrolling moves it
     x, y = plot.evaluate(
@@ -73,6 +84,7 @@ def wait_until_exact(page: Any, key: str) -> Any:
             return seen.length && seen.every(exact);
         }""",
         arg=PLOT.format(key).removesuffix(":visible"),
+        polling=100,  # looking at every frame has frames drawn, and they take what the work needs
         timeout=60_000,
     )
     return plot

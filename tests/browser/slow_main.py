@@ -10,15 +10,24 @@ from typing import Any
 
 from app import server
 from app.compute.background import jobs
+from app.screen import live
 from interp.patching import single
 from tests.app.slowed import slowed
 
 patch_once = single.patch_once
 
 
+GO = Path(os.environ["OBVERSE_PATCHES"]).with_name("go")
+
+
 def pause(stop: threading.Event, number: int) -> None:
-    """Long enough for a page to be drawn and clicked after the estimate; short after that."""
-    stop.wait(12.0 if number == 0 else 0.1)
+    """After the estimate until the test has seen and clicked what it wants to; short after that."""
+    if number:
+        stop.wait(0.1)
+        return
+    end = time.monotonic() + 60.0
+    while not (GO.exists() or stop.wait(0.1)) and time.monotonic() < end:
+        pass
 
 
 def patch_slowly(*given: Any, **named: Any) -> Any:
@@ -29,6 +38,7 @@ def patch_slowly(*given: Any, **named: Any) -> Any:
     return patch_once(*given, **named)
 
 
+live.EVERY = 2.0  # s; a page that draws itself all the time leaves little to the work
 jobs.Work = slowed(pause)  # type: ignore[misc]
 single.patch_once = patch_slowly
 server.main()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.views.every import PAGES
-from tests.browser.looking import OpenPage, click_cell, sentence, wait_for_plot
+from tests.browser.looking import OpenPage, click_cell, sentence, wait_for_plot, wait_until_drawn
 
 pytestmark = [pytest.mark.browser, pytest.mark.shared, pytest.mark.slow]
 
@@ -55,8 +55,4 @@ def test_every_page_of_a_model_opened_by_its_folder(open_page: OpenPage, shared:
 def _rest(page: Any) -> None:
     """Wait until nothing has run for half a second."""
     page.wait_for_timeout(500)
-    page.wait_for_function(
-        """() => document.querySelector("[data-test-script-state]")
-            .dataset.testScriptState !== 'running'""",
-        timeout=90_000,
-    )
+    wait_until_drawn(page)

@@ -6,6 +6,7 @@ import io
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,6 +22,7 @@ from tests.browser.looking import (
     ranges,
     sentence,
     wait_for_plot,
+    wait_until_drawn,
     wait_until_exact,
 )
 
@@ -49,7 +51,7 @@ def test_it_opens_the_newest_run(explorer: Explorer, open_page: OpenPage) -> Non
 
 
 def test_cells_stay_readable_on_a_narrow_screen(open_page: OpenPage) -> None:
-    page = open_page("/")
+    page = open_page("/", fresh=True)
     page.set_viewport_size({"width": 390, "height": 800})
     for key in ("lens-forward", "patching-forward-resid_pre"):
         plot = wait_for_plot(page, key)
@@ -64,8 +66,16 @@ def test_cells_stay_readable_on_a_narrow_screen(open_page: OpenPage) -> None:
     assert all(card["right"] <= 390 for card in cards)
 
 
-def test_a_click_on_a_lens_cell_tells_what_it_is(explorer: Explorer, open_page: OpenPage) -> None:
+def test_clicks_tell_what_a_cell_is_run_its_patch_and_choose_a_fact(
+    explorer: Explorer, open_page: OpenPage
+) -> None:
     page = open_page("/")
+    _lens_cell(page)
+    _patching_cells(explorer, page)
+    _row_of_the_table(page)
+
+
+def _lens_cell(page: Any) -> None:
     click_cell(page, "lens-forward", 1, 2)
     assert "at ‘Cruise’ (token 2), the next token would be" in sentence(page, "After 1 block")
     # The same place is marked in the strip, in the other figures, and in the address.
@@ -74,10 +84,7 @@ def test_a_click_on_a_lens_cell_tells_what_it_is(explorer: Explorer, open_page: 
     page.wait_for_url("**way=forward&layer=1&position=2")
 
 
-def test_a_click_on_a_patching_cell_runs_that_patch(
-    explorer: Explorer, open_page: OpenPage
-) -> None:
-    page = open_page("/")
+def _patching_cells(explorer: Explorer, page: Any) -> None:
     click_cell(page, "patching-reverse-resid_pre", 0, 3)
     said = sentence(page, "Patching the residual stream into block 0")
     stored = explorer.record.dataset("patching_reverse_resid_pre")
@@ -102,12 +109,22 @@ def test_a_click_on_a_patching_cell_runs_that_patch(
     page.wait_for_url("**site=z&way=forward&layer=1&head=1")
 
 
+def _row_of_the_table(page: Any) -> None:
+    wait_for_plot(page, "patching-forward-z")
+    table = page.locator(".st-key-examples [data-testid='stDataFrame']")
+    table.scroll_into_view_if_needed()
+    box = table.bounding_box()
+    page.mouse.click(box["x"] + 16, box["y"] + 36 + 35 * 3 + 17)  # the box of the fourth row
+    page.locator(".ob-h2", has_text="Dan Frost").wait_for(timeout=20_000)
+    page.wait_for_url("**example=3**")
+
+
 def test_a_link_shows_the_same_in_a_fresh_browser(explorer: Explorer, open_page: OpenPage) -> None:
     page = open_page("/")
     click_cell(page, "lens-reverse", 2, 1)
     said = sentence(page, "After 2 blocks")
     page.wait_for_url("**layer=2**")
-    fresh = open_page(page.url)
+    fresh = open_page(page.url, fresh=True)
     assert sentence(fresh, "After 2 blocks") == said
     assert fresh.url == page.url
     for key in ("lens-reverse", "lens-forward"):
@@ -165,17 +182,6 @@ def test_a_click_frames_the_cell_everywhere_and_keeps_the_zoom(open_page: OpenPa
     sentence(page, "Patching the residual stream into block 1 at ‘Tom’")
 
 
-def test_a_row_of_the_table_chooses_the_fact(explorer: Explorer, open_page: OpenPage) -> None:
-    page = open_page("/")
-    wait_for_plot(page, "patching-forward-resid_pre")
-    table = page.locator(".st-key-examples [data-testid='stDataFrame']")
-    table.scroll_into_view_if_needed()
-    box = table.bounding_box()
-    page.mouse.click(box["x"] + 16, box["y"] + 36 + 35 * 3 + 17)  # the box of the fourth row
-    page.locator(".ob-h2", has_text="Dan Frost").wait_for(timeout=20_000)
-    page.wait_for_url("**example=3**")
-
-
 def test_a_hostile_token_is_text_everywhere(explorer: Explorer, open_page: OpenPage) -> None:
     page = open_page("/?example=1")
     click_cell(page, "lens-forward", 0, 2)
@@ -195,6 +201,7 @@ def test_data_and_figure_can_be_downloaded(
 ) -> None:
     page = open_page("/")
     wait_for_plot(page, "patching-forward-resid_pre")
+    wait_until_drawn(page)
     holder = page.locator(".st-key-patching-forward-resid_pre")
     holder.scroll_into_view_if_needed()
     figure = "contains(@class, 'st-key-figure-patching-forward-resid_pre')"
@@ -216,7 +223,7 @@ def test_data_and_figure_can_be_downloaded(
 
 
 def test_two_sessions_at_once_get_the_same_numbers(explorer: Explorer, open_page: OpenPage) -> None:
-    pages = [open_page("/?example=5"), open_page("/?example=5")]
+    pages = [open_page("/?example=5", fresh=fresh) for fresh in (False, True)]
     for page in pages:
         wait_for_plot(page, "patching-forward-resid_pre")
     for page in pages:
@@ -277,7 +284,7 @@ def test_a_circuit_is_drawn_measured_and_walked_through(
         head.click()
     page.wait_for_url(f"**node=forward+{name}**")
     page.locator(".ob-h2", has_text="of block").first.wait_for(timeout=30_000)
-    fresh = open_page(page.url)
+    fresh = open_page(page.url, fresh=True)
     fresh.locator(".ob-h2", has_text="of block").first.wait_for(timeout=30_000)
     with page.expect_download(timeout=20_000) as download:
         page.get_by_role("button", name="Save as SVG").first.click()

@@ -15,26 +15,37 @@ from tests.browser.looking import (
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
+
+@pytest.fixture(autouse=True)
+def held(slow_explorer: Explorer) -> None:
+    """Each test says itself when work may go on."""
+    slow_explorer.hold()
+
+
 ESTIMATED = "plot => (plot.data || []).some(trace => trace.name === 'estimated')"
 
 
-def test_an_estimate_is_hatched_until_its_cells_were_run(open_slow_page: OpenPage) -> None:
+def test_an_estimate_is_hatched_until_its_cells_were_run(
+    slow_explorer: Explorer, open_slow_page: OpenPage
+) -> None:
     page = open_slow_page("/?example=5&site=attn_out")  # the run has not patched this one
     plot = wait_for_plot(page, "patching-forward-attn_out")
     assert plot.evaluate(ESTIMATED)
     page.get_by_text("Running cells").first.wait_for(timeout=20_000)
+    slow_explorer.go_on()
     wait_until_exact(page, "patching-forward-attn_out")
     wait_until_exact(page, "patching-reverse-attn_out")
     page.get_by_text("cells that were run").first.wait_for(timeout=20_000)
 
 
-def test_work_can_be_cancelled(open_slow_page: OpenPage) -> None:
+def test_work_can_be_cancelled(slow_explorer: Explorer, open_slow_page: OpenPage) -> None:
     page = open_slow_page("/?example=5&site=mlp_out")
     wait_for_plot(page, "patching-forward-mlp_out")
     page.get_by_role("button", name="Cancel").first.click(timeout=20_000)
     again = page.get_by_role("button", name="Run every cell")
     again.wait_for(timeout=20_000)
     assert wait_for_plot(page, "patching-forward-mlp_out").evaluate(ESTIMATED)
+    slow_explorer.go_on()
     wait_until_exact(page, "patching-reverse-mlp_out")  # the other one goes on
     # A click is lost where the page is drawn anew at that very moment: as a person would, look
     # whether it was taken.
@@ -51,7 +62,7 @@ def test_no_work_is_done_for_a_click_that_a_newer_one_has_replaced(
 ) -> None:
     assert slow_explorer.patches is not None
     key = "patching-forward-resid_pre"
-    first, second = (open_slow_page("/?example=0") for _ in range(2))
+    first, second = (open_slow_page("/?example=0", fresh=fresh) for fresh in (False, True))
     for page in (first, second):
         wait_for_plot(page, "patching-reverse-resid_pre")
     click_cell(first, key, 1, 1)  # takes 2 s, in which the other session has to wait

@@ -19,7 +19,7 @@ def background(page: Any) -> str:
 
 
 def test_cells_are_reached_by_keyboard(open_page: OpenPage) -> None:
-    page = open_page("/?page=examples")
+    page = open_page("/?page=examples", fresh=True)
     plot = wait_for_plot(page, LENS)
     page.wait_for_function(f"() => [{PLOTS}].flat().some(plot => plot.tabIndex === 0)")
     plot.focus()
@@ -50,7 +50,7 @@ def test_cells_are_reached_by_keyboard(open_page: OpenPage) -> None:
 
 
 def test_the_page_is_as_wide_as_the_screen_light_or_dark(open_page: OpenPage) -> None:
-    page = open_page("/?page=examples")
+    page = open_page("/?page=examples", fresh=True)
     wait_for_plot(page, LENS)
     assert page.evaluate(OVERFLOW) <= 0
     narrow = wait_for_plot(page, LENS).bounding_box()["width"]

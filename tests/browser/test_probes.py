@@ -34,7 +34,7 @@ def test_a_click_on_a_layer_tells_its_numbers_and_a_link_shows_the_same(
     left, top, width, height = framed(page, "probe-lines")
     # The frame lies around all of the layer, whatever its accuracy.
     assert height > 180
-    fresh = open_page(page.url)
+    fresh = open_page(page.url, fresh=True)
     assert sentence(fresh, "In the residual stream after block 0") == said
     assert framed(fresh, "probe-lines") == [left, top, width, height]
     assert page.evaluate("document.documentElement.scrollWidth <= 1280")

@@ -31,7 +31,7 @@ def trained(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_slider_moves_line_words_and_link(open_page: OpenPage, trained: Path) -> None:
     page = open_page(f"/?model={quote(str(trained))}&page=training&step=0")
     page.get_by_text("Open it", exact=True).click()
-    page.wait_for_function(_SETTLED, timeout=60_000)
+    page.wait_for_function(_SETTLED, polling=100, timeout=60_000)
     plot = wait_for_plot(page, "training-curves")
     ranks = wait_for_plot(page, "training-ranks")
     words = page.locator("[data-of-step]")
