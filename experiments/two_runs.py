@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from experiments.study import Verdict
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pandas as pd
 
 __all__ = ["compare_accuracy", "compare_verdicts"]
@@ -43,18 +45,24 @@ def compare_verdicts(first: Sequence[Verdict], second: Sequence[Verdict]) -> pd.
 
 
 def compare_accuracy(
-    first: pd.DataFrame, second: pd.DataFrame, ways: Sequence[str], group: str
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    ways: Sequence[str],
+    group: str,
+    about: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """How often each run's examples are answered right, by kind and by how they are asked.
 
     Examples with the same prompt and the same right answer are the same. Where a kind has
     `LEAST_N` or more of these, the runs are compared on them, as pairs; else on all that they
-    have, as independent samples.
+    have, as independent samples. Examples that share a prompt or what they are about are one piece
+    of evidence, and intervals count them as such (clusters).
 
     Args:
         first, second: tables of examples (see `experiments.explorer.Examples`).
         ways: names of the ways of asking.
         group: the column that tells of which kind an example is.
+        about: by way the column with what its prompts are about; "" or nothing where there is none.
 
     Returns:
         A row for each kind and way: n_a, right_a, low_a, high_a (share of right answers of what is
@@ -72,39 +80,57 @@ def compare_accuracy(
             side: table[table[group] == kind] for side, table in (("a", first), ("b", second))
         }
         for way in ways:
-            shared = _shared(tables, way)
+            shared = _shared(tables, way, (about or {}).get(way, ""))
             paired = len(shared) >= LEAST_N
             hits = {
                 side: shared[side] if paired else table[f"{way}_correct"]
                 for side, table in tables.items()
             }
             if all(len(right) for right in hits.values()):
-                found = _row(hits, paired)
+                names = [f"{way}_prompt", *filter(None, [(about or {}).get(way)])]
+                of_pairs = [] if not paired else [_clusters(shared, names)] * 2
+                clusters = of_pairs or [_clusters(table, names) for table in tables.values()]
+                found = _row(hits, paired, (clusters[0], clusters[1]))
                 rows.append({"kind": kind, "way": way, "n_shared": len(shared), **found})
     return pd.DataFrame(rows)
 
 
-def _shared(tables: Mapping[str, pd.DataFrame], way: str) -> pd.DataFrame:
+def _shared(tables: Mapping[str, pd.DataFrame], way: str, about: str) -> pd.DataFrame:
     """Whether each example of both is right in a and in b; what stands twice goes in order."""
     asked = [f"{way}_prompt", f"{way}_answer"]
+    also = [about] if about else []
     numbered = [
-        table[[*asked, f"{way}_correct"]]
+        table[list(dict.fromkeys([*asked, *also, f"{way}_correct"]))]
         .rename(columns={f"{way}_correct": side})
         .assign(again=table.groupby(asked).cumcount())
         for side, table in tables.items()
     ]
+    # What a prompt is about is told by the first run; the prompts are the same.
+    numbered[1] = numbered[1].drop(columns=[name for name in also if name not in asked])
     return numbered[0].merge(numbered[1], on=[*asked, "again"])
 
 
-def _row(hits: Mapping[str, pd.Series], paired: bool) -> dict[str, object]:
+def _clusters(table: pd.DataFrame, names: Sequence[str]) -> npt.NDArray[np.int64] | None:
+    """Which examples share a prompt or what they are about; None where none do."""
+    from interp.stats import connected
+
+    found = connected(*(table[name].astype(str).to_numpy() for name in names))
+    return found if len(set(found.tolist())) < len(found) else None
+
+
+def _row(
+    hits: Mapping[str, pd.Series],
+    paired: bool,
+    clusters: tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int64] | None],
+) -> dict[str, object]:
     from interp.stats import proportion_interval, share_difference
 
     row: dict[str, object] = {"paired": paired}
     numbers = {side: right.to_numpy(dtype=float) for side, right in hits.items()}
-    for side, right in numbers.items():
-        low, high = proportion_interval(right)
+    for (side, right), which in zip(numbers.items(), clusters, strict=True):
+        low, high = proportion_interval(right, which)
         row |= {f"n_{side}": len(right), f"right_{side}": float(right.mean())}
         row |= {f"low_{side}": low, f"high_{side}": high}
-    low, high = share_difference(numbers["a"], numbers["b"], paired=paired)
+    low, high = share_difference(numbers["a"], numbers["b"], paired=paired, clusters=clusters)
     difference = float(numbers["a"].mean() - numbers["b"].mean())
     return row | {"difference": difference, "difference_low": low, "difference_high": high}

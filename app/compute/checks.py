@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from interp.prompts.pairs import PromptPairs
     from interp.prompts.tokens import TokenBatch
 
+_HIDES = 0.25  # of what is shown: rounding that is larger could hide a mistake
 _MOST = 8  # places of a prompt that are patched with themselves
 
 
@@ -34,11 +35,14 @@ class Check:
         name: in few words, "Contributions sum".
         good: whether it is so.
         said: what was found, as a sentence with the number.
+        sure: whether it could have turned out otherwise: in a type that rounds by more than a
+            quarter of what is shown, what is wrong may look right.
     """
 
     name: str
     good: bool
     said: str
+    sure: bool = True
 
 
 def patches(model: Model, pair: Pair, site: str, layer: int) -> tuple[Check, ...]:
@@ -59,11 +63,14 @@ def patches(model: Model, pair: Pair, site: str, layer: int) -> tuple[Check, ...
     )
     per_head = site_kind(site).per_head
     slots = np.unique(np.linspace(0, len(pairs.alignment) - 1, _MOST).round().astype(int))
-    moved, allowed = _changed(model, pairs, site, layer, corrupt, None if per_head else slots)
+    moved, allowed, effect = _changed(
+        model, pairs, site, layer, corrupt, None if per_head else slots
+    )
     where = f"at layer {layer}"
-    own = Check(
+    own = _weighed(
+        model,
         "Itself: no change",
-        moved <= allowed,
+        (moved, allowed, effect),
         f"Put back {where}, the run’s own activations move the metric by {_small(moved)}; up to "
         f"{_small(allowed)} is rounding.",
     )
@@ -74,11 +81,12 @@ def patches(model: Model, pair: Pair, site: str, layer: int) -> tuple[Check, ...
         return own, spans(model, pair)
     mixed = corrupt.clone()
     mixed[:, here[before]] = clean[:, there[before]]
-    moved, allowed = _changed(model, pairs, site, layer, mixed, None if per_head else before)
+    moved, allowed, _ = _changed(model, pairs, site, layer, mixed, None if per_head else before)
     n = f"{len(before)} token{'s' if len(before) > 1 else ''}"
-    sham = Check(
+    sham = _weighed(
+        model,
         "Sham near 0",
-        moved <= allowed,
+        (moved, allowed, effect),
         f"Patched {where} at the {n} before the prompts differ, where nothing can be carried, the "
         f"metric moves by {_small(moved)}; up to {_small(allowed)} is rounding.",
     )
@@ -92,8 +100,9 @@ def _changed(
     layer: int,
     values: Tensor,
     slots: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]] | None,
-) -> tuple[float, float]:
-    """By how much patches move the metric at most, and by how much rounding may."""
+) -> tuple[float, float, float]:
+    """By how much patches move the metric at most, and by how much rounding may; and how far apart
+    both runs are."""
     from interp.patching import sweep
 
     found = sweep(
@@ -109,10 +118,12 @@ def _changed(
     if "position" in found.dims:  # elsewhere a cell is empty because nothing stands against it
         here = pairs.alignment.clean[0][found["position"].values]
         moved = moved[..., here >= 0]
-    size = np.max(np.abs([found[run].values[0] for run in ("clean", "corrupt")]))
+    clean, corrupt = (float(found[run].values[0]) for run in ("clean", "corrupt"))
+    size = np.max(np.abs([clean, corrupt]))
     most = max(_largest_logit(model, pairs.prompts(run)) for run in ("clean", "corrupt"))
     # What is no number is no agreement: NaN is larger than whatever may be.
-    return float(np.max(moved, initial=0.0)), _allowed(model, float(size), most)
+    allowed = _allowed(model, float(size), most)
+    return float(np.max(moved, initial=0.0)), allowed, abs(clean - corrupt)
 
 
 def _before_the_difference(pairs: PromptPairs) -> int:
@@ -178,7 +189,9 @@ def last_layer(model: Model, lens: xr.Dataset, prompt: str) -> Check:
     )
     if others:
         found += f" ‘{others[0]}’ is not the token that the model says there."
-    return Check("Last layer = model", off <= allowed and not others, found)
+    if others:
+        return Check("Last layer = model", False, found)
+    return _weighed(model, "Last layer = model", (off, allowed, float(own[0])), found)
 
 
 def contributions(
@@ -201,9 +214,10 @@ def contributions(
     size = float(np.max([np.nanmax(np.abs(parts), initial=0.0), *np.abs(own)]))
     allowed = _allowed(model, size, size)
     off = float(np.max(np.abs([told - whole, total - of])))
-    return Check(
+    return _weighed(
+        model,
         "Contributions sum",
-        off <= allowed,
+        (off, allowed, abs(whole)),
         f"The {parts.size} shares add up to {_plain(total)}, and the model’s own logits give "
         f"{_plain(whole)}; they may differ by {_small(allowed)}.",
     )
@@ -213,9 +227,10 @@ def no_change(model: Model, off: float, largest: float) -> Check:
     """Whether a question's own vector, put back, leaves probabilities, the largest of which is
     told, as they are but for `off`."""
     allowed = _allowed(model, 1.0) * largest
-    return Check(
+    return _weighed(
+        model,
         "Itself: no change",
-        off <= allowed,
+        (off, allowed, largest),
         f"The question’s own vector, put back at its place, moves the likeliest tokens’ "
         f"probabilities by {_small(off)}; up to {_small(allowed)} is rounding.",
     )
@@ -240,9 +255,10 @@ def whole_circuit(model: Model, pairs: PromptPairs, whole: float, empty: float) 
         own.append(float((read[:, 0] - read[:, 1]).mean()))
     off = float(np.max(np.abs([whole - own[0], empty - own[1]])))
     allowed = _allowed(model, float(np.max(np.abs(own))), most)
-    return Check(
+    return _weighed(
+        model,
         "All edges = model",
-        off <= allowed,
+        (off, allowed, abs(own[0] - own[1])),
         f"With all edges the logit difference is {_plain(whole)} and without any {_plain(empty)}; "
         f"the model’s own are {_plain(own[0])} on the clean prompts and {_plain(own[1])} on the "
         f"corrupted ones.",
@@ -253,6 +269,23 @@ def _largest_logit(model: Model, prompts: TokenBatch) -> float:
     from interp.generation.logits import logits
 
     return float(logits(model, prompts).abs().max())
+
+
+def _weighed(model: Model, name: str, numbers: tuple[float, float, float], said: str) -> Check:
+    """What was found, held against what rounding may do, and that against what is shown.
+
+    Args:
+        numbers: by how much something is off, by how much it may be, and the size of what is shown.
+    """
+    off, allowed, shown = numbers
+    good, sure = off <= allowed, True
+    if good and model.dtype.itemsize <= 2 and allowed > _HIDES * shown:
+        sure = False
+        said += (
+            f" In {str(model.dtype).removeprefix('torch.')} that tells little: what is shown has a "
+            f"size of {_small(shown)}. Load the model in float32 to have it checked."
+        )
+    return Check(name, good, said, sure)
 
 
 def _allowed(model: Model, size: float, most: float = 1.0) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,17 +100,69 @@ def choose(spec: ModelSpec, texts: tuple[str, ...], run: Path | None) -> Chosen 
         return None
 
 
-def _found(spec: ModelSpec, kind: str, texts: tuple[str, ...], run: Path | None) -> Chosen | None:
+Side = tuple[ModelSpec, Path | None]
+"""A model, and the directory of the run that it is of."""
+
+
+def common(sides: Mapping[str, Side]) -> dict[str, Chosen]:
+    """The choice among the lenses that all sides have, and for each side the one that is chosen.
+
+    Args:
+        sides: by what they are called.
+    """
+    there: dict[str, dict[str, Chosen]] = {"logit": dict.fromkeys(sides, LOGIT)}
+    said = []
+    for kind in ("tuned", "jacobian"):
+        there[kind] = {}
+        for name, (spec, run) in sides.items():
+            try:
+                found = _on_disk(spec, kind, run) or _in_memory(spec, kind)
+            except ObverseError as error:
+                found = None
+                said.append(f"{name}: {error}")
+            if found is not None:
+                there[kind][name] = found
+        without = [name for name in sides if name not in there[kind]]
+        if without:
+            have = "have" if len(without) > 1 else "has"
+            said.append(f"{' and '.join(without)} {have} no {KINDS[kind].lower()}.")
+    offered = {kind: KINDS[kind] for kind in KINDS if len(there[kind]) == len(sides)}
+    kind = switch.choose("lens", offered, "Lens")
+    if said:
+        said.append("One is fitted where the model or its run is open, under “Lens”.")
+        parts.html(markup.hint(" ".join(said)))
+    parts.html(f'<div class="ob-small">{markup.esc(_ABOUT[kind])}</div>')
+    return there[kind]
+
+
+def _on_disk(spec: ModelSpec, kind: str, run: Path | None) -> Chosen | None:
+    """The lens that lies where it is looked for."""
     engine = resources.engine()
-    about = engine.about(spec)
+    place = lenses.there(kind, lenses.places(kind, engine.about(spec).name, run, spec.source))
+    if place is None:
+        return None
+    lens = engine.compute(spec, ("lens file", kind, place), lambda m: lenses.load(m, kind, place))
+    seen = run is not None and place.folder == str(lenses.own_place(run, kind))
+    return Chosen(kind, lens, place.folder, written=place.written, seen=seen)
+
+
+def _in_memory(spec: ModelSpec, kind: str) -> Chosen | None:
+    """The lens that was last fitted here, where it is kept nowhere."""
+    fingerprint = resources.engine().about(spec).fingerprint
+    for job in resources.jobs().finished():
+        key = job.request.key
+        mine = (job.request.spec, job.fingerprint) == (spec, fingerprint)
+        if mine and key[:2] == ("lens", kind) and job.whole and job.stand.result is not None:
+            return Chosen(kind, job.stand.result, None, tuple(key[2]), seen=True)  # type: ignore[arg-type]
+    return None
+
+
+def _found(spec: ModelSpec, kind: str, texts: tuple[str, ...], run: Path | None) -> Chosen | None:
+    on_disk = _on_disk(spec, kind, run)
+    if on_disk is not None:
+        return on_disk
+    about = resources.engine().about(spec)
     folders = lenses.places(kind, about.name, run, spec.source)
-    place = lenses.there(kind, folders)
-    if place is not None:
-        lens = engine.compute(
-            spec, ("lens file", kind, place), lambda m: lenses.load(m, kind, place)
-        )
-        seen = run is not None and place.folder == str(lenses.own_place(run, kind))
-        return Chosen(kind, lens, place.folder, written=place.written, seen=seen)
     # Kept with the run, so that it is there next time, and goes on where it was stopped.
     own = None if run is None else lenses.own_place(run, kind)
     request = lenses.request(spec, kind, texts, own)

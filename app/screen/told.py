@@ -72,14 +72,23 @@ def together(checks: Mapping[str, Sequence[Check]]) -> tuple[Check, ...]:
             told = replace(check, said=f"{title}: {check.said}")
             by_name.setdefault(check.name, []).append(told)
     return tuple(
-        Check(name, all(one.good for one in some), " ".join(one.said for one in some))
+        Check(
+            name,
+            all(one.good for one in some),
+            " ".join(one.said for one in some),
+            all(one.sure for one in some),
+        )
         for name, some in by_name.items()
     )
 
 
 def _badge(check: Check) -> str:
-    mark, kind = ("✓", "good") if check.good else ("✗", "bad")
+    mark, kind, name = "✓", "good", check.name
+    if not check.good:
+        mark, kind = "✗", "bad"
+    elif not check.sure:
+        mark, kind, name = "?", "unsure", f"{check.name}: cannot tell"
     return (
         f'<span class="ob-check {kind}" title="{esc(check.said)}" tabindex="0" '
-        f'aria-label="{esc(f"{check.name}: {check.said}")}">{mark} {esc(check.name)}</span>'
+        f'aria-label="{esc(f"{name}: {check.said}")}">{mark} {esc(name)}</span>'
     )

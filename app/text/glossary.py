@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
+
+from interp.figures.drawing import theme
 
 TERMS = {
     "activation": "The numbers that the model computes at one place for one token.",
@@ -63,15 +66,28 @@ def explained(text: object) -> str:
         if name in told:
             continue
         told.add(name)
-        pieces.append(_escaped(plain[end : found.start()]))
-        meaning = _escaped(_FOLDED[name])
+        pieces.append(esc(plain[end : found.start()]))
+        meaning = esc(_FOLDED[name])
         pieces.append(
             f'<abbr class="ob-term" tabindex="0" data-tip="{meaning}" '
-            f'aria-label="{_escaped(found[0])}: {meaning}">{_escaped(found[0])}</abbr>'
+            f'aria-label="{esc(found[0])}: {meaning}">{esc(found[0])}</abbr>'
         )
         end = found.end()
-    return "".join([*pieces, _escaped(plain[end:])])
+    return "".join([*pieces, esc(plain[end:])])
 
 
-def _escaped(text: str) -> str:
-    return html.escape(text, quote=True)
+def esc(text: str) -> str:
+    return html.escape(unmasked(text), quote=True)
+
+
+def unmasked(text: str) -> str:
+    """Text with its control and format characters, which could hide some of it or turn its
+    direction, told by their code points; so are halves of characters, which no page can hold."""
+    if text.isprintable():
+        return text
+    return "".join(theme.visible(one) if _masks(one) else one for one in text)
+
+
+def _masks(character: str) -> bool:
+    kind = unicodedata.category(character)
+    return (kind[0] == "C" and character not in "\n\t") or kind in ("Zl", "Zp")

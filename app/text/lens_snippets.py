@@ -35,7 +35,7 @@ LOGIT = Through()
 def lens(model: ModelSpec, prompt: str, answer: str | None, through: Through = LOGIT) -> str:
     """A lens heatmap of one prompt."""
     answers = "" if answer is None else f", [{answer!r}]"
-    imports, made, given = _through(through)
+    imports, made, given = made_through(through)
     return _lines(
         *imports,
         "from interp.figures import lens_heatmap",
@@ -51,7 +51,7 @@ def ranks(
     model: ModelSpec, questions: Mapping[str, tuple[str, str]], through: Through = LOGIT
 ) -> str:
     """Rank lines of one example; `questions` are (prompt, answer) by the name of each line."""
-    imports, made, given = _through(through)
+    imports, made, given = made_through(through)
     lines = [
         f"    {name!r}: logit_lens(model, [{prompt!r}], [{answer!r}]{given}),"
         for name, (prompt, answer) in questions.items()
@@ -75,7 +75,7 @@ def ranks_of_many(
     through: Through = LOGIT,
 ) -> str:
     """Rank lines of several examples; `questions` are pairs of prompt and answer, by line."""
-    imports, made, given = _through(through)
+    imports, made, given = made_through(through)
     return _lines(
         *imports,
         "from interp.figures import rank_lines",
@@ -109,7 +109,7 @@ def lead(model: ModelSpec, questions: Mapping[str, tuple[str, str, str]]) -> str
     )
 
 
-def _through(one: Through) -> tuple[list[str], list[str], str]:
+def made_through(one: Through) -> tuple[list[str], list[str], str]:
     """Imports, the lines that make a lens, and how it is given to `logit_lens`."""
     if one.kind == "logit":
         return ["from interp import load_model, logit_lens"], [], ""

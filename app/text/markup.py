@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,13 +28,14 @@ CSS = f"<style>{(Path(__file__).parents[1] / 'static' / 'page.css').read_text('u
 
 
 def esc(text: object) -> str:
-    """Text that a browser shows and never interprets."""
-    return html.escape(str(text), quote=True)
+    """Text that a browser shows and never interprets, with nothing hidden in it."""
+    return glossary.esc(str(text))
 
 
 def plain(text: object) -> str:
     """Text for `st.error` and other places that read Markdown: every mark of it is escaped."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:" else c for c in str(text))
+    seen = glossary.unmasked(str(text))
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:" else c for c in seen)
 
 
 def strip(tokens: Sequence[Token], selected: int | None = None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.compute.engine import ModelSpec
 from app.text.code import lines, load, of_group, pairs, settings
+from app.text.lens_snippets import LOGIT, Through, made_through
 from experiments.explorer import Pair
 
 Runs = tuple[Path, Path]
@@ -26,7 +27,9 @@ def verdicts(runs: Runs) -> str:
     )
 
 
-def accuracy(runs: Runs, table: str, ways: Sequence[str], group: str) -> str:
+def accuracy(
+    runs: Runs, table: str, ways: Sequence[str], group: str, about: Mapping[str, str]
+) -> str:
     """How often two runs' examples are answered right."""
     return lines(
         "from experiments.records import RunRecord",
@@ -34,7 +37,8 @@ def accuracy(runs: Runs, table: str, ways: Sequence[str], group: str) -> str:
         "",
         *_open(runs),
         f"tables = a.table({table!r}), b.table({table!r})",
-        f"print(compare_accuracy(*tables, {list(ways)!r}, {group!r}).to_string())",
+        f"found = compare_accuracy(*tables, {list(ways)!r}, {group!r}, {dict(about)!r})",
+        "print(found.to_string())",
     )
 
 
@@ -78,16 +82,23 @@ def stored_contrast(
     )
 
 
-def asked_ranks(sides: Mapping[str, Asked]) -> str:
-    """The answer's rank by layer, for each of two models or questions."""
-    made = []
+def asked_ranks(sides: Mapping[str, Asked], through: Mapping[str, Through] | None = None) -> str:
+    """The answer's rank by layer, for each of two models or questions.
+
+    Args:
+        through: the lens of each side; the logit lens if left out.
+    """
+    made, imports = [], []
     for name, (spec, prompt, answer) in sides.items():
+        needed, lens, given = made_through((through or {}).get(name, LOGIT))
+        imports += needed
         made += [
             load(spec),
-            f"lens[{name!r}] = logit_lens(model, [{prompt!r}], [{answer!r}])",
+            *lens,
+            f"lens[{name!r}] = logit_lens(model, [{prompt!r}], [{answer!r}]{given})",
         ]
     return lines(
-        "from interp import load_model, logit_lens",
+        *dict.fromkeys(imports),
         "from interp.figures import rank_lines",
         "",
         "lens = {}",

@@ -97,8 +97,7 @@ def contrast_map(
     What is compared is each pair's change: the metric after the patch minus that of the corrupted
     run. Cells whose 95% interval over pairs holds 0 are grey, and so are those of few pairs; of a
     single pair there is no interval, which a note says. Each cell's interval is for itself: where
-    nothing differs, about one cell in twenty has colour. Of the same examples those with one clean
-    prompt count as one; among independent samples each pair counts.
+    nothing differs, about one cell in twenty has colour. Pairs with one clean prompt count as one.
 
     Args:
         first: of `sweep` at one site, by position or by head.
@@ -212,11 +211,23 @@ def _apart(first: xr.Dataset, second: xr.Dataset) -> _Difference:
         for others, there in _alike(other):
             both = cells & others
             if both.any() and here.any() and there.any():
-                ends = difference_intervals(one[here][:, both].T, other[there][:, both].T)
+                ends = difference_intervals(
+                    one[here][:, both].T,
+                    other[there][:, both].T,
+                    clusters=(_asked(first, here), _asked(second, there)),
+                )
                 low[both], high[both] = ends
     words = _counted(n) + " in the first, " + _counted(other_n) + " in the second"
     words[(n == 0) | (other_n == 0)] = ""
     return _Difference(mean - other_mean, low, high, words)
+
+
+def _asked(result: xr.Dataset, which: npt.NDArray[np.bool_]) -> npt.NDArray[np.object_] | None:
+    """The questions of some pairs, where some of these ask the same; None where none do."""
+    if "clean_prompt" not in result.coords:
+        return None
+    asked = result["clean_prompt"].values[which]
+    return asked if len(set(asked.tolist())) < len(asked) else None
 
 
 def _means(values: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:

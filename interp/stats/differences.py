@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from interp.errors import StatisticsError
-from interp.stats.clusters import Floats, Values, check_finite, one_row
-from interp.stats.means import mean_intervals
+from interp.stats.clusters import Clusters, Floats, Values, check_finite, one_row
+from interp.stats.means import mean_interval, mean_intervals
 from interp.stats.proportions import proportion_interval
 
 __all__ = ["difference_intervals", "share_difference"]
@@ -23,7 +23,11 @@ _Ends = tuple[Floats, Floats, Floats]
 
 
 def difference_intervals(
-    first: Floats, second: Floats, confidence: float = 0.95
+    first: Floats,
+    second: Floats,
+    confidence: float = 0.95,
+    *,
+    clusters: tuple[Clusters | None, Clusters | None] = (None, None),
 ) -> tuple[Floats, Floats]:
     """Intervals of the mean of one sample minus that of another, independent one; many cells.
 
@@ -34,17 +38,18 @@ def difference_intervals(
         first: [..., example].
         second: [..., other example], with the same cells.
         confidence: of the interval.
+        clusters: of the examples of either sample, as for `mean_intervals`.
 
     Returns:
         low and high [...]; NaN where one of both has no interval (see `no_interval`).
 
     Raises:
-        StatisticsError: a value is not finite, or the cells differ.
+        StatisticsError: a value is not finite, the cells differ, or clusters do not fit.
     """
     sides: list[_Ends] = []
-    for sample in (first, second):
+    for sample, which in zip((first, second), clusters, strict=True):
         values = np.asarray(sample, np.float64)
-        low, high = mean_intervals(values, confidence=confidence)
+        low, high = mean_intervals(values, which, confidence)
         sides.append((values.mean(-1), low, high))
     if sides[0][0].shape != sides[1][0].shape:
         raise StatisticsError(
@@ -60,8 +65,12 @@ def share_difference(
     *,
     paired: bool,
     confidence: float = 0.95,
+    clusters: tuple[Clusters | None, Clusters | None] = (None, None),
 ) -> tuple[float, float]:
     """Interval of one share of hits minus another (Newcombe 1998, method 10 of both papers).
+
+    Where pairs stand in clusters, it is the interval of the mean difference of a pair
+    (`mean_interval`).
 
     Args:
         first: hit or no hit, for each example [example].
@@ -69,9 +78,12 @@ def share_difference(
         paired: whether they are the same examples, of which one that is a hit in one is more
             likely a hit in the other.
         confidence: of the interval.
+        clusters: of the examples of either side, as for `proportion_interval`; of pairs the first
+            ones are taken.
 
     Raises:
-        StatisticsError: a number is no hit (1) or miss (0), there are none, or pairs do not fit.
+        StatisticsError: a number is no hit (1) or miss (0), there are none, or pairs or clusters do
+            not fit.
     """
     one, other = one_row(first), one_row(second)
     check_finite(one, other)
@@ -80,9 +92,11 @@ def share_difference(
             raise StatisticsError("A share needs one or more examples, each a hit or a miss.")
     if paired and one.size != other.size:
         raise StatisticsError(f"{one.size} and {other.size} examples are no pairs.")
+    if paired and clusters[0] is not None:
+        return mean_interval(one - other, clusters[0], confidence, bounds=(-1.0, 1.0))
     sides: list[_Ends] = []
-    for hits in (one, other):
-        low, high = map(np.asarray, proportion_interval(hits, None, confidence))
+    for hits, which in zip((one, other), clusters, strict=True):
+        low, high = map(np.asarray, proportion_interval(hits, which, confidence))
         sides.append((np.asarray(hits.mean()), low, high))
     alike = _phi(one, other) if paired else 0.0
     ends = _put_together(sides[0], sides[1], alike)

@@ -99,6 +99,7 @@ def test_a_map_is_kept_with_the_run_and_read_after_a_restart(
     page = on(page, "jobs")
     button(page, "Delete it").click().run()
     assert_fine(page)
+    assert "kept in" not in html(page).replace("kept in the run", "")
     assert explored.list_all(run) == ([], [])
     assert "Nothing is kept there yet" in html(page)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -16,8 +19,10 @@ from app.compute.background import swaps as of_swaps
 from app.compute.engine import Engine, ModelSpec
 from app.selection import Ask, Source, View
 from app.text import two_snippets
+from app.text.lens_snippets import Through
 from app.views.compare import told_apart
 from experiments.records import RunRecord
+from interp import TunedLens, load_model, logit_lens, train_tuned_lens
 from interp.errors import ModelError
 from interp.figures import contrast_map, difference_map, rank_lines, swap_lines
 from tests.app.conftest import loaded
@@ -276,3 +281,49 @@ def test_pins_have_names_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(names)) == pins.MOST
     views = {View(example=n): "same" for n in range(3)} | {View(): "other"}
     assert len(set(told_apart(views).values())) == 4
+
+
+@pytest.mark.slow
+def test_a_lens_is_offered_where_both_sides_have_it(
+    open_page: Open, spec: ModelSpec, tuned: ModelSpec, tmp_path: Path, run_code: Any
+) -> None:
+    folder = tmp_path / "with lens"
+    shutil.copytree(spec.source, folder)
+    model = load_model(str(folder))
+    texts = [PAIR.clean, PAIR.corrupt, OTHER.clean]
+    train_tuned_lens(model, texts, steps=1, batch_tokens=16, folder=folder / "lens-tuned")
+    sides = {
+        letter: urlencode({"model": str(folder), "clean": pair.clean, "answer": pair.answer})
+        for letter, pair in (("a", PAIR), ("b", OTHER))
+    }
+    query = {"page": "compare", "lens": "tuned", "model": str(folder)} | sides
+    page = open_page(tmp_path, query=query)
+    assert_fine(page)
+    assert page.segmented_control(key="lens").value == "tuned"
+    assert page.segmented_control(key="lens").options == ["Logit lens", "Tuned lens"]
+    said = html(page)
+    assert "read through the tuned lens" in said
+    assert "A and B have no jacobian lens" in said
+    assert page.query_params["lens"] == "tuned"
+    drawn = json.loads(page.get("plotly_chart")[-1].proto.spec)
+    where = Through("tuned", str(folder / "lens-tuned"))
+    asked = {"A": (ModelSpec(str(folder)), PAIR.clean, PAIR.answer)}
+    asked["B"] = (ModelSpec(str(folder)), OTHER.clean, OTHER.answer)
+    made = two_snippets.asked_ranks(asked, {"A": where, "B": where})
+    figure = run_code(made)
+    lens = TunedLens.load(folder / "lens-tuned", model)
+    own = {
+        letter: logit_lens(model, [pair.clean], [pair.answer], lens=lens)
+        for letter, pair in (("A", PAIR), ("B", OTHER))
+    }
+    assert figure == rank_lines(own)
+    assert [one["name"] for one in drawn["data"]] == [one.name for one in figure.data]
+    # What only one side has is not offered, and which one lacks it is said.
+    page.session_state["asked_for"] = {str(folder), tuned.source}
+    view = page.session_state["view"]
+    two = replace(view.two, b=View(Source("model", tuned.source)))
+    page.session_state["view"] = replace(view, two=two)
+    page.run()
+    assert_fine(page)
+    assert page.segmented_control(key="lens").options == ["Logit lens"]
+    assert "B has no tuned lens" in html(page)

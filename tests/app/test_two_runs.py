@@ -13,12 +13,18 @@ import pytest
 import streamlit as st
 
 from app.compute import comparing
+from app.panels.comparing.runs import kinds_of, stored_alone
 from app.text import two_snippets
 from experiments.records import RunRecord
 from experiments.two_runs import compare_accuracy, compare_verdicts
 from interp.errors import SiteError
 from interp.figures import contrast_map, patching_map, rank_lines
-from interp.stats import difference_intervals, mean_intervals
+from interp.stats import (
+    difference_intervals,
+    mean_interval,
+    mean_intervals,
+    share_difference,
+)
 from tests.app.material import HOSTILE
 from tests.app.mirror import N, install_mirror, mirrored
 from tests.app.pages import Open, assert_fine, html
@@ -116,7 +122,7 @@ def test_the_code_of_ranks_and_tables(
     assert capsys.readouterr().out.strip() == (
         compare_verdicts(one.verdicts, other.verdicts).to_string().strip()
     )
-    exec(two_snippets.accuracy(paths, "items", ["ask"], "kind"), {})
+    exec(two_snippets.accuracy(paths, "items", ["ask"], "kind", {"ask": ""}), {})
     tables = one.table("items"), other.table("items")
     assert capsys.readouterr().out.strip() == (
         compare_accuracy(*tables, ["ask"], "kind").to_string().strip()
@@ -135,11 +141,55 @@ def test_accuracies_are_compared_on_the_same_examples(runs: dict[str, RunRecord]
     (row,) = compare_accuracy(first, runs["new"].table("items"), ["ask"], "kind").to_dict("records")
     assert (row["paired"], row["n_shared"], row["n_a"], row["n_b"]) == (False, 3, N, N)
     assert row["difference"] == pytest.approx(6 / 12 - 10 / 12)
-    # What stands twice is taken twice, and not four times.
+    # What stands twice is taken twice, and not four times; it is no evidence of its own.
     twice = pd.concat([first, first])
     (row,) = compare_accuracy(twice, twice, ["ask"], "kind").to_dict("records")
     assert row["n_a"] == 2 * N
     assert row["difference"] == 0
+    (alone,) = compare_accuracy(first, first, ["ask"], "kind").to_dict("records")
+    # But for the quantile, which of few clusters is Student's.
+    assert 1 <= (row["high_a"] - row["low_a"]) / (alone["high_a"] - alone["low_a"]) < 1.15
+
+
+@pytest.mark.parametrize("other", [0, N])
+def test_questions_on_one_thing_count_as_one(other: int) -> None:
+    """Each thing is asked about in four wordings, and told apart by its name alone."""
+    rng = np.random.default_rng(0)
+    things = np.repeat(np.arange(N), 4)
+    tables = []
+    for shift in (0, other):
+        asked = [f"{thing + shift} in words {i % 4}" for i, thing in enumerate(things)]
+        right = np.repeat(rng.random(N) < 0.5, 4)
+        names = [f"thing {thing + shift}" for thing in things]
+        tables.append(
+            pd.DataFrame(
+                {"kind": "all", "ask_prompt": asked, "ask_answer": " so", "ask_correct": right}
+            ).assign(thing=names)
+        )
+    (loose,) = compare_accuracy(*tables, ["ask"], "kind").to_dict("records")
+    (row,) = compare_accuracy(*tables, ["ask"], "kind", {"ask": "thing"}).to_dict("records")
+    assert row["paired"] is loose["paired"] is (other == 0)
+    one, two = (table["ask_correct"].to_numpy(float) for table in tables)
+    few, both = one[::4], two[::4]
+    if row["paired"]:
+        ends = mean_interval(one - two, things, bounds=(-1.0, 1.0))
+    else:
+        ends = share_difference(few, both, paired=False)
+    width = row["difference_high"] - row["difference_low"]
+    assert 0.99 <= width / (ends[1] - ends[0]) < 1.15
+    # Four times as many that are not independent are no four times as much.
+    assert width > 1.5 * (loose["difference_high"] - loose["difference_low"])
+
+
+def test_kinds_and_results_of_one_run_alone_are_told() -> None:
+    kinds, said = kinds_of(["x", "a_b", "x"], ["x", "<i>c"])
+    assert kinds == ["x"]
+    assert said.startswith("Only A has “a b”: B was asked nothing of the kind")
+    assert "Only B has “<i>c”: A was asked" in said
+    assert kinds_of(["x"], ["x"]) == (["x"], "")
+    assert stored_alone(["p", "q"], ["p"]).startswith("Only A has stored q: B has not come")
+    assert stored_alone([], [f"r{i}" for i in range(9)]).count("r") >= 6
+    assert "and 3 more" in stored_alone([], [f"r{i}" for i in range(9)])
 
 
 def test_verdicts_of_either_run_are_told(runs: dict[str, RunRecord]) -> None:
@@ -170,7 +220,7 @@ def test_the_page_of_two_runs(open_page: Open, runs: dict[str, RunRecord]) -> No
     assert "Supported" in said
     assert "≠" in said
     assert "<img" not in said
-    assert "−40%" in said
+    assert "−40 points [" in said
     page = open_page(root_of(runs), query=query | {"shown": "patching"})
     assert_fine(page)
     said = html(page)

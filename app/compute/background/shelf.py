@@ -27,7 +27,6 @@ class Shelf(Generic[T]):
 
     Attributes:
         was_read: whether the result was found.
-        kept_in: the run directories that hold it.
         notes: what went wrong.
     """
 
@@ -39,8 +38,14 @@ class Shelf(Generic[T]):
         self._model = ""
         self._result: tuple[T, float] | None = None
         self.was_read = False
-        self.kept_in: list[Path] = []
+        self._kept: list[Path] = []
         self.notes: list[str] = []
+
+    @property
+    def kept_in(self) -> list[Path]:
+        """The run directories that hold it, and from which nobody has removed it."""
+        asked = self._asked
+        return [] if asked is None else [at for at in self._kept if explored.is_there(at, asked)]
 
     def add(self, directory: Path) -> None:
         """The result belongs there, too: now, if it is there."""
@@ -57,7 +62,7 @@ class Shelf(Generic[T]):
                 found = self._read(directory, model)
                 if found is not None:
                     self._result, self.was_read = found, True
-                    self.kept_in.append(directory)
+                    self._kept.append(directory)
                     return found[0]
         return None
 
@@ -90,13 +95,13 @@ class Shelf(Generic[T]):
 
     def _write(self, directory: Path) -> None:
         form, asked = self._request.form, self._asked
-        if form is None or asked is None or self._result is None or directory in self.kept_in:
+        if form is None or asked is None or self._result is None or directory in self._kept:
             return
         result, seconds = self._result
         one = Explored(asked, self._request.title, self._model, round(seconds, 3), self._link)
         try:
             explored.save(directory, one, form.to_dataset(result))
-            self.kept_in.append(directory)
+            self._kept.append(directory)
         except ObverseError as error:
             self.notes.append(f"The result is in memory only: {error}")
 

@@ -41,7 +41,8 @@ def show(
         return
     told, first, second = examples
     ways = [way.name for way in told.ways]
-    accuracy = compare_accuracy(first, second, ways, told.group)
+    about = {way.name: way.about for way in told.ways}
+    accuracy = compare_accuracy(first, second, ways, told.group, about)
     if accuracy.empty:
         return
     titles = {way.name: way.title for way in told.ways}
@@ -49,14 +50,15 @@ def show(
         markup.heading(
             "How often the answer is right",
             f"Of {told.many} with the same prompt and answer in both, where there are five or more "
-            "of these; else of all. A difference whose 95% interval holds 0 is grey.",
+            "of these; else of all. Those that share a prompt or what they are about count as one. "
+            "Differences are in percentage points, grey where the 95% interval holds 0.",
         )
     )
     parts.html(_accuracy_table(accuracy, titles, told.many))
     parts.export(
         "compare-accuracy",
         lambda: accuracy,
-        two_snippets.accuracy(paths, told.table, ways, told.group),
+        two_snippets.accuracy(paths, told.table, ways, told.group, about),
     )
 
 
@@ -111,7 +113,7 @@ def _accuracy_table(rows: pd.DataFrame, titles: dict[str, str], many: str) -> st
         ]
         low, high = row["difference_low"], row["difference_high"]
         clear = low > 0 or high < 0
-        told = f"{percent(row['difference'])} [{percent(low)}, {percent(high)}]"
+        told = f"{_points(row['difference'])} points [{_points(low)}, {_points(high)}]"
         how = "same " if row["paired"] else "other "
         difference = (f"<b>{told}</b>" if clear else f'<span class="ob-grey">{told}</span>') + (
             f'<div class="ob-small">{markup.esc(how + many)}</div>'
@@ -120,6 +122,11 @@ def _accuracy_table(rows: pd.DataFrame, titles: dict[str, str], many: str) -> st
         way = markup.esc(titles[str(row["way"])])
         cells.append(_row(kind, way, *sides, difference))
     return f'<table class="ob-table">{"".join(cells)}</table>'
+
+
+def _points(share: float) -> str:
+    """A difference of two shares, in percentage points."""
+    return f"{100 * share:+.0f}".replace("-", "−") if math.isfinite(share) else "–"
 
 
 def _row(*cells: str, head: bool = False) -> str:

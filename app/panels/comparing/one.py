@@ -6,7 +6,6 @@ import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
-import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -14,20 +13,17 @@ from app import pins, resources, state
 from app.compute import comparing
 from app.compute.engine import ModelSpec
 from app.compute.refining import Refined
-from app.panels import lens as lens_panel
 from app.panels import patching
-from app.panels.comparing import difference, reading
+from app.panels.comparing import difference, lenses, reading
 from app.panels.comparing.models import activations, swaps
 from app.panels.comparing.reading import Reading
 from app.panels.comparing.side import COLOURS, Side, choice, one_of, site
 from app.runs import Run
 from app.screen import live, parts
-from app.screen.told import Told
 from app.selection import SITES, Ask
 from app.text import markup, snippets, two_snippets
 from cache.errors import ObverseError
 from experiments.explorer import Pair
-from interp.figures import rank_lines
 
 _NAMES = {
     "lens": "Lens",
@@ -75,7 +71,7 @@ def show(a: Side, b: Side, bar: DeltaGenerator) -> None:
         return
     try:
         if shown == "lens":
-            _lens(found)
+            lenses.show(found, {"a": a.run, "b": b.run})
         elif shown == "patching":
             _patching(found, {"a": a.run, "b": b.run})
         elif shown == "activations":
@@ -155,81 +151,6 @@ def _form(a: Side) -> None:
             st.rerun()
 
 
-def _lens(found: Mapping[str, Reading]) -> None:
-    lenses = {}
-    for (name, one), column in zip(found.items(), st.columns(2, gap="large"), strict=True):
-        with column:
-            parts.html(markup.way(_titles(found)[name], COLOURS[name]))
-            tokens = resources.engine().tokens(one.spec, one.prompt, _spans(one.pair))
-            parts.strip(tokens, name)
-            lens = lens_panel.computed(one.spec, one.prompt, one.answer)
-            lenses[name] = lens
-            names, probabilities = lens_panel.last_tokens(lens)
-            parts.html(
-                markup.next_tokens(
-                    names,
-                    probabilities,
-                    colour=COLOURS[name],
-                    answer=lens_panel.first_token(lens),
-                    heading="likeliest next tokens",
-                )
-            )
-    parts.html(markup.heading("What each layer would say"))
-    for (name, one), column in zip(found.items(), st.columns(2, gap="large"), strict=True):
-        with column:
-            lens_panel.show(
-                one.spec, lenses[name], name, one.prompt, one.answer, width=parts.width(2)
-            )
-    asked = {
-        name.upper(): (one.spec, one.prompt, one.answer)
-        for name, one in found.items()
-        if one.answer is not None
-    }
-    if len(asked) < 2:
-        parts.html(markup.hint("With an answer, its rank by layer would stand here."))
-        return
-    lines = {name.upper(): lens for name, lens in lenses.items()}
-    depths = {lens.sizes["layer"] for lens in lines.values()}
-    parts.html(
-        markup.heading(
-            "Where the answer comes up",
-            "Rank of the answer’s first token after the whole prompt."
-            + ("" if len(depths) == 1 else " The models have other depths: each has its own axis."),
-        )
-    )
-    parts.figure(
-        rank_lines(lines),
-        "compare-ranks",
-        data=lambda: pd.concat(
-            [
-                lens["answer_rank"].isel(position=-1).to_dataframe().reset_index().assign(side=name)
-                for name, lens in lines.items()
-            ],
-            ignore_index=True,
-        ),
-        code=two_snippets.asked_ranks(asked),
-        alt="Rank of the answer by layer, in A and in B",
-        told=Told(
-            shows="Rank of the answer’s first token by layer, one prompt in each.",
-            n="1 prompt each",
-            interval="none: one prompt",
-        ),
-    )
-
-
-def _spans(pair: Pair | None) -> dict[str, str]:
-    return {} if pair is None else {pair.span: pair.words[0]}
-
-
-def _titles(found: Mapping[str, Reading]) -> dict[str, str]:
-    """What tells the two apart: the model, or what it is asked."""
-    same = found["a"].spec == found["b"].spec
-    return {
-        name: f"{name.upper()}: “{one.prompt}”" if same else f"{name.upper()}: {one.spec.source}"
-        for name, one in found.items()
-    }
-
-
 def _patching(found: Mapping[str, Reading], runs: Mapping[str, Run | None]) -> None:
     pairs = {name: one.pair for name, one in found.items()}
     first, second = pairs["a"], pairs["b"]
@@ -278,7 +199,7 @@ def _maps(
         with column:
             spec = found[name].spec
             parts.html(
-                markup.way(_titles(found)[name], COLOURS[name])
+                markup.way(lenses.titles(found)[name], COLOURS[name])
                 + f'<div class="ob-small">“{markup.esc(pair.clean)}” into '
                 f"“{markup.esc(pair.corrupt)}”</div>"
             )

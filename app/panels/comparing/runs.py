@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,9 @@ from interp.figures import rank_lines
 _NAMES = {"findings": "Findings", "patching": "Patching maps", "ranks": "Rank by layer"}
 
 
+_NAMED = 6  # kinds or results that are told by name
+
+
 def show(a: Side, b: Side, bar: DeltaGenerator) -> None:
     """Draw what is chosen of them; no model is needed.
 
@@ -50,12 +54,19 @@ def show(a: Side, b: Side, bar: DeltaGenerator) -> None:
         )
     if shown == "findings":
         findings.show(both, told)
+        alone = stored_alone(both[0].record.names(), both[1].record.names())
+        if alone:
+            parts.html(markup.hint(alone))
         return
     if told is None:
         parts.html(markup.hint("The runs have not both stored examples, so there is no more."))
         return
     examples = told[0]
-    kinds = [str(kind) for kind in dict.fromkeys(told[1][examples.group])]
+    kinds, lonely = kinds_of(told[1][examples.group], told[2][examples.group])
+    if lonely:
+        parts.html(markup.hint(lonely))
+    if not kinds:
+        return
     two = state.view().two
     way = one_of(two.way, [way.name for way in examples.ways])
     kind = one_of(two.group, kinds)
@@ -76,6 +87,36 @@ def show(a: Side, b: Side, bar: DeltaGenerator) -> None:
             _ranks(both, examples, way, kind)
     except ObverseError as error:
         parts.html(markup.hint(str(error)))
+
+
+def kinds_of(first: Iterable[object], second: Iterable[object]) -> tuple[list[str], str]:
+    """The kinds that both runs have, and which only one has, as sentences; empty where none is."""
+    one, other = (list(dict.fromkeys(map(str, kinds))) for kinds in (first, second))
+    said = []
+    for letter, without, mine, theirs in (("A", "B", one, other), ("B", "A", other, one)):
+        alone = [kind.replace("_", " ") for kind in mine if kind not in theirs]
+        if alone:
+            named = ", ".join(f"“{kind}”" for kind in alone[:_NAMED])
+            more = f" and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
+            said.append(
+                f"Only {letter} has {named}{more}: {without} was asked nothing of the kind, so "
+                "that there is nothing to subtract."
+            )
+    return [kind for kind in one if kind in other], " ".join(said)
+
+
+def stored_alone(first: Sequence[str], second: Sequence[str]) -> str:
+    """Which results only one run has stored, as sentences; empty where none is."""
+    said = []
+    for letter, without, mine, theirs in (("A", "B", first, second), ("B", "A", second, first)):
+        alone = [name for name in mine if name not in theirs]
+        if alone:
+            more = f" and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
+            said.append(
+                f"Only {letter} has stored {', '.join(alone[:_NAMED])}{more}: {without} has not "
+                "come that far, or its settings leave it out, so that these are not compared."
+            )
+    return " ".join(said)
 
 
 def _examples(a: Side, b: Side) -> tuple[Examples, pd.DataFrame, pd.DataFrame] | None:

@@ -13,6 +13,7 @@ from app.compute import checks, pairs
 from app.compute.engine import Engine, ModelSpec
 from app.screen.told import Told
 from interp.attribution.direct import direct_logit_attribution
+from interp.generation.logits import logits
 from interp.lens.logit import logit_lens
 from interp.loading.load import load_model
 from interp.model.model import Model
@@ -167,3 +168,35 @@ def test_what_is_no_number_is_not_fine(model: Model, monkeypatch: pytest.MonkeyP
     assert found == {"Itself: no change": False, "Sham near 0": False, "Spans align": True}
     built = pairs.build(model, [PAIR])
     assert not checks.whole_circuit(model, built, float("nan"), float("nan")).good
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_no_badge_is_green_that_could_not_be_red(
+    spec: ModelSpec, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where rounding may be a quarter of what is shown, it is grey, and says how to be checked."""
+    model = load_model(spec.source, dtype=dtype)
+    found = checks.patches(model, PAIR, "resid_pre", 1)
+    assert all(check.good for check in found)
+    own = found[0]
+    clean, corrupt = (float(logits_of(model, run)) for run in (PAIR.clean, PAIR.corrupt))
+    shown = abs(clean - corrupt)
+    allowed = 0.1 if dtype == "bfloat16" else 0.03
+    assert own.sure == (allowed * max(1.0, abs(clean), abs(corrupt)) <= shown / 4)
+    # With an effect a hundred times smaller than what is rounded nothing can be told.
+    monkeypatch.setattr("interp.forward.passes.TOLERANCE", {model.dtype: 100 * shown})
+    own = checks.patches(model, PAIR, "resid_pre", 1)[0]
+    assert own.good
+    assert not own.sure
+    assert f"In {dtype} that tells little" in own.said
+    badge = Told(checks=[own]).markup()
+    assert 'class="ob-check unsure"' in badge
+    assert "✓" not in badge
+    assert Told(checks=[own]).wrong == []
+
+
+def logits_of(model: Model, prompt: str) -> float:
+    """How far the answer's first token is ahead of the foil's."""
+    ids = [model.encode([f"{prompt} {word}"])[0][0][-1] for word in ("Mary", "Bea")]
+    found = logits(model, [prompt])[0].float()
+    return float(found[ids[0]] - found[ids[1]])

@@ -177,3 +177,18 @@ def test_prompts_stand_token_above_token() -> None:
     assert texts[4] == ["is", "is"]
     lone = markup.aligned(["a"], ["a", "b"], [(0, 0, "start -1")])
     assert re.findall(r">([^<]+)</span>", lone)[-2:] == ["–", "b"]
+
+
+@pytest.mark.parametrize(
+    "hidden", ["\u202e", "\x00", "\x1b[31m", "\u2066", "\ud800", "\u2028", "\u200b"]
+)
+def test_nothing_hides_in_text_from_elsewhere(hidden: str) -> None:
+    """Neither in markup nor where Markdown is read: marks of direction, control characters."""
+    text = f"a prompt{hidden}gnp.exe, with\u00a0space and é, 中, 👍 and\na line"
+    for shown in (markup.esc(text), markup.plain(text), markup.hint(text), markup.sentence(text)):
+        assert hidden[0] not in shown
+        assert "\u00a0" in shown
+        assert "中" in shown
+        assert "é" in shown
+        shown.encode()  # as a page is sent
+    assert "⟨U+202E⟩" in markup.esc("a\u202eb")
