@@ -120,7 +120,7 @@ def _read(
         text = f"Read {n} {shown.examples.many} through the {chosen.name.lower()}"
         st.button(text, key=f"{key}-go", on_click=_wanted, args=(key,))
         return None
-    found = live.results(requests, f"Reading {n} {shown.examples.many}")
+    found = live.results(requests, f"Reading {n} {shown.examples.many}", height=340)
     if found is None:
         return None
     return {way: one for way, one in zip(asked, found, strict=True) if one is not None}

@@ -27,6 +27,9 @@ from interp.errors import ModelError
 from interp.figures import faithfulness_lines
 from interp.figures.drawing import theme
 
+_HEIGHT = 460
+"""px of the drawing, about."""
+
 
 def toggled(
     spec: ModelSpec,
@@ -54,8 +57,10 @@ def show(
     width: int,
     at: Mapping[Way, Pair | None],
     run: Run | None = None,
-) -> None:
+) -> bool:
     """A circuit for each way of asking, side by side, with what it does when it is run alone.
+
+    Returns whether they are there already.
 
     Args:
         pairs: those whose circuit is looked for, by way.
@@ -75,7 +80,7 @@ def show(
         scores = _scores(spec, pairs, run)
         curves = None if scores is None else _curves(spec, pairs, scores, run)
         if scores is None or curves is None:
-            return
+            return False
         n_all = max(int(np.isfinite(one["score"].values).sum()) for one in scores.values())
         allowed = circuits.sizes(n_all)
         sized = state.view().edges is None and any(
@@ -83,10 +88,11 @@ def show(
         )
         n_edges = _slider(_size(curves, allowed), allowed)
         for way, some in pairs.items():
-            found[way] = resources.engine().circuit(spec, some, n_edges)
+            with st.spinner("Running the circuit …", show_time=True):
+                found[way] = resources.engine().circuit(spec, some, n_edges)
     except ModelError as error:
         parts.html(markup.hint(str(error)))
-        return
+        return False
     drawn = circuit_graph.graphs(
         {way: one.circuit for way, one in found.items()},
         width=width,
@@ -104,6 +110,7 @@ def show(
             _one(spec, way, one, pairs[way], n_edges, sized=sized and way in curves)
             if way in curves:
                 _curve(spec, way, curves[way], pairs[way], one.checks, width)
+    return True
 
 
 def _size(curves: Mapping[Way, xr.Dataset], allowed: list[int]) -> int:
@@ -123,7 +130,7 @@ def _scores(
         way.title: requests.edges(spec, circuits.halves(some)[0]) for way, some in pairs.items()
     }
     # Where curves come after them, these tell the same.
-    found = live.results(asked, "Scoring edges", run, told=not _curved(pairs))
+    found = live.results(asked, "Scoring edges", run, height=_HEIGHT, told=not _curved(pairs))
     if found is None:
         return None
     return {way: one for way, one in zip(pairs, found, strict=True) if one is not None}
@@ -144,7 +151,7 @@ def _curves(
     while it is measured."""
     ways = _curved(pairs)
     asked = {way.title: requests.curve(spec, pairs[way], scores[way]) for way in ways}
-    found = live.results(asked, "Measuring circuits of every size", run)
+    found = live.results(asked, "Measuring circuits of every size", run, height=_HEIGHT)
     if found is None:
         return None
     return {way: one for way, one in zip(ways, found, strict=True) if one is not None}

@@ -65,7 +65,12 @@ def _maps(shown: Shown, example: int, site: str, some: Together | None, value: s
             work = None if some else _refining(shown, example, site, way)
             if work is not None:
                 refining[way] = work
-    live.draw(list(refining.values()), lambda: _draw(shown, example, site, some, value, refining))
+    live.draw(
+        list(refining.values()),
+        lambda: _draw(shown, example, site, some, value, refining),
+        doing="Patching",
+        height=640,
+    )
 
 
 def _draw(
@@ -286,8 +291,8 @@ def circuits(shown: Shown, example: int) -> None:
             with contextlib.suppress(ObverseError):
                 at[way] = pair_of(shown, example, way)
         width = parts.width(len(shown.examples.ways))
-        circuit.show(shown.spec, found, width=width, at=at, run=shown.run)
-        node.show(shown.spec, found)
+        if circuit.show(shown.spec, found, width=width, at=at, run=shown.run):
+            node.show(shown.spec, found)
 
 
 def _many(shown: Shown, some: Together, n: int) -> str | None:

@@ -178,10 +178,21 @@ def keep_all() -> None:
     st.session_state.setdefault(_USED, set()).update(_held())
 
 
-def draw(going: Sequence[Going], show: Callable[[], None]) -> None:
-    """Call `show`, and while there is work to do again and again."""
+def draw(
+    going: Sequence[Going], show: Callable[[], None], *, doing: str = "", height: int = 0
+) -> None:
+    """Call `show`, and while there is work to do again and again.
+
+    Args:
+        doing: what is done, to be told at once.
+        height: px that `show` will take, about.
+    """
+    place = st.empty()
+    if doing and any(one.work.stand.running for one in going):
+        place.html(markup.waiting(doing, height))
     deadline = time.monotonic() + PATIENCE
     running = [one.work.wait(max(0.0, deadline - time.monotonic())).running for one in going]
+    place.empty()
     drawn = page()
 
     def again() -> None:
@@ -243,7 +254,12 @@ class One:
 
 
 def results(
-    asked: Mapping[str, Request[T]], text: str, run: Run | None = None, *, told: bool = True
+    asked: Mapping[str, Request[T]],
+    text: str,
+    run: Run | None = None,
+    *,
+    height: int,
+    told: bool = True,
 ) -> list[T | None] | None:
     """What jobs have found when they are over; None while they go on, and where one has failed or
     was cancelled, which is then on the screen.
@@ -252,6 +268,7 @@ def results(
         asked: each by a name for people, such as the way of asking.
         text: what is done.
         run: as for `wait_for`.
+        height: px that they will take, about.
         told: whether to tell where results were read from.
     """
     waiting = [wait_for(one, run) for one in asked.values()]
@@ -260,8 +277,11 @@ def results(
         for name, one in zip(asked, waiting, strict=True):
             if one.stand.running:
                 bar(one, text, label=name)
+        if any(one.stand.running for one in waiting):
+            parts.html(markup.waiting("", height))
 
-    draw([One(one) for one in waiting], bars)
+    if any(one.stand.running for one in waiting):
+        draw([One(one) for one in waiting], bars, doing=text, height=height)
     if any(one.stand.running for one in waiting):
         return None
     if told:

@@ -200,6 +200,17 @@ def sentence(text: str) -> str:
     return f'<div class="ob-sentence">{esc(text)}</div>'
 
 
+def waiting(text: str, height: int) -> str:
+    """The place of what is worked on, so that nothing below moves when it is there.
+
+    Args:
+        text: what is done; empty where that is told beside it.
+        height: px that it will take, about.
+    """
+    said = f"{esc(text)} …" if text else ""
+    return f'<div class="ob-waiting" role="status" style="min-height:{height}px">{said}</div>'
+
+
 def hint(text: str) -> str:
     return f'<div class="ob-hint">{glossary.explained(text)}</div>'
 

@@ -239,7 +239,12 @@ def _patching(spec: ModelSpec, pair: Pair, run: Run | None) -> None:
             continue
         with tab:
             refining = live.refine(spec, pair, site, f"own-{pair.clean}-{pair.corrupt}", run)
-            live.draw([refining], functools.partial(_map, spec, pair, site, value, refining))
+            live.draw(
+                [refining],
+                functools.partial(_map, spec, pair, site, value, refining),
+                doing="Patching",
+                height=420,
+            )
     circuit.toggled(spec, {_BOTH: (pair,)}, width=parts.width(1), run=run)
 
 

@@ -262,3 +262,40 @@ def test_what_goes_wrong_in_a_fragment_is_a_sentence(monkeypatch: pytest.MonkeyP
     page = AppTest.from_function(script, default_timeout=60).run()
     assert not page.exception
     assert [str(error.value) for error in page.error] == ["The model is gone; open another one\\."]
+
+
+class Going:
+    """Work that takes a while, and a place that tells what stands in it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.told: list[str] = []
+
+        def steps(progress: Any) -> Any:
+            time.sleep(seconds)
+            yield 1
+
+        self.work = Work(steps)
+
+    def html(self, text: str) -> None:
+        self.told.append(text)
+
+    def empty(self) -> None:
+        self.told.append("")
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_what_is_done_is_told_at_once_in_the_place_that_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, over: bool
+) -> None:
+    going = Going(0.0 if over else 0.3)
+    monkeypatch.setattr(live.st, "empty", lambda: going)
+    monkeypatch.setattr(live, "page", View)
+    if over:
+        going.work.wait(LONG)
+    live.draw([going], lambda: going.told.append("drawn"), doing="Patching <b>", height=321)
+    *before, emptied, drawn = going.told
+    assert (emptied, drawn) == ("", "drawn")
+    assert len(before) == (not over)
+    for text in before:
+        assert "min-height:321px" in text
+        assert "Patching &lt;b&gt; …" in text

@@ -76,7 +76,7 @@ def swaps(first: Reading, second: Reading, runs: Sequence[Run | None]) -> None:
         return
     # Kept with the run of either model, that of A first.
     run = next((run for run in runs if run is not None), None)
-    found = live.results({"": request}, "Swapping modules", run)
+    found = live.results({"": request}, "Swapping modules", run, height=420)
     if found is None or found[0] is None:
         return
     result = found[0]

@@ -177,6 +177,8 @@ def _patching(found: Mapping[str, Reading], runs: Mapping[str, Run | None]) -> N
     live.draw(
         list(refining.values()),
         functools.partial(_maps, found, (first, second), where, refining),
+        doing="Patching",
+        height=480,
     )
 
 

@@ -52,7 +52,12 @@ def show(spec: ModelSpec, about: About, prompts: Mapping[str, str]) -> None:
         for title, prompt in prompts.items()
         for way, steer in ways.items()
     }
-    live.draw([live.One(one) for one in going.values()], lambda: _texts(prompts, list(ways), going))
+    live.draw(
+        [live.One(one) for one in going.values()],
+        lambda: _texts(prompts, list(ways), going),
+        doing="Writing",
+        height=120,
+    )
 
 
 def _texts(

@@ -198,7 +198,7 @@ def _patched(spec: ModelSpec, asked: Sequence[Asked]) -> None:
                 if one.name in refining:
                     live.progress(refining[one.name])
 
-    live.draw(list(refining.values()), draw)
+    live.draw(list(refining.values()), draw, doing="Patching heads", height=360)
 
 
 def _map(one: patching.Map, asked: Asked, limit: float | None, many: int) -> None:

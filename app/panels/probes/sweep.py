@@ -78,7 +78,7 @@ def show(spec: ModelSpec, asked: Labelled, site: str, *, many: str, where: str, 
         return
     work = live.wait_for(request)
     draw = functools.partial(_drawn, work, asked, axis(site, about.n_layers), many, where, code)
-    live.draw([Sweep(work)], draw)
+    live.draw([Sweep(work)], draw, doing="Reading the prompts", height=460)
 
 
 def axis(site: str, n_layers: int) -> tuple[list[str], str]:
