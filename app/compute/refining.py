@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from app.compute.checks import Check, patches
 from app.compute.pairs import build
 from experiments.explorer import Pair
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from interp.model.model import Model
+    from interp.prompts.pairs import PromptPairs
+
+
+LARGE = 5e8
+"""Parameters times tokens of a prompt, from which on the usual estimate takes seconds: one by
+gradients alone, two runs and the way back through one of them, is shown before it."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +31,13 @@ class Refined:
     estimate: what every cell was estimated to do.
     result: the same, with exact values where `exact` says so.
     checks: what was checked at the layer of the largest cell, when all is done.
+    first: whether a better estimate of all cells is to come.
     """
 
     estimate: xr.Dataset
     result: xr.Dataset
     checks: tuple[Check, ...] = ()
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,10 +62,15 @@ def refined(
     run: bool,
     progress: Progress,
 ) -> Iterator[Refined]:
-    """The estimate, and if it is wanted ever more cells as they are when they are run."""
+    """The estimate, of a large model a rough one before it, and if it is wanted ever more cells as
+    they are when they are run."""
     from interp.patching import refine
 
-    results = refine(model, build(model, [pair]), site, progress=progress)
+    made = build(model, [pair])
+    if model.n_parameters * made.clean.ids.shape[1] > LARGE:
+        rough = _by_gradients(model, made, site)
+        yield Refined(rough, rough, first=True)
+    results = refine(model, made, site, progress=progress)
     estimate = next(results)
     last = Refined(estimate, estimate)
     yield last
@@ -63,6 +78,15 @@ def refined(
         for result in results:
             yield (last := Refined(estimate, result))
     yield replace(last, checks=patches(model, pair, site, largest(last.result)))
+
+
+def _by_gradients(model: Model, pairs: PromptPairs, site: str) -> xr.Dataset:
+    """Attribution patching of all cells, of which none is run."""
+    from interp.patching import estimate
+
+    found = estimate(model, pairs, site, method="gradient", check=0)
+    cells = found["patched"].isel(example=0)
+    return found.assign(exact=(cells.dims, np.zeros(cells.shape, np.bool_)))
 
 
 def largest(result: xr.Dataset, example: int = 0) -> int:

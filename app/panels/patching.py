@@ -179,6 +179,8 @@ def show(one: Map, spec: ModelSpec | None, value: str, limit: float | None, *, w
         )
         if lone:
             parts.html(markup.hint(lone))
+    if one.refined is not None and one.refined.first:
+        parts.html(markup.hint("A first estimate, by gradients alone; a better one is being made."))
     trusted = None if one.refined is None else trust(one.refined)
     if trusted is not None and (text := sentences.trust(**dataclasses.asdict(trusted))):
         parts.html(markup.hint(text))

@@ -218,7 +218,8 @@ def progress(one: Refining) -> None:
     """How far the work on a map is, with a button to stop it or to have all cells run."""
     stand = one.work.stand
     if stand.running:
-        bar(one.work, "Estimating" if stand.result is None else "Running cells", key=one.key)
+        rough = stand.result is None or stand.result.first
+        bar(one.work, "Estimating" if rough else "Running cells", key=one.key)
     elif stand.error is not None:
         parts.error(stand.error)
     elif stand.stopped or not one.whole:
