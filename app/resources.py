@@ -94,7 +94,7 @@ def _draw(place: st.delta_generator.DeltaGenerator, text: str, done: int, total:
 
 
 def _make_engine() -> Engine:
-    return Engine(models().get)
+    return Engine(models().get, models().there)
 
 
 def _make_models() -> Models:

@@ -1,21 +1,28 @@
-"""How long the explorer takes in a real Chromium: first paint, settled, and a click on a cell.
+"""How long the explorer takes in a real Chromium: the first visit after a start, first paint and
+settled of every page, a click on a cell, and a model of GPT-2-small shape with long prompts.
 
 Run `python -m benchmarks.explorer --root runs` with a finished run of `reversal-curse` there. Times
 are from the browser's own clock; every page is opened in a context of its own, after one visit that
-loads the model and fills the caches, as a researcher has them who goes on working.
+loads the model and fills the caches, as a researcher has them who goes on working. The pages are
+opened in turn, again and again, so that what else the machine does falls on all of them; medians
+are told, with quartiles in brackets.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +53,8 @@ _SETTLED = """() => window.seen.first !== null && performance.now() - window.see
   !document.querySelector('[data-testid="stApp"][data-test-script-state="running"]') &&
   [...document.querySelectorAll('[data-testid="stPlotlyChart"]')].every(
     (chart) => chart.querySelector('.main-svg'))"""
+# The same, and nothing is left to be drawn below the screen.
+_WHOLE = _SETTLED + " && !document.querySelector('.ob-later')"
 # From the press of the button to the words that tell of the cell.
 _CLICKED = """([x, y, name]) => {
   const place = document.querySelector(`[data-words="${name}"]`);
@@ -94,15 +103,34 @@ def served(root: Path) -> Iterator[str]:
         child.wait()
 
 
-def opened(browser: Any, address: str) -> tuple[Any, float, float]:
-    """A page in a context of its own: it, seconds to its first heading, and until it is settled."""
+@dataclass(frozen=True)
+class Visit:
+    """Seconds since the page was asked for.
+
+    Attributes:
+        first: the first heading.
+        settled: the last change of the first screen.
+        whole: the last change of all; what is below the screen is drawn when the page has rested.
+    """
+
+    first: float
+    settled: float
+    whole: float
+
+
+def opened(browser: Any, address: str, *, whole: bool = True) -> tuple[Any, Visit]:
+    """A page in a context of its own, when it is settled or all of it is drawn."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     page.add_init_script(_WATCH)
     page.goto(address)
     page.wait_for_function(_SETTLED, timeout=120_000, polling=50)
     seen = page.evaluate("window.seen")
-    return page, seen["first"] / 1000, seen["last"] / 1000
+    last = seen["last"]
+    if whole:
+        page.wait_for_function(_WHOLE, timeout=120_000, polling=50)
+        last = page.evaluate("window.seen.last")
+    return page, Visit(*(ms / 1000 for ms in (seen["first"], seen["last"], last)))
 
 
 def click(page: Any, key: str, layer: int, column: int) -> float:
@@ -118,43 +146,109 @@ def click(page: Any, key: str, layer: int, column: int) -> float:
     return float(page.evaluate("window.told")) / 1000
 
 
+def large(browser: Any, url: str, folder: Path) -> None:
+    """A model of GPT-2-small shape with prompts of 60 tokens, from the click that opens it on."""
+    make_large(folder)
+    for number, said in enumerate(("opened for the first time", "another prompt")):
+        clean = " ".join(f"w{1 + number + i}" for i in range(60))
+        corrupt = clean.replace("w30 ", "w77 ")
+        asked = {"model": str(folder), "page": "prompt", "clean": clean, "corrupt": corrupt}
+        asked |= {"answer": "w7", "foil": "w8"}
+        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        page.goto(f"{url}/?{urllib.parse.urlencode(asked)}")
+        page.get_by_role("button", name="Open it").click(timeout=120_000)
+        begun = time.monotonic()
+
+        def since(script: str, page: Any = page, begun: float = begun) -> float:
+            page.wait_for_function(script, timeout=300_000, polling=50)
+            return time.monotonic() - begun
+
+        told = since("() => document.querySelector('[data-testid=stSpinner], .ob-strip')")
+        lens = since("() => document.querySelector('.st-key-lens-clean .main-svg')")
+        drawn = "document.querySelector('.st-key-patching-clean-resid_pre .main-svg')"
+        rough = since(f"() => {drawn}")
+        # Then all cells can be asked for.
+        better = since(
+            "() => [...document.querySelectorAll('[data-testid=stMain] button')].some("
+            "(button) => button.innerText.includes('Run every cell'))"
+        )
+        print(
+            f"12 layers of 768, 60 tokens, {said}: told what is done {told:.1f} s, lens "
+            f"{lens:.1f} s, first estimate {rough:.1f} s, the better one {better:.1f} s",
+            flush=True,
+        )
+        page.context.close()
+
+
+def make_large(folder: Path) -> None:
+    """A model of random weights whose tokenizer reads `w1 w2 …`."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    words = {"<end>": 0, **{f"w{i}": i for i in range(1, 2000)}}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<end>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    special = {"eos_token": "<end>", "unk_token": "<end>", "bos_token": "<end>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_positions=128, **ends)).save_pretrained(
+        folder
+    )
+
+
+def pages(browser: Any, url: str, repeats: int) -> None:
+    """First paint and settled of every page."""
+    visits: dict[str, list[Visit]] = {name: [] for name in PAGES}
+    for number in range(repeats + 1):
+        for name, seen in visits.items():
+            address = f"{url}/?page={name}" + (_TYPED if name == "prompt" else "")
+            page, visit = opened(browser, address)
+            page.context.close()
+            if number:  # the first one has loaded the model and filled the caches
+                seen.append(visit)
+    print("page               first heading               settled               all of it")
+    for name, seen in visits.items():
+        told = (spread([getattr(one, at) for one in seen]) for at in ("first", "settled", "whole"))
+        print(f"{name:<10}" + "".join(f"{text:>22}" for text in told), flush=True)
+
+
+def spread(seconds: list[float]) -> str:
+    """The median, and the quartiles in brackets."""
+    low, high = sorted(seconds)[len(seconds) // 4], sorted(seconds)[-1 - len(seconds) // 4]
+    return f"{statistics.median(seconds):.2f} s [{low:.2f}, {high:.2f}]"
+
+
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("runs"))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     given = parser.parse_args()
     print(describe_machine("cpu"))
-    with served(given.root.resolve()) as url, sync_playwright() as playwright:
+    print(f"load of the last minute before: {os.getloadavg()[0]:.1f}")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(given.root.resolve()) as url,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
-        print("page        first paint  settled")
-        for name in PAGES:
-            address = f"{url}/?page={name}" + (_TYPED if name == "prompt" else "")
-            try:
-                opened(browser, address)[0].context.close()
-            except Exception as error:  # told, and the other pages are measured
-                print(f"{name:<12}{type(error).__name__}")
-                continue
-            firsts, lasts = [], []
-            for _ in range(given.repeats):
-                page, first, last = opened(browser, address)
-                firsts.append(first)
-                lasts.append(last)
-                page.context.close()
-            print(
-                f"{name:<12}{statistics.median(firsts):>9.2f} s{statistics.median(lasts):>8.2f} s",
-                flush=True,
-            )
-        page, _, _ = opened(browser, f"{url}/?page=examples&edges=40")
+        page, visit = opened(browser, f"{url}/?page=examples", whole=False)
+        print(f"first visit, as soon as the server answers: settled {visit.settled:.1f} s")
+        page.context.close()
+        pages(browser, url, given.repeats)
+        page, _ = opened(browser, f"{url}/?page=examples&edges=40")
         for key in ("lens-forward", "patching-forward-resid_pre"):
-            times = [click(page, key, 1 + n % 2, n % 4) for n in range(8)]
-            print(
-                f"click on {key}: median {statistics.median(times) * 1000:.0f} ms, "
-                f"longest {max(times) * 1000:.0f} ms",
-                flush=True,
-            )
+            times = [click(page, key, 1 + n % 2, n % 4) for n in range(4 * given.repeats)]
+            print(f"click on {key}: {spread(times)}, longest {max(times):.2f} s", flush=True)
+        page.context.close()
+        large(browser, url, Path(folder))
+    print(f"load of the last minute after: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

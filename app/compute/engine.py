@@ -53,11 +53,15 @@ class Engine:
     """Runs instruments for several sessions at once.
 
     Args:
-        load: gives the model for a spec; should keep models, since it is called every time.
+        load, loaded: of models; see `Turns`.
     """
 
-    def __init__(self, load: Callable[[ModelSpec], Model]) -> None:
-        self.turns = Turns(load)
+    def __init__(
+        self,
+        load: Callable[[ModelSpec], Model],
+        loaded: Callable[[ModelSpec], Model | None] = lambda spec: None,
+    ) -> None:
+        self.turns = Turns(load, loaded)
         self.compute, self.in_steps = self.turns.compute, self.turns.in_steps
         self.apart = self.turns.apart
 

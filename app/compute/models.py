@@ -80,6 +80,11 @@ class Models:
             self._kept[key] = model
         return model
 
+    def there(self, spec: ModelSpec) -> Model | None:
+        """The model as its folder holds it now, if it is in memory."""
+        with self._lock:
+            return self._kept.get((spec, touched(spec)))
+
     def release(self, spec: ModelSpec) -> None:
         """Forget a model; its memory is free when nothing that runs holds it any more."""
         with self._lock:

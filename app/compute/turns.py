@@ -33,6 +33,13 @@ class ModelSpec:
     dtype: str = "float32"
 
 
+class _Nothing:
+    """Stands for what is not kept; a result may be None."""
+
+
+_NOTHING = _Nothing()
+
+
 class Replaced(Exception):
     """What was asked for is not wanted any more."""
 
@@ -42,10 +49,15 @@ class Turns:
 
     Args:
         load: gives the model for a spec; should keep models, since it is called every time.
+        loaded: gives it where it is in memory, and else None; may be called at any time.
     """
 
-    def __init__(self, load: Callable[[ModelSpec], Model]) -> None:
-        self._load = load
+    def __init__(
+        self,
+        load: Callable[[ModelSpec], Model],
+        loaded: Callable[[ModelSpec], Model | None] = lambda spec: None,
+    ) -> None:
+        self._load, self._loaded = load, loaded
         # One computation at a time: hooks are shared state, and two models' activations at once
         # are twice the memory.
         self._lock = threading.RLock()
@@ -65,10 +77,20 @@ class Turns:
             self._lock.release()
 
     def compute(self, spec: ModelSpec, key: tuple[Hashable, ...], work: Callable[[Model], T]) -> T:
-        """The result of `work` under `key`, kept or computed in turn."""
+        """The result of `work` under `key`, kept or computed in turn.
+
+        What is kept is given at once, whatever is computed meanwhile.
+        """
         from interp.model.memory import fitting_threads
 
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            there = self._loaded(spec)
+            if there is not None:
+                kept: T | _Nothing = self._kept.get((spec, _fingerprint(there), *key), _NOTHING)
+                if not isinstance(kept, _Nothing):
+                    return kept
+            self._lock.acquire()
+        try:
             model = self._load(spec)
             name = (spec, _fingerprint(model), *key)
             if name in self._kept:
@@ -79,6 +101,8 @@ class Turns:
                 self._keep(name, found)
             result: T = self._kept[name]
             return result
+        finally:
+            self._lock.release()
 
     def apart(self, load: Callable[[], Model], work: Callable[[Model], T]) -> T:
         """In turn as well, on a model that is not kept: it takes the place of no other one."""

@@ -26,7 +26,7 @@ def draw(name: str, title: str, height: int, show: Callable[[], None]) -> None:
 
     Args:
         name: of the part, on its page.
-        title: its heading, which `show` draws itself.
+        title: its heading, which `show` draws itself; empty where it has none.
         height: px that it will take, about, so that what is below stays where it is.
     """
     about = live.page()
@@ -47,7 +47,8 @@ def draw(name: str, title: str, height: int, show: Callable[[], None]) -> None:
 
 
 def _wait(name: str, title: str, height: int) -> None:
-    parts.html(markup.heading(title))
+    if title:
+        parts.html(markup.heading(title))
     _component(
         key=f"{_KEY}-{name}",
         data={"height": height},

@@ -15,7 +15,7 @@ from app.panels import circuit, lens_kinds, patching
 from app.panels import lens as lens_panel
 from app.panels.inside import tabs
 from app.runs import Run
-from app.screen import live, parts
+from app.screen import later, live, parts
 from app.screen.asked import Asked
 from app.screen.shown import brought
 from app.selection import SITES, Ask
@@ -212,7 +212,8 @@ def _compare(spec: ModelSpec, pair: Pair, run: Run | None) -> None:
         )
         for way, (prompt, _, side) in sides.items()
     ]
-    tabs.show(spec, asked, span=pair.span)
+    # Last: what it computes would keep the map waiting.
+    later.draw("inside", "", 640, lambda: tabs.show(spec, asked, span=pair.span))
     _patching(spec, pair, run)
 
 

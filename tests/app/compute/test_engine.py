@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +245,33 @@ def test_work_that_holds_the_model_while_it_gives_way_is_no_deadlock(
     other = ThreadPoolExecutor(1).submit(fresh.about, spec)
     assert going.wait(30).result == "done"
     assert other.result(30).n_layers == 2
+
+
+def test_what_is_kept_is_given_while_others_compute(model_folder: Path) -> None:
+    models = Models(lambda spec: load_model(spec.source))
+    engine, spec = Engine(models.get, models.there), ModelSpec(str(model_folder))
+    kept = engine.lens(spec, PROMPT, None)
+    held, go = threading.Event(), threading.Event()
+
+    def work(model: Model) -> None:
+        held.set()
+        go.wait(30)
+
+    pool = ThreadPoolExecutor(2)
+    try:
+        going = pool.submit(engine.compute, spec, ("holds",), work)
+        assert held.wait(30)
+        assert pool.submit(engine.lens, spec, PROMPT, None).result(20) is kept
+        # What is not kept takes its turn.
+        other = pool.submit(engine.lens, spec, PROMPT, " Mary")
+        with pytest.raises(FutureTimeout):
+            other.result(0.3)
+    finally:
+        go.set()
+    going.result(30)
+    assert "answer_rank" in other.result(30)
+    # The result of work that gives None is kept as well.
+    assert engine.compute(spec, ("holds",), lambda model: "again") is None
 
 
 def test_a_folder_with_another_tokenizer_is_another_model(
