@@ -48,6 +48,7 @@ MOST_BYTES = 64 << 20
 
 _MOST_NUMBERS = 1 << 25
 _MOST_LISTED = 1000
+_MOST_TOLD = 5
 _MOST_DESCRIPTION = 1 << 20
 _PATIENCE = 10.0  # s, for another process that writes
 _KIND = re.compile(r"[a-z][a-z-]{0,30}\Z")
@@ -134,6 +135,8 @@ def save(directory: Path, one: Explored, result: xr.Dataset) -> Explored:
     make_folder(folder)
     with _alone(folder):
         remove_temporaries(folder)
+        for orphan in _orphans(folder):
+            remove(_data(folder, orphan))
         write_atomic(_data(folder, one.name), data)
         write_atomic(_description(folder, one.name), to_json({"schema": 1, **asdict(written)}))
     return written
@@ -189,6 +192,11 @@ def list_all(directory: Path) -> tuple[list[Explored], list[str]]:
             found.append(_read(folder, name))
         except ObverseError as error:
             problems.append(str(error))
+    problems += [
+        f"'{_data(folder, name)}' has no description, since whoever wrote it was ended in between; "
+        "it is not used, and removed when the next result is kept."
+        for name in _left_behind(folder)[:_MOST_TOLD]
+    ]
     if len(names) > _MOST_LISTED:
         problems.append(
             f"'{folder}' holds {len(names):,} results, of which {_MOST_LISTED:,} are listed; "
@@ -231,6 +239,22 @@ def _names(folder: Path) -> list[str]:
         listed = sorted(os.listdir(folder))
     stems = [name.removesuffix(".json") for name in listed if name.endswith(".json")]
     return [stem for stem in stems if _NAME.match(stem)]
+
+
+def _orphans(folder: Path) -> list[str]:
+    """Names of data without a description."""
+    with storage_errors(folder, "read"):
+        listed = set(os.listdir(folder))
+    stems = sorted(name.removesuffix(".nc") for name in listed if name.endswith(".nc"))
+    return [name for name in stems if _NAME.match(name) and f"{name}.json" not in listed]
+
+
+def _left_behind(folder: Path) -> list[str]:
+    """The same, but for what another process is writing now."""
+    if not folder.exists() or not _orphans(folder):
+        return []
+    with StoreLock(folder).exclusive(0.0) as got:
+        return _orphans(folder) if got else []
 
 
 def _read(folder: Path, name: str) -> Explored:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -178,3 +181,60 @@ def test_stores_are_found_below_the_root_and_their_damage_is_seen(
     assert "1 of 1 files" in stores.look(str(place)).wrong[0]
     (place / "store.json").write_text("{}")
     assert stores.look(str(place)).wrong
+
+
+def test_a_full_disk_is_a_sentence_and_the_result_is_there(
+    open_page: Open, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    page = open_page(tmp_path, query={"page": "prompt", **ASK})
+    assert_fine(page)
+    assert json.loads(page.get("plotly_chart")[-1].proto.spec)["data"]
+    said = [str(one.value).replace("\\", "") for one in page.warning]
+    assert any(
+        one.startswith("The result is in memory only:") and "no space left" in one for one in said
+    )
+    assert explored.list_all(run) == ([], [])
+    assert RunRecord.open(run).damage() == []
+
+
+def test_what_was_interrupted_is_told_and_begun_again(
+    open_page: Open, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = "patching-" + "0" * 32
+    folder = run / "explored"
+    folder.mkdir(exist_ok=True)
+    told = {"title": "A map <b>", "link": {"page": "prompt"} | ASK, "created": "2026-01-01T00:00"}
+    (folder / f"{asked}.begun").write_text(json.dumps(told))
+    page = open_page(tmp_path, query={"page": "jobs"})
+    assert_fine(page)
+    assert "Interrupted: begun" in html(page)
+    assert "A map &lt;b&gt;" in html(page)
+    button(page, "Begin it again").click().run()
+    assert_fine(page)
+    assert page.query_params["clean"] == ASK["clean"]
+    page = on(page, "jobs")
+    button(page, "Forget it").click().run()
+    assert_fine(page)
+    assert "Interrupted" not in html(page)
+
+
+def test_work_that_takes_long_is_noted_while_it_goes_on(
+    open_page: Open, run: Path, tmp_path: Path, gate: threading.Event, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(live, "PATIENCE", 0.5)
+    page = open_page(tmp_path, query={"page": "prompt", **ASK})
+    from app import resources
+
+    (job,) = resources.jobs().running()
+    noted = list((run / "explored").glob("*.begun"))
+    page = on(page, "jobs")
+    assert "Interrupted" not in html(page)
+    gate.set()
+    assert job.work.wait(LONG).result is not None
+    assert len(noted) <= 1
+    assert list((run / "explored").glob("*.begun")) == []
+    assert len(explored.list_all(run)[0]) == 1

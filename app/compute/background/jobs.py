@@ -6,6 +6,7 @@ any more; who only goes elsewhere, reloads or closes the page, goes on waiting f
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -105,8 +106,18 @@ class Job(Generic[T]):
         begun, last = time.monotonic(), None
         asked = self.request
         steps = self._turns.steps(asked.spec, asked.key, self._found, gives_way=asked.gives_way)
-        for last in steps(tell):
-            yield last
+        with contextlib.ExitStack() as stack:
+            noted = False
+
+            def told(done: int, total: int) -> None:
+                nonlocal noted
+                if not noted and time.monotonic() - begun >= KEPT_FROM:
+                    noted = True
+                    self._shelf.noted(stack)
+                tell(done, total)
+
+            for last in steps(told):
+                yield last
         seconds = time.monotonic() - begun
         if last is not None and seconds >= KEPT_FROM:
             self._shelf.keep(last, seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from app.compute.background.request import Request
 from cache.errors import ObverseError
 from experiments.run_directory import explored
+from experiments.run_directory.begun import begun, dismiss
 from experiments.run_directory.explored import Asked, Explored
 from experiments.run_directory.layout import EXPLORED
 
@@ -54,6 +56,15 @@ class Shelf(Generic[T]):
                 self._directories.append(directory)
                 self._write(directory)
 
+    def noted(self, stack: contextlib.ExitStack) -> None:
+        """Note in the directories that the work goes on, until the stack is closed: should this
+        process end before, whoever opens them next is told."""
+        form, asked = self._request.form, self._asked
+        if form is None or asked is None or self.was_read:
+            return
+        for directory in list(self._directories):
+            stack.enter_context(begun(directory, asked.name, self._request.title, self._link))
+
     def read(self, model: Model) -> T | None:
         """What one of the directories holds for this request of this model."""
         with self._lock:
@@ -70,6 +81,9 @@ class Shelf(Generic[T]):
         """Keep the result in every directory that does not hold it yet."""
         with self._lock:
             self._result = self._result or (result, seconds)
+            if self._asked is not None:
+                for directory in self._directories:
+                    dismiss(directory, self._asked.name)
             for directory in self._directories:
                 self._write(directory)
 

@@ -16,7 +16,7 @@ from app.text import markup
 from cache.errors import ObverseError
 from cache.sizes import show_size
 from experiments.numbers import duration
-from experiments.run_directory import explored
+from experiments.run_directory import begun, explored
 from experiments.run_directory.explored import Explored
 from experiments.run_directory.layout import EXPLORED
 
@@ -44,6 +44,7 @@ def show(run: Run | None) -> None:
     found, problems = explored.list_all(directory)
     for problem in problems:
         parts.warning(problem)
+    _interrupted(directory)
     parts.html(f'<pre class="ob-path">{markup.esc(directory / EXPLORED)}</pre>')
     if not found:
         parts.html(markup.hint("Nothing is kept there yet."))
@@ -68,6 +69,26 @@ def _row(directory: Path, one: Explored) -> None:
         here = to_query(View(source=state.view().source))
         st.button("Show", key=f"see-{one.name}", on_click=state.go, args=(here | link,))
         _delete(directory, (one.name,), "it", one.name)
+
+
+def _interrupted(directory: Path) -> None:
+    """What was computed when the explorer ended, with a way to begin it again."""
+    for one in begun.interrupted(directory):
+        when = datetime.fromisoformat(one.created).astimezone().strftime("%d %b %Y %H:%M")
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            about = f"Interrupted: begun {when}, and the explorer ended before it was done."
+            parts.html(markup.item(one.title, about))
+            link = {name: text for name, text in one.link.items() if name not in ("run", "model")}
+            here = to_query(View(source=state.view().source))
+            st.button(
+                "Begin it again", key=f"anew-{one.name}", on_click=state.go, args=(here | link,)
+            )
+            st.button(
+                "Forget it",
+                key=f"forget-{one.name}",
+                on_click=begun.dismiss,
+                args=(directory, one.name),
+            )
 
 
 def _delete(directory: Path, names: tuple[str, ...], what: str, key: str) -> None:

@@ -132,10 +132,14 @@ def test_jobs_are_bounded(
     assert [ended(job) for job in started[:2]] == ["stopped"] * 2
     assert all(job.running for job in [*started[2:], others])
     gate.set()
+    dropped = weakref.ref(here.ask(held(spec, gate, 9), "a"))
     for i in range(10, 16):
         assert ended(here.ask(held(spec, gate, i), "a")) == "whole"
     here.ask(held(spec, gate, 20), "a")
     assert len(here.finished()) <= 4
+    del started, others
+    gc.collect()
+    assert dropped() is None  # nothing else holds it, or its result
 
 
 def test_a_model_goes_though_its_jobs_results_stay(model_folder: Path) -> None:
