@@ -1,7 +1,9 @@
-"""Makes the pictures of the tour in docs/explorer.md: `python docs/tour.py --root runs`.
+"""Makes the pictures of the tour in docs/explorer.md, and the README's: `python docs/tour.py --root
+runs`.
 
 A finished run of `reversal-curse` has to lie in the folder. Each page is opened in a Chromium, as a
-reader would, and what fits on a screen of 1280 × 800 is saved, 800 px wide.
+reader would, and what fits on a screen of 1280 × 800 is saved, 800 px wide; of the README's, the
+circuits, all of it.
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ PAGES: dict[str, dict[str, str]] = {
 """What the address of each page tells beside its name; "{run}" is the newest run."""
 
 
-def picture(page: Any) -> bytes:
-    """What is on the screen, 800 px wide, as WebP."""
+def picture(page: Any, width: int = 800) -> bytes:
+    """What is on the screen, so many px wide, as WebP."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    image.thumbnail((800, 500))
+    image.thumbnail((width, width))
     out = io.BytesIO()
     image.save(out, "webp", quality=80)
     return out.getvalue()
@@ -55,7 +57,11 @@ def main() -> None:
         for name, query in PAGES.items():
             told = {key: text.format(run=run) for key, text in query.items()}
             page, _, _ = opened(browser, f"{url}/?{urlencode({'page': name, **told})}")
+            page.wait_for_selector('[data-testid="stProgress"]', state="hidden", timeout=120_000)
             (IMAGES / f"explorer-{name}.webp").write_bytes(picture(page))
+            if name == "circuit":
+                page.locator(".ob-h2").first.evaluate("heading => heading.scrollIntoView()")
+                (IMAGES / "explorer.webp").write_bytes(picture(page, 1280))
             page.context.close()
 
 

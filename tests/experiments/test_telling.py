@@ -99,6 +99,8 @@ def test_accuracy_has_wilson_intervals_over_as_many_questions_as_it_tells() -> N
     table = measure.accuracy(answers())
     telling = report.ACCURACY.telling(table)
     assert telling.n.startswith("12 to 24 questions a bar")
+    older = report.ACCURACY.telling(table.drop(columns="questions"))
+    assert older.n.startswith("12 to 24 facts a bar")
     assert "Wilson" in telling.interval
     assert telling.control == "facts that were never learned"
     known = table[table["split"] == "forward"]

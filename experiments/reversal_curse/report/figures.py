@@ -218,7 +218,8 @@ def _beside_margins(facts: pd.DataFrame) -> str:
 
 
 def _asked(accuracy: pd.DataFrame) -> str:
-    return counted(accuracy["questions"], "question") + " a bar, each in several wordings"
+    counts = "questions" if "questions" in accuracy else "facts"  # as older runs have it
+    return counted(accuracy[counts], counts[:-1]) + " a bar, each in several wordings"
 
 
 MARGINS = Figure(
