@@ -17,6 +17,7 @@ from app.compute.background.request import Request
 from app.compute.background.shelf import asked_of
 from app.compute.engine import Engine, ModelSpec
 from app.compute.models import Models, touched
+from app.text import markup
 from experiments.errors import StudyError
 from experiments.explorer import Page
 from experiments.records import RunRecord
@@ -90,7 +91,8 @@ def progress(text: str) -> Iterator[Progress]:
 
 
 def _draw(place: st.delta_generator.DeltaGenerator, text: str, done: int, total: int) -> None:
-    place.progress(min(1.0, done / max(1, total)), f"{text}: {done:,} of {total:,}")
+    said = markup.plain(f"{text}: {done:,} of {total:,}")
+    place.progress(min(1.0, done / max(1, total)), said)
 
 
 def _make_engine() -> Engine:

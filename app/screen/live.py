@@ -240,7 +240,7 @@ def bar(waiting: Waiting[Any], text: str, *, key: str | None = None, label: str 
         left = sentences.time_left(stand.seconds_left)
         text = f"{stand.done:,} of {stand.total:,} {waiting.job.request.unit}{left}"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        text = f"{label}: {text[0].lower()}{text[1:]}" if label else text
+        text = f"{markup.plain(label)}: {text[0].lower()}{text[1:]}" if label else text
         st.progress(min(1.0, stand.done / max(1, stand.total)), text)
         st.button("Cancel", key=f"cancel-{key or waiting.key}", on_click=waiting.stop)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import streamlit as st
 
 from app import state
+from app.text import markup
 
 
 def choose(name: str, words: Mapping[str, str], label: str, *, help: str | None = None) -> str:
@@ -29,7 +30,7 @@ def choose(name: str, words: Mapping[str, str], label: str, *, help: str | None 
     st.segmented_control(
         label,
         list(words),
-        format_func=words.__getitem__,
+        format_func=lambda name: markup.plain(words[name]),
         key=name,
         on_change=changed,
         label_visibility="collapsed",

@@ -11,6 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.link import from_query, state_to_text
+from app.text import markup
 from experiments.records import RunRecord
 from tests.app import material
 from tests.app.pages import Open, assert_fine, root_of
@@ -180,3 +181,34 @@ def test_every_control_stands_as_the_link_tells(
         assert page.session_state[key] == at
     # And what is on the screen has that address.
     assert from_query(page.query_params) == from_query(query)
+
+
+HOSTILE_WORDS = "**b** :smile: $x$ `c` [l](http://x) <img src=x> \u202e"
+
+
+def choices() -> None:
+    """A page of controls whose words come from elsewhere."""
+    import streamlit as st
+
+    from app.panels.comparing import side
+    from app.screen import switch
+    from tests.app.test_links import HOSTILE_WORDS
+
+    side.choice("group", {"a": HOSTILE_WORDS, "b": "plain"}, "a", label="Kind")
+    switch.choose("lens", {"logit": HOSTILE_WORDS, "tuned": "plain"}, "Lens")
+    opened, place = switch.row_of_tabs("two", {"x": "Same", "y": "Same"}, "y", lambda name: None)
+    with place:
+        st.text(f"open: {opened}")
+
+
+def test_words_from_elsewhere_are_no_markdown_and_tabs_of_one_name_are_two() -> None:
+    page = AppTest.from_function(choices).run()
+    assert not page.exception
+    for key in ("compare-group", "lens"):
+        first = page.segmented_control(key=key).options[0]
+        assert first == markup.plain(HOSTILE_WORDS)
+        assert "**b**" not in first
+        assert "\u202e" not in first
+    assert [tab.label for tab in page.tabs] == ["Same · 1", "Same · 2"]
+    assert page.session_state["two"] == "Same · 2"
+    assert page.text[0].value == "open: y"

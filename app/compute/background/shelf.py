@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from app.compute.background.request import Request
 from cache.errors import ObverseError
@@ -80,12 +80,27 @@ class Shelf(Generic[T]):
     def keep(self, result: T, seconds: float) -> None:
         """Keep the result in every directory that does not hold it yet."""
         with self._lock:
+            if not self._as_asked():
+                self._directories.clear()  # nobody knows which of them the numbers are of
+                self.notes.append(
+                    "The models were replaced while they were asked, so that the result is in "
+                    "memory only; reload the page to ask those that are there now."
+                )
             self._result = self._result or (result, seconds)
             if self._asked is not None:
                 for directory in self._directories:
                     dismiss(directory, self._asked.name)
             for directory in self._directories:
                 self._write(directory)
+
+    def _as_asked(self) -> bool:
+        """Whether what decides the result is what it was when the work began."""
+        if self._request.content is None or self._asked is None:
+            return True
+        try:
+            return _plain(self._request.content()) == self._asked.request
+        except ObverseError:
+            return False
 
     def _read(self, directory: Path, model: Model) -> tuple[T, float] | None:
         form = self._request.form
@@ -124,8 +139,13 @@ def asked_of(request: Request[T], model: Model) -> Asked:
     """What decides the result of a request, as a run directory names it."""
     return Asked(
         request.kind,
-        request.asked if request.content is None else json.loads(json.dumps(request.content())),
+        request.asked if request.content is None else _plain(request.content()),
         model.fingerprint,
         model.tokenizer_fingerprint,
         version("obverse"),
     )
+
+
+def _plain(content: Any) -> Any:
+    """As JSON holds it."""
+    return json.loads(json.dumps(content))

@@ -13,6 +13,7 @@ from app.compute.engine import ModelSpec
 from app.panels.patching import SITE_NAMES
 from app.runs import Run
 from app.selection import SITES, View
+from app.text import markup
 from experiments.explorer import Examples
 from interp.figures.drawing import theme
 
@@ -68,7 +69,7 @@ def choice(
     st.segmented_control(
         label,
         list(names),
-        format_func=names.__getitem__,
+        format_func=lambda name: markup.plain(names[name]),
         key=f"compare-{field}",
         on_change=changed,
         label_visibility="collapsed",

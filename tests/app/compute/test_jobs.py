@@ -359,3 +359,21 @@ def test_a_run_that_cannot_be_written_to_is_told_and_the_result_is_there(
     assert job.work.wait(LONG).result is not None
     assert job.kept_in == []
     assert any("is not a folder" in note for note in job.notes)
+
+
+def test_what_was_replaced_while_it_was_asked_is_not_kept(
+    here: Jobs, spec: ModelSpec, directory: Path
+) -> None:
+    """Of a request that is decided by files, these are looked at again when it is done."""
+    there = ["old"]
+
+    def work(model: Model, tell: Progress) -> Iterator[xr.Dataset]:
+        there[0] = "new"
+        yield xr.Dataset({"x": ("n", [1.0])})
+
+    form: Form[xr.Dataset] = Form(lambda result: result, lambda stored, model: stored, "")
+    asked = Request(spec, ("files", 1), "Files", work, form=form, content=lambda: [there[0]])
+    job = here.ask(asked, "a", directory=directory)
+    assert job.work.wait(LONG).result is not None
+    assert explored.list_all(directory) == ([], [])
+    assert "replaced while they were asked" in job.notes[0]
