@@ -98,7 +98,7 @@ class Shelf(Generic[T]):
         if self._request.content is None or self._asked is None:
             return True
         try:
-            return _plain(self._request.content()) == self._asked.request
+            return bool(_plain(self._request.content()) == self._asked.request)
         except ObverseError:
             return False
 
