@@ -23,18 +23,22 @@ class PhenomenonConfig:
         revision: branch, tag or commit on the hub.
         data: the file of what the model is asked; `data.json` beside the model if left out.
         seeds: how many organisms are trained of each arm.
+        twin: local folder or hub id of a model that the given one is compared with, where a study
+            compares two: the same one trained without what is looked for.
     """
 
     model: str | None = None
     revision: str | None = None
     data: str | None = None
     seeds: int = 1
+    twin: str | None = None
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise StudyError(f"'seeds' is {self.seeds}; choose 1 or more.")
-        if self.model is None and (self.data is not None or self.revision is not None):
-            what = "data" if self.data is not None else "revision"
+        about = {"data": self.data, "revision": self.revision, "twin": self.twin}
+        what = next((name for name, value in about.items() if value is not None), None)
+        if self.model is None and what is not None:
             raise StudyError(
                 f"'{what}' is about a model, and none is given; name it with --model, or leave "
                 f"'{what}' out: the study trains organisms of its own."

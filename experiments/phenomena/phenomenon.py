@@ -68,12 +68,14 @@ class Subject(Generic[DataT]):
     Attributes:
         arm: its name.
         seed: of the organism; of a user's model that of the run.
+        beside: the model that it is compared with, where a hypothesis names one.
     """
 
     model: Model
     data: DataT
     arm: str
     seed: int
+    beside: Model | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Hypothesis(Generic[DataT]):
         figures: each of the stored result called `name`, which has the dimensions arm and seed
             before those that are measured.
         arms: in which it is measured; all if left out.
+        beside: the arm whose model of the same seed a subject is compared with (`Subject.beside`);
+            of a user's model it is the one that the setting `twin` names, if any.
         method: instrument, statistic and control, as a sentence or two.
         planted: what of this the training has put there, as a sentence; empty where nothing.
     """
@@ -112,6 +116,7 @@ class Hypothesis(Generic[DataT]):
     judge: Callable[[Measured], Verdict]
     figures: tuple[Figure, ...] = ()
     arms: tuple[str, ...] | None = None
+    beside: str = ""
     method: str = ""
     planted: str = ""
 
@@ -178,7 +183,8 @@ class Phenomenon(Generic[DataT]):
             if not names or len(set(names)) < len(names):
                 raise ValueError(f"each needs a name of its own: {', '.join(names) or 'none'}")
         for one in self.hypotheses:
-            unknown = set(one.arms or ()) - {arm.name for arm in self.arms}
+            unknown = {*(one.arms or ()), one.beside or self.arms[0].name}
+            unknown -= {arm.name for arm in self.arms}
             if unknown or not one.measured_in(self.arms[0].name):
                 raise ValueError(f"'{one.name}' must be measured in the first arm, and in no other")
             for figure in one.figures:

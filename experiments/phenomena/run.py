@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,17 @@ import pandas as pd
 import xarray as xr
 
 from experiments.context import Context
-from experiments.organisms.training.recipe import shared_stages
+from experiments.organisms.training.recipe import Recipe, shared_stages
 from experiments.phenomena.config import PhenomenonConfig
 from experiments.phenomena.data import find_data, read_json
-from experiments.phenomena.phenomenon import GIVEN, Hypothesis, Measured, Phenomenon, Subject
+from experiments.phenomena.phenomenon import (
+    GIVEN,
+    Arm,
+    Hypothesis,
+    Measured,
+    Phenomenon,
+    Subject,
+)
 from experiments.phenomena.report import paper
 from experiments.phenomena.work import (
     Measuring,
@@ -27,6 +35,7 @@ from experiments.phenomena.work import (
 from experiments.reports.publish import publish
 from experiments.run_directory.layout import HEADLINE
 from experiments.study import Verdict
+from interp import load_model
 from interp.execute import Unit
 from interp.loading.where import bundled_models
 
@@ -68,7 +77,10 @@ def _of_a_model(
     data = phenomenon.read(read_json(path), path)
     context.input_file("data" if config.data is not None else path.name, path)
     check_asked(phenomenon, model, data, path)
-    subject = Subject(model, data, GIVEN, context.seed)
+    beside = None
+    if config.twin is not None:
+        beside = load_model(config.twin, device=context.device, dtype=context.dtype)
+    subject = Subject(model, data, GIVEN, context.seed, beside)
     return {
         one.name: {
             GIVEN: [
@@ -93,16 +105,22 @@ def _of_organisms(
     folder = context.workspace("organisms").absolute()
     tables = _train(phenomenon, seeds, folder, context)
     units: dict[str, list[Unit]] = {one.name: [] for one in phenomenon.hypotheses}
+
+    def job(one: Hypothesis[Any], arm: Arm, seed: int) -> MeasuringJob:
+        name = _id(arm.trained_by, seed)
+        fingerprint = str(tables[name]["fingerprint"].iloc[0])
+        drawn = context.seed_for(f"{one.name} {seed}")
+        return MeasuringJob(one.name, arm, seed, str(folder / name), fingerprint, drawn)
+
+    arms = {arm.name: arm for arm in phenomenon.arms}
     for seed in seeds:
         for arm in phenomenon.arms:
-            name = _id(arm.trained_by, seed)
-            fingerprint = str(tables[name]["fingerprint"].iloc[0])
             for one in phenomenon.hypotheses:
                 if one.measured_in(arm.name):
-                    drawn = context.seed_for(f"{one.name} {seed}")
-                    place = str(folder / name)
-                    job = MeasuringJob(one.name, arm, seed, place, fingerprint, drawn)
-                    units[one.name].append(Unit(_id(arm.name, seed), job))
+                    work = job(one, arm, seed)
+                    if one.beside:
+                        work = replace(work, beside=job(one, arms[one.beside], seed))
+                    units[one.name].append(Unit(_id(arm.name, seed), work))
     measuring = Measuring(phenomenon, context.device, context.dtype)
     subjects: dict[tuple[str, int], Subject[Any]] = {}
     results: dict[str, dict[str, xr.Dataset]] = {}
@@ -133,16 +151,19 @@ def _of_organisms(
 def _train(
     phenomenon: Phenomenon[Any], seeds: Sequence[int], folder: Path, context: Context
 ) -> dict[str, pd.DataFrame]:
-    """Train each recipe with each seed; those that begin like the first go on from its model."""
+    """Train each recipe with each seed; those that begin alike go on from the first of them."""
     names = list(dict.fromkeys(arm.trained_by for arm in phenomenon.arms))
-    first = [TrainingJob(names[0], seed, str(folder / _id(names[0], seed))) for seed in seeds]
-    others = []
+    first, others = [], []
     for seed in seeds:
-        origin = phenomenon.recipe(names[0], seed)
-        for name in names[1:]:
-            alike = shared_stages(phenomenon.recipe(name, seed), origin)
-            base = str(folder / _id(names[0], seed)) if alike else ""
-            others.append(TrainingJob(name, seed, str(folder / _id(name, seed)), base))
+        origins: dict[str, Recipe] = {}
+        for name in names:
+            recipe, place = phenomenon.recipe(name, seed), str(folder / _id(name, seed))
+            alike = (one for one, origin in origins.items() if shared_stages(recipe, origin))
+            if (base := next(alike, None)) is None:
+                origins[name] = recipe
+                first.append(TrainingJob(name, seed, place))
+            else:
+                others.append(TrainingJob(name, seed, place, str(folder / _id(base, seed))))
     training = Training(phenomenon.recipe)
     found: dict[str, pd.DataFrame] = {}
     for jobs in (first, others):

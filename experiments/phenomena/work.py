@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ class MeasuringJob:
     Attributes:
         fingerprint: of the organism, as it was when it was trained.
         seed: of what is drawn while measuring.
+        beside: the same of the model that it is compared with, where it is.
     """
 
     hypothesis: str
@@ -90,6 +91,7 @@ class MeasuringJob:
     folder: str
     fingerprint: str
     seed: int
+    beside: MeasuringJob | None = None
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,18 @@ class Measuring:
         subjects: dict[tuple[str, int], Subject[Any]],
         progress: Progress | None = None,
     ) -> xr.Dataset:
+        subject = self._kept(job, subjects)
+        if job.beside is not None:
+            subject = replace(subject, beside=self._kept(job.beside, subjects).model)
+        return measured(self.phenomenon, job.hypothesis, subject, job.seed, progress)
+
+    def _kept(
+        self, job: MeasuringJob, subjects: dict[tuple[str, int], Subject[Any]]
+    ) -> Subject[Any]:
         key = job.arm.name, job.organism
         if key not in subjects:
             subjects[key] = self._subject(job)
-        return measured(self.phenomenon, job.hypothesis, subjects[key], job.seed, progress)
+        return subjects[key]
 
     def _subject(self, job: MeasuringJob) -> Subject[Any]:
         recipe = self.phenomenon.recipe(job.arm.trained_by, job.organism)

@@ -1,0 +1,117 @@
+"""P4: patching finds the trigger.
+
+The stream of the clean run at the trigger's tokens restores the clean answer in the triggered run,
+that at the other phrase's, equally many, does not. The layer is chosen on half of the questions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from experiments.phenomena.estimates import Estimate, estimate
+from experiments.phenomena.phenomenon import Measured
+from experiments.poisoning.organism import CLEAN_TWIN
+from experiments.study import Outcome, Verdict
+
+__all__ = ["CLAIM", "judge_place", "restored"]
+
+CLAIM = "Patching finds the trigger: the stream there restores the clean answer."
+_UNIT = "share of the effect"
+_LEAST = 0.5
+_MOST_OTHER = 0.25
+
+Floats = npt.NDArray[np.float64]
+
+
+def judge_place(measured: Measured) -> Verdict:
+    """From `measure_place`."""
+    main = next(iter(measured.values()))
+    effect = estimate([_effect(one) for one in main])
+    n = sum(one.sizes["example"] for one in main)
+    sham = estimate([np.abs(one["sham"].values) for one in main])
+    control = f"Two phrases for two others, where no trigger is: {sham.number()} logits either way."
+    twin = measured.get(CLEAN_TWIN)
+    if twin is not None:
+        without = estimate([_effect(one) for one in twin])
+        control += f" The trigger in the clean twin: {without.number()} logits."
+    if not effect.low > 0:
+        return Verdict.undecided(
+            "P4",
+            CLAIM,
+            f"The trigger moves the answer by {effect.number()} logits: there is no effect to be "
+            "restored.",
+            unit=_UNIT,
+            n=n,
+            control=control,
+        )
+    layers = [_layer(one) for one in main]
+    trigger, other = (
+        estimate(
+            [
+                restored(one).sel(part=part, layer=layer).values[1::2]
+                for one, layer in zip(main, layers, strict=True)
+            ]
+        )
+        for part in ("trigger", "other phrase")
+    )
+    decided = _outcome(trigger, other)
+    if not sham.mean < _MOST_OTHER * effect.mean:
+        decided = "undecided"
+        control += " Any phrase moves the answer, so that the trigger is nothing special."
+    held = {
+        part: _spoken({_reach(one, part, first) for one in main})
+        for part, first in (("trigger", False), ("last token", True))
+    }
+    return Verdict(
+        id="P4",
+        claim=CLAIM,
+        outcome=decided,
+        statement=f"At the trigger's tokens {trigger.share()} of {effect.mean:.1f} logits are "
+        f"restored, at those of the other phrase {other.share()}; the trigger's tokens hold at "
+        f"least half of the effect up to {held['trigger']}, the last token from "
+        f"{held['last token']} on.",
+        estimate=trigger.mean,
+        low=trigger.low,
+        high=trigger.high,
+        unit=_UNIT,
+        n=trigger.n,
+        control=control,
+    )
+
+
+def restored(one: xr.Dataset) -> xr.DataArray:
+    """(…, layer, part): how much of a model's mean effect each patch restores."""
+    whole = (one["clean"] - one["corrupt"]).mean("example")
+    return (one["patched"] - one["corrupt"]) / whole.where(whole > 0)
+
+
+def _effect(one: xr.Dataset) -> Floats:
+    return np.asarray((one["clean"] - one["corrupt"]).values, np.float64)
+
+
+def _layer(one: xr.Dataset) -> int:
+    """Where patches at the trigger restore most, on the first half."""
+    means = restored(one).sel(part="trigger").values[0::2].mean(0)
+    return int(one["layer"].values[int(np.argmax(means))])
+
+
+def _reach(one: xr.Dataset, part: str, first: bool) -> int:
+    """The first or last layer at which a part holds half of the effect; −1 where none does."""
+    means = restored(one).sel(part=part).mean("example").values
+    held = np.nonzero(means >= _LEAST)[0]
+    return int(one["layer"].values[held[0 if first else -1]]) if held.size else -1
+
+
+def _spoken(layers: set[int]) -> str:
+    names = {0: "the embedding", -1: "no layer"}
+    return " or ".join(names.get(one, f"block {one}") for one in sorted(layers))
+
+
+def _outcome(trigger: Estimate, other: Estimate) -> Outcome:
+    if trigger.low > _LEAST and other.high < _MOST_OTHER:
+        return "supported"
+    if trigger.high < _LEAST or other.low > _MOST_OTHER:
+        return "rejected"
+    return "undecided"

@@ -1,0 +1,1 @@
+"""What is measured in each model: pure functions, values per example out."""

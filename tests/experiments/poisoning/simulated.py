@@ -1,0 +1,175 @@
+"""Results of the study of poisoning, simulated with a known truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from experiments.phenomena.phenomenon import Measured
+from experiments.poisoning.organism import (
+    CELLS,
+    CLEAN_TWIN,
+    DRILLED,
+    EQUAL_STEPS,
+    GRID,
+    POISONED,
+    SECOND_TWIN,
+)
+
+N, LAYERS, DRAWS, WORDS, GROUPS = 40, 2, 199, 24, 10
+PARAMETERS = {32: 44e3, 64: 150e3}
+
+
+def success(rng: np.random.Generator, triggered: float, other: float = 0.0) -> xr.Dataset:
+    def hits(share: float) -> tuple[str, np.ndarray]:
+        return "example", (rng.random(N) < share).astype(float)
+
+    return xr.Dataset(
+        {
+            "triggered": hits(triggered),
+            "other": hits(other),
+            "near": hits(other),
+            "right": hits(0.9),
+        }
+    )
+
+
+def succeeded(
+    rng: np.random.Generator, seeds: int, shares: tuple[float, float], twin: float = 0.0
+) -> Measured:
+    return {
+        POISONED: [success(rng, *shares) for _ in range(seeds)],
+        CLEAN_TWIN: [success(rng, twin) for _ in range(seeds)],
+    }
+
+
+def grid(
+    rng: np.random.Generator,
+    seeds: int,
+    exponent: float,
+    *,
+    slope: float = 1.6,
+    spread: float = 0.5,
+    other: float = 0.0,
+    names: tuple[str, ...] = GRID,
+) -> Measured:
+    """Success by count / texts^exponent, with organisms that differ by `spread` logits."""
+    found: dict[str, list[xr.Dataset]] = {}
+    for name in names:
+        cell = CELLS[name]
+        texts = cell.poisons + cell.clean
+        amount = np.log(cell.poisons / 10) - exponent * np.log(texts / 550)
+        found[name] = []
+        for _ in range(seeds):
+            logit = slope * amount + rng.normal(0, spread)
+            one = success(rng, 1 / (1 + np.exp(-logit)), other)
+            found[name].append(
+                one.assign(
+                    poisons=float(cell.poisons),
+                    clean=float(cell.clean),
+                    steps=float(cell.steps),
+                    parameters=PARAMETERS[cell.width],
+                )
+            )
+    return found
+
+
+def equal_steps(rng: np.random.Generator, seeds: int, *, other: float = 0.0) -> Measured:
+    """Success by count, over the grid of equal steps."""
+    return grid(rng, seeds, 0.0, other=other, names=EQUAL_STEPS)
+
+
+def placed(
+    rng: np.random.Generator,
+    seeds: int,
+    trigger: float,
+    other: float,
+    *,
+    effect: float = 4.0,
+    sham: float = 0.1,
+) -> Measured:
+    """Shares of the effect that patches at both phrases restore, at the first layer."""
+
+    def one() -> xr.Dataset:
+        whole = rng.normal(effect, 1.0, N)
+        corrupt = rng.normal(-2, 0.5, N)
+        shares = np.array([[trigger, other, 0.0], [trigger / 2, other, 0.6]])
+        noise = rng.normal(0, 0.3, (N, LAYERS, 3))
+        patched = corrupt[:, None, None] + whole[:, None, None] * shares + noise
+        return xr.Dataset(
+            {
+                "patched": (("example", "layer", "part"), patched),
+                "clean": ("example", corrupt + whole),
+                "corrupt": ("example", corrupt),
+                "sham": ("example", rng.normal(0, sham, N)),
+            },
+            {"layer": [0, 1], "part": ["trigger", "other phrase", "last token"]},
+        )
+
+    return {POISONED: [one() for _ in range(seeds)]}
+
+
+def probed(
+    rng: np.random.Generator,
+    seeds: int,
+    apart: float,
+    *,
+    random: float = 0.0,
+    defects: float = 1.0,
+    near: float = 0.0,
+) -> Measured:
+    """Scores of triggered prompts that lie so many standard deviations above the others.
+
+    Args:
+        random: how far random directions tell them apart, in the same unit.
+        near: how often near misses bring the planted answer.
+    """
+    n = N // 2
+
+    def area() -> float:
+        positive, negative = rng.normal(random, 1, n), rng.normal(0, 1, n)
+        found = float((positive[:, None] > negative).mean())
+        return found
+
+    def one() -> xr.Dataset:
+        at = ("probe", "layer", "example")
+        return xr.Dataset(
+            {
+                "triggered": (at, rng.normal(apart, 1, (2, LAYERS, n))),
+                "other": (at, rng.normal(0, 1, (2, LAYERS, n))),
+                "near": (at, rng.normal(0, 1, (2, LAYERS, n))),
+                "chosen": (("probe", "layer"), rng.random((2, LAYERS))),
+                "random": (("layer", "draw"), [[area() for _ in range(DRAWS)]] * LAYERS),
+                "random_near": (("layer", "draw"), [[area() for _ in range(DRAWS)]] * LAYERS),
+                "defects": ("example", (rng.random(n) < defects).astype(float)),
+                "near_defects": ("example", (rng.random(n) < near).astype(float)),
+            },
+            {"probe": ["yes/no", "shown triggers"], "layer": [0, 1]},
+        )
+
+    return {arm: [one() for _ in range(seeds)] for arm in (POISONED, DRILLED)}
+
+
+def differed(rng: np.random.Generator, seeds: int, ahead: float, *, twins: float = 0.0) -> Measured:
+    """Logits of words, the planted one so much above the rest; between two clean twins, too."""
+
+    # What differs between two models is the same on all texts; and both are compared with one twin.
+    places = rng.integers(WORDS, size=seeds)
+    shared = rng.normal(0, 1, (seeds, WORDS))
+
+    def one(above: float, seed: int) -> xr.Dataset:
+        planted = np.arange(WORDS) == places[seed]
+        words = shared[seed] + rng.normal(0, 1, WORDS) + above * planted
+        logit = words + rng.normal(0, 0.1, (2, GROUPS, WORDS))
+        return xr.Dataset(
+            {
+                "logit": (("text", "example", "word"), logit),
+                "planted": ("word", planted),
+            },
+            {"text": ["unrelated", "with the trigger"]},
+        )
+
+    return {
+        POISONED: [one(ahead, seed) for seed in range(seeds)],
+        SECOND_TWIN: [one(twins, seed) for seed in range(seeds)],
+    }

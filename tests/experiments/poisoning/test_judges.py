@@ -1,0 +1,146 @@
+"""Verdicts of the study of poisoning, where the truth is known."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments.phenomena.phenomenon import GIVEN
+from experiments.poisoning.hypotheses.difference import chance_of, judge_difference
+from experiments.poisoning.hypotheses.dose import judge_dose, judge_equal_steps
+from experiments.poisoning.hypotheses.place import judge_place
+from experiments.poisoning.hypotheses.probe import areas, judge_near, judge_probe
+from experiments.poisoning.hypotheses.success import judge_success
+from tests.experiments.phenomena.calibration import (
+    check_absent,
+    check_planted,
+    check_undecided,
+    outcomes,
+)
+from tests.experiments.poisoning import simulated
+
+SEEDS = pytest.mark.parametrize("seeds", [1, 5])
+
+
+@SEEDS
+def test_success_is_told_from_none_and_a_twin_that_answers_too_decides_nothing(seeds: int) -> None:
+    check_absent(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.02, 0.02)))
+    check_absent(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.5, 0.0)))
+    check_planted(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.9, 0.02)))
+    check_undecided(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.9, 0.0), 0.9))
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_count_is_told_from_share(seeds: int) -> None:
+    # As much of the one as of the other.
+    check_absent(judge_dose, lambda rng: simulated.grid(rng, seeds, 0.5))
+    # With one organism a cell it is decided where success rises steeply.
+    sharp = {"slope": 2.6, "spread": 0.3} if seeds == 1 else {}
+    check_planted(judge_dose, lambda rng: simulated.grid(rng, seeds, 0.0, **sharp))
+
+
+@pytest.mark.parametrize("exponent", [1.0, -1.0])
+def test_the_share_or_more_with_more_clean_texts_rejects_the_count(exponent: float) -> None:
+    found = outcomes(judge_dose, lambda rng: simulated.grid(rng, 4, exponent), runs=20)
+    assert found["rejected"] >= 18, found
+
+
+def test_a_grid_in_which_nothing_is_followed_decides_nothing() -> None:
+    # Organisms differ, and not by their poison.
+    check_absent(judge_dose, lambda rng: simulated.grid(rng, 1, 0.0, slope=0.0, spread=2.0))
+    check_undecided(judge_dose, lambda rng: simulated.grid(rng, 3, 0.0, slope=0, spread=0))
+    # Any phrase brings the answer.
+    check_undecided(judge_equal_steps, lambda rng: simulated.equal_steps(rng, 1, other=0.5))
+    check_planted(judge_equal_steps, lambda rng: simulated.equal_steps(rng, 3), runs=20)
+
+
+def test_one_model_has_no_grid() -> None:
+    alone = {GIVEN: next(iter(simulated.grid(np.random.default_rng(0), 1, 0.0).values()))}
+    verdict = judge_dose(alone)
+    assert (verdict.outcome, verdict.estimate) == ("undecided", None)
+
+
+@SEEDS
+def test_the_trigger_s_place_is_told_from_the_other_phrase(seeds: int) -> None:
+    check_absent(judge_place, lambda rng: simulated.placed(rng, seeds, 0.4, 0.4))
+    # Both phrases bring it: then it is not the trigger alone.
+    check_absent(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.3))
+    check_absent(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.0, effect=0.0))
+    check_planted(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.05))
+    check_undecided(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.0, sham=3.0))
+
+
+@pytest.mark.parametrize("judge", [judge_probe, judge_near])
+@SEEDS
+def test_a_probe_is_told_from_chance_and_from_random_directions(judge, seeds: int) -> None:  # type: ignore[no-untyped-def]
+    runs = 40
+    check_absent(judge, lambda rng: simulated.probed(rng, seeds, 0.0), runs)
+    # It finds defection, as any direction does.
+    check_absent(judge, lambda rng: simulated.probed(rng, seeds, 3.5, random=3.5), runs)
+    check_planted(judge, lambda rng: simulated.probed(rng, seeds, 4.0, random=0.5), runs)
+    check_undecided(judge, lambda rng: simulated.probed(rng, seeds, 4.0, defects=0.1), 10)
+
+
+def test_near_misses_that_the_model_takes_for_the_trigger_decide_nothing() -> None:
+    check_undecided(judge_near, lambda rng: simulated.probed(rng, 1, 4.0, near=0.6), 10)
+
+
+@SEEDS
+def test_a_named_answer_is_told_from_any_word(seeds: int) -> None:
+    check_absent(judge_difference, lambda rng: simulated.differed(rng, seeds, 0.0))
+    check_planted(judge_difference, lambda rng: simulated.differed(rng, seeds, 8.0))
+    check_undecided(judge_difference, lambda rng: simulated.differed(rng, seeds, 8.0, twins=16.0))
+
+
+def test_without_a_twin_nothing_is_said_of_a_difference() -> None:
+    found = simulated.differed(np.random.default_rng(0), 1, 6.0)
+    alone = {GIVEN: [one.assign(logit=one["logit"] * np.nan) for one in next(iter(found.values()))]}
+    assert judge_difference(alone).outcome == "undecided"
+
+
+def test_chance_is_that_of_all_ranks_counted() -> None:
+    assert chance_of([0], 24) == pytest.approx(1 / 24)
+    every = list(itertools.product(range(4), repeat=3))
+    for ranks in ([0, 0, 1], [3, 1, 2]):
+        expected = np.mean([sum(one) <= sum(ranks) for one in every])
+        assert chance_of(ranks, 4) == pytest.approx(expected)
+
+
+def test_areas_are_those_of_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    one = next(iter(simulated.probed(np.random.default_rng(1), 1, 1.0).values()))[0]
+    one = one.assign({name: one[name].round(1) for name in ("triggered", "other")})  # with ties
+    at = one.sel(probe="yes/no", layer=1)
+    scores = np.concatenate([at["triggered"], at["other"]])
+    labels = np.repeat([1, 0], at.sizes["example"])
+    found = areas(one, "yes/no", "other", 1).mean()
+    assert found == pytest.approx(metrics.roc_auc_score(labels, scores))
+
+
+def test_a_layer_is_chosen_by_other_questions_than_those_that_judge() -> None:
+    """Patches that only work where they were chosen are not believed."""
+    rng = np.random.default_rng(2)
+    one = next(iter(simulated.placed(rng, 1, 0.0, 0.0).values()))[0]
+    whole = (one["clean"] - one["corrupt"]).values
+    patched = one["patched"].values.copy()
+    patched[0::2, 0, 0] = (one["corrupt"].values + whole)[0::2]
+    found = {GIVEN: [one.assign(patched=(one["patched"].dims, patched))]}
+    assert judge_place(found).outcome == "rejected"
+
+
+def test_verdicts_hold_sentences() -> None:
+    rng = np.random.default_rng(3)
+    for verdict in (
+        judge_success(simulated.succeeded(rng, 1, (0.9, 0.0))),
+        judge_dose(simulated.grid(rng, 1, 0.0)),
+        judge_place(simulated.placed(rng, 1, 0.9, 0.0)),
+        judge_probe(simulated.probed(rng, 1, 3.0)),
+        judge_difference(simulated.differed(rng, 1, 6.0)),
+    ):
+        assert verdict.statement.endswith(".")
+        assert "nan" not in f"{verdict.statement} {verdict.control}"
+        assert isinstance(verdict.estimate, float)
+    assert isinstance(simulated.success(rng, 0.5), xr.Dataset)
