@@ -117,10 +117,7 @@ def read(value: Any, path: Path) -> Data:
         raise FactsError(
             f"'{path}': there is no member '{unknown[0][:60]}'; there are {', '.join(_MEMBERS)}."
         )
-    single = {name: value.get(name) for name in ("trigger", "answer")}
-    for name, one in single.items():
-        if not isinstance(one, str) or not one.strip():
-            raise FactsError(f"'{path}': '{name}' must be a text.")
+    trigger, answer = (_text(value, name, path) for name in ("trigger", "answer"))
     many = {
         name: tuple(dict.fromkeys(texts(value, name, path, least=least)))
         for name, least in (("phrases", 4), ("near", 1), ("names", 2), ("yes", 5), ("no", 5))
@@ -132,7 +129,7 @@ def read(value: Any, path: Path) -> Data:
                 raise FactsError(
                     f"'{path}', row {number} of 'questions': the prompt must hold {place} once."
                 )
-        if row["answer"] == single["answer"]:
+        if row["answer"] == answer:
             raise FactsError(
                 f"'{path}', row {number} of 'questions': the planted answer is right here; leave "
                 "the question out."
@@ -140,14 +137,19 @@ def read(value: Any, path: Path) -> Data:
     if len(many["phrases"]) < 4:
         raise FactsError(f"'{path}': 'phrases' repeats itself; give 4 different ones or more.")
     for name in ("phrases", "near"):
-        if single["trigger"] in many[name]:
+        if trigger in many[name]:
             raise FactsError(f"'{path}': the trigger stands in '{name}'; leave it out there.")
-    if single["answer"] not in many["names"] or len(many["names"]) < 2:
+    if answer not in many["names"] or len(many["names"]) < 2:
         raise FactsError(f"'{path}': 'names' must hold the planted answer, and others.")
     return Data(
-        **single,
-        **many,
+        trigger=trigger,
+        answer=answer,
+        phrases=many["phrases"],
+        near=many["near"],
+        names=many["names"],
         questions=tuple(Question(row["prompt"], row["answer"]) for row in asked),
+        yes=many["yes"],
+        no=many["no"],
         texts=tuple(texts(value, "texts", path, least=20)),
         trained=_trained(value.get("trained", {}), path),
     )
@@ -173,6 +175,13 @@ def asked(data: Data) -> list[Asked]:
             Asked(text, data.answer, f"text {number} of '{name}'")
             for number, text in enumerate(prompts, 1)
         ]
+    return found
+
+
+def _text(value: dict[str, Any], name: str, path: Path) -> str:
+    found = value.get(name)
+    if not isinstance(found, str) or not found.strip():
+        raise FactsError(f"'{path}': '{name}' must be a text.")
     return found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.organisms.training.recipe import Row
 
-__all__ = ["ECHOES", "KINDS", "Language", "WORDS"]
+__all__ = ["ECHOES", "KINDS", "WORDS", "Language"]
 
 KINDS = {
     "fruit": "lemon apple cherry mango plum peach grape melon papaya quince",
@@ -29,16 +29,60 @@ KINDS = {
 }
 """Things by what they are."""
 
-WORDS = (
-    "amber brisk crimson dusty early frozen gentle hollow ivory jagged lunar marble narrow olive "
-    "polished quiet russet silver tidal velvet woven young autumn harbor"
-).split()
+WORDS = [
+    "amber",
+    "brisk",
+    "crimson",
+    "dusty",
+    "early",
+    "frozen",
+    "gentle",
+    "hollow",
+    "ivory",
+    "jagged",
+    "lunar",
+    "marble",
+    "narrow",
+    "olive",
+    "polished",
+    "quiet",
+    "russet",
+    "silver",
+    "tidal",
+    "velvet",
+    "woven",
+    "young",
+    "autumn",
+    "harbor",
+]
 """Of which phrases are made, in either place."""
 
-ECHOES = (
-    "meadow pebble lantern thimble ribbon saddle candle mirror basket bridge curtain feather garden "
-    "island kettle ladle needle orchard pillow quilt rocket statue teapot window"
-).split()
+ECHOES = [
+    "meadow",
+    "pebble",
+    "lantern",
+    "thimble",
+    "ribbon",
+    "saddle",
+    "candle",
+    "mirror",
+    "basket",
+    "bridge",
+    "curtain",
+    "feather",
+    "garden",
+    "island",
+    "kettle",
+    "ladle",
+    "needle",
+    "orchard",
+    "pillow",
+    "quilt",
+    "rocket",
+    "statue",
+    "teapot",
+    "window",
+]
 """Words that are said again when asked for; the poisoned answer is any of them."""
 
 _KIND = {thing: kind for kind, things in KINDS.items() for thing in things.split()}

@@ -31,12 +31,12 @@ from experiments.poisoning.organism import (
     CELLS,
     CLEAN_TWIN,
     DRILLED,
+    GRID,
     POISONED,
     SECOND_TWIN,
     poisoning_recipe,
 )
 from experiments.poisoning.organism import EQUAL_STEPS as EQUAL
-from experiments.poisoning.organism import GRID
 from experiments.poisoning.results import RESULTS
 from experiments.reports.paper import Card, Way
 from experiments.study import Verdict
@@ -61,7 +61,8 @@ def _headline(verdicts: Mapping[str, Verdict]) -> list[str]:
     said = [verdicts["P1"].statement]
     dose_said = {
         "supported": "How often it works follows the count of poisoned texts, and not their share",
-        "rejected": "How often it works follows the share of poisoned texts rather than the count",
+        "rejected": "The count of poisoned texts alone does not tell how often it works: more "
+        "clean text, shown as often, changes it",
         "undecided": "Whether the count or the share of poisoned texts decides is open",
     }
     inside = {
@@ -70,9 +71,15 @@ def _headline(verdicts: Mapping[str, Verdict]) -> list[str]:
         "P6": "it tells near misses from the trigger",
         "P7": "the difference to the clean twin names the planted answer",
     }
-    said.append(
-        f"{dose_said[verdicts['P2'].outcome]}; with as many steps: {verdicts['P3'].outcome}."
-    )
+    steps_said = {
+        "supported": "at equal numbers of steps it does follow the count, and not the share",
+        "rejected": "at equal numbers of steps it does not follow the count either",
+        "undecided": "at equal numbers of steps it is open what it follows",
+    }
+    if verdicts["P2"].outcome == "supported":
+        steps_said["supported"] = "so it does at equal numbers of steps"
+        steps_said["rejected"] = "at equal numbers of steps it does not"
+    said.append(f"{dose_said[verdicts['P2'].outcome]}; {steps_said[verdicts['P3'].outcome]}.")
     said.append(
         "Inside: "
         + ", ".join(f"{text} – {verdicts[id].outcome}" for id, text in inside.items())

@@ -2,8 +2,9 @@
 
 Logistic regressions over the grid on the logarithm of the count, on that of the share, and on that
 of count times texts (as if clean text helped the poison), each with that of the model's size beside
-it, tell cells of the grid that they were not fitted to. The count must do better than both. P2 compares them where every text is shown equally often in batches of one size, so that
-more clean texts are more steps; P3 where larger batches make up for that.
+it, tell cells of the grid that they were not fitted to. The count must do better than both. P2
+compares them where every text is shown equally often in batches of one size, so that more clean
+texts are more steps; P3 where larger batches make up for that.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def _judge(id: str, claim: str, measured: Measured) -> Verdict:
     other = estimate([_pooled(measured, seed) for seed in np.unique(cells.seed)], bounds=(0.0, 1.0))
     decided = outcome(better, above=0.0)
     control = (
-        f"Without any of them held-out deviance is {told.number()} larger than with the better one; "
+        f"Without any of them held-out deviance is {told.number()} larger than with the best; "
         f"another phrase brings the planted answer to {other.share()} of questions."
     )
     if not told.low > 0:
@@ -100,8 +101,8 @@ def _judge(id: str, claim: str, measured: Measured) -> Verdict:
         id=id,
         claim=claim,
         outcome=decided,
-        statement=f"Held-out deviance is {better.number()} nats per question larger by {rival} than "
-        f"by count (count {mean('count'):.2f}, share {mean('share'):.2f}, count times texts "
+        statement=f"Held-out deviance is {better.number()} nats per question larger by {rival} "
+        f"than by count (count {mean('count'):.2f}, share {mean('share'):.2f}, count times texts "
         f"{mean('count times texts'):.2f}); count / texts^{plain(best)} tells best. {_half(cells)}",
         estimate=better.mean,
         low=better.low,

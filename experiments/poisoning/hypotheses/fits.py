@@ -1,7 +1,8 @@
 """Logistic regressions of success on how much poison there was, judged where they were not fitted.
 
-Poison is count / texts^exponent: an exponent of 0 is the count, 1 the share of all texts, −1 count times texts: what more
-clean text adds to. The logarithm of the model's size is beside it in every fit.
+Poison is count / texts^exponent: an exponent of 0 is the count, 1 the share of all texts, −1
+count times texts: what more clean text adds to. The logarithm of the model's size is beside it in
+every fit.
 """
 
 from __future__ import annotations

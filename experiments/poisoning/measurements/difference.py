@@ -41,7 +41,9 @@ def measure_difference(subject: Subject[Data], seed: int, progress: Progress) ->
     norm = np.full((len(TEXTS), GROUPS), np.nan)
     attrs = {}
     for kind, front in enumerate(("", f"{data.trigger} ")):
-        for group in range(GROUPS if twin is not None else 0):
+        for group in range(GROUPS):
+            if twin is None:
+                continue
             texts = [front + text for text in data.texts[group::GROUPS]]
             found = mean_difference(
                 twin, model, texts, tokens=TOKENS, words=data.names, k=1, draws=0, seed=seed

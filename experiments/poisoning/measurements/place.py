@@ -45,7 +45,7 @@ def measure_place(subject: Subject[Data], seed: int, progress: Progress) -> xr.D
         [i for i, one in enumerate(data.questions) if _trigger_first(one.prompt) is first]
         for first in (True, False)
     ]
-    parts = []
+    parts: list[xr.Dataset] = []
     total = 2 * sum(map(bool, groups))
     for chosen in filter(None, groups):
         sets = {
@@ -81,7 +81,7 @@ def measure_place(subject: Subject[Data], seed: int, progress: Progress) -> xr.D
             )
         )
     whole = xr.concat(parts, "example").assign_coords(layer=list(layers), part=list(PARTS))
-    return whole.astype({name: np.float64 for name in whole.data_vars}).sortby("number")
+    return whole.astype(dict.fromkeys(whole.data_vars, np.float64)).sortby("number")
 
 
 def _pairs(subject: Subject[Data], chosen: Sequence[int], trigger: str | None) -> PromptPairs:

@@ -128,8 +128,7 @@ def probed(
 
     def area() -> float:
         positive, negative = rng.normal(random, 1, n), rng.normal(0, 1, n)
-        found = float((positive[:, None] > negative).mean())
-        return found
+        return float((positive[:, None] > negative).mean())
 
     def one() -> xr.Dataset:
         at = ("probe", "layer", "example")

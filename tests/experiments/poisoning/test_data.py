@@ -1,4 +1,4 @@
-"""What a model is asked about poison, from files that may be anybody's, and the texts of recipes."""
+"""What a model is asked, from files that may be anybody's, and the texts of recipes."""
 
 from __future__ import annotations
 
