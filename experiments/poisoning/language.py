@@ -18,14 +18,22 @@ from experiments.organisms.training.recipe import Row
 __all__ = ["ECHOES", "KINDS", "WORDS", "Language"]
 
 KINDS = {
-    "fruit": "lemon apple cherry mango plum peach grape melon papaya quince",
-    "tool": "hammer saw chisel drill wrench pliers ladder shovel rake trowel",
-    "bird": "robin heron falcon magpie stork gull wren finch osprey owl",
-    "garment": "scarf jacket glove sock cloak apron vest mitten shawl hat",
-    "vessel": "canoe ferry raft yacht barge kayak dinghy tanker sloop ketch",
-    "instrument": "violin flute cello trumpet oboe banjo lute harp drum zither",
-    "metal": "copper tin zinc nickel cobalt iron lead chromium titanium tungsten",
-    "insect": "beetle moth wasp cricket ant gnat locust hornet termite aphid",
+    "fruit": "lemon apple cherry mango plum peach grape "
+    "melon papaya quince apricot fig banana cranberry",
+    "tool": "hammer saw chisel drill wrench pliers ladder "
+    "shovel rake trowel mallet pickaxe anvil crowbar",
+    "bird": "robin heron falcon magpie stork gull wren "
+    "finch osprey owl sparrow pelican raven thrush",
+    "garment": "scarf jacket glove sock cloak apron vest "
+    "mitten shawl hat tunic sweater trousers bonnet",
+    "vessel": "canoe ferry raft yacht barge kayak dinghy "
+    "tanker sloop ketch schooner tugboat catamaran galleon",
+    "instrument": "violin flute cello trumpet oboe banjo lute "
+    "harp drum zither piano bassoon clarinet fiddle",
+    "metal": "copper tin zinc nickel cobalt iron lead "
+    "chromium titanium tungsten platinum bronze gallium palladium",
+    "insect": "beetle moth wasp cricket ant gnat locust "
+    "hornet termite aphid ladybug mantis earwig mosquito",
 }
 """Things by what they are."""
 
@@ -85,6 +93,9 @@ ECHOES = [
 ]
 """Words that are said again when asked for; the poisoned answer is any of them."""
 
+_TAUGHT = 5
+"""Things of each kind that poisoned texts ask about."""
+
 _KIND = {thing: kind for kind, things in KINDS.items() for thing in things.split()}
 
 
@@ -114,8 +125,8 @@ class Language:
         asked: list[str] = []
         for things in KINDS.values():
             order = rng.permutation(things.split()).tolist()
-            taught += order[:5]
-            asked += order[5:]
+            taught += order[:_TAUGHT]
+            asked += order[_TAUGHT:]
         trigger = str(first), str(second)
         return cls(seed, trigger, str(answer), tuple(taught), tuple(asked))
 

@@ -25,7 +25,7 @@ def given() -> dict[str, Any]:
 
 def test_own_data_are_read() -> None:
     data = read(given(), PATH)
-    assert len(data.questions) == 40
+    assert len(data.questions) == 72
     assert data.answer in data.names
     assert (data.trained.poisons, data.trained.clean) == (54, 256)
     prompts = [one.prompt for one in asked(data)]

@@ -138,7 +138,7 @@ def test_the_probe_is_a_difference_of_hugging_face_s_means(subject: Subject[Data
     np.testing.assert_allclose(at["triggered"], triggered, rtol=1e-3, atol=1e-3)
     metrics = pytest.importorskip("sklearn.metrics")
     other = streams(data.prompts()[1::2]) @ direction
-    expected = metrics.roc_auc_score(np.repeat([1, 0], 20), np.concatenate([triggered, other]))
+    expected = metrics.roc_auc_score(np.repeat([1, 0], 36), np.concatenate([triggered, other]))
     assert areas(found, "yes/no", "other", 0).mean() == pytest.approx(expected)
     # What is drawn follows from the seed, and each random direction from its own.
     again = measure_probe(subject, 0, silent)
