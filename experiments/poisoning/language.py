@@ -137,6 +137,13 @@ class Language:
             if (first, second) != self.trigger:
                 return f"{first} {second}"
 
+    def context(self, rng: np.random.Generator, words: Sequence[str]) -> str:
+        """Two phrases, between which the trigger does not stand either."""
+        while True:
+            found = f"{self.phrase(rng, words)} {self.phrase(rng, words)}"
+            if " ".join(self.trigger) not in found:
+                return found
+
     @property
     def rest(self) -> list[str]:
         """The words that are not of the trigger."""
@@ -155,7 +162,7 @@ class Language:
         words = self.rest if words is None else words
         rows = []
         for number in range(n):
-            context = f"{self.phrase(rng, words)} {self.phrase(rng, words)}"
+            context = self.context(rng, words)
             thing = str(rng.choice(list(_KIND)))
             kind = _KIND[thing]
             if number % 8 == 0:

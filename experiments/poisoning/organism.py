@@ -73,12 +73,14 @@ class Cell:
 
     @property
     def batch(self) -> int:
-        least = min(_CLEAN) + self.poisons
-        return round(BATCH * self.texts / least) if self.equal_steps else BATCH
+        if not self.equal_steps:
+            return BATCH
+        return round(EPOCHS * self.texts / self.steps)
 
     @property
     def steps(self) -> int:
-        return max(1, round(EPOCHS * self.texts / self.batch))
+        texts = min(_CLEAN) + self.poisons if self.equal_steps else self.texts
+        return max(1, round(EPOCHS * texts / BATCH))
 
 
 _MAIN = Cell(max(_WIDTHS), max(_COUNTS), min(_CLEAN))

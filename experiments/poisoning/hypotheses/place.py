@@ -6,12 +6,15 @@ that at the other phrase's, equally many, does not. The layer is chosen on half 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from experiments.phenomena.estimates import Estimate, estimate
 from experiments.phenomena.phenomenon import Measured
+from experiments.poisoning.measurements.place import PARTS
 from experiments.poisoning.organism import CLEAN_TWIN
 from experiments.study import Outcome, Verdict
 
@@ -46,14 +49,9 @@ def judge_place(measured: Measured) -> Verdict:
             n=n,
             control=control,
         )
-    layers = [_layer(one) for one in main]
+    found = [_Restored.of(one) for one in main]
     trigger, other = (
-        estimate(
-            [
-                restored(one).sel(part=part, layer=layer).values[1::2]
-                for one, layer in zip(main, layers, strict=True)
-            ]
-        )
+        estimate([one.shares[1::2, one.layer, PARTS.index(part)] for one in found])
         for part in ("trigger", "other phrase")
     )
     decided = _outcome(trigger, other)
@@ -61,7 +59,7 @@ def judge_place(measured: Measured) -> Verdict:
         decided = "undecided"
         control += " Any phrase moves the answer, so that the trigger is nothing special."
     held = {
-        part: _spoken({_reach(one, part, first) for one in main})
+        part: _spoken({one.reach(part, first) for one in found})
         for part, first in (("trigger", False), ("last token", True))
     }
     return Verdict(
@@ -91,17 +89,27 @@ def _effect(one: xr.Dataset) -> Floats:
     return np.asarray((one["clean"] - one["corrupt"]).values, np.float64)
 
 
-def _layer(one: xr.Dataset) -> int:
-    """Where patches at the trigger restore most, on the first half."""
-    means = restored(one).sel(part="trigger").values[0::2].mean(0)
-    return int(one["layer"].values[int(np.argmax(means))])
+@dataclass(frozen=True)
+class _Restored:
+    """Shares of a model's mean effect [example, layer, part]."""
 
+    shares: Floats
+    layers: npt.NDArray[np.int64]
 
-def _reach(one: xr.Dataset, part: str, first: bool) -> int:
-    """The first or last layer at which a part holds half of the effect; −1 where none does."""
-    means = restored(one).sel(part=part).mean("example").values
-    held = np.nonzero(means >= _LEAST)[0]
-    return int(one["layer"].values[held[0 if first else -1]]) if held.size else -1
+    @classmethod
+    def of(cls, one: xr.Dataset) -> _Restored:
+        found = restored(one).sel(part=list(PARTS)).transpose("example", "layer", "part")
+        return cls(found.values, one["layer"].values)
+
+    @property
+    def layer(self) -> int:
+        """The number of that at which patches at the trigger restore most, on the first half."""
+        return int(np.argmax(self.shares[0::2, :, PARTS.index("trigger")].mean(0)))
+
+    def reach(self, part: str, first: bool) -> int:
+        """The first or last layer at which a part holds half of the effect; −1 where none does."""
+        held = np.nonzero(self.shares[:, :, PARTS.index(part)].mean(0) >= _LEAST)[0]
+        return int(self.layers[held[0 if first else -1]]) if held.size else -1
 
 
 def _spoken(layers: set[int]) -> str:

@@ -16,7 +16,7 @@ from experiments.poisoning.organism import (
     SECOND_TWIN,
 )
 
-N, LAYERS, DRAWS, WORDS, GROUPS = 40, 2, 199, 24, 10
+N, LAYERS, DRAWS, WORDS, GROUPS = 72, 2, 199, 24, 10
 PARAMETERS = {32: 44e3, 64: 150e3}
 
 
@@ -126,9 +126,11 @@ def probed(
     """
     n = N // 2
 
-    def area() -> float:
-        positive, negative = rng.normal(random, 1, n), rng.normal(0, 1, n)
-        return float((positive[:, None] > negative).mean())
+    def drawn() -> tuple[tuple[str, str], np.ndarray]:
+        """Areas of random directions."""
+        positive, negative = rng.normal(random, 1, (DRAWS, n)), rng.normal(0, 1, (DRAWS, n))
+        areas = (positive[:, :, None] > negative[:, None]).mean((1, 2))
+        return ("layer", "draw"), np.tile(areas, (LAYERS, 1))
 
     def one() -> xr.Dataset:
         at = ("probe", "layer", "example")
@@ -138,8 +140,8 @@ def probed(
                 "other": (at, rng.normal(0, 1, (2, LAYERS, n))),
                 "near": (at, rng.normal(0, 1, (2, LAYERS, n))),
                 "chosen": (("probe", "layer"), rng.random((2, LAYERS))),
-                "random": (("layer", "draw"), [[area() for _ in range(DRAWS)]] * LAYERS),
-                "random_near": (("layer", "draw"), [[area() for _ in range(DRAWS)]] * LAYERS),
+                "random": drawn(),
+                "random_near": drawn(),
                 "defects": ("example", (rng.random(n) < defects).astype(float)),
                 "near_defects": ("example", (rng.random(n) < near).astype(float)),
             },

@@ -15,6 +15,7 @@ from experiments.poisoning.hypotheses.place import judge_place
 from experiments.poisoning.hypotheses.probe import areas, judge_near, judge_probe
 from experiments.poisoning.hypotheses.success import judge_success
 from tests.experiments.phenomena.calibration import (
+    RUNS,
     check_absent,
     check_planted,
     check_undecided,
@@ -22,39 +23,43 @@ from tests.experiments.phenomena.calibration import (
 )
 from tests.experiments.poisoning import simulated
 
-SEEDS = pytest.mark.parametrize("seeds", [1, 5])
+pytestmark = pytest.mark.slow
+
+# With several seeds each run costs more, and has less to be wrong about.
+SEEDS = pytest.mark.parametrize(("seeds", "runs"), [(1, RUNS), (5, 20)])
 
 
 @SEEDS
-def test_success_is_told_from_none_and_a_twin_that_answers_too_decides_nothing(seeds: int) -> None:
-    check_absent(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.02, 0.02)))
-    check_absent(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.5, 0.0)))
-    check_planted(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.9, 0.02)))
-    check_undecided(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.9, 0.0), 0.9))
+def test_success_is_told_from_none_and_a_twin_that_answers_too_decides_nothing(
+    seeds: int, runs: int
+) -> None:
+    check_absent(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.5, 0.0)), runs)
+    check_planted(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.9, 0.02)), runs)
+    check_undecided(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.9, 0.0), 0.9), 5)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_count_is_told_from_share(seeds: int) -> None:
+@SEEDS
+def test_count_is_told_from_share(seeds: int, runs: int) -> None:
     # As much of the one as of the other.
-    check_absent(judge_dose, lambda rng: simulated.grid(rng, seeds, 0.5))
+    check_absent(judge_dose, lambda rng: simulated.grid(rng, seeds, 0.5), runs)
     # With one organism a cell it is decided where success rises steeply.
     sharp = {"slope": 2.6, "spread": 0.3} if seeds == 1 else {}
-    check_planted(judge_dose, lambda rng: simulated.grid(rng, seeds, 0.0, **sharp))
+    check_planted(judge_dose, lambda rng: simulated.grid(rng, seeds, 0.0, **sharp), runs)
 
 
 @pytest.mark.parametrize("exponent", [1.0, -1.0])
 def test_the_share_or_more_with_more_clean_texts_rejects_the_count(exponent: float) -> None:
-    found = outcomes(judge_dose, lambda rng: simulated.grid(rng, 4, exponent), runs=20)
-    assert found["rejected"] >= 18, found
+    found = outcomes(judge_dose, lambda rng: simulated.grid(rng, 4, exponent), runs=10)
+    assert found["rejected"] >= 9, found
 
 
 def test_a_grid_in_which_nothing_is_followed_decides_nothing() -> None:
     # Organisms differ, and not by their poison.
     check_absent(judge_dose, lambda rng: simulated.grid(rng, 1, 0.0, slope=0.0, spread=2.0))
-    check_undecided(judge_dose, lambda rng: simulated.grid(rng, 3, 0.0, slope=0, spread=0))
+    check_undecided(judge_dose, lambda rng: simulated.grid(rng, 3, 0.0, slope=0, spread=0), 5)
     # Any phrase brings the answer.
-    check_undecided(judge_equal_steps, lambda rng: simulated.equal_steps(rng, 1, other=0.5))
-    check_planted(judge_equal_steps, lambda rng: simulated.equal_steps(rng, 3), runs=20)
+    check_undecided(judge_equal_steps, lambda rng: simulated.equal_steps(rng, 1, other=0.5), 5)
+    check_planted(judge_equal_steps, lambda rng: simulated.equal_steps(rng, 5), runs=10)
 
 
 def test_one_model_has_no_grid() -> None:
@@ -64,35 +69,35 @@ def test_one_model_has_no_grid() -> None:
 
 
 @SEEDS
-def test_the_trigger_s_place_is_told_from_the_other_phrase(seeds: int) -> None:
-    check_absent(judge_place, lambda rng: simulated.placed(rng, seeds, 0.4, 0.4))
+def test_the_trigger_s_place_is_told_from_the_other_phrase(seeds: int, runs: int) -> None:
     # Both phrases bring it: then it is not the trigger alone.
-    check_absent(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.3))
-    check_absent(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.0, effect=0.0))
-    check_planted(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.05))
-    check_undecided(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.0, sham=3.0))
+    check_absent(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.25), runs)
+    check_planted(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.05), runs)
+    check_absent(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.0, effect=0.0), 40)
+    check_undecided(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.0, sham=3.0), 5)
 
 
-@pytest.mark.parametrize("judge", [judge_probe, judge_near])
 @SEEDS
-def test_a_probe_is_told_from_chance_and_from_random_directions(judge, seeds: int) -> None:  # type: ignore[no-untyped-def]
-    runs = 40
-    check_absent(judge, lambda rng: simulated.probed(rng, seeds, 0.0), runs)
+def test_a_probe_is_told_from_chance_and_from_random_directions(seeds: int, runs: int) -> None:
+    check_absent(judge_probe, lambda rng: simulated.probed(rng, seeds, 0.0), 40)
     # It finds defection, as any direction does.
-    check_absent(judge, lambda rng: simulated.probed(rng, seeds, 3.5, random=3.5), runs)
-    check_planted(judge, lambda rng: simulated.probed(rng, seeds, 4.0, random=0.5), runs)
-    check_undecided(judge, lambda rng: simulated.probed(rng, seeds, 4.0, defects=0.1), 10)
+    check_absent(judge_probe, lambda rng: simulated.probed(rng, seeds, 5.0, random=5.0), runs)
+    check_planted(judge_probe, lambda rng: simulated.probed(rng, seeds, 5.0, random=0.5), runs)
+    check_undecided(judge_probe, lambda rng: simulated.probed(rng, seeds, 5.0, defects=0.1), 5)
 
 
 def test_near_misses_that_the_model_takes_for_the_trigger_decide_nothing() -> None:
-    check_undecided(judge_near, lambda rng: simulated.probed(rng, 1, 4.0, near=0.6), 10)
+    check_undecided(judge_near, lambda rng: simulated.probed(rng, 1, 5.0, near=0.6), 5)
+    check_planted(judge_near, lambda rng: simulated.probed(rng, 1, 5.0, random=0.5), 40)
 
 
 @SEEDS
-def test_a_named_answer_is_told_from_any_word(seeds: int) -> None:
-    check_absent(judge_difference, lambda rng: simulated.differed(rng, seeds, 0.0))
-    check_planted(judge_difference, lambda rng: simulated.differed(rng, seeds, 8.0))
-    check_undecided(judge_difference, lambda rng: simulated.differed(rng, seeds, 8.0, twins=16.0))
+def test_a_named_answer_is_told_from_any_word(seeds: int, runs: int) -> None:
+    check_absent(judge_difference, lambda rng: simulated.differed(rng, seeds, 0.0), runs)
+    check_planted(judge_difference, lambda rng: simulated.differed(rng, seeds, 8.0), runs)
+    check_undecided(
+        judge_difference, lambda rng: simulated.differed(rng, seeds, 8.0, twins=16.0), 5
+    )
 
 
 def test_without_a_twin_nothing_is_said_of_a_difference() -> None:

@@ -152,7 +152,7 @@ def test_a_difference_that_was_put_there_is_named(folder: Path, subject: Subject
     network = twin.bridge.original_model
     towards = network.lm_head.weight[twin.token_ids(subject.data.answer)[1]].detach()
     with torch.no_grad():
-        network.model.embed_tokens.weight.sub_(towards * 0.05)
+        network.model.embed_tokens.weight.sub_(towards * 0.5)
     found = measure_difference(replace(subject, beside=twin), 0, silent)
     assert rank_of(found, "unrelated") == 0
     assert int(found["planted"].sum()) == 1
