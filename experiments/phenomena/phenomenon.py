@@ -183,8 +183,10 @@ class Phenomenon(Generic[DataT]):
             if not names or len(set(names)) < len(names):
                 raise ValueError(f"each needs a name of its own: {', '.join(names) or 'none'}")
         for one in self.hypotheses:
-            unknown = {*(one.arms or ()), one.beside or self.arms[0].name}
-            unknown -= {arm.name for arm in self.arms}
+            arms = {arm.name for arm in self.arms}
+            if one.beside and one.beside not in arms:
+                raise ValueError(f"'{one.name}' is measured beside '{one.beside}', which is no arm")
+            unknown = set(one.arms or ()) - arms
             if unknown or not one.measured_in(self.arms[0].name):
                 raise ValueError(f"'{one.name}' must be measured in the first arm, and in no other")
             for figure in one.figures:

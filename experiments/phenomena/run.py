@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from experiments.context import Context
+from experiments.errors import StudyError
 from experiments.organisms.training.recipe import Recipe, shared_stages
 from experiments.phenomena.config import PhenomenonConfig
 from experiments.phenomena.data import find_data, read_json
@@ -68,6 +69,8 @@ def _of_a_model(
 ) -> dict[str, Measured]:
     """What each hypothesis measures in the user's model."""
     given = config.model or ""
+    if config.twin is not None and not any(one.beside for one in phenomenon.hypotheses):
+        raise StudyError(f"'{phenomenon.name}' compares no two models; leave 'twin' out.")
     if config.data is not None:
         # A bad file is told before a large model is loaded.
         phenomenon.read(read_json(Path(config.data).expanduser()), Path(config.data))

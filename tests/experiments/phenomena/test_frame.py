@@ -106,6 +106,12 @@ def test_wrong_data_are_refused(whole: Path, tmp_path: Path, content: str, told:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_twin_is_refused_where_nothing_is_compared(whole: Path, tmp_path: Path) -> None:
+    model = str(whole / "work" / "organisms" / "treated-0")
+    with pytest.raises(StudyError, match="compares no two models"):
+        run_study(toy.STUDY, PhenomenonConfig(model=model, twin=model), out=tmp_path / "run")
+
+
 def test_the_command_line_refuses_in_a_sentence(path: str, tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text("[]")
     given = ("--model", "reversal-curse", "--data", "data.json", "--out", "run")
@@ -166,6 +172,8 @@ def test_impossible_settings_are_refused() -> None:
         PhenomenonConfig(seeds=0)
     with pytest.raises(StudyError, match="'data' is about a model"):
         PhenomenonConfig(data="data.json")
+    with pytest.raises(StudyError, match="'twin' is about a model"):
+        PhenomenonConfig(twin="clean")
     with pytest.raises(StudyError, match="Unknown preset"):
         PhenomenonConfig.preset("slow")
     assert PhenomenonConfig.preset("full").seeds == 5
@@ -175,6 +183,8 @@ def test_a_phenomenon_must_be_whole() -> None:
     (one,) = toy.PHENOMENON.hypotheses
     with pytest.raises(ValueError, match="a name of its own"):
         replace(toy.PHENOMENON, hypotheses=(one, one))
+    with pytest.raises(ValueError, match="beside 'nobody', which is no arm"):
+        replace(toy.PHENOMENON, hypotheses=(replace(one, beside="nobody"),))
     with pytest.raises(ValueError, match="measured in the first arm"):
         replace(toy.PHENOMENON, hypotheses=(replace(one, arms=("twin",)),))
     with pytest.raises(ValueError, match="draws more than"):

@@ -55,7 +55,8 @@ def test_the_share_or_more_with_more_clean_texts_rejects_the_count(exponent: flo
 
 def test_a_grid_in_which_nothing_is_followed_decides_nothing() -> None:
     # Organisms differ, and not by their poison.
-    check_absent(judge_dose, lambda rng: simulated.grid(rng, 1, 0.0, slope=0.0, spread=2.0))
+    nothing = {"slope": 0.0, "spread": 2.0}
+    check_absent(judge_dose, lambda rng: simulated.grid(rng, 1, 0.0, **nothing), 100)
     check_undecided(judge_dose, lambda rng: simulated.grid(rng, 3, 0.0, slope=0, spread=0), 5)
     # Any phrase brings the answer.
     check_undecided(judge_equal_steps, lambda rng: simulated.equal_steps(rng, 1, other=0.5), 5)
