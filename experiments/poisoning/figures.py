@@ -9,7 +9,7 @@ import xarray as xr
 
 from experiments.figure import Figure, counted
 from experiments.phenomena.figures import arm_dots, arm_name
-from experiments.poisoning.hypotheses.dose import EXPONENTS, cells_of
+from experiments.poisoning.hypotheses.dose import cells_of
 from experiments.poisoning.hypotheses.fits import Cells, held_out
 from experiments.poisoning.hypotheses.place import restored
 from experiments.poisoning.hypotheses.probe import GENERIC, SHOWN, areas, layer_of
@@ -19,6 +19,7 @@ from interp.figures.drawing.dots import nothing_to_draw
 __all__ = ["DIFFERENCE", "DOSE", "EQUAL_STEPS", "NEAR", "PLACE", "PROBE", "SUCCESS"]
 
 _PARTS = {"trigger": "the trigger", "other phrase": "the other phrase", "last token": "last token"}
+_EXPONENTS = np.linspace(-2, 2, 33)
 _COLOURS = {GENERIC: theme.OKABE_ITO[0], SHOWN: theme.OKABE_ITO[2]}
 
 
@@ -81,9 +82,9 @@ def exponent_line(dose: xr.Dataset) -> go.Figure:
         return nothing_to_draw("There are no models poisoned among different numbers of texts.")
     fig = go.Figure()
     seeds = np.unique(cells.seed)
-    whole = held_out(cells, EXPONENTS.tolist()).mean(1)
+    whole = held_out(cells, _EXPONENTS.tolist()).mean(1)
     fig.add_scatter(
-        x=EXPONENTS,
+        x=_EXPONENTS,
         y=whole,
         mode="lines",
         line={"color": theme.OKABE_ITO[0]},

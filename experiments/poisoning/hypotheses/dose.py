@@ -28,11 +28,11 @@ from experiments.poisoning.hypotheses.fits import (
 from experiments.study import Verdict
 from interp.figures.drawing.numbers import plain
 
-__all__ = ["EXPONENTS", "cells_of", "judge_dose", "judge_equal_steps"]
+__all__ = ["cells_of", "judge_dose", "judge_equal_steps"]
 
 CLAIM = "Success follows the count of poisoned texts, and not their share."
 CLAIM_STEPS = "So it does where more clean texts are no more steps."
-EXPONENTS: npt.NDArray[np.float64] = np.linspace(-2, 2, 9)
+_EXPONENTS: npt.NDArray[np.float64] = np.linspace(-2, 2, 9)
 _UNIT = "nats per question"
 _LEAST_CELLS = 6
 # Success must go up somewhere for anything to be followed.
@@ -70,9 +70,9 @@ def _judge(id: str, claim: str, measured: Measured) -> Verdict:
     if why:
         return Verdict.undecided(id, claim, why, unit=_UNIT, n=len(cells))
     rules = {"count": COUNT, "share": SHARE, "count times texts": PRODUCT, "neither": None}
-    found = held_out(cells, [*rules.values(), *EXPONENTS])
+    found = held_out(cells, [*rules.values(), *_EXPONENTS])
     deviance = dict(zip(rules, found, strict=False))
-    best = float(EXPONENTS[int(np.argmin(found[len(rules) :].mean(1)))])
+    best = float(_EXPONENTS[int(np.argmin(found[len(rules) :].mean(1)))])
 
     def by_seed(one: str, other: str) -> Estimate:
         values = deviance[one] - deviance[other]
@@ -103,7 +103,8 @@ def _judge(id: str, claim: str, measured: Measured) -> Verdict:
         outcome=decided,
         statement=f"Held-out deviance is {better.number()} nats per question larger by {rival} "
         f"than by count (count {mean('count'):.2f}, share {mean('share'):.2f}, count times texts "
-        f"{mean('count times texts'):.2f}); count / texts^{plain(best)} tells best. {_half(cells)}",
+        f"{mean('count times texts'):.2f}); of exponents in halves "
+        f"count / texts^{plain(best, 1)} tells best. {_half(cells)}",
         estimate=better.mean,
         low=better.low,
         high=better.high,
