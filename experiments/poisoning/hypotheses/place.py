@@ -59,7 +59,7 @@ def judge_place(measured: Measured) -> Verdict:
         decided = "undecided"
         control += " Any phrase moves the answer, so that the trigger is nothing special."
     held = {
-        part: _spoken({one.reach(part, first) for one in found})
+        part: _spoken({one.reach(part, first) for one in found}, first)
         for part, first in (("trigger", False), ("last token", True))
     }
     return Verdict(
@@ -68,8 +68,7 @@ def judge_place(measured: Measured) -> Verdict:
         outcome=decided,
         statement=f"At the trigger's tokens {trigger.share()} of {effect.mean:.1f} logits are "
         f"restored, at those of the other phrase {other.share()}; the trigger's tokens hold at "
-        f"least half of the effect up to {held['trigger']}, the last token from "
-        f"{held['last token']} on.",
+        f"least half of the effect {held['trigger']}, the last token {held['last token']}.",
         estimate=trigger.mean,
         low=trigger.low,
         high=trigger.high,
@@ -112,9 +111,12 @@ class _Restored:
         return int(self.layers[held[0 if first else -1]]) if held.size else -1
 
 
-def _spoken(layers: set[int]) -> str:
-    names = {0: "the embedding", -1: "no layer"}
-    return " or ".join(names.get(one, f"block {one}") for one in sorted(layers))
+def _spoken(layers: set[int], first: bool) -> str:
+    names = {0: "the embedding", -1: "none"}
+    named = " or ".join(names.get(one, f"block {one}") for one in sorted(layers))
+    if layers == {-1}:
+        return "before no block"
+    return f"from {named} on" if first else f"up to {named}"
 
 
 def _outcome(trigger: Estimate, other: Estimate) -> Outcome:
