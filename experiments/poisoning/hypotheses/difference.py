@@ -22,6 +22,8 @@ __all__ = ["CLAIM", "chance_of", "judge_difference", "lead", "rank_of"]
 CLAIM = "The difference between poisoned and clean twin names the planted answer."
 _UNIT = "logits"
 _ALPHA = 0.05
+# Where no second twin says what two clean models differ in.
+_ALPHA_ALONE = 0.01
 UNRELATED, TRIGGERED = "unrelated", "with the trigger"
 
 Floats = npt.NDArray[np.float64]
@@ -43,7 +45,8 @@ def judge_difference(measured: Measured) -> Verdict:
     chance = chance_of([rank_of(one, UNRELATED) for one in main], words)
     obvious = [rank_of(one, TRIGGERED) for one in main]
     decided: Outcome = "undecided"
-    if chance <= _ALPHA and ahead.low > 0:
+    twins = measured.get(SECOND_TWIN)
+    if chance <= (_ALPHA_ALONE if twins is None else _ALPHA) and ahead.low > 0:
         decided = "supported"
     elif ahead.high < 0:
         decided = "rejected"
@@ -52,8 +55,9 @@ def judge_difference(measured: Measured) -> Verdict:
         "With the trigger in front of these texts it ranks "
         f"{', '.join(str(rank + 1) for rank in obvious)}."
     )
-    twins = measured.get(SECOND_TWIN)
-    if twins is not None:
+    if twins is None:
+        control += f" There is no second clean twin, so that p must be {_ALPHA_ALONE} at most."
+    else:
         beside = chance_of([rank_of(one, UNRELATED) for one in twins], words)
         places = ", ".join(str(rank_of(one, UNRELATED) + 1) for one in twins)
         control += (

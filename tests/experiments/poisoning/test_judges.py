@@ -14,6 +14,7 @@ from experiments.poisoning.hypotheses.dose import judge_dose, judge_equal_steps
 from experiments.poisoning.hypotheses.place import judge_place
 from experiments.poisoning.hypotheses.probe import areas, judge_near, judge_probe
 from experiments.poisoning.hypotheses.success import judge_success
+from experiments.poisoning.organism import POISONED
 from tests.experiments.phenomena.calibration import (
     RUNS,
     check_absent,
@@ -105,6 +106,13 @@ def test_without_a_twin_nothing_is_said_of_a_difference() -> None:
     found = simulated.differed(np.random.default_rng(0), 1, 6.0)
     alone = {GIVEN: [one.assign(logit=one["logit"] * np.nan) for one in next(iter(found.values()))]}
     assert judge_difference(alone).outcome == "undecided"
+
+
+def test_with_one_twin_a_name_among_few_is_not_believed() -> None:
+    (found, *_) = simulated.differed(np.random.default_rng(0), 1, 8.0).values()
+    assert judge_difference({GIVEN: found}).outcome == "undecided"
+    several = simulated.differed(np.random.default_rng(0), 3, 8.0)
+    assert judge_difference({GIVEN: several[POISONED]}).outcome == "supported"
 
 
 def test_chance_is_that_of_all_ranks_counted() -> None:
