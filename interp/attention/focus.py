@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 Span: TypeAlias = "Sequence[str] | Bool[Tensor, 'example position']"
-STRICTEST = 5
-"""How many standard deviations heads may be asked to have between both kinds of prompts."""
+_STRICTEST = 5.0
+_STEPS = 50
 _NOTHING = 1e-8
 
 
@@ -114,14 +114,17 @@ def instruction_focus(
 
 
 @typed
-def select_heads(clean: Focus, attacked: Focus, *, n: float | None = None) -> xr.Dataset:
+def select_heads(
+    clean: Focus, attacked: Focus, *, n: float | None = None, least: int = 1
+) -> xr.Dataset:
     """Heads whose focus falls by more than n times the spread of both kinds of prompts.
 
     Args:
         clean: result of `instruction_focus` on prompts without an injection.
         attacked: on prompts with one.
-        n: of standard deviations; if left out the largest whole number up to 5 at which a head is
-            left.
+        n: of standard deviations; if left out the largest of 5, 4.9, 4.8, … at which `least` heads
+            are left, or 0.
+        least: how many heads must be left, where n is.
 
     Returns:
         difference(layer, head): mean focus of the clean minus that of the attacked prompts;
@@ -130,7 +133,7 @@ def select_heads(clean: Focus, attacked: Focus, *, n: float | None = None) -> xr
 
     Raises:
         PromptError: results of different models, or fewer than two prompts of a kind.
-        StatisticsError: n is negative or not finite.
+        StatisticsError: n is negative or not finite, or there are not so many heads.
     """
     first, second = _both(clean, attacked)
     if min(len(first), len(second)) < 2:
@@ -139,8 +142,14 @@ def select_heads(clean: Focus, attacked: Focus, *, n: float | None = None) -> xr
         raise StatisticsError(f"n is {n}; give a number of standard deviations, 0 or more.")
     difference = first.mean(0) - second.mean(0)
     spread = first.std(0) + second.std(0)
-    tried = range(STRICTEST, -1, -1) if n is None else [n]
-    taken = next((each for each in tried if (difference - each * spread > 0).any()), tried[-1])
+    if not 1 <= least <= difference.size:
+        raise StatisticsError(
+            f"{least} of {difference.size} heads cannot be chosen; give 1 to all."
+        )
+    steps = np.linspace(_STRICTEST, 0, _STEPS + 1).round(9)
+    tried = [float(step) for step in steps] if n is None else [n]
+    left = [int((difference - each * spread > 0).sum()) for each in tried]
+    taken = next((each for each, many in zip(tried, left, strict=True) if many >= least), tried[-1])
     dims = ("layer", "head")
     return xr.Dataset(
         {
@@ -183,13 +192,15 @@ class FocusDetector:
 
 
 @typed
-def fit_focus_detector(clean: Focus, attacked: Focus, *, n: float | None = None) -> FocusDetector:
+def fit_focus_detector(
+    clean: Focus, attacked: Focus, *, n: float | None = None, least: int = 1
+) -> FocusDetector:
     """Choose heads as `select_heads` does, and the threshold half way between both mean scores.
 
     Raises:
         PromptError, StatisticsError: as for `select_heads`; also where no head is left.
     """
-    selected = select_heads(clean, attacked, n=n)
+    selected = select_heads(clean, attacked, n=n, least=least)
     chosen = selected["chosen"].values
     heads = tuple(
         (int(selected["layer"][i]), int(selected["head"][j])) for i, j in np.argwhere(chosen)

@@ -1,7 +1,7 @@
 """One Plotly figure for each kind of result; notebooks, reports and the explorer use the same."""
 
 from interp.figures.accuracy import accuracy_bars, way_bars
-from interp.figures.attention import head_score_grid, pattern_map
+from interp.figures.attention import head_score_grid, pattern_map, roc_lines
 from interp.figures.attribution import attribution_bars, attribution_map
 from interp.figures.circuit import circuit_map
 from interp.figures.comparison import difference_map, spectrum_lines
@@ -39,6 +39,7 @@ __all__ = [
     "path_map",
     "pattern_map",
     "rank_lines",
+    "roc_lines",
     "search_lines",
     "spectrum_lines",
     "spread_lines",

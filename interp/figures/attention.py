@@ -1,16 +1,19 @@
-"""Attention as maps: one head's pattern, and a score of all heads."""
+"""Attention as maps: one head's pattern, a score of all heads; and what a score of them detects."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 
 from cache.arguments import typed
 from interp.errors import PromptError, SiteError
 from interp.figures.drawing import grid, numbers, theme
 from interp.results import HeadScores, Patterns
+from interp.stats import auroc
 
 _NAMES = {"pattern": "attention", "moved": "length moved"}
 
@@ -154,3 +157,51 @@ def head_score_grid(
         width=width,
         notes=notes,
     )
+
+
+@typed
+def roc_lines(
+    scores: Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]],
+    *,
+    found: str = "found, of those with an injection",
+    wrong: str = "flagged, of those without",
+    title: str | None = None,
+) -> go.Figure:
+    """Draw ROC curves: what is found against what is flagged by mistake, at every threshold.
+
+    Args:
+        scores: by what to call each curve, the scores of the class that should be high, and of the
+            other; of a detector `-found["attacked_score"].values, -found["clean_score"].values`.
+        found, wrong: what the shares are of.
+        title: of the figure.
+
+    Raises:
+        StatisticsError: a class is empty, or a score is not finite.
+    """
+    fig = go.Figure()
+    fig.add_shape(
+        type="line", x0=0, y0=0, x1=1, y1=1, line={"color": theme.MUTED, "width": 1, "dash": "dot"}
+    )
+    for number, (name, (high, low)) in enumerate(scores.items()):
+        area = auroc(high, low)
+        steps = np.unique(np.concatenate([high, low]))[::-1]
+        hits, mistakes = (
+            np.concatenate([[0.0], 1 - np.searchsorted(np.sort(one), steps) / len(one)])
+            for one in (high, low)
+        )
+        fig.add_trace(
+            go.Scatter(
+                x=mistakes,
+                y=hits,
+                mode="lines",
+                name=f"{theme.escape(name)}: {area:.2f}",
+                line={"color": theme.colour(name, number), "width": 2},
+                hovertemplate="%{y:.0%} against %{x:.0%}<extra>%{fullData.name}</extra>",
+            )
+        )
+    theme.finish(fig, title=title, height=380)
+    fig.update_layout(margin_t=72 if title else 40, hovermode="closest", showlegend=True)
+    shares = {"range": [-0.02, 1.02], "tickformat": ".0%"}
+    fig.update_xaxes(title_text=f"share {wrong}", **shares)
+    fig.update_yaxes(title_text=f"share {found}", **shares)
+    return fig

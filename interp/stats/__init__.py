@@ -12,7 +12,7 @@ from interp.stats.means import (
     ratio_intervals,
 )
 from interp.stats.proportions import proportion_interval, proportion_intervals, wilson
-from interp.stats.ranking import auroc, auroc_interval
+from interp.stats.ranking import auroc, auroc_difference, auroc_interval
 from interp.stats.significance import Equivalence, holm, permutation_test, specificity, tost
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Effect",
     "Equivalence",
     "auroc",
+    "auroc_difference",
     "auroc_interval",
     "bootstrap",
     "connected",

@@ -11,7 +11,7 @@ from scipy import stats as scipy_stats
 from interp.errors import StatisticsError
 from interp.stats.clusters import LEAST_N, Floats, Values, check_confidence, check_finite, one_row
 
-__all__ = ["auroc", "auroc_interval"]
+__all__ = ["auroc", "auroc_difference", "auroc_interval"]
 
 _EDGE = 1e-9
 
@@ -79,6 +79,42 @@ def auroc_interval(
         ends = special.expit(special.logit(area) + np.array([-half, half]))
         lower, upper = min(lower, float(ends[0])), max(upper, float(ends[1]))
     return lower, upper
+
+
+def auroc_difference(
+    first: tuple[Values, Values], second: tuple[Values, Values], confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """The area by one score minus that by another one of the same examples, with its interval.
+
+    The error is that of DeLong et al. (1988), which knows that both scores are of the same
+    examples; the interval is NaN with fewer than `LEAST_N` of a class.
+
+    Args:
+        first, second: as (positive, negative), each in the same order of examples in both.
+        confidence: nominal coverage.
+
+    Returns:
+        difference, low, high.
+
+    Raises:
+        StatisticsError: as for `auroc`, or the scores are of different numbers of examples.
+    """
+    check_confidence(confidence)
+    (high, low), (high_too, low_too) = _classes(*first), _classes(*second)
+    if high.size != high_too.size or low.size != low_too.size:
+        raise StatisticsError(
+            "Two areas are compared on the same examples; give both scores of each."
+        )
+    difference = auroc(high, low) - auroc(high_too, low_too)
+    if min(high.size, low.size) < LEAST_N:
+        return difference, math.nan, math.nan
+    won = (
+        _below(high, low) - _below(high_too, low_too),
+        _below(low, high) - _below(low_too, high_too),
+    )
+    error = math.sqrt(sum(float(each.var(ddof=1)) / each.size for each in won))
+    half = float(scipy_stats.norm.ppf(0.5 + confidence / 2)) * error
+    return difference, max(difference - half, -1.0), min(difference + half, 1.0)
 
 
 def _delong(high: Floats, low: Floats) -> float:

@@ -123,8 +123,14 @@ def test_the_planted_head_is_chosen_and_found_again_on_other_prompts() -> None:
     first, second = clean["focus"].values, attacked["focus"].values
     difference = first.mean(0) - second.mean(0)
     spread = first.std(0) + second.std(0)
-    assert selected.attrs["n"] == 4
-    np.testing.assert_array_equal(selected["chosen"], difference - 4 * spread > 0)
+    taken = selected.attrs["n"]
+    assert 3 < taken < 5
+    np.testing.assert_array_equal(selected["chosen"], difference - taken * spread > 0)
+    assert not (difference - (taken + 0.1) * spread > 0).any()
+    three = select_heads(clean, attacked, least=3)
+    assert (
+        int(three["chosen"].sum()) >= 3 > (difference - (three.attrs["n"] + 0.1) * spread > 0).sum()
+    )
     assert int((select_heads(clean, attacked, n=0)["chosen"]).sum()) == int((difference > 0).sum())
     detector = fit_focus_detector(clean, attacked)
     assert detector.heads == ((1, 2),)
@@ -163,6 +169,8 @@ def test_what_does_not_go_together_is_refused() -> None:
     for n in (-1.0, float("nan")):
         with pytest.raises(StatisticsError, match="standard deviations"):
             select_heads(clean, attacked, n=n)
+    with pytest.raises(StatisticsError, match="cannot be chosen"):
+        select_heads(clean, attacked, least=13)
     with pytest.raises(PromptError, match="In no head"):
         fit_focus_detector(clean, attacked, n=50)
     with pytest.raises(SiteError, match="not among these"):

@@ -10,7 +10,7 @@ from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
 from interp.errors import StatisticsError
-from interp.stats import auroc, auroc_interval
+from interp.stats import auroc, auroc_difference, auroc_interval
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -51,6 +51,34 @@ def test_a_nominal_95_percent_hold_the_area(area: float, spread: float, n: int, 
         low, high = auroc_interval(rng.normal(shift, spread, n), rng.normal(0, 1, m))
         held += low <= area <= high
     assert held >= 184
+
+
+def test_differences_of_areas_hold_what_they_say() -> None:
+    """Two scores of the same examples: the first has an area of .8, the second of .7."""
+    rng = np.random.default_rng(2)
+    held, widths, alone = 0, [], []
+    for _ in range(200):
+        sides = []
+        for n, sign in ((40, 1), (50, 0)):
+            noise = rng.normal(0, 1, n)
+            scores = [0.8 * noise + 0.6 * rng.normal(0, 1, n) for _ in range(2)]
+            sides.append(
+                [
+                    one + sign * scipy_stats.norm.ppf(area) * math.sqrt(2)
+                    for one, area in zip(scores, (0.8, 0.7), strict=True)
+                ]
+            )
+        first, second = zip(*sides, strict=True)
+        difference, low, high = auroc_difference(first, second)
+        assert difference == pytest.approx(auroc(*first) - auroc(*second))
+        held += low <= 0.1 <= high
+        widths.append(high - low)
+        ends = auroc_interval(*first)
+        alone.append(ends[1] - ends[0])
+    assert held >= 184
+    assert np.mean(widths) < np.mean(alone)  # they are of the same examples
+    with pytest.raises(StatisticsError, match="same examples"):
+        auroc_difference(first, (first[0][1:], first[1]))
 
 
 def test_perfect_and_equal_scores_have_an_interval() -> None:
