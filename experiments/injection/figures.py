@@ -83,7 +83,7 @@ def draw_restored(results: xr.Dataset) -> go.Figure:
     first = results.isel(arm=0)
     back = (first["restored"] > 0).astype(float)
     drawn = (first["random"] > 0).mean("draw")
-    back = xr.where(back["set"] == RANDOM, drawn, back).where(first["margin"] < 0)
+    back = back.where(back["set"] != RANDOM, drawn).where(first["margin"] < 0)
     return arm_dots({"come back": back}, axis="answers that come back", bounds=(0.0, 1.0), by="set")
 
 
