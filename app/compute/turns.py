@@ -62,6 +62,7 @@ class Turns:
         # are twice the memory.
         self._lock = threading.RLock()
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._waiting: set[int] = set()  # threads
 
     @contextmanager
     def wanted(self, replaced: Callable[[], bool]) -> Iterator[None]:
@@ -89,7 +90,10 @@ class Turns:
                 kept: T | _Nothing = self._kept.get((spec, _fingerprint(there), *key), _NOTHING)
                 if not isinstance(kept, _Nothing):
                     return kept
+            me = threading.get_ident()
+            self._waiting.add(me)
             self._lock.acquire()
+            self._waiting.discard(me)
         try:
             model = self._load(spec)
             name = (spec, _fingerprint(model), *key)
@@ -157,6 +161,8 @@ class Turns:
                         self._keep(name, last)
                         return
                 yield (last := found)
+                if self._waiting:  # a lock is not fair: who let it go would have it again
+                    time.sleep(_WAIT)
 
         return steps
 

@@ -22,7 +22,7 @@ def draw(name: str, title: str, height: int, show: Callable[[], None]) -> None:
     """Call `show` when the browser asks for it; until then there is a heading and an empty place.
 
     What is changed inside has the whole page drawn again, as if it stood elsewhere. Whoever looks
-    at another page or example begins anew. Without a browser all is drawn at once.
+    at another page, example or question begins anew. Without a browser all is drawn at once.
 
     Args:
         name: of the part, on its page.
@@ -63,9 +63,9 @@ def _in_browser() -> bool:
 
 
 def _drawn() -> set[str]:
-    """The parts that are drawn, of the page and the example that are looked at."""
+    """The parts that are drawn, of the page and of the example or question that is looked at."""
     view = state.view()
-    about: Hashable = (view.page, view.source, view.example)
+    about: Hashable = (view.page, view.source, view.example, view.ask)
     kept: dict[str, Any] = st.session_state.setdefault(_KEY, {})
     if kept.get("about") != about:
         kept.update(about=about, names=set())

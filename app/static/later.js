@@ -17,7 +17,8 @@ function watch(page) {
   const acts = ["keydown", "pointerdown", "wheel"];
   for (const act of acts) page.addEventListener(act, acted, { passive: true });
   const each = setInterval(() => {
-    const busy = page.querySelector('[data-testid="stApp"][data-test-script-state="running"]');
+    // What is computed now goes before what nobody has scrolled to.
+    const busy = page.querySelector('[data-testid="stProgress"], [data-testid="stApp"][data-test-script-state="running"]');
     const all = [...waiting];
     const now = performance.now(), soon = all.some((one) => now - one.asked < AGAIN);
     if (busy || soon || now - changed < rest) return;

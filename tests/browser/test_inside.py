@@ -18,7 +18,7 @@ def test_a_head_that_is_clicked_is_the_one_whose_attention_is_drawn(open_page: O
     page.get_by_role("tab", name="Attention", exact=True).click()
     wait_for_plot(page, "attention-forward")
     assert page.get_by_label("Head", exact=True).input_value() == "1"
-    assert page.get_by_label("Layer", exact=True).input_value() == "1"
+    assert page.get_by_label("Block", exact=True).input_value() == "1"
     # The link holds all of it.
     assert "attention-layer=1" in page.url
     assert "inside" not in page.url

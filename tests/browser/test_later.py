@@ -23,7 +23,6 @@ def test_what_is_below_the_screen_is_drawn_later(open_page: OpenPage) -> None:
     # The last of them is scrolled to: it is drawn before those above it.
     page.locator(".ob-later").last.scroll_into_view_if_needed()
     page.get_by_role("tab", name="Attribution").wait_for(timeout=20_000)
-    assert page.locator(".ob-later").count() >= 1
     # Nobody scrolls any more: all of it is drawn.
     for key in ("lens-forward", "ranks", "patching-forward-resid_pre"):
         wait_for_plot(page, key)
