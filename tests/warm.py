@@ -168,7 +168,7 @@ def _run(module: str) -> int:
 
 
 if __name__ == "__main__":
-    import h5netcdf
+    import h5py
     import pandas as pd
     import pyarrow.parquet
     import pydantic.fields
@@ -180,7 +180,7 @@ if __name__ == "__main__":
     import experiments.cli
     import experiments.runner
 
-    __all__ = ["experiments", "h5netcdf", "pd", "pyarrow", "pydantic", "rich", "torch", "typer"]
+    __all__ = ["experiments", "h5py", "pd", "pyarrow", "pydantic", "rich", "torch", "typer"]
     __all__ += ["xr"]
     gc.freeze()
     chosen, *rest = _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.errors import RunError
+from experiments.run_directory import netcdf
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,18 +57,10 @@ def encode_dataset(dataset: xr.Dataset) -> bytes:
     Raises:
         TypeError: a variable of mixed objects, of times, or a multi-index.
     """
-    import h5netcdf
-    import xarray as xr
-    from xarray.backends import H5NetCDFStore
-
     # Rebuilt from plain values: whatever encoding and index the variables carry stays behind.
-    plain = {str(name): _encode_variable(str(name), dataset[name]) for name in dataset.variables}
-    coordinates = {name: plain.pop(str(name)) for name in dataset.coords}
-    rebuilt = xr.Dataset(plain, coordinates, _encode_attributes(dataset.attrs))
-    buffer = io.BytesIO()
-    with h5netcdf.File(buffer, "w") as file:
-        rebuilt.dump_to_store(H5NetCDFStore(file))
-    return buffer.getvalue()
+    names = (*dataset.data_vars, *dataset.coords)
+    plain = {str(name): _encode_variable(str(name), dataset[name]) for name in names}
+    return netcdf.write(plain, map(str, dataset.coords), _encode_attributes(dataset.attrs))
 
 
 def decode_dataset(data: bytes, name: str, *, most: int | None = None) -> xr.Dataset:
@@ -80,35 +73,19 @@ def decode_dataset(data: bytes, name: str, *, most: int | None = None) -> xr.Dat
     import xarray as xr
 
     try:
-        _check_alone(data)
-        with xr.open_dataset(io.BytesIO(data), engine="h5netcdf", decode_times=False) as lazy:
-            _check_count(sum(map(_values, lazy.variables.values())), most)
-            stored = lazy.load()
-        plain = {str(name): _decode_variable(stored[name]) for name in stored.variables}
-        coordinates = {name: plain.pop(str(name)) for name in stored.coords}
-        return xr.Dataset(plain, coordinates, _decode_attributes(stored.attrs))
-    except Exception as error:  # h5py, h5netcdf and xarray raise several unrelated types
+        with netcdf.opened(data) as file:
+            _check_count(sum(map(_values, file.values())), most)
+            variables, names, attributes = netcdf.read(file)
+        plain = {name: _decode_variable(one) for name, one in variables.items()}
+        coordinates = {name: plain.pop(name) for name in variables if name in names}
+        return xr.Dataset(plain, coordinates, _decode_attributes(attributes))
+    except Exception as error:  # h5py and xarray raise several unrelated types
         raise RunError(f"'{name}' is not a netCDF file of a run; run the study again.") from error
 
 
-def _check_alone(data: bytes) -> None:
-    """Raise a ValueError where an array lies in another file, which HDF5 would open and read."""
-    import h5py
-
-    with h5py.File(io.BytesIO(data), "r") as file:
-        for name in file:
-            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(f"'{name}' is a link")
-            found = file[name]
-            if isinstance(found, h5py.Group):
-                raise ValueError(f"'{name}' is a group")
-            if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
-                raise ValueError(f"the values of '{name}' lie in another file")
-
-
-def _values(variable: xr.Variable) -> int:
+def _values(array: Any) -> int:
     """How many values it claims; texts of one length count by what they take."""
-    return int(max(variable.size, variable.size * variable.dtype.itemsize // 8))
+    return int(max(array.size, array.size * array.dtype.itemsize // 8))
 
 
 def _check_count(values: int, most: int | None = None) -> None:
@@ -133,7 +110,7 @@ def _encode_variable(name: str, array: xr.DataArray) -> xr.Variable:
     return xr.Variable(array.dims, values, attributes)
 
 
-def _decode_variable(array: xr.DataArray) -> xr.Variable:
+def _decode_variable(array: xr.Variable) -> xr.Variable:
     import xarray as xr
 
     attributes = dict(array.attrs)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from xarray.backends import H5NetCDFStore
 
 from experiments.errors import RunError
 from experiments.run_directory.storage import (
@@ -51,6 +52,54 @@ def test_other_programs_can_read_the_file(dataset: xr.Dataset) -> None:
         assert list(file["token"][:]) == [" Tom", "é"]
         assert file["patched"].dimensions == ("example", "layer")
         np.testing.assert_array_equal(file["rank"][:], [3, -1])
+
+
+def test_xarray_reads_the_same_from_the_file(dataset: xr.Dataset) -> None:
+    dataset = dataset.assign_coords(run=7).assign_attrs(site="z", steps=3)
+    dataset["rank"].attrs["units"] = "tokens"
+    dataset = dataset.reset_coords("token").set_coords("correct")
+    stream = io.BytesIO(encode_dataset(dataset))
+    with xr.open_dataset(stream, engine="h5netcdf") as read:
+        for array in read.variables.values():
+            array.attrs.pop("obverse_text", None)
+        xr.testing.assert_identical(read.load(), dataset)
+
+
+def test_what_xarray_wrote_for_older_runs_is_read(dataset: xr.Dataset) -> None:
+    older = dataset.assign_coords(run=7).assign_attrs(site="z", steps=3)
+    older["rank"].attrs["units"] = "tokens"
+    stream = io.BytesIO()
+    with h5netcdf.File(stream, "w") as file:
+        older.dump_to_store(H5NetCDFStore(file))
+    # xarray told them apart by an attribute of this package.
+    with h5py.File(stream, "r+") as file:
+        for name in ("top", "token"):
+            file[name].attrs["obverse_text"] = "plain"
+    back = decode_dataset(stream.getvalue(), "x")
+    xr.testing.assert_identical(back, older)
+    assert set(back.coords) == {"token", "layer", "run"}
+    assert {n: v.dtype for n, v in back.variables.items()} == {
+        n: v.dtype for n, v in older.variables.items()
+    }
+
+
+def test_odd_shapes_and_names_come_back() -> None:
+    made = xr.Dataset(
+        {
+            "none": (("k", "empty"), np.zeros((2, 0))),
+            "number": 1.5,
+            "word": ((), np.array("a", dtype=object)),
+            "small": ("k", np.array([1, 2], dtype="u1")),
+            "é ü": ("k", [1, 2]),
+        },
+        coords={"where": 3},
+    )
+    stored = encode_dataset(made)
+    xr.testing.assert_identical(decode_dataset(stored, "x"), made)
+    with xr.open_dataset(io.BytesIO(stored), engine="h5netcdf") as read:
+        assert dict(read.sizes) == {"k": 2, "empty": 0}
+    with pytest.raises(ValueError, match="'a/b' has a slash"):
+        encode_dataset(xr.Dataset({"a/b": ("k", [1])}))
 
 
 @pytest.mark.parametrize("token", ["\0", "a\0", "\0\0b", '"', "\\0", "\ufffd", "\u202e"])
@@ -144,6 +193,16 @@ def test_no_memory_is_taken_for_what_a_few_bytes_claim() -> None:
     with pytest.raises(RunError, match="'lens' is not a netCDF file") as caught:
         decode_dataset(stream.getvalue(), "lens")
     assert "claims" in str(caught.value.__cause__)
+
+
+def test_what_is_neither_number_nor_text_is_not_read() -> None:
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file["x"] = np.zeros(2, dtype=[("a", "f8"), ("b", "i4")])
+        file["x"].make_scale("x")
+    with pytest.raises(RunError, match="'lens' is not a netCDF file") as caught:
+        decode_dataset(stream.getvalue(), "lens")
+    assert "neither numbers nor text" in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("how", ["external", "virtual", "linked", "below"])
