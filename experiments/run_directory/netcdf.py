@@ -1,7 +1,7 @@
 """Labelled arrays in netCDF 4's layout of an HDF5 file, written and read by h5py.
 
-xarray writes and reads the same through h5netcdf, which looks up every name again and again: a run's
-results are many small arrays, and took most of a small study's time.
+xarray writes and reads the same through h5netcdf, which looks up every name again and again, and a
+run's results are many small arrays.
 """
 
 from __future__ import annotations

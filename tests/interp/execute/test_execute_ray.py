@@ -113,14 +113,17 @@ def test_closing_the_iterator_ends_actors_that_are_busy(tmp_path: Path, two: Exe
 
 
 def test_a_sweep_on_a_cluster_is_that_of_this_process(
-    tmp_path: Path, two: Executor, gpt2: Tiny, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, address: str, gpt2: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though an actor is killed in the middle of a slice."""
+    """Though an actor is killed in the middle of a slice. It is the only one, since each takes
+    seconds to import what it needs; another takes its place."""
     monkeypatch.setattr("interp.patching.slices.CELLS_PER_SLICE", 1)
     monkeypatch.setattr("interp.patching.slices.OPERATIONS_PER_SLICE", 1)
     pairs = prompt_pairs(gpt2)
     expected = sweep(gpt2.model, pairs, "resid_pre", "logit_diff")
-    found = sweep(gpt2.model, pairs, "resid_pre", deadly(tmp_path), executor=two)
+    found = sweep(
+        gpt2.model, pairs, "resid_pre", deadly(tmp_path), executor=Executor("ray", 1, address)
+    )
     assert len(pids(tmp_path)) == 1
     assert found.attrs == {**expected.attrs, "metric": "deadly"}
     np.testing.assert_allclose(found["patched"], expected["patched"], rtol=0, atol=1e-5)
