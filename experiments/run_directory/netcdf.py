@@ -49,7 +49,7 @@ def write(
         for name, variable in variables.items():
             made[name] = _made(file, name, variable, is_other=name in sizes)
         for number, (dim, size) in enumerate(sizes.items()):
-            if dim not in variables or variables[dim].dims != (dim,):
+            if str(dim) not in variables or variables[str(dim)].dims != (dim,):
                 _check_name(str(dim))
                 scale = file.create_dataset(str(dim), (size,), ">f4", **_growing((size,)))
                 scale.make_scale(f"{_NO_VARIABLE}{size:10}")
