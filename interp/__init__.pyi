@@ -41,10 +41,14 @@ from .search.controls import score_suffixes as score_suffixes
 from .search.goal import Projection as Projection
 from .search.greedy import greedy_coordinate_search as greedy_coordinate_search
 from .sites import Site as Site
+from .steering.directions import control_directions as control_directions
 from .steering.directions import difference_of_means as difference_of_means
 from .steering.directions import principal_directions as principal_directions
 from .steering.directions import random_directions as random_directions
 from .steering.doses import dose_response as dose_response
+from .steering.everywhere import ablate_everywhere as ablate_everywhere
+from .steering.everywhere import clamp_to_mean as clamp_to_mean
+from .steering.finding import mean_directions as mean_directions
 from .subspaces.apply import interchange as interchange
 from .subspaces.das import fit_das as fit_das
 from .subspaces.subspace import Subspace as Subspace

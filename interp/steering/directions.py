@@ -6,6 +6,7 @@ one token's shape, ready for an `Intervention`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,23 @@ class Principal:
     directions: Float[Tensor, "direction ..."]
     explained: Float[Tensor, " direction"]
     mean: Tensor
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Random directions that vary as activations do within their classes.
+
+    Attributes:
+        directions: as long as the direction that they are compared with, at right angles to it
+            [draw, …].
+        cosine: |cos| of each draw with that direction before it was turned away from it [draw].
+        total: the mean |cos| of as many draws that vary as all activations do, classes together.
+            Near 1 these would be the direction itself.
+    """
+
+    directions: Float[Tensor, "draw ..."]
+    cosine: Float[Tensor, " draw"]
+    total: float
 
 
 @typed
@@ -139,6 +157,61 @@ def random_directions(
         raise DirectionError("These activations do not vary, so no direction can be drawn.")
     scaled: Tensor = drawn / length * direction.double().norm()
     return scaled.reshape(n, *direction.shape).float()
+
+
+@typed
+def control_directions(
+    like: Vector, classes: Sequence[Activations], n: int, *, seed: Seed = 0
+) -> Controls:
+    """Random directions with the covariance that activations have within their classes.
+
+    The fairest rivals of a difference of means: where two classes lie far apart most of the total
+    variance is that difference, so that directions with the total covariance are nearly the one
+    that is tested (`Controls.total` says how nearly).
+
+    Args:
+        like: the direction to compare with.
+        classes: the activations of each class [example, …], two or more examples each.
+        n: how many.
+        seed: of the draws.
+
+    Raises:
+        DirectionError: no such direction, activations of another shape, or classes that do not
+            vary but along the direction.
+    """
+    direction = as_direction(like)
+    if n < 1:
+        raise DirectionError(f"{n} random directions are nothing to compare with; draw more.")
+    values = [_examples(each) for each in classes]
+    if not values or any(each.shape[1:] != direction.shape or len(each) < 2 for each in values):
+        raise DirectionError(
+            f"Each class must have two activations or more of the direction's shape "
+            f"{tuple(direction.shape)}."
+        )
+    flat = [each.flatten(1) for each in values]
+    within = torch.cat([each - each.mean(0) for each in flat])
+    whole = torch.cat(flat)
+    unit = (direction.double() / direction.double().norm()).flatten()
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(n, len(whole), generator=generator, dtype=torch.float64)
+    drawn, total = mixing @ within, mixing @ (whole - whole.mean(0))
+    apart = drawn - (drawn @ unit)[:, None] * unit
+    length = apart.norm(dim=1, keepdim=True)
+    if not bool((length > 1e-6 * float(within.norm())).all()):
+        raise DirectionError(
+            "Within their classes these activations do not vary but along the direction, so no "
+            "other direction can be drawn; give more of them."
+        )
+
+    def cosines(vectors: Tensor) -> Tensor:
+        return (vectors @ unit).abs() / vectors.norm(dim=1)
+
+    scaled = apart / length * direction.double().norm()
+    return Controls(
+        scaled.reshape(n, *direction.shape).float(),
+        cosines(drawn).float(),
+        float(cosines(total).mean()),
+    )
 
 
 def _spread(
