@@ -66,7 +66,7 @@ def paper(
     return Paper(
         title=phenomenon.title,
         subject=f"{many}" if own else name,
-        question=phenomenon.question.format(model="a small model that it trains" if own else name),
+        question=phenomenon.question.format(model="a small model" if own else name),
         answer=sentences,
         note=f"Brackets hold 95% intervals {over}, unless another confidence is named.",
         sections=sections,

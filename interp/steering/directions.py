@@ -204,7 +204,8 @@ def control_directions(
         )
 
     def cosines(vectors: Tensor) -> Tensor:
-        return (vectors @ unit).abs() / vectors.norm(dim=1)
+        found: Tensor = (vectors @ unit).abs() / vectors.norm(dim=1)
+        return found
 
     scaled = apart / length * direction.double().norm()
     return Controls(

@@ -17,9 +17,10 @@ from interp.forward.interventions import Intervention, Vector, as_direction
 from interp.model.model import Model
 from interp.prompts.masks import Positions
 from interp.prompts.tokens import Prompts, tokenise
-from interp.sites import named
 
 __all__ = ["ablate_everywhere", "clamp_to_mean", "stream_sites"]
+
+_MOST_BYTES = 256 << 20
 
 
 @typed
@@ -89,11 +90,14 @@ def clamp_to_mean(
     there = torch.arange(batch.ids.shape[1]) < batch.lengths[:, None]
     if at == "last":
         there = torch.arange(batch.ids.shape[1]) == batch.lengths[:, None] - 1
+    names = stream_sites(model)
+    # Together where that is little; all places of a large model at once would fill the memory.
+    size = batch.ids.numel() * model.d_model * 4
+    step = max(1, _MOST_BYTES // size)
+    where = positions if positions is not None else at
     changes = []
-    for name in stream_sites(model):
-        (site,) = named(model, name)
-        found = capture(model, batch, site)[name].cpu().double()
-        mean = float((found[there] @ unit).mean())
-        where = positions if positions is not None else at
-        changes.append(Intervention.clamp(vector, name, mean, positions=where))
+    for start in range(0, len(names), step):
+        for name, found in capture(model, batch, names[start : start + step]).items():
+            mean = float((found.cpu().double()[there] @ unit).mean())
+            changes.append(Intervention.clamp(vector, name, mean, positions=where))
     return tuple(changes)
