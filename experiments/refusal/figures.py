@@ -36,10 +36,9 @@ def behaviour_dots(behaviour: xr.Dataset) -> go.Figure:
 def change_dots(result: xr.Dataset) -> go.Figure:
     """Requests of the first arm: declined and rightly answered, by what is done; random ones."""
     first = result.isel(arm=0)
-    wider = first.sel(state=["everywhere"])[["declines", "right"]]
-    alike = wider.equals(
-        first.sel(state=["changed"])[["declines", "right"]].assign_coords(wider.coords)
-    )
+    found = first[["declines", "right"]]
+    wider, last = (found.sel(state=state, drop=True) for state in ("everywhere", "changed"))
+    alike = wider.equals(last)
     states = ["none", "changed"] if alike else ["none", "changed", "everywhere"]
     named = [_STATES[state] for state in states]
     series = {

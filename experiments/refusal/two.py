@@ -257,8 +257,8 @@ def judge(measured: Measured) -> Verdict:
 def _outcome(found: dict[tuple[str, str], Estimate]) -> Outcome:
     own = [found[name, name] for name in STATES[1:]]
     stray = found["harmful", "declines"]
-    if all(one.low > _LEAST for one in own) and stray.high < _NONE:
+    if all(one.low > _LEAST for one in own) and stray.high < _LEAST:
         return "supported"
-    if stray.low > _NONE or any(one.high < _NONE for one in own):
+    if stray.low > _LEAST or any(one.high < _NONE for one in own):
         return "rejected"
     return "undecided"
