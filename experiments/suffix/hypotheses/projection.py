@@ -1,0 +1,107 @@
+"""U2: under the suffix, what is said to be declined looks less like it inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+from torch import Tensor
+
+from experiments.numbers import percent
+from experiments.phenomena.estimates import estimate, outcome
+from experiments.phenomena.figures import arm_dots
+from experiments.phenomena.phenomenon import Measured, Subject
+from experiments.reporter import Progress
+from experiments.study import Verdict
+from experiments.suffix.data import Request, Requests
+from experiments.suffix.suffixes import N_RANDOM, found_in, with_suffix
+from interp import Projection, capture, difference_of_means, score_suffixes
+
+__all__ = ["CLAIM", "MARGIN", "draw", "judge", "measure"]
+
+CLAIM = "Under the suffix the projection on the direction of declining falls."
+MARGIN = 0.1
+SEPARATES = 0.8  # of pairs of held-out requests, one declined and one answered
+
+
+def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dataset:
+    """The projection at the last token, 0 being the mean of held-out answered requests and 1 that
+    of held-out declined ones; the direction comes from the requests of the search."""
+    model, data = subject.model, subject.data
+    suffixes = found_in(subject)
+    layer = model.n_layers // 2
+
+    def streams(requests: Sequence[Request]) -> Tensor:
+        site = f"resid_post.{layer}"
+        prompts = with_suffix(requests, "")
+        return capture(model, prompts, site, positions="last")[site].float()
+
+    direction = difference_of_means(streams(data.searched), streams(data.safe))
+    unit = direction / direction.norm()
+    declined = (streams(data.held_out) @ unit).cpu().numpy()
+    answered = (streams(data.safe_held_out) @ unit).cpu().numpy()
+    progress(1, 2)
+    texts = [suffixes.found, *suffixes.random, *suffixes.likely]
+    prompts = [one.prompt for one in data.held_out]
+    scores = score_suffixes(model, prompts, suffixes=texts, goal=Projection(direction.cpu(), layer))
+    zero, span = answered.mean(), declined.mean() - answered.mean()
+    scaled = (scores["score"].values - zero) / (span if span else np.nan)
+    progress(2, 2)
+    pairs = declined[:, None] - answered[None]
+    return xr.Dataset(
+        {
+            "plain": ("example", (declined - zero) / (span if span else np.nan)),
+            "found": ("example", scaled[0]),
+            "random": ("example", scaled[1 : 1 + N_RANDOM].mean(0)),
+            "likely": ("example", scaled[1 + N_RANDOM :].mean(0)),
+            "separates": float((pairs > 0).mean() + (pairs == 0).mean() / 2),
+            "layer": layer,
+        }
+    )
+
+
+def judge(measured: Measured) -> Verdict:
+    """By how much less it falls under random suffixes; the more effective kind counts."""
+    main = next(iter(measured.values()))
+    falls = [
+        estimate([one[kind].values - one["found"].values for one in main])
+        for kind in ("random", "likely")
+    ]
+    fall = min(falls, key=lambda one: one.mean)
+    found = estimate([one["found"].values for one in main])
+    apart = [float(one["separates"]) for one in main]
+    control = f"The direction tells {percent(float(np.mean(apart)))} of held-out pairs apart."
+    what = (
+        f"From 1 without a suffix (0 for answered requests) it is {found.number()} with it, "
+        f"{fall.number()} lower than with random ones"
+    )
+    if not min(apart) >= SEPARATES:
+        return Verdict.undecided(
+            "U2",
+            CLAIM,
+            f"The direction does not tell declined from answered requests. {what}.",
+            unit="share of the distance between the classes",
+            n=fall.n,
+            control=control,
+        )
+    return Verdict(
+        id="U2",
+        claim=CLAIM,
+        outcome=outcome(fall, above=MARGIN),
+        statement=f"{what}, over {fall.over}.",
+        estimate=fall.mean,
+        low=fall.low,
+        high=fall.high,
+        unit="share of the distance between the classes",
+        n=fall.n,
+        control=control,
+    )
+
+
+def draw(projection: xr.Dataset) -> go.Figure:
+    """Projections, by arm."""
+    names = {"plain": "no suffix", "random": "random suffixes", "found": "found suffix"}
+    series = {name: projection[key] for key, name in names.items()}
+    return arm_dots(series, axis="projection (0: answered, 1: declined)")

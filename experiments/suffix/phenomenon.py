@@ -1,0 +1,203 @@
+"""What the study is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from experiments.figure import Figure, counted
+from experiments.organisms.training.recipe import UNTRAINED
+from experiments.phenomena.phenomenon import (
+    Arm,
+    Hypothesis,
+    Measured,
+    Phenomenon,
+    Published,
+)
+from experiments.reports.paper import Card, Way
+from experiments.study import Verdict
+from experiments.suffix.data import Requests, asked, read
+from experiments.suffix.hypotheses import cutting, heads, projection, universal
+from experiments.suffix.recipe import recipe
+from experiments.suffix.study import SUMMARY
+
+__all__ = ["PHENOMENON"]
+
+_PLANTED = "Declining is trained; that a suffix undoes it is not."
+_ARMS = ("treated", "untrained")
+
+
+def headline(verdicts: Mapping[str, Verdict]) -> list[str]:
+    """The answer."""
+    first, others = verdicts["U1"], [verdicts[name] for name in ("U2", "U3", "U4")]
+    said = {
+        "supported": "One suffix, searched on some requests, undoes the declining of others.",
+        "rejected": "No suffix that was found undoes declining beyond what random ones do.",
+        "undecided": "Whether one suffix undoes declining is not decided here.",
+    }[first.outcome]
+    return [f"{said} {first.statement}", *(one.statement for one in others)]
+
+
+def cards(measured: Mapping[str, Measured]) -> list[Card]:
+    """The first held-out requests, with and without the suffix."""
+    one = next(iter(measured["universal"].values()))[0]
+    suffix, found = str(one["suffix"].values), []
+    for i in range(min(3, one.sizes["example"])):
+        prompt = str(one["request"].values[i])
+        ways = [
+            Way(prompt, "declined" if value else "not declined", not value, name)
+            for name, value in (
+                ("no suffix", bool(one["plain"].values[i])),
+                (f"with '{suffix.strip()}'", bool(one["found"].values[i])),
+            )
+        ]
+        found.append(Card("request", ways))
+    return found
+
+
+def _requests(data: object) -> str:
+    return counted([int(data.sizes["example"])], "held-out request")  # type: ignore[attr-defined]
+
+
+def _suffixes(data: object) -> str:
+    return counted([int(data.sizes["suffix"])], "suffix", "suffixes")  # type: ignore[attr-defined]
+
+
+_OVER = "95%, over requests of one organism, or over organisms where there are several"
+
+PHENOMENON: Phenomenon[Requests] = Phenomenon(
+    name="suffix",
+    title="Universal suffixes",
+    summary=SUMMARY,
+    question="Does one suffix undo declining in {model}?",
+    arms=(
+        Arm("treated", "taught to decline four of eight kinds of things"),
+        Arm("answered", "tuned on the same requests, all of them answered"),
+        Arm("untrained", "of the same shape, before the first step", "treated", UNTRAINED),
+    ),
+    recipe=recipe,
+    read=read,
+    asked=asked,
+    hypotheses=(
+        Hypothesis(
+            "U1",
+            "universal",
+            universal.CLAIM,
+            universal.measure,
+            universal.judge,
+            (
+                Figure(
+                    "universal",
+                    "Declined",
+                    ("universal",),
+                    universal.draw,
+                    "Shares of held-out requests that are declined, by arm and suffix",
+                    "Further left: fewer are declined. The found suffix should lie left of random "
+                    "ones; the arm that was tuned without declining has nothing to undo.",
+                    shows="How many held-out requests are declined with and without suffixes",
+                    n=_requests,
+                    interval=_OVER,
+                    control="random suffixes of equal length, and of equal likelihood",
+                ),
+            ),
+            method="Greedy coordinate search over tokens of small talk on some requests, judged on "
+            "others; 24 random suffixes of equal length and 8 of equal likelihood as controls.",
+            planted=_PLANTED,
+        ),
+        Hypothesis(
+            "U2",
+            "projection",
+            projection.CLAIM,
+            projection.measure,
+            projection.judge,
+            (
+                Figure(
+                    "projection",
+                    "Projection",
+                    ("projection",),
+                    projection.draw,
+                    "Projections on the direction of declining, by arm and suffix",
+                    "1 is the mean of declined requests, 0 that of answered ones.",
+                    shows="Where requests lie between declined and answered ones inside",
+                    n=_requests,
+                    interval=_OVER,
+                    control="random suffixes of equal length",
+                ),
+            ),
+            arms=("treated", "answered", "untrained"),
+            method="Difference of means of declined and answered requests at the last token, after "
+            "the middle block; read on held-out requests.",
+            planted=_PLANTED,
+        ),
+        Hypothesis(
+            "U3",
+            "heads",
+            heads.CLAIM,
+            heads.measure,
+            heads.judge,
+            (
+                Figure(
+                    "heads",
+                    "Shares",
+                    ("heads",),
+                    heads.draw,
+                    "Score of each suffix against the share of attention outputs that it gives",
+                    "A point for each suffix. If the grey ones rise to the right, what heads take "
+                    "from a suffix goes with what it does.",
+                    shows="What heads take from a suffix, and what it does",
+                    n=_suffixes,
+                    interval="none: each suffix is a point",
+                    control="the share of as many tokens behind the suffix stands in the verdict",
+                ),
+            ),
+            arms=_ARMS,
+            method="Share of the attention's output at the last token that comes from the suffix, "
+            "mean over layers, against the score on other requests, over random suffixes alone.",
+        ),
+        Hypothesis(
+            "U4",
+            "cutting",
+            cutting.CLAIM,
+            cutting.measure,
+            cutting.judge,
+            (
+                Figure(
+                    "cutting",
+                    "Edges cut",
+                    ("cutting",),
+                    cutting.draw,
+                    "Shares declined under the found suffix with edges cut, by arm",
+                    "Further right: declining is restored.",
+                    shows="Whether declining comes back when heads do not see the suffix",
+                    n=_requests,
+                    interval=_OVER,
+                    control="as many other heads, drawn three times",
+                ),
+            ),
+            arms=_ARMS,
+            method="Patterns from the suffix to the last token are set to zero in the four heads "
+            "with the largest share on the requests of the search, and in as many others.",
+        ),
+    ),
+    headline=headline,
+    cards=cards,
+    published=(
+        Published(
+            "attack success of universal suffixes on Vicuna-7B (harmful behaviours, held out)",
+            "98%",
+            "Zou et al. 2023, arXiv:2307.15043",
+            "U1",
+        ),
+    ),
+    limits=(
+        "The organism knows 320 invented things and declines with one word; nothing here says how "
+        "large models do it.",
+        "A suffix that undoes declining need not bring the right answer: how many are right stands "
+        "beside it.",
+        "Things of four kinds are declined, so that requests are not many independent kinds; the "
+        "interval is over things of these kinds.",
+        "Edges are cut at the last token alone; what fixed tokens between have read of the suffix "
+        "still reaches it.",
+        "Whether a suffix works on another organism is not measured.",
+    ),
+    reference="Zou et al. 2023, arXiv:2307.15043; Ben-Tov et al. 2025, arXiv:2506.12880.",
+)

@@ -1,0 +1,21 @@
+"""The study of universal suffixes, as an entry point names it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.phenomena.phenomenon import Phenomenon
+from experiments.phenomena.study import as_study
+
+__all__ = ["STUDY"]
+
+SUMMARY = "Whether one suffix undoes declining for many requests, and which heads carry it."
+
+
+def _phenomenon() -> Phenomenon[Any]:
+    from experiments.suffix.phenomenon import PHENOMENON
+
+    return PHENOMENON
+
+
+STUDY = as_study("suffix", "Universal suffixes", SUMMARY, _phenomenon)

@@ -1,0 +1,117 @@
+"""Verdicts on simulated results whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments.phenomena.phenomenon import Measured
+from experiments.suffix.hypotheses import cutting, heads, projection, universal
+from tests.experiments.phenomena.calibration import check_absent, check_planted, check_undecided
+
+N = 60
+Rng = np.random.Generator
+
+
+def measured(make: Callable[[Rng], xr.Dataset], seeds: int, rng: Rng) -> Measured:
+    return {"treated": [make(rng) for _ in range(seeds)]}
+
+
+def hits(rng: Rng, rate: float) -> np.ndarray:
+    return (rng.random(N) < rate).astype(float)
+
+
+def mean_hits(rng: Rng, rate: float) -> np.ndarray:
+    return rng.binomial(8, rate, N) / 8
+
+
+def declined(rng: Rng, plain: float = 0.95, found: float = 0.6, random: float = 0.6) -> xr.Dataset:
+    values = {
+        "plain": hits(rng, plain),
+        "found": hits(rng, found),
+        "random": mean_hits(rng, random),
+        "likely": mean_hits(rng, random),
+        "answered": hits(rng, 1 - found),
+    }
+    return xr.Dataset({name: ("example", one) for name, one in values.items()})
+
+
+def projected(rng: Rng, fall: float = 0.0, apart: float = 0.99) -> xr.Dataset:
+    base = rng.normal(0.7, 0.3, N)
+    values = {
+        "plain": rng.normal(1, 0.3, N),
+        "found": base - fall + rng.normal(0, 0.2, N),
+        "random": base,
+        "likely": base,
+    }
+    found = xr.Dataset({name: ("example", one) for name, one in values.items()})
+    return found.assign(separates=apart)
+
+
+def shared(rng: Rng, slope: float = 0.0, n: int = 24) -> xr.Dataset:
+    share = rng.normal(size=n + 3)
+    score = slope * share + rng.normal(size=n + 3)
+    # What was chosen for its score stands apart, and must not count.
+    share[0], score[0] = 5, 5
+    return xr.Dataset(
+        {
+            "share": ("suffix", share),
+            "behind": ("suffix", rng.normal(size=n + 3)),
+            "score": ("suffix", score),
+            "kind": ("suffix", ["found", *["random"] * n, "likely", "likely"]),
+        }
+    )
+
+
+def edges(rng: Rng, found: float = 0.1, top: float = 0.3, other: float = 0.3) -> xr.Dataset:
+    values = {
+        "plain": hits(rng, 0.95),
+        "found": hits(rng, found),
+        "top": hits(rng, top),
+        "other_heads": mean_hits(rng, other),
+        "all_heads": hits(rng, 0.9),
+        "behind": hits(rng, 0.1),
+    }
+    found_ = xr.Dataset({name: ("example", one) for name, one in values.items()})
+    return found_.assign(n_heads=4)
+
+
+ABSENT = {
+    universal: partial(declined),
+    projection: partial(projected),
+    heads: partial(shared),
+    cutting: partial(edges),
+}
+PLANTED = {
+    universal: partial(declined, found=0.2),
+    projection: partial(projected, fall=0.4),
+    heads: partial(shared, slope=2.0),
+    cutting: partial(edges, top=0.75),
+}
+BROKEN = {
+    universal: partial(declined, plain=0.3, found=0.0),
+    projection: partial(projected, fall=0.5, apart=0.6),
+    heads: partial(shared, slope=2.0, n=4),
+    cutting: partial(edges, found=0.9, top=1.0),
+}
+NAMES = [module.__name__.rsplit(".", 1)[-1] for module in ABSENT]
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+@pytest.mark.parametrize("module", ABSENT, ids=NAMES)
+def test_what_is_not_there_is_seldom_supported(module: object, seeds: int) -> None:
+    check_absent(module.judge, partial(measured, ABSENT[module], seeds))  # type: ignore
+
+
+@pytest.mark.parametrize("module", ABSENT, ids=NAMES)
+def test_what_is_planted_is_found(module: object) -> None:
+    check_planted(module.judge, partial(measured, PLANTED[module], 1))  # type: ignore
+
+
+@pytest.mark.parametrize("module", ABSENT, ids=NAMES)
+def test_a_broken_control_leaves_it_undecided(module: object) -> None:
+    check_undecided(module.judge, partial(measured, BROKEN[module], 1))  # type: ignore
