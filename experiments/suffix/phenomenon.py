@@ -195,6 +195,7 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
         "beside it.",
         "Things of four kinds are declined, so that requests are not many independent kinds; the "
         "interval is over things of these kinds.",
+        "The organism declines only most of the held-out things of the declined kinds.",
         "Edges are cut at the last token alone; what fixed tokens between have read of the suffix "
         "still reaches it.",
         "Whether a suffix works on another organism is not measured.",
