@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from experiments.figure import Figure, counted
 from experiments.organisms.training.recipe import UNTRAINED
 from experiments.phenomena.phenomenon import (
@@ -41,7 +43,8 @@ def cards(measured: Mapping[str, Measured]) -> list[Card]:
     """The first held-out requests, with and without the suffix."""
     one = next(iter(measured["universal"].values()))[0]
     suffix, found = str(one["suffix"].values), []
-    for i in range(min(3, one.sizes["example"])):
+    # What is declined to begin with shows most.
+    for i in np.argsort(-one["plain"].values, kind="stable")[:3]:
         prompt = str(one["request"].values[i])
         ways = [
             Way(prompt, "declined" if value else "not declined", not value, name)
@@ -115,7 +118,7 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
                     "Projection",
                     ("projection",),
                     projection.draw,
-                    "Projections on the direction of declining, by arm and suffix",
+                    "Projections on the direction of declining, by suffix",
                     "1 is the mean of declined requests, 0 that of answered ones.",
                     shows="Where requests lie between declined and answered ones inside",
                     n=_requests,
@@ -123,10 +126,10 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
                     control="random suffixes of equal length",
                 ),
             ),
-            arms=("treated", "answered", "untrained"),
+            # Elsewhere no distance between the classes is there to measure in.
+            arms=("treated",),
             method="Difference of means of declined and answered requests at the last token, after "
             "the middle block; read on held-out requests.",
-            planted=_PLANTED,
         ),
         Hypothesis(
             "U3",
