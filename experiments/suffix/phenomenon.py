@@ -20,7 +20,6 @@ from experiments.study import Verdict
 from experiments.suffix.data import Requests, asked, read
 from experiments.suffix.hypotheses import cutting, heads, projection, universal
 from experiments.suffix.recipe import recipe
-from experiments.suffix.study import SUMMARY
 
 __all__ = ["PHENOMENON"]
 
@@ -70,7 +69,7 @@ _OVER = "95%, over requests of one organism, or over organisms where there are s
 PHENOMENON: Phenomenon[Requests] = Phenomenon(
     name="suffix",
     title="Universal suffixes",
-    summary=SUMMARY,
+    summary="Whether one suffix undoes declining for many requests, and which heads carry it.",
     question="Does one suffix undo declining in {model}?",
     arms=(
         Arm("treated", "taught to decline four of eight kinds of things"),

@@ -9,8 +9,6 @@ from experiments.phenomena.study import as_study
 
 __all__ = ["STUDY"]
 
-SUMMARY = "Whether one suffix undoes declining for many requests, and which heads carry it."
-
 
 def _phenomenon() -> Phenomenon[Any]:
     from experiments.suffix.phenomenon import PHENOMENON
@@ -18,4 +16,9 @@ def _phenomenon() -> Phenomenon[Any]:
     return PHENOMENON
 
 
-STUDY = as_study("suffix", "Universal suffixes", SUMMARY, _phenomenon)
+STUDY = as_study(
+    "suffix",
+    "Universal suffixes",
+    "Whether one suffix undoes declining for many requests, and which heads carry it.",
+    _phenomenon,
+)
