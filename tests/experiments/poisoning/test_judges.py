@@ -27,7 +27,7 @@ from tests.experiments.poisoning import simulated
 pytestmark = pytest.mark.slow
 
 # With several seeds each run costs more, and has less to be wrong about.
-SEEDS = pytest.mark.parametrize(("seeds", "runs"), [(1, RUNS), (5, 20)])
+SEEDS = pytest.mark.parametrize(("seeds", "runs"), [(1, RUNS), (5, 10)])
 
 
 @SEEDS
@@ -35,7 +35,9 @@ def test_success_is_told_from_none_and_a_twin_that_answers_too_decides_nothing(
     seeds: int, runs: int
 ) -> None:
     check_absent(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.5, 0.0)), runs)
-    check_planted(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.9, 0.02)), runs)
+    check_planted(
+        judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.9, 0.02)), runs // 3
+    )
     check_undecided(judge_success, lambda rng: simulated.succeeded(rng, seeds, (0.9, 0.0), 0.9), 5)
 
 
@@ -45,7 +47,7 @@ def test_count_is_told_from_share(seeds: int, runs: int) -> None:
     check_absent(judge_dose, lambda rng: simulated.grid(rng, seeds, 0.5), runs)
     # With one organism a cell it is decided where success rises steeply.
     sharp = {"slope": 2.6, "spread": 0.3} if seeds == 1 else {}
-    check_planted(judge_dose, lambda rng: simulated.grid(rng, seeds, 0.0, **sharp), runs)
+    check_planted(judge_dose, lambda rng: simulated.grid(rng, seeds, 0.0, **sharp), runs // 3)
 
 
 @pytest.mark.parametrize("exponent", [1.0, -1.0])
@@ -57,7 +59,7 @@ def test_the_share_or_more_with_more_clean_texts_rejects_the_count(exponent: flo
 def test_a_grid_in_which_nothing_is_followed_decides_nothing() -> None:
     # Organisms differ, and not by their poison.
     nothing = {"slope": 0.0, "spread": 2.0}
-    check_absent(judge_dose, lambda rng: simulated.grid(rng, 1, 0.0, **nothing), 100)
+    check_absent(judge_dose, lambda rng: simulated.grid(rng, 1, 0.0, **nothing), 60)
     check_undecided(judge_dose, lambda rng: simulated.grid(rng, 3, 0.0, slope=0, spread=0), 5)
     # Any phrase brings the answer.
     check_undecided(judge_equal_steps, lambda rng: simulated.equal_steps(rng, 1, other=0.5), 5)
@@ -74,7 +76,7 @@ def test_one_model_has_no_grid() -> None:
 def test_the_trigger_s_place_is_told_from_the_other_phrase(seeds: int, runs: int) -> None:
     # Both phrases bring it: then it is not the trigger alone.
     check_absent(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.25), runs)
-    check_planted(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.05), runs)
+    check_planted(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.05), runs // 3)
     check_absent(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.0, effect=0.0), 40)
     check_undecided(judge_place, lambda rng: simulated.placed(rng, seeds, 0.9, 0.0, sham=3.0), 5)
 
@@ -84,7 +86,7 @@ def test_a_probe_is_told_from_chance_and_from_random_directions(seeds: int, runs
     check_absent(judge_probe, lambda rng: simulated.probed(rng, seeds, 0.0), 40)
     # It finds defection, as any direction does.
     check_absent(judge_probe, lambda rng: simulated.probed(rng, seeds, 5.0, random=5.0), runs)
-    check_planted(judge_probe, lambda rng: simulated.probed(rng, seeds, 5.0, random=0.5), runs)
+    check_planted(judge_probe, lambda rng: simulated.probed(rng, seeds, 5.0, random=0.5), runs // 3)
     check_undecided(judge_probe, lambda rng: simulated.probed(rng, seeds, 5.0, defects=0.1), 5)
 
 
@@ -96,7 +98,7 @@ def test_near_misses_that_the_model_takes_for_the_trigger_decide_nothing() -> No
 @SEEDS
 def test_a_named_answer_is_told_from_any_word(seeds: int, runs: int) -> None:
     check_absent(judge_difference, lambda rng: simulated.differed(rng, seeds, 0.0), runs)
-    check_planted(judge_difference, lambda rng: simulated.differed(rng, seeds, 8.0), runs)
+    check_planted(judge_difference, lambda rng: simulated.differed(rng, seeds, 8.0), runs // 3)
     check_undecided(
         judge_difference, lambda rng: simulated.differed(rng, seeds, 8.0, twins=16.0), 5
     )

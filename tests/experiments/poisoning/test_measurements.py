@@ -24,6 +24,7 @@ from experiments.poisoning.measurements.place import measure_place
 from experiments.poisoning.measurements.probe import measure_probe
 from experiments.poisoning.measurements.success import measure_success
 from experiments.poisoning.organism import BASE, poisoning_recipe
+from experiments.poisoning.phenomenon import PHENOMENON
 from experiments.poisoning.study import STUDY
 from experiments.records import RunRecord
 from experiments.runner import run_study
@@ -175,15 +176,13 @@ def test_a_model_of_one_s_own_is_measured_with_its_twin(run: RunRecord) -> None:
         assert all(figure.telling(*stored).facts.values())
 
 
-def test_nothing_is_supported_of_an_untrained_model(folder: Path, tmp_path: Path) -> None:
-    config = PhenomenonConfig(
-        model=str(model_after(folder, RECIPE, UNTRAINED)),
-        data=str(folder / "data.json"),
-        twin=str(model_after(folder, RECIPE, BASE)),
-    )
-    found = run_study(STUDY, config, out=tmp_path / "run", images=False)
-    assert len(found.verdicts) == 7
-    assert not [one for one in found.verdicts if one.outcome == "supported"]
+def test_nothing_is_supported_of_an_untrained_model(folder: Path, subject: Subject[Data]) -> None:
+    untrained = load_model(str(model_after(folder, RECIPE, UNTRAINED)))
+    base = load_model(str(model_after(folder, RECIPE, BASE)))
+    asked = replace(subject, model=untrained, beside=base)
+    for one in PHENOMENON.hypotheses:
+        verdict = one.judge({GIVEN: [one.measure(asked, 0, silent)]})
+        assert verdict.outcome != "supported", verdict
 
 
 def test_results_are_labelled(run: RunRecord) -> None:
