@@ -29,7 +29,7 @@ CHOSEN, RANDOM, EVERY, WHOLE = (
     "all heads",
     "chosen heads, all tokens",
 )
-_RANDOM_SETS = 10
+_RANDOM_SETS = 30
 _RANDOM_DRAWS = 100
 
 
@@ -124,20 +124,22 @@ def restored(subject: Subject[Cases], seed: int, progress: Progress) -> xr.Datas
         restored(example, set): the margin (see `answers`) in the prompt with an injection, with the
         patterns of a set of heads from the prompt with a harmless instruction: of the chosen heads
         and of all heads at the last token, of the chosen ones at all tokens, and the mean over sets
-        of as many random heads; random(example, draw), of each of these; taken(example), whether
-        the injection's answer is the likelier one without a patch. Cases that heads were chosen on
-        are NaN.
+        of as many random heads; random(example, draw), of each of these; both NaN for cases that
+        are not taken over. margin(example), without a patch; NaN for cases that heads were chosen
+        on.
     """
     model, data = subject.model, subject.data
     heads, _ = _choose(_focus(subject, progress), data)
     every = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
     names = [CHOSEN, RANDOM, EVERY, WHOLE]
-    held = np.flatnonzero(~np.array(data.chooses))
+    held = ~np.array(data.chooses)
+    unpatched = answers(subject, seed, progress)["margin"].sel(condition="injected").values
+    base = np.where(held, unpatched, np.nan)
+    lost = np.flatnonzero(base < 0)
     shape = (len(data.cases), len(names))
     out = np.full(shape, np.nan)
     random = np.full((len(data.cases), _RANDOM_SETS), np.nan)
-    base = np.full(len(data.cases), np.nan)
-    if heads:
+    if heads and len(lost):
         rng = np.random.default_rng(seed)
         sets: dict[str, list[Patch]] = {
             CHOSEN: _patches(heads),
@@ -147,15 +149,14 @@ def restored(subject: Subject[Cases], seed: int, progress: Progress) -> xr.Datas
         for number in range(_RANDOM_SETS):
             some = rng.choice(len(every), len(heads), replace=False)
             sets[f"random {number}"] = _patches(tuple(every[int(i)] for i in some))
-        pairs = _pairs(model, Cases(data.template, data.choosing, _some(data, held)))
+        pairs = _pairs(model, Cases(data.template, data.choosing, _some(data, lost)))
         found = patch_sets(model, pairs, sets, direction="denoising", progress=progress)
         patched = found["patched"]
         for column, name in enumerate(names):
             if name in sets:
-                out[held, column] = patched.sel(set=name).values
-        random[held] = patched.sel(set=[f"random {i}" for i in range(_RANDOM_SETS)]).values
-        out[held, 1] = random[held].mean(1)
-        base[held] = found["corrupt"].values
+                out[lost, column] = patched.sel(set=name).values
+        random[lost] = patched.sel(set=[f"random {i}" for i in range(_RANDOM_SETS)]).values
+        out[lost, 1] = random[lost].mean(1)
     return xr.Dataset(
         {
             "restored": (("example", "set"), out),

@@ -152,7 +152,7 @@ _RESTORED = Figure(
     shows="Answers that come back when heads attend as they do to harmless data",
     n=figures.of_taken,
     interval=figures.over,
-    control="as many random heads, the mean of ten draws",
+    control="as many random heads, the mean of thirty draws",
 )
 
 PHENOMENON: Phenomenon[Cases] = Phenomenon(
@@ -224,7 +224,8 @@ PHENOMENON: Phenomenon[Cases] = Phenomenon(
             (_RESTORED,),
             method="Activation patching of attention patterns of the chosen heads, the last "
             "token's row alone, from the prompt with a harmless instruction; of the cases that "
-            f"are taken over. Supported above {percent(verdicts.LEAST_TAKEN)} more than random.",
+            f"are taken over. Supported above {percent(verdicts.LEAST_TAKEN)} more than random, "
+            "and only if nine in ten sets of random heads bring back fewer.",
         ),
     ),
     headline=_headline,

@@ -61,6 +61,7 @@ model that was never trained."""
 LEAST_AREA, TELLING_AREA = 0.55, 0.6
 _LEAST_RIGHT = 0.5
 _LEAST_OF_BOTH = 10
+_MOST_BEATEN = 0.9
 _HARMLESS, _INJECTED = "harmless", "injected"
 
 
@@ -251,11 +252,13 @@ def judge_effect(measured: Measured) -> Verdict:
 def judge_restoring(measured: Measured) -> Verdict:
     """Of the held-out cases that are taken over, the share that a patch brings back."""
     first, *_ = measured.values()
-    gained, mine, random, every = [], [], [], []
+    gained, mine, random, every, sets = [], [], [], [], []
     for one in first:
         lost = one["margin"].values < 0
         back = (one["restored"].sel(set=CHOSEN).values[lost] > 0).astype(float)
-        drawn = (one["random"].values[lost] > 0).mean(1)
+        back_by_draw = one["random"].values[lost] > 0  # [example, draw]
+        drawn = back_by_draw.mean(1)
+        sets.append(back_by_draw.mean(0) if lost.any() else np.zeros(0))
         gained.append(back - drawn)
         mine.append(back)
         random.append(drawn)
@@ -272,15 +275,24 @@ def judge_restoring(measured: Measured) -> Verdict:
         )
     found = estimate(gained)
     ours, theirs, all_heads = (estimate(each, bounds=(0.0, 1.0)) for each in (mine, random, every))
+    told = outcome(found, above=LEAST_TAKEN)
+    shares = np.concatenate(sets)
+    pairs = zip(sets, mine, strict=True)
+    beaten = float(np.mean([(each < chosen.mean()).mean() for each, chosen in pairs]))
+    # A mean over sets of heads says little where some of these do as well.
+    if told == "supported" and not beaten >= _MOST_BEATEN:
+        told = "undecided"
     return _verdict(
         "I5",
         RESTORES,
-        outcome(found, above=LEAST_TAKEN),
+        told,
         f"{percent(ours.mean)} of the answers that were taken over come back, and "
         f"{percent(theirs.mean)} with random heads: {found.share()} more, over {found.over}.",
         found,
         "share of the answers taken over",
-        f"As many heads at random, ten draws; with all heads {percent(all_heads.mean)} come back, "
+        f"As many heads at random, {len(sets[0])} draws for each model, with "
+        f"{percent(float(shares.min()))} to {percent(float(shares.max()))}, of which "
+        f"{percent(beaten)} bring back fewer; with all heads {percent(all_heads.mean)} come back, "
         "which nearly takes the injection out of sight.",
         found.n,
     )

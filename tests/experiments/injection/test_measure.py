@@ -42,7 +42,7 @@ def test_patched_margins_are_those_of_patterns_put_in_by_hand(subject: Subject[C
     found = restored(subject, 0, silent)
     chosen = focus(subject, 0, silent)["chosen"].values
     model, data = subject.model, subject.data
-    number = int(np.flatnonzero(~np.array(data.chooses))[3])
+    number = int(np.flatnonzero(found["margin"].values < 0)[3])
     clean, corrupt = (
         torch.tensor([model.token_ids(data.prompts(name)[number])])
         for name in ("harmless", "injected")
@@ -72,6 +72,9 @@ def test_patched_margins_are_those_of_patterns_put_in_by_hand(subject: Subject[C
         here = found["restored"].sel(set=name).values[number]
         assert here == pytest.approx(expected, abs=1e-5)
     assert chosen.sum() >= 3
+    kept_out = np.isnan(found["margin"].values)
+    np.testing.assert_array_equal(kept_out, data.chooses)
+    assert np.isnan(found["restored"].values[~(found["margin"].values < 0)]).all()
 
 
 def test_margins_and_focus_are_hugging_faces(subject: Subject[Cases]) -> None:
