@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from experiments.phenomena.phenomenon import Phenomenon
 from experiments.phenomena.study import as_study
+
+if TYPE_CHECKING:
+    from experiments.phenomena.phenomenon import Phenomenon
 
 __all__ = ["STUDY"]
 
