@@ -18,7 +18,7 @@ import xarray as xr
 from jaxtyping import Bool
 from torch import Tensor
 
-from cache.arguments import typed
+from cache.arguments import Seed, typed
 from interp.attention.patterns import check_values, last_to_spans, patterns_of, value_lengths
 from interp.errors import PromptError, SiteError, StatisticsError
 from interp.model.model import Model
@@ -162,6 +162,7 @@ def select_heads(
     )
 
 
+@typed
 @dataclass(frozen=True)
 class FocusDetector:
     """Says of a prompt that its data hold an injection where the focus of some heads is low.
@@ -170,11 +171,21 @@ class FocusDetector:
         heads: (layer, head) of each.
         threshold: a lower score is flagged.
         n: how many standard deviations they were chosen by.
+
+    Raises:
+        StatisticsError: there are no heads, or a number is not finite.
     """
 
     heads: tuple[tuple[int, int], ...]
     threshold: float
     n: float
+
+    def __post_init__(self) -> None:
+        if not self.heads or not np.isfinite([self.threshold, self.n]).all():
+            raise StatisticsError(
+                "A detector needs heads, a finite threshold and a finite n; fit one with "
+                "fit_focus_detector."
+            )
 
     @typed
     def score(self, focus: Focus) -> xr.DataArray:
@@ -221,14 +232,15 @@ def evaluate_detector(
     attacked: Focus,
     *,
     draws: int = 200,
-    seed: int = 0,
+    seed: Seed = 0,
     confidence: float = 0.95,
 ) -> xr.Dataset:
     """How well a detector tells prompts with an injection from others that it has not seen.
 
     Args:
         detector: fitted on other prompts, best of other families of attacks.
-        clean, attacked: results of `instruction_focus`; the prompts must be independent.
+        clean: result of `instruction_focus`; the prompts must be independent.
+        attacked: likewise, of prompts with an injection.
         draws: how many sets of as many random heads to compare with.
         seed: of these.
         confidence: of the interval.

@@ -172,7 +172,8 @@ def roc_lines(
     Args:
         scores: by what to call each curve, the scores of the class that should be high, and of the
             other; of a detector `-found["attacked_score"].values, -found["clean_score"].values`.
-        found, wrong: what the shares are of.
+        found: what the share on the vertical axis is of.
+        wrong: likewise on the horizontal one.
         title: of the figure.
 
     Raises:

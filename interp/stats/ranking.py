@@ -48,8 +48,9 @@ def auroc_interval(
     told apart without a mistake, and in 95% or more of 150.
 
     Args:
-        positive, negative: as for `auroc`. Where they are the two sides of pairs that resemble each
-            other, the interval is too wide.
+        positive: as for `auroc`.
+        negative: likewise. Where they are the two sides of pairs that resemble each other, the
+            interval is too wide.
         confidence: nominal coverage.
 
     Raises:
@@ -90,7 +91,8 @@ def auroc_difference(
     examples; the interval is NaN with fewer than `LEAST_N` of a class.
 
     Args:
-        first, second: as (positive, negative), each in the same order of examples in both.
+        first: as (positive, negative).
+        second: likewise, each in the same order of examples.
         confidence: nominal coverage.
 
     Returns:

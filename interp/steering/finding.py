@@ -36,7 +36,8 @@ def mean_directions(
 
     Args:
         model: the model.
-        positive, negative: prompts of the classes, of any lengths.
+        positive: prompts of the class that the direction leads to, of any lengths.
+        negative: of the other class.
         site: one kind of site with a vector for each token, in all its layers.
         positions: tokens counted from each prompt's end: −1 is the last.
         held_out: prompts of both classes that are not among the others, to see how well each
