@@ -8,9 +8,10 @@ const running = new WeakMap();
 // Each point's (layer, column) is an array or a typed one.
 const cells = (plot) => (plot.calcdata || []).flat().filter((point) => point.data?.length === 2);
 
+// A figure that was taken off the page has no layout any more.
 function place(plot, mark) {
   const point = mark.cell && cells(plot).find((p) => mark.cell.every((n, i) => n === p.data[i]));
-  const { xaxis, yaxis } = plot._fullLayout;
+  const { xaxis, yaxis } = plot._fullLayout ?? {};
   if (!point || !xaxis || !yaxis) return null;
   const edges = (axis, at) => {
     const ends = [axis.l2p(at - 0.5), axis.l2p(at + 0.5)].sort((a, b) => a - b);
@@ -23,7 +24,7 @@ function place(plot, mark) {
 }
 
 function line(plot, mark) {
-  const { xaxis, yaxis } = plot._fullLayout;
+  const { xaxis, yaxis } = plot._fullLayout ?? {};
   if (mark.x == null || !xaxis || !yaxis) return null;
   const at = xaxis.l2p(mark.x);
   if (!(at >= 0 && at <= xaxis._length)) return null;
@@ -76,7 +77,7 @@ function keyboard(plot, chosen, choose) {
   };
   const steps = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] };
   const key = (event) => {
-    const all = cells(plot), { xaxis, yaxis } = plot._fullLayout, step = steps[event.key];
+    const all = cells(plot), { xaxis, yaxis } = plot._fullLayout ?? {}, step = steps[event.key];
     if (!all.length || event.target !== plot || event.ctrlKey || event.metaKey || event.altKey) return;
     const here = at ?? all.find((p) => chosen()?.every((n, i) => n === p.data[i]));
     if (step && !here) at = all[0];

@@ -26,10 +26,11 @@ def wait_until_drawn(page: Any) -> None:
     )
 
 
-def click_cell(page: Any, key: str, layer: int, column: int) -> None:
-    """Click in the middle of a cell of a heatmap, as a person would."""
+def click_cell(page: Any, key: str, layer: int, column: int, *, drawn: bool = True) -> None:
+    """Click in the middle of a cell of a heatmap, as a person would; with patience if `drawn`."""
     plot = wait_for_plot(page, key)
-    wait_until_drawn(page)
+    if drawn:
+        wait_until_drawn(page)
     plot.scroll_into_view_if_needed()
     page.wait_for_timeout(200)  # scrolling moves it
     x, y = plot.evaluate(

@@ -25,16 +25,20 @@ def pause(stop: threading.Event, number: int) -> None:
     if number:
         stop.wait(0.1)
         return
+    wait_for_test(stop)
+
+
+def wait_for_test(stop: threading.Event) -> None:
     end = time.monotonic() + 60.0
     while not (GO.exists() or stop.wait(0.1)) and time.monotonic() < end:
         pass
 
 
 def patch_slowly(*given: Any, **named: Any) -> Any:
-    """Takes its time, and writes down that it was run."""
+    """Writes down that it is run, and does it when the test has clicked all that it wants to."""
     with Path(os.environ["OBVERSE_PATCHES"]).open("a") as log:
         log.write(f"{given[2:]} {named}\n")
-    time.sleep(2.0)
+    wait_for_test(threading.Event())
     return patch_once(*given, **named)
 
 
