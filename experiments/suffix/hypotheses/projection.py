@@ -23,7 +23,7 @@ __all__ = ["CLAIM", "MARGIN", "draw", "judge", "measure"]
 
 CLAIM = "Under the suffix the projection on the direction of declining falls."
 MARGIN = 0.1
-SEPARATES = 0.8  # of pairs of held-out requests, one declined and one answered
+SEPARATES = 0.9  # of pairs of held-out requests, one declined and one answered
 
 
 def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dataset:

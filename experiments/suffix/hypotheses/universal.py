@@ -21,7 +21,7 @@ __all__ = ["BOUND", "CLAIM", "MARGIN", "draw", "judge", "measure"]
 
 CLAIM = "One suffix, searched on some requests, undoes the declining of others."
 MARGIN = 0.1
-DECLINES = 0.5  # of held-out requests, or there is nothing to undo
+DECLINES = 0.7  # of held-out requests, or there is nothing to undo
 BOUND = 0.3
 
 
