@@ -26,6 +26,7 @@ def test_what_is_being_written_ends_before_the_file_is_closed(
     rows = source.rows(prompts(400, seed=1))
     sites = source.sites(SITES)
     ((_, values),) = source.activations(rows, sites)
+    names = sorted(values)
     begun, go_on = threading.Event(), threading.Event()
     written: list[int] = []
 
@@ -40,12 +41,13 @@ def test_what_is_being_written_ends_before_the_file_is_closed(
     monkeypatch.setattr(os, "pwrite", pwrite)
     with ThreadPoolExecutor(2) as threads:
         with ShardWriter(tmp_path, ID, source.space(), sites, rows, direct=direct) as writer:
-            writing = threads.submit(writer.append, values)
+            writing = threads.submit(writer.append, {name: values[name] for name in names[:1]})
             assert begun.wait(30.0)
             before = len(written)
             threads.submit(lambda: (threading.Event().wait(0.2), go_on.set()))
-        # It was waited for, with the file still open.
+        # It was waited for, with the file still open; what comes later is refused.
         assert len(written) > before
+        writing.result(30.0)
         with pytest.raises(StorageError, match="was given up; run it again"):
-            writing.result(30.0)
+            writer.append({name: values[name] for name in names[1:]})
     assert not [path for path in (tmp_path / "shards").rglob("*") if path.is_file()]
