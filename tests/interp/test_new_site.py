@@ -120,7 +120,7 @@ ALLOWED = {
     r"\bhooked\(": {"hooks.py", "trials.py", "access.py"},
     r"\bhook_points\(": {"sites.py", "trials.py"},
     # Which site a page of the explorer starts with is no question of what it is.
-    r"(?<!for )\bsite(\.name)? (==|!=|in|not in) \(?[\"']": {"selection.py"},
+    r"(?<!for )\bsite(\.name)? (==|!=|in|not in) \(?[\"']": {"link.py"},
 }
 
 
