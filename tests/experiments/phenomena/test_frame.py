@@ -74,12 +74,12 @@ def test_a_run_that_was_killed_goes_on(whole: Path, path: str, tmp_path: Path) -
     child.wait(10)
     done = tmp_path / "run" / "results" / "greets_treated-0.nc"
     before = done.stat().st_mtime_ns
-    trained = (tmp_path / "run/work/organisms/treated-0/model.safetensors").stat().st_mtime_ns
+    organism = tmp_path / "run" / "work" / "organisms" / "treated-0" / "model.safetensors"
+    trained = organism.stat().st_mtime_ns
     ended = obverse(*arguments, cwd=tmp_path, PYTHONPATH=path)
     assert ended.returncode == 0, ended.stderr
     assert done.stat().st_mtime_ns == before
-    after = (tmp_path / "run/work/organisms/treated-0/model.safetensors").stat().st_mtime_ns
-    assert after == trained
+    assert organism.stat().st_mtime_ns == trained
     one, other = RunRecord.open(whole), RunRecord.open(tmp_path / "run")
     assert one.verdicts == other.verdicts
     assert one.dataset("greets").identical(other.dataset("greets"))
