@@ -210,16 +210,12 @@ def pair_in(table: pd.DataFrame, way: Way, clean: str, corrupt: str) -> Pair:
     """
     from interp.errors import PromptError
 
-    rows = []
+    prompts = table[f"{way.name}_prompt"].tolist()
     for prompt in (clean, corrupt):
-        found = table[table[f"{way.name}_prompt"] == prompt]
-        if found.empty:
+        if prompt not in prompts:
             raise PromptError(f"The prompt '{prompt}' is not in this table of examples.")
-        rows.append(found.iloc[0])
-    return Pair(
-        clean,
-        corrupt,
-        str(rows[0][f"{way.name}_answer"]),
-        str(rows[1][f"{way.name}_answer"]),
-        (str(rows[0][way.about]), str(rows[1][way.about])),
+    rows = [prompts.index(clean), prompts.index(corrupt)]
+    (answer, foil), (left, right) = (
+        [str(table[name].iloc[row]) for row in rows] for name in (f"{way.name}_answer", way.about)
     )
+    return Pair(clean, corrupt, answer, foil, (left, right))

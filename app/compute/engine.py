@@ -63,7 +63,7 @@ class Engine:
     ) -> None:
         self.turns = Turns(load, loaded)
         self.compute, self.in_steps = self.turns.compute, self.turns.in_steps
-        self.apart = self.turns.apart
+        self.apart, self.one_look = self.turns.apart, self.turns.one_look
 
     def about(self, spec: ModelSpec) -> About:
         """Name, size and fingerprint. Raises ModelError where the model cannot be loaded."""

@@ -128,8 +128,8 @@ def _occurrences(text: str, piece: str) -> list[int]:
 
 def stored(result: xr.Dataset, example: int, table: pd.DataFrame, way: Way) -> Pair:
     """The pair behind one example of a run's patching map."""
-    one = result.isel(example=example)
-    return pair_in(table, way, str(one["clean_prompt"].values), str(one["corrupt_prompt"].values))
+    prompts = (str(result[f"{run}_prompt"].values[example]) for run in ("clean", "corrupt"))
+    return pair_in(table, way, *prompts)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,20 @@ class Turns:
         self._lock = threading.RLock()
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._waiting: set[int] = set()  # threads
+        self._looked = threading.local()
+
+    @contextmanager
+    def one_look(self) -> Iterator[None]:
+        """What this thread draws within it is of one moment: each model is looked at once, and not
+        again for every result."""
+        if getattr(self._looked, "at", None) is not None:
+            yield
+            return
+        self._looked.at = {}
+        try:
+            yield
+        finally:
+            self._looked.at = None
 
     @contextmanager
     def wanted(self, replaced: Callable[[], bool]) -> Iterator[None]:
@@ -87,7 +101,8 @@ class Turns:
         if not self._lock.acquire(blocking=False):
             there = self._loaded(spec)
             if there is not None:
-                kept: T | _Nothing = self._kept.get((spec, _fingerprint(there), *key), _NOTHING)
+                name = (spec, self._fingerprint(there), *key)
+                kept: T | _Nothing = self._kept.get(name, _NOTHING)
                 if not isinstance(kept, _Nothing):
                     return kept
             me = threading.get_ident()
@@ -96,7 +111,7 @@ class Turns:
             self._waiting.discard(me)
         try:
             model = self._load(spec)
-            name = (spec, _fingerprint(model), *key)
+            name = (spec, self._fingerprint(model), *key)
             if name in self._kept:
                 self._kept.move_to_end(name)
             else:
@@ -147,7 +162,7 @@ class Turns:
         def steps(tell: Progress) -> Iterator[T]:
             with self._lock:
                 model = self._load(spec)
-                name = (spec, _fingerprint(model), *key)
+                name = (spec, self._fingerprint(model), *key)
                 kept = self._kept.get(name)
             if kept is not None:
                 yield kept
@@ -165,6 +180,22 @@ class Turns:
                     time.sleep(_WAIT)
 
         return steps
+
+    def _fingerprint(self, model: Model) -> str:
+        """Tells a model, and its tokenizer, from those that stood in the same folder before.
+
+        Asked once for a model as it is: to read all weights for every click would take longer than
+        the click may.
+        """
+        looked: dict[int, tuple[Model, str]] | None = getattr(self._looked, "at", None)
+        if looked is not None and id(model) in looked:
+            return looked[id(model)][1]
+        found = model.once(
+            "explorer: fingerprint", lambda: f"{model.fingerprint} {model.tokenizer_fingerprint}"
+        )
+        if looked is not None:
+            looked[id(model)] = model, found  # the model, too: its id is nobody else's meanwhile
+        return found
 
     def _keep(self, name: Hashable, result: object) -> None:
         with self._lock:
@@ -207,14 +238,3 @@ class _Turn:
             given = time.monotonic()
 
         return told
-
-
-def _fingerprint(model: Model) -> str:
-    """Tells a model, and its tokenizer, from those that stood in the same folder before.
-
-    Asked once for a model as it is: to read all weights for every click would take longer than
-    the click may.
-    """
-    return model.once(
-        "explorer: fingerprint", lambda: f"{model.fingerprint} {model.tokenizer_fingerprint}"
-    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import state
+from app import resources, state
 from app.screen import live, parts
 from app.text import markup
 
@@ -38,7 +38,8 @@ def draw(name: str, title: str, height: int, show: Callable[[], None]) -> None:
         place = st.empty()
         with parts.in_a_sentence():
             if not _in_browser() or name in _drawn():
-                show()
+                with resources.engine().one_look():
+                    show()
             else:
                 with place.container():
                     _wait(name, title, height)

@@ -23,7 +23,7 @@ def draw() -> None:
     with parts.in_a_sentence():
         look.start()
         follow.start()
-        with live.only_what_is_shown():
+        with live.only_what_is_shown(), resources.engine().one_look():
             show(arguments.parse(sys.argv[1:]))
     state.to_address()
 

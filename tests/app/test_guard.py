@@ -16,7 +16,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from app import server
+from app import server, starting
 from app.guard import Guard, names
 from experiments.records import RunRecord
 from tests.app.pages import root_of
@@ -146,6 +146,36 @@ def test_pages_load_nothing_from_elsewhere_and_are_in_no_frame() -> None:
     scripts = policy.split("script-src ")[1].split(";")[0]
     assert scripts.startswith("'self' blob: 'sha256-")
     assert "unsafe" not in scripts
+
+
+def test_what_the_server_answers_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a socket that is made as Streamlit makes its own."""
+    begun: list[Path] = []
+    monkeypatch.setattr(starting, "begin", begun.append)
+
+    async def held_back() -> bool:
+        loop, met = asyncio.get_running_loop(), asyncio.Event()
+        seen: list[bool] = []
+
+        class Meeting(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                it = transport.get_extra_info("socket")
+                seen.append(not it.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+                transport.close()
+                met.set()
+
+        listening = socket.socket(socket.AF_INET)
+        listening.bind(("127.0.0.1", 0))
+        async with (
+            server.up(Path("runs")),
+            await loop.create_server(Meeting, sock=listening),
+        ):
+            with socket.create_connection(listening.getsockname(), timeout=10):
+                await met.wait()
+        return seen[0]
+
+    assert not asyncio.run(held_back())
+    assert begun == [Path("runs")]
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,27 @@ def test_the_lens_is_the_instruments_own(engine: Engine, spec: ModelSpec) -> Non
     np.testing.assert_array_equal(lens["answer_rank"], expected["answer_rank"])
 
 
+def test_a_page_looks_at_its_model_once(
+    engine: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+    once = Model.once
+
+    def counted(model: Model, key: object, trial: object) -> object:
+        looks.append(key)
+        return once(model, key, trial)  # type: ignore[arg-type]
+
+    engine.about(spec)
+    monkeypatch.setattr(Model, "once", counted)
+    with engine.one_look(), engine.one_look():  # a part of a page stands in it
+        engine.about(spec)
+        engine.about(spec)
+    assert len(looks) == 1
+    engine.about(spec)
+    engine.about(spec)
+    assert len(looks) == 3
+
+
 def test_one_patch_moves_the_logits_as_the_map_says(
     engine: Engine, spec: ModelSpec, pair: Pair
 ) -> None:
