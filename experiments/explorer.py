@@ -121,7 +121,7 @@ class Examples:
     """A row as a heading, and a line below it."""
     measure: Callable[[Model, Progress], pd.DataFrame | None]
     """The table of a model that no run is open of: the examples that it brings along are asked.
-    None where it brings none."""
+    None where it brings none. Others may use the model whenever this tells how far it is."""
     pair: Callable[[Model, pd.DataFrame, int, Way, Mapping[str, Any]], Pair]
     """The pair for patching the example in a row of the table, asked in a way, as the study makes
     it; with the run's settings, which are empty where there is no run."""

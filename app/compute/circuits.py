@@ -77,7 +77,13 @@ def halves(pairs: tuple[Pair, ...]) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]
     return (pairs[::2], pairs[1::2]) if len(pairs) >= 2 * LEAST_N else (pairs, pairs)
 
 
-def measured(model: Model, pairs: PromptPairs, scores: xr.Dataset, n_edges: int) -> Measured:
+def measured(
+    model: Model,
+    pairs: PromptPairs,
+    scores: xr.Dataset,
+    n_edges: int,
+    progress: Progress | None = None,
+) -> Measured:
     """The circuit of so many edges, built up from the logits, and its measurements."""
     from interp.circuits import measure, prune, random_circuits
     from interp.circuits.measure import shared_pairs
@@ -88,7 +94,7 @@ def measured(model: Model, pairs: PromptPairs, scores: xr.Dataset, n_edges: int)
     random = [random_circuits(circuit.graph, rng, [len(circuit)])[0] for _ in range(_RANDOM)]
     every = circuit.graph.real
     sets = [every, every & False, circuit.included, every & ~circuit.included, *random]
-    found = measure(model, pairs, np.stack(sets)).astype(float)
+    found = measure(model, pairs, np.stack(sets), progress=progress).astype(float)
     full, none, alone = found[:3]
     settings = {name: str(circuit.settings[name]) for name in ("unit", "metric")}
     of = effect(full, none, **settings)

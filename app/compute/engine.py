@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from app.compute.carrying import Carried
-    from app.compute.circuits import Measured
     from app.compute.component_output import Written
     from interp.model.model import Model
 
@@ -221,39 +220,6 @@ class Engine:
             spec, key, lambda model: examples.pair(model, table, row, way, settings)
         )
 
-    def edges(
-        self, spec: ModelSpec, pairs: tuple[Pair, ...], progress: Progress | None = None
-    ) -> xr.Dataset:
-        """Scores of all edges on some pairs, told apart by position.
-
-        Raises:
-            ModelError: the model is no sum of heads and MLPs.
-        """
-        from interp.circuits import attribute_edges
-
-        return self.compute(
-            spec,
-            ("edges", pairs),
-            lambda model: attribute_edges(
-                model, build(model, pairs), by="position", progress=progress
-            ),
-        )
-
-    def circuit(self, spec: ModelSpec, pairs: tuple[Pair, ...], n_edges: int) -> Measured:
-        """The circuit of so many edges on these pairs, with what running it gives.
-
-        Where there are enough pairs, it is run on others than those that its edges were scored on.
-        """
-        from app.compute.circuits import halves, measured
-
-        scored, run = halves(pairs)
-        scores = self.edges(spec, scored)
-        return self.compute(
-            spec,
-            ("circuit", pairs, n_edges),
-            lambda model: measured(model, build(model, run), scores, n_edges),
-        )
-
     def patterns(self, spec: ModelSpec, prompt: str, layer: int) -> xr.Dataset:
         """The attention of all heads of a layer on one prompt, also weighted by what is moved.
 
@@ -309,12 +275,4 @@ class Engine:
             spec,
             ("written", pair, layer, head),
             lambda model: written(model, pair, layer, head),
-        )
-
-    def examples(
-        self, spec: ModelSpec, examples: Examples, progress: Progress
-    ) -> pd.DataFrame | None:
-        """The table of a study's examples that a model brings along, asked now; None without."""
-        return self.compute(
-            spec, ("examples", examples), lambda model: examples.measure(model, progress)
         )

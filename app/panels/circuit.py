@@ -75,7 +75,6 @@ def show(
             "(EAP-IG); what the circuit does is measured: all other edges carry the corrupted run.",
         )
     )
-    found: dict[Way, Measured] = {}
     try:
         scores = _scores(spec, pairs, run)
         curves = None if scores is None else _curves(spec, pairs, scores, run)
@@ -87,9 +86,9 @@ def show(
             circuits.enough(curve) is not None for curve in curves.values()
         )
         n_edges = _slider(_size(curves, allowed), allowed)
-        for way, some in pairs.items():
-            with st.spinner("Running the circuit …", show_time=True):
-                found[way] = resources.engine().circuit(spec, some, n_edges)
+        found = _measured(spec, pairs, scores, n_edges)
+        if found is None:
+            return False
     except ModelError as error:
         parts.html(markup.hint(str(error)))
         return False
@@ -155,6 +154,22 @@ def _curves(
     if found is None:
         return None
     return {way: one for way, one in zip(ways, found, strict=True) if one is not None}
+
+
+def _measured(
+    spec: ModelSpec,
+    pairs: Mapping[Way, tuple[Pair, ...]],
+    scores: Mapping[Way, xr.Dataset],
+    n_edges: int,
+) -> dict[Way, Measured] | None:
+    """The circuit of each way at one size; None while they are run."""
+    asked = {
+        way.title: requests.circuit(spec, some, scores[way], n_edges) for way, some in pairs.items()
+    }
+    found = live.results(asked, "Running the circuit", height=_HEIGHT)
+    if found is None:
+        return None
+    return {way: one for way, one in zip(pairs, found, strict=True) if one is not None}
 
 
 def _curve(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,16 @@ import numpy as np
 import pandas as pd
 
 from app import resources, state
+from app.compute.background import brought as brought_along
 from app.compute.engine import ModelSpec
 from app.runs import Run
-from app.screen import parts
+from app.screen import live, parts
 from app.together import Together
-from cache.errors import ObverseError
 from experiments.explorer import Examples
 from experiments.registry import study_names
+
+_HEIGHT = 300
+"""px of what is drawn of the examples first, about."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +82,25 @@ class Shown:
         return {} if self.run is None else self.run.record.config
 
 
+class NotYet(Exception):
+    """What the page is about is still asked for; the page tells how far that is, and is drawn anew
+    when it is there."""
+
+
 def brought(spec: ModelSpec) -> Shown | None:
-    """The examples that a model brings along for one of the studies, asked now; None without."""
-    for name in study_names():
-        page, _ = resources.page(name)
-        if page.examples is None:
-            continue
-        try:
-            with resources.progress(f"Asking for every {page.examples.one}") as tell:
-                table = resources.engine().examples(spec, page.examples, tell)
-        except ObverseError as error:
-            parts.warning(error)
-            continue
-        except (Exception, SystemExit) as error:  # another package's code may fail in any way
-            logging.getLogger("obverse").exception("A study's examples could not be asked")
-            parts.warning(
-                f"What the study '{name}' asks could not be asked ({type(error).__name__}); the "
-                "terminal says more."
-            )
-            continue
-        if table is not None:
-            return Shown(page.examples, table, spec, None)
-    return None
+    """The examples that a model brings along for one of the studies; None without.
+
+    Raises:
+        NotYet: they are asked now, or somebody has cancelled that.
+    """
+    pages = {name: resources.page(name)[0].examples for name in study_names()}
+    studies = {name: examples for name, examples in pages.items() if examples is not None}
+    asked = {"Examples": brought_along.request(spec, studies)}
+    found = live.results(asked, "Asking what the model brings along", height=_HEIGHT)
+    if found is None or found[0] is None:
+        raise NotYet
+    for problem in found[0].problems:
+        parts.warning(problem)
+    if found[0].study is None or found[0].table is None:
+        return None
+    return Shown(studies[found[0].study], found[0].table, spec, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import streamlit as st
@@ -9,6 +10,7 @@ import streamlit as st
 from app import arguments, resources, runs, state
 from app.arguments import Arguments
 from app.screen import follow, live, look, parts
+from app.screen.shown import NotYet
 from app.text import colours, markup
 from app.views import opening, sidebar
 from app.views.opened import Opened
@@ -55,7 +57,8 @@ def show(given: Arguments) -> None:
     # In the browser's tab and its history: which page of what.
     names = [page.title, "" if source is None else source.name, "Obverse"]
     st.set_page_config(page_title=" · ".join(theme.visible(name) for name in names if name))
-    page.show(opened)
+    with contextlib.suppress(NotYet):
+        page.show(opened)
     # Now: a page chooses what nobody has chosen.
     with told:
         sidebar.chosen(opened)

@@ -10,6 +10,7 @@ from app.compute import circuits
 from app.compute.background.request import Form, Request, check_alike, in_one
 from app.compute.background.spot_checks import DRAWN, SIZES, edges_again, run_again, sizes_again
 from app.compute.checks import patches
+from app.compute.circuits import Measured
 from app.compute.pairs import build
 from app.compute.refining import Refined, largest, refined
 from app.compute.turns import ModelSpec
@@ -193,6 +194,29 @@ def curve(
             read,
             f"Circuits of up to {SIZES} sizes, drawn at random, were run again, and shares made.",
         ),
+        gives_way=True,
+    )
+
+
+def circuit(
+    spec: ModelSpec, pairs: tuple[Pair, ...], scores: xr.Dataset, n_edges: int
+) -> Request[Measured]:
+    """The circuit of so many edges on these pairs, with what running it gives.
+
+    Where there are enough pairs, it is run on others than those that its edges were scored on.
+
+    Args:
+        scores: as for `curve`.
+    """
+    run = circuits.halves(pairs)[1]
+    return Request(
+        spec,
+        ("circuit", pairs, n_edges),
+        f"Circuit of {n_edges} edges, run on {_many(run)}",
+        in_one(
+            lambda model, tell: circuits.measured(model, build(model, run), scores, n_edges, tell)
+        ),
+        "runs",
         gives_way=True,
     )
 

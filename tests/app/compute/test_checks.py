@@ -18,6 +18,7 @@ from interp.lens.logit import logit_lens
 from interp.loading.load import load_model
 from interp.model.model import Model
 from interp.prompts import alignment
+from tests.app.compute import asking
 from tests.app.conftest import loaded
 
 PAIR = pairs.typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea")
@@ -101,7 +102,7 @@ def test_shares_that_miss_something_are_found(model: Model, by: Any, foil: str |
 
 
 def test_a_circuit_whose_whole_is_not_the_model_is_found(engine: Engine, spec: ModelSpec) -> None:
-    found = engine.circuit(spec, (PAIR,), 20)
+    found = asking.circuit(engine, spec, (PAIR,), 20)
     assert by_name(found.checks) == {"All edges = model": True}
     built = pairs.build(loaded(spec), [PAIR])
     for whole, empty in ((found.whole + 0.1, found.empty), (found.whole, found.empty - 0.1)):

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from app.compute import circuits
+from app.compute.background import requests
 from app.compute.circuits import Measured
 from app.compute.engine import Engine, ModelSpec
 from app.compute.pairs import build, typed
@@ -19,6 +20,7 @@ from interp import load_model
 from interp.circuits import measure, prune
 from interp.errors import ModelError
 from interp.stats import effect
+from tests.app.compute import asking
 
 PAIRS = (
     typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea"),
@@ -44,7 +46,7 @@ def logit_difference(folder: Path, prompt: str, answer: str, foil: str) -> float
 def test_whole_and_empty_are_the_two_runs(
     engine: Engine, spec: ModelSpec, model_folder: Path
 ) -> None:
-    found = engine.circuit(spec, PAIRS, 20)
+    found = asking.circuit(engine, spec, PAIRS, 20)
     for run, value in (("clean", found.whole), ("corrupt", found.empty)):
         expected = [
             logit_difference(model_folder, getattr(pair, run), pair.answer, pair.foil)
@@ -57,10 +59,10 @@ def test_whole_and_empty_are_the_two_runs(
 def test_the_circuit_is_run_and_so_is_all_that_it_leaves_out(
     engine: Engine, spec: ModelSpec
 ) -> None:
-    found = engine.circuit(spec, PAIRS, 20)
+    found = asking.circuit(engine, spec, PAIRS, 20)
     model = load_model(spec.source)
     pairs = build(model, PAIRS)
-    circuit = prune(engine.edges(spec, PAIRS), 20, choice="greedy")
+    circuit = prune(asking.answer(engine, requests.edges(spec, PAIRS)), 20, choice="greedy")
     np.testing.assert_array_equal(found.circuit.included, circuit.included)
     rest = circuit.graph.real & ~circuit.included
     alone, others = measure(model, pairs, np.stack([circuit.included, rest])).mean(1)
@@ -68,11 +70,11 @@ def test_the_circuit_is_run_and_so_is_all_that_it_leaves_out(
     assert found.rest == pytest.approx(float(others), abs=1e-4)
     assert len(found.random) == 5
     assert len(set(found.random)) > 1
-    assert engine.circuit(spec, PAIRS, 20) is found
+    assert asking.circuit(engine, spec, PAIRS, 20) is found
 
 
 def test_shares_count_from_no_edge_to_the_whole_model(engine: Engine, spec: ModelSpec) -> None:
-    circuit = engine.circuit(spec, PAIRS, 20).circuit
+    circuit = asking.circuit(engine, spec, PAIRS, 20).circuit
 
     def measured(full: list[float]) -> Measured:
         whole, ends = effect(full, [1.0] * len(full)), (0.5, 0.9)
@@ -91,7 +93,7 @@ def test_shares_count_from_no_edge_to_the_whole_model(engine: Engine, spec: Mode
 
 
 def test_a_single_pair_has_no_share(engine: Engine, spec: ModelSpec) -> None:
-    found = engine.circuit(spec, PAIRS[:1], 20)
+    found = asking.circuit(engine, spec, PAIRS[:1], 20)
     assert not found.effect.clear
     assert not found.unseen
     assert np.isnan(found.share(found.alone))
@@ -108,7 +110,7 @@ def test_enough_pairs_are_measured_on_others_than_they_were_found_on(
     scored, run = circuits.halves(pairs)
     assert set(scored).isdisjoint(run)
     assert {*scored, *run} == set(pairs)
-    found = engine.circuit(spec, run + scored, 20)
+    found = asking.circuit(engine, spec, run + scored, 20)
     assert found.n_pairs == 6
     prompts = {pair.clean for pair in circuits.halves(run + scored)[1]}
     assert found.unseen == prompts.isdisjoint(found.circuit.found_on)
@@ -137,7 +139,7 @@ def test_a_model_that_is_no_sum_is_refused_in_a_sentence(
 
     monkeypatch.setattr("interp.circuits.attribute_edges", refuse)
     with pytest.raises(ModelError, match="no sums"):
-        fresh.circuit(spec, PAIRS, 20)
+        asking.circuit(fresh, spec, PAIRS, 20)
 
 
 def test_enough_is_the_size_that_was_asked_for() -> None:

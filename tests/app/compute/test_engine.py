@@ -10,15 +10,19 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from app.compute import turns
+from app.compute.background import brought
+from app.compute.background.brought import Brought
 from app.compute.engine import Engine, ModelSpec
 from app.compute.models import Models
 from app.compute.pairs import build, typed
+from app.compute.work import Stopped
 from experiments.explorer import Examples, Pair
 from experiments.records import RunRecord
 from experiments.reporter import Progress
@@ -26,6 +30,7 @@ from interp import logit_lens, sweep
 from interp.errors import ModelError, PromptError, SiteError
 from interp.loading.load import load_model
 from interp.model.model import Model
+from tests.app.compute.asking import answer
 from tests.app.material import HOSTILE
 
 pytestmark = pytest.mark.slow
@@ -205,8 +210,10 @@ def test_a_session_that_is_stopped_leaves_the_engine_free(
 def test_the_facts_beside_a_model_are_those_of_a_run(
     engine: Engine, spec: ModelSpec, record: RunRecord, examples: Examples
 ) -> None:
-    mine, stored = engine.examples(spec, examples, lambda *_: None), record.table("facts")
+    found = answer(engine, brought.request(spec, {"reversal-curse": examples}))
+    mine, stored = found.table, record.table("facts")
     assert mine is not None
+    assert found.study == "reversal-curse"
     shared = [name for name in mine.columns if name in stored]
     assert {"fact", "subject", "forward_prompt", "reverse_rank", "forward_correct"} <= set(shared)
     for name in shared:
@@ -223,7 +230,40 @@ def test_a_model_without_facts_has_none(
         if path.name != "facts.csv":
             (tmp_path / path.name).symlink_to(path)
     engine = Engine(lambda spec: load_model(spec.source))
-    assert engine.examples(ModelSpec(str(tmp_path)), examples, lambda *_: None) is None
+    request = brought.request(ModelSpec(str(tmp_path)), {"reversal-curse": examples})
+    assert answer(engine, request) == Brought()
+
+
+def test_a_study_that_cannot_ask_is_told_and_the_next_one_is_asked(
+    engine: Engine, spec: ModelSpec, examples: Examples
+) -> None:
+    def broken(model: Model, tell: Progress) -> None:
+        raise SystemExit(3)
+
+    def refused(model: Model, tell: Progress) -> None:
+        raise PromptError("It is in French.")
+
+    studies = {
+        "broken": replace(examples, measure=broken),
+        "refused": replace(examples, measure=refused),
+        "whole": examples,
+    }
+    found = answer(engine, brought.request(spec, studies))
+    assert found.study == "whole"
+    first, second = found.problems
+    assert "'broken' asks could not be asked (SystemExit)" in first
+    assert second == "It is in French."
+
+
+def test_asking_for_examples_can_be_cancelled(
+    engine: Engine, spec: ModelSpec, examples: Examples
+) -> None:
+    def stop(done: int, total: int) -> None:
+        raise Stopped
+
+    request = brought.request(spec, {"reversal-curse": examples})
+    with pytest.raises(Stopped):
+        engine.compute(spec, ("stopped",), lambda model: list(request.work(model, stop)))
 
 
 def test_small_models_compute_in_one_thread_and_give_the_others_back(
