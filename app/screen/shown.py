@@ -11,6 +11,8 @@ import pandas as pd
 
 from app import resources, state
 from app.compute.background import brought as brought_along
+from app.compute.background.brought import Brought
+from app.compute.background.request import Request
 from app.compute.engine import ModelSpec
 from app.runs import Run
 from app.screen import live, parts
@@ -93,14 +95,32 @@ def brought(spec: ModelSpec) -> Shown | None:
     Raises:
         NotYet: they are asked now, or somebody has cancelled that.
     """
-    pages = {name: resources.page(name)[0].examples for name in study_names()}
-    studies = {name: examples for name, examples in pages.items() if examples is not None}
-    asked = {"Examples": brought_along.request(spec, studies)}
-    found = live.results(asked, "Asking what the model brings along", height=_HEIGHT)
+    request, studies = _request(spec)
+    found = live.results(
+        {"Examples": request}, "Asking what the model brings along", height=_HEIGHT
+    )
     if found is None or found[0] is None:
         raise NotYet
     for problem in found[0].problems:
         parts.warning(problem)
-    if found[0].study is None or found[0].table is None:
+    return _shown(spec, studies, found[0])
+
+
+def asked_before(spec: ModelSpec) -> Shown | None:
+    """The same where it has been asked already; nothing is loaded for it, or drawn."""
+    request, studies = _request(spec)
+    job = resources.jobs().find(request)
+    found = None if job is None or not job.whole else job.stand.result
+    return None if found is None else _shown(spec, studies, found)
+
+
+def _request(spec: ModelSpec) -> tuple[Request[Brought], dict[str, Examples]]:
+    pages = {name: resources.page(name)[0].examples for name in study_names()}
+    studies = {name: examples for name, examples in pages.items() if examples is not None}
+    return brought_along.request(spec, studies), studies
+
+
+def _shown(spec: ModelSpec, studies: Mapping[str, Examples], found: Brought) -> Shown | None:
+    if found.study is None or found.table is None:
         return None
-    return Shown(studies[found[0].study], found[0].table, spec, None)
+    return Shown(studies[found.study], found.table, spec, None)

@@ -17,9 +17,10 @@ _LONGEST = 60  # characters of a prompt
 def example(opened: Opened, number: int) -> str:
     """An example of what is open in a few words."""
     # A model's own examples are asked when their page is opened, not to write their name here.
-    if opened.run is None or opened.examples is None:
+    there = opened.examples_there
+    if there is None:
         return f"number {number}"
-    examples, table = opened.examples
+    examples, table = there
     rows = table[table[examples.key] == number]
     return examples.heading(rows.iloc[0])[0] if len(rows) else f"number {number}"
 

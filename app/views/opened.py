@@ -13,7 +13,7 @@ from app import resources, runs
 from app.compute.engine import About, ModelSpec
 from app.panels import study_figures
 from app.screen import parts
-from app.screen.shown import Shown, brought
+from app.screen.shown import Shown, asked_before, brought
 from app.selection import Source
 from cache.errors import ObverseError
 from experiments.explorer import Examples, Page
@@ -87,6 +87,14 @@ class Opened:
             parts.error(error)
             return None
         return None if examples is None or table is None else (examples, table)
+
+    @property
+    def examples_there(self) -> tuple[Examples, pd.DataFrame] | None:
+        """The same; of a model alone only if they have been asked already."""
+        if self.run is not None or "examples" in self.__dict__:
+            return self.examples
+        shown = None if self.source is None else asked_before(ModelSpec(self.source.name))
+        return None if shown is None else (shown.examples, shown.table)
 
     @property
     def usual_page(self) -> str:

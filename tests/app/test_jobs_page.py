@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
-from app.compute.background import jobs
+from app.compute.background import brought, jobs
 from app.panels.housekeeping import stores
 from app.screen import live
 from cache.store import ActivationStore
@@ -142,6 +143,41 @@ def test_a_reload_finds_its_job_going_on(
     page.run()
     assert "cancelled after" in html(page)
     assert explored.list_all(run) == ([], [])
+
+
+def test_a_models_own_examples_are_asked_as_a_job(
+    open_page: Open, model_folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """With the sidebar beside it, and a way to cancel."""
+    st.cache_resource.clear()
+    monkeypatch.setattr(live, "PATIENCE", 0.2)
+    go, make = threading.Event(), brought.request
+
+    def slow(*given: Any) -> Any:
+        made = make(*given)
+
+        def work(model: Any, tell: Any) -> Any:
+            assert go.wait(LONG)
+            yield from made.work(model, tell)
+
+        return replace(made, work=work)
+
+    monkeypatch.setattr(brought, "request", slow)
+    page = open_page(tmp_path, query={"model": str(model_folder), "example": "1"})
+    assert_fine(page)
+    assert "brings nothing along" not in html(page)
+    assert "Facts" not in html(page)
+    assert [one.label for one in page.main.button] == ["Cancel"]
+    assert "number 1" in html(page)
+    from app import resources
+
+    (job,) = resources.jobs().running()
+    go.set()
+    job.work.wait(LONG)
+    page.run()
+    assert_fine(page)
+    assert "Facts" in html(page)
+    assert "number 1" not in html(page)
 
 
 def test_without_a_run_the_page_says_where_results_are(

@@ -74,13 +74,13 @@ def test_two_lists_are_probed_and_the_code_beside_the_figure_makes_it(
     assert len(across(fig)) == 2
     assert across(fig) == across(made)
     table = page.dataframe[0].value
-    assert list(table["layer"]) == ["embedding", "0", "1"]
+    assert list(table["after block"]) == ["embedding", "0", "1"]
     # Another site is a switch, and in the link.
     page.selectbox(key="probe-site").set_value("mlp_out").run()
     assert_fine(page)
     assert page.query_params["site"] == "mlp_out"
     assert "point" not in page.query_params
-    assert list(page.dataframe[0].value["layer"]) == ["0", "1"]
+    assert list(page.dataframe[0].value["block"]) == ["0", "1"]
     # Where a check is red neither a table, which saves itself, nor a verdict stands beside it.
     red = probing.Checked(("Tom",), (), (0.0, 1.0))
     monkeypatch.setattr(probing, "checked", lambda *given: red)

@@ -130,7 +130,7 @@ def edges(spec: ModelSpec, pairs: tuple[Pair, ...]) -> Request[xr.Dataset]:
         Form(
             lambda scores: scores,
             read,
-            "One pair, drawn at random, was scored again, and means made.",
+            "One pair, drawn at random, was scored again, and the means were computed again.",
         ),
         gives_way=True,
     )
@@ -192,7 +192,8 @@ def curve(
         Form(
             keep,
             read,
-            f"Circuits of up to {SIZES} sizes, drawn at random, were run again, and shares made.",
+            f"Circuits of up to {SIZES} sizes, drawn at random, were run again, and the shares of "
+            "all sizes were computed again.",
         ),
         gives_way=True,
     )

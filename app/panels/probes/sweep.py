@@ -297,7 +297,7 @@ def _table(report: xr.Dataset, names: list[str]) -> pd.DataFrame:
     ]
     return pd.DataFrame(
         {
-            "layer": names,
+            "after block" if names[0] == _BEFORE else "block": names,
             "accuracy": accuracy,
             "control": [percent(value) for value in report["control"].values],
             "selectivity": selectivity,
