@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as scipy_stats
+from scipy import special
 
 from experiments.numbers import percent
 from experiments.study import Outcome
@@ -89,8 +89,8 @@ def estimate(
     if not n or any(np.isnan(means)):
         return Estimate(np.nan, np.nan, np.nan, n, means, confidence)
     # Examples of two organisms share nothing, even if they have the same number.
-    named = [(seed, one) for seed, each in enumerate(groups) for one in each]
-    which = list(map(repr, named)) if clusters is not None else None
+    named = [(seed, one) for seed, each in enumerate(groups or ()) for one in each]
+    which = None if groups is None else list(map(repr, named))
     values = np.concatenate(found)
     if bounds == (0.0, 1.0) and np.isin(values, (0.0, 1.0)).all():
         low, high = proportion_interval(values, which, confidence)
@@ -151,7 +151,7 @@ def _over_seeds(
     mean = float(np.mean(means))
     if len(means) > 1:
         spread = float(np.std(means, ddof=1)) / len(means) ** 0.5
-        half = float(scipy_stats.t.ppf(0.5 + confidence / 2, len(means) - 1)) * spread
+        half = float(special.stdtrit(len(means) - 1, 0.5 + confidence / 2)) * spread
         low, high = float(np.fmin(low, mean - half)), float(np.fmax(high, mean + half))
     if bounds is not None:
         low, high = float(np.clip(low, *bounds)), float(np.clip(high, *bounds))
@@ -160,14 +160,13 @@ def _over_seeds(
 
 def _present(
     seeds: Sequence[npt.ArrayLike], clusters: Sequence[npt.ArrayLike] | None
-) -> tuple[list[Values], list[npt.NDArray[np.str_]]]:
-    found, groups = [], []
-    for number, each in enumerate(seeds):
-        values = np.asarray(each, np.float64)
-        there = np.isfinite(values)
-        found.append(values[there])
-        names = np.arange(values.size) if clusters is None else np.asarray(clusters[number])
-        groups.append(names.astype(str)[there])
-    if not found:
+) -> tuple[list[Values], list[npt.NDArray[np.str_]] | None]:
+    given = [np.asarray(each, np.float64) for each in seeds]
+    if not given:
         raise ValueError("there is no seed to estimate from")
-    return found, groups
+    there = [np.isfinite(values) for values in given]
+    found = [values[kept] for values, kept in zip(given, there, strict=True)]
+    if clusters is None:
+        return found, None
+    names = [np.asarray(each).astype(str) for each in clusters]
+    return found, [each[kept] for each, kept in zip(names, there, strict=True)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as scipy_stats
+from scipy import special
 
 from interp.errors import StatisticsError
 from interp.stats.clusters import (
@@ -39,7 +39,7 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float,
         raise StatisticsError(f"{successes} successes of {n} trials is not possible.")
     if n == 0:
         return 0.0, 1.0
-    quantile = float(scipy_stats.norm.ppf(0.5 + confidence / 2))
+    quantile = float(special.ndtri(0.5 + confidence / 2))
     low, high = score_intervals(np.float64(successes / n), np.float64(n), quantile)
     return float(low), float(high)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -86,3 +88,22 @@ def judge(measured: Measured) -> Verdict:
 def test_verdicts_from_these_intervals_are_calibrated(seeds: int) -> None:
     check_absent(judge, lambda rng: arms(rng, seeds, 0.0))
     check_planted(judge, lambda rng: arms(rng, seeds, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("check", "fine", "wrong"), [(check_absent, 0.01, 0.15), (check_planted, 0.98, 0.8)]
+)
+def test_a_rate_that_is_wrong_is_noticed(
+    check: Callable[..., None], fine: float, wrong: float
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def judged(rate: float) -> Callable[[Measured], Verdict]:
+        return lambda _: Verdict(
+            "E", "", "supported" if rng.random() < rate else "undecided", "", 0, 0, 0, "", 1, ""
+        )
+
+    for _ in range(20):
+        check(judged(fine), lambda _: {})
+        with pytest.raises(AssertionError):
+            check(judged(wrong), lambda _: {})
