@@ -196,6 +196,7 @@ def test_a_full_disk_ends_a_run_that_can_go_on(home: Path, monkeypatch: pytest.M
         real(descriptor)
 
     command = ["run", "reversal-curse", "--facts", str(facts), "--out", str(home / "run")]
+    command += ["--set", "n_names=2", "--set", "n_pairs=2"]
     with monkeypatch.context() as patch:
         patch.setattr(cache.files.os, "fsync", full)
         assert "space" in told(*command)

@@ -67,9 +67,9 @@ def test_of_a_model_that_never_read_them_nothing_is_supported(shared: Path, tmp_
     config = Config(
         model=str(shared / "models/stories260K"),
         data=str(shared / "data/reversal_curse"),
-        n_people=5,
+        n_people=4,
         n_wordings=1,
-        n_pairs=8,
+        n_pairs=4,
         n_others=2,
     )
     record = run_study(STUDY, config, out=tmp_path / "run")

@@ -17,9 +17,10 @@ from experiments.errors import FactsError
 from experiments.organisms.training.follow import train_recipe
 from experiments.organisms.training.recipe import Network, Recipe, shared_stages
 from experiments.phenomena.config import PhenomenonConfig
-from experiments.phenomena.phenomenon import Subject
+from experiments.phenomena.phenomenon import GIVEN, Subject
 from experiments.refusal.measuring import candidates, held, read
 from experiments.refusal.organism import DECLINE, recipe
+from experiments.refusal.phenomenon import PHENOMENON
 from experiments.refusal.requests import Requests, read_requests
 from experiments.refusal.study import STUDY
 from experiments.refusal.two import both_directions
@@ -140,12 +141,18 @@ def test_a_run_on_a_user_s_model_supports_nothing_of_an_untrained_one(
     assert "There are no other arms of a model that was not trained here" in report
     for name in ("behaviour", "ablation", "holding", "adding", "harmless", "two"):
         assert record.dataset(name)["arm"].values.tolist() == ["model"]
-    without = json.loads(data.read_text())
-    without["requests"] = [row for row in without["requests"] if row["form"] == "request"]
-    data.write_text(json.dumps(without))
-    config = PhenomenonConfig(model=str(folder), data=str(data))
-    record = run_study(STUDY, config, out=tmp_path / "other")
-    assert "no judgements in these data" in record.verdicts[-1].statement
+
+
+def test_without_judgements_nothing_is_said_of_two_directions(
+    tiny: Recipe, subject: Subject[Requests]
+) -> None:
+    requests = [row for row in tiny.data["requests"] if row["form"] == "request"]
+    data = read_requests({**tiny.data, "requests": requests}, PATH)
+    last = PHENOMENON.hypotheses[-1]
+    found = last.measure(replace(subject, data=data), 0, lambda *_: None)
+    assert "no judgements in these data" in last.judge({GIVEN: [found]}).statement
+    for figure in last.figures:
+        assert figure.draw(found.expand_dims(arm=[GIVEN], seed=[0])) is not None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -33,6 +34,7 @@ _KEEP = "from interp.loading.allocator import keep_freed_memory; keep_freed_memo
 _MANY = 20_000  # pages; all blocks together have about 118,000
 
 
+@functools.cache
 def run(before: str, **environment: str) -> int:
     out = subprocess.run(
         [sys.executable, "-c", _PROBE.format(before=before)],

@@ -199,7 +199,8 @@ def test_an_estimate_is_the_slope_along_the_patch(built: Built, site: str) -> No
     found = estimate(built.model, built.pairs, site, method="gradient", check=0, **asked(site))
     change = (found["patched"] - found["corrupt"]).values
     scale = float(np.nanmax(np.abs(change)))
-    runs = list(built.runs(site))
+    # Each example, and each layer, in one run of both: every run is a model of its own in float64.
+    runs = [run for run in built.runs(site) if run[0] == run[1] % len(CLEAN)]
     step = max(1, sum(len(cells) for _, _, cells in runs) // 8)
     first = 0
     for example, layer, cells in runs:
