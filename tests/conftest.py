@@ -6,7 +6,10 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,6 +34,22 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 # What is imported is there to the end: to look for garbage in it takes a second each time.
 gc.disable()
+
+
+# Each takes a minute in one piece: begun last, it would be waited for by all other processes.
+LONG = (
+    "tests/experiments/reversal_curse/test_study.py",
+    "tests/interp/test_harvest_workers.py",
+    "tests/examples/test_notebooks.py",
+    "tests/docs/test_site.py",
+    "tests/cache/folder/test_crashes.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, in the order in which it stands above."""
+    place = {ROOT / path: number for number, path in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
 
 
 def pytest_collection_finish() -> None:
@@ -65,6 +84,19 @@ def chromium() -> str:
         _missing("there is no Chromium", "REQUIRE_BROWSER")
     assert path is not None
     return path
+
+
+@pytest.fixture(scope="module")
+def workers_at_once() -> Iterator[None]:
+    """Workers that are processes are forked from one that has imported what takes long (seconds
+    for each, of which `tests/interp/execute` and `test_slices.py` take their time)."""
+    from interp.execute import processes
+    from tests.warm import Worker
+
+    kept = {name: getattr(subprocess, name) for name in ("DEVNULL", "TimeoutExpired")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "subprocess", SimpleNamespace(Popen=Worker, **kept))
+        yield
 
 
 def _chromium() -> str | None:

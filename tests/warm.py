@@ -38,12 +38,8 @@ class Process:
     ) -> None:
         self.returncode: int | None = None
         pipes = [os.pipe() for _ in range(3)]
-        request = json.dumps([module, list(arguments), str(cwd), dict(env)]).encode()
         try:
-            channel = _channel()
-            socket.send_fds(channel, [len(request).to_bytes(8, "big")], [w for _, w in pipes])
-            channel.sendall(request)
-            self.pid = int.from_bytes(channel.recv(8), "big")
+            self.pid = _ask([module, list(arguments), str(cwd), dict(env)], [w for _, w in pipes])
         finally:
             for _, descriptor in pipes:
                 os.close(descriptor)
@@ -62,7 +58,7 @@ class Process:
             self.wait(0)
         return self.returncode
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float | None) -> int:
         """The exit code; negative, the signal that ended it."""
         if self.returncode is None:
             if not select.select([self._end], [], [], timeout)[0]:
@@ -83,6 +79,45 @@ class Process:
         for stream in (self.stdout, self.stderr, self._end):
             stream.close()
         return said
+
+
+class Worker(Process):
+    """What `interp.execute.processes` starts, in the place of `subprocess.Popen` there."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        stdin: int,
+        pass_fds: Sequence[int],
+        start_new_session: bool,
+    ) -> None:
+        assert stdin == subprocess.DEVNULL
+        assert start_new_session
+        python, option, code, number, *paths = command
+        assert (python, option, [int(number)]) == (sys.executable, "-c", list(pass_fds))
+        self.returncode: int | None = None
+        end, theirs = os.pipe()
+        try:
+            request = ["", [code, *paths], os.getcwd(), dict(env)]
+            self.pid = _ask(request, [1, 2, theirs, *pass_fds])
+        finally:
+            os.close(theirs)
+        self._end = os.fdopen(end, encoding="utf-8")
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = super().wait(timeout)
+        self._end.close()
+        return code
+
+
+def _ask(request: list[Any], descriptors: list[int]) -> int:
+    """Have a process made; returns its id."""
+    channel, packed = _channel(), json.dumps(request).encode()
+    socket.send_fds(channel, [len(packed).to_bytes(8, "big")], descriptors)
+    channel.sendall(packed)
+    return int.from_bytes(channel.recv(8), "big")
 
 
 @functools.cache
@@ -117,16 +152,18 @@ def _serve(channel: socket.socket) -> Any:
                     os.write(ends[pid], str(os.waitstatus_to_exitcode(status)).encode())
                     os.close(ends.pop(pid))
         if channel in ready:
-            size, descriptors, _, _ = socket.recv_fds(channel, 8, 3)
+            size, descriptors, _, _ = socket.recv_fds(channel, 8, 4)
             if not size:
                 os._exit(0)
-            out, err, end = descriptors
+            out, err, end, *passed = descriptors
             request = json.loads(channel.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
+            if passed:
+                _import_models()
             pid = os.fork()
             if not pid:
                 break
-            os.close(out)
-            os.close(err)
+            for descriptor in (out, err, *passed):
+                os.close(descriptor)
             ends[pid] = end
             channel.sendall(pid.to_bytes(8, "big"))
     signal.set_wakeup_fd(-1)
@@ -137,7 +174,7 @@ def _serve(channel: socket.socket) -> Any:
     channel.close()
     for descriptor in (woken, wake, out, err, end, *ends.values()):
         os.close(descriptor)
-    return request
+    return [*request, *passed]
 
 
 def _become(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
@@ -152,10 +189,34 @@ def _become(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
     sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
 
 
-def _run(module: str) -> int:
-    """Run a module as Python runs its main script; returns the exit code."""
+@functools.cache
+def _import_models() -> None:
+    """What workers need of models beside the rest."""
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, LlamaForCausalLM
+
+    assert all((TransformerBridge, AutoModelForCausalLM, AutoTokenizer))
+    assert all((GPT2LMHeadModel, LlamaForCausalLM))
+    gc.freeze()
+
+
+def _work(descriptor: int) -> None:
+    """What `python -c` does with the arguments; the descriptor has another number here."""
+    os.setsid()
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    code, *paths = sys.argv[1:]
+    sys.argv = ["-c", str(descriptor), *paths]
+    exec(code, {"__name__": "__main__"})
+
+
+def _run(module: str, passed: list[int]) -> int:
+    """Run a module as Python runs its main script, or a worker; returns the exit code."""
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if passed:
+            _work(*passed)
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
@@ -183,9 +244,9 @@ if __name__ == "__main__":
     __all__ = ["experiments", "h5py", "pd", "pyarrow", "pydantic", "rich", "torch", "typer"]
     __all__ += ["xr"]
     gc.freeze()
-    chosen, *rest = _serve(socket.socket(fileno=int(sys.argv[1])))
-    _become(*rest)
-    code = _run(chosen)
+    chosen, given, folder, environment, *passed = _serve(socket.socket(fileno=int(sys.argv[1])))
+    _become(given, folder, environment)
+    code = _run(chosen, passed)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()

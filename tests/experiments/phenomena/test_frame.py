@@ -134,7 +134,7 @@ def test_a_user_s_model_is_measured_alone(whole: Path, tmp_path: Path) -> None:
     assert "Does treated-0 greet?" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_workers_find_the_same(whole: Path, tmp_path: Path) -> None:
+def test_workers_find_the_same(whole: Path, tmp_path: Path, workers_at_once: None) -> None:
     workers = Executor("processes", workers=1)
     spread = run_study(toy.STUDY, PhenomenonConfig(), out=tmp_path / "run", executor=workers)
     serial = RunRecord.open(whole)

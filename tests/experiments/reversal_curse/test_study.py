@@ -189,7 +189,7 @@ def test_the_same_seed_gives_the_same_numbers_again(
 
 
 def test_the_executor_changes_no_number_and_is_no_setting(
-    on_tiny: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_tiny: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers_at_once: None
 ) -> None:
     # Several slices of each sweep, though there are only a few facts.
     monkeypatch.setattr("interp.patching.slices.OPERATIONS_PER_SLICE", 1)

@@ -54,8 +54,9 @@ def a_slice_for_each_pair(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
-    """Two processes for all tests of one model."""
-    with Workers(Executor("processes", 2)) as workers:
+    """A process for all tests of one model; it takes seconds to import what it needs. Several of
+    them share units in `tests/interp/execute`, and a study's sweeps in `test_study.py`."""
+    with Workers(Executor("processes", 1)) as workers:
         yield workers
 
 
@@ -94,11 +95,13 @@ def test_processes_give_the_very_same_numbers(gpt2: Tiny, workers: Workers, name
 
 
 def test_a_worker_killed_in_the_middle_changes_nothing(
-    gpt2: Tiny, workers: Workers, tmp_path: Path
+    gpt2: Tiny, workers_at_once: None, tmp_path: Path
 ) -> None:
     pairs = prompt_pairs(gpt2)
     expected = sweep(gpt2.model, pairs, "resid_pre", executor=Executor())
-    found = sweep(gpt2.model, pairs, "resid_pre", deadly(tmp_path), executor=workers)
+    found = sweep(
+        gpt2.model, pairs, "resid_pre", deadly(tmp_path), executor=Executor("processes", 2)
+    )
     assert len(pids(tmp_path)) == 1
     assert found.identical(expected.assign_attrs(metric="deadly"))
 
