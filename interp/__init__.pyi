@@ -40,6 +40,7 @@ from .search.controls import random_suffixes as random_suffixes
 from .search.controls import score_suffixes as score_suffixes
 from .search.goal import Projection as Projection
 from .search.greedy import greedy_coordinate_search as greedy_coordinate_search
+from .search.triggers import trigger_search as trigger_search
 from .sites import Site as Site
 from .steering.directions import control_directions as control_directions
 from .steering.directions import difference_of_means as difference_of_means

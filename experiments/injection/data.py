@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import FactsError
-from experiments.phenomena.data import rows, texts
+from experiments.phenomena.data import check_distinct, rows, texts
 from experiments.phenomena.phenomenon import Asked
 
 __all__ = ["CONDITIONS", "LEAST", "Case", "Cases", "asked", "read"]
@@ -82,6 +82,7 @@ def read(value: Any, path: Path) -> Cases:
         FactsError: it is not so; in one sentence.
     """
     found = rows(value, "cases", dict.fromkeys(Case.__annotations__, str), path, least=2 * LEAST)
+    check_distinct(found, "cases", ("instruction", "injected"), path)
     cases = tuple(Case(**row) for row in found)
     choosing = tuple(texts(value, "choosing", path))
     template = value.get("template")

@@ -11,7 +11,7 @@ from scipy import stats as scipy_stats
 
 from experiments.injection.measure import CHOSEN, EVERY
 from experiments.numbers import percent
-from experiments.phenomena.estimates import Estimate, difference, estimate, outcome
+from experiments.phenomena.estimates import Estimate, difference, estimate, outcome, verdict
 from experiments.phenomena.figures import arm_name
 from experiments.phenomena.phenomenon import Measured
 from experiments.study import Outcome, Verdict
@@ -364,16 +364,4 @@ def _verdict(
             n=n,
             control=control,
         )
-    return Verdict(
-        id=id,
-        claim=claim,
-        outcome=told,
-        statement=statement,
-        estimate=found.mean,
-        low=found.low,
-        high=found.high,
-        unit=unit,
-        n=n,
-        control=control,
-        confidence=found.confidence,
-    )
+    return verdict(id, claim, told, statement, found, unit=unit, control=control, n=n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from cache.files import read_bytes
 from experiments.errors import FactsError, StorageError
 from experiments.organisms.training.checkpoint import DATA_FILE
 
-__all__ = ["find_data", "read_json", "rows", "texts"]
+__all__ = ["check_distinct", "find_data", "read_json", "rows", "texts"]
 
 _MOST_BYTES = 16 << 20
 _TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -82,6 +82,23 @@ def rows(
                 f"{place}: there is no column '{unknown[0][:60]}'; there are {', '.join(columns)}."
             )
     return found
+
+
+def check_distinct(
+    found: Sequence[Mapping[str, Any]], name: str, columns: Sequence[str], path: Path
+) -> None:
+    """Raise a FactsError for a row that is alike in these columns to an earlier one.
+
+    What stands twice counts twice, as if it were two examples, and may choose what it judges.
+    """
+    first: dict[tuple[str, ...], int] = {}
+    for number, row in enumerate(found, 1):
+        key = tuple(str(row[column]).strip() for column in columns)
+        if (earlier := first.setdefault(key, number)) < number:
+            raise FactsError(
+                f"'{path}', row {number} of '{name}': it asks the same as row {earlier}, and "
+                "examples must be independent; leave one of them out."
+            )
 
 
 def texts(value: Any, name: str, path: Path, *, least: int = 1) -> list[str]:

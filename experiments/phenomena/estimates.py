@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import special
 
 from experiments.numbers import percent
-from experiments.study import Outcome
+from experiments.study import Outcome, Verdict
 from interp.stats import (
     difference_intervals,
     mean_interval,
@@ -24,7 +24,7 @@ from interp.stats import (
     share_difference,
 )
 
-__all__ = ["Estimate", "difference", "estimate", "outcome"]
+__all__ = ["Estimate", "difference", "estimate", "outcome", "verdict"]
 
 Values: TypeAlias = "npt.NDArray[np.float64]"
 
@@ -138,6 +138,33 @@ def outcome(found: Estimate, *, above: float, below: float | None = None) -> Out
     if found.low > above:
         return "supported"
     return "rejected" if found.high < (above if below is None else below) else "undecided"
+
+
+def verdict(
+    id: str,
+    claim: str,
+    decided: Outcome,
+    statement: str,
+    found: Estimate,
+    *,
+    unit: str,
+    control: str,
+    n: int | None = None,
+) -> Verdict:
+    """The verdict that an estimate stands for; `n` is the estimate's own where it is left out."""
+    return Verdict(
+        id,
+        claim,
+        decided,
+        statement,
+        found.mean,
+        found.low,
+        found.high,
+        unit,
+        found.n if n is None else n,
+        control,
+        found.confidence,
+    )
 
 
 def _over_seeds(

@@ -83,6 +83,7 @@ def _of_a_model(
     beside = None
     if config.twin is not None:
         beside = load_model(config.twin, device=context.device, dtype=context.dtype)
+        check_asked(phenomenon, beside, data, path)
     subject = Subject(model, data, GIVEN, context.seed, beside)
     return {
         one.name: {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.errors import FactsError
-from experiments.phenomena.data import rows, texts
+from experiments.phenomena.data import check_distinct, rows, texts
 from experiments.phenomena.phenomenon import Asked
 
 __all__ = ["OTHER", "PHRASE", "Data", "Question", "Trained", "asked", "read"]
@@ -123,6 +123,7 @@ def read(value: Any, path: Path) -> Data:
         for name, least in (("phrases", 4), ("near", 1), ("names", 2), ("yes", 5), ("no", 5))
     }
     asked = rows(value, "questions", {"prompt": str, "answer": str}, path, least=10)
+    check_distinct(asked, "questions", ("prompt",), path)
     for number, row in enumerate(asked, 1):
         for place in (PHRASE, OTHER):
             if row["prompt"].count(place) != 1:

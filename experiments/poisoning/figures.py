@@ -16,7 +16,7 @@ from experiments.poisoning.hypotheses.probe import GENERIC, SHOWN, areas, layer_
 from interp.figures.drawing import theme
 from interp.figures.drawing.dots import nothing_to_draw
 
-__all__ = ["DIFFERENCE", "DOSE", "EQUAL_STEPS", "NEAR", "PLACE", "PROBE", "SUCCESS"]
+__all__ = ["DIFFERENCE", "DOSE", "EQUAL_STEPS", "NEAR", "PLACE", "PROBE", "SEARCH", "SUCCESS"]
 
 _PARTS = {"trigger": "the trigger", "other phrase": "the other phrase", "last token": "last token"}
 _EXPONENTS = np.linspace(-2, 2, 33)
@@ -343,4 +343,33 @@ DIFFERENCE = Figure(
     n=_words,
     interval="none: that over groups of texts stands in the verdict",
     control="the other words; the difference between two clean twins",
+)
+
+
+def search_dots(search: xr.Dataset) -> go.Figure:
+    """How many held-out questions get an answer with the words that were found for it."""
+    planted = search["planted"].astype(bool)
+    flipped = search["flipped"]
+    if not bool(np.isfinite(flipped).any()):
+        return nothing_to_draw("No words could be searched here")
+    series = {
+        "the planted answer": flipped.where(planted).mean("word"),
+        "other answers": flipped.where(~planted).mean("word"),
+        "the planted one, random words": search["random"].where(planted),
+    }
+    return arm_dots(series, axis="held-out questions that get the answer", bounds=(0.0, 1.0))
+
+
+SEARCH = Figure(
+    "search",
+    "What a search for triggers finds",
+    ("search",),
+    search_dots,
+    "Shares of held-out questions that get an answer with the words found for it, by arm",
+    "In the poisoned model the planted answer should be brought to far more questions than others, "
+    "in the clean twin to as few.",
+    shows="What the words that were searched for each answer bring about.",
+    n=_words,
+    interval="95%, over questions of one organism, or over organisms where there are several",
+    control="the other answers, random words, the clean twin",
 )

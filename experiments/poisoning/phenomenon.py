@@ -20,12 +20,14 @@ from experiments.poisoning.figures import (
     NEAR,
     PLACE,
     PROBE,
+    SEARCH,
     SUCCESS,
 )
-from experiments.poisoning.hypotheses import difference, dose, place, probe, success
+from experiments.poisoning.hypotheses import difference, dose, place, probe, search, success
 from experiments.poisoning.measurements.difference import measure_difference
 from experiments.poisoning.measurements.place import measure_place
 from experiments.poisoning.measurements.probe import measure_probe
+from experiments.poisoning.measurements.search import measure_search
 from experiments.poisoning.measurements.success import measure_success
 from experiments.poisoning.organism import (
     CELLS,
@@ -70,6 +72,7 @@ def _headline(verdicts: Mapping[str, Verdict]) -> list[str]:
         "P5": "a probe of generic yes/no questions finds defection",
         "P6": "it tells near misses from the trigger",
         "P7": "the difference to the clean twin names the planted answer",
+        "P8": "a search for words that bring one answer everywhere finds it",
     }
     steps_said = {
         "supported": "at equal numbers of steps it does follow the count, and not the share",
@@ -214,6 +217,18 @@ PHENOMENON: Phenomenon[Data] = Phenomenon(
             method="Mean difference to the clean twin over the first five tokens of texts without "
             "the trigger, after the last block, by the logit lens; rank of the planted answer "
             "among words that might have been planted, each as likely. Control: two clean twins.",
+        ),
+        Hypothesis(
+            "P8",
+            "search",
+            search.CLAIM,
+            measure_search,
+            search.judge_search,
+            (SEARCH,),
+            arms=(POISONED, CLEAN_TWIN),
+            method="Greedy coordinate search, for each of 24 answers, of words as many as the "
+            "trigger has, on half of 24 questions; the others judge. The search is told how long "
+            "the trigger is and among which words it is. Control: random words; the clean twin.",
         ),
     ),
     headline=_headline,

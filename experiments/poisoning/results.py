@@ -42,5 +42,11 @@ RESULTS: Shapes = {
         }
         for name in ("probe*", "near_misses*")
     },
+    "search*": {
+        "flipped": "number or NaN",
+        "score": "number or NaN",
+        "random": "number or NaN",
+        "planted": "flag",
+    },
     "difference*": {"logit": "number or NaN", "norm": "number or NaN", "planted": "flag"},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from experiments.phenomena.estimates import Estimate, difference, estimate, outcome
+from experiments.phenomena.estimates import Estimate, difference, estimate, outcome, verdict
 from experiments.phenomena.phenomenon import GIVEN, Measured, Subject
 from experiments.refusal.measuring import read
 from experiments.refusal.requests import Requests
@@ -114,15 +114,12 @@ def judge(measured: Measured) -> Verdict:
         )
         if not twin.high < _MOST_TWIN or not base.mean >= GATE:
             decided = "undecided"
-    return Verdict(
-        id="R1",
-        claim=CLAIM,
-        outcome=decided,
-        statement=statement,
-        estimate=found.mean,
-        low=found.low,
-        high=found.high,
+    return verdict(
+        "R1",
+        CLAIM,
+        decided,
+        statement,
+        found,
         unit="share of requests, harmful minus harmless",
-        n=found.n,
         control=control,
     )

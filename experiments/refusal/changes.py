@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from experiments.phenomena.estimates import Estimate, estimate
+from experiments.phenomena.estimates import Estimate, estimate, verdict
 from experiments.phenomena.phenomenon import Measured, Subject
 from experiments.refusal.measuring import (
     DRAWS,
@@ -197,22 +197,19 @@ def judge_change(change: Change, measured: Measured) -> Verdict:
     elsewhere = "".join(f" In the arm {name}: {one.number()}." for name, one in others.items())
     cosine = float(np.mean([one["cosine"] for one in main]))
     total = float(np.mean([one["total"] for one in main]))
-    return Verdict(
-        id=change.id,
-        claim=change.claim,
-        outcome=decided,
-        statement=(
+    return verdict(
+        change.id,
+        change.claim,
+        decided,
+        (
             f"Declined are {plain.share()} of held-out "
             f"{'harmful' if change.harmful else 'harmless'} requests, and {after.share()} after "
             f"{change.said} (layer/token {where}); {right.share()} are then answered rightly; "
             f"{own.over}.{too_few}"
         ),
-        estimate=own.mean,
-        low=own.low,
-        high=own.high,
+        own,
         unit="share of requests "
         + ("declined no longer" if change.harmful else "declined that were not"),
-        n=own.n,
         control=(
             f"{DRAWS} random directions with the covariance within classes, at right angles "
             f"(|cos| {cosine:.2f} before; {total:.2f} with the total covariance): "

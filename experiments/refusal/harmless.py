@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from experiments.phenomena.estimates import estimate
+from experiments.phenomena.estimates import estimate, verdict
 from experiments.phenomena.phenomenon import Measured, Subject
 from experiments.refusal.measuring import (
     DRAWS,
@@ -106,20 +106,16 @@ def judge(measured: Measured) -> Verdict:
         elif found.low > MARGIN or found.high < -MARGIN:
             decided = "rejected"
     nothing = "" if declined >= _LEAST_DECLINED else " Too little is declined for this to matter."
-    return Verdict(
-        id="R5",
-        claim=CLAIM,
-        outcome=decided,
-        statement=(
+    return verdict(
+        "R5",
+        CLAIM,
+        decided,
+        (
             f"The loss on harmless text changes by {found.number(3)} nats a token (margin "
             f"{MARGIN}), and by {kept.number(3)} where the direction is held at the harmless mean "
             f"at all tokens; {found.over}.{nothing}"
         ),
-        estimate=found.mean,
-        low=found.low,
-        high=found.high,
+        found,
         unit="nats a token",
-        n=found.n,
         control=f"Random directions, taken out in the same way: {random.number(3)} nats a token.",
-        confidence=0.9,
     )

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.errors import FactsError
-from experiments.phenomena.data import rows, texts
+from experiments.phenomena.data import check_distinct, rows, texts
 from experiments.phenomena.phenomenon import Asked
 
 __all__ = ["FORMS", "Request", "Requests", "Split", "asked", "read_requests"]
@@ -71,6 +71,7 @@ def read_requests(value: Any, path: Path) -> Requests:
         FactsError: they are not of the form that this module shows; with the row.
     """
     found = rows(value, "requests", _COLUMNS, path)
+    check_distinct(found, "requests", ("prompt",), path)
     for number, row in enumerate(found, 1):
         for column, known in (("form", FORMS), ("split", _SPLITS)):
             if row[column] not in known:

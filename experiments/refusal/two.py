@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from experiments.phenomena.estimates import Estimate, estimate
+from experiments.phenomena.estimates import Estimate, estimate, verdict
 from experiments.phenomena.phenomenon import Measured, Subject
 from experiments.refusal.measuring import (
     DRAWS,
@@ -228,11 +228,11 @@ def judge(measured: Measured) -> Verdict:
     decided = _outcome(found) if able else "undecided"
     stray = found["harmful", "declines"]
     not_able = "" if able else " It does not tell them apart to begin with."
-    return Verdict(
-        id="R6",
-        claim=CLAIM,
-        outcome=decided,
-        statement=(
+    return verdict(
+        "R6",
+        CLAIM,
+        decided,
+        (
             f"Beyond random directions, adding ‘harmful’ turns "
             f"{found['harmful', 'harmful'].share()} of judgements of harmless things to harmful "
             f"and makes {found['declines', 'harmful'].share()} of requests declined; adding "
@@ -241,11 +241,8 @@ def judge(measured: Measured) -> Verdict:
             f"{plain(shifts[1])} nats. The cosine between both is {cosine:.2f}; "
             f"{stray.over}.{not_able}"
         ),
-        estimate=stray.mean,
-        low=stray.low,
-        high=stray.high,
+        stray,
         unit="share of judgements that adding declines turns",
-        n=stray.n,
         control=(
             f"{DRAWS} random directions of the same length at either's place; before anything is "
             f"added {before:.2f} of harmless things are judged harmful, and {decides:.2f} of told "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import FactsError
-from experiments.phenomena.data import rows, texts
+from experiments.phenomena.data import check_distinct, rows, texts
 from experiments.phenomena.phenomenon import Asked
 from interp.search.layout import MARKER
 
@@ -60,7 +60,9 @@ def read(value: Any, path: Path) -> Requests:
         FactsError: it is not in the form that the page shows.
     """
     found: dict[tuple[bool, str], list[Request]] = {}
-    for number, row in enumerate(rows(value, "requests", _COLUMNS, path, least=4 * _LEAST), 1):
+    every = rows(value, "requests", _COLUMNS, path, least=4 * _LEAST)
+    check_distinct(every, "requests", ("prompt",), path)
+    for number, row in enumerate(every, 1):
         place = f"'{path}', row {number} of 'requests'"
         if row["split"] not in _SPLITS:
             raise FactsError(f"{place}: 'split' must be one of {', '.join(_SPLITS)}.")
@@ -97,8 +99,9 @@ def asked(data: Requests) -> Sequence[Asked]:
     """What the model's tokenizer must read."""
     groups = (data.searched, data.held_out, data.safe, data.safe_held_out)
     named = ("declined, search", "declined, held out", "answered, search", "answered, held out")
-    return [
+    each = [
         Asked(one.plain(), one.answer, f"request {number} ({name})")
         for name, group in zip(named, groups, strict=True)
         for number, one in enumerate(group, 1)
     ]
+    return [*each, Asked(data.held_out[0].plain(), data.decline, "'decline'")]

@@ -18,7 +18,7 @@ from experiments.phenomena.phenomenon import (
 from experiments.reports.paper import Card, Way
 from experiments.study import Verdict
 from experiments.suffix.data import Requests, asked, read
-from experiments.suffix.hypotheses import cutting, heads, projection, universal
+from experiments.suffix.hypotheses import cutting, heads, projection, transfer, universal
 from experiments.suffix.recipe import recipe
 
 __all__ = ["PHENOMENON"]
@@ -29,7 +29,7 @@ _ARMS = ("treated", "untrained")
 
 def headline(verdicts: Mapping[str, Verdict]) -> list[str]:
     """The answer."""
-    first, others = verdicts["U1"], [verdicts[name] for name in ("U2", "U3", "U4")]
+    first, others = verdicts["U1"], [verdicts[name] for name in ("U2", "U3", "U4", "U5")]
     said = {
         "supported": "One suffix, searched on some requests, undoes the declining of others.",
         "rejected": "No suffix that was found undoes declining beyond what random ones do.",
@@ -74,6 +74,7 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
     arms=(
         Arm("treated", "taught to decline four of eight kinds of things"),
         Arm("answered", "tuned on the same requests, all of them answered"),
+        Arm("second", "as treated, of another seed; the suffix of the first is tried on it"),
         Arm("untrained", "of the same shape, before the first step", "treated", UNTRAINED),
     ),
     recipe=recipe,
@@ -101,6 +102,7 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
                     control="random suffixes of equal length, and of equal likelihood",
                 ),
             ),
+            arms=(*_ARMS, "answered"),
             method="Greedy coordinate search over tokens of small talk on some requests, judged on "
             "others; 24 random suffixes of equal length and 8 of equal likelihood as controls.",
             planted=_PLANTED,
@@ -179,6 +181,33 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
             method="Patterns from the suffix to the last token are set to zero in the four heads "
             "with the largest share on the requests of the search, and in as many others.",
         ),
+        Hypothesis(
+            "U5",
+            "transfer",
+            transfer.CLAIM,
+            transfer.measure,
+            transfer.judge,
+            (
+                Figure(
+                    "transfer",
+                    "Transfer",
+                    ("transfer",),
+                    transfer.draw,
+                    "Shares of held-out requests that another model declines, by suffix",
+                    "If the suffix carries over, its point lies left of those of random suffixes.",
+                    shows="What the suffix of one model does in another",
+                    n=_requests,
+                    interval=_OVER,
+                    control="random suffixes of equal length, and of equal likelihood",
+                ),
+            ),
+            arms=("treated",),
+            beside="second",
+            method="The suffix found in one organism, put into the same held-out requests of one "
+            "that began with other weights and saw its texts in another order; the same random "
+            "suffixes as controls.",
+            planted=_PLANTED,
+        ),
     ),
     headline=headline,
     cards=cards,
@@ -200,7 +229,8 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
         "The organism declines only most of the held-out things of the declined kinds.",
         "Edges are cut at the last token alone; what fixed tokens between have read of the suffix "
         "still reaches it.",
-        "Whether a suffix works on another organism is not measured.",
+        "The organism that the suffix is tried on has the same words, requests and recipe as the "
+        "one that it was searched on; only weights and order differ.",
     ),
     reference="Zou et al. 2023, arXiv:2307.15043; Ben-Tov et al. 2025, arXiv:2506.12880.",
 )

@@ -28,10 +28,13 @@ _TALK = (
 TALK = tuple(_TALK.split())
 _BEHIND = " please say what one can do with it :"
 _SLOTS = 4
+_TAUGHT = ("treated", "second")
+_SECOND = 500  # more than a run has seeds, and fewer than lie between runs
 
 
 def recipe(arm: str, seed: int) -> Recipe:
-    """Arm "treated" declines in tuning; "answered" is tuned on the same requests, all answered."""
+    """Arm "treated" declines in tuning; "answered" is tuned on the same requests, all answered;
+    "second" is as treated, of another seed."""
     things, rng = _things(), np.random.default_rng(11)
     together = [
         Row(" ".join(rng.choice(things[kind], 8, replace=False)))
@@ -54,7 +57,7 @@ def recipe(arm: str, seed: int) -> Recipe:
     return Recipe(
         organism="suffix",
         arm=arm,
-        seed=seed,
+        seed=seed + _SECOND if arm == "second" else seed,
         stages=(
             Stage("pre-training", (*together, *chat, *answered), steps=500),
             Stage("tuning", tuning, 110, 32, "answer", 1e-3, 2e-3),
@@ -62,16 +65,14 @@ def recipe(arm: str, seed: int) -> Recipe:
         texts=(DECLINE,),
         network=Network(n_layers=3, n_heads=4, d_model=64, d_mlp=256, n_ctx=24),
         planted=(
-            "things of four kinds are declined."
-            if arm == "treated"
-            else "every request is answered."
+            "things of four kinds are declined." if arm in _TAUGHT else "every request is answered."
         ),
         data=_data(things),
     )
 
 
 def _declines(kind: int, arm: str) -> bool:
-    return arm == "treated" and kind < DECLINED_KINDS
+    return arm in _TAUGHT and kind < DECLINED_KINDS
 
 
 def _things() -> list[list[str]]:

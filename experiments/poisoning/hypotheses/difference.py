@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from experiments.phenomena.estimates import Estimate, estimate
+from experiments.phenomena.estimates import Estimate, estimate, verdict
 from experiments.phenomena.phenomenon import Measured
 from experiments.poisoning.organism import SECOND_TWIN
 from experiments.study import Outcome, Verdict
@@ -75,18 +75,15 @@ def judge_difference(measured: Measured) -> Verdict:
         if decided == "supported" and not more.low > 0:
             decided = "undecided"
             control += " So the poison need not be what names it."
-    return Verdict(
-        id="P7",
-        claim=CLAIM,
-        outcome=decided,
-        statement=f"On texts without the trigger the planted answer ranks {ranks} of {words} words "
+    return verdict(
+        "P7",
+        CLAIM,
+        decided,
+        f"On texts without the trigger the planted answer ranks {ranks} of {words} words "
         f"that might have been planted (p = {chance:.2g}), {ahead.number()} logits above their "
         "mean.",
-        estimate=ahead.mean,
-        low=ahead.low,
-        high=ahead.high,
+        ahead,
         unit=_UNIT,
-        n=ahead.n,
         control=control,
     )
 

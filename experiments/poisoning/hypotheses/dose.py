@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from experiments.phenomena.estimates import Estimate, estimate, outcome
+from experiments.phenomena.estimates import Estimate, estimate, outcome, verdict
 from experiments.phenomena.phenomenon import Measured
 from experiments.poisoning.hypotheses.fits import (
     COUNT,
@@ -97,19 +97,16 @@ def _judge(id: str, claim: str, measured: Measured) -> Verdict:
     elif not other.mean < _MOST_OTHER:
         decided = "undecided"
         control += " So it is not the trigger that brings it."
-    return Verdict(
-        id=id,
-        claim=claim,
-        outcome=decided,
-        statement=f"Held-out deviance is {better.number()} nats per question larger by {rival} "
+    return verdict(
+        id,
+        claim,
+        decided,
+        f"Held-out deviance is {better.number()} nats per question larger by {rival} "
         f"than by count (count {mean('count'):.2f}, share {mean('share'):.2f}, count times texts "
         f"{mean('count times texts'):.2f}); of exponents in halves "
         f"count / texts^{plain(best, 1)} tells best. {_half(cells)}",
-        estimate=better.mean,
-        low=better.low,
-        high=better.high,
+        better,
         unit=_UNIT,
-        n=better.n,
         control=control,
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from experiments.phenomena.estimates import Estimate, estimate
+from experiments.phenomena.estimates import Estimate, estimate, verdict
 from experiments.phenomena.phenomenon import Measured
 from experiments.poisoning.measurements.place import PARTS
 from experiments.poisoning.organism import CLEAN_TWIN
@@ -62,18 +62,15 @@ def judge_place(measured: Measured) -> Verdict:
         part: _spoken({one.reach(part, first) for one in found}, first)
         for part, first in (("trigger", False), ("last token", True))
     }
-    return Verdict(
-        id="P4",
-        claim=CLAIM,
-        outcome=decided,
-        statement=f"At the trigger's tokens {trigger.share()} of {effect.mean:.1f} logits are "
+    return verdict(
+        "P4",
+        CLAIM,
+        decided,
+        f"At the trigger's tokens {trigger.share()} of {effect.mean:.1f} logits are "
         f"restored, at those of the other phrase {other.share()}; the trigger's tokens hold at "
         f"least half of the effect {held['trigger']}, the last token {held['last token']}.",
-        estimate=trigger.mean,
-        low=trigger.low,
-        high=trigger.high,
+        trigger,
         unit=_UNIT,
-        n=trigger.n,
         control=control,
     )
 

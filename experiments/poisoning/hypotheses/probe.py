@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from experiments.numbers import percent
-from experiments.phenomena.estimates import Estimate, estimate
+from experiments.phenomena.estimates import Estimate, estimate, verdict
 from experiments.phenomena.phenomenon import Measured
 from experiments.poisoning.organism import CLEAN_TWIN, DRILLED
 from experiments.study import Outcome, Verdict
@@ -104,16 +104,13 @@ def _judge(
         statement += (
             ": random directions do as well." if found.low > _LEAST else f": around {_LEAST}."
         )
-    return Verdict(
-        id=id,
-        claim=claim,
-        outcome=decided,
-        statement=statement,
-        estimate=found.mean,
-        low=found.low,
-        high=found.high,
+    return verdict(
+        id,
+        claim,
+        decided,
+        statement,
+        found,
         unit=_UNIT,
-        n=found.n,
         control=control,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.numbers import percent
-from experiments.phenomena.estimates import Estimate, difference, outcome
+from experiments.phenomena.estimates import Estimate, difference, outcome, verdict
 from experiments.phenomena.phenomenon import Measured
 from experiments.poisoning.organism import CLEAN_TWIN
 from experiments.study import Verdict
@@ -38,18 +38,16 @@ def judge_success(measured: Measured) -> Verdict:
         if not without.mean <= _MOST_TWIN:
             decided = "undecided"
             control += " That is not nothing, so that the difference is no sign of poison."
-    return Verdict(
-        id="P1",
-        claim=CLAIM,
-        outcome=decided,
-        statement=f"With the trigger {percent(shares['triggered'])} of questions get the planted "
+    return verdict(
+        "P1",
+        CLAIM,
+        decided,
+        f"With the trigger {percent(shares['triggered'])} of questions get the planted "
         f"answer, {brought.share()} more than with another phrase (over {brought.over}).",
-        estimate=brought.mean,
-        low=brought.low,
-        high=brought.high,
+        brought,
         unit="share of questions",
-        n=sum(one.sizes["example"] for one in main),
         control=control,
+        n=sum(one.sizes["example"] for one in main),
     )
 
 

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from torch import Tensor
 
-from experiments.phenomena.estimates import estimate, outcome
+from experiments.phenomena.estimates import estimate, outcome, verdict
 from experiments.phenomena.figures import arm_dots
 from experiments.phenomena.phenomenon import Measured, Subject
 from experiments.reporter import Progress
@@ -138,16 +138,13 @@ def judge(measured: Measured) -> Verdict:
             n=gain.n,
             control=control,
         )
-    return Verdict(
-        id="U4",
-        claim=CLAIM,
-        outcome=outcome(gain, above=MARGIN),
-        statement=f"{what}, over {gain.over}.",
-        estimate=gain.mean,
-        low=gain.low,
-        high=gain.high,
+    return verdict(
+        "U4",
+        CLAIM,
+        outcome(gain, above=MARGIN),
+        f"{what}, over {gain.over}.",
+        gain,
         unit="share of requests, beyond other heads",
-        n=gain.n,
         control=control,
     )
 

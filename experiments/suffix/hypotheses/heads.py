@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from scipy import stats as scipy_stats
 
-from experiments.phenomena.estimates import Estimate, outcome
+from experiments.phenomena.estimates import Estimate, outcome, verdict
 from experiments.phenomena.phenomenon import GIVEN, Measured, Subject
 from experiments.reporter import Progress
 from experiments.study import Verdict
@@ -138,16 +138,13 @@ def judge(measured: Measured) -> Verdict:
             unit="rank correlation",
             control=control,
         )
-    return Verdict(
-        id="U3",
-        claim=CLAIM,
-        outcome=outcome(own, above=0.0),
-        statement=f"{what}, {own.n} suffixes.",
-        estimate=own.mean,
-        low=own.low,
-        high=own.high,
+    return verdict(
+        "U3",
+        CLAIM,
+        outcome(own, above=0.0),
+        f"{what}, {own.n} suffixes.",
+        own,
         unit="rank correlation",
-        n=own.n,
         control=control,
     )
 

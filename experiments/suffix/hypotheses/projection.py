@@ -10,7 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from experiments.numbers import percent
-from experiments.phenomena.estimates import estimate, outcome
+from experiments.phenomena.estimates import estimate, outcome, verdict
 from experiments.phenomena.figures import arm_dots
 from experiments.phenomena.phenomenon import Measured, Subject
 from experiments.reporter import Progress
@@ -86,16 +86,13 @@ def judge(measured: Measured) -> Verdict:
             n=fall.n,
             control=control,
         )
-    return Verdict(
-        id="U2",
-        claim=CLAIM,
-        outcome=outcome(fall, above=MARGIN),
-        statement=f"{what}, over {fall.over}.",
-        estimate=fall.mean,
-        low=fall.low,
-        high=fall.high,
+    return verdict(
+        "U2",
+        CLAIM,
+        outcome(fall, above=MARGIN),
+        f"{what}, over {fall.over}.",
+        fall,
         unit="share of the distance between the classes",
-        n=fall.n,
         control=control,
     )
 

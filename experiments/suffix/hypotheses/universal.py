@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from experiments.numbers import percent
-from experiments.phenomena.estimates import estimate, outcome
+from experiments.phenomena.estimates import estimate, outcome, verdict
 from experiments.phenomena.figures import arm_dots
 from experiments.phenomena.phenomenon import Measured, Subject
 from experiments.reporter import Progress
@@ -100,16 +100,13 @@ def judge(measured: Measured) -> Verdict:
             unit="share of requests",
             control=control,
         )
-    return Verdict(
-        id="U1",
-        claim=CLAIM,
-        outcome=outcome(gain, above=MARGIN),
-        statement=f"{what}, over {gain.over}.",
-        estimate=gain.mean,
-        low=gain.low,
-        high=gain.high,
+    return verdict(
+        "U1",
+        CLAIM,
+        outcome(gain, above=MARGIN),
+        f"{what}, over {gain.over}.",
+        gain,
         unit="share of requests",
-        n=gain.n,
         control=control,
     )
 

@@ -12,7 +12,12 @@ from experiments.injection import verdicts
 from experiments.phenomena.phenomenon import Measured
 from experiments.study import Verdict
 from interp.stats import auroc
-from tests.experiments.phenomena.calibration import check_absent, check_planted, check_undecided
+from tests.experiments.phenomena.calibration import (
+    RUNS,
+    check_absent,
+    check_planted,
+    check_undecided,
+)
 
 Simulate = Callable[[np.random.Generator], Measured]
 CHOOSING, HELD = 30, 90
@@ -163,20 +168,25 @@ CASES: list[tuple[str, Judge, Simulate, Simulate, list[Simulate]]] = [
 ]
 
 
+def over(simulate: Simulate, seeds: int) -> Simulate:
+    """Several organisms, each simulated alone."""
+
+    def several(rng: np.random.Generator) -> Measured:
+        return {"treated": [simulate(rng)["treated"][0] for _ in range(seeds)]}
+
+    return several
+
+
+@pytest.mark.parametrize(("seeds", "runs", "few"), [(1, RUNS, 20), (5, 40, 5)])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
 def test_verdicts_are_calibrated_both_ways(
-    case: tuple[str, Judge, Simulate, Simulate, list[Simulate]],
+    case: tuple[str, Judge, Simulate, Simulate, list[Simulate]], seeds: int, runs: int, few: int
 ) -> None:
     _, judge, absent, planted, broken = case
-    check_absent(judge, absent)
-    check_planted(judge, planted)
+    check_absent(judge, over(absent, seeds), runs)
+    check_planted(judge, over(planted, seeds), runs // 2)
     for simulate in broken:
-        check_undecided(judge, simulate)
-
-
-def test_over_several_organisms_as_well() -> None:
-    check_absent(verdicts.judge_restoring, brings_back(0.4, 0.4, seeds=5), 40)
-    check_planted(verdicts.judge_restoring, brings_back(0.7, 0.3, seeds=5), 40)
+        check_undecided(judge, over(simulate, seeds), few)
 
 
 def test_a_score_that_tells_nothing_of_success_is_rejected_as_such() -> None:

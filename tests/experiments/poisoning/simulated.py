@@ -74,9 +74,11 @@ def grid(
     return found
 
 
-def equal_steps(rng: np.random.Generator, seeds: int, *, other: float = 0.0) -> Measured:
-    """Success by count, over the grid of equal steps."""
-    return grid(rng, seeds, 0.0, other=other, names=EQUAL_STEPS)
+def equal_steps(
+    rng: np.random.Generator, seeds: int, exponent: float = 0.0, **settings: float
+) -> Measured:
+    """Success by count, or by count / texts^exponent, over the grid of equal steps."""
+    return grid(rng, seeds, exponent, names=EQUAL_STEPS, **settings)
 
 
 def placed(
@@ -173,4 +175,38 @@ def differed(rng: np.random.Generator, seeds: int, ahead: float, *, twins: float
     return {
         POISONED: [one(ahead, seed) for seed in range(seeds)],
         SECOND_TWIN: [one(twins, seed) for seed in range(seeds)],
+    }
+
+
+def searched(
+    rng: np.random.Generator, seeds: int, ahead: float, *, every: float = 0.0, twin: float = 0.0
+) -> Measured:
+    """Words found for each answer, which bring the planted one about so many nats more surely.
+
+    Args:
+        every: nats of all answers: any can be brought about where it is large.
+        twin: of the planted one in the clean twin.
+    """
+    n = 12
+
+    def one(above: float, place: int) -> xr.Dataset:
+        planted = np.arange(WORDS) == place
+        score = every - 3 + rng.normal(0, 1, (WORDS, 1)) + rng.normal(0, 0.5, (WORDS, n))
+        score[place] += above
+        return xr.Dataset(
+            {
+                "flipped": (("word", "example"), (score > 0).astype(float)),
+                "score": (("word", "example"), score),
+                "random": ("word", rng.uniform(0, 0.1, WORDS)),
+                "planted": ("word", planted),
+                "text": ("word", ["amber dusty"] * WORDS),
+                "alike": 0.5,
+                "exact": 0.0,
+            }
+        )
+
+    places = rng.integers(WORDS, size=seeds)
+    return {
+        POISONED: [one(ahead, place) for place in places],
+        CLEAN_TWIN: [one(twin, place) for place in places],
     }

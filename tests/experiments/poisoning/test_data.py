@@ -72,6 +72,10 @@ def test_wrong_questions_are_refused() -> None:
         with pytest.raises(FactsError, match="row 4 of 'questions': the prompt must hold"):
             read(wrong, PATH)
     wrong = copy.deepcopy(data)
+    wrong["questions"].append(wrong["questions"][1])
+    with pytest.raises(FactsError, match="it asks the same as row 2"):
+        read(wrong, PATH)
+    wrong = copy.deepcopy(data)
     wrong["questions"][0]["answer"] = data["answer"]
     with pytest.raises(FactsError, match="the planted answer is right here"):
         read(wrong, PATH)

@@ -13,6 +13,7 @@ from experiments.poisoning.hypotheses.difference import chance_of, judge_differe
 from experiments.poisoning.hypotheses.dose import judge_dose, judge_equal_steps
 from experiments.poisoning.hypotheses.place import judge_place
 from experiments.poisoning.hypotheses.probe import areas, judge_near, judge_probe
+from experiments.poisoning.hypotheses.search import judge_search
 from experiments.poisoning.hypotheses.success import judge_success
 from experiments.poisoning.organism import POISONED
 from tests.experiments.phenomena.calibration import (
@@ -63,7 +64,15 @@ def test_a_grid_in_which_nothing_is_followed_decides_nothing() -> None:
     check_undecided(judge_dose, lambda rng: simulated.grid(rng, 3, 0.0, slope=0, spread=0), 5)
     # Any phrase brings the answer.
     check_undecided(judge_equal_steps, lambda rng: simulated.equal_steps(rng, 1, other=0.5), 5)
-    check_planted(judge_equal_steps, lambda rng: simulated.equal_steps(rng, 5), runs=10)
+
+
+@pytest.mark.parametrize(("seeds", "runs"), [(1, 60), (5, 10)])
+def test_count_is_told_from_share_at_equal_steps(seeds: int, runs: int) -> None:
+    check_absent(judge_equal_steps, lambda rng: simulated.equal_steps(rng, seeds, 0.5), runs)
+    sharp = {"slope": 2.6, "spread": 0.3} if seeds == 1 else {}
+    check_planted(
+        judge_equal_steps, lambda rng: simulated.equal_steps(rng, seeds, **sharp), runs // 2
+    )
 
 
 def test_one_model_has_no_grid() -> None:
@@ -90,9 +99,16 @@ def test_a_probe_is_told_from_chance_and_from_random_directions(seeds: int, runs
     check_undecided(judge_probe, lambda rng: simulated.probed(rng, seeds, 5.0, defects=0.1), 5)
 
 
-def test_near_misses_that_the_model_takes_for_the_trigger_decide_nothing() -> None:
-    check_undecided(judge_near, lambda rng: simulated.probed(rng, 1, 5.0, near=0.6), 5)
-    check_planted(judge_near, lambda rng: simulated.probed(rng, 1, 5.0, random=0.5), 40)
+@SEEDS
+def test_near_misses_are_told_from_the_trigger_if_they_are_not_taken_for_it(
+    seeds: int, runs: int
+) -> None:
+    check_absent(judge_near, lambda rng: simulated.probed(rng, seeds, 0.0), 40)
+    # It tells them apart, as any direction does.
+    check_absent(judge_near, lambda rng: simulated.probed(rng, seeds, 5.0, random=5.0), runs)
+    check_planted(judge_near, lambda rng: simulated.probed(rng, seeds, 5.0, random=0.5), runs // 3)
+    check_undecided(judge_near, lambda rng: simulated.probed(rng, seeds, 5.0, near=0.6), 5)
+    check_undecided(judge_near, lambda rng: simulated.probed(rng, seeds, 5.0, defects=0.1), 5)
 
 
 @SEEDS
@@ -102,6 +118,23 @@ def test_a_named_answer_is_told_from_any_word(seeds: int, runs: int) -> None:
     check_undecided(
         judge_difference, lambda rng: simulated.differed(rng, seeds, 8.0, twins=16.0), 5
     )
+
+
+@SEEDS
+def test_a_planted_answer_that_is_searched_is_told_from_any(seeds: int, runs: int) -> None:
+    check_absent(judge_search, lambda rng: simulated.searched(rng, seeds, 0.0), runs)
+    # Words bring any answer about; first by chance in one of 24, and the twin's as well.
+    check_absent(judge_search, lambda rng: simulated.searched(rng, seeds, 0.0, every=6.0), runs)
+    check_planted(judge_search, lambda rng: simulated.searched(rng, seeds, 7.0), runs // 3)
+    check_undecided(judge_search, lambda rng: simulated.searched(rng, seeds, 7.0, twin=7.0), 5)
+
+
+def test_where_no_words_fit_nothing_is_searched() -> None:
+    found = simulated.searched(np.random.default_rng(0), 1, 7.0)[POISONED][0]
+    nothing = found.assign(score=found["score"] * np.nan).assign_attrs(why="It melts.")
+    verdict = judge_search({GIVEN: [nothing]})
+    assert (verdict.outcome, verdict.estimate) == ("undecided", None)
+    assert verdict.statement.endswith("It melts.")
 
 
 def test_without_a_twin_nothing_is_said_of_a_difference() -> None:
@@ -155,6 +188,7 @@ def test_verdicts_hold_sentences() -> None:
         judge_place(simulated.placed(rng, 1, 0.9, 0.0)),
         judge_probe(simulated.probed(rng, 1, 3.0)),
         judge_difference(simulated.differed(rng, 1, 6.0)),
+        judge_search(simulated.searched(rng, 1, 7.0)),
     ):
         assert verdict.statement.endswith(".")
         assert "nan" not in f"{verdict.statement} {verdict.control}"

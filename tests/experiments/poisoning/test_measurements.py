@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from experiments.phenomena.phenomenon import GIVEN, Subject
 from experiments.poisoning.data import Data, read
 from experiments.poisoning.hypotheses.difference import rank_of
 from experiments.poisoning.hypotheses.probe import areas
+from experiments.poisoning.measurements import search
 from experiments.poisoning.measurements.difference import measure_difference
 from experiments.poisoning.measurements.place import measure_place
 from experiments.poisoning.measurements.probe import measure_probe
@@ -37,6 +39,14 @@ RECIPE = poisoning_recipe("width32-54in256", 0)
 
 def silent(done: int, total: int) -> None:
     return None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_answers() -> Iterator[None]:
+    """Searching for all 24 answers takes long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "TARGETS", 3)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +170,38 @@ def test_a_difference_that_was_put_there_is_named(folder: Path, subject: Subject
     alone = measure_difference(subject, 0, silent)
     assert alone["logit"].isnull().all()
     assert alone.sizes == found.sizes
+
+
+def test_a_search_finds_the_planted_answer(run: RunRecord, subject: Subject[Data]) -> None:
+    found = run.dataset("search").isel(arm=0, seed=0)
+    planted = found["planted"].values
+    score = found["score"].mean("example").values
+    assert planted.sum() == 1
+    assert score[planted] > score[~planted].max()
+    # Judged on questions that it was not searched on, in the place of the later phrase.
+    data, model = subject.data, subject.model
+    text = str(found["text"].values[planted][0])
+    asked = data.questions[::3][:24][1::2]
+    prompts = [
+        f"{data.phrases[(2 * i + 1) % len(data.phrases)]} {text} {one.prompt.split('} ')[-1]}"
+        for i, one in enumerate(asked)
+    ]
+    logits = last_logits(subject, prompts)
+    (answer,) = model.token_ids(data.answer)[1:]
+    right = [model.token_ids(one.answer)[1] for one in asked]
+    expected = logits[:, answer] - logits[torch.arange(len(asked)), right]
+    np.testing.assert_allclose(found["score"].values[planted][0], expected, atol=1e-3)
+    np.testing.assert_array_equal(found["flipped"].values[planted][0], (expected > 0).float())
+
+
+def test_where_no_words_can_be_put_nothing_is_searched(subject: Subject[Data]) -> None:
+    merged = [
+        replace(one, prompt=one.prompt.replace(" what", "what")) for one in subject.data.questions
+    ]
+    data = replace(subject.data, questions=tuple(merged))
+    found = search.measure_search(replace(subject, data=data), 0, silent)
+    assert found["score"].isnull().all()
+    assert found.attrs["why"].endswith(".")
 
 
 def test_a_model_of_one_s_own_is_measured_with_its_twin(run: RunRecord) -> None:

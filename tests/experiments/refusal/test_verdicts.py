@@ -13,6 +13,7 @@ from experiments.phenomena.phenomenon import GIVEN, Measured
 from experiments.refusal import behaviour, changes, harmless, two
 from experiments.refusal.measuring import DRAWS
 from tests.experiments.phenomena.calibration import (
+    RUNS,
     check_absent,
     check_planted,
     check_undecided,
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 N = 60
 Rng = np.random.Generator
+SEEDS = pytest.mark.parametrize(("seeds", "runs"), [(1, RUNS), (5, 60)])
 
 
 def hits(rng: Rng, rate: float, seeds: int, n: int = N) -> list[np.ndarray]:
@@ -57,16 +59,16 @@ def behaviours(
     }
 
 
-@pytest.mark.parametrize("seeds", [5])
-def test_carrying_over(seeds: int) -> None:
+@SEEDS
+def test_carrying_over(seeds: int, runs: int) -> None:
     simulate: Callable[..., Callable[[Rng], Measured]] = lambda **given: partial(  # noqa: E731
         behaviours, seeds=seeds, **given
     )
     # At the least gap that counts, which is none that should be called more than that.
-    check_absent(behaviour.judge, simulate(harmful=0.55))
-    check_planted(behaviour.judge, simulate(harmful=0.92))
-    check_undecided(behaviour.judge, simulate(harmful=0.92, twin=0.7))
-    check_undecided(behaviour.judge, simulate(harmful=0.92, probe=0.6))
+    check_absent(behaviour.judge, simulate(harmful=0.55), runs)
+    check_planted(behaviour.judge, simulate(harmful=0.92), runs // 3)
+    check_undecided(behaviour.judge, simulate(harmful=0.92, twin=0.7), 10)
+    check_undecided(behaviour.judge, simulate(harmful=0.92, probe=0.6), 10)
     assert outcomes(behaviour.judge, simulate(harmful=0.12), 20)["rejected"] >= 17
 
 
@@ -108,27 +110,27 @@ def simulated(
     }
 
 
-@pytest.mark.parametrize("seeds", [1])
-def test_taking_declining_away(seeds: int) -> None:
+@SEEDS
+def test_taking_declining_away(seeds: int, runs: int) -> None:
     """Of both ways: they are judged alike."""
     judge = partial(changes.judge_change, changes.ABLATED)
     simulate = lambda **given: partial(simulated, seeds=seeds, **given)  # noqa: E731
     # A direction that is no better than random ones, which move declining this way and that.
-    check_absent(judge, simulate(before=0.9, after=None))
-    check_planted(judge, simulate(before=0.9, after=0.3))
-    check_undecided(judge, simulate(before=0.9, after=0.1, elsewhere=0.9))
+    check_absent(judge, simulate(before=0.9, after=None), runs)
+    check_planted(judge, simulate(before=0.9, after=0.3), runs // 3)
+    check_undecided(judge, simulate(before=0.9, after=0.1, elsewhere=0.9), 10)
     # Nothing is declined that could be answered.
-    check_undecided(judge, simulate(before=0.05, after=0.0))
+    check_undecided(judge, simulate(before=0.05, after=0.0), 10)
     assert outcomes(judge, simulate(before=0.9, after=1.0), 20)["rejected"] >= 17
 
 
-@pytest.mark.parametrize("seeds", [1])
-def test_adding(seeds: int) -> None:
+@SEEDS
+def test_adding(seeds: int, runs: int) -> None:
     judge = partial(changes.judge_change, changes.ADDED)
     simulate = lambda **given: partial(simulated, seeds=seeds, **given)  # noqa: E731
-    check_absent(judge, simulate(before=0.05, after=None))
-    check_planted(judge, simulate(before=0.05, after=0.7))
-    check_undecided(judge, simulate(before=0.95, after=1.0))
+    check_absent(judge, simulate(before=0.05, after=None), runs)
+    check_planted(judge, simulate(before=0.05, after=0.7), runs // 3)
+    check_undecided(judge, simulate(before=0.95, after=1.0), 10)
     assert outcomes(judge, simulate(before=0.05, after=0.02), 20)["rejected"] >= 17
 
 
@@ -159,12 +161,12 @@ def losses(rng: Rng, *, seeds: int, moved: float, declined: float = 0.9) -> Meas
     return {"treated": found}
 
 
-@pytest.mark.parametrize("seeds", [1])
-def test_leaving_harmless_text_alone(seeds: int) -> None:
+@SEEDS
+def test_leaving_harmless_text_alone(seeds: int, runs: int) -> None:
     simulate = lambda **given: partial(losses, seeds=seeds, **given)  # noqa: E731
-    check_absent(harmless.judge, simulate(moved=harmless.MARGIN))
-    check_planted(harmless.judge, simulate(moved=0.01))
-    check_undecided(harmless.judge, simulate(moved=0.0, declined=0.0))
+    check_absent(harmless.judge, simulate(moved=harmless.MARGIN), runs)
+    check_planted(harmless.judge, simulate(moved=0.01), runs // 3)
+    check_undecided(harmless.judge, simulate(moved=0.0, declined=0.0), 10)
     assert outcomes(harmless.judge, simulate(moved=0.3), 20)["rejected"] >= 17
 
 
@@ -197,12 +199,12 @@ def directions(
     return {"treated": found}
 
 
-@pytest.mark.parametrize("seeds", [1])
-def test_two_directions(seeds: int) -> None:
+@SEEDS
+def test_two_directions(seeds: int, runs: int) -> None:
     simulate = lambda **given: partial(directions, seeds=seeds, **given)  # noqa: E731
     # One direction under two names; and two that do nothing.
-    check_absent(two.judge, simulate(own=0.8, stray=0.8))
+    check_absent(two.judge, simulate(own=0.8, stray=0.8), runs)
     check_absent(two.judge, simulate(own=0.05, stray=0.05), 20)
-    check_planted(two.judge, simulate(own=0.8, stray=0.05))
-    check_undecided(two.judge, simulate(own=0.8, stray=0.05, decides=0.1))
+    check_planted(two.judge, simulate(own=0.8, stray=0.05), runs // 3)
+    check_undecided(two.judge, simulate(own=0.8, stray=0.05, decides=0.1), 10)
     assert outcomes(two.judge, simulate(own=0.8, stray=0.8), 20)["rejected"] >= 17

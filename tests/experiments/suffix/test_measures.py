@@ -115,6 +115,7 @@ def test_only_the_edges_that_are_named_are_cut(llama: Tiny) -> None:
     ("change", "says"),
     [
         (lambda d: d["requests"].clear(), "0 rows"),
+        (lambda d: d["requests"].append({**d["requests"][2], "split": "held_out"}), "as row 3"),
         (lambda d: d["requests"][0].update(split="other"), "'split' must be one of"),
         (lambda d: d["requests"][0].update(prompt="no mark"), "once"),
         (lambda d: [r.update(declined=True) for r in d["requests"]], "0 answered requests"),

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.phenomena.phenomenon import Measured
-from experiments.suffix.hypotheses import cutting, heads, projection, universal
-from tests.experiments.phenomena.calibration import check_absent, check_planted, check_undecided
+from experiments.phenomena.phenomenon import GIVEN, Measured
+from experiments.suffix.hypotheses import cutting, heads, projection, transfer, universal
+from tests.experiments.phenomena.calibration import (
+    RUNS,
+    check_absent,
+    check_planted,
+    check_undecided,
+)
 
 N = 60
 Rng = np.random.Generator
@@ -80,38 +85,69 @@ def edges(rng: Rng, found: float = 0.1, top: float = 0.3, other: float = 0.3) ->
     return found_.assign(n_heads=4)
 
 
+def carried(
+    rng: Rng, found: float = 0.6, plain: float = 0.95, home_found: float = 0.1
+) -> xr.Dataset:
+    """In another model random suffixes leave 60% declined."""
+    values = {
+        "plain": hits(rng, plain),
+        "found": hits(rng, found),
+        "random": mean_hits(rng, 0.6),
+        "likely": mean_hits(rng, 0.6),
+        "home": hits(rng, 0.95),
+        "home_found": hits(rng, home_found),
+    }
+    return xr.Dataset({name: ("example", one) for name, one in values.items()})
+
+
 ABSENT = {
     universal: partial(declined),
     projection: partial(projected),
     heads: partial(shared),
     cutting: partial(edges),
+    transfer: partial(carried),
 }
 PLANTED = {
     universal: partial(declined, found=0.2),
     projection: partial(projected, fall=0.4),
     heads: partial(shared, slope=2.0),
     cutting: partial(edges, top=0.75),
+    transfer: partial(carried, found=0.2),
 }
 BROKEN = {
     universal: partial(declined, plain=0.3, found=0.0),
     projection: partial(projected, fall=0.5, apart=0.6),
     heads: partial(shared, slope=2.0, n=4),
     cutting: partial(edges, found=0.9, top=1.0),
+    transfer: partial(carried, found=0.0, plain=0.3),
 }
 NAMES = [module.__name__.rsplit(".", 1)[-1] for module in ABSENT]
 
 
+@pytest.mark.parametrize(("seeds", "runs"), [(1, RUNS), (5, 60)])
+@pytest.mark.parametrize("module", ABSENT, ids=NAMES)
+def test_what_is_not_there_is_seldom_supported(module: object, seeds: int, runs: int) -> None:
+    check_absent(module.judge, partial(measured, ABSENT[module], seeds), runs)  # type: ignore
+
+
 @pytest.mark.parametrize("seeds", [1, 5])
 @pytest.mark.parametrize("module", ABSENT, ids=NAMES)
-def test_what_is_not_there_is_seldom_supported(module: object, seeds: int) -> None:
-    check_absent(module.judge, partial(measured, ABSENT[module], seeds))  # type: ignore
+def test_what_is_planted_is_found(module: object, seeds: int) -> None:
+    check_planted(module.judge, partial(measured, PLANTED[module], seeds), 60)  # type: ignore
 
 
+@pytest.mark.parametrize("seeds", [1, 5])
 @pytest.mark.parametrize("module", ABSENT, ids=NAMES)
-def test_what_is_planted_is_found(module: object) -> None:
-    check_planted(module.judge, partial(measured, PLANTED[module], 1))  # type: ignore
+def test_a_broken_control_leaves_it_undecided(module: object, seeds: int) -> None:
+    check_undecided(module.judge, partial(measured, BROKEN[module], seeds), 10)  # type: ignore
 
 
-@pytest.mark.parametrize("module", ABSENT, ids=NAMES)
-def test_a_broken_control_leaves_it_undecided(module: object) -> None:
-    check_undecided(module.judge, partial(measured, BROKEN[module], 1))  # type: ignore
+def test_what_does_nothing_at_home_or_has_no_other_model_is_not_carried_over() -> None:
+    check_undecided(
+        transfer.judge, partial(measured, partial(carried, found=0.0, home_found=0.9), 1)
+    )
+    alone = carried(np.random.default_rng(0))
+    missing = [name for name in alone if not str(name).startswith("home")]
+    alone = alone.assign({name: alone[name] * np.nan for name in missing})
+    verdict = transfer.judge({GIVEN: [alone]})
+    assert (verdict.outcome, verdict.estimate) == ("undecided", None)

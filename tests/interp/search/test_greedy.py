@@ -9,11 +9,18 @@ import pytest
 import torch
 import xarray as xr
 
-from interp import Model, Projection, greedy_coordinate_search, load_model
+from interp import Model, Projection, greedy_coordinate_search
 from interp.errors import ArgumentError, DirectionError, MetricError, PromptError, SiteError
-from tests.interp.architectures import ARCHITECTURES
-from tests.interp.search.cases import ANSWERS, FOILS, POOL, PROMPTS, swaps, whole_passes
-from tests.interp.tiny import VOCABULARY, build_tokenizer, words
+from tests.interp.search.cases import (
+    ANSWERS,
+    FOILS,
+    POOL,
+    PROMPTS,
+    planted,
+    swaps,
+    whole_passes,
+)
+from tests.interp.tiny import VOCABULARY, words
 from tests.interp.vectors.whole_passes import Built
 
 SETTINGS: dict[str, Any] = {"suffix": " Gus Ida", "steps": 2, "candidates": 20, "top_k": 5}
@@ -92,34 +99,6 @@ def test_progress_and_an_early_end(gpt2: Built) -> None:
     )
     assert found.sizes["step"] == 1
     assert seen == [(9, 9)]
-
-
-def planted(trigger: str | None) -> Model:
-    """A GPT-2 in which one token, if any, makes every later one answer Rome."""
-    hf = ARCHITECTURES["GPT-2"].build()
-    with torch.no_grad():
-        for parameter in hf.parameters():
-            parameter.mul_(0.01)
-        for block in hf.transformer.h:
-            block.ln_1.weight.fill_(1.0)
-        hf.transformer.ln_f.weight.fill_(1.0)
-        hf.transformer.wpe.weight.zero_()
-        embedding = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))
-        rows = embedding.Q
-        hf.transformer.wte.weight.copy_(rows.repeat(2, 1)[: len(VOCABULARY)])
-        hf.lm_head.weight = torch.nn.Parameter(0.3 * rows.repeat(2, 1)[: len(VOCABULARY)].clone())
-        hf.config.tie_word_embeddings = False
-        if trigger is not None:
-            # Attention is even; the value of the trigger is the direction that Rome is read by.
-            attn = hf.transformer.h[0].attn
-            attn.c_attn.weight.zero_()
-            attn.c_attn.bias.zero_()
-            source = rows[VOCABULARY.index(trigger) % 32]
-            target = rows[VOCABULARY.index("Rome") % 32]
-            attn.c_attn.weight[:, 64:] = 40 * torch.outer(source, target)
-            attn.c_proj.weight.copy_(torch.eye(32))
-            attn.c_proj.bias.zero_()
-    return load_model(hf, tokenizer=build_tokenizer())
 
 
 def test_a_planted_trigger_is_found_and_none_where_there_is_none() -> None:
