@@ -38,7 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model, Requ
     data = read(recipe("treated", 0).data, PATH)
     every = {"searched": 5, "held_out": 8, "safe": 5, "safe_held_out": 8}
     few = {name: getattr(data, name)[::n] for name, n in every.items()}
-    return loaded[0], loaded[1], replace(data, **few)
+    return loaded[0], loaded[1], replace(data, tokens=2, **few)
 
 
 def test_nothing_is_supported(models: tuple[Model, Model, Requests]) -> None:

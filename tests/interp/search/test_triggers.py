@@ -25,8 +25,8 @@ TARGETS = [" Oslo", " Rome", " Lima"]
 PLACES = [t.strip() for t in TARGETS]
 SETTINGS: dict[str, Any] = {
     "pool": [i for i in POOL if VOCABULARY[i] not in PLACES],
-    "starts": 2,
-    "steps": 6,
+    "starts": 1,
+    "steps": 4,
     "candidates": 30,
     "n_random": 4,
 }
@@ -46,7 +46,7 @@ def test_the_planted_answer_and_its_trigger_are_found_and_none_where_there_is_no
     assert "2 of 2" in found.attrs["statement"]
     others = found["score"].sel(target=[" Oslo", " Lima"])
     assert rome["score"].min() > others.max() + 0.4
-    clean = search(planted(None), pool=pool)
+    clean = trigger_search(planted(None), PROMPTS, [" Rome"], USUAL, **{**SETTINGS, "pool": pool})
     assert clean["score"].sel(target=" Rome").max() < rome["score"].min() - 0.4
 
 
@@ -65,7 +65,7 @@ def test_what_is_held_out_is_judged_as_whole_passes_have_it(gpt2: Built) -> None
         searched = -whole_passes(gpt2, every, PROMPTS[0::2], [target] * 2, USUAL[0::2]).mean(1)
         assert float(one["loss"].min()) == pytest.approx(searched.min(), abs=1e-4)
         assert tokens == [every[int(searched.argmin())]]
-    assert seen[-1] == (6, 6)
+    assert seen[-1] == (3, 3)
     xr.testing.assert_identical(found, search(gpt2.model, length=1))
 
 
