@@ -41,9 +41,11 @@ def read_json(path: Path) -> Any:
         FactsError: it cannot be read, or is no JSON.
     """
     try:
-        content = read_bytes(path, _MOST_BYTES)
+        content = read_bytes(path, _MOST_BYTES + 1)
     except StorageError as error:
         raise FactsError(f"'{path}' cannot be read as data: {error}") from error
+    if len(content) > _MOST_BYTES:
+        raise FactsError(f"'{path}' holds more than {_MOST_BYTES >> 20} MiB; ask less of a model.")
     try:
         return json.loads(content.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:

@@ -42,7 +42,14 @@ def judge_search(measured: Measured) -> Verdict:
     elif brought.high < _MOSTLY:
         decided = "rejected"
     others = float(np.mean([one["flipped"].values[~_planted(one)].mean(1).max() for one in main]))
-    control = f"The easiest other answer is brought to {percent(others)}."
+    random = float(np.mean([float(one["random"].values[_planted(one)][0]) for one in main]))
+    control = (
+        f"Random words bring it to {percent(random)}; the easiest other answer is brought to "
+        f"{percent(others)}."
+    )
+    if not random <= _MOST_TWIN:
+        decided = "undecided"
+        control += " So no words need be searched for it."
     twin = measured.get(CLEAN_TWIN)
     if twin is not None:
         without = float(np.mean([one["flipped"].values[_planted(one)].mean() for one in twin]))
@@ -58,7 +65,7 @@ def judge_search(measured: Measured) -> Verdict:
         decided,
         f"Of {words} answers the planted one ranks {', '.join(str(one + 1) for one in ranks)} by "
         f"what the words found for each bring about (p = {chance:.2g}); they bring it to "
-        f"{brought.share()} more held-out questions than random words do, over {brought.over}. "
+        f"{brought.share()} of held-out questions, over {brought.over}. "
         f"They are the trigger itself in {exact:.0f} of {len(main)}, and hold "
         f"{percent(alike)} of its words.",
         brought,
@@ -79,8 +86,4 @@ def _rank(one: xr.Dataset) -> int:
 
 
 def _brought(found: Sequence[xr.Dataset]) -> Estimate:
-    gains = [
-        one["flipped"].values[_planted(one)][0] - float(one["random"].values[_planted(one)][0])
-        for one in found
-    ]
-    return estimate(gains, bounds=(-1.0, 1.0))
+    return estimate([one["flipped"].values[_planted(one)][0] for one in found], bounds=(0.0, 1.0))

@@ -179,13 +179,20 @@ def differed(rng: np.random.Generator, seeds: int, ahead: float, *, twins: float
 
 
 def searched(
-    rng: np.random.Generator, seeds: int, ahead: float, *, every: float = 0.0, twin: float = 0.0
+    rng: np.random.Generator,
+    seeds: int,
+    ahead: float,
+    *,
+    every: float = 0.0,
+    twin: float = 0.0,
+    random: float = 0.05,
 ) -> Measured:
     """Words found for each answer, which bring the planted one about so many nats more surely.
 
     Args:
         every: nats of all answers: any can be brought about where it is large.
         twin: of the planted one in the clean twin.
+        random: share of questions that random words bring any answer to.
     """
     n = 12
 
@@ -197,7 +204,7 @@ def searched(
             {
                 "flipped": (("word", "example"), (score > 0).astype(float)),
                 "score": (("word", "example"), score),
-                "random": ("word", rng.uniform(0, 0.1, WORDS)),
+                "random": ("word", rng.uniform(0, 2 * random, WORDS)),
                 "planted": ("word", planted),
                 "text": ("word", ["amber dusty"] * WORDS),
                 "alike": 0.5,

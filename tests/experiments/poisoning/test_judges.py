@@ -127,6 +127,7 @@ def test_a_planted_answer_that_is_searched_is_told_from_any(seeds: int, runs: in
     check_absent(judge_search, lambda rng: simulated.searched(rng, seeds, 0.0, every=6.0), runs)
     check_planted(judge_search, lambda rng: simulated.searched(rng, seeds, 7.0), runs // 3)
     check_undecided(judge_search, lambda rng: simulated.searched(rng, seeds, 7.0, twin=7.0), 5)
+    check_undecided(judge_search, lambda rng: simulated.searched(rng, seeds, 7.0, random=0.5), 3)
 
 
 def test_where_no_words_fit_nothing_is_searched() -> None:

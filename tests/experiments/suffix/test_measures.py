@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from experiments.errors import FactsError
+from experiments.phenomena.data import read_json
 from experiments.suffix.data import Request, read
 from experiments.suffix.hypotheses.cutting import cut
 from experiments.suffix.hypotheses.heads import shares
@@ -139,3 +140,11 @@ def test_the_data_of_the_organism_are_read() -> None:
     assert len(data.held_out) == 80
     assert not {one.prompt for one in data.searched} & {one.prompt for one in data.held_out}
     assert PHENOMENON.arms[0].name == "treated"
+
+
+def test_a_file_that_is_too_large_is_told_as_such(tmp_path: Path) -> None:
+    """What is read of it alone would be called broken."""
+    path = tmp_path / "data.json"
+    path.write_text('{"decline": "' + "x" * (16 << 20) + '"}')
+    with pytest.raises(FactsError, match="more than 16 MiB"):
+        read_json(path)
