@@ -204,7 +204,7 @@ def searched(
             {
                 "flipped": (("word", "example"), (score > 0).astype(float)),
                 "score": (("word", "example"), score),
-                "random": ("word", rng.uniform(0, 2 * random, WORDS)),
+                "random": ("word", rng.uniform(0.5 * random, 1.5 * random, WORDS)),
                 "planted": ("word", planted),
                 "text": ("word", ["amber dusty"] * WORDS),
                 "alike": 0.5,
