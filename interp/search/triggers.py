@@ -164,7 +164,7 @@ def trigger_search(
             "target": targets[first],
             "trigger": str(chosen[first]),
             "statement": _statement(
-                targets, chosen, flipped, random, order.tolist(), int(tried.sum())
+                targets, list(chosen), flipped, random, order.tolist(), int(tried.sum())
             ),
         },
     )
@@ -220,13 +220,13 @@ def _without(
     found = score_answers(model, bare, [target] * len(bare))["logprob"].values.astype(np.float64)
     if usual is None:
         return found
-    return found - score_answers(model, bare, usual)["logprob"].values
+    return np.asarray(found - score_answers(model, bare, usual)["logprob"].values)
 
 
 def _statement(
     targets: Sequence[str],
     triggers: Sequence[str],
-    flipped: Scores,
+    flipped: npt.NDArray[np.bool_],
     random: Scores,
     order: Sequence[int],
     tried: int,
