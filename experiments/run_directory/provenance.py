@@ -36,7 +36,6 @@ _PACKAGES = (
     "pandas",
     "pyarrow",
     "xarray",
-    "h5netcdf",
     "h5py",
 )
 

@@ -1,0 +1,180 @@
+"""The figure and the table of what each attack moves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+from plotly.subplots import make_subplots
+
+from experiments.numbers import percent
+from experiments.phenomena.estimates import estimate
+from interp.figures.drawing import theme
+
+__all__ = ["attack_dots", "table"]
+
+_COLOURS = ("#56B4E9", "#0072B2", "#000000", "#CC79A7", "#E69F00", "#009E73")
+_ROW, _APART = 64, 0.24
+_REACH = 0.12
+"""Of the axis, beyond what is drawn."""
+
+
+def attack_dots(attacks: xr.Dataset) -> go.Figure:
+    """Shifts along both variables by attack and layer, with their intervals; grey is what means
+    nothing, a dot for each draw.
+
+    Args:
+        attacks: what `measure` returns, of one organism or several put one behind the other.
+    """
+    fig = make_subplots(
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
+        subplot_titles=[f"along <i>{name}</i>" for name in attacks["variable"].values],
+    )
+    layers = attacks["layer"].values
+    colours = [_COLOURS[number % len(_COLOURS)] for number in range(len(layers))]
+    drawn = []
+    for column, variable in enumerate(attacks["variable"].values, 1):
+        one = attacks.sel(variable=variable)
+        for number, layer in enumerate(layers):
+            rows = _rows(one.sel(layer=layer), attacks.sizes["attack"], number, len(layers))
+            random = one["random"].sel(layer=layer)
+            grey_x = random.values.ravel()
+            grey_y = np.repeat(rows["y"].values, random.sizes["draw"])
+            fig.add_trace(
+                go.Scatter(
+                    x=grey_x,
+                    y=grey_y,
+                    mode="markers",
+                    marker={"size": 4, "color": theme.MUTED, "opacity": 0.4},
+                    name="the same with what means nothing, by draw",
+                    legendgroup="random",
+                    showlegend=column == 1 and number == 0,
+                    hoverinfo="skip",
+                ),
+                col=column,
+                row=1,
+            )
+            fig.add_trace(
+                go.Scatter(
+                    x=rows["mean"],
+                    y=rows["y"],
+                    mode="markers",
+                    marker={
+                        "size": 9,
+                        "color": [
+                            "white" if forced == variable else colours[number]
+                            for forced in one["forced"].values
+                        ],
+                        "line": {"color": colours[number], "width": 2},
+                    },
+                    error_x={
+                        "type": "data",
+                        "symmetric": False,
+                        "array": rows["high"] - rows["mean"],
+                        "arrayminus": rows["mean"] - rows["low"],
+                        "color": colours[number],
+                        "thickness": 2,
+                        "width": 0,
+                    },
+                    name=f"after layer {layer + 1}",
+                    legendgroup=f"layer {layer}",
+                    showlegend=column == 1,
+                    text=[
+                        f"{theme.escape(name)}, after layer {layer + 1}<br>{mean:.2f} "
+                        f"[{low:.2f}, {high:.2f}]"
+                        for name, mean, low, high in zip(
+                            one["attack"].values,
+                            rows["mean"],
+                            rows["low"],
+                            rows["high"],
+                            strict=True,
+                        )
+                    ],
+                    hovertemplate="%{text}<extra></extra>",
+                ),
+                col=column,
+                row=1,
+            )
+            drawn.append(np.concatenate([grey_x, rows["low"], rows["high"], [-1.0, 1.0]]))
+    every = np.concatenate(drawn)
+    low, high = float(np.nanmin(every)), float(np.nanmax(every))
+    names = [_label(attacks, number) for number in range(attacks.sizes["attack"])]
+    theme.finish(fig, title=None, height=_ROW * len(names) + 130)
+    for at in (-1.0, 0.0, 1.0):
+        dash = "solid" if at == 0 else "dot"
+        fig.add_vline(x=at, line={"color": theme.MUTED, "width": 1, "dash": dash}, layer="below")
+    for number in range(1, len(names)):
+        fig.add_hline(y=number - 0.5, line={"color": theme.RULE, "width": 1}, layer="below")
+    fig.update_yaxes(
+        tickvals=list(range(len(names))),
+        ticktext=names[::-1],
+        range=[-0.5, len(names) - 0.5],
+        showgrid=False,
+    )
+    pad = _REACH * (high - low)
+    fig.update_xaxes(
+        title_text="shift (1: distance between the classes' means)",
+        range=[low - pad, high + pad],
+    )
+    fig.update_layout(margin_t=80, legend_y=1.0 + 40 / (_ROW * len(names)))
+    return fig
+
+
+def _rows(one: xr.Dataset, n: int, number: int, layers: int) -> pd.DataFrame:
+    """Mean and interval of each attack, and where it is drawn."""
+    found = [estimate([values]) for values in one["shift"].values]
+    offset = _APART * ((layers - 1) / 2 - number)
+    return pd.DataFrame(
+        {
+            "y": [n - 1 - row + offset for row in range(n)],
+            "mean": [one.mean for one in found],
+            "low": [one.low for one in found],
+            "high": [one.high for one in found],
+        }
+    )
+
+
+def _label(attacks: xr.Dataset, number: int) -> str:
+    """An attack with the share that is declined before and under it."""
+    one = attacks.isel(attack=number)
+    before, after = (float(one[name].mean()) for name in ("declined_plain", "declined"))
+    lines = theme.escape(str(one["attack"].values)).replace(": ", ":<br>")
+    told = f"{percent(before)} → {percent(after)} declined"
+    return f"{lines}<br><span style='color:{theme.MUTED}'>{told}</span>"
+
+
+def table(attacks: xr.Dataset) -> pd.DataFrame:
+    """A row for each attack, variable and layer: the shift with its interval, the range of what
+    means nothing, and the shares declined."""
+    rows = []
+    for number, name in enumerate(attacks["attack"].values):
+        one = attacks.isel(attack=number)
+        beside = one["declined_random"].values
+        for variable in attacks["variable"].values:
+            for layer in attacks["layer"].values:
+                cell = one.sel(variable=variable, layer=layer)
+                found = estimate([cell["shift"].values])
+                random = cell["random"].values
+                there = np.isfinite(random).any()
+                rows.append(
+                    {
+                        "attack": str(name),
+                        "variable": str(variable),
+                        "layer": int(layer) + 1,
+                        "shift": found.mean,
+                        "low": found.low,
+                        "high": found.high,
+                        "n": found.n,
+                        "random_low": np.nanmin(random) if there else np.nan,
+                        "random_high": np.nanmax(random) if there else np.nan,
+                        "control": str(one["control"].values),
+                        "set_by_the_attack": str(one["forced"].values) == str(variable),
+                        "declined_before": float(one["declined_plain"].mean()),
+                        "declined": float(one["declined"].mean()),
+                        "declined_random": float(np.nanmean(beside)) if there else np.nan,
+                    }
+                )
+    return pd.DataFrame(rows)
