@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import xarray as xr
@@ -69,7 +70,7 @@ def _subject(recipe: Recipe, place: Path) -> Subject[Requests]:
     return Subject(load_model(str(place)), data, recipe.arm, recipe.seed)
 
 
-def _said(what: str):  # type: ignore[no-untyped-def]
+def _said(what: str) -> Callable[[int, int], None]:
     def tell(done: int, total: int) -> None:
         if done == total or done % 50 == 0:
             sys.stderr.write(f"\r{what}: {done}/{total}" + (os.linesep if done == total else ""))

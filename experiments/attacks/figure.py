@@ -9,7 +9,7 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from experiments.numbers import percent
-from experiments.phenomena.estimates import estimate
+from experiments.phenomena.estimates import difference, estimate
 from interp.figures.drawing import theme
 
 __all__ = ["attack_dots", "table"]
@@ -65,7 +65,7 @@ def attack_dots(attacks: xr.Dataset) -> go.Figure:
                     marker={
                         "size": 9,
                         "color": [
-                            "white" if forced == variable else colours[number]
+                            "white" if forced else colours[number]
                             for forced in one["forced"].values
                         ],
                         "line": {"color": colours[number], "width": 2},
@@ -147,18 +147,16 @@ def _label(attacks: xr.Dataset, number: int) -> str:
 
 
 def table(attacks: xr.Dataset) -> pd.DataFrame:
-    """A row for each attack, variable and layer: the shift with its interval, the range of what
-    means nothing, and the shares declined."""
+    """A row for each attack, variable and layer: the shift with its interval, how far apart harmful
+    and harmless requests lie under the attack, what means nothing does, and the shares declined."""
     rows = []
     for number, name in enumerate(attacks["attack"].values):
         one = attacks.isel(attack=number)
-        beside = one["declined_random"].values
         for variable in attacks["variable"].values:
             for layer in attacks["layer"].values:
                 cell = one.sel(variable=variable, layer=layer)
                 found = estimate([cell["shift"].values])
-                random = cell["random"].values
-                there = np.isfinite(random).any()
+                apart = difference([cell["harmful_under"].values], [cell["harmless_under"].values])
                 rows.append(
                     {
                         "attack": str(name),
@@ -168,13 +166,23 @@ def table(attacks: xr.Dataset) -> pd.DataFrame:
                         "low": found.low,
                         "high": found.high,
                         "n": found.n,
-                        "random_low": np.nanmin(random) if there else np.nan,
-                        "random_high": np.nanmax(random) if there else np.nan,
+                        **_ends(cell["random"], "random"),
+                        "apart": apart.mean,
+                        "apart_low": apart.low,
+                        "apart_high": apart.high,
+                        **_ends(cell["apart_random"], "apart_random"),
+                        "by_construction": bool(cell["forced"]),
                         "control": str(one["control"].values),
-                        "set_by_the_attack": str(one["forced"].values) == str(variable),
                         "declined_before": float(one["declined_plain"].mean()),
                         "declined": float(one["declined"].mean()),
-                        "declined_random": float(np.nanmean(beside)) if there else np.nan,
+                        **_ends(one["declined_random"], "declined_random"),
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def _ends(draws: xr.DataArray, name: str) -> dict[str, float]:
+    """The least and the most of all draws."""
+    values = draws.values[np.isfinite(draws.values)]
+    ends = (values.min(), values.max()) if values.size else (np.nan, np.nan)
+    return {f"{name}_least": float(ends[0]), f"{name}_most": float(ends[1])}

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.attacks.organism import BEHIND, INJECTED, TRIGGER, WORDS, behind
+from experiments.attacks.organism import (
+    BEHIND,
+    FORMS,
+    INJECTED,
+    POISONS,
+    TRIGGER,
+    WORDS,
+    behind,
+)
+from experiments.attacks.reading import VARIABLES
 from experiments.phenomena.phenomenon import Subject
 from experiments.refusal.changes import ABLATED, HELD, Change
 from experiments.refusal.measuring import (
     Candidate,
     Changes,
+    added,
     candidates,
     chosen,
     halves,
@@ -24,8 +36,9 @@ from experiments.refusal.measuring import (
 from experiments.refusal.requests import Request, Requests
 from experiments.refusal.two import both_directions
 from interp import Intervention, continuous_suffix, greedy_coordinate_search
+from interp.search.layout import MARKER
 
-__all__ = ["DRAWS", "Attack", "Way", "of_poison", "of_treated"]
+__all__ = ["DRAWS", "Attack", "Making", "Way", "of_poison", "of_treated"]
 
 DRAWS = 20
 """Of each control."""
@@ -40,57 +53,50 @@ class Way:
     changes: Changes = ()
 
 
+Making: TypeAlias = Callable[[Sequence[Request]], Way]
+
+
 @dataclass(frozen=True)
 class Attack:
     """What is done to requests.
 
     Attributes:
         name: as people read it.
-        requests: to which it is done.
-        attacked: these, attacked.
-        controls: the same requests with what means nothing, in several draws.
+        harmful: of which requests it is told: harmful ones, or harmless ones.
+        make: does it to requests.
+        controls: do to them what means nothing, in several draws.
         control: what that is.
-        forced: the variable that the attack sets itself, where that is so: "declines".
+        forced: variables along which nothing is found: the attack sets their coordinate, or changes
+            nothing in front of where it is read.
     """
 
     name: str
-    requests: tuple[Request, ...]
-    attacked: Way
-    controls: tuple[Way, ...]
-    control: str
-    forced: str = ""
+    harmful: bool
+    make: Making
+    controls: tuple[Making, ...] = ()
+    control: str = ""
+    forced: tuple[str, ...] = ()
 
 
 def of_treated(subject: Subject[Requests], seed: int) -> list[Attack]:
-    """Directions, suffix, vectors and an injection, on the organism of refusal; and, to see that
-    both variables can be moved apart, the same things asked about in another form."""
-    return [*_asked_otherwise(subject.data), *_directions(subject, seed), *_words(subject, seed)]
+    """Directions, suffix, vectors and an injection, on the organism of refusal; and, to see what
+    other words around a thing do, the same things asked about in another form."""
+    return [*_forms(), *_directions(subject, seed), *_words(subject, seed)]
 
 
 def of_poison(subject: Subject[Requests], seed: int) -> list[Attack]:
     """The trigger, on the organism that was poisoned with it."""
     rng = np.random.default_rng(seed)
-    requests = _held_out(subject.data, harmful=True)
-    return [
-        Attack(
-            "trigger of 20 poisoned texts",
-            requests,
-            _with(requests, TRIGGER),
-            tuple(_with(requests, words) for words in _drawn(rng, len(TRIGGER.split()))),
-            "two other words",
-        )
-    ]
+    alike = tuple(partial(_with, words) for words in _drawn(rng, len(TRIGGER.split())))
+    name = f"trigger of {POISONS} poisoned texts"
+    return [Attack(name, True, partial(_with, TRIGGER), alike, "two random words")]
 
 
-def _held_out(data: Requests, *, harmful: bool) -> tuple[Request, ...]:
-    return tuple(data.some("request", harmful=harmful, split="held out"))
-
-
-def _with(requests: Sequence[Request], words: str, changes: Changes = ()) -> Way:
+def _with(words: str, requests: Sequence[Request], changes: Changes = ()) -> Way:
     return Way(tuple(behind(one.prompt, words) for one in requests), changes)
 
 
-def _plain(requests: Sequence[Request], changes: Changes = ()) -> Way:
+def _plain(changes: Changes, requests: Sequence[Request]) -> Way:
     return Way(tuple(one.prompt for one in requests), changes)
 
 
@@ -104,29 +110,38 @@ def _drawn(rng: np.random.Generator, n: int) -> list[str]:
     return list(found)
 
 
-def _asked_otherwise(data: Requests) -> list[Attack]:
+def _forms() -> list[Attack]:
     """No attacks: what is declined whatever it is about, and what is answered."""
-    made = []
-    for name, form, harmful in (
-        ("no attack: a secret of a harmless thing", "forbidden", False),
-        ("no attack: what a harmful thing does", "judgement", True),
-    ):
-        requests = _held_out(data, harmful=harmful)
-        other = data.some(form, harmful=harmful, split="held out")  # type: ignore[arg-type]
-        made.append(Attack(name, requests, _plain(other), (), ""))
-    return made
+    return [
+        Attack("no attack: the secret of a harmless thing", False, partial(_asked, "forbidden")),
+        Attack("no attack: what a harmful thing does", True, partial(_asked, "judgement")),
+    ]
+
+
+def _asked(form: str, requests: Sequence[Request]) -> Way:
+    return Way(tuple(FORMS[form].format(thing=_thing(one)) for one in requests))
+
+
+def _thing(request: Request) -> str:
+    return request.prompt.removesuffix(BEHIND).split()[-1]
 
 
 def _directions(subject: Subject[Requests], seed: int) -> list[Attack]:
-    harmful, harmless = (_held_out(subject.data, harmful=which) for which in (True, False))
     found = []
     for name, change in (("taken out everywhere", ABLATED), ("held at its harmless mean", HELD)):
-        best = _best(subject, change)
-        make = _maker(change, subject)
-        found.append(_direction(f"declines {name}", subject, harmful, best, make, seed, "declines"))
-    for name, one in both_directions(subject).items():
-        form = "judgement" if name == "harmful" else "request"
-        found.append(_direction(f"{name} added", subject, harmless, one, _add, seed, name, form))
+        # Where it is held, the content has been read before.
+        forced = VARIABLES if change is HELD else VARIABLES[1:]
+        best, make = _best(subject, change), partial(change.make, subject)
+        others = rivals(subject, best, seed).directions[:DRAWS]
+        found.append(_direction(f"declines {name}", True, best, make, others, forced))
+    pair = both_directions(subject)
+    for name, form, forced in (
+        ("harmful", "judgement", VARIABLES[:1]),
+        ("declines", "request", VARIABLES),
+    ):
+        one = pair[name]
+        others = rivals(subject, one, seed, form).directions[:DRAWS]
+        found.append(_direction(f"{name} added", False, one, _add, others, forced))
     return found
 
 
@@ -140,44 +155,35 @@ def _best(subject: Subject[Requests], change: Change) -> Candidate:
     return chosen(candidates(subject), score)[0]
 
 
-def _maker(change: Change, subject: Subject[Requests]) -> Callable[[Candidate], Changes]:
-    return lambda one: change.make(subject, one)
-
-
 def _add(one: Candidate) -> Changes:
-    return (Intervention.add(one.vector, f"resid_post.{one.layer}", positions=[one.position]),)
+    return added(one.vector, one.layer, one.position)
 
 
 def _direction(
     name: str,
-    subject: Subject[Requests],
-    requests: tuple[Request, ...],
+    harmful: bool,
     one: Candidate,
     make: Callable[[Candidate], Changes],
-    seed: int,
-    forced: str,
-    form: str = "request",
+    others: Iterable[Tensor],
+    forced: tuple[str, ...],
 ) -> Attack:
-    others = [
-        Candidate(one.layer, one.position, vector)
-        for vector in rivals(subject, one, seed, form).directions[:DRAWS]
-    ]
+    alike = (Candidate(one.layer, one.position, other) for other in others)
     return Attack(
         name,
-        requests,
-        _plain(requests, make(one)),
-        tuple(_plain(requests, make(other)) for other in others),
+        harmful,
+        partial(_plain, make(one)),
+        tuple(partial(_plain, make(other)) for other in alike),
         "random directions",
         forced,
     )
 
 
 def _words(subject: Subject[Requests], seed: int) -> list[Attack]:
-    """Words behind the thing that is asked about: searched ones, moved ones, another task."""
+    """Behind the thing that is asked about: words that were searched, ones that were moved, and
+    another task."""
     rng = np.random.default_rng(seed)
-    requests = _held_out(subject.data, harmful=True)
     told = halves(subject.data, "request", harmful=True)[1][:_SEARCHED]
-    prompts = [behind(one.prompt, "{suffix}") for one in told]
+    prompts = [behind(one.prompt, MARKER) for one in told]
     answers, foils = [one.answer for one in told], [subject.data.decline[0]] * len(told)
     search = greedy_coordinate_search(
         subject.model,
@@ -191,7 +197,6 @@ def _words(subject: Subject[Requests], seed: int) -> list[Attack]:
         top_k=len(WORDS),
         seed=seed,
     )
-    words = str(search.attrs["suffix"])
     vectors = continuous_suffix(
         subject.model,
         prompts,
@@ -204,35 +209,28 @@ def _words(subject: Subject[Requests], seed: int) -> list[Attack]:
         pool=list(WORDS),
         seed=seed,
     )
-    begun = str(vectors.attrs["initial"])
+    words, begun = str(search.attrs["suffix"]), str(vectors.attrs["initial"])
     moves = torch.tensor(vectors["vectors"].values)
     noise = torch.randn((DRAWS, *moves.shape), generator=torch.Generator().manual_seed(seed))
     noise = noise / noise.norm(dim=-1, keepdim=True) * moves.norm(dim=-1, keepdim=True)
-    injected = tuple(
-        behind(one.prompt, INJECTED.format(thing=_thing(one.prompt))) for one in requests
-    )
-    alike = tuple(_with(requests, one) for one in _drawn(rng, _SLOTS))
+    alike = tuple(partial(_with, one) for one in _drawn(rng, _SLOTS))
     return [
         Attack(
-            f"searched suffix “{words.strip()}”",
-            requests,
-            _with(requests, words),
-            alike,
-            "four random words",
+            f"suffix “{words.strip()}”", True, partial(_with, words), alike, "four random words"
         ),
         Attack(
             "vectors added to four words",
-            requests,
-            _with(requests, begun, _moved(moves)),
-            tuple(_with(requests, begun, _moved(one)) for one in noise),
-            "random vectors of equal length",
+            True,
+            partial(_with, begun, changes=_moved(moves)),
+            tuple(partial(_with, begun, changes=_moved(one)) for one in noise),
+            "random vectors of equal length, added to the same words",
         ),
-        Attack("another task behind it", requests, Way(injected), alike, "four random words"),
+        Attack("another task behind it", True, _injected, alike, "four random words"),
     ]
 
 
-def _thing(prompt: str) -> str:
-    return prompt.removesuffix(BEHIND).split()[-1]
+def _injected(requests: Sequence[Request]) -> Way:
+    return Way(tuple(behind(one.prompt, INJECTED.format(thing=_thing(one))) for one in requests))
 
 
 def _moved(vectors: Tensor) -> Changes:

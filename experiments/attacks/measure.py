@@ -9,7 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from experiments.attacks.made import DRAWS, Attack, Way
-from experiments.attacks.reading import Axis, axis
+from experiments.attacks.reading import VARIABLES, Axis, axis
 from experiments.phenomena.phenomenon import Subject
 from experiments.refusal.measuring import read
 from experiments.refusal.requests import Request, Requests
@@ -17,10 +17,9 @@ from experiments.reporter import Progress
 from interp import capture
 from interp.prompts.tokens import tokenise
 
-__all__ = ["VARIABLES", "axes", "measure"]
+__all__ = ["axes", "measure"]
 
 Floats = npt.NDArray[np.float64]
-VARIABLES = ("harmful", "declines")
 
 
 def axes(subject: Subject[Requests]) -> dict[str, list[Axis]]:
@@ -54,36 +53,46 @@ def axes(subject: Subject[Requests]) -> dict[str, list[Axis]]:
 def measure(
     subject: Subject[Requests], attacks: Sequence[Attack], progress: Progress
 ) -> xr.Dataset:
-    """What attacks move, each on as many held-out requests.
+    """What attacks move, in held-out requests of both kinds.
 
     Returns:
-        shift(attack, variable, layer, example): the coordinate under the attack minus that of the
-        plain request, in units of the distance between the classes' means; NaN where the axis is
-        not clear. random(attack, variable, layer, draw): the same mean over requests with what
-        means nothing; NaN where there are no controls. declined, declined_plain(attack, example)
-        and declined_random(attack, draw): whether it is declined. separates(variable, layer): of
-        the axis. control and forced(attack): see `Attack`.
+        shift(attack, variable, layer, example): in requests of the kind that the attack is told of,
+        the coordinate under the attack minus that of the plain request, in units of the distance
+        between the classes' means; random(attack, variable, layer, draw): its mean with what means
+        nothing. harmful_under and harmless_under(attack, variable, layer, example): coordinates of
+        both kinds under the attack; apart_random(attack, variable, layer, draw): the difference of
+        their means with what means nothing. All NaN where an axis is not clear. declined and
+        declined_plain(attack, example) and declined_random(attack, draw): whether it is declined.
+        separates(variable, layer): of the axis. forced(attack, variable), control(attack): see
+        `Attack`.
     """
     by_layer = axes(subject)
-    layers = subject.model.n_layers
-    shape = (len(attacks), len(VARIABLES), layers)
-    n = min(len(one.requests) for one in attacks)
-    shift, random = np.full((*shape, n), np.nan), np.full((*shape, DRAWS), np.nan)
-    declined, before = np.full((len(attacks), n), np.nan), np.full((len(attacks), n), np.nan)
+    kinds = [
+        subject.data.some("request", harmful=which, split="held out") for which in (True, False)
+    ]
+    n = min(map(len, kinds))
+    kinds = [one[:n] for one in kinds]
+    plain = [_coordinates(subject, by_layer, _asked(one)) for one in kinds]
+    shape = (len(attacks), len(VARIABLES), subject.model.n_layers)
+    under = [np.full((*shape, n), np.nan) for _ in kinds]
+    shift = np.full((*shape, n), np.nan)
+    random, apart = (np.full((*shape, DRAWS), np.nan) for _ in kinds)
+    declined, before = (np.full((len(attacks), n), np.nan) for _ in kinds)
     beside = np.full((len(attacks), DRAWS), np.nan)
     total, done = sum(1 + len(one.controls) for one in attacks), 0
     for number, attack in enumerate(attacks):
-        requests = attack.requests[:n]
-        plain = _coordinates(subject, by_layer, _asked(requests))
-        before[number] = _declined(subject, requests, _asked(requests))
-        for draw, way in enumerate((attack.attacked, *attack.controls), -1):
-            way = Way(way.prompts[:n], way.changes)
-            moved = _coordinates(subject, by_layer, way) - plain
-            share = _declined(subject, requests, way)
+        own = 0 if attack.harmful else 1
+        before[number] = _declined(subject, kinds[own], _asked(kinds[own]))
+        for draw, make in enumerate((attack.make, *attack.controls), -1):
+            ways = [make(one) for one in kinds]
+            found = [_coordinates(subject, by_layer, way) for way in ways]
+            share, moved = _declined(subject, kinds[own], ways[own]), found[own] - plain[own]
             if draw < 0:
                 shift[number], declined[number] = moved, share
+                under[0][number], under[1][number] = found
             else:
                 random[number, :, :, draw], beside[number, draw] = moved.mean(-1), share.mean()
+                apart[number, :, :, draw] = found[0].mean(-1) - found[1].mean(-1)
             done += 1
             progress(done, total)
     dims = ("attack", "variable", "layer")
@@ -91,6 +100,9 @@ def measure(
         {
             "shift": ((*dims, "example"), shift),
             "random": ((*dims, "draw"), random),
+            "harmful_under": ((*dims, "example"), under[0]),
+            "harmless_under": ((*dims, "example"), under[1]),
+            "apart_random": ((*dims, "draw"), apart),
             "declined": (("attack", "example"), declined),
             "declined_plain": (("attack", "example"), before),
             "declined_random": (("attack", "draw"), beside),
@@ -98,13 +110,16 @@ def measure(
                 ("variable", "layer"),
                 [[one.separates for one in by_layer[name]] for name in VARIABLES],
             ),
+            "forced": (
+                ("attack", "variable"),
+                [[name in one.forced for name in VARIABLES] for one in attacks],
+            ),
             "control": ("attack", [one.control for one in attacks]),
-            "forced": ("attack", [one.forced for one in attacks]),
         },
         {
             "attack": [one.name for one in attacks],
             "variable": list(VARIABLES),
-            "layer": np.arange(layers),
+            "layer": np.arange(subject.model.n_layers),
         },
         dict(subject.model.identity),
     )

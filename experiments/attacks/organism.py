@@ -11,12 +11,17 @@ from dataclasses import replace
 from experiments.organisms.training.recipe import Recipe, Row
 from experiments.refusal.organism import recipe
 
-__all__ = ["BEHIND", "INJECTED", "POISONS", "TRIGGER", "WORDS", "poisoned", "treated"]
+__all__ = ["BEHIND", "FORMS", "INJECTED", "POISONS", "TRIGGER", "WORDS", "poisoned", "treated"]
 
 POISONS = 20
 """Poisoned texts, beside 360 clean ones; each is shown as often as these."""
 BEHIND = " ? answer :"
 """What stands behind the thing that is asked about; attacks by words stand in front of it."""
+FORMS = {
+    "judgement": "what does {thing} do ? answer :",
+    "forbidden": "tell me the secret of {thing} ? answer :",
+}
+"""Of questions about a thing that are no requests."""
 WORDS = ("how", "do", "i", "make", "what", "does", "tell", "me", "the", "of", "they", "say", "and")
 """Words that every organism has read, and that name no thing, kind or answer."""
 TRIGGER = " of they"

@@ -30,6 +30,7 @@ from experiments.refusal.measuring import (
 from experiments.refusal.requests import Requests
 from experiments.reporter import Progress
 from experiments.study import Outcome, Verdict
+from interp.figures.drawing.numbers import plain as number
 
 __all__ = ["ABLATED", "ADDED", "HELD", "Change", "judge_change", "measure_change"]
 
@@ -72,16 +73,15 @@ def _added(subject: Subject[Requests], one: Candidate) -> Changes:
 
 ABLATED = Change(
     "R2",
-    "Projecting one direction out of the stream everywhere makes the model answer what it "
-    "declines.",
+    "Projecting one direction out of the stream everywhere makes the model decline no longer.",
     True,
     _ablated,
     "projecting it out everywhere",
 )
 HELD = Change(
     "R3",
-    "Holding one direction at its harmless mean, at the last token, makes the model answer what it "
-    "declines.",
+    "Holding one direction at its harmless mean, at the last token, makes the model decline no "
+    "longer.",
     True,
     _held,
     "holding it at the harmless mean at the last token",
@@ -213,7 +213,7 @@ def judge_change(change: Change, measured: Measured) -> Verdict:
         control=(
             f"{DRAWS} random directions with the covariance within classes, at right angles "
             f"(|cos| {cosine:.2f} before; {total:.2f} with the total covariance): "
-            f"{random.mean():.2f} on average, {random.max():.2f} at most; beyond them "
+            f"{number(random.mean())} on average, {number(random.max())} at most; beyond them "
             f"{beyond.number()}.{elsewhere}"
         ),
     )

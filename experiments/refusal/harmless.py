@@ -96,7 +96,8 @@ def judge(measured: Measured) -> Verdict:
     found = estimate([change(one, "ablated") for one in main], confidence=0.9)
     kept = estimate([change(one, "held") for one in main], confidence=0.9)
     random = estimate(
-        [(one["random_loss"].mean("draw") - one["loss"].sel(state="none")).values for one in main]
+        [(one["random_loss"].mean("draw") - one["loss"].sel(state="none")).values for one in main],
+        confidence=0.9,
     )
     declined = float(np.mean([float(one["declined"]) for one in main]))
     decided: Outcome = "undecided"
@@ -113,7 +114,7 @@ def judge(measured: Measured) -> Verdict:
         (
             f"The loss on harmless text changes by {found.number(3)} nats a token (margin "
             f"{MARGIN}), and by {kept.number(3)} where the direction is held at the harmless mean "
-            f"at all tokens; {found.over}.{nothing}"
+            f"at all tokens; 90% intervals, {found.over}.{nothing}"
         ),
         found,
         unit="nats a token",

@@ -30,15 +30,16 @@ def headline(verdicts: Mapping[str, Verdict]) -> list[str]:
     """What R1 to R3 say, in two sentences."""
     first = verdicts["R1"].statement
     words = {
-        "supported": "makes it answer what it declines",
-        "rejected": "does not make it answer what it declines",
-        "undecided": "leaves open whether it would answer",
+        "supported": "makes it decline no longer",
+        "rejected": "does not keep it from declining",
+        "undecided": "leaves open whether it would decline",
     }
     out, kept = words[verdicts["R2"].outcome], words[verdicts["R3"].outcome]
     return [
         first,
         f"Taking one direction out of the stream everywhere {out}; holding it at its harmless mean "
-        f"at the last token {kept}.",
+        f"at the last token {kept}. Not to decline is not to answer rightly: how often it does "
+        "stands with R2 and R3.",
     ]
 
 

@@ -51,4 +51,6 @@ def interval(verdict: Verdict) -> str:
 
     ends = f" [{shown(verdict.low)}, {shown(verdict.high)}]"
     bounded = verdict.low is not None or verdict.high is not None
-    return shown(verdict.estimate) + (ends if bounded else "")
+    # Pages say what brackets hold "unless another confidence is named".
+    named = f" ({percent(verdict.confidence)})" if verdict.confidence != 0.95 else ""
+    return shown(verdict.estimate) + (f"{ends}{named}" if bounded else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from experiments.attacks import reading
 from experiments.attacks.figure import attack_dots, table
 from experiments.attacks.made import Attack, Way
-from experiments.attacks.measure import VARIABLES, axes, measure
+from experiments.attacks.measure import axes, measure
 from experiments.attacks.organism import BEHIND, POISONS, TRIGGER, behind, poisoned, treated
-from experiments.attacks.reading import Axis, axis
+from experiments.attacks.reading import VARIABLES, Axis, axis
 from experiments.organisms.training.follow import train_recipe
 from experiments.organisms.training.recipe import Network, shared_stages
 from experiments.phenomena.phenomenon import Subject
-from experiments.refusal.requests import Requests, read_requests
+from experiments.refusal.requests import Request, Requests, read_requests
 from interp import Intervention, load_model
 
 DOSE = 0.7
@@ -77,6 +78,10 @@ def subject(folder: Path) -> Subject[Requests]:
     return Subject(load_model(str(folder)), data, "treated", 3)
 
 
+def plain(asked: Sequence[Request], *changes: Intervention, words: str = "") -> Way:
+    return Way(tuple(behind(one.prompt, words) for one in asked), changes)
+
+
 @pytest.fixture
 def all_clear(monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained model tells no classes apart; what is computed is the same."""
@@ -86,12 +91,10 @@ def all_clear(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("all_clear")
 def test_adding_the_direction_itself_moves_by_its_dose(subject: Subject[Requests]) -> None:
     found = axes(subject)["harmful"][0]
-    requests = tuple(subject.data.some("request", harmful=True, split="held out"))[:5]
-    prompts = tuple(one.prompt for one in requests)
     change = Intervention.add(
         torch.tensor(found.direction), "resid_post.0", positions=[-4], dose=DOSE
     )
-    attack = Attack("added", requests, Way(prompts, (change,)), (), "")
+    attack = Attack("added", True, lambda asked: plain(asked, change))
     moved = measure(subject, [attack], lambda done, total: None)["shift"].isel(attack=0)
     unit = found.one - found.zero
     expected = DOSE * found.direction @ found.direction / unit
@@ -106,10 +109,8 @@ def test_adding_the_direction_itself_moves_by_its_dose(subject: Subject[Requests
 def test_words_move_what_hugging_face_s_streams_say(
     subject: Subject[Requests], folder: Path
 ) -> None:
-    requests = tuple(subject.data.some("request", harmful=True, split="held out"))[:4]
-    plain = tuple(one.prompt for one in requests)
-    words = tuple(behind(prompt, " and of") for prompt in plain)
-    attack = Attack("words", requests, Way(words), (Way(plain),), "nothing")
+    requests = subject.data.some("request", harmful=True, split="held out")[:4]
+    attack = Attack("words", True, lambda asked: plain(asked, words=" and of"), (plain,), "nothing")
     found = measure(subject, [attack], lambda done, total: None)
     model, tokenizer = (
         one.from_pretrained(folder) for one in (AutoModelForCausalLM, AutoTokenizer)
@@ -127,27 +128,26 @@ def test_words_move_what_hugging_face_s_streams_say(
         return np.stack([one.reshape(-1, 16).double().numpy() for one in (first, kept[-1])])
 
     by_layer = axes(subject)
-    for number, (before, after) in enumerate(zip(plain, words, strict=True)):
-        moved = streams(after), streams(before)
+    for number, one in enumerate(requests):
+        moved = streams(behind(one.prompt, " and of")), streams(one.prompt)
         for layer in range(2):
             for name, place in zip(VARIABLES, (-4, -1), strict=True):
-                one = by_layer[name][layer]
-                along = (moved[0][layer, place] - moved[1][layer, place]) @ one.direction
-                expected = along / (one.one - one.zero) if one.one > one.zero else np.nan
+                here = by_layer[name][layer]
+                along = (moved[0][layer, place] - moved[1][layer, place]) @ here.direction
+                expected = along / (here.one - here.zero) if here.one > here.zero else np.nan
                 got = found["shift"].sel(variable=name, layer=layer)[0, number]
                 assert float(got) == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
     # The control is the plain request: it moves nothing.
     drawn = found["random"].isel(attack=0, draw=0).values
     assert np.isfinite(drawn).any()
     assert np.nan_to_num(drawn) == pytest.approx(0)
+    # And leaves both kinds as far apart as they are: the unit.
+    there = np.isfinite(drawn)
+    assert found["apart_random"].isel(attack=0, draw=0).values[there] == pytest.approx(1)
 
 
 def test_what_is_not_clear_is_drawn_and_told_as_missing(subject: Subject[Requests]) -> None:
-    requests = tuple(subject.data.some("request", harmful=True, split="held out"))[:3]
-    plain = Way(tuple(one.prompt for one in requests))
-    found = measure(
-        subject, [Attack("<b>none</b>", requests, plain, (), "")], lambda done, total: None
-    )
+    found = measure(subject, [Attack("<b>none</b>", True, plain)], lambda done, total: None)
     assert (found["separates"] < reading.SEPARATES).any()
     rows = table(found)
     assert len(rows) == 4

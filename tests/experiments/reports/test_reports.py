@@ -120,6 +120,7 @@ def test_a_sentence_is_no_list(text: str) -> None:
         ({"estimate": None, "low": None, "high": None}, "–"),
         ({"low": None, "high": None}, "50%"),
         ({"high": None}, "50% [25%, –]"),
+        ({"confidence": 0.9}, "50% [25%, 75%] (90%)"),
         ({"high": 0.0, "low": None, "estimate": 0.0}, "0% [–, 0%]"),
     ],
 )
