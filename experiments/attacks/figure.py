@@ -15,7 +15,7 @@ from interp.figures.drawing import theme
 __all__ = ["attack_dots", "table"]
 
 _COLOURS = ("#56B4E9", "#0072B2", "#000000", "#CC79A7", "#E69F00", "#009E73")
-_ROW, _APART = 64, 0.24
+_ROW, _FILLED = 64, 0.72
 _REACH = 0.12
 """Of the axis, beyond what is drawn."""
 
@@ -126,7 +126,7 @@ def attack_dots(attacks: xr.Dataset) -> go.Figure:
 def _rows(one: xr.Dataset, n: int, number: int, layers: int) -> pd.DataFrame:
     """Mean and interval of each attack, and where it is drawn."""
     found = [estimate([values]) for values in one["shift"].values]
-    offset = _APART * ((layers - 1) / 2 - number)
+    offset = _FILLED * ((layers - 1) / 2 - number) / layers
     return pd.DataFrame(
         {
             "y": [n - 1 - row + offset for row in range(n)],

@@ -38,7 +38,7 @@ def test_a_shift_is_told_in_distances_between_the_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    "found", [Axis(np.ones(2), 0.0, 1.0, 0.8), Axis(np.ones(2), 1.0, 0.5, 1.0)]
+    "found", [Axis(np.ones(2), 0.0, 1.0, 0.79), Axis(np.ones(2), 1.0, 0.5, 1.0)]
 )
 def test_where_the_classes_do_not_lie_apart_there_is_no_number(found: Axis) -> None:
     assert np.isnan(found.coordinates(np.ones((3, 2)))).all()
