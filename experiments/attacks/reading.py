@@ -21,7 +21,7 @@ VARIABLES = ("harmful", "declines")
 SEPARATES = 0.8
 """Of pairs of held-out requests, one of each class: where an axis tells fewer apart, nothing is
 measured in the distance between them. At .8 that is 1.2 standard deviations (of normal classes),
-and with 60 of each it is known to within some 15%."""
+and with 60 of each its standard error is some 15% of it."""
 
 
 @dataclass(frozen=True)
