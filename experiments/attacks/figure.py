@@ -42,7 +42,7 @@ def attack_dots(attacks: xr.Dataset) -> go.Figure:
             rows = _rows(one.sel(layer=layer), attacks.sizes["attack"], number, len(layers))
             random = one["random"].sel(layer=layer)
             grey_x = random.values.ravel()
-            grey_y = np.repeat(rows["y"].values, random.sizes["draw"])
+            grey_y = np.repeat(rows["y"].to_numpy(), random.sizes["draw"])
             fig.add_trace(
                 go.Scatter(
                     x=grey_x,
