@@ -42,6 +42,9 @@ def served(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
                 stdin=subprocess.DEVNULL,
                 # Its own greeting goes to stdout; errors go to stderr.
                 stdout=subprocess.DEVNULL,
+                # Ctrl-C reaches all that a terminal runs: it is the starting process that hears
+                # it, and ends this one.
+                start_new_session=True,
             )
         finally:
             os.close(watched)

@@ -57,6 +57,7 @@ def test_the_explorer_listens_here_only_and_ends_with_ctrl_c(tmp_path: Path) -> 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     try:
         assert child.stdout is not None
@@ -67,8 +68,8 @@ def test_the_explorer_listens_here_only_and_ends_with_ctrl_c(tmp_path: Path) -> 
         addresses = {int(line.split()[1].split(":")[0], 16) for line in _listening(port)}
         loopback = {int.from_bytes(b"\x7f\0\0\1", sys.byteorder)}
         assert addresses <= loopback
-        # As a shell does it: Ctrl-C goes to the whole group, here to the command alone.
-        child.send_signal(signal.SIGINT)
+        # As a terminal does it: Ctrl-C goes to the whole group.
+        os.killpg(child.pid, signal.SIGINT)
         _, errors = child.communicate(timeout=30)
     finally:
         child.kill()
