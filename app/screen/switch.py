@@ -48,7 +48,8 @@ def number(name: str, label: str, most: int, *, width: int = 130) -> int:
         state.switch(name, str(st.session_state[name]))
 
     st.session_state[name] = current
-    st.number_input(label, 0, most, key=name, on_change=changed, width=width)
+    # As its default, too: else a browser shows 0 until it has looked at the session state.
+    st.number_input(label, 0, most, current, key=name, on_change=changed, width=width)
     return current
 
 

@@ -184,7 +184,8 @@ export default function ({ data, parentElement, setStateValue }) {
   const observer = new MutationObserver(soon);
   // Marks are moved from elsewhere, too.
   observer.observe(page.body, { childList: true, subtree: true, attributeFilter: ["data-mark"] });
-  soon();
+  // Now, not with the next frame: the listeners of the last time are gone, and a click must be heard.
+  look();
   const stop = () => {
     observer.disconnect();
     page.removeEventListener("click", save);
