@@ -144,7 +144,7 @@ export default function ({ data, parentElement, setStateValue }) {
   observer.observe(page.body, { childList: true, subtree: true });
   const view = page.defaultView;
   view.addEventListener("resize", soon);
-  soon();
+  look(); // now: the listeners of the last time are gone
   own.stop = () => {
     observer.disconnect();
     view.removeEventListener("resize", soon);

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 OpenPage = Callable[..., Any]
 # While the page is drawn again, figures of the last time stand beside the new ones, unseen.
 PLOT = ".st-key-{} .js-plotly-plot:visible"
+
+
+def expect(locator: Any) -> Any:
+    """Playwright's assertions, which look again and again."""
+    from playwright.sync_api import expect as assertions
+
+    return assertions(locator)
 
 
 def wait_for_plot(page: Any, key: str) -> Any:
@@ -26,30 +35,85 @@ def wait_until_drawn(page: Any) -> None:
     )
 
 
+def wait_until_all_is_drawn(page: Any) -> None:
+    """Also what stands below the screen."""
+    page.wait_for_function(
+        """() => !document.querySelector(".ob-later, [data-testid='stProgress']")
+            && document.querySelector("[data-test-script-state]")
+                .dataset.testScriptState !== 'running'""",
+        polling=100,
+        timeout=90_000,
+    )
+
+
+_CELL = """(plot, [layer, column]) => {
+    const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
+    return [box.x + xaxis._offset + xaxis.l2p(column), box.y + yaxis._offset + yaxis.l2p(layer)];
+}"""
+# Whether the frame of the chosen cell lies around a point of the window.
+_TAKEN = """([selector, x, y]) => [...document.querySelectorAll(selector)].some(plot => {
+    const box = plot.querySelector(":scope > .ob-mark")?.getBoundingClientRect();
+    return plot.offsetParent && box && box.left < x && x < box.right && box.top < y && y < box.bottom;
+})"""
+
+
 def click_cell(page: Any, key: str, layer: int, column: int, *, drawn: bool = True) -> None:
-    """Click in the middle of a cell of a heatmap, as a person would; with patience if `drawn`."""
+    """Click in the middle of a cell of a heatmap, as a person would; with patience if `drawn`.
+
+    The browser frames it at once. A click into a figure that is drawn anew at that very moment is
+    lost, which a person sees, and clicks again.
+    """
     plot = wait_for_plot(page, key)
     if drawn:
         wait_until_drawn(page)
-    plot.scroll_into_view_if_needed()
-    page.wait_for_timeout(200)  # scrolling moves it
-    x, y = plot.evaluate(
-        """(plot, [layer, column]) => {
-            const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
-            return [box.x + xaxis._offset + xaxis.l2p(column),
-                    box.y + yaxis._offset + yaxis.l2p(layer)];
-        }""",
-        [layer, column],
-    )
+    for _ in range(6):
+        plot.scroll_into_view_if_needed()
+        page.wait_for_timeout(200)  # scrolling moves it
+        if click_point(page, key, *plot.evaluate(_CELL, [layer, column])):
+            return
+        wait_until_drawn(page)
+        plot = wait_for_plot(page, key)
+    raise AssertionError(f"the cell {layer}, {column} of {key} cannot be chosen")
+
+
+def click_point(page: Any, key: str, x: float, y: float) -> bool:
+    """Click there; returns whether the figure has framed the cell."""
+    from playwright.sync_api import TimeoutError as Unanswered
+
     page.mouse.move(x, y)
     page.mouse.move(x + 1, y + 1)
     page.mouse.click(x + 1, y + 1)
+    selector = PLOT.format(key).removesuffix(":visible")
+    with contextlib.suppress(Unanswered):
+        page.wait_for_function(_TAKEN, arg=[selector, x + 1, y + 1], polling=50, timeout=10_000)
+        return True
+    return False
+
+
+def press(page: Any, button: Any, taken: Callable[[], bool]) -> None:
+    """Click, look whether that was taken, and click again where it was not: a click on what is
+    drawn anew at that very moment is lost. Not for what a second click takes back.
+
+    Args:
+        taken: asked again and again.
+    """
+    from playwright.sync_api import TimeoutError as Unanswered
+
+    for _ in range(6):
+        with contextlib.suppress(Unanswered):
+            button.click(timeout=15_000)
+        end = time.monotonic() + 15
+        while time.monotonic() < end:
+            if taken():
+                return
+            page.wait_for_timeout(100)
+    raise AssertionError(f"nothing came of clicks on {button}; the page is {page.url}")
 
 
 def framed(page: Any, key: str) -> list[float]:
     """Where the frame of the chosen cell lies in a figure: left, top, width, height."""
     frame = page.locator(f".st-key-{key} .ob-mark")
-    frame.wait_for(timeout=10_000)
+    frame.wait_for(timeout=60_000)
     box: list[float] = frame.evaluate(
         """frame => {
             const at = frame.getBoundingClientRect(), plot = frame.parentElement;
@@ -70,7 +134,7 @@ def ranges(page: Any, key: str) -> list[list[float]]:
 
 def sentence(page: Any, beginning: str) -> str:
     found = page.locator(".ob-sentence", has_text=beginning).first
-    found.wait_for(timeout=20_000)
+    found.wait_for(timeout=60_000)
     return str(found.inner_text())
 
 
@@ -86,6 +150,6 @@ def wait_until_exact(page: Any, key: str) -> Any:
         }""",
         arg=PLOT.format(key).removesuffix(":visible"),
         polling=100,  # looking at every frame has frames drawn, and they take what the work needs
-        timeout=60_000,
+        timeout=90_000,
     )
     return plot

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.shared, pytest.mark.slow]
 def test_every_page_of_a_model_opened_by_its_folder(open_page: OpenPage, shared: Path) -> None:
     page = open_page("/?page=prompt")
     page.set_default_timeout(90_000)
-    page.locator(".st-key-source").get_by_role("combobox").click(timeout=60_000)
+    page.locator(".st-key-source").get_by_role("combobox").click(timeout=90_000)
     page.get_by_role("option", name="Another model …").click()
     page.get_by_label("Folder of a Hugging Face model").fill(str(shared / "models" / "stories260K"))
     page.get_by_role("button", name="Load").click()
@@ -28,7 +28,7 @@ def test_every_page_of_a_model_opened_by_its_folder(open_page: OpenPage, shared:
     for title in titles:
         sidebar.get_by_text(title, exact=True).click()
         main = page.locator("[data-testid='stMain']")
-        main.locator(".ob-title, .ob-h2, .ob-empty").first.wait_for(timeout=60_000)
+        main.locator(".ob-title, .ob-h2, .ob-empty").first.wait_for(timeout=90_000)
         _rest(page)
         assert main.locator("[data-testid='stException'], [data-testid='stAlert']").count() == 0
     # One of its own stories: asked, looked into, and patched.

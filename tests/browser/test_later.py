@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.looking import PLOT, OpenPage, wait_for_plot
+from tests.browser.looking import PLOT, OpenPage, expect, press, wait_for_plot
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -15,20 +15,20 @@ _WAITING = """() => [...document.querySelectorAll('.ob-later')]
 def test_what_is_below_the_screen_is_drawn_later(open_page: OpenPage) -> None:
     page = open_page("/?page=examples")
     page.locator(".ob-later").first.wait_for(state="attached", timeout=90_000)
-    assert page.locator(".ob-next").count() == 2  # the next tokens of both prompts stand
-    page.wait_for_function("() => document.querySelectorAll('.ob-later').length === 3")
+    expect(page.locator(".ob-next")).to_have_count(2, timeout=60_000)  # of both prompts
+    expect(page.locator(".ob-later")).to_have_count(3, timeout=60_000)
     tops = page.evaluate(_WAITING)
     assert tops[0] > 800
     assert page.locator(PLOT.format("lens-forward")).count() == 0
     # The last of them is scrolled to: it is drawn before those above it.
     page.locator(".ob-later").last.scroll_into_view_if_needed()
-    page.get_by_role("tab", name="Attribution").wait_for(timeout=20_000)
+    page.get_by_role("tab", name="Attribution").wait_for(timeout=90_000)
     # Nobody scrolls any more: all of it is drawn.
     for key in ("lens-forward", "ranks", "patching-forward-resid_pre"):
         wait_for_plot(page, key)
-    assert page.locator(".ob-later").count() == 0
+    expect(page.locator(".ob-later")).to_have_count(0, timeout=60_000)
     # What is changed inside reaches the link, and all that is shown stays.
-    page.get_by_role("tab", name="Attribution").click()
-    page.wait_for_url("**inside=attribution**", timeout=20_000)
+    tab = page.get_by_role("tab", name="Attribution")
+    press(page, tab, lambda: "inside=attribution" in page.url)
     wait_for_plot(page, "lens-forward")
     assert page.locator(".ob-later").count() == 0

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.app import material
-from tests.browser.looking import OpenPage, framed, wait_for_plot
+from tests.browser.looking import OpenPage, expect, framed, wait_for_plot
 
 pytestmark = pytest.mark.browser
 
@@ -22,6 +22,22 @@ _SETTLED = """() => {
         && document.querySelector("[data-testid='stApp']").dataset.testScriptState !== "running";
 }"""
 
+_TOGETHER = """() => {
+    const mark = document.querySelector(".st-key-training-curves .ob-mark");
+    const box = document.querySelector("[aria-label='Step of the training']");
+    const [at, by] = [mark, box].map(one => one?.getBoundingClientRect());
+    return at && by && Math.abs(at.x - (by.x + by.width - 8)) < 4;
+}"""
+
+# Writes down each step that is said, as soon as it is.
+_STEPS = """() => {
+    window.steps = [];
+    const said = [...document.querySelectorAll("*")]
+        .find(one => !one.children.length && /^Step \\d+ of 200$/.test(one.textContent));
+    new MutationObserver(() => window.steps.push(/\\d+/.exec(said.textContent)[0]))
+        .observe(said, { childList: true, characterData: true, subtree: true });
+}"""
+
 
 @pytest.fixture(scope="module")
 def trained(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,12 +46,13 @@ def trained(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_slider_moves_line_words_and_link(open_page: OpenPage, trained: Path) -> None:
     page = open_page(f"/?model={quote(str(trained))}&page=training&step=0")
+    page.set_default_timeout(90_000)  # others use the same cores
     page.get_by_text("Open it", exact=True).click()
-    page.wait_for_function(_SETTLED, polling=100, timeout=60_000)
+    page.wait_for_function(_SETTLED, polling=100)
     plot = wait_for_plot(page, "training-curves")
     ranks = wait_for_plot(page, "training-ranks")
     words = page.locator("[data-of-step]")
-    words.get_by_text("Asked in reverse").first.wait_for(timeout=20_000)
+    words.get_by_text("Asked in reverse").first.wait_for()
     first, left = words.inner_text(), framed(page, "training-curves")[0]
     # Not to be drawn anew: it would lose this, and the reader's zoom.
     plot.evaluate("plot => { plot.mine = true; }")
@@ -46,19 +63,18 @@ def test_the_slider_moves_line_words_and_link(open_page: OpenPage, trained: Path
         "before => document.querySelector('[data-of-step]').innerText !== before", arg=first
     )
     page.wait_for_url(re.compile("step=40"))
-    assert slider.input_value() == "40"
+    expect(slider).to_have_value("40", timeout=60_000)
     assert framed(page, "training-curves")[0] > left
-    page.get_by_text("step 40").first.wait_for(timeout=20_000)
+    page.get_by_text("step 40").first.wait_for()
     page.keyboard.press("End")
     page.wait_for_url(lambda address: "step=" not in address)
     page.get_by_text("Step 200 of 200").wait_for()
     # Where the slider stands, the line stands.
-    mark = page.locator(".st-key-training-curves .ob-mark").bounding_box()
-    box = slider.bounding_box()
-    assert abs(mark["x"] - (box["x"] + box["width"] - 8)) < 4
-    page.get_by_text("▶ Play").click()  # from the end: once more from the first step
-    page.get_by_text("Step 0 of 200").wait_for(timeout=5_000)
-    page.get_by_text("Step 200 of 200").wait_for(timeout=10_000)
-    page.get_by_text("▶ Play").wait_for(timeout=5_000)
+    page.wait_for_function(_TOGETHER, polling=100)
+    # From the end once more from the first step; each is there for a moment only.
+    page.evaluate(_STEPS)
+    page.get_by_text("▶ Play").click()
+    page.wait_for_function("() => window.steps.join(' ') === '0 40 200'", polling=100)
+    page.get_by_text("▶ Play").wait_for()
     assert plot.evaluate("plot => plot.mine === true")
     assert ranks.count() == 1
