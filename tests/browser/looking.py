@@ -53,7 +53,8 @@ _CELL = """(plot, [layer, column]) => {
 # Whether the frame of the chosen cell lies around a point of the window.
 _TAKEN = """([selector, x, y]) => [...document.querySelectorAll(selector)].some(plot => {
     const box = plot.querySelector(":scope > .ob-mark")?.getBoundingClientRect();
-    return plot.offsetParent && box && box.left < x && x < box.right && box.top < y && y < box.bottom;
+    const within = box && box.left < x && x < box.right && box.top < y && y < box.bottom;
+    return plot.offsetParent && within;
 })"""
 
 

@@ -1,7 +1,7 @@
 """Four people at once: every number as if each were alone, and no memory is lost.
 
-Here they click for some seconds. `OBVERSE_ROUNDS=100 pytest -n 0 tests/browser/test_together.py` has
-them click for minutes.
+Here they click for some seconds; for minutes, with
+`OBVERSE_ROUNDS=100 pytest -n 0 tests/browser/test_together.py`.
 """
 
 from __future__ import annotations
