@@ -22,21 +22,20 @@ _SETTLED = """() => {
         && document.querySelector("[data-testid='stApp']").dataset.testScriptState !== "running";
 }"""
 
-_TOGETHER = """() => {
+_TOGETHER = """([slider]) => {
     const mark = document.querySelector(".st-key-training-curves .ob-mark");
-    const box = document.querySelector("[aria-label='Step of the training']");
-    const [at, by] = [mark, box].map(one => one?.getBoundingClientRect());
+    const [at, by] = [mark, slider].map(one => one?.getBoundingClientRect());
     return at && by && Math.abs(at.x - (by.x + by.width - 8)) < 4;
 }"""
 
 # Writes down each step that is said, as soon as it is.
-_STEPS = """() => {
+_STEPS = """said => {
     window.steps = [];
-    const said = [...document.querySelectorAll("*")]
-        .find(one => !one.children.length && /^Step \\d+ of 200$/.test(one.textContent));
-    new MutationObserver(() => window.steps.push(/\\d+/.exec(said.textContent)[0]))
+    new MutationObserver(() => window.steps.push(said.textContent))
         .observe(said, { childList: true, characterData: true, subtree: true });
 }"""
+_PLAYED = """() => window.steps.join() ===
+    [0, 40, 200].map(step => `Step ${step} of 200`).join()"""
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +67,14 @@ def test_the_slider_moves_line_words_and_link(open_page: OpenPage, trained: Path
     page.get_by_text("step 40").first.wait_for()
     page.keyboard.press("End")
     page.wait_for_url(lambda address: "step=" not in address)
-    page.get_by_text("Step 200 of 200").wait_for()
+    said = page.get_by_text("Step 200 of 200")
+    said.wait_for()
     # Where the slider stands, the line stands.
-    page.wait_for_function(_TOGETHER, polling=100)
+    page.wait_for_function(_TOGETHER, arg=[slider.element_handle()], polling=100)
     # From the end once more from the first step; each is there for a moment only.
-    page.evaluate(_STEPS)
+    said.evaluate(_STEPS)
     page.get_by_text("▶ Play").click()
-    page.wait_for_function("() => window.steps.join(' ') === '0 40 200'", polling=100)
+    page.wait_for_function(_PLAYED, polling=100)
     page.get_by_text("▶ Play").wait_for()
     assert plot.evaluate("plot => plot.mine === true")
     assert ranks.count() == 1
