@@ -6,68 +6,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from experiments.declining.reading import Changes, Read, read_next
 from experiments.phenomena.phenomenon import Subject
 from experiments.refusal.requests import Request, Requests
-from interp import Intervention, ablate_everywhere, clamp_to_mean, logits, mean_directions
+from interp import Intervention, ablate_everywhere, clamp_to_mean, mean_directions
 from interp.prompts.masks import Positions
-from interp.prompts.pairs import continuations
-from interp.prompts.tokens import tokenise
 from interp.steering.directions import Controls, control_directions
 from interp.steering.finding import last_activations
 
-__all__ = ["DRAWS", "Candidate", "Read", "candidates", "chosen", "halves", "read", "rivals"]
+__all__ = [
+    "DRAWS",
+    "Candidate",
+    "Changes",
+    "Read",
+    "candidates",
+    "chosen",
+    "halves",
+    "read",
+    "rivals",
+]
 
 DRAWS = 20
 """Random directions beside each: one that does more than all of them does so by luck once in 21."""
 
-Changes = Sequence[Intervention]
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Read:
-    """What a model says next, by prompt [example].
-
-    Attributes:
-        declines: whether its likeliest token begins a refusal.
-        odds: log-odds that the next token does (nats; Arditi et al. 2024).
-        right: whether the likeliest token begins the answer.
-        logits: of all tokens [example, vocabulary].
-    """
-
-    declines: Floats
-    odds: Floats
-    right: Floats
-    logits: Tensor
-
 
 def read(subject: Subject[Requests], requests: Sequence[Request], changes: Changes = ()) -> Read:
     """Ask the model, with or without changes."""
-    model = subject.model
-    batch = tokenise(model, [one.prompt for one in requests])
-    answers = continuations(model, batch, [one.answer for one in requests])
-    first = tokenise(model, [requests[0].prompt])
-    openings = sorted(
-        {continuations(model, first, [opening])[0][0] for opening in subject.data.decline}
-    )
-    found = logits(model, batch, interventions=changes).cpu().double()
-    top = found.argmax(-1)
-    share = found.log_softmax(-1)
-    declining = share[:, openings].logsumexp(-1)
-    others = torch.ones(found.shape[-1], dtype=torch.bool)
-    others[openings] = False
-    odds = declining - share[:, others].logsumexp(-1)
-    right = top == torch.tensor([ids[0] for ids in answers])
-    return Read(
-        torch.isin(top, torch.tensor(openings)).double().numpy(),
-        odds.numpy(),
-        right.double().numpy(),
-        found,
-    )
+    prompts, answers = [one.prompt for one in requests], [one.answer for one in requests]
+    return read_next(subject.model, prompts, answers, subject.data.decline, changes)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What studies of declining share: invented things of some kinds, and what a model says next."""
