@@ -29,6 +29,7 @@ from experiments.phenomena.estimates import Estimate, difference
 from experiments.phenomena.phenomenon import GIVEN, Measured, Subject
 from experiments.reporter import Progress
 from experiments.study import Outcome, Verdict
+from interp.steering.directions import difference_of_means
 from interp.steering.finding import last_activations
 from probes import fit_probes
 
@@ -68,7 +69,8 @@ def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dat
     last = last_activations(subject.model, prompts(told, "first"), positions=(-1,))
     layers = sorted(last)
     directions = {
-        layer: last[layer][label, 0].mean(0) - last[layer][~label, 0].mean(0) for layer in layers
+        layer: difference_of_means(last[layer][label, 0], last[layer][~label, 0])
+        for layer in layers
     }
     shape = (len(WAYS), len(FORMS))
     called = np.full((*shape, len(_STATES), len(layers), len(held_out)), np.nan)
@@ -135,7 +137,7 @@ def _content(
 
 def _calls(fit: Tensor, label: np.ndarray, test: Tensor, away: Tensor | None) -> np.ndarray:
     """Whether a probe calls each of what is tested harmful."""
-    if away is not None and bool(away.any()):
+    if away is not None:
         unit = away / away.norm()
         fit, test = (one - (one @ unit)[:, None] * unit for one in (fit, test))
     probe = fit_probes(fit, label.astype(int).tolist())
@@ -162,11 +164,11 @@ def told_apart(
     """
     sides: list[list[np.ndarray]] = [[], []]
     for one in found:
-        of = one.sel(way=way, form=form, state=state)
-        called = of["called"].sel(layer=int(of["best"]) if layer is None else layer).values
+        at = int(one["best"].sel(way=way, form=form)) if layer is None else layer
+        called = one["called"].sel(way=way, form=form, state=state, layer=at).values
         keep = np.ones(len(called), bool)
         if answered and WAYS[way][1] == "second":
-            keep = of["refused"].values == 0
+            keep = one["refused"].sel(way=way, form=form).values == 0
         truth = one["harmful"].values.astype(bool)
         for side, which in zip(sides, (truth, ~truth), strict=True):
             side.append(called[which & keep])

@@ -114,6 +114,8 @@ def judge(measured: Measured) -> Verdict:
     control = sentence
     if np.isfinite(main[0]["before"]).all():
         control += " What the model before tuning has along the same direction is taken off."
+    else:
+        control += " What was there before tuning is not known (give that model as 'twin')."
     for name, each in measured.items():
         if name not in (arm, "untrained"):
             other = first_layer(

@@ -143,8 +143,9 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
     cards=cards,
     published=(
         Published(
-            "Harmful requests in base64 that GPT-4 answers (3% of them in plain letters)",
-            "34%",
+            "Requests that some attack gets answered, of those that GPT-4 and Claude v1.3 were "
+            "red-teamed with; base64 is one of these attacks",
+            "all, by all attacks together",
             _WEI,
             "O1",
         ),

@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 
 from experiments.declining.reading import Changes, read_next
+from experiments.errors import StudyError
 from experiments.other_script.requests import (
     SCRIPTS,
     Item,
@@ -30,6 +31,7 @@ from experiments.reporter import Progress
 from experiments.study import Outcome, Verdict
 from interp import Intervention
 from interp.model.model import Model
+from interp.steering.directions import difference_of_means
 from interp.steering.finding import last_activations
 
 __all__ = ["ABLE", "CLAIM", "MARGIN", "able", "apart", "judge", "measure", "what_able"]
@@ -61,7 +63,7 @@ def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dat
     fit = _last(model, told, "first")
     layers = sorted(fit)
     directions = {
-        layer: fit[layer][label & half].mean(0) - fit[layer][~label & half].mean(0)
+        layer: difference_of_means(fit[layer][label & half], fit[layer][~label & half]).double()
         for layer in layers
     }
 
@@ -82,8 +84,14 @@ def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dat
 
     along = coordinates(model)
     before = np.full_like(along, np.nan)
-    if subject.beside is not None:
-        before = coordinates(subject.beside)
+    if (other := subject.beside) is not None:
+        if (other.n_layers, other.d_model) != (model.n_layers, model.d_model):
+            raise StudyError(
+                f"{other.name} has {other.n_layers} layers of width {other.d_model}, and "
+                f"{model.name} {model.n_layers} of {model.d_model}; give as 'twin' the model that "
+                "it was tuned from."
+            )
+        before = coordinates(other)
     progress(1, 4)
     choosing = [one for one, first in zip(told, half, strict=True) if not first and not one.harmful]
     odds = [

