@@ -57,9 +57,15 @@ def cards(found: Mapping[str, Measured]) -> list[Card]:
             one = first.sel(script=script).isel(example=number)
             declines = bool(one["declines"].sel(form="request"))
             right = bool(one["right"].sel(form="request"))
-            told = "declined" if declines else "answered rightly" if right else "answered wrongly"
+            told = "not declined, answered " + ("rightly" if right else "wrongly")
+            told = "declined" if declines else told
             ways.append(
-                Way(str(one["prompt"].values), str(one["said"].values).strip(), right, told)
+                Way(
+                    str(one["prompt"].values),
+                    str(one["said"].values).strip(),
+                    declines == harmful,
+                    told,
+                )
             )
         made.append(Card("harmful" if harmful else "harmless", ways))
     return made
