@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 import logging
 import re
@@ -20,6 +21,7 @@ from cache.sizes import show_size
 from interp.errors import DoesNotFit, ModelError, first_sentence
 from interp.loading.configuration import check_size
 from interp.loading.where import check_folder, unknown_model
+from interp.model.identity.fingerprint import Outline, note_outline
 from interp.model.memory import available_memory
 from interp.model.vocabulary import quoted
 
@@ -64,7 +66,8 @@ def load_hugging_face(
         _check_architecture(target, config)
         skeleton = _skeleton(config, _MODULES_OF_ANY) if folder is None else _fit(folder, config)
         # How much of packed weights is unpacked is their library's matter.
-        if getattr(config, "quantization_config", None) is None:
+        plain = getattr(config, "quantization_config", None) is None
+        if plain:
             _check_memory(source, skeleton, dtype, device)
         tokenizer = AutoTokenizer.from_pretrained(target, **where)
         hf_model, info = AutoModelForCausalLM.from_pretrained(
@@ -86,6 +89,8 @@ def load_hugging_face(
         raise ModelError(
             f"The model in '{folder}' cannot be loaded: {first_sentence(error)}"
         ) from error
+    if plain:
+        note_outline(hf_model, skeleton)
     missing = sorted(info.get("missing_keys", ()))
     if missing:
         raise ModelError(
@@ -121,8 +126,8 @@ def _check_architecture(target: str, config: Any) -> None:
             )
 
 
-def _fit(folder: Path, config: Any) -> Any:
-    """The model without memory for its weights, built no further than its files can fill it.
+def _fit(folder: Path, config: Any) -> Outline:
+    """What the model will hold, built no further than its files can fill it.
 
     Raises:
         ModelError: the configuration asks for more than its weight files hold.
@@ -130,29 +135,46 @@ def _fit(folder: Path, config: Any) -> Any:
     weights = check_folder(folder)
     packed = getattr(config, "quantization_config", None) is not None
     skeleton = _skeleton(config, _MODULES_OF_ONE_WEIGHT * len(weights) + _MODULES)
-    wanted = sum(weight.numel() for weight in skeleton.parameters())
-    tables = sum(buffer.numel() for buffer in skeleton.buffers())
-    check_size(str(folder), wanted, tables, weights, packed=packed)
+    check_size(str(folder), skeleton.weights, skeleton.tables, weights, packed=packed)
     return skeleton
 
 
-def _skeleton(config: Any, modules: int) -> Any:
-    """The model without memory for its weights."""
+def _skeleton(config: Any, modules: int) -> Outline:
+    """What a model of a configuration holds; it is built without memory for its weights."""
+    return _built(_Settings(config), modules)
+
+
+class _Settings:
+    """A configuration that equals another one of the same settings."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self._told = (type(config), config.to_json_string(use_diff=False))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Settings) and self._told == other._told
+
+    def __hash__(self) -> int:
+        return hash(self._told)
+
+
+@functools.lru_cache(maxsize=16)
+def _built(settings: _Settings, modules: int) -> Outline:
     from transformers import AutoModelForCausalLM
 
     with modules_at_most(modules), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), attn_implementation="eager", trust_remote_code=False
+        empty = AutoModelForCausalLM.from_config(
+            copy.deepcopy(settings.config), attn_implementation="eager", trust_remote_code=False
         )
+    return Outline.of(empty)
 
 
 def _check_memory(
-    name: str, skeleton: Any, dtype: torch.dtype, device: torch.device | None
+    name: str, skeleton: Outline, dtype: torch.dtype, device: torch.device | None
 ) -> None:
     """Raise DoesNotFit if a model takes more memory than is free."""
-    n = sum(weight.numel() for weight in skeleton.parameters())
-    takes = n * dtype.itemsize
-    takes += sum(table.numel() * table.element_size() for table in skeleton.buffers())
+    n = skeleton.weights
+    takes = n * dtype.itemsize + skeleton.table_bytes
     places = {"of this computer": available_memory()}
     if device is not None and device.type == "cuda":
         # What torch keeps for later use is free as well.

@@ -8,10 +8,13 @@ checkpoint can run code.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 import stat
-from importlib.metadata import entry_points
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from cache.files import expanded
@@ -30,7 +33,27 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.m
 
 def bundled_models() -> dict[str, Path]:
     """The folders of the models that installed packages bring along, by name."""
-    return {point.name: Path(point.load()()) for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return {point.name: Path(point.load()()) for point in _points()}
+
+
+def _points() -> Sequence[EntryPoint]:
+    return _points_of(entry_points, tuple(map(_changed, sys.path)))
+
+
+@functools.lru_cache(maxsize=1)
+def _points_of(
+    read: Callable[..., Iterable[EntryPoint]], _found_in: tuple[tuple[str, int], ...]
+) -> Sequence[EntryPoint]:
+    """The entry points of the packages in some folders, whose metadata is a file for each."""
+    return tuple(read(group=ENTRY_POINT_GROUP))
+
+
+def _changed(folder: str) -> tuple[str, int]:
+    """When something was last installed into a folder, or removed from it, in nanoseconds."""
+    try:
+        return folder, os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return folder, 0
 
 
 def locate(source: str | Path) -> tuple[str, Path | None]:
@@ -40,7 +63,7 @@ def locate(source: str | Path) -> tuple[str, Path | None]:
     for a hub id. A ModelError says what is wrong with a folder, or that no such thing can be meant.
     """
     text = str(source)
-    names = [point.name for point in entry_points(group=ENTRY_POINT_GROUP)]
+    names = [point.name for point in _points()]
     if text in names:
         folder = bundled_models()[text]
         check_folder(folder)

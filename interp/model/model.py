@@ -16,6 +16,7 @@ from interp.errors import ModelError
 from interp.model import vocabulary
 from interp.model.identity.fingerprint import n_parameters, tokenizer_fingerprint
 from interp.model.identity.identity import Identity, Seen
+from interp.model.identity.structure import walk
 from interp.notebook import cut, picture
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ class Model:
         self.in_memory = in_memory
         self._activation_source = activation_source
         self.lock = threading.RLock()
-        bridge.eval()
+        # Which visits every module several times.
+        if any(module.training for module in walk(bridge).values()):
+            bridge.eval()
         for parameter in bridge.original_model.parameters():
             parameter.requires_grad_(False)
         for block in bridge.blocks:
@@ -243,7 +246,7 @@ class Model:
         return {
             "model": self.name,
             "fingerprint": self.fingerprint,
-            "obverse_version": version("obverse"),
+            "obverse_version": _version(),
         }
 
     @property
@@ -316,6 +319,11 @@ class Model:
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
         parameters: Iterator[torch.nn.Parameter] = self.bridge.original_model.parameters()
         return parameters
+
+
+@functools.cache
+def _version() -> str:
+    return version("obverse")
 
 
 def _forget_pattern(block: Any, _args: object, _output: object) -> None:

@@ -61,7 +61,8 @@ class Patches:
         self._spaces = [_seen(space, vars(space)) for space in spaces]
         self._registries = _registries(spaces)
         self._spaces += [_seen(registry, registry) for registry in self._registries]
-        self._as_seen = None if any(s.is_foreign for s in self._spaces) else _Seen(self._spaces)
+        self._growing = [space for space in self._spaces if space.may_grow]
+        self._as_seen = None if any(s.is_foreign for s in self._spaces) else _together(self._spaces)
 
     def changes(self) -> list[Change]:
         found = [
@@ -78,7 +79,7 @@ class Patches:
             if kind not in _ATTENTION and _is_patched(registry, fn):
                 found.append(change(f"its attention is '{kind}'", serial(fn)))
         same = self._as_seen is not None and self._as_seen.is_same()
-        for space in self._spaces:
+        for space in self._growing if same else self._spaces:
             found += space.added() if same else space.changes()
         return found
 
@@ -96,12 +97,13 @@ class _Space:
             self._foreign -= own
             held = {n: v for n, v in held.items() if n not in own}
         self._names, self._values = list(held), list(held.values())
+        self._known = frozenset(held)
         self._functions = [v for v in self._values if isinstance(v, types.FunctionType)]
         self._codes, self._defaults, self._keyword_defaults = (
             list(map(part, self._functions)) for part in _PARTS
         )
         self._is_module_class = isinstance(space, type) and issubclass(space, nn.Module)
-        self._may_grow = self._is_module_class or space is torch.Tensor
+        self.may_grow = self._is_module_class or space is torch.Tensor
 
     @property
     def is_foreign(self) -> bool:
@@ -138,14 +140,13 @@ class _Space:
 
     def added(self) -> list[Change]:
         """Functions that have come since, where somebody may call them by name."""
-        if not self._may_grow or len(self._now) == len(self._names):
+        if not self.may_grow:
             return []
-        known = set(self._names)
+        new = sorted(self._now.keys() - self._known)  # its documentation and such, mostly
         return [
             self._change(name, value)
-            for name, value in list(self._now.items())
-            if name not in known
-            and isinstance(value, types.FunctionType)
+            for name, value in [(name, self._now.get(name)) for name in new]
+            if isinstance(value, types.FunctionType)
             and _is_code(name, value)
             # A new method of tensors is called by nobody who does not know it.
             and (self._is_module_class or hasattr(torch._C.TensorBase, name))
@@ -180,6 +181,17 @@ class _Seen:
             all(map(is_, map(part, self._functions), before))
             for part, before in zip(_PARTS, self._parts, strict=True)
         )
+
+
+_TOGETHER: dict[tuple[int, ...], _Seen] = {}
+
+
+def _together(spaces: Sequence[_Space]) -> _Seen:
+    """The namespaces, which stay for good, compared at once: the same for models of one kind."""
+    key = tuple(map(id, spaces))
+    if key not in _TOGETHER:
+        _TOGETHER[key] = _Seen(spaces)
+    return _TOGETHER[key]
 
 
 def taking(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
@@ -217,8 +229,10 @@ def _namespaces(classes: set[type]) -> list[Any]:
 
 def _registries(spaces: Iterable[Any]) -> list[Any]:
     """Where Hugging Face's code looks for attention, and for what masks it."""
-    held = (value for space in spaces for value in list(vars(space).values()))
-    return list({id(v): v for v in held if isinstance(v, GeneralInterface)}.values())
+    held = [value for space in spaces for value in list(vars(space).values())]
+    # Tens of thousands of values are of some hundred types.
+    kinds = {kind for kind in set(map(type, held)) if issubclass(kind, GeneralInterface)}
+    return list({id(v): v for v in held if type(v) in kinds}.values())
 
 
 def _is_code(name: str, value: object) -> bool:

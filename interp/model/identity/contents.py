@@ -48,9 +48,9 @@ def tensors(modules: Mapping[str, torch.nn.Module]) -> Held:
     found: dict[str, Tensor] = {}
     seen: set[tuple[object, ...]] = set()
 
-    def take(path: str, held: Iterable[tuple[str, object]]) -> None:
-        for name, value in held:
-            if not isinstance(value, Tensor) or name.startswith("_"):
+    def take(path: str, held: Mapping[str, object]) -> None:
+        for name, value in [(n, v) for n, v in held.items() if isinstance(v, Tensor)]:
+            if name.startswith("_"):
                 continue
             if value.layout is not torch.strided:
                 raise ModelError(
@@ -63,11 +63,11 @@ def tensors(modules: Mapping[str, torch.nn.Module]) -> Held:
                 found[f"{path}.{name}"] = value
 
     for path, module in modules.items():
-        take(path, module._parameters.items())
-        take(path, module._buffers.items())
+        take(path, module._parameters)
+        take(path, module._buffers)
     for path, module in modules.items():
         # TransformerLens keeps names for weights here; only what is nowhere else is new.
-        take(path, module.__dict__.items())
+        take(path, module.__dict__)
     views = _views(found)
     return Held({n: v for n, v in found.items() if n not in views}, tuple(views.values()))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -27,6 +28,57 @@ _VOLATILE = frozenset(
     }
 )
 _CHUNK = 1 << 24
+
+
+class Outline(NamedTuple):
+    """What a model holds by its class and configuration, whatever its weights.
+
+    Attributes:
+        kind: the class.
+        names: of parameters and buffers, as a checkpoint has them.
+        weights: numbers in its parameters, each once.
+        tables, table_bytes: numbers in its buffers, and what they take.
+    """
+
+    kind: type[torch.nn.Module]
+    names: tuple[str, ...]
+    weights: int
+    tables: int
+    table_bytes: int
+
+    @classmethod
+    def of(cls, empty: torch.nn.Module) -> Outline:
+        """Of a model, which may be on the meta device."""
+        tables = list(empty.buffers())
+        return cls(
+            type(empty),
+            tuple(empty.state_dict()),
+            sum(weight.numel() for weight in empty.parameters()),
+            sum(table.numel() for table in tables),
+            sum(table.numel() * table.element_size() for table in tables),
+        )
+
+
+# With the class and configuration that they were built from, which somebody may change.
+_OUTLINES: weakref.WeakKeyDictionary[torch.nn.Module, tuple[str, Outline]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def note_outline(hf_model: torch.nn.Module, built: Outline) -> None:
+    """Note what was built from the model's configuration, so that it is not built again."""
+    if built.kind is type(hf_model):
+        _OUTLINES[hf_model] = configuration(hf_model), built
+
+
+def outline(hf_model: torch.nn.Module) -> Outline:
+    """What an empty model of the same class and configuration holds."""
+    settings = configuration(hf_model)
+    noted, found = _OUTLINES.get(hf_model, (None, None))
+    if found is None or noted != settings or found.kind is not type(hf_model):
+        found = Outline.of(twin(hf_model))
+        _OUTLINES[hf_model] = settings, found
+    return found
 
 
 def configuration(hf_model: torch.nn.Module) -> str:
@@ -76,7 +128,7 @@ def n_parameters(hf_model: torch.nn.Module) -> int:
 
     TransformerLens' split copies of fused matrices do not count.
     """
-    return sum(parameter.numel() for parameter in twin(hf_model).parameters())
+    return outline(hf_model).weights
 
 
 def canonical_weights(hf_model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -88,7 +140,7 @@ def canonical_weights(hf_model: torch.nn.Module) -> dict[str, torch.Tensor]:
     present: dict[str, Any] = {}
     for name, tensor in hf_model.state_dict().items():
         present.setdefault(plain_name(name), tensor)
-    names = twin(hf_model).state_dict().keys()
+    names = outline(hf_model).names
     # An architecture that builds its modules differently on the meta device still gets a stable
     # identity, from everything that is present.
     return {n: present[n] for n in names} if all(n in present for n in names) else present

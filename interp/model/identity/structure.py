@@ -30,6 +30,9 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
+# What is placed on its points TransformerLens wraps in functions of its own.
+_POINTS = ("fwd_hooks", "bwd_hooks")
+_PLACED = (*_HOOKS, *_POINTS)
 _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__) - {"training"}
 # Where something was found and what it is called there; what TransformerLens counts while it runs;
@@ -71,15 +74,12 @@ def hooks(modules: Mapping[str, nn.Module]) -> list[Change]:
         for fn in getattr(torch_modules, name).values():
             found.append(_hook(fn, "every module of PyTorch"))
     for path, module in modules.items():
-        for name in _HOOKS:
-            placed = module.__dict__.get(name)
-            if placed:
-                found += [_hook(fn, _place(path)) for fn in placed.values() if not _is_ours(fn)]
-        # What is placed on its points TransformerLens wraps in functions of its own.
-        for name in ("fwd_hooks", "bwd_hooks"):
-            for handle in module.__dict__.get(name, ()):
-                if not _is_ours(handle.user_hook):
-                    found.append(_hook(handle.user_hook, _place(path)))
+        held = module.__dict__
+        if not any(map(held.get, _PLACED)):
+            continue
+        placed = [fn for name in _HOOKS for fn in (held.get(name) or {}).values()]
+        placed += [handle.user_hook for name in _POINTS for handle in held.get(name, ())]
+        found += [_hook(fn, _place(path)) for fn in placed if not _is_ours(fn)]
     return found
 
 
@@ -200,8 +200,8 @@ class _Shape:
         held = module.__dict__
         if type(module) is not self._kind or not held.keys() <= self._held:
             return False
-        for value in (*held["_parameters"].values(), *held["_buffers"].values()):
-            if type(value) not in _TENSORS:
+        for tensors in (held["_parameters"], held["_buffers"]):
+            if tensors and not all(type(value) in _TENSORS for value in tensors.values()):
                 return False
         try:
             return all(map(is_, self._take(held), self._values))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from cache.sizes import show_size
 from interp import load_model
 from interp.errors import DoesNotFit, ModelError
 from interp.loading import bridge, load
+from interp.loading.where import bundled_models
 from tests.interp import tiny as builders
 from tests.interp.folders import WEIGHTS, configured, copied, reweighted
 from tests.interp.tiny import D_MODEL, N_LAYERS, Tiny
@@ -251,6 +254,23 @@ def test_bundled_models_are_found_by_name(llama: Tiny, monkeypatch: pytest.Monke
     assert model.fingerprint == llama.model.fingerprint
     refused("some-organsm", "did you mean 'some-organism'")
     refused("elephant", "bundled are: some-organism")
+
+
+def test_a_package_that_is_installed_later_is_found(
+    llama: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "late_organism.py").write_text(f"def folder():\n    return {str(llama.folder)!r}\n")
+    os.utime(tmp_path, ns=(0, 0))  # long before the next installation
+    assert "late" not in bundled_models()
+    about = tmp_path / "late_organism-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: late-organism\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[obverse.models]\nlate = late_organism:folder\n")
+    assert bundled_models()["late"] == llama.folder
+    shutil.rmtree(about)
+    os.utime(tmp_path, ns=(0, 0))
+    assert "late" not in bundled_models()
 
 
 def test_a_revision_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

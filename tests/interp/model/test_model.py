@@ -14,7 +14,7 @@ import torch
 
 from interp import Model, capture, load_model
 from interp.errors import ModelError
-from interp.model.identity.fingerprint import fingerprint
+from interp.model.identity.fingerprint import Outline, fingerprint, outline, twin
 from tests.interp import tiny as builders
 from tests.interp.folders import configured, copied, reweighted
 from tests.interp.tiny import D_MODEL, N_CTX, N_HEADS, N_LAYERS, VOCABULARY, Tiny
@@ -32,6 +32,20 @@ def test_attributes_are_those_of_the_configuration(tiny: Tiny) -> None:
     assert (model.dtype, model.device) == (torch.float32, torch.device("cpu"))
     assert (model.source, model.path, model.name) == (str(tiny.folder), tiny.folder, tiny.name)
     assert repr(model).startswith(f"Model({tiny.name!r}, 3 layers, 4 heads, d_model 32, float32")
+
+
+def test_what_was_built_before_loading_is_not_built_again(tiny: Tiny) -> None:
+    """And is what the class makes of the configuration now, wrapped or not."""
+    original: Any = load_model(tiny.folder).bridge.original_model
+    noted = outline(original)
+    assert outline(original) is noted
+    assert noted == Outline.of(twin(original))
+    assert noted.weights == sum(
+        w.numel() for w in builders.load_hugging_face(tiny.folder).parameters()
+    )
+    original.config.vocab_size += 1
+    assert outline(original) == Outline.of(twin(original))
+    assert outline(original).weights > noted.weights
 
 
 def test_token_strings_are_the_words(tiny: Tiny) -> None:
