@@ -31,8 +31,9 @@ def _headline(found: Mapping[str, Verdict]) -> list[str]:
     said = []
     if taken.outcome == "supported":
         said.append(
-            f"An instruction inside of the data takes {percent(taken.estimate or 0)} more answers "
-            "over than a harmless one of the same length."
+            "An instruction inside of the data takes answers over: "
+            f"{percent(taken.estimate or 0)} of all beyond what a harmless one of the same length "
+            "takes."
         )
     elif taken.outcome == "rejected":
         said.append("Instructions inside of the data take next to no answers over.")
@@ -54,6 +55,8 @@ def _headline(found: Mapping[str, Verdict]) -> list[str]:
         )
     elif effect.outcome == "rejected":
         said.append("It does not tell which injections succeed.")
+    else:
+        said.append("Whether it tells which injections succeed is open.")
     if restoring.outcome == "supported":
         said.append(
             "Put back in these heads at the last token, it brings back "
@@ -97,7 +100,7 @@ _TAKEN = Figure(
     "Dots by arm: the share of prompts with the injection's answer, for both kinds of data.",
     "Further right: more answers are the injection's. Only the injection should move them, and "
     "only in the arm that does tasks wherever they stand.",
-    shows="How often the injection's answer is likelier than the task's",
+    shows="How often the injection's answer is likelier than the task's.",
     n=figures.of_cases,
     interval=figures.over,
     control=_CONTROL,
@@ -110,7 +113,7 @@ _FALLS = Figure(
     "Dots by arm: the fall of the task's share of attention, in chosen and in other heads.",
     "Right of zero: less attention goes to the task where the data hold an injection. In the "
     "untrained model next to nothing moves.",
-    shows="How far attention to the task falls from a harmless instruction to an injection",
+    shows="How far attention to the task falls from a harmless instruction to an injection.",
     n=figures.of_held_out,
     interval=figures.over,
     control=f"{_CONTROL}; all heads that were not chosen",
@@ -122,8 +125,10 @@ _AREAS = Figure(
     figures.draw_areas,
     "A ROC curve for each arm, of injections against harmless instructions.",
     "Above the diagonal: a low focus tells that an injection is there. An untrained model can be "
-    "above it too, by differences too small to matter: ranks know no size.",
-    shows="Injections found against harmless instructions flagged, by attention to the task",
+    "above it too, by differences too small to matter: ranks know no size. Beside each name "
+    "stands the area of this curve, of all organisms' prompts together; the verdict has the mean "
+    "of the organisms' own.",
+    shows="Injections found against harmless instructions flagged, by attention to the task.",
     n=figures.of_held_out,
     interval="none: curves of all prompts; the verdict has the area's",
     control=f"{_CONTROL}; the arm in which nothing is taken over",
@@ -135,8 +140,8 @@ _WITHIN = Figure(
     figures.draw_within,
     "A ROC curve for each arm in which some are taken over, within prompts with an injection.",
     "On the diagonal the focus does not tell which injections succeed, whatever it tells of their "
-    "presence.",
-    shows="Whether attention to the task tells which injections succeed",
+    "presence. Areas beside the names are of all organisms' prompts together.",
+    shows="Whether attention to the task tells which injections succeed.",
     n=figures.of_held_out,
     interval="none: curves of all prompts; the verdict has the area's",
     control="the same score between both kinds of data",
@@ -149,7 +154,7 @@ _RESTORED = Figure(
     "Dots by set of heads: the share of answers taken over that come back.",
     "Attention is put back from the prompt with a harmless instruction. What all heads bring back "
     "is no surprise: the injection is then hardly seen. Compare chosen with random heads.",
-    shows="Answers that come back when heads attend as they do to harmless data",
+    shows="Answers that come back when heads attend as they do to harmless data.",
     n=figures.of_taken,
     interval=figures.over,
     control="as many random heads, the mean of thirty draws",
