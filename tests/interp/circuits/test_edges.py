@@ -20,7 +20,7 @@ from tests.interp import brute_force
 from tests.interp.circuits import by_hand
 from tests.interp.circuits.split import Split
 from tests.interp.pairs import CASES, prompt_pairs, slots
-from tests.interp.tiny import Tiny
+from tests.interp.tiny import BUILDERS, Tiny
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,12 @@ def test_graph_has_the_readers_and_writers_of_the_model(tiny: Tiny) -> None:
         assert writers == split.reads(destination), destination
 
 
-@pytest.mark.parametrize("metric", ["logit_diff", "logprob_diff"])
+# That a metric reads several sequences is alike on all architectures.
+@pytest.mark.parametrize(
+    ("tiny", "metric"),
+    [*((name, "logit_diff") for name in BUILDERS), ("llama", "logprob_diff")],
+    indirect=["tiny"],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_scores_are_those_by_hand(tiny: Tiny, method: Any, metric: str) -> None:
     found = attribute_edges(tiny.model, prompt_pairs(tiny), metric, method=method, steps=STEPS)
