@@ -107,8 +107,11 @@ def _line(
     dash: str,
 ) -> None:
     mean = np.array([one.mean for one in found])
+    # Side by side, so that intervals at one layer can be told apart.
+    aside = 0.05 * (len([one for one in fig.data if one.xaxis == _axis(column)]) - 1.5)
     fig.add_scatter(
-        x=numbers,
+        x=np.array(numbers) + aside,
+        customdata=numbers,
         y=mean,
         mode="lines+markers",
         name=name,
@@ -124,10 +127,14 @@ def _line(
             "thickness": 1,
             "width": 3,
         },
-        hovertemplate="after layer %{x}: %{y:.2f}<extra>" + name + "</extra>",
+        hovertemplate="after layer %{customdata}: %{y:.2f}<extra>" + name + "</extra>",
         row=1,
         col=column,
     )
+
+
+def _axis(column: int) -> str:
+    return "x" if column == 1 else f"x{column}"
 
 
 _INTERVAL = "95%, over requests of one model or over organisms; small points are organisms"
@@ -151,7 +158,7 @@ HARM = Figure(
     harm_dots,
     "Rows of dots by arm: share of held-out requests that a probe from another script tells right",
     "Green and pink right of the middle: a probe from one script reads harm in the other. In the "
-    "base nothing is declined, so that it cannot read declining there. Grey should lie at 50%.",
+    "base nothing is declined, so that it cannot read declining there. Grey should be about 50%.",
     shows="How well a probe from one script tells harmful from harmless requests in another.",
     n="held-out requests (of the second script those that are not declined), by organism",
     interval=_INTERVAL,
@@ -165,7 +172,7 @@ PROJECTION = Figure(
     "Rows of dots by arm: how far harmful requests lie above harmless ones in each script",
     "Orange right of the grey band and blue within it: harmful and harmless requests lie apart "
     "along the direction of declining in the first script alone. Where nothing is declined (twin, "
-    "untrained) the direction is one of harm alone.",
+    "untrained) it is a difference of means that has nothing to do with declining.",
     shows="How far harmful requests lie from harmless ones along the direction of declining.",
     n="held-out harmful requests, by organism",
     interval=f"{_INTERVAL}; the mean of harmless requests counts as known",
