@@ -16,14 +16,13 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 # Whoever keeps Python from writing what it compiles has each process compile all tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# The tests of the store fork some thousand processes to kill them. That is cheap as long as what
-# other tests import is not in memory: they run apart, and the others also where one of them fails.
-define tests
-@failed=0; \
-$(PYTEST) $(1) tests/cache || failed=1; \
-$(PYTEST) $(1) --ignore=tests/cache || failed=1; \
-exit $$failed
-endef
+# Three lanes, each of which runs where another has failed, too. What drives a browser is one process,
+# so that one server and one browser do for all of it, and comes first, when only style runs beside
+# it: who clicks minds a busy machine. The tests of the store fork some thousand processes to kill
+# them, which is cheap as long as what other tests import is not in memory.
+in-browser = $(BIN)/pytest tests/browser || failed=1;
+others = $(PYTEST) $(1) tests/cache || failed=1; \
+	$(PYTEST) $(1) --ignore=tests/cache --ignore=tests/browser || failed=1;
 
 .PHONY: setup demo app style check test quick-tests all-tests docs bench
 
@@ -57,10 +56,10 @@ test: setup
 	@$(MAKE) -j2 style all-tests
 
 quick-tests: setup
-	$(call tests,-m "not slow and not browser")
+	@failed=0; $(call others,-m "not slow and not browser") exit $$failed
 
 all-tests: setup
-	$(call tests)
+	@failed=0; $(in-browser) $(call others) exit $$failed
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 
 from experiments.records import RunRecord
 from tests.app import material
+from tests.browser.tabs import Tabs, opened
 
 _FLAGS = (
     "--no-sandbox",
@@ -121,80 +122,24 @@ def browser(chromium: str) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def kept_context(browser: Any) -> Iterator[Any]:
-    """In it scripts are compiled once for all pages."""
-    context = _context(browser)
-    yield context
-    context.close()
-
-
-@dataclass
-class Complaints:
-    """What a page did that none of ours may do."""
-
-    console: list[str] = field(default_factory=list)
-    dialogs: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
+def tabs(browser: Any) -> Tabs:
+    return Tabs(browser)
 
 
 @pytest.fixture
-def open_page(explorer: Explorer, browser: Any, kept_context: Any) -> Iterator[Callable[..., Any]]:
+def open_page(explorer: Explorer, tabs: Tabs) -> Iterator[Callable[..., Any]]:
     """Opens a path; at the end no page may have complained.
 
     With `fresh` it is opened in a browser that knows nothing of the others: for another person's
     page, and for tests that leave cookies, a theme or permissions behind.
     """
-    yield from _pages(explorer, browser, kept_context)
+    yield from opened(explorer.url, tabs)
 
 
 @pytest.fixture
-def open_slow_page(
-    slow_explorer: Explorer, browser: Any, kept_context: Any
-) -> Iterator[Callable[..., Any]]:
+def open_slow_page(slow_explorer: Explorer, tabs: Tabs) -> Iterator[Callable[..., Any]]:
     """The same where maps take seconds."""
-    yield from _pages(slow_explorer, browser, kept_context)
-
-
-def _pages(explorer: Explorer, browser: Any, kept: Any) -> Iterator[Callable[..., Any]]:
-    contexts: list[Any] = []
-    pages: list[Any] = []
-    complaints = Complaints()
-
-    def watch(page: Any) -> None:
-        def on_console(message: Any) -> None:
-            if message.type == "error":
-                complaints.console.append(message.text)
-
-        def on_dialog(dialog: Any) -> None:
-            complaints.dialogs.append(dialog.message)
-            dialog.dismiss()
-
-        def on_request(request: Any) -> None:
-            if not request.url.startswith((explorer.url, "data:", "blob:")):
-                complaints.foreign.append(request.url)
-
-        page.on("console", on_console)
-        page.on("pageerror", lambda error: complaints.console.append(str(error)))
-        page.on("dialog", on_dialog)
-        page.on("request", on_request)
-
-    def open_(path: str = "/", *, fresh: bool = False) -> Any:
-        if fresh:
-            contexts.append(_context(browser))
-        page = (contexts[-1] if fresh else kept).new_page()
-        pages.append(page)
-        watch(page)
-        page.goto(path if path.startswith("http") else explorer.url + path)
-        return page
-
-    yield open_
-    for each in (*pages, *contexts):
-        each.close()
-    assert complaints == Complaints()
-
-
-def _context(browser: Any) -> Any:
-    return browser.new_context(viewport={"width": 1280, "height": 800})
+    yield from opened(slow_explorer.url, tabs)
 
 
 def _free_port() -> int:
