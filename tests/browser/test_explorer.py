@@ -27,6 +27,9 @@ from tests.browser.looking import (
 
 pytestmark = pytest.mark.browser
 
+# As text: what could not be patched is no number, and none of these equals another.
+VALUES = "plot => JSON.stringify(plot.data[0].z)"
+
 
 def test_the_newest_run_is_shown_told_and_handed_out(
     explorer: Explorer, open_page: OpenPage
@@ -54,8 +57,7 @@ def _table_and_figure(explorer: Explorer, page: Any) -> None:
     holder = page.locator(".st-key-patching-forward-resid_pre")
     holder.scroll_into_view_if_needed()
     figure = "contains(@class, 'st-key-figure-patching-forward-resid_pre')"
-    export = page.locator(f"xpath=//*[{figure}]/following::button[contains(., 'Export')][1]")
-    export.click()
+    page.locator(f"xpath=//*[{figure}]/following::button[contains(., 'Export')][1]").click()
     with page.expect_download(timeout=60_000) as download:
         page.locator(".st-key-patching-forward-resid_pre-csv button").click()
     assert download.value.suggested_filename == "patching-forward-resid_pre.csv"
@@ -70,7 +72,7 @@ def _table_and_figure(explorer: Explorer, page: Any) -> None:
     assert download.value.suggested_filename == "patching-forward-resid_pre.svg"
     root = ElementTree.fromstring(Path(download.value.path()).read_text())
     assert root.tag.endswith("svg")
-    export.click()
+    page.keyboard.press("Escape")
     page.locator("[data-testid='stPopoverBody']").wait_for(state="hidden")
 
 
@@ -141,16 +143,16 @@ def test_a_link_shows_another_person_the_same_and_both_get_the_same_numbers(
     assert sentence(fresh, "After 2 blocks") == said
     assert fresh.url == page.url
     for key in ("lens-reverse", "lens-forward", "patching-forward-resid_pre"):
-        figures = [wait_for_plot(one, key).evaluate("plot => plot.data[0].z") for one in both]
-        assert figures[0] == figures[1]
+        first, second = (wait_for_plot(one, key).evaluate(VALUES) for one in both)
+        assert first == second
     assert framed(page, "lens-reverse") == framed(fresh, "lens-reverse")
     assert page.locator(".st-key-lens-forward .ob-mark").count() == 0
     # At once they ask for what the run has not patched.
     for one in both:
         one.get_by_role("tab", name="MLP output").click()
     exact = [wait_until_exact(one, "patching-reverse-mlp_out") for one in both]
-    values = [plot.evaluate("plot => plot.data[0].z") for plot in exact]
-    assert values[0] == values[1]
+    first, second = (plot.evaluate(VALUES) for plot in exact)
+    assert first == second
 
 
 def test_a_click_frames_the_cell_everywhere_and_keeps_the_zoom(open_page: OpenPage) -> None:

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.looking import PLOT, OpenPage, expect, press, wait_for_plot
+from tests.browser.looking import (
+    PLOT,
+    OpenPage,
+    expect,
+    press,
+    wait_for_plot,
+    wait_until_drawn,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 _WAITING = """() => [...document.querySelectorAll('.ob-later')]
     .map((place) => place.getBoundingClientRect().top).sort((a, b) => a - b)"""
 
+_ACT = """() => {
+    window.acting = setInterval(() => document.dispatchEvent(new Event("wheel")), 100);
+}"""
+
 
 def test_what_is_below_the_screen_is_drawn_later(open_page: OpenPage) -> None:
     page = open_page("/?page=examples")
+    # As long as somebody does something, only what is scrolled to is filled.
+    page.evaluate(_ACT)
     page.locator(".ob-later").first.wait_for(state="attached", timeout=90_000)
     expect(page.locator(".ob-next")).to_have_count(2, timeout=60_000)  # of both prompts
     expect(page.locator(".ob-later")).to_have_count(3, timeout=60_000)
     tops = page.evaluate(_WAITING)
     assert tops[0] > 800
     assert page.locator(PLOT.format("lens-forward")).count() == 0
+    wait_until_drawn(page)
     # The last of them is scrolled to: it is drawn before those above it.
     page.locator(".ob-later").last.scroll_into_view_if_needed()
     page.get_by_role("tab", name="Attribution").wait_for(timeout=90_000)
     # Nobody scrolls any more: all of it is drawn.
+    page.evaluate("clearInterval(window.acting)")
     for key in ("lens-forward", "ranks", "patching-forward-resid_pre"):
         wait_for_plot(page, key)
     expect(page.locator(".ob-later")).to_have_count(0, timeout=60_000)
