@@ -36,9 +36,9 @@ def test_what_is_below_the_screen_is_drawn_later(open_page: OpenPage) -> None:
     wait_until_drawn(page)
     # The last of them is scrolled to: it is drawn before those above it.
     page.locator(".ob-later").last.scroll_into_view_if_needed()
+    page.evaluate("clearInterval(window.acting)")
     page.get_by_role("tab", name="Attribution").wait_for(timeout=90_000)
     # Nobody scrolls any more: all of it is drawn.
-    page.evaluate("clearInterval(window.acting)")
     for key in ("lens-forward", "ranks", "patching-forward-resid_pre"):
         wait_for_plot(page, key)
     expect(page.locator(".ob-later")).to_have_count(0, timeout=60_000)
