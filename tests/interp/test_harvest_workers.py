@@ -16,6 +16,7 @@ from interp import Model, load_model
 from interp.execute import Executor, Workers
 from interp.harvest import harvest
 from interp.prompts.corpus import read_rows
+from tests.interp.executing import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -40,9 +41,13 @@ def serial(model: Model, tmp_path_factory: pytest.TempPathFactory) -> list[torch
 def workers(request: pytest.FixtureRequest, workers_at_once: None) -> Iterator[Workers]:
     if request.param == "ray":
         pytest.importorskip("ray")
+    before = set(Path("/tmp").glob("obverse-ray-*"))
     # Each loads the model, which takes seconds; that two share the work, processes show.
     with Workers(Executor(request.param, 2 if request.param == "processes" else 1)) as kept:
         yield kept
+        there = set(Path("/tmp").glob("obverse-ray-*")) - before
+    # Instances that other tests have started meanwhile leave nothing either, but later.
+    assert wait_for(lambda: not any(folder.exists() for folder in there), 90)
 
 
 def stored(model: Model, store: ActivationStore) -> list[torch.Tensor]:

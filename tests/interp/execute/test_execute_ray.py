@@ -155,7 +155,7 @@ def test_a_local_instance_needs_nothing_and_leaves_nothing(tmp_path: Path) -> No
     assert (ended.returncode, ended.stderr) == (0, "")
     told = dict(line.split(" ") for line in ended.stdout.splitlines())
     assert told.pop("nodes") == "127.0.0.1"
-    assert told == {"serial": "True", "ended": "KeyboardInterrupt", "connected": "False"}
+    assert told == {"squares": "True", "ended": "KeyboardInterrupt", "connected": "False"}
     # Instances that other tests have started meanwhile leave nothing either, but later.
     there = set(Path("/tmp").glob("obverse-ray-*")) - before
     assert wait_for(lambda: not any(folder.exists() for folder in there), 90)
@@ -167,25 +167,27 @@ LOCAL = """
 import os, signal, sys, threading
 from pathlib import Path
 from interp.execute import Executor, Unit, Workers, execute
-from tests.interp.executing import EXPECTED, Job, squares, start, start_jobs, wait_for
+from tests.interp.executing import EXPECTED, N, Job, start_jobs, wait_for
 
 folder = Path(sys.argv[1])
-with Workers(Executor("ray", 2)) as workers:
-    print("serial", dict(execute(squares(), start, workers)) == EXPECTED)
-    import ray
-    print("nodes", ray.nodes()[0]["NodeManagerAddress"])
+
+def units(n, what=""):
+    return [Unit(f"n{i}", Job(i, folder, what)) for i in range(n)]
 
 def interrupt():
     wait_for(lambda: len(list(folder.glob("mark-*"))) == 2, 60)
     os.kill(os.getpid(), signal.SIGINT)
 
-threading.Thread(target=interrupt).start()
-try:
-    list(execute([Unit(f"{i}", Job(i, folder, "sleep")) for i in range(4)], start_jobs,
-                 Executor("ray", 2)))
-except KeyboardInterrupt:
-    print("ended KeyboardInterrupt")
-print("connected", ray.is_initialized())
+with Workers(Executor("ray", 2)) as workers:
+    print("squares", dict(execute(units(N), start_jobs, workers)) == EXPECTED)
+    import ray
+    print("nodes", ray.nodes()[0]["NodeManagerAddress"])
+    threading.Thread(target=interrupt).start()
+    try:
+        list(execute(units(4, "sleep"), start_jobs, workers))
+    except KeyboardInterrupt:
+        print("ended KeyboardInterrupt")
+    print("connected", ray.is_initialized())
 """
 
 
