@@ -42,6 +42,8 @@ def options(port: int) -> dict[str, Any]:
         # It looks at every object of every library after each click, for a third of a second; what
         # takes much memory are models, and those are collected when another is loaded.
         "runner.postScriptGC": False,
+        # What the session state says of a control is also its default: a browser shows it sooner.
+        "global.disableWidgetStateDuplicationWarning": True,
         "logger.level": "warning",
         "logger.hideWelcomeMessage": True,
     }

@@ -23,6 +23,14 @@ def view() -> View:
     return current
 
 
+def page() -> View:
+    """What the page is about, but for the chosen cell, step or layer: these change without a new
+    page."""
+    current = view()
+    probe = dataclasses.replace(current.probe, point=None)
+    return dataclasses.replace(current, cell=None, step=None, probe=probe)
+
+
 def change(**fields: Any) -> None:
     """Replace fields of the view. Called by widgets' callbacks, before the page is drawn."""
     st.session_state[_KEY] = dataclasses.replace(view(), **fields)

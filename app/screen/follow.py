@@ -19,6 +19,7 @@ from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState,
 from app import state
 from app.clicks import clicked
 from app.compute.engine import Replaced
+from app.selection import View
 from app.text import markup
 from cache.errors import ObverseError
 
@@ -36,9 +37,11 @@ class Followers:
 
     Attributes:
         run: counts how often the page was drawn.
+        page: what it is about.
     """
 
     run: int = 0
+    page: View | None = None
     marks: dict[str, Callable[[], Mark]] = field(default_factory=dict)
     choices: dict[str, Callable[[Place], None]] = field(default_factory=dict)
     words: dict[str, Callable[[], str]] = field(default_factory=dict)
@@ -47,7 +50,10 @@ class Followers:
 def start() -> None:
     """Stand at the beginning of the page and wait for clicks; they are answered when all of it is
     drawn."""
-    st.session_state[_KEY] = Followers(_followers().run + 1)
+    before, page = _followers(), state.page()
+    # A page that is drawn anew before it was whole still has figures of the last time, and clicks.
+    choices = dict(before.choices) if before.page == page else {}
+    st.session_state[_KEY] = Followers(before.run + 1, page, choices=choices)
     st.fragment(_wait)()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from app import resources, state
-from app.screen import live, parts
+from app.screen import parts
 from app.text import markup
 
 _KEY = "later"
@@ -29,10 +29,10 @@ def draw(name: str, title: str, height: int, show: Callable[[], None]) -> None:
         title: its heading, which `show` draws itself; empty where it has none.
         height: px that it will take, about, so that what is below stays where it is.
     """
-    about = live.page()
+    about = state.page()
 
     def part() -> None:
-        if live.page() != about:
+        if state.page() != about:
             st.rerun()
         # In a place of its own: a spinner of `show` in the same one would keep it, unseen.
         place = st.empty()

@@ -22,7 +22,6 @@ from app.compute.work import Stand, Work
 from app.link import to_query
 from app.runs import Run
 from app.screen import parts
-from app.selection import View
 from app.text import markup, sentences
 from experiments.explorer import Pair
 
@@ -193,10 +192,10 @@ def draw(
     deadline = time.monotonic() + PATIENCE
     running = [one.work.wait(max(0.0, deadline - time.monotonic())).running for one in going]
     place.empty()
-    drawn = page()
+    drawn = state.page()
 
     def again() -> None:
-        if page() != drawn or not any(one.work.stand.running for one in going):
+        if state.page() != drawn or not any(one.work.stand.running for one in going):
             st.rerun()
         with parts.in_a_sentence():
             show()
@@ -205,13 +204,6 @@ def draw(
         st.fragment(again, run_every=EVERY)()
     else:
         show()
-
-
-def page() -> View:
-    """What the page is about, but for the chosen cell, step or layer: these change without a new
-    page."""
-    view = state.view()
-    return replace(view, cell=None, step=None, probe=replace(view.probe, point=None))
 
 
 def progress(one: Refining) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import streamlit as st
 
+from app import state
 from app.clicks import clicked, clicked_one, column_of, filters_of, picked
+from app.screen import follow
+from app.selection import Cell, View
 
 
 def event(data: object) -> dict[str, object]:
@@ -57,3 +61,24 @@ def test_filters_of_a_drawing_are_read_with_suspicion() -> None:
         assert filters_of(nonsense) == {}
     for number in (-1, float("nan"), float("inf"), 1e9, "3"):
         assert filters_of({"circuit-strongest": number}) == {}
+
+
+def test_a_click_is_heard_while_the_same_page_is_drawn_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(st, "session_state", {"view": View(example=1)})
+    monkeypatch.setattr(st, "fragment", lambda wait: lambda: None)
+    monkeypatch.setattr(st, "html", lambda text: None)
+
+    def heard() -> set[str]:
+        followers: follow.Followers = st.session_state["follow"]
+        return set(followers.choices)
+
+    follow.start()
+    follow.cells("map", lambda: None, lambda place: None)
+    state.change(cell=Cell("forward", 1, 2))
+    follow.start()  # and no further: something else has it drawn once more
+    assert heard() == {"map"}
+    state.change(example=2)
+    follow.start()
+    assert heard() == set()

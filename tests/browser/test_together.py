@@ -57,6 +57,13 @@ _WHERE = """([key, layer, column]) => {
 }"""
 
 
+# A browser that is so busy that it paints late hears each click all the same.
+_LATE = """() => {
+  const paint = window.requestAnimationFrame.bind(window);
+  window.requestAnimationFrame = (then) => setTimeout(() => paint(then), 3000);
+}"""
+
+
 @dataclass
 class Person:
     """Somebody who patches one fact at one site.
@@ -130,6 +137,8 @@ def test_four_at_once_get_the_numbers_of_one(explorer: Explorer, open_page: Open
         slots = alone.aligned(spec, pair).slots
         tokens = sorted(slots, key=slots.__getitem__)
         places = range(model.n_heads) if site == "z" else tokens
+        if site == "z":
+            page.evaluate(_LATE)
         people.append(Person(page, site, pair, key, places, model.n_layers))
     chance, memory = random.Random(0), 0.0
     for number in range(_WARM + _ROUNDS):
