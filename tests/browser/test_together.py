@@ -36,9 +36,9 @@ from tests.browser.looking import (
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-_WARM = 3
+_WARM = 2
 """Rounds in which each of them clicks once, after which all that is kept has been kept once."""
-_ROUNDS = int(os.environ.get("OBVERSE_ROUNDS", "12"))
+_ROUNDS = int(os.environ.get("OBVERSE_ROUNDS", "6"))
 """Rounds after these."""
 
 # The table of the next tokens after the chosen patch: (token, probability) by row.
