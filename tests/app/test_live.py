@@ -289,7 +289,7 @@ def test_what_is_done_is_told_at_once_in_the_place_that_it_will_take(
 ) -> None:
     going = Going(0.0 if over else 0.3)
     monkeypatch.setattr(live.st, "empty", lambda: going)
-    monkeypatch.setattr(live, "page", View)
+    monkeypatch.setattr(live.state, "page", View)
     if over:
         going.work.wait(LONG)
     live.draw([going], lambda: going.told.append("drawn"), doing="Patching <b>", height=321)
