@@ -35,6 +35,11 @@ class Run:
         )
 
     @property
+    def studied(self) -> str:
+        """What was studied, in words: a study may have trained all of its models."""
+        return str(self.record.config.get("model") or "organisms of its own")
+
+    @property
     def fingerprint(self) -> str | None:
         """Of the model that was studied; None where the run never loaded it."""
         model = self.record.provenance.model

@@ -60,7 +60,7 @@ def chosen(opened: Opened) -> None:
     if opened.run is not None:
         record = opened.run.record
         lines += [("Study", record.study.replace("-", " ")), ("Run", runs.when(record))]
-        lines.append(("Model", opened.run.model.source))
+        lines.append(("Model", opened.run.studied))
     elif opened.source is not None:
         lines.append(("Model", opened.source.name))
 

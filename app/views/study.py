@@ -61,7 +61,7 @@ def header(run: runs.Run) -> None:
     """Study, model, settings and the report of a run."""
     record = run.record
     title = record.study.replace("-", " ").capitalize()
-    about = f"{run.model.source} · {record.config['preset']} · seed {record.config['seed']}"
+    about = f"{run.studied} · {record.config['preset']} · seed {record.config['seed']}"
     with st.container(horizontal=True, vertical_alignment="bottom", wrap=False):
         st.html(
             markup.title(title, f"{about} · {runs.when(record)}"),

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from app import resources
+from app import resources, runs
 from app.panels.patching import Map, sentence
 from app.selection import Cell, Source, View
 from experiments.records import RunRecord
@@ -334,3 +335,12 @@ def test_nothing_of_torch_is_imported_to_show_what_lies_on_disk() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [("gpt2", "gpt2"), (None, "organisms of its own"), ("", "organisms of its own")],
+)
+def test_a_study_that_trained_its_models_says_so(model: str | None, told: str) -> None:
+    record = SimpleNamespace(config={"model": model})
+    assert runs.Run(cast(RunRecord, record)).studied == told
