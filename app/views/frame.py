@@ -37,8 +37,14 @@ def show(given: Arguments) -> None:
         sidebar.brand()
         source = opening.choose(found)
         place = st.container()
-    for problem in problems:
-        parts.warning(problem)
+    missing = opening.missing()
+    if missing is not None:
+        instead = "" if source is None else " What is shown is of another one."
+        parts.error(f"There is no run '{missing}' here; choose one from the list.{instead}")
+    # Beside what is open, other directories are nobody's concern.
+    if missing is not None or source is None or state.view().page == "start":
+        for problem in problems:
+            parts.warning(problem)
     if source == opening.OTHER:
         opening.other()
         return

@@ -18,27 +18,34 @@ from interp.figures.drawing import theme
 OTHER = Source("model", "")
 """A model that the user types in."""
 
+_MISSING = "missing-run"
+
 
 def choose(found: dict[str, RunRecord]) -> Source | None:
-    """The list of runs and models. A source that the address names but is not there is told."""
+    """The list of runs and models. A run that the address names but is not there is noted, to be
+    told until another one is chosen (`missing`)."""
     options = [Source("run", name) for name in found]
     options += [Source("model", name) for name in bundled()]
     options.append(OTHER)
     wanted = state.view().source
-    missing = None
     if wanted is not None and wanted.kind == "run" and wanted.name not in found:
-        wanted, missing = None, wanted
+        st.session_state[_MISSING] = wanted.name
+        wanted = None
     if wanted is not None and wanted not in options:
         options.insert(len(options) - 1, wanted)
     current = wanted or (options[0] if found else None)
     if current != state.view().source:
         state.change(source=current)
     _selectbox(options, current, found)
-    if missing is not None:
-        parts.error(f"There is no run '{missing.name}' here; choose one from the list.")
     if st.session_state.get("source") == OTHER or current == OTHER:
         return OTHER
     return current
+
+
+def missing() -> str | None:
+    """The run that the address has named, where there is no such run."""
+    name: str | None = st.session_state.get(_MISSING)
+    return name
 
 
 def _selectbox(options: list[Source], current: Source | None, found: dict[str, RunRecord]) -> None:
@@ -70,6 +77,7 @@ def _selectbox(options: list[Source], current: Source | None, found: dict[str, R
 
 def open_(source: Source) -> None:
     """Look at something else; what was chosen in one run or model means nothing in another."""
+    st.session_state.pop(_MISSING, None)
     state.change(source=source, example=None, cell=None, ask=None, page=None, probe=Probe())
     state.change(training=None, measure=None, step=None, asked=None, together=())
     state.change(listed=Listed(), overview=None, table=None, writing=None, sought="", pinned=())
