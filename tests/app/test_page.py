@@ -337,6 +337,20 @@ def test_an_unexpected_error_is_a_sentence_too(
     assert "secret" not in page.error[0].value
 
 
+def test_what_goes_wrong_on_a_page_leaves_the_sidebar(
+    open_page: Open, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any, **named: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("app.panels.example.show", fail)
+    page = open_page(root_of(record))
+    assert not page.exception
+    (error,) = page.error
+    assert "ZeroDivisionError" in error.value
+    assert "Pin this" in [one.label for one in page.sidebar.button]
+
+
 def test_nothing_of_torch_is_imported_to_show_what_lies_on_disk() -> None:
     code = (
         "import sys, app.views.frame, interp.figures as f; "
