@@ -41,7 +41,7 @@ class Tabs:
         try:
             page.goto(url + _EMPTY)
             page.set_viewport_size(_VIEWPORT)
-            page.set_default_timeout(30_000)
+            page.set_default_timeout(90_000)
             page.evaluate("sessionStorage.clear()")
             if fresh:
                 page.evaluate("localStorage.clear()")

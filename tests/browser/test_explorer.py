@@ -18,9 +18,11 @@ from tests.browser.looking import (
     OpenPage,
     click_cell,
     framed,
+    press,
     ranges,
     sentence,
     wait_for_plot,
+    wait_until_all_is_drawn,
     wait_until_drawn,
     wait_until_exact,
 )
@@ -82,7 +84,7 @@ def _lens_cell(page: Any) -> None:
     # The same place is marked in the strip, in the other figures, and in the address.
     assert page.locator(".ob-token.on").inner_text() == "Cruise"
     assert "at ‘Cruise’" in sentence(page, "Patching the residual stream into block 1")
-    page.wait_for_url("**way=forward&layer=1&position=2")
+    page.wait_for_url("**way=forward&layer=1&position=2", timeout=60_000)
 
 
 def _patching_cells(explorer: Explorer, page: Any) -> None:
@@ -104,25 +106,28 @@ def _patching_cells(explorer: Explorer, page: Any) -> None:
     carried = sentence(page, "Asked in reverse, what stands at")
     assert "put at ‘Cruise’ of the question asked forward" in carried
     assert "One example" in carried
-    page.get_by_role("tab", name="Heads").click()
+    heads = page.get_by_role("tab", name="Heads")
+    press(page, heads, lambda: "site=z" in page.url)
     click_cell(page, "patching-forward-z", 1, 1)
     assert "Patching head 1 of block 1" in sentence(page, "Patching head")
-    page.wait_for_url("**site=z&way=forward&layer=1&head=1")
+    page.wait_for_url("**site=z&way=forward&layer=1&head=1", timeout=60_000)
 
 
 def _row_of_the_table(page: Any) -> None:
     wait_for_plot(page, "patching-forward-z")
     table = page.locator(".st-key-examples [data-testid='stDataFrame']")
+    wait_until_drawn(page)
     table.scroll_into_view_if_needed()
+    page.wait_for_timeout(200)  # scrolling moves it
     box = table.bounding_box()
     page.mouse.click(box["x"] + 16, box["y"] + 36 + 35 * 3 + 17)  # the box of the fourth row
     page.locator(".ob-h2", has_text="Dan Frost").wait_for(timeout=60_000)
-    page.wait_for_url("**example=3**")
+    page.wait_for_url("**example=3**", timeout=60_000)
 
 
 def _findings(explorer: Explorer, page: Any) -> None:
-    page.get_by_text("Findings", exact=True).click()
-    page.wait_for_url("**page=study**")
+    findings = page.get_by_text("Findings", exact=True)
+    press(page, findings, lambda: "page=study" in page.url)
     page.locator(".ob-card").first.wait_for(timeout=60_000)
     shown = page.locator(".ob-card").all_inner_texts()
     assert len(shown) == len(explorer.record.verdicts)
@@ -137,7 +142,7 @@ def test_a_link_shows_another_person_the_same_and_both_get_the_same_numbers(
     page = open_page("/")
     click_cell(page, "lens-reverse", 2, 1)
     said = sentence(page, "After 2 blocks")
-    page.wait_for_url("**layer=2**")
+    page.wait_for_url("**layer=2**", timeout=60_000)
     fresh = open_page(page.url, fresh=True)
     both = page, fresh
     assert sentence(fresh, "After 2 blocks") == said
@@ -149,15 +154,25 @@ def test_a_link_shows_another_person_the_same_and_both_get_the_same_numbers(
     assert page.locator(".st-key-lens-forward .ob-mark").count() == 0
     # At once they ask for what the run has not patched.
     for one in both:
-        one.get_by_role("tab", name="MLP output").click()
+        tab = one.get_by_role("tab", name="MLP output")
+        press(one, tab, lambda one=one: "site=mlp_out" in one.url)  # type: ignore[misc]
     exact = [wait_until_exact(one, "patching-reverse-mlp_out") for one in both]
     first, second = (plot.evaluate(VALUES) for plot in exact)
     assert first == second
 
 
+_ZOOMED = """([plot, whole]) => {
+    const {xaxis, yaxis} = plot._fullLayout;
+    return JSON.stringify([xaxis.range, yaxis.range]) !== JSON.stringify(whole);
+}"""
+
+
 def test_a_click_frames_the_cell_everywhere_and_keeps_the_zoom(open_page: OpenPage) -> None:
     page = open_page("/?example=0")
     figures = ("lens-forward", "patching-forward-resid_pre")
+    for key in figures:
+        wait_for_plot(page, key)
+    wait_until_all_is_drawn(page)
     for key in figures:
         plot = wait_for_plot(page, key)
         plot.scroll_into_view_if_needed()
@@ -173,8 +188,7 @@ def test_a_click_frames_the_cell_everywhere_and_keeps_the_zoom(open_page: OpenPa
         page.mouse.down()
         page.mouse.move(box[0] + 0.7 * box[2], box[1] + box[3] - 4, steps=8)
         page.mouse.up()
-        page.wait_for_timeout(500)
-        assert ranges(page, key) != whole
+        page.wait_for_function(_ZOOMED, arg=[plot.element_handle(), whole], timeout=60_000)
     zoomed = [ranges(page, key) for key in figures]
     unframed = page.locator(".ob-mark").count()
     assert unframed == 0
@@ -197,7 +211,7 @@ def test_a_click_frames_the_cell_everywhere_and_keeps_the_zoom(open_page: OpenPa
         assert top < middle[1] < top + height
     # What is clicked again is still chosen, and so is what another figure had chosen meanwhile.
     click_cell(page, "patching-forward-resid_pre", 1, 1)
-    page.wait_for_url("**position=1")
+    page.wait_for_url("**position=1", timeout=60_000)
     sentence(page, "Patching the residual stream into block 1 at ‘Tom’")
 
 
@@ -209,13 +223,16 @@ def test_a_hostile_token_is_text_everywhere(explorer: Explorer, open_page: OpenP
     assert HOSTILE in page.locator(".ob-strip").first.inner_text()
     labels = wait_for_plot(page, "lens-forward").locator(".xtick text").all_text_contents()
     assert any(label.startswith("<img src=x") for label in labels)
+    wait_until_all_is_drawn(page)
     plot = wait_for_plot(page, "lens-forward")
     plot.hover()
     plot.locator(".hovertext").first.wait_for(timeout=60_000)
     assert page.locator("img[src='x']").count() == 0
-    page.get_by_role("radiogroup", name="Page").get_by_text("Circuit", exact=True).click()
+    circuit = page.get_by_role("radiogroup", name="Page").get_by_text("Circuit", exact=True)
+    press(page, circuit, lambda: "page=circuit" in page.url)
     page.locator(".node").first.wait_for(timeout=60_000)
-    page.get_by_text("This fact", exact=True).click()
+    wait_until_drawn(page)
+    press(page, page.get_by_text("This fact", exact=True), lambda: "circuit-of=one" in page.url)
     page.locator(".ob-sentence", has_text="1 independent pair").first.wait_for(timeout=60_000)
     assert page.locator("img[src='x']").count() == 0
 
@@ -248,16 +265,22 @@ def test_a_circuit_is_drawn_measured_and_walked_through(
     assert page.locator(".ob-shares").count() == 2
     assert "%" not in page.locator(".ob-shares").first.inner_text()
     assert page.locator("svg.grey").count() == 2
+    wait_until_drawn(page)
     # Fewer edges.
     edges = page.locator(".way[aria-label='Asked forward'] .edge")
     shown = "all => all.filter((edge) => edge.style.display !== 'none').length"
     every = edges.evaluate_all(shown)
     page.get_by_label("How many of the strongest edges are shown").fill("3")
     assert edges.evaluate_all(shown) == 3 < every
+    page.wait_for_url("**circuit-strongest=3**", timeout=60_000)
     page.get_by_label("How many of the strongest edges are shown").fill(str(every))
+    page.wait_for_url(lambda address: "strongest" not in address, timeout=60_000)
     # Found by a word, walked to with the keyboard, opened with Enter, closed with Esc.
     page.get_by_label("Find nodes").fill("logits")
     assert page.locator(".node.found").first.get_attribute("data-node") == "logits"
+    page.get_by_label("Find nodes").press("Enter")
+    page.wait_for_url("**find=logits**", timeout=60_000)
+    wait_until_drawn(page)  # what is drawn anew loses its focus
     node.locator("visible=true").last.focus()
     page.keyboard.press("ArrowDown")
     there = page.locator(".node.chosen").first
@@ -267,7 +290,7 @@ def test_a_circuit_is_drawn_measured_and_walked_through(
         head = page.locator(".node[data-node^='a']").first
         name = head.get_attribute("data-node")
         head.click()
-    page.wait_for_url(f"**node=forward+{name}**")
+    page.wait_for_url(f"**node=forward+{name}**", timeout=60_000)
     page.locator(".ob-h2", has_text="of block").first.wait_for(timeout=60_000)
     fresh = open_page(page.url, fresh=True)
     fresh.locator(".ob-h2", has_text="of block").first.wait_for(timeout=60_000)

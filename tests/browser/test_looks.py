@@ -98,6 +98,6 @@ def _narrow(page: Any) -> None:
     # The figures move sideways, the page does not.
     assert page.evaluate("document.documentElement.scrollWidth <= 390")
     page.goto(page.url.split("?")[0] + "?page=study")
-    page.locator(".ob-card").first.wait_for(timeout=30_000)
+    page.locator(".ob-card").first.wait_for(timeout=60_000)
     cards = page.locator(".ob-card").evaluate_all("all => all.map(a => a.getBoundingClientRect())")
     assert all(card["right"] <= 390 for card in cards)
