@@ -10,6 +10,7 @@ import pytest
 
 from app.compute import circuits, lenses, pairs
 from app.compute.answer_metric import readings
+from app.compute.background import requests
 from app.compute.engine import Engine, ModelSpec
 from app.text import lens_snippets, snippets
 from app.together import Together
@@ -29,6 +30,7 @@ from interp.figures import (
 )
 from interp.lens.logit import logit_lens
 from tests.app import conftest
+from tests.app.compute import asking
 from tests.app.material import HOSTILE
 
 KIND = Together("split", ("forward",), lassoed=False)
@@ -182,7 +184,7 @@ def test_the_curve_of_a_circuit(run_code: Any, engine: Engine, spec: ModelSpec) 
         for name in ("Tom Cruise", "Dan Frost", "Hal Iris", "Finn Grove", f"Ann {HOSTILE}")
     )
     scored, run = circuits.halves(some)
-    scores = engine.edges(spec, scored)
+    scores = asking.answer(engine, requests.edges(spec, scored))
     curve = engine.compute(
         spec, ("curve", some), lambda model: circuits.curve(model, pairs.build(model, run), scores)
     )
@@ -197,7 +199,7 @@ def test_a_circuit_of_several_pairs(run_code: Any, engine: Engine, spec: ModelSp
         for name in ("Tom Cruise", f"Ann {HOSTILE}")
     )
     made = run_code(snippets.circuit(spec, some, 20))
-    drawn = circuit_map(engine.circuit(spec, some, 20).circuit)
+    drawn = circuit_map(asking.circuit(engine, spec, some, 20).circuit)
     one, other = (next(t for t in f.data if t.name == "edge targets") for f in (made, drawn))
     assert one.text == other.text
     assert len(one.text) > 20
