@@ -12,7 +12,7 @@ from app.link import from_query, to_query
 from app.selection import Two, View
 
 _KEY = "view"
-_STAY = ("asked_for", "waiting", "pins")
+_STAY = ("asked_for", "waiting", "pins", "standing")
 
 
 def view() -> View:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,8 @@ class Measured:
         interval_rest, interval_random: of the shares of all other edges, and of the random
             circuits' mean.
         checks: what was checked of it.
+        tokens: what stands at a place of the position axis, by its label, where that is the same
+            in all prompts; of a single pair, in the clean one.
     """
 
     circuit: Circuit
@@ -61,6 +64,7 @@ class Measured:
     interval_rest: tuple[float, float]
     interval_random: tuple[float, float]
     checks: tuple[Check, ...] = ()
+    tokens: Mapping[str, str] = field(default_factory=dict)
 
     def share(self, value: float) -> float:
         """The faithfulness of a metric: 0 without any edge, 1 as the whole model; NaN where the
@@ -116,7 +120,24 @@ def measured(
         ends[1],
         ends[2],
         (whole_circuit(model, pairs, whole, empty),),
+        shared_tokens(model, pairs),
     )
+
+
+def shared_tokens(model: Model, pairs: PromptPairs) -> dict[str, str]:
+    """By label of the position axis, the token that all prompts have there; of a single pair the
+    clean one's, as in its patching maps."""
+    axis, found = pairs.alignment, {}
+    runs = [(pairs.clean, axis.clean), (pairs.corrupt, axis.corrupt)][: min(2, len(pairs))]
+    for slot, label in enumerate(axis.labels):
+        ids = {
+            batch.row(example)[place] if (place := int(at[example, slot])) >= 0 else None
+            for batch, at in runs
+            for example in range(len(pairs))
+        }
+        if len(ids) == 1 and (only := ids.pop()) is not None:
+            found[label] = model.token_strings([only])[0]
+    return found
 
 
 def curve(

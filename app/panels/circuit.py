@@ -96,13 +96,11 @@ def show(
         {way: one.circuit for way, one in found.items()},
         width=width,
         # What could be noise must not look like a finding.
+        tokens={way.name: one.tokens for way, one in found.items()},
         grey={way.name: not one.effect.clear for way, one in found.items()},
         wrong={way.name: " ".join(Told(checks=one.checks).reasons) for way, one in found.items()},
     )
-    # As they stood at first: were they told again, the drawing would be made anew, and whoever
-    # moves one with the keyboard would lose it.
-    filters = st.session_state.setdefault("circuit-filters", _filters())
-    circuit_graph.show(drawn, _marks(spec, at), _opened, filters, _filtered)
+    circuit_graph.show(drawn, _marks(spec, at), _opened, _filters(), _filtered)
     for (way, one), column in zip(found.items(), st.columns(len(found), gap="large"), strict=True):
         with column:
             parts.html(markup.way(way.title, way.colour))
@@ -206,7 +204,7 @@ def _marks(spec: ModelSpec, at: Mapping[Way, Pair | None]) -> dict[str, dict[str
         slots = resources.engine().aligned(spec, pair).slots
         label = next((label for label, at in slots.items() if at == cell.position), None)
         if label is not None:
-            return {way.name: {"layer": cell.layer, "label": circuit_graph.column(label)}}
+            return {way.name: {"layer": cell.layer, "label": label}}
     return {}
 
 

@@ -47,7 +47,7 @@ def show(
 
     Args:
         drawn: of `graphs`.
-        marks: by way, the layer and the label of the column of a cell to be marked.
+        marks: by way, the layer and the label of the place of a cell to be marked.
         opened: called with the way, node and position that are opened, or None.
         filters: where the switches of the drawing stand at first.
         filtered: called with where they stand when the reader has moved one.
@@ -73,6 +73,7 @@ def graphs(
     circuits: Mapping[Way, Circuit],
     *,
     width: int,
+    tokens: Mapping[str, Mapping[str, str]],
     grey: Mapping[str, bool],
     wrong: Mapping[str, str],
 ) -> list[dict[str, Any]]:
@@ -80,6 +81,7 @@ def graphs(
 
     Args:
         width: px that each has at least.
+        tokens: by way, the token at a place, by its label, where one is to be told.
         grey: by way, whether what is drawn could be noise.
         wrong: by way, why it must not be saved; empty where it may be.
     """
@@ -87,19 +89,24 @@ def graphs(
     # On scales of their own, a circuit of noise would look like one that carries something.
     limit = max(largest_score(circuit) for circuit in circuits.values())
     return [
-        _graph(way, circuit, lay_out(circuit, beside=nodes), limit, width, grey[way.name])
-        | {"wrong": wrong[way.name]}
+        _graph(way, circuit, lay_out(circuit, beside=nodes), limit, width, tokens[way.name])
+        | {"grey": grey[way.name], "wrong": wrong[way.name]}
         for way, circuit in circuits.items()
     ]
 
 
-def column(label: str) -> str:
+def _column(text: str) -> str:
     """What stands under the column of a place."""
-    return theme.shorten(theme.visible(label), 24)
+    return theme.shorten(theme.visible(text), 24)
 
 
 def _graph(
-    way: Way, circuit: Circuit, layout: Layout, limit: float, width: int, grey: bool
+    way: Way,
+    circuit: Circuit,
+    layout: Layout,
+    limit: float,
+    width: int,
+    tokens: Mapping[str, str],
 ) -> dict[str, Any]:
     unit = max((width - _LEFT - _RIGHT) / max(layout.width, 1.0), _SLOT)
     row = min(_ROW, max(30, _TALLEST / layout.height))
@@ -129,13 +136,15 @@ def _graph(
         "way": way.name,
         "title": way.title,
         "colour": way.colour,
-        "grey": grey,
         "width": round(_LEFT + layout.width * unit + _RIGHT),
         "height": round(_TOP + tall + _BOTTOM),
         "floor": round(_TOP + tall, 1),
-        "nodes": [_node(place, layout, circuit, at) for place in layout.places],
+        "nodes": [_node(place, layout, circuit, tokens, at) for place in layout.places],
         "edges": edges,
-        "columns": [{"x": at(x, 0)[0], "label": column(label)} for x, label in layout.columns],
+        "columns": [
+            {"x": at(x, 0)[0], "place": label, "label": _column(tokens.get(label, label))}
+            for x, label in layout.columns
+        ],
         "rows": _rows(layout, at),
     }
 
@@ -144,11 +153,16 @@ def _shade(colour: str) -> str:
     return swapped(colour) if look.dark() else colour
 
 
-def _node(place: Place, layout: Layout, circuit: Circuit, at: Any) -> dict[str, Any]:
+def _node(
+    place: Place, layout: Layout, circuit: Circuit, tokens: Mapping[str, str], at: Any
+) -> dict[str, Any]:
     node, position = place
     layer, head = circuit.graph.place(node)
     x, y = at(*layout.places[place])
-    where = circuit.positions[position] if layout.by_position else ""
+    label = circuit.positions[position] if layout.by_position else ""
+    where = theme.shorten(theme.visible(label), 40)
+    if label in tokens:
+        where = f"{theme.shorten(theme.visible(tokens[label]), 40)} ({where})"
     outer = node in ("input", "logits")
     return {
         "name": node,
@@ -157,7 +171,7 @@ def _node(place: Place, layout: Layout, circuit: Circuit, at: Any) -> dict[str, 
         "layer": layer,
         "head": head,
         "position": position,
-        "where": theme.shorten(theme.visible(where), 40),
+        "where": where,
         "x": x,
         "y": y,
     }

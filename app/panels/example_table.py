@@ -10,6 +10,7 @@ import streamlit as st
 from app import state
 from app.clicks import lassoed, picked
 from app.screen import parts
+from app.screen.standing import standing
 from app.selection import LONGEST_SEARCH, Listed
 from app.text import markup
 from app.together import MOST
@@ -101,12 +102,9 @@ def select(examples: Examples, table: pd.DataFrame) -> int | None:
         row = table.iloc[rows[number]]
         return f"{examples.heading(row)[0]}  ({words(str(row[examples.group]))})"
 
-    def changed() -> None:
-        choose(int(st.session_state["example"]))
-
-    st.session_state["example"] = current
+    key, changed = standing("example", current, choose)
     st.selectbox(
-        examples.one.capitalize(), list(rows), format_func=name, key="example", on_change=changed
+        examples.one.capitalize(), list(rows), format_func=name, key=key, on_change=changed
     )
     return current
 

@@ -27,6 +27,7 @@ from app.text import markup, sentences
 from cache.errors import ObverseError
 from experiments.explorer import Pair
 from interp.figures import patching_map
+from interp.figures.drawing.axes import shared_token
 
 SITE_NAMES = {
     "resid_pre": "Residual stream",
@@ -216,7 +217,8 @@ def sentence(one: Map, selected: tuple[int, int]) -> str | None:
     if axis == "position" and one.example is not None:
         tokens = [str(cell[f"{run}_token"].values[0]) for run in ("clean", "corrupt")]
     elif axis == "position":
-        tokens, label = [label, None], None
+        shared = shared_token((one.result,), column)
+        tokens, label = [shared or label, None], label if shared else None
     share, reason = _mean_share(one, layer, column)
     said = sentences.patch(
         one.site,

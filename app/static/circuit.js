@@ -108,16 +108,22 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     pinned: Object.fromEntries((at.pinned ?? []).map((one) => [`${one.way} ${one.node} ${one.position}`, one])),
     paths: at["circuit-paths"] === "through", group: at["circuit-heads"] === "grouped",
   };
+  kept.set(parentElement, settings);
+  settings.server = { setStateValue, setTriggerValue };
+  const root = parentElement.querySelector(".circuits");
+  // Each answer of the server comes through here. What shows the same stays as it is, with the focus
+  // in it: a press on what is exchanged under the pointer is lost.
+  const drawing = JSON.stringify([data.graphs, data.marks]);
+  if (settings.root === root && settings.drawing === drawing && root.hasChildNodes()) return;
+  Object.assign(settings, { root, drawing });
   // Into the link: once a filter is left where it is, not at each step on the way.
-  const tell = () => setStateValue("filters", {
+  const tell = () => settings.server.setStateValue("filters", {
     "circuit-strongest": Number.isFinite(settings.strongest) ? settings.strongest : 0,
     "circuit-paths": settings.paths ? "through" : "all",
     "circuit-heads": settings.group ? "grouped" : "apart",
     find: settings.search,
     pinned: Object.values(settings.pinned),
   });
-  kept.set(parentElement, settings);
-  const root = parentElement.querySelector(".circuits");
   root.replaceChildren();
   const told = tag("div", { class: "told", role: "status", "aria-live": "polite" });
   const bar = tag("div", { class: "bar" });
@@ -207,7 +213,7 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     const marked = data.marks[graph.way];
     if (marked) {
       const row = graph.rows.find((each) => each.label === `block ${marked.layer}`);
-      const column = graph.columns.find((each) => each.label === marked.label);
+      const column = graph.columns.find((each) => each.place === marked.label);
       if (row && column) svg.append(make("rect", { class: "mark", x: column.x - 18, width: 36, y: row.top, height: row.bottom - row.top }));
     }
     for (const column of graph.columns) {
@@ -257,7 +263,7 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     settings.chosen = { [one.graph.way]: `${node.name} ${node.position}` };
     told.textContent = said(one.graph, i).join("\n");
     show();
-    if (open && node.kind !== "outer") setTriggerValue("opened", { way: one.graph.way, node: node.several ? node.several[0] : node.name, position: node.position });
+    if (open && node.kind !== "outer") settings.server.setTriggerValue("opened", { way: one.graph.way, node: node.several ? node.several[0] : node.name, position: node.position });
   }
 
   // Of several heads that are drawn as one, all are pinned together.
@@ -287,7 +293,7 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
       }
       show();
       tell();
-    } else if (event.key === "Escape") { settings.chosen = {}; told.textContent = ""; show(); setTriggerValue("opened", null); }
+    } else if (event.key === "Escape") { settings.chosen = {}; told.textContent = ""; show(); settings.server.setTriggerValue("opened", null); }
     else return;
     event.preventDefault();
     event.stopPropagation();

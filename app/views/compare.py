@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 from urllib.parse import urlencode
 
@@ -15,6 +16,7 @@ from app.link import state_to_text, to_query
 from app.panels.comparing import one, runs
 from app.panels.comparing.side import COLOURS, Side, choice, one_of
 from app.screen import parts
+from app.screen.standing import standing
 from app.selection import Source, View
 from app.text import markup
 from app.views import naming, opening
@@ -105,13 +107,8 @@ def told_apart(names: Mapping[View, str]) -> dict[View, str]:
 def _choose(opened: Opened) -> None:
     options = _options(opened)
     for name, column in zip(("a", "b"), st.columns(2, gap="large"), strict=True):
-        key = f"compare-{name}"
-
-        def changed(name: str = name, key: str = key) -> None:
-            _as(name, st.session_state[key])
-
         chosen = getattr(state.view().two, name)
-        st.session_state[key] = chosen
+        key, changed = standing(f"compare-{name}", chosen, partial(_as, name))
         with column:
             parts.html(markup.way(name.upper(), COLOURS[name]))
             st.selectbox(

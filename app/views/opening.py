@@ -9,6 +9,7 @@ import streamlit as st
 from app import runs, state
 from app.panels.inside import generation
 from app.screen import parts
+from app.screen.standing import standing
 from app.selection import Listed, Probe, Source
 from app.text import markup
 from app.views import probes, prompt
@@ -37,8 +38,6 @@ def choose(found: dict[str, RunRecord]) -> Source | None:
     if current != state.view().source:
         state.change(source=current)
     _selectbox(options, current, found)
-    if st.session_state.get("source") == OTHER or current == OTHER:
-        return OTHER
     return current
 
 
@@ -56,19 +55,15 @@ def _selectbox(options: list[Source], current: Source | None, found: dict[str, R
             return f"Run: {runs.label(found[source.name])}"
         return f"Model: {PurePath(source.name).name if source.name[:1] in '/~.' else source.name}"
 
-    def changed() -> None:
-        open_(st.session_state["source"])
-
-    if current is not None:
-        # Whenever it is drawn: a page that is drawn again before the browser has got it once would
-        # have the first of the list, and choose that.
-        st.session_state["source"] = current
+    # Whenever it is drawn: a page that is drawn again before the browser has got it once would have
+    # the first of the list, and choose that.
+    key, changed = standing("source", current, open_)
     st.selectbox(
         "Open",
         options,
         index=None if current is None else 0,  # the session state has the choice
         format_func=name,
-        key="source",
+        key=key,
         on_change=changed,
         placeholder="Choose a run or a model",
         label_visibility="collapsed",
@@ -123,7 +118,6 @@ def other() -> None:
             source = Source("model", name.strip())
             _allow(source.name)
             open_(source)
-            st.session_state.pop("source", None)
             st.rerun()
     parts.html(markup.hint("Only safetensors are read, and no code that a model brings along."))
 

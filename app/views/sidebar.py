@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import pins, runs, state
 from app.screen import follow
+from app.screen.standing import standing
 from app.text import markup
 from app.views import naming
 from app.views.every import PAGES, Kind
@@ -28,8 +29,7 @@ def pages(opened: Opened) -> Kind:
     usual = opened.usual_page
     chosen = by_name[state.view().page or usual]
 
-    def changed() -> None:
-        name = st.session_state["page"]
+    def moved(name: str) -> None:
         state.change(page=None if name == usual else name)
 
     def title(name: str) -> str:
@@ -38,12 +38,12 @@ def pages(opened: Opened) -> Kind:
             return examples.many.capitalize()
         return by_name[name].title
 
-    st.session_state["page"] = chosen.name
+    key, changed = standing("page", chosen.name, moved)
     st.radio(
         "Page",
         list(by_name),
         format_func=title,
-        key="page",
+        key=key,
         on_change=changed,
         label_visibility="collapsed",
         width="stretch",

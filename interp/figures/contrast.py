@@ -129,7 +129,7 @@ def contrast_map(
         notes.append("A single pair: there is no interval, and others may differ.")
     elif not clear.all():
         notes.append("Grey: the 95% interval over pairs holds 0, or there are too few pairs.")
-    upward, across = axes_of(one, None)
+    upward, across = axes_of(one, None, beside=(other,))
     unit = str(first.attrs.get("unit", ""))
     return grid.draw(
         grid.Grid(
@@ -246,10 +246,9 @@ def _counted(n: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
 
 
 def _at(result: xr.Dataset, places: list[str], layers: list[int]) -> xr.Dataset:
-    """The result at these places and layers; its tokens, which are of its own prompts, left out."""
+    """The result at these places and layers."""
     labels = [str(label) for label in result["position_label"].values]
-    chosen = result.isel(position=[labels.index(place) for place in places]).sel(layer=layers)
-    return chosen.drop_vars(["clean_token", "corrupt_token"], errors="ignore")
+    return result.isel(position=[labels.index(place) for place in places]).sel(layer=layers)
 
 
 def _change(result: xr.Dataset) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,14 @@ class Link:
     Attributes:
         query: its parameters, but for what is open.
         stands: by key what each control then stands at.
+        drawn: what the drawing of circuits is told.
         open: "run", "trained" (a run that has followed trainings), or "model".
     """
 
     query: dict[str, str]
     stands: dict[str, Any]
     open: str = "run"
-    also: dict[str, Any] = field(default_factory=dict)
+    drawn: dict[str, Any] = field(default_factory=dict)
 
 
 FACTS = {"page": "examples", "example": "1", "search": "ann", "kinds": "forward,both"}
@@ -99,8 +101,8 @@ LINKS = {
         | {"attention-value": "moved"},
         {"page": "circuit", "example": 1, "circuit-of": "one", "edges": 10}
         | {"attention-value": "moved"},
-        also={
-            "circuit-filters": {
+        drawn={
+            "filters": {
                 "circuit-paths": "through",
                 "circuit-heads": "grouped",
                 "circuit-strongest": 7,
@@ -177,8 +179,9 @@ def test_every_control_stands_as_the_link_tells(
         if side in found:
             found[side] = (state_to_text(found[side]) or "").replace(run, "RUN")
     assert {key: at for key, at in found.items() if key not in ELSEWHERE} == link.stands
-    for key, at in link.also.items():
-        assert page.session_state[key] == at
+    told = [json.loads(one.proto.json) for one in page.get("bidi_component")]
+    for name, at in link.drawn.items():
+        assert [one[name] for one in told if name in one] == [at]
     # And what is on the screen has that address.
     assert from_query(page.query_params) == from_query(query)
 

@@ -1,10 +1,12 @@
-"""Two runs in a real Chromium: pinned, subtracted, and found again by the link."""
+"""Two states in a real Chromium: pinned, subtracted, and found again by the link."""
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, quote
 
 import pytest
@@ -57,3 +59,72 @@ def test_two_runs_are_pinned_and_subtracted(
     assert {"a", "b"} <= dict(parse_qsl(page.url.partition("?")[2])).keys()
     again = open_slow_page(page.url)
     wait_for_plot(again, "compare-difference")
+
+
+def test_a_press_before_the_answer_to_the_last_one_is_there_moves_nothing_back(
+    explorer: Explorer, browser: Any
+) -> None:
+    """The browser then still tells with it that A stands where it stood before."""
+    from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+
+    page = browser.new_page()  # what comes between it and the server stays there
+    held: list[bytes] = []
+    sockets: list[Any] = []
+    holds, answers = False, 0
+
+    def between(socket: Any) -> None:
+        server = socket.connect_to_server()
+        sockets.append(socket)
+
+        def answered(message: bytes) -> None:
+            nonlocal answers
+            told = ForwardMsg.FromString(message)
+            answers += told.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY and (
+                told.WhichOneof("type") == "script_finished"
+            )
+            if holds:
+                held.append(message)
+            else:
+                socket.send(message)
+
+        socket.on_message(server.send)
+        server.on_message(answered)
+
+    def wait_for_answer(before: int) -> None:
+        end = time.monotonic() + 90
+        while answers == before and time.monotonic() < end:
+            page.wait_for_timeout(50)
+        assert answers > before
+
+    page.route_web_socket("**/_stcore/stream", between)
+    page.set_default_timeout(90_000)  # others use the same cores
+    page.goto(f"{explorer.url}/?page=jobs")
+    pin = page.get_by_role("button", name="Pin this")
+    press(page, pin, lambda: "a=run" in page.url)
+    pages = page.get_by_role("radiogroup", name="Page")
+    press(page, pages.get_by_text("Start", exact=True), lambda: "page=start" in page.url)
+    wait_until_drawn(page)
+    press(page, pin, lambda: "b=run" in page.url)
+    press(page, pages.get_by_text("Compare", exact=True), lambda: "page=compare" in page.url)
+    wait_until_drawn(page)
+    first, second = state_of(page, "a"), state_of(page, "b")
+    assert first != second
+    page.get_by_text("Pinned: 2", exact=True).click()
+    page.locator(".st-key-pin-0-b button").first.wait_for()
+    holds = True
+    for press_on in ("pin-1-a", "pin-0-b"):  # the other way round
+        before = answers
+        page.locator(f".st-key-{press_on} button").first.click()
+        wait_for_answer(before)
+    holds = False
+    for message in held:
+        sockets[-1].send(message)
+    wait_until_drawn(page)
+    page.wait_for_function("b => new URL(location).searchParams.get('b') === b", arg=first)
+    assert state_of(page, "a") == second
+    page.close()
+
+
+def state_of(page: Any, side: str) -> str | None:
+    """A side that is compared, as the address tells it."""
+    return dict(parse_qsl(page.url.partition("?")[2])).get(side)

@@ -268,6 +268,7 @@ def test_a_circuit_is_drawn_measured_and_walked_through(
     wait_until_drawn(page)
     # Fewer edges.
     edges = page.locator(".way[aria-label='Asked forward'] .edge")
+    drawing = edges.first.element_handle()
     shown = "all => all.filter((edge) => edge.style.display !== 'none').length"
     every = edges.evaluate_all(shown)
     page.get_by_label("How many of the strongest edges are shown").fill("3")
@@ -280,7 +281,9 @@ def test_a_circuit_is_drawn_measured_and_walked_through(
     assert page.locator(".node.found").first.get_attribute("data-node") == "logits"
     page.get_by_label("Find nodes").press("Enter")
     page.wait_for_url("**find=logits**", timeout=60_000)
-    wait_until_drawn(page)  # what is drawn anew loses its focus
+    wait_until_drawn(page)
+    # The server has answered three times, and nothing was drawn anew: that would lose the focus.
+    assert drawing.evaluate("edge => edge.isConnected")
     node.locator("visible=true").last.focus()
     page.keyboard.press("ArrowDown")
     there = page.locator(".node.chosen").first

@@ -48,8 +48,14 @@ class Axis:
         return len(self.labels)
 
 
-def axes_of(result: xr.Dataset, example: int | None) -> tuple[Axis, Axis]:
+def axes_of(
+    result: xr.Dataset, example: int | None, *, beside: tuple[xr.Dataset, ...] = ()
+) -> tuple[Axis, Axis]:
     """Rows and columns of the map of a sweep.
+
+    Args:
+        example: one pair, or None for all.
+        beside: other sweeps of the same cells that the map is about, too.
 
     Raises:
         SiteError: there are more or fewer than two axes.
@@ -62,10 +68,12 @@ def axes_of(result: xr.Dataset, example: int | None) -> tuple[Axis, Axis]:
             f"A map has two axes, but this sweep has {', '.join(found) or 'none'}; choose one "
             "entry of the others, as in result.sel(position=3)."
         )
-    return _axis(result, rows, example), _axis(result, columns[0], example)
+    every = (result, *beside)
+    return _axis(every, rows, example), _axis(every, columns[0], example)
 
 
-def _axis(result: xr.Dataset, name: str, example: int | None) -> Axis:
+def _axis(every: tuple[xr.Dataset, ...], name: str, example: int | None) -> Axis:
+    result = every[0]
     values = np.atleast_1d(result[name].values)
     names = [str(value) for value in values]
     keys = tuple(int(v) for v in values) if name in ("layer", "head") else tuple(range(len(values)))
@@ -75,7 +83,7 @@ def _axis(result: xr.Dataset, name: str, example: int | None) -> Axis:
         return Axis(name, keys, tuple(names), tuple(names), title)
     if f"{name}_label" in result.coords:
         labels = [str(label) for label in result[f"{name}_label"].values]
-        names = _tokens(result, labels, example) if name == "position" else labels
+        names = _tokens(every, labels, example) if name == "position" else labels
         hovers = [
             f"‘{theme.shown(text, 40)}’" + (f" ({theme.escape(label)})" if label != text else "")
             for text, label in zip(names, labels, strict=True)
@@ -87,21 +95,23 @@ def _axis(result: xr.Dataset, name: str, example: int | None) -> Axis:
     return Axis(name, keys, tuple(map(theme.visible, names)), tuple(hovers), title)
 
 
-def _tokens(result: xr.Dataset, labels: list[str], example: int | None) -> list[str]:
+def _tokens(every: tuple[xr.Dataset, ...], labels: list[str], example: int | None) -> list[str]:
     """A pair's own tokens, or those that all prompts share; the label elsewhere."""
     if example is None:
-        return [_shared_token(result, i) or label for i, label in enumerate(labels)]
-    tokens = [str(t) for t in result["clean_token"].isel(example=example).values]
+        return [shared_token(every, i) or label for i, label in enumerate(labels)]
+    tokens = [str(t) for t in every[0]["clean_token"].isel(example=example).values]
     return [token or label for token, label in zip(tokens, labels, strict=True)]
 
 
-def _shared_token(result: xr.Dataset, column: int) -> str:
+def shared_token(every: tuple[xr.Dataset, ...], column: int) -> str:
     """The token that all prompts have at a position, or "" where they differ: it says more than
     a label."""
-    if "clean_token" not in result.coords or result.sizes["example"] < 2:
+    told = all("clean_token" in result.coords for result in every)
+    if not told or sum(result.sizes["example"] for result in every) < 2:
         return ""
     tokens = {
         str(token)
+        for result in every
         for run in ("clean", "corrupt")
         for token in result[f"{run}_token"].values[:, column]
     }

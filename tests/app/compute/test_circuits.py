@@ -92,6 +92,21 @@ def test_shares_count_from_no_edge_to_the_whole_model(engine: Engine, spec: Mode
         assert nothing.effect.reason.startswith("No share can be told")
 
 
+def test_places_are_called_by_the_tokens_that_all_prompts_have(
+    engine: Engine, spec: ModelSpec
+) -> None:
+    found = asking.circuit(engine, spec, PAIRS, 20)
+    told: dict[str, set[str]] = {}
+    for pair in PAIRS:
+        aligned = engine.aligned(spec, pair)
+        for label, (clean, corrupt) in aligned.places.items():
+            told.setdefault(label, set()).update((aligned.clean[clean], aligned.corrupt[corrupt]))
+    assert found.tokens == {label: one.pop() for label, one in told.items() if len(one) == 1}
+    assert 0 < len(found.tokens) < len(told)
+    alone, aligned = asking.circuit(engine, spec, PAIRS[:1], 20), engine.aligned(spec, PAIRS[0])
+    assert alone.tokens == {label: aligned.clean[at] for label, at in aligned.slots.items()}
+
+
 def test_a_single_pair_has_no_share(engine: Engine, spec: ModelSpec) -> None:
     found = asking.circuit(engine, spec, PAIRS[:1], 20)
     assert not found.effect.clear

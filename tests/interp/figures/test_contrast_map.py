@@ -74,6 +74,29 @@ def test_a_single_pair_is_shown_with_a_note() -> None:
     assert "interval" not in cells(fig)[(0, 0)]
 
 
+def read(result: xr.Dataset, *columns: list[str]) -> xr.Dataset:
+    """The same with tokens: one for each example in every column."""
+    tokens = np.array(columns, dtype=object).T
+    return result.assign_coords(
+        clean_token=(("example", "position"), tokens),
+        corrupt_token=(("example", "position"), tokens),
+    )
+
+
+def test_a_place_is_called_by_the_token_that_all_prompts_of_both_maps_have() -> None:
+    labels = ["start -1", "subject -1", "end -1"]
+    one, other = (patched(np.ones((2, 1, 3)), labels) for _ in range(2))
+    first = read(one, ["<bos>", "<bos>"], ["Ann", "Bea"], ["is", "is"])
+    second = read(other, ["<bos>", "<bos>"], ["Ann", "Bea"], ["was", "was"])
+    fig = contrast_map(first, second)
+    assert list(fig.layout.xaxis.ticktext) == ["&lt;bos&gt;", "subject -1", "end -1"]
+    assert "‘&lt;bos&gt;’ (start -1)" in cells(fig)[(0, 0)]
+    # Of one pair, either map of which names its own tokens, both have to be asked.
+    fig = contrast_map(first.isel(example=[0]), second.isel(example=[0]))
+    assert list(fig.layout.xaxis.ticktext) == ["&lt;bos&gt;", "Ann", "end -1"]
+    assert list(contrast_map(one, second).layout.xaxis.ticktext) == labels
+
+
 def by_head(result: xr.Dataset) -> xr.Dataset:
     renamed = result.drop_vars(["position_label"]).rename(position="head")
     return renamed.assign_attrs(site="z")

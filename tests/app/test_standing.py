@@ -1,0 +1,59 @@
+"""Controls that other things move, too."""
+
+from __future__ import annotations
+
+from streamlit.testing.v1 import AppTest
+
+
+def page() -> None:
+    """A control that stands at "at"; a button moves it, too."""
+    import streamlit as st
+
+    from app.screen.standing import standing
+
+    def move(to: str) -> None:
+        st.session_state["at"] = to
+
+    at = st.session_state.setdefault("at", "x")
+    key, changed = standing("letter", at, move)
+    st.session_state["told"] = key, changed
+    st.radio("Letter", ["x", "y", "z"], key=key, on_change=changed)
+    st.button("To z", on_click=move, args=("z",))
+
+
+def test_a_control_that_is_moved_stays_the_same_and_one_that_something_else_moves_is_another() -> (
+    None
+):
+    app = AppTest.from_function(page).run()
+    app.radio(key="letter").set_value("y").run()
+    assert app.session_state["at"] == app.radio(key="letter").value == "y"
+    app.button[0].click().run()
+    assert app.session_state["at"] == app.radio(key="letter-1").value == "z"
+    app.radio(key="letter-1").set_value("x").run()
+    assert app.session_state["at"] == app.radio(key="letter-1").value == "x"
+    assert len(app.radio) == 1
+    assert not app.exception
+
+
+def test_where_a_control_stood_before_something_else_moved_it_is_not_heard() -> None:
+    """A browser that has not heard yet tells it with whatever is pressed next."""
+    app = AppTest.from_function(page).run()
+    _, before = app.session_state["told"]
+    app.button[0].click().run()
+    app.session_state["letter"] = "y"
+
+    def late() -> None:
+        import streamlit as st
+
+        st.session_state["before"]()
+
+    app.session_state["before"] = before
+    told = AppTest.from_function(late)
+    for name in ("before", "standing", "at", "letter"):
+        told.session_state[name] = app.session_state[name]
+    told.run()
+    assert not told.exception
+    assert told.session_state["at"] == "z"
+    told.session_state["standing"] = {"letter": (0, "x")}
+    told.run()
+    assert told.session_state["at"] == "y"  # one that stands there still is heard
