@@ -49,7 +49,7 @@ TERMS = {
 _LONGEST = sorted(TERMS, key=len, reverse=True)
 _FOLDED = {term.casefold(): text for term, text in TERMS.items()}
 _FOUND = re.compile(
-    rf"(?<![\w-])({'|'.join(re.escape(term) for term in _LONGEST)})(?=s?(?![\w-]))", re.IGNORECASE
+    rf"(?<![\w/-])({'|'.join(re.escape(term) for term in _LONGEST)})(?=s?(?![\w-]))", re.IGNORECASE
 )
 
 

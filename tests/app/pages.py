@@ -32,6 +32,12 @@ def assert_fine(page: AppTest) -> None:
     assert [str(error.value) for error in page.error] == []
 
 
+def turned_to(page: AppTest, name: str) -> AppTest:
+    """Choose another page; the list of pages has a new key once something else has moved it."""
+    [pages] = [radio for radio in page.radio if radio.label == "Page"]
+    return pages.set_value(name).run()
+
+
 def switched(page: AppTest, **values: str) -> None:
     """Move switches of the screen, as a link does; "-" in their names are "_"."""
     page.session_state["view"] = page.session_state["view"].switched(**values)

@@ -23,7 +23,7 @@ from cache.store import ActivationStore
 from experiments.records import RunRecord, list_runs
 from experiments.run_directory import explored
 from interp import load_model
-from tests.app.pages import Open, assert_fine, html, root_of
+from tests.app.pages import Open, assert_fine, html, root_of, turned_to
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ def run(record: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def on(page: AppTest, name: str) -> AppTest:
-    return page.radio(key="page").set_value(name).run()
+    return turned_to(page, name)
 
 
 def button(page: AppTest, label: str) -> Any:

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from app.selection import Ask, Cell, Source, View
 from experiments.records import RunRecord
 from tests.app.material import HOSTILE
-from tests.app.pages import Open, assert_fine, html, root_of, switched
+from tests.app.pages import Open, assert_fine, html, root_of, switched, turned_to
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +99,7 @@ def test_another_model_starts_with_its_own_prompts(
     assert form(page)[0] == "Tom is"
     page.selectbox(key="source").select_index(0).run()
     assert_fine(page)
-    page.radio(key="page").set_value("prompt").run()
+    turned_to(page, "prompt")
     assert_fine(page)
     assert form(page)[0] == "Tom Cruise's mother is"
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from interp.model.model import Model
 
 _CELLS = f"The cell that moves the metric most, and up to {DRAWN} drawn at random, were run again."
+_LONGEST = 80
+"""Characters of a prompt in a title."""
+
 _SITES = {
     "resid_pre": "residual stream",
     "attn_out": "attention output",
@@ -63,11 +66,17 @@ def patching(spec: ModelSpec, pair: Pair, site: str, *, run: bool) -> Request[Re
     return Request(
         spec,
         ("patching" if run else "estimate", pair, site),
-        f"Patching map of the {_SITES.get(site, site)}: “{pair.clean}” into “{pair.corrupt}”",
+        f"Patching map of the {_SITES.get(site, site)}: “{_end(pair.clean)}” into "
+        f"“{_end(pair.corrupt)}”",
         lambda model, tell: refined(model, pair, site, run, tell),
         "cells run",
         Form(to_dataset, from_dataset, _CELLS) if run else None,
     )
+
+
+def _end(prompt: str) -> str:
+    """A prompt in a title, where a long one has no room: its end, which is what it asks."""
+    return prompt if len(prompt) <= _LONGEST else f"… {prompt[-_LONGEST:].lstrip()}"
 
 
 def edges(spec: ModelSpec, pairs: tuple[Pair, ...]) -> Request[xr.Dataset]:
