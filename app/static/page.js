@@ -18,7 +18,7 @@ function landmarks(page) {
   const chosen = kept ? kept[1].toLowerCase() : "system";
   for (const button of page.querySelectorAll("[data-theme-choice]"))
     set(`[data-theme-choice="${button.dataset.themeChoice}"]`, { "aria-pressed": String(chosen.includes(button.dataset.themeChoice)) });
-  set(".st-key-page", { role: "navigation", "aria-label": "Pages" });
+  set('.st-key-page, [class*="st-key-page-"]', { role: "navigation", "aria-label": "Pages" });
 }
 
 // One box for all words: in the page itself it would be cut off at the edge of what holds it.
