@@ -72,6 +72,7 @@ _CLICKED = """([x, y, name]) => {
 _CELL = """([key, layer, column]) => {
   const plots = [...document.querySelectorAll(`.st-key-${key} .js-plotly-plot`)];
   const plot = plots.find((one) => one.offsetParent && one._fullLayout);
+  if (!plot) return null; // it is drawn anew
   plot.scrollIntoView({block: 'center'});
   const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
   return [box.x + xaxis._offset + xaxis.l2p(column), box.y + yaxis._offset + yaxis.l2p(layer)];
@@ -135,9 +136,9 @@ def opened(browser: Any, address: str, *, whole: bool = True) -> tuple[Any, Visi
 
 def click(page: Any, key: str, layer: int, column: int) -> float:
     """Seconds from the press on a cell to the words that tell of it."""
-    x, y = page.evaluate(_CELL, [key, layer, column])
-    page.wait_for_timeout(300)
-    x, y = page.evaluate(_CELL, [key, layer, column])
+    page.wait_for_function(_CELL, arg=[key, layer, column])
+    page.wait_for_timeout(300)  # scrolling moves it
+    x, y = page.wait_for_function(_CELL, arg=[key, layer, column]).json_value()
     page.evaluate(_CLICKED, [x, y, f"{key}-below"])
     page.mouse.move(x, y)
     page.mouse.move(x + 1, y + 1)
