@@ -1,0 +1,1 @@
+"""Blocks whose weights stay on the disk: the next is read while one computes."""
