@@ -16,15 +16,14 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 # Whoever keeps Python from writing what it compiles has each process compile all tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Three lanes, each of which runs where another has failed, too. What drives a browser is one process,
-# so that one server and one browser do for all of it, and comes first, when only style runs beside
-# it: who clicks minds a busy machine. The tests of the store fork some thousand processes to kill
-# them, which is cheap as long as what other tests import is not in memory.
-in-browser = $(BIN)/pytest tests/browser || failed=1;
+# Each lane runs where another has failed, too. What drives a browser is one process, so that one
+# server and one browser do for all of it; who clicks minds a busy machine, so all that runs beside it
+# gives way to it. Tests of the store fork some thousand processes to kill them, which is cheap as
+# long as what other tests import is not in memory.
 others = $(PYTEST) $(1) tests/cache || failed=1; \
 	$(PYTEST) $(1) --ignore=tests/cache --ignore=tests/browser || failed=1;
 
-.PHONY: setup demo app style check test quick-tests all-tests docs bench
+.PHONY: setup demo app style check test quick-tests all-tests other-tests docs bench
 
 setup: $(STAMP)
 
@@ -59,7 +58,12 @@ quick-tests: setup
 	@failed=0; $(call others,-m "not slow and not browser") exit $$failed
 
 all-tests: setup
-	@failed=0; $(in-browser) $(call others) exit $$failed
+	@failed=0; told=$$(mktemp); nice -n 19 $(MAKE) --no-print-directory other-tests & others=$$!; \
+	$(BIN)/pytest tests/browser >$$told 2>&1 || failed=1; cat $$told; rm $$told; \
+	wait $$others || failed=1; exit $$failed
+
+other-tests: setup
+	@failed=0; $(call others) exit $$failed
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
