@@ -20,6 +20,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from cache.sizes import show_size
 from interp.errors import DoesNotFit, ModelError, first_sentence
 from interp.loading.configuration import check_size
+from interp.loading.cutting import asks_for_numbers, bring_cut
+from interp.loading.placement import Wanted, for_hugging_face, place, stripped
 from interp.loading.where import check_folder, unknown_model
 from interp.model.identity.fingerprint import Outline, note_outline
 from interp.model.memory import available_memory
@@ -28,7 +30,9 @@ from interp.model.vocabulary import quoted
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+    from interp.model.elsewhere import Elsewhere
     from interp.model.model import Model
+    from interp.model.placed import Placed
 
 # A wrong norm, mask or position is off by 0.1 or more, rounding in bfloat16 by less than this.
 WRAPPED_TOLERANCE = 0.05
@@ -55,21 +59,68 @@ def load_hugging_face(
         DoesNotFit: there is not enough memory for it.
         ModelError: it cannot be found or read, or its weights are not those of its configuration.
     """
+    return _load(source, target, folder, dtype, revision, device, None)[:2]
+
+
+def load_placed(
+    source: str,
+    target: str,
+    folder: Path | None,
+    dtype: torch.dtype,
+    revision: str | None,
+    wanted: Wanted,
+) -> tuple[Any, Any, Placed, Elsewhere | None]:
+    """As `load_hugging_face`, with its parts where they are wanted.
+
+    Returns:
+        Also where its parts lie, and the weights that do not lie where it computes, if there are.
+
+    Raises:
+        DoesNotFit: some device has not enough memory.
+        ModelError: as there; or the parts cannot be placed so.
+    """
+    hf_model, tokenizer, placed = _load(source, target, folder, dtype, revision, None, wanted)
+    assert placed is not None
+    return hf_model, tokenizer, placed, stripped(hf_model, placed)
+
+
+def _load(
+    source: str,
+    target: str,
+    folder: Path | None,
+    dtype: torch.dtype,
+    revision: str | None,
+    device: torch.device | None,
+    wanted: Wanted | None,
+) -> tuple[Any, Any, Placed | None]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    where = {"revision": revision, "trust_remote_code": False, "local_files_only": bool(folder)}
+    files = {"revision": revision, "trust_remote_code": False, "local_files_only": bool(folder)}
+    where: dict[str, Any] = {}
     try:
         # A hub that cannot be reached is waited for once, not for each of the tokenizer's files.
-        config = AutoConfig.from_pretrained(target, **where)
+        config = AutoConfig.from_pretrained(target, **files)
         # One that a config.json asks for may be code from a hub ("kernels-community/…").
         config._attn_implementation = "eager"
         _check_architecture(target, config)
         skeleton = _skeleton(config, _MODULES_OF_ANY) if folder is None else _fit(folder, config)
         # How much of packed weights is unpacked is their library's matter.
         plain = getattr(config, "quantization_config", None) is None
-        if plain:
+        placed = None
+        if wanted is not None:
+            if not plain:
+                raise ModelError(
+                    f"The weights of '{source}' are quantised, and those cannot be placed by a "
+                    "device_map; leave it out, or load a checkpoint that is not quantised."
+                )
+            empty = _empty(config, dtype, _MODULES_OF_ANY)
+            placed = place(source, empty, dtype, wanted)
+            offload = None if placed.folder is None else str(placed.folder)
+            parts = for_hugging_face(empty, placed)
+            where |= {"device_map": parts, "offload_folder": offload}
+        elif plain:
             _check_memory(source, skeleton, dtype, device)
-        tokenizer = AutoTokenizer.from_pretrained(target, **where)
+        tokenizer = AutoTokenizer.from_pretrained(target, **files)
         hf_model, info = AutoModelForCausalLM.from_pretrained(
             target,
             config=config,
@@ -79,6 +130,7 @@ def load_hugging_face(
             output_loading_info=True,
             # Without this the shapes that do not fit are only told on the screen; see below.
             ignore_mismatched_sizes=True,
+            **files,
             **where,
         )
     except ModelError:
@@ -104,7 +156,7 @@ def load_hugging_face(
             f"The weights in '{target}' do not fit its config.json ('{misfits[0]}' first); restore "
             "both from the same checkpoint."
         )
-    return hf_model, tokenizer
+    return hf_model, tokenizer, placed
 
 
 def _check_architecture(target: str, config: Any) -> None:
@@ -160,13 +212,20 @@ class _Settings:
 
 @functools.lru_cache(maxsize=16)
 def _built(settings: _Settings, modules: int) -> Outline:
+    return Outline.of(_empty(settings.config, None, modules))
+
+
+def _empty(config: Any, dtype: torch.dtype | None, modules: int) -> Any:
+    """A model of a configuration, without memory for its weights."""
     from transformers import AutoModelForCausalLM
 
     with modules_at_most(modules), torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(
-            copy.deepcopy(settings.config), attn_implementation="eager", trust_remote_code=False
+        return AutoModelForCausalLM.from_config(
+            copy.deepcopy(config),
+            dtype=dtype,
+            attn_implementation="eager",
+            trust_remote_code=False,
         )
-    return Outline.of(empty)
 
 
 def _check_memory(
@@ -220,16 +279,25 @@ def _blocks_left_out(hf_model: Any, unexpected: Iterable[str]) -> list[str]:
 
 
 def wrap(
-    hf_model: Any, tokenizer: Any, name: str, device: torch.device, dtype: torch.dtype
+    hf_model: Any,
+    tokenizer: Any,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    elsewhere: Elsewhere | None = None,
 ) -> TransformerBridge:
     """TransformerLens' bridge around a Hugging Face model, if it computes the same logits.
+
+    Args:
+        device: where it goes; where it computes, if some of its weights lie elsewhere.
+        elsewhere: these.
 
     Raises:
         ModelError: TransformerLens does not know the architecture, or computes something else.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
-    hf_model = hf_model.to(device).eval()
+    hf_model = (hf_model.to(device) if elsewhere is None else hf_model).eval()
     config = hf_model.config.get_text_config()
     length = min(8, config.vocab_size, getattr(config, "max_position_embeddings", 8))
     ids = torch.arange(length, device=device)[None]
@@ -240,11 +308,21 @@ def wrap(
             f"'{name}' computes nothing with the settings in its config.json "
             f"({first_sentence(error)}); restore it from the original checkpoint."
         ) from error
+    boot = functools.partial(
+        TransformerBridge.boot_transformers, name, tokenizer=tokenizer, device=device, dtype=dtype
+    )
     try:
-        bridge = TransformerBridge.boot_transformers(
-            name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
-        )
+        if elsewhere is None:
+            bridge = boot(hf_model=hf_model)
+        else:
+            # What it cuts out of weights while it wraps them would stay in memory.
+            nan = asks_for_numbers(hf_model, lambda empty: boot(hf_model=empty))
+            with elsewhere.closed(nan=nan):
+                bridge = boot(hf_model=hf_model)
+            bring_cut(bridge, elsewhere)
         found = _logits(bridge, ids)
+    except ModelError:
+        raise
     except Exception as error:
         architecture = type(hf_model).__name__
         raise ModelError(
@@ -334,6 +412,9 @@ def quiet() -> Iterator[None]:
     bars = hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
+    placing = logging.getLogger("accelerate.big_modeling")
+    told = placing.level
+    placing.setLevel(logging.ERROR)
     level = logging.getLogger().level
     try:
         with warnings.catch_warnings():
@@ -342,5 +423,6 @@ def quiet() -> Iterator[None]:
     finally:
         hf_logging.set_verbosity(verbosity)
         logging.getLogger().setLevel(level)
+        placing.setLevel(told)
         if bars:
             hf_logging.enable_progress_bar()

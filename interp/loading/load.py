@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from cache.keys.space import DTYPES, dtype_name
 from interp.errors import ModelError
 from interp.forward.source import ModelSource
 from interp.loading.allocator import keep_freed_memory
-from interp.loading.bridge import check_alibi, is_finite, load_hugging_face, quiet, wrap
+from interp.loading.bridge import (
+    check_alibi,
+    is_finite,
+    load_hugging_face,
+    load_placed,
+    quiet,
+    wrap,
+)
+from interp.loading.placement import Wanted
 from interp.loading.where import locate
 from interp.model.model import Model
 from interp.model.vocabulary import quoted
@@ -27,8 +36,17 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     tokenizer: Any = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    offload_folder: str | Path | None = None,
+    max_memory: Mapping[Any, int | str] | None = None,
 ) -> Model:
     """Load a model to work on.
+
+    A model that is larger than a device can lie on several: `device_map` says which of its parts
+    lie where. It computes on the first GPU of the map, on the CPU where there is none. Parts that
+    lie elsewhere (on another GPU, in the computer's memory, on disk) are brought there block by
+    block when they are needed, and let go when another is. Results are those of the same model on
+    one device.
 
     Args:
         source: the name of a bundled organism ("reversal-curse"), a local Hugging Face folder, a
@@ -41,12 +59,35 @@ def load_model(
             "bf16" …). A model in memory keeps its own.
         revision: branch, tag or commit on the hub.
         tokenizer: for models in memory; others bring their own.
+        device_map: instead of `device`: "auto", which fills GPUs, then the computer's memory, and
+            leaves the rest on disk ("balanced" and "sequential" as in accelerate); or for each part
+            by the name of its Hugging Face module ("model.layers.3", "lm_head", "" for what is
+            left) a GPU's number, "cpu" or "disk".
+        offload_folder: where weights are written that the model's files do not hold as it computes
+            with them (experts of a mixture); others are read from these files. It must stay as
+            long as the model does.
+        max_memory: bytes, or "20GB", that weights may take by GPU number and "cpu", for a map that
+            is worked out; four fifths of what is free if left out.
 
     Raises:
+        DoesNotFit: a device has not enough memory for the parts that are to lie there.
         ModelError: the model is unknown, incomplete, damaged, or has non-finite weights.
     """
     if isinstance(source, Model):
         return source
+    wanted = None
+    if device_map is not None:
+        if device is not None:
+            raise ModelError("A device_map says where a model lies; leave device=… out.")
+        if not isinstance(source, str | Path):
+            raise ModelError(
+                "A model in memory lies where it is; leave device_map=… out, or give the name or "
+                "folder that it was loaded from."
+            )
+        wanted = Wanted(device_map, offload_folder, max_memory)
+    elif offload_folder is not None or max_memory is not None:
+        what = "offload_folder" if offload_folder is not None else "max_memory"
+        raise ModelError(f"{what}=… goes with a device_map; give one, such as device_map='auto'.")
     chosen = _device(device)
     if not isinstance(source, str | Path):
         if dtype is not None or revision is not None:
@@ -61,11 +102,15 @@ def load_model(
             f"'{source}' is a folder of this machine and has no revisions; leave "
             f"{quoted(revision)} out, or give a hub id."
         )
+    files = str(source), target, folder, precision, revision
+    placed, elsewhere = None, None
     with quiet():
-        hf_model, hf_tokenizer = load_hugging_face(
-            str(source), target, folder, precision, revision, chosen
-        )
-        bridge = wrap(hf_model, hf_tokenizer, target, chosen, precision)
+        if wanted is None:
+            hf_model, hf_tokenizer = load_hugging_face(*files, chosen)
+        else:
+            hf_model, hf_tokenizer, placed, elsewhere = load_placed(*files, wanted)
+            chosen = placed.main
+        bridge = wrap(hf_model, hf_tokenizer, target, chosen, precision, elsewhere)
     return _checked(
         Model(
             bridge,
@@ -74,6 +119,8 @@ def load_model(
             tokenizer=hf_tokenizer,
             activation_source=ModelSource,
             revision=revision,
+            placed=placed,
+            elsewhere=elsewhere,
         )
     )
 
@@ -139,7 +186,7 @@ def _checked(model: Model) -> Model:
             f"{model.name} was put in compatibility mode, which changes its weights; load it raw."
         )
     check_alibi(model)
-    for name, tensor in model.bridge.original_model.state_dict().items():
+    for name, tensor in model.weights().items():
         if tensor.is_floating_point() and not is_finite(tensor):
             plain = name.replace("_original_component.", "")
             raise ModelError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -14,7 +15,11 @@ import torch
 
 from interp.errors import ModelError
 from interp.model import vocabulary
-from interp.model.identity.fingerprint import n_parameters, tokenizer_fingerprint
+from interp.model.identity.fingerprint import (
+    canonical_weights,
+    n_parameters,
+    tokenizer_fingerprint,
+)
 from interp.model.identity.identity import Identity, Seen
 from interp.model.identity.structure import walk
 from interp.notebook import cut, picture
@@ -23,7 +28,9 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     from cache.keys.source import ActivationSource
+    from interp.model.elsewhere import Elsewhere
     from interp.model.identity.change import Change
+    from interp.model.placed import Placed
 
 Offsets = list[tuple[int, int]]
 T = TypeVar("T")
@@ -46,6 +53,8 @@ class Model:
         path: the local folder, or None for a hub id or a model in memory.
         revision: branch, tag or commit on the hub that was asked for, or None.
         in_memory: whether it was made in memory, so that `source` is a name and no place.
+        placed: where its parts lie, if on several devices or on disk.
+        elsewhere: the weights that do not lie where it computes, if there are any.
         tokenizer: the Hugging Face tokenizer.
     """
 
@@ -59,6 +68,8 @@ class Model:
         activation_source: Callable[[Model], ActivationSource],
         revision: str | None = None,
         in_memory: bool = False,
+        placed: Placed | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.bridge = bridge
         self.source = source
@@ -66,16 +77,19 @@ class Model:
         self.tokenizer = tokenizer
         self.revision = revision
         self.in_memory = in_memory
+        self.placed = placed
+        self.elsewhere = elsewhere
         self._activation_source = activation_source
         self.lock = threading.RLock()
         # Which visits every module several times.
         if any(module.training for module in walk(bridge).values()):
             bridge.eval()
-        for parameter in bridge.original_model.parameters():
-            parameter.requires_grad_(False)
+        with self.unread():
+            for parameter in bridge.original_model.parameters():
+                parameter.requires_grad_(False)
         for block in bridge.blocks:
             block.register_forward_hook(_forget_pattern)
-        self._identity = Identity(bridge, from_memory=in_memory)
+        self._identity = Identity(bridge, from_memory=in_memory, elsewhere=elsewhere)
         self._found: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -164,7 +178,8 @@ class Model:
     def block_bytes(self) -> int:
         """Bytes of the weights of one block (the first)."""
         block = self.bridge.blocks[0].original_component
-        return sum(p.numel() * p.element_size() for p in block.parameters())
+        with self.unread():
+            return sum(p.numel() * p.element_size() for p in block.parameters())
 
     @functools.cached_property
     def mlp_widths(self) -> tuple[int, ...]:
@@ -175,11 +190,28 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Where it computes."""
+        if self.elsewhere is not None:
+            return self.elsewhere.device
         return next(self._parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self._parameters()).dtype
+        with self.unread():
+            return next(self._parameters()).dtype
+
+    def unread(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, this thread sees weights that lie elsewhere by their shapes, without numbers."""
+        return contextlib.nullcontext() if self.elsewhere is None else self.elsewhere.closed()
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """Weights and saved buffers by Hugging Face's names.
+
+        Those that lie elsewhere are read when they are looked up, each time anew, and on the CPU.
+        """
+        with self.unread():
+            found = canonical_weights(self.bridge.original_model)
+        return found if self.elsewhere is None else self.elsewhere.full(found)
 
     @property
     def fingerprint(self) -> str:

@@ -82,11 +82,16 @@ def agree(ours: Sequence[Tensor], theirs: Sequence[Tensor], tolerance: float) ->
 
 
 class Behaviour:
-    """The answers that belong to each state of a model's weights, as far as it was asked."""
+    """The answers that belong to each state of a model's weights, as far as it was asked.
 
-    def __init__(self) -> None:
+    Args:
+        steady: whether to see, by asking once more, that two runs agree bit for bit; where that
+            takes too long they may differ by rounding.
+    """
+
+    def __init__(self, *, steady: bool = True) -> None:
         self._known: OrderedDict[object, dict[object, Answers]] = OrderedDict()
-        self._steady = True
+        self._steady = steady
 
     def is_same(self, state: object, settings: object, bridge: Any, now: Answers) -> bool:
         """Whether `now` is what the model answered before in this state of its weights.

@@ -14,6 +14,7 @@ import xxhash
 from torch import Tensor
 
 from interp.errors import ModelError
+from interp.model.elsewhere import Elsewhere
 
 __all__ = ["Held", "digest", "tensors"]
 
@@ -36,11 +37,12 @@ class Held(NamedTuple):
     views: tuple[str, ...]
 
 
-def tensors(modules: Mapping[str, torch.nn.Module]) -> Held:
+def tensors(modules: Mapping[str, torch.nn.Module], elsewhere: Elsewhere | None = None) -> Held:
     """Parameters, buffers (also those that are not saved) and plain tensors.
 
     Args:
         modules: by path, every module of the tree.
+        elsewhere: weights that are left out: where these lie tells what they are.
 
     Raises:
         ModelError: a tensor is sparse.
@@ -50,7 +52,7 @@ def tensors(modules: Mapping[str, torch.nn.Module]) -> Held:
 
     def take(path: str, held: Mapping[str, object]) -> None:
         for name, value in [(n, v) for n, v in held.items() if isinstance(v, Tensor)]:
-            if name.startswith("_"):
+            if name.startswith("_") or (elsewhere is not None and elsewhere.owns(value)):
                 continue
             if value.layout is not torch.strided:
                 raise ModelError(

@@ -6,10 +6,13 @@ import hashlib
 import json
 import weakref
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from interp.model.elsewhere import Elsewhere
 
 # Settings that change with the place or the library version, not with the function computed.
 _VOLATILE = frozenset(
@@ -89,7 +92,8 @@ def configuration(hf_model: torch.nn.Module) -> str:
 
 def hash_tensors(digest: Any, named: Mapping[str, torch.Tensor]) -> None:
     """Add names, dtypes, shapes and bytes of tensors to a hash."""
-    for name, tensor in sorted(named.items()):
+    for name in sorted(named):
+        tensor = named[name]  # which is read only now where it lies elsewhere
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().reshape(-1)
         for start in range(0, flat.numel(), _CHUNK):
@@ -97,15 +101,23 @@ def hash_tensors(digest: Any, named: Mapping[str, torch.Tensor]) -> None:
             digest.update(piece.view(torch.uint8).numpy().tobytes())
 
 
-def fingerprint(hf_model: torch.nn.Module) -> str:
+def fingerprint(hf_model: torch.nn.Module, elsewhere: Elsewhere | None = None) -> str:
     """Hash the configuration and every weight of a Hugging Face model: 32 hexadecimal digits.
 
     The same weights give the same fingerprint before and after TransformerLens has wrapped the
     model, whatever the device. Another dtype is another fingerprint: it computes other numbers.
+
+    Args:
+        elsewhere: weights that are read for it from where they lie, one at a time.
     """
+    if elsewhere is None:
+        weights: Mapping[str, torch.Tensor] = canonical_weights(hf_model)
+    else:
+        with elsewhere.closed():
+            weights = elsewhere.full(canonical_weights(hf_model))
     digest = hashlib.sha256()
     digest.update(configuration(hf_model).encode())
-    hash_tensors(digest, canonical_weights(hf_model))
+    hash_tensors(digest, weights)
     return digest.hexdigest()[:32]
 
 

@@ -8,6 +8,7 @@ Three things are compared, each of which sees what the others cannot: a digest o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from interp.model.elsewhere import Elsewhere
 from interp.model.identity.behaviour import Answers, Behaviour, answers
 from interp.model.identity.change import Change, serial
 from interp.model.identity.contents import digest, tensors
@@ -64,6 +66,7 @@ class _State(NamedTuple):
     others: bytes
     settings: str
     compatible: bool
+    elsewhere: Hashable
 
 
 class Identity:
@@ -73,20 +76,29 @@ class Identity:
         bridge: the model, as it was loaded.
         from_memory: whether somebody had it before, so that it is compared with a model that is
             built anew from the same configuration.
+        elsewhere: the weights that do not lie where it computes. These are told by the files that
+            they lie in, and a model that has some is asked for its answers once for each state of
+            its numbers, not each time: to ask is to read all blocks.
     """
 
-    def __init__(self, bridge: Any, *, from_memory: bool) -> None:
+    def __init__(
+        self, bridge: Any, *, from_memory: bool, elsewhere: Elsewhere | None = None
+    ) -> None:
         self._bridge = bridge
+        self._elsewhere = elsewhere
+        self._answered: tuple[object, Answers] | None = None
         model = bridge.original_model
         plain = _built(model) if from_memory else None
         self._compatible = bool(bridge.compatibility_mode)
-        self._structure = Structure(bridge, plain)
-        self._behaviour = Behaviour()
-        self._names: OrderedDict[object, str] = OrderedDict()
-        modules = walk(bridge)
-        held, views = tensors(modules)
-        self._numbers = sum(value.numel() for value in held.values())
-        hashed = {value.data_ptr() for value in canonical_weights(model).values()}
+        with self._unread():
+            self._structure = Structure(bridge, plain)
+            self._behaviour = Behaviour(steady=elsewhere is None)
+            self._names: OrderedDict[object, str] = OrderedDict()
+            modules = walk(bridge)
+            held, views = tensors(modules, elsewhere)
+            self._numbers = sum(value.numel() for value in held.values())
+            found = canonical_weights(model).values()
+        hashed = {value.data_ptr() for value in found if not value.is_meta}
         self._canonical = {name for name, value in held.items() if value.data_ptr() in hashed}
         self._extra = digest(self._others(held), views)
         if plain is not None and not _has_buffers_of(model, plain):
@@ -122,30 +134,34 @@ class Identity:
         Hooks that an instrument has placed for a moment are no change. The caller holds the lock.
         """
         modules = walk(self._bridge)
-        held = [value for m in modules.values() for value in m._parameters.values()]
+        with self._unread():
+            held = [value for m in modules.values() for value in m._parameters.values()]
+            changes = self._structure.changes(modules)
         return (
             serial(bridge),
             bool(self._bridge.compatibility_mode),
             *_ways(self._bridge),
-            tuple(c.token for c in self._structure.changes(modules) if not c.momentary),
+            tuple(c.token for c in changes if not c.momentary),
             tuple((value.data_ptr(), _version(value)) for value in held if value is not None),
             self._weights,
+            self._elsewhere and self._elsewhere.state(),
         )
 
     def is_as_built(self, bridge: Any) -> bool:
         """Whether its modules, their settings and their code are those it was loaded with, and no
         hooks are on them; cheap, and says nothing of weights. The caller holds the lock."""
         compatible = bool(self._bridge.compatibility_mode)
-        return (
-            bridge is self._bridge
-            and not compatible
-            and not self._structure.changes(walk(self._bridge))
-        )
+        with self._unread():
+            changes = self._structure.changes(walk(self._bridge))
+        return bridge is self._bridge and not compatible and not changes
 
     def _compare(self) -> tuple[_State, dict[str, Tensor], list[Change], Answers | None]:
         """All but the name, which takes a slow hash where the weights are new."""
-        first = next(self._bridge.original_model.parameters())
-        with threads_for(self._numbers, first.device):
+        if self._elsewhere is not None:
+            device = self._elsewhere.device
+        else:
+            device = next(self._bridge.original_model.parameters()).device
+        with threads_for(self._numbers, device):
             return self._compared()
 
     def _compared(self) -> tuple[_State, dict[str, Tensor], list[Change], Answers | None]:
@@ -155,33 +171,51 @@ class Identity:
             self._compatible = not self._compatible
             self._structure = Structure(bridge)
         modules = walk(bridge)
-        changes = self._structure.changes(modules)
+        with self._unread():
+            changes = self._structure.changes(modules)
         now = None
+        if not changes and self._elsewhere is not None and self._answered is not None:
+            state, others = self._state(modules)
+            known, answered = self._answered
+            if known == (state, _settings(bridge)):
+                return state, others, [], answered
         if not changes:
             try:
                 # First, since rotations that depend on the length are made for this one again.
                 now = answers(bridge)
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
                 changes = [Change("it fails on a short input", f"fails {type(e).__name__}")]
-        held, views = tensors(modules)
-        weights = {name: value for name, value in held.items() if name in self._canonical}
-        others = self._others(held)
-        settings = configuration(bridge.original_model)
-        # Also what PyTorch does not count is seen here.
-        self._weights = digest(weights)
-        state = _State(self._weights, digest(others, views), settings, self._compatible)
+        state, others = self._state(modules)
         if now is not None and not self._behaviour.is_same(state, _settings(bridge), bridge, now):
             token = hashlib.sha256(b"".join(_bytes(value) for value in now)).hexdigest()
             changes = [Change("it answers otherwise than its weights did before", token)]
             now = None
+        if now is not None:
+            self._answered = (state, _settings(bridge)), now
         return state, others, changes, now
+
+    def _state(self, modules: Mapping[str, nn.Module]) -> tuple[_State, dict[str, Tensor]]:
+        with self._unread():
+            held, views = tensors(modules, self._elsewhere)
+        weights = {name: value for name, value in held.items() if name in self._canonical}
+        others = self._others(held)
+        settings = configuration(self._bridge.original_model)
+        # Also what PyTorch does not count is seen here.
+        self._weights = digest(weights)
+        lies = None if self._elsewhere is None else self._elsewhere.state()
+        return _State(
+            self._weights, digest(others, views), settings, self._compatible, lies
+        ), others
+
+    def _unread(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._elsewhere is None else self._elsewhere.closed()
 
     def _others(self, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value for name, value in held.items() if name not in self._canonical}
 
     def _name(self, extra: bytes, others: Mapping[str, Tensor]) -> str:
         """The hash of weights and configuration, and of other numbers if they are not as built."""
-        name = fingerprint(self._bridge.original_model)
+        name = fingerprint(self._bridge.original_model, self._elsewhere)
         if extra == self._extra and not self._compatible:
             return name
         hashed = hashlib.sha256(f"{name} {self._compatible}".encode())

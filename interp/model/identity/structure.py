@@ -176,7 +176,7 @@ class Structure:
 def _device(modules: Mapping[str, nn.Module]) -> str:
     for module in modules.values():
         for parameter in module._parameters.values():
-            if parameter is not None:
+            if parameter is not None and not parameter.is_meta:
                 return parameter.device.type
     return "cpu"
 
@@ -279,7 +279,7 @@ def _is_ours(fn: object) -> bool:
     # a training with checkpoints lets gradients into embeddings with.
     return module.startswith(
         (
-            *("transformer_lens.", "interp.model.model"),
+            *("transformer_lens.", "interp.model.model", "interp.model.elsewhere"),
             *("transformers.utils.output_capturing", "transformers.modeling_utils"),
         )
     )
