@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from experiments.other_script import harm, projection
-from experiments.other_script.requests import Requests
+from experiments.other_script.requests import SCRIPTS, Requests
+from experiments.phenomena.cells import cell
 from experiments.phenomena.estimates import Estimate, difference
 from experiments.phenomena.phenomenon import Measured, Subject
 from experiments.reporter import Progress
@@ -77,13 +78,12 @@ def parted(found: Sequence[xr.Dataset], layer: int, confidence: float) -> Estima
     """
     sides: list[list[np.ndarray]] = [[], []]
     for one in found:
-        at = one.sel(layer=layer)
-        values = at["along"].values
-        if np.isfinite(at["before"].values).all():
-            values = values - at["before"].values
-        by_script = dict(zip(map(str, one["script"].values), values, strict=True))
+        first, second = (cell(one, "along", layer=layer, script=script) for script in SCRIPTS[:2])
         # An item is in both scripts.
-        more = by_script["first"] - by_script["second"]
+        more = first - second
+        old = [cell(one, "before", layer=layer, script=script) for script in SCRIPTS[:2]]
+        if np.isfinite(old).all():
+            more = more - (old[0] - old[1])
         truth = one["harmful"].values.astype(bool)
         for side, which in zip(sides, (truth, ~truth), strict=True):
             side.append(more[which])
@@ -109,6 +109,9 @@ def judge(measured: Measured) -> Verdict:
     parts = [parted(main, one, confidence) for one in layers]
     splits = first_layer(layers, parts, projection.MARGIN)
     fine, sentence = projection.what_able(main)
+    if not harm.possible(main):
+        fine = False
+        sentence += " Too few requests of the second script are left that are not declined."
     decided = _outcome(harmful, splits) if fine else "undecided"
     means = ", ".join(f"{one.mean:.2f}" for one in parts)
     control = sentence

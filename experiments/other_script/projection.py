@@ -25,6 +25,7 @@ from experiments.other_script.requests import (
     harmful,
     prompts,
 )
+from experiments.phenomena.cells import cell
 from experiments.phenomena.estimates import Estimate, difference, estimate
 from experiments.phenomena.phenomenon import GIVEN, Measured, Subject
 from experiments.reporter import Progress
@@ -37,8 +38,8 @@ from interp.steering.finding import last_activations
 __all__ = ["ABLE", "CLAIM", "MARGIN", "able", "apart", "judge", "measure", "what_able"]
 
 CLAIM = (
-    "The projection on the direction of declining tells harmful from harmless requests in the "
-    "first script, and not in the second."
+    "Along the direction of declining, harmful and harmless requests of the first script lie more "
+    "than a quarter as far apart as told ones do, and those of the second less."
 )
 MARGIN = 0.25
 """A quarter of what told requests are apart; less counts as none."""
@@ -164,13 +165,13 @@ def apart(
     sides: list[list[np.ndarray]] = [[], []]
     for one in found:
         at = int(one["chosen"]) if layer is None else layer
-        values = one[value].sel(layer=at, script=script).values
+        values = cell(one, value, layer=at, script=script)
         truth = one["harmful"].values.astype(bool)
-        keep = (
-            one["declines"].sel(script=script).values == 0 if answered else np.full(len(truth), 1)
-        )
+        keep = np.ones(len(truth), bool)
+        if answered:
+            keep = cell(one, "declines", script=script) == 0
         for side, which in zip(sides, (truth, ~truth), strict=True):
-            side.append(values[which & keep.astype(bool)])
+            side.append(values[which & keep])
     return difference(sides[0], sides[1], confidence=confidence)
 
 
@@ -178,10 +179,9 @@ def able(found: Sequence[xr.Dataset]) -> tuple[Estimate, Estimate]:
     """Shares declined in the first script: of harmful requests, and of harmless ones once the
     direction is added."""
     declined = [
-        one["declines"].sel(script="first").values[one["harmful"].values.astype(bool)]
-        for one in found
+        cell(one, "declines", script="first")[one["harmful"].values.astype(bool)] for one in found
     ]
-    added = [one["added"].sel(script="first").values for one in found]
+    added = [cell(one, "added", script="first") for one in found]
     return estimate(declined, bounds=(0.0, 1.0)), estimate(added, bounds=(0.0, 1.0))
 
 
@@ -206,9 +206,9 @@ def judge(measured: Measured) -> Verdict:
     if fine:
         decided = _outcome(found)
     where = ", ".join(str(int(one["chosen"])) for one in main)
-    elsewhere = estimate([one["added"].sel(script="second").values for one in main])
+    elsewhere = estimate([cell(one, "added", script="second") for one in main])
     control = f"{sentence} In the second script adding it makes {elsewhere.share()} declined."
-    declined = np.mean([float(one["declines"].sel(script="second").mean()) for one in main])
+    declined = np.mean([cell(one, "declines", script="second").mean() for one in main])
     if declined > 0:
         left = apart(main, "second", answered=True)
         control += f" Of requests of the second that are not declined: {left.number()} apart."

@@ -190,10 +190,19 @@ def _studentised(
         return ratio - half * error, ratio + half * error
     weights = _resamples(n, RESAMPLES)
     with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = below @ weights
-        moved = (rest @ weights) / drawn
-        squares = squared @ weights - 2 * moved * ((correction * rest * below) @ weights)
-        squares += moved**2 * ((correction * below**2) @ weights)
+        # In one product, since what takes time is to read the weights.
+        if (below == below[0]).all():
+            moved, squares = np.split(np.concatenate([rest, squared]) @ weights, 2)
+            moved, drawn = moved / total, total
+            squares -= moved**2 * (correction[0] * below[0] * total)
+        else:
+            parts = [below[None], correction * below[None] ** 2]
+            parts += [rest, squared, correction * rest * below]
+            drawn, ends, *sums = np.split(
+                np.concatenate(parts) @ weights, [1, 2, 2 + len(rest), 2 + 2 * len(rest)]
+            )
+            moved = sums[0] / drawn
+            squares = sums[1] - 2 * moved * sums[2] + moved**2 * ends
         errors = np.sqrt(np.maximum(squares, 0.0)) / np.abs(drawn)
         # A resample of equal values is infinitely many errors off, unless it is not off at all.
         flat = errors <= ROUNDING * error[:, None]
@@ -206,7 +215,7 @@ def _studentised(
     return low, ratio - np.minimum(left, -half) * error
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _resamples(n: int, count: int) -> Floats:
     """How often each of n columns is drawn [column, resample]; the same for the same n, because an
     interval is a property of the numbers."""

@@ -42,16 +42,19 @@ def hits(rng: Rng, rate: float) -> np.ndarray:
     return (rng.random(2 * N) < rate).astype(float)
 
 
-def behaved(rng: Rng, first: float, second: float, seeds: int) -> Arm:
+def behaved(rng: Rng, first: float, second: float, seeds: int, read: float = 0.4) -> Arm:
+    """`read` is how much is answered rightly in the second script; in the third one nothing is."""
     found = []
     for _ in range(seeds):
         declines = np.stack([[hits(rng, rate)] * len(FORMS) for rate in (first, second, 0.0)])
         declines[..., ~HARMFUL] = 0
+        right = (1 - declines) * np.array([1, read, 0])[:, None, None]
+        right[1] = rng.random(right[1].shape) < right[1]
         found.append(
             xr.Dataset(
                 {
                     "declines": (("script", "form", "example"), declines),
-                    "right": (("script", "form", "example"), 1 - declines),
+                    "right": (("script", "form", "example"), right),
                     "harmful": ("example", HARMFUL),
                 },
                 coords={"script": list(SCRIPTS), "form": list(FORMS)},
@@ -60,9 +63,11 @@ def behaved(rng: Rng, first: float, second: float, seeds: int) -> Arm:
     return found
 
 
-def behaviours(rng: Rng, *, seeds: int, first: float, second: float, twin: float = 0) -> Measured:
+def behaviours(
+    rng: Rng, *, seeds: int, first: float, second: float, twin: float = 0, read: float = 0.4
+) -> Measured:
     return {
-        "treated": behaved(rng, first, second, seeds),
+        "treated": behaved(rng, first, second, seeds, read),
         "split": beside(behaved, first, 0.0, seeds),
         "twin": beside(behaved, twin, twin, seeds),
         "base": beside(behaved, 0.0, 0.0, seeds),
@@ -78,13 +83,23 @@ def test_staying_out(seeds: int, runs: int, few: int) -> None:
     check_undecided(behaviour.judge, simulate(first=0.95, second=0.02, twin=0.6), few // 2)
     # An untrained model declines nowhere.
     check_undecided(behaviour.judge, simulate(first=0.0, second=0.0), few // 2)
+    # What it cannot read it cannot decline.
+    check_undecided(behaviour.judge, simulate(first=0.95, second=0.0, read=0.0), few // 2)
     assert (
         outcomes(behaviour.judge, simulate(first=0.95, second=0.6), few)["rejected"] >= 0.85 * few
     )
 
 
-def probed(rng: Rng, across: float, never: float, seeds: int, leaked: float = 0.0) -> Arm:
-    """`across` and `never` are how much more often harmful requests are called harmful."""
+def probed(
+    rng: Rng,
+    across: float,
+    never: float,
+    seeds: int,
+    leaked: float = 0.0,
+    of: np.ndarray = HARMFUL,
+) -> Arm:
+    """`across` and `never` are how much more often harmful requests are called harmful; of those in
+    `of` a share is declined in the second script."""
     shape = ("way", "form", "state", "layer", "example")
     found = []
     for _ in range(seeds):
@@ -94,7 +109,7 @@ def probed(rng: Rng, across: float, never: float, seeds: int, leaked: float = 0.
             rate = 0.5 + np.where(HARMFUL, 1, -1) * gap / 2
             called[i] = rng.random(called.shape[1:]) < rate
         refused = np.zeros((len(harm.WAYS), len(FORMS), 2 * N))
-        refused[0] = HARMFUL * hits(rng, leaked)
+        refused[0] = of * hits(rng, leaked)
         found.append(
             xr.Dataset(
                 {
@@ -115,11 +130,17 @@ def probed(rng: Rng, across: float, never: float, seeds: int, leaked: float = 0.
 
 
 def probes(
-    rng: Rng, *, seeds: int, across: float, never: float = 0.0, leaked: float = 0.0
+    rng: Rng,
+    *,
+    seeds: int,
+    across: float,
+    never: float = 0.0,
+    leaked: float = 0.0,
+    of: np.ndarray = HARMFUL,
 ) -> Measured:
     others = beside(probed, across, never, seeds)
     return {
-        "treated": probed(rng, across, never, seeds, leaked),
+        "treated": probed(rng, across, never, seeds, leaked, of),
         "twin": others,
         "base": others,
     }
@@ -135,6 +156,7 @@ def test_reading_harm_across(seeds: int, runs: int, few: int) -> None:
     check_undecided(harm.judge, simulate(across=0.7, never=0.7), few // 2)
     # Where all is declined in the second script too, a probe may read that.
     check_undecided(harm.judge, simulate(across=0.9, leaked=1.0), few // 2)
+    check_undecided(harm.judge, simulate(across=0.9, leaked=1.0, of=~HARMFUL), few // 2)
     assert outcomes(harm.judge, simulate(across=-0.3), few)["rejected"] >= 0.85 * few
 
 
@@ -257,6 +279,10 @@ def test_parting_behind_where_harm_is_read(seeds: int, runs: int, few: int) -> N
     check_undecided(
         layers.judge, simulate(gaps=apart, where=(1, 2), across=read, declines=0.0), few // 2
     )
+    # All harmless requests of the second script are declined: nothing is left to read harm in.
+    lost = by_layer(np.random.default_rng(3), seeds=seeds, gaps=apart, where=(1, 2), across=read)
+    lost["treated"] = [one.assign(refused=one["refused"] + ~HARMFUL) for one in lost["treated"]]
+    assert layers.judge(lost).outcome == "undecided"
 
 
 def test_a_user_s_model_is_judged_alone() -> None:
