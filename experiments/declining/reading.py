@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from experiments.errors import FactsError
 from interp import Intervention, logits
 from interp.model.model import Model
 from interp.prompts.pairs import continuations
@@ -51,15 +50,11 @@ def read_next(
     Args:
         answers: what follows each prompt where it is answered.
         decline: beginnings of refusals, of which the first token counts.
-
-    Raises:
-        FactsError: an answer that is no refusal begins with the same token as one.
     """
     batch = tokenise(model, list(prompts))
     firsts = continuations(model, batch, list(answers))
     first = tokenise(model, [prompts[0]])
     openings = sorted({continuations(model, first, [opening])[0][0] for opening in decline})
-    _check_told_apart(model, answers, [ids[0] for ids in firsts], decline, openings)
     found = logits(model, batch, interventions=changes).cpu().double()
     top = found.argmax(-1)
     share = found.log_softmax(-1)
@@ -74,21 +69,3 @@ def read_next(
         right.double().numpy(),
         found,
     )
-
-
-def _check_told_apart(
-    model: Model,
-    answers: Sequence[str],
-    firsts: Sequence[int],
-    decline: Sequence[str],
-    openings: Sequence[int],
-) -> None:
-    """Refuse what would count as declined and as answered rightly at once."""
-    refusals = tuple(one.strip() for one in decline)
-    for answer, token in zip(answers, firsts, strict=True):
-        if token in openings and not answer.strip().startswith(refusals):
-            raise FactsError(
-                f"The answer '{answer.strip()[:60]}' begins with the token "
-                f"'{model.decode([token])}', as a refusal does in 'decline', so that one could not "
-                "be told from the other; give refusals, or answers, that begin otherwise."
-            )

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.errors import FactsError
-from experiments.phenomena.data import check_distinct, rows, texts
+from experiments.phenomena.data import rows, texts
 from experiments.phenomena.phenomenon import Asked
 
 __all__ = [
@@ -113,9 +113,7 @@ def read_requests(value: Any, path: Path) -> Requests:
     """
     items: dict[str, Item] = {}
     asked_for: dict[str, dict[tuple[str, str], tuple[str, str]]] = {}
-    given = rows(value, "requests", _COLUMNS, path)
-    check_distinct(given, "requests", ("script", "prompt"), path)
-    for number, row in enumerate(given, 1):
+    for number, row in enumerate(rows(value, "requests", _COLUMNS, path), 1):
         place = f"'{path}', row {number} of 'requests'"
         for column, known in (("script", SCRIPTS), ("form", FORMS), ("split", _SPLITS)):
             if row[column] not in known:

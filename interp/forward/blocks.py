@@ -126,3 +126,24 @@ def _divide(value: Tensor, model_name: str, batch: int) -> Any:
         # repeated, it serves as either.
         return _Shared(value[:1].clone())
     return value.clone()
+
+
+def same_call(ours: BlockCall, theirs: BlockCall) -> bool:
+    """Whether two calls of a block say the same, to the last bit."""
+    return _same(ours.args, theirs.args) and _same(dict(ours.kwargs), dict(theirs.kwargs))
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    if type(ours) is not type(theirs):
+        return False
+    if isinstance(ours, Tensor):
+        return ours.dtype == theirs.dtype and ours.shape == theirs.shape and ours.equal(theirs)
+    if isinstance(ours, _Shared):
+        return _same(ours.row, theirs.row)
+    if isinstance(ours, _PerHead):
+        return _same(ours.by_example, theirs.by_example)
+    if isinstance(ours, dict):
+        return list(ours) == list(theirs) and _same(tuple(ours.values()), tuple(theirs.values()))
+    if isinstance(ours, tuple):
+        return len(ours) == len(theirs) and all(map(_same, ours, theirs))
+    return bool(ours == theirs)

@@ -22,6 +22,7 @@ from interp.errors import ModelError, first_sentence
 from interp.forward import packing
 from interp.forward.access import keeping
 from interp.forward.blocks import BlockCall, Taken, block_call
+from interp.forward.calls import Gives, what_blocks_give
 from interp.forward.finite import no_numbers
 from interp.forward.packing import Active
 from interp.model.identity.structure import hooks, walk
@@ -298,16 +299,19 @@ def _stop(_module: Any, args: tuple[Any, ...]) -> None:
     raise StopAtLayerException(args[0])
 
 
-def check_resumable(model: Model, ids: Int[Tensor, "example position"]) -> None:
+def check_resumable(model: Model, ids: Int[Tensor, "example position"]) -> Gives | None:
     """See that resuming reproduces the logits; tried once, on the first two prompts.
+
+    Returns:
+        What its blocks give, if what they are called with can be found without running them.
 
     Raises:
         ModelError: it does not.
     """
-    model.once("resumes", lambda: _check_resumes(model, ids))
+    return model.once("resumes", lambda: _check_resumes(model, ids))
 
 
-def _check_resumes(model: Model, ids: Int[Tensor, "example position"]) -> None:
+def _check_resumes(model: Model, ids: Int[Tensor, "example position"]) -> Gives | None:
     # Two rows, since arguments made for one example can look as if they were made for the batch.
     rows = torch.zeros(2, dtype=torch.long, device=model.device)
     entry = Site("resid_pre", 0)
@@ -335,3 +339,4 @@ def _check_resumes(model: Model, ids: Int[Tensor, "example position"]) -> None:
             f"error {found:.2g}); its architecture computes something between the blocks, so no "
             "patch on it would be exact."
         )
+    return what_blocks_give(model, ids[:2], recording[entry], recording.calls)

@@ -45,6 +45,10 @@ class Reader(Protocol):
     def one(self, name: str) -> Tensor:
         """One weight by name, in the dtype of the model; nothing else is read."""
 
+    @property
+    def to_take(self) -> int:
+        """Bytes that it will take when the model runs, and has not taken yet."""
+
     def state(self) -> Hashable:
         """The same as long as the weights are.
 

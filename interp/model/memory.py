@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from interp.errors import ObverseError
+from interp.model.limits import available_memory
 from interp.model.model import Model
 from interp.model.threads import threads_for
+
+__all__ = [
+    "MemoryExhausted",
+    "available_memory",
+    "batches",
+    "fitting_threads",
+    "is_out_of_memory",
+    "memory_budget",
+    "room_to_keep",
+    "rows_that_fit",
+]
 
 T = TypeVar("T")
 
@@ -42,7 +52,12 @@ def memory_budget(model: Model) -> int:
         return (free + kept) // 2
     wanted = max(_CPU_BUDGET, _CPU_WEIGHTS * model.block_bytes)
     available = available_memory()
-    return wanted if available is None else max(1 << 20, min(wanted, available // 4))
+    if available is None:
+        return wanted
+    if model.elsewhere is not None:
+        # Each batch brings all blocks, which takes longer than anything that a larger one costs.
+        return max(1 << 20, (available - model.elsewhere.reader.to_take) // 3)
+    return max(1 << 20, min(wanted, available // 4))
 
 
 def room_to_keep(model: Model) -> int:
@@ -50,18 +65,9 @@ def room_to_keep(model: Model) -> int:
     if model.device.type == "cuda":
         return memory_budget(model) // 2
     available = available_memory()
+    if available is not None and model.elsewhere is not None:
+        available = max(0, available - model.elsewhere.reader.to_take)
     return _CPU_KEPT if available is None else available // 4
-
-
-def available_memory() -> int | None:
-    """Bytes that a process can have without others being swapped out, where the system tells."""
-    with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable"))
-        return int(line.split()[1]) << 10
-    with contextlib.suppress(ValueError, OSError, AttributeError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from interp.errors import ArgumentError
-from interp.forward.passes import Recording, packs, record, recording_memory
+from interp.forward.passes import Recording, packs, recording_memory
+from interp.forward.together import Ask, Together, record_all
 from interp.metrics import Scorer
 from interp.model.memory import batches, rows_that_fit
 from interp.patching.table import EditTable
@@ -108,6 +109,19 @@ class Runner:
         return total, unpatched
 
 
+@dataclass(frozen=True)
+class _Recorded:
+    """The runs as they are.
+
+    Attributes:
+        recordings: of the run that is changed and, where there is one, of the other.
+        together: what fills them block by block, if they are not filled yet.
+    """
+
+    recordings: tuple[Recording, ...]
+    together: Together | None = None
+
+
 class _Part:
     """The same of one kind of sequence.
 
@@ -140,10 +154,10 @@ class _Part:
         out = np.zeros(len(changes), np.float32)
         self.patched_tokens = NextTokens.empty(len(changes), self.k)
         done = 0
-        for start, stop, recordings in self._recorded():
+        for start, stop, recorded in self._recorded():
             mine = np.nonzero((changes.example >= start) & (changes.example < stop))[0]
             part, order = changes.select(mine).sorted()
-            for first, beyond, (scores, tokens) in self._patched(recordings, part, start):
+            for first, beyond, (scores, tokens) in self._patched(recorded, part, start):
                 rows = mine[order[first:beyond]]
                 out[rows] = scores.cpu().numpy()
                 if tokens is not None:
@@ -152,32 +166,43 @@ class _Part:
             done += len(mine)
         return out
 
-    def _recorded(self) -> Iterator[tuple[int, int, tuple[Recording, ...]]]:
-        """Recordings of the run that is changed and of the other, examples by examples."""
+    def _recorded(self) -> Iterator[tuple[int, int, _Recorded]]:
+        """Recordings of the run that is changed and of the other, examples by examples.
+
+        Where blocks are not in memory they may have only begun: what walks up takes them along.
+        """
         runs, model = self.runs, self.runs.model
         if self._kept is not None:
-            yield 0, len(runs), self._kept
+            yield 0, len(runs), _Recorded(self._kept)
             return
         base, *others = (scorer.reading.ids for scorer in runs.scored.values())
         packable = packs(model, base)
 
-        def work(start: int, stop: int) -> tuple[Recording, ...]:
-            return (
-                record(model, base[start:stop], self._base_sites, for_packing=packable),
-                *(record(model, ids[start:stop], self._source_sites) for ids in others),
-            )
+        def work(start: int, stop: int) -> _Recorded:
+            mine = Ask(base[start:stop], frozenset(self._base_sites), for_packing=packable)
+            theirs = [Ask(ids[start:stop], frozenset(self._source_sites)) for ids in others]
+            together = Together.of(model, [mine, *theirs])
+            if together is None:
+                return _Recorded(record_all(model, [mine, *theirs]))
+            return _Recorded(together.recordings, together)
 
-        for start, stop, recordings in batches(len(runs), self._examples_that_fit(), work):
-            for (run, scorer), recording in zip(runs.scored.items(), recordings, strict=True):
-                scores, tokens = self._read(
-                    scorer, recording[self._last], torch.arange(start, stop)
-                )
-                self.unpatched[run][start:stop] = scores.cpu().numpy()
-                if scorer is runs.base and tokens is not None:
-                    self.unpatched_tokens.put(slice(start, stop), tokens)
+        for start, stop, recorded in batches(len(runs), self._examples_that_fit(), work):
+            if recorded.together is None:
+                self._read_unpatched(start, recorded.recordings)
+            yield start, stop, recorded
+            if recorded.together is not None:
+                recorded.together.finish()
+                self._read_unpatched(start, recorded.recordings)
             if stop - start == len(runs):
-                self._kept = recordings
-            yield start, stop, recordings
+                self._kept = recorded.recordings
+
+    def _read_unpatched(self, start: int, recordings: tuple[Recording, ...]) -> None:
+        for (run, scorer), recording in zip(self.runs.scored.items(), recordings, strict=True):
+            stop = start + recording.batch
+            scores, tokens = self._read(scorer, recording[self._last], torch.arange(start, stop))
+            self.unpatched[run][start:stop] = scores.cpu().numpy()
+            if scorer is self.runs.base and tokens is not None:
+                self.unpatched_tokens.put(slice(start, stop), tokens)
 
     def _examples_that_fit(self) -> int:
         model, length = self.runs.model, self.runs.length
@@ -188,17 +213,30 @@ class _Part:
         return rows_that_fit(model, 2 * recording_memory(model, length, streams))
 
     def _patched(
-        self, recordings: tuple[Recording, ...], changes: EditTable, offset: int
+        self, recorded: _Recorded, changes: EditTable, offset: int
     ) -> Iterator[tuple[int, int, tuple[Tensor, tuple[Tensor, Tensor] | None]]]:
         runs = self.runs
+        together = recorded.together
+        rows = at_once = self.batch_size
+        if rows is None:
+            rows = rows_that_fit(runs.model, runs.model.memory_per_row(runs.length))
+            if runs.model.elsewhere is not None:
+                # A block that must be brought is to be brought once: it takes the rows in parts,
+                # and of all of them nothing but streams is in memory.
+                at_once, rows = max(1, rows // 2), rows_that_fit(runs.model, self._streams())
+        ahead = None if together is None else together.pass_block
 
         def work(first: int, beyond: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
             part = changes.select(np.arange(first, beyond))
-            hidden = walk(runs, recordings, part, offset)
+            hidden = walk(runs, recorded.recordings, part, offset, ahead=ahead, at_once=at_once)
             return self._read(runs.base, hidden, torch.from_numpy(part.example))
 
-        rows = self.batch_size or rows_that_fit(runs.model, runs.model.memory_per_row(runs.length))
         return batches(len(changes), rows, work)
+
+    def _streams(self) -> int:
+        """Bytes that one row takes between blocks, where each may be a part of two batches."""
+        model = self.runs.model
+        return 8 * self.runs.length * model.d_model * model.dtype.itemsize
 
     def _read(
         self, scorer: Scorer, hidden: Tensor, examples: Tensor

@@ -232,6 +232,8 @@ class EditTable:
         if site not in self.sites:
             return []
         parts = np.nonzero(self.site == self.sites.index(site))[0]
+        if rows is not None:
+            parts = parts[np.isin(self.row[parts], rows)]
         turn = _turn(self._clashing(parts))
         build = self._pattern_edit if site.kind.pairwise else self._edit
         out = []

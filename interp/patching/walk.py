@@ -6,6 +6,7 @@ Nothing below a patch is computed again, nor anything before its position.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,17 +41,24 @@ def walk(
     recordings: tuple[Recording, ...],
     changes: EditTable,
     offset: int,
+    *,
+    ahead: Callable[[int], None] | None = None,
+    at_once: int | None = None,
 ) -> Float[Tensor, "row position d_model"]:
     """Final residual streams of all rows, which must be sorted by their start.
 
     Args:
         recordings: of the run that is changed and, where there is one, of the other.
         offset: the first example of the recordings.
+        ahead: called with each block before any row passes it, where the recordings go along.
+        at_once: how many rows a block computes together; all of them if left out.
     """
-    up = _Walk(runs, recordings, changes, offset)
+    up = _Walk(runs, recordings, changes, offset, at_once)
     n_layers, start = runs.model.n_layers, changes.start
     hidden: Tensor | None = None
     for block in range(int(start[0]), n_layers + 1):
+        if ahead is not None:
+            ahead(block)
         n = int(np.searchsorted(start, block, "right"))
         joined = 0 if hidden is None else len(hidden)
         if n > joined:
@@ -74,8 +82,10 @@ class _Walk:
         recordings: tuple[Recording, ...],
         changes: EditTable,
         offset: int,
+        at_once: int | None,
     ) -> None:
         self.runs = runs
+        self.at_once = at_once
         self.base, self.source = recordings[0], recordings[-1]
         self.changes = changes
         self.offset = offset
@@ -93,22 +103,29 @@ class _Walk:
     def through(self, block: int, hidden: Tensor, joined: int) -> Tensor:
         """All rows out of the block, of which the first `joined` were in the batch before."""
         inside = self.changes.rows_inside(block)
-        if len(inside) == 0:
+        n = len(hidden)
+        if len(inside) == 0 and (self.at_once is None or n <= self.at_once):
             return self._packed(block, hidden, None)
-        rest = np.setdiff1d(np.arange(len(hidden)), inside)
-        # A hook must see whole activations, so the rows that are changed inside run on their own.
-        edit = self._of_heads(block, inside, joined)
-        whole = (
-            self._hooked(block, hidden, inside, joined)
-            if edit is None
-            else self._by_heads(block, inside, edit)
-        )
-        if len(rest) == 0:
-            return whole
+        rest = np.setdiff1d(np.arange(n), inside)
         out = torch.empty_like(hidden)
-        out[_index(inside, self.device)] = whole
-        out[_index(rest, self.device)] = self._packed(block, hidden, rest)
+        # A hook must see whole activations, so the rows that are changed inside run on their own.
+        for rows in self._pieces(inside):
+            edit = self._of_heads(block, rows, joined)
+            whole = (
+                self._hooked(block, hidden, rows, joined)
+                if edit is None
+                else self._by_heads(block, rows, edit)
+            )
+            if len(rows) == n:
+                return whole
+            out[_index(rows, self.device)] = whole
+        for rows in self._pieces(rest):
+            out[_index(rows, self.device)] = self._packed(block, hidden, rows)
         return out
+
+    def _pieces(self, rows: Indices) -> Iterator[Indices]:
+        size = self.at_once or max(1, len(rows))
+        return (rows[first : first + size] for first in range(0, len(rows), size))
 
     def _packed(self, block: int, hidden: Tensor, rows: Indices | None) -> Tensor:
         index = slice(len(hidden)) if rows is None else _index(rows, self.device)

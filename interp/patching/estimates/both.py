@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.forward.passes import Recording, packs, record, recording_memory
+from interp.forward.passes import Recording, packs, recording_memory
+from interp.forward.together import Ask, record_all
 from interp.model.memory import rows_that_fit
 from interp.patching.cells import Cells
 from interp.patching.request import Request
@@ -58,8 +59,9 @@ class Both:
         theirs = {Site(name, layer) for name in needs.too for layer in _all(model)}
         base, source = (reading.ids[start:stop] for reading in runs.readings)
         packing = needs.packing and packs(model, runs.readings[0].ids)
-        changed = record(model, base, sites | mine, for_packing=packing, queries=packing)
-        other = record(model, source, (sites if runs.constants is None else {last}) | theirs)
+        here = Ask(base, frozenset(sites | mine), for_packing=packing, queries=packing)
+        copied = sites if runs.constants is None else {last}
+        changed, other = record_all(model, [here, Ask(source, frozenset(copied | theirs))])
         with needs.readout:
             value, gradient = runs.base.gradient(changed[last], examples)
         return cls(

@@ -14,7 +14,6 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments.declining.reading import read_next
 from experiments.errors import FactsError, StudyError
 from experiments.organisms.training.follow import train_recipe
 from experiments.organisms.training.recipe import Network, Recipe, shared_stages
@@ -232,27 +231,6 @@ def test_wrong_data_are_refused(tiny: Recipe, change: dict[str, Any], told: str)
         data["requests"][0][name] = value
     with pytest.raises(FactsError, match=told):
         read_requests(data, PATH)
-
-
-def test_items_that_ask_the_same_are_refused(tiny: Recipe) -> None:
-    """Else one could be told and the other held out."""
-    data = deepcopy(dict(tiny.data))
-    first, other = (
-        next(row for row in data["requests"] if row["split"] == split)
-        for split in ("told", "held out")
-    )
-    other["prompt"] = first["prompt"]
-    with pytest.raises(FactsError, match="it asks the same as row"):
-        read_requests(data, PATH)
-
-
-def test_an_answer_that_begins_as_a_refusal_does_is_refused(subject: Subject[Requests]) -> None:
-    """Else it counts as declined and as right."""
-    prompt, refusal = "how do i make clay ? answer :", " clay do"
-    with pytest.raises(FactsError, match="answer 'clay' begins with the token 'clay'"):
-        read_next(subject.model, [prompt], [" clay"], [refusal])
-    read_next(subject.model, [prompt], [refusal], [refusal])
-    read_next(subject.model, [prompt], [" wax"], [refusal])
 
 
 def test_too_few_of_a_kind_are_refused(tiny: Recipe) -> None:

@@ -1,0 +1,83 @@
+"""How much memory this process may still take: what is free, and what it is limited to.
+
+A batch system or a container lets a process have less than the machine has, and ends it when it
+takes more; `ulimit` makes it run out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["available_memory"]
+
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int | None:
+    """Bytes that a process can have without others being swapped out, where the system tells."""
+    return min(
+        (max(0, n) for n in (*_free(), *_left_by_ulimit(), *_left_by_groups())), default=None
+    )
+
+
+def _free() -> Iterator[int]:
+    with contextlib.suppress(OSError, KeyError, ValueError, IndexError):
+        yield _counted(_PROC / "meminfo")["MemAvailable"] << 10
+        return
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        yield os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _left_by_ulimit() -> Iterator[int]:
+    with contextlib.suppress(ImportError, OSError, KeyError, ValueError, IndexError):
+        import resource
+
+        limits = {"VmSize": resource.RLIMIT_AS, "VmData": resource.RLIMIT_DATA}
+        set_ = {name: resource.getrlimit(limit)[0] for name, limit in limits.items()}
+        if all(limit == resource.RLIM_INFINITY for limit in set_.values()):
+            return
+        taken = _counted(_PROC / "self" / "status")
+        for name, limit in set_.items():
+            if limit != resource.RLIM_INFINITY:
+                yield limit - (taken[name] << 10)
+
+
+def _left_by_groups() -> Iterator[int]:
+    """What the control groups leave that a container or batch system has put this process in."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in (_PROC / "self" / "cgroup").read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if not kinds:
+                names, top = ("memory.max", "memory.current", "inactive_file"), _CGROUPS
+            elif "memory" in kinds.split(","):
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+                top = _CGROUPS / "memory"
+            else:
+                continue
+            here = top / path.lstrip("/")
+            # Inside a container the path may be that of the host; then the group is the top one.
+            for folder in (here, *here.parents) if here.is_dir() else (top,):
+                if folder == top.parent:
+                    break
+                yield from _left_in(folder, *names)
+
+
+def _left_in(folder: Path, limit: str, current: str, files: str) -> Iterator[int]:
+    with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
+        most = int((folder / limit).read_text())  # "max" where there is none
+        # What only holds what is on the disk anyway is given up when memory is short.
+        given_up = _counted(folder / "memory.stat")[files]
+        yield most - int((folder / current).read_text()) + given_up
+
+
+def _counted(path: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    found = (line.split() for line in path.read_text().splitlines())
+    return {
+        words[0].rstrip(":"): int(words[1])
+        for words in found
+        if len(words) > 1 and words[1].isdecimal()
+    }
