@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 others = $(PYTEST) $(1) tests/cache || failed=1; \
 	$(PYTEST) $(1) --ignore=tests/cache --ignore=tests/browser || failed=1;
 
-.PHONY: setup demo app style check test quick-tests all-tests other-tests docs bench
+.PHONY: setup demo app style check test quick-tests other-tests docs bench
 
 setup: $(STAMP)
 
@@ -52,15 +52,12 @@ check: setup
 	@$(MAKE) -j2 style quick-tests
 
 test: setup
-	@$(MAKE) -j2 style all-tests
+	@failed=0; told=$$(mktemp); nice -n 19 $(MAKE) -j2 --no-print-directory style other-tests & \
+	others=$$!; $(BIN)/pytest tests/browser >$$told 2>&1 || failed=1; cat $$told; rm $$told; \
+	wait $$others || failed=1; exit $$failed
 
 quick-tests: setup
 	@failed=0; $(call others,-m "not slow and not browser") exit $$failed
-
-all-tests: setup
-	@failed=0; told=$$(mktemp); nice -n 19 $(MAKE) --no-print-directory other-tests & others=$$!; \
-	$(BIN)/pytest tests/browser >$$told 2>&1 || failed=1; cat $$told; rm $$told; \
-	wait $$others || failed=1; exit $$failed
 
 other-tests: setup
 	@failed=0; $(call others) exit $$failed
