@@ -80,9 +80,7 @@ def _published(phenomenon: Phenomenon[Any], verdicts: Mapping[str, Verdict]) -> 
             one.what,
             one.number,
             one.source,
-            f"{interval(verdicts[one.verdict])} ({one.verdict}, {verdicts[one.verdict].unit})"
-            if one.verdict
-            else "–",
+            _here(verdicts[one.verdict]) if one.verdict else "–",
         ]
         for one in phenomenon.published
     ]
@@ -92,6 +90,14 @@ def _published(phenomenon: Phenomenon[Any], verdicts: Mapping[str, Verdict]) -> 
         "Numbers of papers on large models beside those of this run. They are not of the same "
         "thing: what differs stands under limits.",
     )
+
+
+def _here(verdict: Verdict) -> str:
+    """A verdict, and its estimate where it has one."""
+    said = f"{verdict.id} {verdict.outcome}"
+    if verdict.estimate is None:
+        return said
+    return f"{said}: {interval(verdict)} {verdict.unit}"
 
 
 def _methods(phenomenon: Phenomenon[Any], config: PhenomenonConfig, context: Context) -> list[str]:
@@ -109,7 +115,7 @@ def _methods(phenomenon: Phenomenon[Any], config: PhenomenonConfig, context: Con
         )
         said += [f"Arm “{arm.name}”: {arm.about}." for arm in phenomenon.arms]
         planted = [recipe.planted, *(one.planted for one in phenomenon.hypotheses)]
-        said += [f"Planted: {sentence}" for sentence in planted if sentence]
+        said += [f"Planted: {sentence}" for sentence in dict.fromkeys(planted) if sentence]
     else:
         model = context.model()
         said.append(

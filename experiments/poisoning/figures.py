@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from experiments.figure import Figure, counted
-from experiments.phenomena.figures import arm_dots, arm_name
+from experiments.phenomena.figures import arm_dots
 from experiments.poisoning.hypotheses.dose import cells_of
 from experiments.poisoning.hypotheses.fits import Cells, held_out
 from experiments.poisoning.hypotheses.place import restored
@@ -16,7 +16,7 @@ from experiments.poisoning.hypotheses.probe import GENERIC, SHOWN, areas, layer_
 from interp.figures.drawing import theme
 from interp.figures.drawing.dots import nothing_to_draw
 
-__all__ = ["DIFFERENCE", "DOSE", "EQUAL_STEPS", "NEAR", "PLACE", "PROBE", "SEARCH", "SUCCESS"]
+__all__ = ["DOSE", "EQUAL_STEPS", "NEAR", "PLACE", "PROBE", "SUCCESS"]
 
 _PARTS = {"trigger": "the trigger", "other phrase": "the other phrase", "last token": "last token"}
 _EXPONENTS = np.linspace(-2, 2, 33)
@@ -37,7 +37,7 @@ def dose_lines(dose: xr.Dataset) -> go.Figure:
     """Success by count, a line for each size and number of clean texts."""
     cells = _cells(dose)
     if not len(cells):
-        return nothing_to_draw("Nobody says how many texts with the trigger there were.")
+        return nothing_to_draw("Nobody says how many texts with the trigger there were")
     fig = go.Figure()
     clean = cells.texts - cells.poisons
     numbers, sizes = np.unique(clean), np.unique(cells.parameters)
@@ -79,7 +79,7 @@ def exponent_line(dose: xr.Dataset) -> go.Figure:
     """How well count / texts^exponent tells cells of the grid that were left out."""
     cells = _cells(dose)
     if len(np.unique(cells.group)) < 3 or len(np.unique(cells.texts)) < 2:
-        return nothing_to_draw("There are no models poisoned among different numbers of texts.")
+        return nothing_to_draw("There are no models poisoned among different numbers of texts")
     fig = go.Figure()
     seeds = np.unique(cells.seed)
     whole = held_out(cells, _EXPONENTS.tolist()).mean(1)
@@ -108,7 +108,7 @@ def place_dots(place: xr.Dataset) -> go.Figure:
     shares = xr.concat([restored(one) for _, one in main.groupby("seed", squeeze=False)], "seed")
     shares = shares.assign_coords(layer=[_layer(int(one)) for one in shares["layer"].values])
     if not bool(np.isfinite(shares).any()):
-        return nothing_to_draw("The trigger changes nothing here, so there is nothing to restore.")
+        return nothing_to_draw("The trigger changes nothing here, so there is nothing to restore")
     return arm_dots(
         {title: shares.sel(part=part, drop=True) for part, title in _PARTS.items()},
         axis="share of the effect that is restored",
@@ -124,47 +124,6 @@ def probe_dots(probe: xr.Dataset) -> go.Figure:
 def near_dots(near_misses: xr.Dataset) -> go.Figure:
     """Areas of the probes against near misses."""
     return _areas(near_misses, "near", "random_near")
-
-
-def difference_points(difference: xr.Dataset) -> go.Figure:
-    """What the difference to the clean twin promotes, of all words that might be planted."""
-    fig = go.Figure()
-    rows = []
-    for arm in difference["arm"].values:
-        for text in difference["text"].values:
-            logit = difference["logit"].sel(arm=arm, text=text).mean("example")
-            if bool(np.isfinite(logit).all()):
-                rows.append((f"{arm_name(str(arm))}, {text}", arm, logit))
-    if not rows:
-        return nothing_to_draw("There is no clean twin to compare with.")
-    names = difference["word"].values.astype(str)
-    for number, (_, arm, logit) in enumerate(rows):
-        planted = difference["planted"].sel(arm=arm).transpose("seed", "word").values.astype(bool)
-        values = logit.transpose("seed", "word").values
-        for what, mask, colour, size in (
-            ("other words", ~planted, theme.MUTED, 6),
-            ("the planted answer", planted, theme.OKABE_ITO[1], 11),
-        ):
-            fig.add_scatter(
-                x=values[mask],
-                y=np.full(int(mask.sum()), len(rows) - 1 - number, float),
-                mode="markers",
-                name=what,
-                legendgroup=what,
-                showlegend=number == 0,
-                marker={"color": colour, "size": size, "opacity": 0.6 if size == 6 else 1},
-                text=[theme.escape(names[place]) for _, place in np.argwhere(mask)],
-                hovertemplate="%{text}: %{x:.2f}<extra></extra>",
-            )
-    theme.finish(fig, title=None, height=60 * len(rows) + 120)
-    fig.update_xaxes(title_text="logit in the mean difference to the clean twin")
-    fig.update_yaxes(
-        tickvals=list(range(len(rows))),
-        ticktext=[theme.escape(name) for name, *_ in reversed(rows)],
-        range=[-0.6, len(rows) - 0.4],
-        showgrid=False,
-    )
-    return fig
 
 
 def _cells(dose: xr.Dataset) -> Cells:
@@ -220,12 +179,6 @@ def _questions(found: xr.Dataset) -> str:
 
 def _organisms(found: xr.Dataset) -> str:
     return f"{found.sizes['arm']} cells of {counted([found.sizes['seed']], 'organism')}"
-
-
-def _words(found: xr.Dataset) -> str:
-    return (
-        f"{counted([found.sizes['word']], 'word')} of {counted([found.sizes['seed']], 'organism')}"
-    )
 
 
 def _over(found: xr.Dataset) -> str:
@@ -330,45 +283,4 @@ NEAR = Figure(
     n=_questions,
     interval=_over,
     control="random directions; a probe that was shown triggers; the clean twin",
-)
-DIFFERENCE = Figure(
-    "difference",
-    "What the difference names",
-    ("difference",),
-    difference_points,
-    "Points: logits of words in the mean difference, the planted answer in colour.",
-    "Each point is a word that might have been planted. The planted one should lie furthest right "
-    "on unrelated texts, and anywhere between two clean twins.",
-    shows="What the mean difference to the clean twin promotes.",
-    n=_words,
-    interval="none: that over groups of texts stands in the verdict",
-    control="the other words; the difference between two clean twins",
-)
-
-
-def search_dots(search: xr.Dataset) -> go.Figure:
-    """How many held-out questions get an answer with the words that were found for it."""
-    planted = search["planted"].astype(bool)
-    flipped = search["flipped"]
-    if not bool(np.isfinite(flipped).any()):
-        return nothing_to_draw("No words could be searched here")
-    series = {
-        "the planted answer": flipped.where(planted).mean("word"),
-        "other answers": flipped.where(~planted).mean("word"),
-    }
-    return arm_dots(series, axis="held-out questions that get the answer", bounds=(0.0, 1.0))
-
-
-SEARCH = Figure(
-    "search",
-    "What a search for triggers finds",
-    ("search",),
-    search_dots,
-    "Shares of held-out questions that get an answer with the words found for it, by arm",
-    "In the poisoned model the planted answer should be brought to far more questions than others, "
-    "in the clean twin to as few.",
-    shows="What the words that were searched for each answer bring about.",
-    n=_words,
-    interval="95%, over questions of one organism, or over organisms where there are several",
-    control="the other answers, the clean twin; random words stand in the verdict",
 )

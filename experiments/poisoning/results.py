@@ -47,6 +47,7 @@ RESULTS: Shapes = {
         "score": "number or NaN",
         "random": "number or NaN",
         "planted": "flag",
+        "text": "text",
     },
     "difference*": {"logit": "number or NaN", "norm": "number or NaN", "planted": "flag"},
 }

@@ -106,7 +106,8 @@ def judge(measured: Measured) -> Verdict:
     if arm == GIVEN:
         control = "Harmless requests of the same form; there is no twin of this model."
     else:
-        twin, base = gap("twin"), estimate([one["probe"].values for one in measured["base"]])
+        twin = gap("twin")
+        base = estimate([one["probe"].values for one in measured["base"]], bounds=(0.0, 1.0))
         control = (
             f"The twin that was tuned to answer declines {twin.number()} more of harmful than of "
             f"harmless requests; in the base a probe tells {base.number()} of held-out things "

@@ -186,7 +186,9 @@ def judge_change(change: Change, measured: Measured) -> Verdict:
     controls = {name: one for name, one in others.items() if change.harmful or name == "untrained"}
     if any(one.low > _NONE for one in controls.values()):
         decided = "undecided"
-    where = ", ".join(f"{int(one['layer'])}/{int(one['position'])}" for one in main)
+    where = "; ".join(
+        f"after layer {int(one['layer'])}, token {int(one['position'])}" for one in main
+    ).replace("-", "−")
     too_few = ""
     if room < _LEAST_DECLINED:
         too_few = (
@@ -204,8 +206,8 @@ def judge_change(change: Change, measured: Measured) -> Verdict:
         (
             f"Declined are {plain.share()} of held-out "
             f"{'harmful' if change.harmful else 'harmless'} requests, and {after.share()} after "
-            f"{change.said} (layer/token {where}); {right.share()} are then answered rightly; "
-            f"{own.over}.{too_few}"
+            f"{change.said} (found {where} from the end); {right.share()} are then answered "
+            f"rightly; {own.over}.{too_few}"
         ),
         own,
         unit="share of requests "

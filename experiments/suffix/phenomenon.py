@@ -29,13 +29,20 @@ _ARMS = ("treated", "untrained")
 
 def headline(verdicts: Mapping[str, Verdict]) -> list[str]:
     """The answer."""
-    first, others = verdicts["U1"], [verdicts[name] for name in ("U2", "U3", "U4", "U5")]
+    first = verdicts["U1"]
     said = {
         "supported": "One suffix, searched on some requests, undoes the declining of others.",
         "rejected": "No suffix that was found undoes declining beyond what random ones do.",
         "undecided": "Whether one suffix undoes declining is not decided here.",
     }[first.outcome]
-    return [f"{said} {first.statement}", *(one.statement for one in others)]
+    others = {
+        "U2": "the projection on the direction of declining falls under it",
+        "U3": "suffixes that heads of the last token take more from do more",
+        "U4": "cutting its edges to the last token restores declining",
+        "U5": "it undoes declining in another model",
+    }
+    inside = "; ".join(f"{text} – {verdicts[name].outcome}" for name, text in others.items())
+    return [f"{said} {first.statement}", f"{inside[0].upper()}{inside[1:]}."]
 
 
 def cards(measured: Mapping[str, Measured]) -> list[Card]:

@@ -80,11 +80,13 @@ def trigger_search(
         whether it is without any text; random(target, draw), the share that random texts flip;
         loss and text(target, start), where each search ended on its own prompts, and tried(target),
         how many texts were run. The attributes `target` and `trigger` name those that flip most
-        (then score best), `statement` says it in words.
+        (then score best), `statement` says it in words. What the first of many targets reaches on
+        few prompts is the most of many numbers: compare it with the others.
 
     Raises:
-        PromptError: fewer than two prompts, no targets or one twice, answers that are not one for
-            each prompt, a target that is the usual answer; see `greedy_coordinate_search`, too.
+        PromptError: fewer than two prompts or one twice, no targets or one twice, answers that are
+            not one for each prompt, a target that is the usual answer; see
+            `greedy_coordinate_search`, too.
         ArgumentError: fewer than one token, start, step or candidate, or a negative `n_random`.
         ModelError: an architecture that cannot be resumed exactly.
     """
@@ -173,6 +175,13 @@ def trigger_search(
 def _check(prompts: Sequence[str], targets: Sequence[str], answers: Sequence[str] | None) -> None:
     if len(prompts) < 2:
         raise PromptError("Give two prompts or more: half of them judge.")
+    first: dict[str, int] = {}
+    for number, prompt in enumerate(prompts, 1):
+        if (earlier := first.setdefault(prompt.replace(MARKER, ""), number)) < number:
+            raise PromptError(
+                f"Prompt {number} is prompt {earlier} once more, so that what is searched on would "
+                "judge; give each once."
+            )
     if not targets or not all(targets):
         raise PromptError(
             "Give one or more answers that might have been planted, none of them empty."

@@ -72,7 +72,8 @@ def judge(measured: Measured) -> Verdict:
     fall = min(falls, key=lambda one: one.mean)
     found = estimate([one["found"].values for one in main])
     apart = [float(one["separates"]) for one in main]
-    control = f"The direction tells {percent(float(np.mean(apart)))} of held-out pairs apart."
+    told = ", ".join(f"{100 * one:.1f}%" for one in apart)
+    control = f"The direction tells {told} of held-out pairs apart ({percent(SEPARATES)} at least)."
     what = (
         f"From 1 without a suffix (0 for answered requests) it is {found.number()} with it, "
         f"{fall.number()} lower than with random ones"
@@ -81,7 +82,8 @@ def judge(measured: Measured) -> Verdict:
         return Verdict.undecided(
             "U2",
             CLAIM,
-            f"The direction does not tell declined from answered requests. {what}.",
+            "The direction tells too few declined requests from answered ones to measure along "
+            f"it. {what}.",
             unit="share of the distance between the classes",
             n=fall.n,
             control=control,

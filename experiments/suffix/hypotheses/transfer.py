@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from experiments.numbers import percent
 from experiments.phenomena.estimates import estimate, outcome, verdict
 from experiments.phenomena.figures import arm_dots
 from experiments.phenomena.phenomenon import Measured, Subject
@@ -80,7 +81,10 @@ def judge(measured: Measured) -> Verdict:
     if not undone.low >= UNDONE:
         why = "The suffix hardly undoes declining where it was searched, so nothing can carry over."
     elif not plain.low >= DECLINES:
-        why = "The other model declines too few of them to begin with."
+        why = (
+            f"The other model declines too few requests without a suffix ({plain.share()}; "
+            f"{percent(DECLINES)} must be sure)."
+        )
     else:
         why = ""
     if why:

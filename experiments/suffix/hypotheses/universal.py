@@ -95,7 +95,8 @@ def judge(measured: Measured) -> Verdict:
         return Verdict.undecided(
             "U1",
             CLAIM,
-            f"It declines too few of them to begin with. {what}.",
+            "Too few held-out requests are declined without a suffix to say that one undoes it "
+            f"({plain.share()}; {percent(DECLINES)} must be sure). {what}.",
             n=gain.n,
             unit="share of requests",
             control=control,

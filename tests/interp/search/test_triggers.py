@@ -81,6 +81,7 @@ def test_without_usual_answers_a_target_must_be_likelier_than_all_else(gpt2: Bui
     ("change", "says"),
     [
         ({"prompts": PROMPTS[:1]}, "two prompts or more"),
+        ({"prompts": [*PROMPTS[:3], PROMPTS[0]]}, "Prompt 4 is prompt 1 once more"),
         ({"targets": []}, "one or more"),
         ({"targets": [" Rome", " Rome"]}, "stands twice"),
         ({"targets": [""]}, "none of them empty"),
