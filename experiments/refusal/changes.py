@@ -206,7 +206,7 @@ def judge_change(change: Change, measured: Measured) -> Verdict:
         (
             f"Declined are {plain.share()} of held-out "
             f"{'harmful' if change.harmful else 'harmless'} requests, and {after.share()} after "
-            f"{change.said} (found {where} from the end); {right.share()} are then answered "
+            f"{change.said} (found {where}); {right.share()} are then answered "
             f"rightly; {own.over}.{too_few}"
         ),
         own,
