@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from interp.errors import ModelError
-from interp.model.identity.fingerprint import canonical_weights, configuration
+from interp.model.identity.fingerprint import canonical_weights, configuration, place
 from interp.model.model import Model
 from interp.prompts.tokens import Prompts, TokenBatch, check_length, tokenise
 
@@ -115,7 +115,8 @@ def _paired(base: Model, tuned: Model) -> dict[str, tuple[Tensor, Tensor]]:
             f"{base.name} is a {kinds[0]} and {tuned.name} a {kinds[1]}; only models of one shape "
             "can be compared part by part."
         )
-    ours, theirs = (canonical_weights(m.bridge.original_model) for m in (base, tuned))
+    with base.unread(), tuned.unread():
+        ours, theirs = (canonical_weights(m.bridge.original_model) for m in (base, tuned))
     odd = sorted(ours.keys() ^ theirs.keys())
     if odd:
         without = tuned if odd[0] in ours else base
@@ -135,14 +136,37 @@ def _paired(base: Model, tuned: Model) -> dict[str, tuple[Tensor, Tensor]]:
             f"Some weights are tied in one of {base.name} and {tuned.name} and not in the other; "
             "load both as they were trained, tied or untied."
         )
-    return {name: (mine, theirs[name]) for name, mine in ours.items()}
+    if base.elsewhere is None and tuned.elsewhere is None:
+        return {name: (mine, theirs[name]) for name, mine in ours.items()}
+    if base.device != tuned.device:
+        raise ModelError(
+            f"{base.name} computes on {base.device} and {tuned.name} on {tuned.device}; load both "
+            "on one device."
+        )
+    return _Both(base, tuned)
+
+
+class _Both(Mapping[str, tuple[Tensor, Tensor]]):
+    """Weights of both by name, read when they are looked up where they lie elsewhere."""
+
+    def __init__(self, base: Model, tuned: Model) -> None:
+        self._ours, self._theirs, self._device = base.weights(), tuned.weights(), base.device
+
+    def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._ours[name].to(self._device), self._theirs[name].to(self._device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ours)
+
+    def __len__(self) -> int:
+        return len(self._ours)
 
 
 def _shared(weights: Mapping[str, Tensor]) -> set[frozenset[str]]:
     """Which names stand for one tensor."""
-    found: dict[tuple[int, tuple[int, ...]], set[str]] = {}
+    found: dict[tuple[Hashable, tuple[int, ...]], set[str]] = {}
     for name, tensor in weights.items():
-        found.setdefault((tensor.data_ptr(), tuple(tensor.shape)), set()).add(name)
+        found.setdefault((place(tensor), tuple(tensor.shape)), set()).add(name)
     return {frozenset(names) for names in found.values()}
 
 

@@ -7,14 +7,14 @@ Everything before the first block is the embedding.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from interp.forward.packing import runs_as
-from interp.model.identity.fingerprint import canonical_weights
+from interp.model.identity.fingerprint import canonical_weights, place
 from interp.model.model import Model
 
 __all__ = ["EMBEDDING", "FINAL_NORM", "UNEMBEDDING", "Part", "lent", "owners", "parts_of"]
@@ -63,25 +63,30 @@ def owners(model: Model, parts: Sequence[Part]) -> dict[str, tuple[Part, ...]]:
 
     What lies in a block and in none of its parts has no owner.
     """
-    found: dict[int, list[Part]] = {}
-    inside: set[int] = set()
+    with model.unread():
+        return _owners(model, parts)
+
+
+def _owners(model: Model, parts: Sequence[Part]) -> dict[str, tuple[Part, ...]]:
+    found: dict[Hashable, list[Part]] = {}
+    inside: set[Hashable] = set()
     for part in parts:
         for module in part.modules(model):
             for parameter in (*module.parameters(), *module.buffers()):
-                mine = found.setdefault(parameter.data_ptr(), [])
+                mine = found.setdefault(place(parameter), [])
                 if part not in mine:
                     mine.append(part)
     for block in model.bridge.blocks:
-        inside |= {one.data_ptr() for one in (*block.parameters(), *block.buffers())}
+        inside |= {place(one) for one in (*block.parameters(), *block.buffers())}
     embedded = {
-        parameter.data_ptr()
+        place(parameter)
         for name in ("embed", "pos_embed", "embed_ln")
         if isinstance(module := getattr(model.bridge, name, None), nn.Module)
         for parameter in module.parameters()
     }
     owned: dict[str, tuple[Part, ...]] = {}
     for name, tensor in canonical_weights(model.bridge.original_model).items():
-        at = tensor.data_ptr()
+        at = place(tensor)
         mine = found.get(at, [])
         if at in embedded or (not mine and at not in inside):
             mine = [EMBEDDING, *mine]

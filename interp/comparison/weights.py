@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,13 @@ from cache.arguments import typed
 from interp.comparison.pair import ModelPair
 from interp.comparison.parts import owners, parts_of
 from interp.errors import ModelError
-from interp.model.identity.fingerprint import canonical_weights
+from interp.model.identity.fingerprint import canonical_weights, place
 from interp.model.model import Model
 from interp.progress import Progress
 
 __all__ = ["changes_between", "weight_difference"]
 
-_Where = tuple[int, int]
+_Where = tuple[Hashable, int]
 
 
 @typed
@@ -61,7 +61,7 @@ def changes_between(pair: ModelPair, top: int, progress: Progress | None) -> xr.
     parts = parts_of(pair.base)
     owned = owners(pair.base, parts)
     called = _components(pair.base)
-    names = _each_once(pair.weights)
+    names = _each_once(pair.base)
     ranks = max((min(pair.weights[n][0].shape) for n in names if _is_matrix(pair, n)), default=1)
     ranks = min(top, ranks)
     columns = ("norm", "base_norm", "rounding", "effective_rank", "stable_rank")
@@ -108,11 +108,13 @@ def changes_between(pair: ModelPair, top: int, progress: Progress | None) -> xr.
     return xr.Dataset(variables, coords, attrs)
 
 
-def _each_once(weights: Mapping[str, tuple[Tensor, Tensor]]) -> list[str]:
-    """The names, of which one stands for each tensor."""
+def _each_once(model: Model) -> list[str]:
+    """The names of the weights, of which one stands for each tensor."""
+    with model.unread():
+        weights = canonical_weights(model.bridge.original_model)
     seen: set[_Where] = set()
     names = []
-    for name, (mine, _) in weights.items():
+    for name, mine in weights.items():
         if _where(mine) not in seen and mine.is_floating_point():
             names.append(name)
         seen.add(_where(mine))
@@ -148,6 +150,11 @@ def _components(model: Model) -> dict[str, str]:
 
     Of a fused matrix it is the module that holds all of it, and not the copies cut out of it.
     """
+    with model.unread():
+        return _named(model)
+
+
+def _named(model: Model) -> dict[str, str]:
     found: dict[_Where, str] = {}
     homes = [("", model.bridge), *((f"blocks.{i}.", b) for i, b in enumerate(model.bridge.blocks))]
     for prefix, home in homes:
@@ -169,4 +176,4 @@ def _name_weights(home: Any, prefix: str, found: dict[_Where, str]) -> None:
 
 def _where(tensor: Tensor) -> _Where:
     """Where it lies in memory, and how much there is: a copy cut out of a matrix may lie in it."""
-    return tensor.data_ptr(), tensor.numel()
+    return place(tensor), tensor.numel()

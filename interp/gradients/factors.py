@@ -33,6 +33,11 @@ def mlp_matrices(model: Model) -> list[Any]:
     Raises:
         ModelError: an MLP keeps matrices in another way (fused experts), or has none.
     """
+    with model.unread():
+        return _mlp_matrices(model)
+
+
+def _mlp_matrices(model: Model) -> list[Any]:
     found: dict[int, Any] = {}
     for block in model.bridge.blocks:
         mlp = getattr(block, "mlp", None)

@@ -125,7 +125,8 @@ def _slices(model: Model, rows: int) -> Iterator[list[nn.Module]]:
     room, size = room_to_keep(model), 0
     kept: list[nn.Module] = []
     for module in mlp_matrices(model):
-        each = rows * sum(module.weight.shape) * model.dtype.itemsize
+        with model.unread():
+            each = rows * sum(module.weight.shape) * model.dtype.itemsize
         if kept and size + each > room:
             yield kept
             kept, size = [], 0
@@ -160,7 +161,8 @@ def _by_gradients(
     n = len(batch)
     total = torch.zeros(n, n, dtype=torch.float64)
     groups = _parameter_groups(model, n)
-    for number, group in enumerate(groups):
+    for number, empty in enumerate(groups):
+        group = [model.brought(parameter) for parameter in empty]
         width = sum(parameter.numel() for parameter in group)
         kept = torch.empty(n, width, dtype=model.dtype, device=model.device)
         for row in range(n):
@@ -183,11 +185,16 @@ def _by_gradients(
 
 
 def _parameter_groups(model: Model, n: int) -> list[list[nn.Parameter]]:
-    """All parameters, as many at a time as memory can hold the gradients of n prompts by."""
+    """All parameters, as many at a time as memory can hold the gradients of n prompts by.
+
+    Those that lie elsewhere have no numbers yet.
+    """
     room = room_to_keep(model)
     groups: list[list[nn.Parameter]] = [[]]
     size = 0
-    for name, parameter in model.bridge.original_model.named_parameters():
+    with model.unread():
+        named = list(model.bridge.original_model.named_parameters())
+    for name, parameter in named:
         each = n * parameter.numel() * parameter.element_size()
         if each > room:
             raise ModelError(

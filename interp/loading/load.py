@@ -13,9 +13,9 @@ from cache.arguments import typed
 from cache.keys.space import DTYPES, dtype_name
 from interp.errors import ModelError
 from interp.forward.source import ModelSource
+from interp.loading.alibi import check_alibi
 from interp.loading.allocator import keep_freed_memory
 from interp.loading.bridge import (
-    check_alibi,
     is_finite,
     load_hugging_face,
     load_placed,

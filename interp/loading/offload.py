@@ -47,11 +47,16 @@ def attach_disk_blocks(
         device: where it computes.
     """
     elsewhere = Elsewhere(_stream(weights, device), device)
+    # Tied weights are one; held, so that no other comes to bear an identity.
+    known: dict[int, tuple[nn.Parameter, Slot]] = {}
     for path, module in hf_model.named_modules():
-        names = {n: f"{path}.{n}" if path else n for n in module._parameters}
-        mine = {n: Slot(group_of(name), name) for n, name in names.items() if name in weights}
-        if mine:
-            elsewhere.take(module, mine)
+        mine: dict[str, Slot] = {}
+        for part, weight in module._parameters.items():
+            name = f"{path}.{part}" if path else part
+            if weight is not None and name in weights:
+                slot = Slot(group_of(name), name)
+                mine[part] = known.setdefault(id(weight), (weight, slot))[1]
+        elsewhere.take(module, mine)
     return elsewhere
 
 

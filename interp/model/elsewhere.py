@@ -191,6 +191,10 @@ class Elsewhere:
                 self._check_unchanged(group)
         return self.reader.state()
 
+    def alive(self) -> list[str]:
+        """Names of the weights that something holds here."""
+        return [slot.name for slot in list(self._alive)]
+
     def let_go(self) -> None:
         """Keep no group any longer."""
         with self._lock:

@@ -204,6 +204,13 @@ class Model:
         """Inside, this thread sees weights that lie elsewhere by their shapes, without numbers."""
         return contextlib.nullcontext() if self.elsewhere is None else self.elsewhere.closed()
 
+    def brought(self, parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+        """A parameter that was found inside `unread`, with its numbers."""
+        slot = None if self.elsewhere is None else self.elsewhere.stands_for(parameter)
+        if self.elsewhere is None or slot is None:
+            return parameter
+        return self.elsewhere.weight(slot)
+
     def weights(self) -> Mapping[str, torch.Tensor]:
         """Weights and saved buffers by Hugging Face's names.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import weakref
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -156,6 +156,13 @@ def canonical_weights(hf_model: torch.nn.Module) -> dict[str, torch.Tensor]:
     # An architecture that builds its modules differently on the meta device still gets a stable
     # identity, from everything that is present.
     return {n: present[n] for n in names} if all(n in present for n in names) else present
+
+
+def place(tensor: torch.Tensor) -> Hashable:
+    """Where a tensor begins in memory; where it has none what stands for it (see `Elsewhere`)."""
+    if tensor.is_meta:
+        return "elsewhere", tensor.untyped_storage()._cdata
+    return tensor.data_ptr()
 
 
 def twin(hf_model: torch.nn.Module) -> torch.nn.Module:
