@@ -133,8 +133,11 @@ def _make_page(study: str) -> Page:
 
 def _load_model(spec: ModelSpec) -> Model:
     from interp.loading.load import load_model
+    from interp.loading.written import from_environment
 
-    return load_model(spec.source, revision=spec.revision, dtype=spec.dtype)
+    # As `obverse app --device-map …` was told.
+    lies = from_environment()
+    return load_model(spec.source, revision=spec.revision, dtype=spec.dtype, **lies)
 
 
 def _nothing_asked(

@@ -70,6 +70,7 @@ def run_study(
     seed: int = 0,
     dtype: str = "float32",
     device: str | None = None,
+    placing: Mapping[str, Any] | None = None,
     model: Model | None = None,
     out: Path | None = None,
     root: Path = Path("runs"),
@@ -85,6 +86,9 @@ def run_study(
         preset: what to call these settings.
         dtype: of the model's weights, as for `interp.load_model`.
         device: likewise; it does not tell runs apart.
+        placing: where a model that is larger than a device lies: `device_map`, `offload_folder` and
+            `max_memory` of `interp.load_model`. Likewise; models that the study trains are not
+            placed.
         model: use this one, which is loaded already, instead of `config.model`.
         out: the run directory; if left out, one in `root` named after study, model, preset, seed
             and a hash of all settings.
@@ -110,7 +114,7 @@ def run_study(
     settings = identity(study.name, config, preset=preset, seed=seed, dtype=dtype)
     directory = check_path(out if out is not None else root / study.name / run_name(settings))
     reporter = reporter or QuietReporter()
-    loader = _Loader(config, model, device, dtype)
+    loader = _Loader(config, model, device, dtype, dict(placing or {}))
 
     _check_directory(directory, settings, fresh)
     if not fresh:
@@ -161,6 +165,7 @@ class _Loader:
     model: Model | None
     device: str | None
     dtype: str
+    placing: Mapping[str, Any]
 
     @property
     def source(self) -> Any:
@@ -180,7 +185,9 @@ class _Loader:
         reporter.note(f"Loading {source} …")
         from interp import load_model
 
-        return load_model(source, device=self.device, dtype=self.dtype, revision=revision)
+        return load_model(
+            source, device=self.device, dtype=self.dtype, revision=revision, **self.placing
+        )
 
 
 def _with_model(config: ConfigT, model: Model) -> ConfigT:

@@ -27,7 +27,7 @@ class InMemory:
     """A loaded model.
 
     Attributes:
-        bytes: that its weights take.
+        bytes: that its weights take in memory.
     """
 
     spec: ModelSpec
@@ -99,7 +99,7 @@ class Models:
                 spec,
                 model.name,
                 model.n_parameters,
-                sum(p.numel() * p.element_size() for p in model.bridge.original_model.parameters()),
+                _bytes_here(model),
                 str(model.dtype).removeprefix("torch."),
                 str(model.device),
             )
@@ -111,6 +111,13 @@ class Models:
             del self._kept[key]
         # Models hold themselves in circles; collected also for those that others dropped.
         gc.collect()
+
+
+def _bytes_here(model: Model) -> int:
+    """What its weights take, without those that are read when they are needed."""
+    with model.unread():
+        weights = list(model.bridge.original_model.parameters())
+    return sum(w.numel() * w.element_size() for w in weights if not w.is_meta)
 
 
 def touched(spec: ModelSpec) -> float:

@@ -39,6 +39,9 @@ def explorer(
         ),
     ] = None,
     root: options.Runs = options.DEFAULT_RUNS,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    max_memory: options.MaxMemory = None,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
     ] = True,
@@ -51,15 +54,17 @@ def explorer(
 
     - `obverse app`
     - `obverse app --port 8600 --run runs/reversal-curse/…`
+    - `obverse app --device-map auto`
     """
     if run is not None:
         from experiments.records import RunRecord
 
         RunRecord.open(run)
+    lies = options.environment(device_map, offload_folder, max_memory)
     check_port(port)
     address = f"http://{_HOST}:{port}"
     say(f"Starting the explorer at {address} …")
-    with served(server_arguments(port, run, root)) as child:
+    with served(server_arguments(port, run, root), lies) as child:
         if not _answers(child, port):
             raise ObverseError(
                 "The explorer did not start; what it printed above says why, or try --port."

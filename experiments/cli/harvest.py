@@ -45,6 +45,9 @@ def harvest(
         typer.Option(help="Of what is stored.", show_default="that of the weights"),
     ] = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    max_memory: options.MaxMemory = None,
     revision: options.Revision = None,
     executor: options.ExecutorName = options.ExecutorKind.serial,
     workers: options.Workers = None,
@@ -62,6 +65,7 @@ def harvest(
     - `obverse harvest --text corpus.txt --executor processes --workers 4`
     """
     say(f"Loading {model} …")
+    lies = options.placing(device_map, offload_folder, max_memory)
     quiet_libraries()
     executed_by = options.make_executor(executor, workers, address)
     wanted = None if tokens is None else parse_count(tokens)
@@ -71,7 +75,7 @@ def harvest(
     from interp.harvest import bytes_of_token
     from interp.harvest import harvest as run
 
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision, **lies)
     named = choose_sites(sites, layers, loaded.n_layers)
     size = bytes_of_token(loaded, named, store_dtype)
     with ActivationStore(cache, budget) as store, metered(size) as progress:

@@ -58,6 +58,9 @@ def lens(
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=50, help="How many next tokens to list.")] = 5,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "float32",
     revision: options.Revision = None,
 ) -> None:
@@ -77,11 +80,12 @@ def lens(
     if tuned is not None and jacobian is not None:
         raise typer.BadParameter("A prompt is read through one lens; give --tuned or --jacobian.")
     say(f"Loading {model} …")
+    lies = options.placing(device_map, offload_folder, max_memory)
     quiet_libraries()
     from interp import JacobianLens, TunedLens, load_model
     from interp.lens.logit import logit_lens
 
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision, **lies)
     answer = None if answer is None else with_space(prompt, answer)
     answers = None if answer is None else [answer]
     through: TunedLens | JacobianLens | None = None

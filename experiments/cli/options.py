@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,20 +20,25 @@ __all__ = [
     "Cache",
     "Corpus",
     "Device",
+    "DeviceMap",
     "Dtype",
     "ExecutorKind",
     "ExecutorName",
+    "MaxMemory",
     "ModelName",
+    "OffloadFolder",
     "Revision",
     "RowLength",
     "Runs",
     "StorePath",
     "Tokens",
     "Workers",
+    "environment",
     "file",
     "file_or_folder",
     "folder",
     "make_executor",
+    "placing",
     "use_cache",
 ]
 
@@ -75,6 +80,32 @@ def _path(written: str | Path) -> Path:
 
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or mps.", show_default="the GPU if there is one")
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        envvar="OBVERSE_DEVICE_MAP",
+        help="Where a model larger than a device lies, instead of --device: auto, or parts by name "
+        'as JSON, such as {"": 0, "model.layers.3": "disk"}.',
+        metavar="MAP",
+    ),
+]
+OffloadFolder = Annotated[
+    str | None,
+    typer.Option(
+        envvar="OBVERSE_OFFLOAD_FOLDER",
+        help="For weights on disk that the model's files do not hold as it computes with them.",
+        metavar="FOLDER",
+    ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        envvar="OBVERSE_MAX_MEMORY",
+        help="What weights may take with --device-map auto, such as cpu=20GB,0=70GB.",
+        show_default="four fifths of what is free",
+        metavar="SIZES",
+    ),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the weights: float32, float16 or bfloat16.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")]
@@ -174,3 +205,35 @@ def make_executor(kind: ExecutorKind, workers: int | None, address: str | None) 
     from interp.execute import Executor
 
     return Executor(kind.value, workers, address)
+
+
+def placing(
+    device_map: str | None, offload_folder: str | None, max_memory: str | None
+) -> dict[str, Any]:
+    """The arguments of `load_model` that these options stand for.
+
+    Raises:
+        ModelError: one of them cannot be read.
+    """
+    if device_map is None and offload_folder is None and max_memory is None:
+        return {}
+    from interp.loading.written import placing as read
+
+    return read(device_map, offload_folder, max_memory)
+
+
+def environment(
+    device_map: str | None, offload_folder: str | None, max_memory: str | None
+) -> dict[str, str]:
+    """These options as variables for another process.
+
+    Raises:
+        ModelError: one of them cannot be read.
+    """
+    placing(device_map, offload_folder, max_memory)
+    given = {
+        "OBVERSE_DEVICE_MAP": device_map,
+        "OBVERSE_OFFLOAD_FOLDER": offload_folder,
+        "OBVERSE_MAX_MEMORY": max_memory,
+    }
+    return {name: value for name, value in given.items() if value is not None}

@@ -86,6 +86,9 @@ def run(
         ),
     ] = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "float32",
     revision: options.Revision = None,
     executor: options.ExecutorName = options.ExecutorKind.serial,
@@ -115,6 +118,7 @@ def run(
     - `obverse run reversal-curse --preset full --executor ray --address 10.0.0.1:6379`
     """
     say(f"Starting {study} …")
+    lies = options.placing(device_map, offload_folder, max_memory)
     quiet_libraries()
     executed_by = options.make_executor(executor, workers, address)
     options.use_cache(cache)
@@ -143,6 +147,7 @@ def run(
         seed=seed,
         dtype=dtype,
         device=device,
+        placing=lies,
         out=out,
         fresh=fresh,
         executor=executed_by,

@@ -12,7 +12,7 @@ import runpy
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 __all__ = ["serve", "served"]
@@ -27,17 +27,21 @@ _SECONDS_TO_END = 5.0
 
 
 @contextmanager
-def served(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def served(
+    arguments: list[str], environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process that runs a script, and is gone after the block.
 
     Args:
         arguments: the script's path, and what it is told.
+        environment: variables of its own.
     """
     watched, kept = os.pipe()
     try:
         try:
             child = subprocess.Popen(
                 [sys.executable, "-c", _SERVER, str(watched), json.dumps(sys.path), *arguments],
+                env={**os.environ, **(environment or {})},
                 pass_fds=[watched],
                 stdin=subprocess.DEVNULL,
                 # Its own greeting goes to stdout; errors go to stderr.

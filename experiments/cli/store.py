@@ -95,6 +95,9 @@ def verify(
     ] = None,
     dtype: options.Dtype = "float32",
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    max_memory: options.MaxMemory = None,
     revision: options.Revision = None,
 ) -> None:
     """Compare every byte with its checksum; name what is damaged and set it aside.
@@ -107,12 +110,13 @@ def verify(
     - `obverse cache verify`
     - `obverse cache verify --model gpt2`
     """
+    lies = options.placing(device_map, offload_folder, max_memory)
     quiet_libraries()
     loaded = None
     if model is not None:
         from interp import load_model
 
-        loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+        loaded = load_model(model, device=device, dtype=dtype, revision=revision, **lies)
     with _open(cache) as store, TerminalReporter().stage("verifying") as progress:
         report = store.verify(loaded, progress=progress)
     for finding in report.findings:

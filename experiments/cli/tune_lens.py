@@ -51,6 +51,9 @@ def tune_lens(
         typer.Option(help="Of what is in the store.", show_default="that of the weights"),
     ] = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    max_memory: options.MaxMemory = None,
     revision: options.Revision = None,
 ) -> None:
     """Train a tuned lens: for each layer an affine map that makes the logit lens see better.
@@ -64,13 +67,14 @@ def tune_lens(
     - `obverse tune-lens --text corpus.txt --model gpt2 --out my-lens`
     """
     say(f"Loading {model} …")
+    lies = options.placing(device_map, offload_folder, max_memory)
     quiet_libraries()
     options.use_cache(cache)
     wanted = None if tokens is None else parse_count(tokens)
 
     from interp import load_model, train_tuned_lens
 
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision, **lies)
     folder = out if out is not None else Path("lenses") / loaded.name
     with TerminalReporter().stage("training") as progress:
         lens = train_tuned_lens(
@@ -131,6 +135,9 @@ def fit_lens(
     ] = 16,
     dtype: options.Dtype = "float32",
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    max_memory: options.MaxMemory = None,
     revision: options.Revision = None,
 ) -> None:
     """Fit a Jacobian lens: for each layer what its stream does to the last one, on average.
@@ -144,12 +151,13 @@ def fit_lens(
     - `obverse fit-lens --text corpus.txt --model gpt2 --tokens 13k --out my-jacobian-lens`
     """
     say(f"Loading {model} …")
+    lies = options.placing(device_map, offload_folder, max_memory)
     quiet_libraries()
     wanted = None if tokens is None else parse_count(tokens)
 
     from interp import fit_jacobian_lens, load_model
 
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision, **lies)
     folder = out if out is not None else Path("lenses") / f"{loaded.name}-jacobian"
     with TerminalReporter().stage("fitting") as progress:
         lens = fit_jacobian_lens(

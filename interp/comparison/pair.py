@@ -108,7 +108,7 @@ def _locked(one: Model, other: Model) -> Iterator[None]:
         yield
 
 
-def _paired(base: Model, tuned: Model) -> dict[str, tuple[Tensor, Tensor]]:
+def _paired(base: Model, tuned: Model) -> Mapping[str, tuple[Tensor, Tensor]]:
     kinds = [type(model.bridge.original_model).__name__ for model in (base, tuned)]
     if kinds[0] != kinds[1]:
         raise ModelError(

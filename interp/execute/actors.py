@@ -38,11 +38,14 @@ class Actor:
 class Actors:
     """Ray actors.
 
+    Args:
+        gpus: of each, where the cluster has any.
+
     Attributes:
         limit: how many there may be.
     """
 
-    def __init__(self, workers: int | None, address: str | None) -> None:
+    def __init__(self, workers: int | None, address: str | None, gpus: int = 1) -> None:
         self._ray = ray = import_ray(address)
         self._actors: list[Any] = []
         self._pending: dict[Any, Any] = {}  # reference of a reply → actor
@@ -56,7 +59,7 @@ class Actors:
                     "ray.shutdown() first, or leave the address out."
                 )
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            self.limit, self._threads, self._gpus = share_of_each(nodes, workers)
+            self.limit, self._threads, self._gpus = share_of_each(nodes, workers, gpus)
         except BaseException:
             self.close()
             raise
@@ -102,20 +105,26 @@ class Actors:
                 connection.close()
 
 
-def share_of_each(nodes: list[dict[str, float]], workers: int | None) -> tuple[int, int, int]:
+def share_of_each(
+    nodes: list[dict[str, float]], workers: int | None, each_gpus: int = 1
+) -> tuple[int, int, int]:
     """Of the machines of a cluster: (workers, CPUs or threads of each, GPUs of each).
 
+    A worker's GPUs are in one machine.
     Without GPUs each worker gets as many CPUs as fit: all of them must find a place together.
     """
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if gpus:
-        if workers is not None and workers > gpus:
+        most = sum(int(node.get("GPU", 0)) // each_gpus for node in nodes)
+        if most == 0 or (workers is not None and workers > most):
+            needs = f", each of which needs {each_gpus} in one machine" if each_gpus > 1 else ""
             raise ExecutionError(
-                f"The cluster has {gpus} GPUs for {workers} workers; choose at most {gpus}."
+                f"The cluster has {gpus} GPUs for {workers or 'any'} workers{needs}; choose at "
+                f"most {most}, or place the model on fewer."
             )
-        count = workers or gpus
-        return count, max(1, sum(cpus) // gpus), 1
+        count = workers or most
+        return count, max(1, sum(cpus) // gpus) * each_gpus, each_gpus
     count = workers or sum(min(n, MOST_WORKERS) for n in cpus)
     if count == 0 or count > sum(cpus):
         raise ExecutionError(

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 
+from interp.errors import ExecutionError
 from interp.execute.messages import Work
 from interp.execute.settings import MOST_WORKERS, cores, limits
 
@@ -39,12 +40,24 @@ class Worker:
 class Processes:
     """Worker processes on this machine.
 
+    Args:
+        workers: how many; None for as many as there are GPUs for, or cores.
+        gpus: of each worker, where there are any.
+
     Attributes:
         limit: how many there may be.
     """
 
-    def __init__(self, workers: int | None) -> None:
-        self._devices = _devices()
+    def __init__(self, workers: int | None, gpus: int = 1) -> None:
+        found = _devices()
+        if 0 < len(found) < gpus:
+            raise ExecutionError(
+                f"Each worker needs {gpus} GPUs, as many as the model lies on, and there are "
+                f"{len(found)}; place it on fewer."
+            )
+        whole = len(found) // gpus * gpus
+        self._devices = [",".join(found[at : at + gpus]) for at in range(0, whole, gpus)]
+        self._several = len(found) > 1
         self.limit = workers or len(self._devices) or min(cores(), MOST_WORKERS)
         self._workers: list[Worker] = []
         self._launched = 0
@@ -101,7 +114,7 @@ class Processes:
 
     def _environment(self) -> dict[str, str]:
         threads = limits(max(1, cores() // self.limit))
-        if len(self._devices) < 2:
+        if not self._devices or not self._several:
             return threads
         device = self._devices[self._launched % len(self._devices)]
         return {**threads, "CUDA_VISIBLE_DEVICES": device}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,9 @@ class ModelRecipe:
         fingerprint: of the model that is meant; not checked if left out.
         tokenizer: the same of its tokenizer.
         saved: of a model that was made in memory.
+        parts: where the parts of a model lie that is larger than a device; its GPUs are numbered
+            from 0 on, since a worker sees no others than its own.
+        folder: in which weights are written that its files do not hold as it computes with them.
     """
 
     source: str
@@ -64,6 +67,13 @@ class ModelRecipe:
     fingerprint: str | None = None
     tokenizer: str | None = None
     saved: Saved | None = None
+    parts: tuple[tuple[str, str], ...] = ()
+    folder: str | None = None
+
+    @property
+    def gpus(self) -> int:
+        """How many a worker needs."""
+        return max(1, len(_gpus(where for _, where in self.parts)))
 
     @classmethod
     def of(cls, model: Model) -> ModelRecipe:
@@ -104,7 +114,17 @@ class ModelRecipe:
         return model
 
     def _from_source(self) -> Model:
-        return load_model(self.source, device=self.device, dtype=self.dtype, revision=self.revision)
+        given = {"dtype": self.dtype, "revision": self.revision}
+        if not self.parts:
+            return load_model(self.source, device=self.device, **given)
+        if self.folder is None:
+            return load_model(self.source, device_map=dict(self.parts), **given)
+        # One of its own: several workers must not write the same files.
+        folder = tempfile.TemporaryDirectory(prefix="worker-", dir=self.folder)
+        where = {"device_map": dict(self.parts), "offload_folder": folder.name}
+        model = load_model(self.source, **where, **given)
+        weakref.finalize(model, folder.cleanup)
+        return model
 
     def _from_copy(self, saved: Saved) -> Model:
         folder = Path(self.source)
@@ -139,6 +159,11 @@ class OnModel:
 
     recipe: ModelRecipe
 
+    @property
+    def gpus(self) -> int:
+        """How many each worker needs."""
+        return self.recipe.gpus
+
     def __call__(self) -> Callable[[Callable[[Model], R]], R]:
         """Load the model; returns what runs a payload."""
         return partial(_call, self.recipe.load())
@@ -171,15 +196,27 @@ def _recipe(model: Model) -> ModelRecipe:
         source, saved = _save(model), Saved(type(model.tokenizer), _logits(model))
     elif model.path is not None and source not in bundled_models():
         source = str(model.path.resolve())
+    parts: dict[str, str] = {}
+    if model.placed is not None:
+        numbers = {gpu: f"cuda:{n}" for n, gpu in enumerate(_gpus(model.placed.parts.values()))}
+        parts = {part: numbers.get(where, where) for part, where in model.placed.parts.items()}
+    folder = None if model.placed is None else model.placed.folder
     return ModelRecipe(
         source,
         dtype=str(model.dtype).removeprefix("torch."),
         revision=model.revision,
-        device=model.device.type,
+        device=None if parts else model.device.type,
+        parts=tuple(parts.items()),
+        folder=None if folder is None else str(folder.resolve()),
         fingerprint=model.fingerprint,
         tokenizer=model.tokenizer_fingerprint,
         saved=saved,
     )
+
+
+def _gpus(places: Iterable[str]) -> list[str]:
+    found = {where for where in places if where.startswith("cuda")}
+    return sorted(found, key=lambda where: int(where.partition(":")[2] or 0))
 
 
 def _save(model: Model) -> str:

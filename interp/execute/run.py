@@ -141,7 +141,7 @@ class Workers:
         if not queue:
             return
         packed = messages.packed_start(start)
-        backend = self._prepared(packed)
+        backend = self._prepared(packed, int(getattr(start, "gpus", 1)))
         busy: dict[Any, Unit] = {}
         deaths = _Deaths()
         found: list[tuple[str, R]] = []
@@ -186,16 +186,16 @@ class Workers:
         while len(self._starting) + len(self._idle) + len(busy) < wanted:
             self._starting.add(backend.launch(packed))
 
-    def _prepared(self, packed: bytes) -> _Backend:
+    def _prepared(self, packed: bytes, gpus: int) -> _Backend:
         """The backend, without workers that were started with something else."""
         if packed != self._start:
             self.close()
         if self._backend is None:
             executor = self.executor
             self._backend = (
-                Processes(executor.workers)
+                Processes(executor.workers, gpus)
                 if executor.kind == "processes"
-                else Actors(executor.workers, executor.address)
+                else Actors(executor.workers, executor.address, gpus)
             )
         self._start = packed
         return self._backend

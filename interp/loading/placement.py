@@ -156,8 +156,7 @@ def _given(name: str, empty: nn.Module, device_map: DeviceMap) -> dict[str, str]
             near = difflib.get_close_matches(part, sorted(names), n=1, cutoff=0.3)
             hint = f"; did you mean '{near[0]}'?" if near else "."
             raise ModelError(
-                f"The device_map names {quoted(part)}, which '{name}' has no part of that name "
-                f"for{hint}"
+                f"The device_map names {quoted(part)}, and '{name}' has no part of that name{hint}"
             )
         parts[part] = _device(where)
     missing = [weight for weight in sorted(weights) if _where(weight, parts) is None]

@@ -17,7 +17,7 @@ import contextlib
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -170,12 +170,6 @@ class Elsewhere:
         """Whether this stands for a weight that was not brought."""
         return id(value) in self._empty
 
-    def named(self) -> Iterator[tuple[str, Tensor]]:
-        """Each weight that lies elsewhere, one at a time; those cut out of others are left out."""
-        for slot in self.slots:
-            if slot not in self._made:
-                yield slot.name, self.reader.one(slot.name)
-
     def full(self, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Weights by name, read where they are without numbers when they are asked for."""
         return _Read(named, self.reader)
@@ -325,9 +319,6 @@ class _Brought(dict[str, Any]):
     def put(self, name: str, slot: Slot, empty: nn.Parameter) -> None:
         self._slots[name] = slot
         super().__setitem__(name, empty)
-
-    def slots(self) -> Sequence[Slot]:
-        return list(self._slots.values())
 
     def __getitem__(self, name: str) -> Any:
         slot = self._slots.get(name)

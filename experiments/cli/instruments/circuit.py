@@ -62,6 +62,9 @@ def circuit(
     out: Out = None,
     as_json: AsJson = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "float32",
     revision: options.Revision = None,
 ) -> None:
@@ -83,6 +86,7 @@ def circuit(
     others = columns if held_out is None else prompt_files.read_columns(held_out, *wanted)
     with findings_kept("circuit", out, as_json) as found:
         say(f"Loading {model} …")
+        lies = options.placing(device_map, offload_folder, max_memory)
         quiet_libraries()
         from interp import load_model
         from interp.circuits import attribute_edges, faithfulness_curve, prune
@@ -92,7 +96,7 @@ def circuit(
 
         for table in (columns, others):
             prompt_files.check_foils(metric, table)
-        loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+        loaded = load_model(model, device=device, dtype=dtype, revision=revision, **lies)
         found.title = f"obverse circuit: {loaded.name}"
         ours, theirs = (None, None) if held_out is not None else _halves(columns)
         finding = prompt_files.make_pairs(loaded, columns, ours)

@@ -77,6 +77,9 @@ def diff(
     out: Out = None,
     as_json: AsJson = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "float32",
 ) -> None:
     """Compare two models: activations, weights, modules swapped, and a mean difference read out.
@@ -100,6 +103,7 @@ def diff(
     )
     unrelated = None if texts is None else read_columns(texts, ["text"])["text"]
     with findings_kept("diff", out, as_json) as found:
+        lies = options.placing(device_map, offload_folder, max_memory)
         quiet_libraries()
         from interp import compare_models, load_model
 
@@ -108,7 +112,7 @@ def diff(
         loaded = []
         for name in (base, tuned, *([] if twin is None else [twin])):
             say(f"Loading {name} …")
-            loaded.append(load_model(name, device=device, dtype=dtype))
+            loaded.append(load_model(name, device=device, dtype=dtype, **lies))
         found.title = f"obverse diff: {loaded[0].name} and {loaded[1].name}"
         answers, foils = (
             spaced(columns["text"], columns[name]) if name in columns else None

@@ -74,6 +74,9 @@ def patch(
     out: Out = None,
     as_json: AsJson = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "float32",
     revision: options.Revision = None,
 ) -> None:
@@ -93,11 +96,12 @@ def patch(
     columns = prompt_files.pair_columns(pairs, clean, corrupt, answer, foil, span)
     with findings_kept("patch", out, as_json) as found:
         say(f"Loading {model} …")
+        lies = options.placing(device_map, offload_folder, max_memory)
         quiet_libraries()
         from interp import load_model, sweep
 
         prompt_files.check_foils(metric, columns)
-        loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+        loaded = load_model(model, device=device, dtype=dtype, revision=revision, **lies)
         chosen = choose_layers(layers, loaded.n_layers)
         found.title = f"obverse patch: {site} of {loaded.name}"
         axes = None if by is None else [part.strip() for part in by.split(",")]

@@ -70,6 +70,9 @@ def probe(
     out: Out = None,
     as_json: AsJson = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "float32",
     revision: options.Revision = None,
 ) -> None:
@@ -87,6 +90,7 @@ def probe(
     columns = read_columns(texts, ["text", "label"], ["group", "type"])
     with findings_kept("probe", out, as_json) as found:
         say(f"Loading {model} …")
+        lies = options.placing(device_map, offload_folder, max_memory)
         quiet_libraries()
         options.use_cache(cache)
         where = _places(position)
@@ -94,7 +98,7 @@ def probe(
         from probes import collect, probe_report
         from probes.figures import probe_lines
 
-        loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+        loaded = load_model(model, device=device, dtype=dtype, revision=revision, **lies)
         found.title = f"obverse probe: {sites} of {loaded.name}"
         named = choose_sites(sites, layers, loaded.n_layers)
         reporter = TerminalReporter()

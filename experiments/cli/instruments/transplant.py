@@ -64,6 +64,9 @@ def transplant(
     out: Out = None,
     as_json: AsJson = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "float32",
     revision: options.Revision = None,
 ) -> None:
@@ -86,13 +89,14 @@ def transplant(
     )
     with findings_kept("transplant", out, as_json) as found:
         say(f"Loading {model} …")
+        lies = options.placing(device_map, offload_folder, max_memory)
         quiet_libraries()
         from interp import load_model
         from interp import transplant as run
 
         if "answer" in columns:
             check_foils(metric, columns)
-        loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+        loaded = load_model(model, device=device, dtype=dtype, revision=revision, **lies)
         found.title = f"obverse transplant: {site} of {loaded.name}"
         targets = columns["target"]
         answers, foils = (
