@@ -114,14 +114,14 @@ class ModelRecipe:
         return model
 
     def _from_source(self) -> Model:
-        given = {"dtype": self.dtype, "revision": self.revision}
+        given: dict[str, Any] = {"dtype": self.dtype, "revision": self.revision}
         if not self.parts:
             return load_model(self.source, device=self.device, **given)
         if self.folder is None:
             return load_model(self.source, device_map=dict(self.parts), **given)
         # One of its own: several workers must not write the same files.
         folder = tempfile.TemporaryDirectory(prefix="worker-", dir=self.folder)
-        where = {"device_map": dict(self.parts), "offload_folder": folder.name}
+        where: dict[str, Any] = {"device_map": dict(self.parts), "offload_folder": folder.name}
         model = load_model(self.source, **where, **given)
         weakref.finalize(model, folder.cleanup)
         return model

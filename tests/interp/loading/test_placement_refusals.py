@@ -1,0 +1,163 @@
+"""What cannot be placed is refused in one sentence, and what lies elsewhere cannot be lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from interp import load_model
+from interp.errors import DoesNotFit, ModelError
+from interp.execute.processes import Processes
+from interp.execute.recipe import ModelRecipe
+from interp.loading import placement
+from interp.loading.written import from_environment, placing
+from tests.interp.tiny import Tiny, build_tokenizer
+
+DISK = {"": "cpu", "model.layers": "disk"}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"device_map": {"": "cpu", "model.layer": "disk"}}, "did you mean 'model.layers'?"),
+        ({"device_map": {"model.layers": "disk"}}, "has no place for 3 weights"),
+        ({"device_map": {"": 7}}, "puts parts on '7', which is not here; there are"),
+        ({"device_map": {"": "cuda:7"}}, "which is not here"),
+        ({"device_map": {"": "meta"}}, "which is not here"),
+        ({"device_map": "nowhere"}, "which is not here"),
+        ({"device_map": DISK, "device": "cpu"}, "leave device=… out"),
+        ({"device_map": {"": "cpu"}, "offload_folder": "x"}, "puts none there"),
+        ({"device_map": DISK, "max_memory": {"cpu": "1GB"}}, "map that is worked out"),
+        ({"device_map": "auto", "max_memory": {3: "1GB"}}, "max_memory names '3'"),
+        ({"device_map": "auto", "max_memory": {"cpu": "much"}}, "is not a size"),
+        ({"offload_folder": "x"}, "goes with a device_map"),
+        ({"max_memory": {"cpu": "1GB"}}, "goes with a device_map"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(llama: Tiny, given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_model(llama.folder, **given)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_in_memory_lies_where_it_is(llama: Tiny) -> None:
+    with pytest.raises(ModelError, match="lies where it is"):
+        load_model(llama.hf, tokenizer=build_tokenizer(), device_map="auto")
+
+
+def test_the_offload_folder_must_be_writable(llama: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match="cannot be written to"):
+        load_model(llama.folder, device_map=DISK, offload_folder=tmp_path / "file")
+
+
+def test_pickled_and_quantised_weights_are_not_placed(llama: Tiny, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(llama.folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    packed = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": packed}))
+    with pytest.raises(ModelError, match="quantised"):
+        load_model(folder, device_map=DISK)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="only pickled weights"):
+        load_model(folder, device_map=DISK)
+
+
+def test_what_does_not_fit_is_refused_with_the_figures_of_each_place(
+    llama: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "available_memory", lambda: 1000)
+    with pytest.raises(DoesNotFit) as caught:
+        load_model(llama.folder, device_map={"": "cpu", "model.layers.1": "disk"})
+    assert "on cpu, where 1 kB are free (besides" in str(caught.value)
+    assert "on disk)" in str(caught.value)
+
+
+def test_a_map_is_worked_out_from_what_may_be_taken(llama: Tiny) -> None:
+    everything = load_model(llama.folder, device_map="auto")
+    assert everything.elsewhere is None
+    assert set(everything.placed.parts.values()) == {"cpu"}  # type: ignore[union-attr]
+    block = llama.model.block_bytes
+    some = load_model(llama.folder, device_map="sequential", max_memory={"cpu": 3 * block})
+    assert set(some.placed.parts.values()) == {"cpu", "disk"}  # type: ignore[union-attr]
+    assert some.fingerprint == llama.model.fingerprint
+
+
+def test_weights_elsewhere_are_not_changed(llama: Tiny) -> None:
+    model = load_model(llama.folder, device_map=DISK)
+    out = model.bridge.blocks[1].mlp.out.original_component
+    with pytest.raises(ModelError, match="was changed in memory, but lies elsewhere"):
+        out.weight = torch.nn.Parameter(torch.zeros_like(out.weight))
+    with torch.no_grad():
+        out.weight.add_(1)
+    with pytest.raises(ModelError, match="was changed in memory, but lies elsewhere"):
+        _ = model.fingerprint
+
+
+def test_a_file_that_changes_is_told(llama: Tiny, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(llama.folder, folder)
+    model = load_model(folder, device_map=DISK)
+    before = model.fingerprint
+    assert before == llama.model.fingerprint
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"abcd")
+    with pytest.raises(ModelError, match="load the model again"):
+        _ = model.fingerprint
+
+
+def test_weights_that_are_not_finite_are_told_by_name(llama: Tiny, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(llama.folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.inf
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"non-finite weights in 'model\.layers\.1\.mlp\.down_pr"):
+        load_model(folder, device_map=DISK)
+
+
+def test_a_recipe_carries_where_the_parts_lie(llama: Tiny) -> None:
+    model = load_model(llama.folder, device_map=DISK)
+    recipe = ModelRecipe.of(model)
+    assert dict(recipe.parts) == DISK
+    assert (recipe.device, recipe.gpus) == (None, 1)
+    again = recipe.load()
+    assert again.elsewhere is not None
+    assert again.fingerprint == model.fingerprint
+    # GPUs are numbered from 0 on in a worker, which sees no others.
+    many = ModelRecipe("x", parts=(("a", "cuda:3"), ("b", "cuda:12"), ("c", "disk")))
+    assert many.gpus == 2
+
+
+def test_workers_get_as_many_gpus_as_the_model_lies_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8")
+    assert Processes(None, 2).limit == 2
+    assert Processes(None, 1).limit == 5
+    assert Processes(None, 2)._devices == ["4,5", "6,7"]
+
+
+def test_what_is_written_on_a_command_line() -> None:
+    text = '{"": 0, "model.layers": "disk"}'
+    found = placing(text, "folder", "cpu=20GB, 0=70GB")
+    assert found == {
+        "device_map": {"": 0, "model.layers": "disk"},
+        "offload_folder": "folder",
+        "max_memory": {"cpu": "20GB", 0: "70GB"},
+    }
+    assert placing("auto") == {"device_map": "auto"}
+    assert from_environment({"OBVERSE_DEVICE_MAP": "auto"}) == {"device_map": "auto"}
+    assert from_environment({}) == {}
+    for bad in ("{", '{"": null}', '{"": true}', '{"": [0]}'):
+        with pytest.raises(ModelError):
+            placing(bad)
+    with pytest.raises(ModelError, match="write them like"):
+        placing("auto", None, "cpu")
