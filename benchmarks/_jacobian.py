@@ -17,16 +17,27 @@ from __future__ import annotations
 
 import argparse
 import csv
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from benchmarks._common import build, describe_machine, matrix_rate
+from benchmarks._common import build, describe_machine, matrix_rate, timed
 from interp import JacobianLens, Model, fit_jacobian_lens, load_model
+
+HEADER = (
+    "model",
+    "texts × tokens",
+    "TransformerLens, s a text",
+    "Obverse",
+    "ratio",
+    "differ by",
+    "arithmetic of gradients",
+    "TransformerLens over it",
+    "Obverse over it",
+)
 
 
 @dataclass(frozen=True)
@@ -95,18 +106,35 @@ def compared(what: str, model: Model, texts: Sequence[str], skip: int, few: int)
         )
 
     ours(texts[:1])  # what is tried once of a model
-    seconds, _ = timed(lambda: ours(texts))
-    seconds_theirs, reference = timed(lambda: theirs(texts[:few]))
+    device = str(model.device)
+    seconds, _ = timed(lambda: ours(texts), 1, device)
+    seconds_theirs, reference = timed(lambda: theirs(texts[:few]), 1, device)
     same = ours(texts[:few])
     difference = max(
-        float((same.J[layer] - matrix).abs().max()) for layer, matrix in reference.jacobians.items()
+        float((same.J[layer].cpu() - matrix.cpu()).abs().max())
+        for layer, matrix in reference.jacobians.items()
     )
     lengths = [min(length, len(model.token_ids(text))) for text in texts]
     tokens = sum(lengths) / len(texts)
     flops = sum(gradient_flops(model, n, n - 1 - skip) for n in lengths) / len(texts)
-    products = flops / matrix_rate("cpu", model.dtype, model.d_model)
+    products = flops / matrix_rate(device, model.dtype, model.d_model)
     return Row(
         what, len(texts), tokens, seconds / len(texts), seconds_theirs / few, difference, products
+    )
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A line of the table, after `HEADER`."""
+    return (
+        row.what,
+        f"{row.texts} × {row.tokens:.0f}",
+        f"{row.theirs:.3f}",
+        f"{row.ours:.3f}",
+        f"{row.ratio:.1f}×",
+        f"{row.difference:.1g}",
+        f"{row.gradients:.4f}",
+        f"{row.theirs / row.gradients:.1f}×",
+        f"{row.ours / row.gradients:.1f}×",
     )
 
 
@@ -124,12 +152,6 @@ def gradient_flops(model: Model, length: int, averaged: int) -> float:
     return 2.0 * d * averaged * (model.n_layers - 1) * (weights + attention)
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    found = work()
-    return time.perf_counter() - start, found
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--facts", type=int, default=512, help="short texts")
@@ -138,18 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     print(describe_machine("cpu"))
-    print(
-        "| model | texts × tokens | TransformerLens, s a text | Obverse | ratio | differ by | "
-        "arithmetic of gradients | TransformerLens over it | Obverse over it |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     for row in rows(given.facts, given.rows, given.large):
-        print(
-            f"| {row.what} | {row.texts} × {row.tokens:.0f} | {row.theirs:.3f} | {row.ours:.3f} | "
-            f"{row.ratio:.1f}× | {row.difference:.1g} | {row.gradients:.4f} | "
-            f"{row.theirs / row.gradients:.1f}× | {row.ours / row.gradients:.1f}× |",
-            flush=True,
-        )
+        print(f"| {' | '.join(cells(row))} |", flush=True)
 
 
 if __name__ == "__main__":

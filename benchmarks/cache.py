@@ -22,7 +22,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,22 +73,38 @@ class Vectors:
             yield 1, {SITE: self.values[row * ROW : (row + 1) * ROW]}
 
 
-def corpus(tokens: int) -> list[str]:
+def corpus(tokens: int, words: int = 50_000) -> list[str]:
     """Documents of numbered words, for the benchmarks' tokenizer."""
     rng = np.random.default_rng(0)
     return [
-        " ".join(f"w{i}" for i in rng.integers(1, 50_000, ROW - 1)) for _ in range(tokens // ROW)
+        " ".join(f"w{i}" for i in rng.integers(1, words, ROW - 1)) for _ in range(tokens // ROW)
     ]
 
 
-def time_harvest(model: Model, tokens: int, folder: Path) -> None:
+class Harvested(NamedTuple):
+    """Seconds of each turn, and bytes written for each byte of activations.
+
+    Attributes:
+        plain: the forward pass alone.
+        files: that, and plain files written.
+        stored: the harvest.
+    """
+
+    plain: list[float]
+    files: list[float]
+    stored: list[float]
+    written: float
+
+
+def harvested(
+    model: Model, tokens: int, folder: Path, sites: Sequence[Site], turns: int
+) -> Harvested:
     """Store a corpus, and run it without storing, in turns."""
-    texts = corpus(tokens)
-    sites = [Site("resid_pre", 0), *(Site("resid_post", i) for i in range(model.n_layers))]
+    texts, device = corpus(tokens, min(50_000, model.d_vocab)), str(model.device)
     rows = [[0, *(int(word[1:]) for word in text.split())] for text in texts]
     ids = torch.tensor(rows)
     size = rows_at_once(model, ROW, sites)
-    deepest = Site("resid_post", model.n_layers - 1)
+    deepest = max(sites, key=lambda site: site.layer)
 
     def forward() -> None:
         # Keeps one stream of a batch at a time.
@@ -103,38 +119,54 @@ def time_harvest(model: Model, tokens: int, folder: Path) -> None:
             for start in range(0, len(ids), size):
                 found = observe(model, ids[start : start + size], sites)
                 for site, stream in zip(sites, streams, strict=True):
-                    stream.write(found[site].reshape(-1).view(torch.uint8).numpy())
+                    stream.write(found[site].cpu().reshape(-1).view(torch.uint8).numpy())
             for stream in streams:
                 stream.flush()
                 os.fsync(stream.fileno())
 
-    plain, unwary, stored = [], [], []
-    written = 0
+    taken = Harvested([], [], [], 0.0)
     forward()
-    for turn in range(TURNS):
-        plain.append(timed(forward, 1, "cpu")[0])
-        unwary.append(timed(partial(forward_and_write, folder / f"files-{turn}"), 1, "cpu")[0])
-        shutil.rmtree(folder / f"files-{turn}")
+    for turn in range(turns):
+        taken.plain.append(timed(forward, 1, device)[0])
+        files = folder / f"files-{turn}"
+        taken.files.append(timed(partial(forward_and_write, files), 1, device)[0])
+        shutil.rmtree(files)
         with ActivationStore(folder / f"harvest-{turn}", floor=0) as store:
             before = bytes_written()
             start = time.perf_counter()
             done = harvest(model, texts, sites, store, context=ROW)
-            stored.append(time.perf_counter() - start)
+            taken.stored.append(time.perf_counter() - start)
             written = bytes_written() - before
             assert done.computed == tokens // ROW * ROW
         shutil.rmtree(folder / f"harvest-{turn}")
+        taken = taken._replace(written=written / done.bytes)
+    return taken
+
+
+def harvest_rows(taken: Harvested, tokens: int) -> list[list[str]]:
+    """The lines of the table: tokens a second, best and median, and the same to the first line."""
+    sides = {
+        "forward pass alone": taken.plain,
+        "forward pass, and plain files written": taken.files,
+        "harvest to disk": taken.stored,
+    }
+    lines = []
+    for name, seconds in sides.items():
+        best, usual = min(taken.plain) / min(seconds), median(taken.plain) / median(seconds)
+        rates = f"{tokens / min(seconds):,.0f} ({tokens / median(seconds):,.0f})"
+        lines.append([name, rates, f"{best:.2f} of the first ({usual:.2f})"])
+    return [*lines, ["bytes written for each byte of activations", f"{taken.written:.3f}", ""]]
+
+
+def time_harvest(model: Model, tokens: int, folder: Path) -> None:
+    """Print what storing all residual streams costs."""
+    sites = [Site("resid_pre", 0), *(Site("resid_post", i) for i in range(model.n_layers))]
+    taken = harvested(model, tokens, folder, sites, TURNS)
     print(f"| {len(sites)} streams, {tokens:,} tokens, best of {TURNS} (median) | tokens/s | |")
     print("|---|---|---|")
-    rows = {
-        "forward pass alone": plain,
-        "forward pass, and plain files written": unwary,
-        "harvest to disk": stored,
-    }
-    for name, taken in rows.items():
-        best, usual = min(plain) / min(taken), median(plain) / median(taken)
-        rates = f"{tokens / min(taken):,.0f} ({tokens / median(taken):,.0f})"
-        print(f"| {name} | {rates} | {best:.2f} of the first ({usual:.2f}) |")
-    print(f"| bytes written for each byte of activations | {written / done.bytes:.3f} | |\n")
+    for cells in harvest_rows(taken, tokens):
+        print(f"| {' | '.join(cells)} |")
+    print()
 
 
 def bytes_written() -> int:

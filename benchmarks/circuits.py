@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks._common import build, describe_machine, timed
+from benchmarks._common import build, describe_machine, random_pairs, timed
 from interp import PromptPairs
 from interp.circuits import attribute_edges, faithfulness_curve, prune
 from interp.model.model import Model
+
+HEADER = ("edges", "a pair", "against TransformerLens' EAP")
 
 
 def theirs(
@@ -72,6 +75,36 @@ def check(model: Model, clean: torch.Tensor, corrupt: torch.Tensor, expected: An
     return error / float(np.abs(ours).max())
 
 
+def edges(
+    model: Model, pairs: PromptPairs, few: int, steps: int, repeats: int, only_ours: bool = False
+) -> Iterator[tuple[list[str], Any]]:
+    """The lines of the table, after `HEADER`, each with what was found, if it is ours.
+
+    Args:
+        few: pairs that TransformerLens runs.
+    """
+    device, n = str(model.device), len(pairs)
+    their_time = float("nan")
+    if not only_ours:
+        some = pairs.clean.ids[:few], pairs.corrupt.ids[:few]
+        theirs(model, *(ids[:1] for ids in some))  # warm up
+        their_time, expected = timed(lambda: theirs(model, *some), 1, device)
+        their_time /= few
+        error = check(model, *some, expected)
+        assert error < 1e-4, error
+        agree = f"both agree to {error:.1e} of the largest score"
+        yield ["TransformerLens EAP, 1 gradient", f"{their_time:.3f} s", agree], None
+    for method in ("eap", "eap-ig", "eap-ig-activations"):
+
+        def work(method: Any = method) -> Any:
+            return attribute_edges(model, pairs, method=method, steps=steps)
+
+        seconds, found = timed(work, 1 if method == "eap-ig-activations" else repeats, device)
+        seconds /= n
+        what = f"{method}, {steps} steps" if "ig" in method else method
+        yield [what, f"{seconds:.3f} s", f"**{their_time / seconds:.1f}×**"], found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--length", type=int, default=15)
@@ -87,39 +120,14 @@ def main() -> None:
     device = arguments.device
     print(describe_machine(device))
     model = build(arguments.layers, device, torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    shape = (arguments.pairs, arguments.length)
-    clean, corrupt = (torch.randint(10, 50_000, shape, generator=generator) for _ in range(2))
-    corrupt[:, 0] = clean[:, 0]
-    answers = [torch.full((arguments.pairs,), token) for token in (5, 6)]
-    pairs = PromptPairs(model, clean, corrupt, *answers)
+    pairs = random_pairs(model, arguments.pairs, arguments.length)
     few = min(arguments.theirs, arguments.pairs)
-    their_time = float("nan")
-    if not arguments.only_ours:
-        their_time, expected = timed(lambda: theirs(model, clean[:few], corrupt[:few]), 1, device)
-        their_time /= few
-        error = check(model, clean[:few], corrupt[:few], expected)
-        assert error < 1e-4, error
-        print(f"EAP of both sides agrees to {error:.1e} of the largest score\n")
-    print("| edges | a pair | against TransformerLens' EAP |")
-    print("|---|---|---|")
-    print(f"| TransformerLens EAP, 1 gradient | {their_time:.2f} s | |")
+    print(f"\n| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     scores = None
-    for method in ("eap", "eap-ig", "eap-ig-activations"):
-        repeats = 1 if method == "eap-ig-activations" else arguments.repeats
-        seconds, found = timed(
-            lambda method=method: attribute_edges(
-                model, pairs, method=method, steps=arguments.steps
-            ),
-            repeats,
-            device,
-        )
-        seconds /= arguments.pairs
-        scores = found if method == "eap-ig" else scores
-        steps = f", {arguments.steps} steps" if "ig" in method else ""
-        print(
-            f"| {method}{steps} | {seconds:.3f} s | **{their_time / seconds:.1f}×** |", flush=True
-        )
+    given = few, arguments.steps, arguments.repeats, arguments.only_ours
+    for cells, found in edges(model, pairs, *given):
+        scores = found if cells[0].startswith("eap-ig,") else scores
+        print(f"| {' | '.join(cells)} |", flush=True)
     seconds, curve = timed(
         lambda: faithfulness_curve(model, pairs, scores, n_random=arguments.random), 1, device
     )

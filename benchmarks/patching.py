@@ -55,13 +55,14 @@ class Settings:
 
 def floor_flops(model: Model, length: int, site: str) -> float:
     """Floating-point operations that no exact sweep can avoid: each cell's suffix, once."""
-    d = model.d_model
-    per_token = 2 * 12 * d * d  # queries, keys, values, output and MLP of one block
+    block = model.bridge.blocks[0].original_component
+    matrices = [(name, p.numel()) for name, p in block.named_parameters() if p.ndim == 2]
+    per_token = 2 * sum(n for _, n in matrices)  # attention and MLP of one block
     blocks_above = sum(model.n_layers - layer for layer in range(model.n_layers))
     if site == "resid_pre":
         return per_token * blocks_above * sum(length - p for p in range(length))
     # Heads of all positions: the MLP of their own block, and all blocks above.
-    own = 2 * 8 * d * d * model.n_layers
+    own = 2 * sum(n for name, n in matrices if "mlp" in name) * model.n_layers
     return model.n_heads * length * (per_token * (blocks_above - model.n_layers) + own)
 
 
@@ -88,8 +89,8 @@ def peer(
     return total, f"{total:.2f} s" + ("" if len(cells) == ours.size else f" ({len(cells)} cells)")
 
 
-def row(model: Model, nnsight: object, length: int, site: str, settings: Settings) -> str:
-    """One line of the table."""
+def row(model: Model, nnsight: object, length: int, site: str, settings: Settings) -> list[str]:
+    """One line of the table, after `HEADER`."""
     pairs = random_pair(model, length)
     sweep(model, pairs, site, layers=[model.n_layers - 1])  # warm up
     rate = matrix_rate(settings.device, settings.dtype, model.d_model)
@@ -104,7 +105,7 @@ def row(model: Model, nnsight: object, length: int, site: str, settings: Setting
     kind = "streams" if site == "resid_pre" else "heads, all positions"
     shape = f"{model.n_layers} × {grid.shape[1]}"
     cells = [kind, str(length), shape, sides[0], sides[2], f"{ours:.2f} s", sides[1], sides[3]]
-    return " | ".join([*cells, f"{floor:.2f} s", f"{ours / floor:.2f}×"])
+    return [*cells, f"{floor:.2f} s", f"{ours / floor:.2f}×"]
 
 
 def transformer_lens(
@@ -185,7 +186,8 @@ def main() -> None:
             wrapped = _peers.nnsight(*gpt2(*shape, device=settings.device, dtype=settings.dtype))
         for length in given.lengths:
             for site in given.sites:
-                print(f"| {row(model, wrapped, length, site, settings)} |", flush=True)
+                cells = row(model, wrapped, length, site, settings)
+                print(f"| {' | '.join(cells)} |", flush=True)
         del model, wrapped
         gc.collect()
 

@@ -3,8 +3,9 @@
 Inside `fake_gpu` a tensor that was made with `device="cuda"`, or moved there, says so, and what
 real devices refuse is refused here: an operation on tensors of two devices (but for single numbers,
 and for indices from the CPU), a generator of another device, `.numpy()`. What makes the computer
-wait for a GPU (`.item()`, `.cpu()`, a truth value) is counted. The arithmetic is the CPU's, so results
-must be those of the CPU to the last bit; of a GPU's own rounding, kernels, speed and memory nothing
+wait for a GPU (`.item()`, `.cpu()`, a truth value) is counted. The arithmetic is the CPU's, so that
+results
+must be its own but for the size of batches; of a GPU's own rounding, kernels, speed and memory nothing
 is shown.
 """
 
@@ -349,6 +350,7 @@ def fake_gpu(free: int = 4 << 30) -> Iterator[Seen]:
         "max_memory_allocated": lambda *_: 0,
         "reset_peak_memory_stats": lambda *_: None,
         "empty_cache": lambda: None,
+        "set_per_process_memory_fraction": lambda *_: None,
         "synchronize": synchronize,
         "get_device_name": lambda *_: "no GPU (faked)",
         "get_device_capability": lambda *_: (9, 0),
