@@ -37,6 +37,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 # Of twelve blocks of random weights, which pass rounding on larger than they got it.
 _DEEP = 1e-3
 
+NAMES = ("gpt2", "llama", "neox")
 # Stored name: site and axes, in the stored order.
 _STORED: dict[str, tuple[str, tuple[str, ...]]] = {
     "resid_pre": ("resid_pre", ("position",)),
@@ -74,9 +75,9 @@ def line(what: str, against: str, found: Any, expected: Any, tolerance: float) -
     return [what, against, f"{apart:.1e}", f"{tolerance:.0e}", "✓"]
 
 
-def golden(folder: Path, device: str) -> Iterator[Line]:
+def golden(folder: Path, device: str, names: Sequence[str] = NAMES) -> Iterator[Line]:
     """Small models in float32 against stored answers."""
-    for name in ("gpt2", "llama", "neox"):
+    for name in names:
         with np.load(folder / name / "golden.npz", allow_pickle=False) as stored:
             answers = {key: stored[key] for key in stored.files}
         model = load_model(folder / name, device=device, dtype="float32")

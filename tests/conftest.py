@@ -63,16 +63,16 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked `shared` or `browser` and cannot run, or fail it where it must run."""
     if item.get_closest_marker("shared") and not SHARED.is_dir():
-        _missing("the reference data in ../shared is missing", "REQUIRE_SHARED")
+        missing("the reference data in ../shared is missing", "REQUIRE_SHARED")
     if item.get_closest_marker("browser") and _chromium() is None:
-        _missing("there is no Chromium", "REQUIRE_BROWSER")
+        missing("there is no Chromium", "REQUIRE_BROWSER")
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data beside the checkout (mark such a test `shared`)."""
     if not SHARED.is_dir():
-        _missing("the reference data in ../shared is missing", "REQUIRE_SHARED")
+        missing("the reference data in ../shared is missing", "REQUIRE_SHARED")
     return SHARED
 
 
@@ -81,7 +81,7 @@ def chromium() -> str:
     """The path of a Chromium (mark such a test `browser`)."""
     path = _chromium()
     if path is None:
-        _missing("there is no Chromium", "REQUIRE_BROWSER")
+        missing("there is no Chromium", "REQUIRE_BROWSER")
     assert path is not None
     return path
 
@@ -103,7 +103,7 @@ def _chromium() -> str | None:
     return next((found for name in CHROMIUM if (found := shutil.which(name))), None)
 
 
-def _missing(reason: str, required_by: str) -> None:
+def missing(reason: str, required_by: str) -> None:
     if os.environ.get(required_by) == "1":
         pytest.fail(f"{reason}, and {required_by}=1", pytrace=False)
     pytest.skip(reason)

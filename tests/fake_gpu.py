@@ -4,9 +4,8 @@ Inside `fake_gpu` a tensor that was made with `device="cuda"`, or moved there, s
 real devices refuse is refused here: an operation on tensors of two devices (but for single numbers,
 and for indices from the CPU), a generator of another device, `.numpy()`. What makes the computer
 wait for a GPU (`.item()`, `.cpu()`, a truth value) is counted. The arithmetic is the CPU's, so that
-results
-must be its own but for the size of batches; of a GPU's own rounding, kernels, speed and memory nothing
-is shown.
+results are its own but for the size of batches; nothing is shown of a GPU's own rounding, kernels,
+speed and memory.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from torch import Tensor
 from interp.errors import ModelError
 from interp.model.identity.fingerprint import canonical_weights, configuration, place
 from interp.model.model import Model
+from interp.model.packed import refuse_packed
 from interp.prompts.tokens import Prompts, TokenBatch, check_length, tokenise
 
 __all__ = ["ModelPair", "check_apart", "check_unchanged"]
@@ -45,6 +46,8 @@ class ModelPair:
                 or device; weights that are not finite; hooks or other changes beside the weights.
         """
         check_apart(base, tuned)
+        for model in (base, tuned):
+            refuse_packed(model, "Models are compared weight by weight")
         with _locked(base, tuned):
             weights = _paired(base, tuned)
             _check_tokens(base, tuned)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.forward.passes import TOLERANCE, relative_error
+from interp.model.packed import unpacked
 
 
 def precise(values: Tensor) -> Tensor:
@@ -56,6 +57,7 @@ def _stored(module: Any, bias: Float[Tensor, "1 d_out"]) -> Tensor | None:
     weight = getattr(getattr(module, "original_component", module), "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2 or weight.dtype not in TOLERANCE:
         return None
+    weight = unpacked(weight)
     for matrix in (weight, weight.T):
         if matrix.shape[1] != bias.shape[1]:
             continue

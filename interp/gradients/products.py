@@ -28,6 +28,7 @@ from interp.gradients.factors import (
 )
 from interp.model.memory import batches, room_to_keep, rows_that_fit
 from interp.model.model import Model
+from interp.model.packed import refuse_packed
 from interp.progress import Progress
 from interp.prompts.targets import Answers, first_tokens
 from interp.prompts.tokens import Prompts, TokenBatch, tokenise
@@ -69,6 +70,7 @@ def gradient_products(
         ModelError: the MLPs are not made of linear layers; or single parameters are so large that
             their gradients do not fit the memory.
     """
+    refuse_packed(model, "Gradients here are those of weights")
     batch = tokenise(model, prompts)
     targets = first_tokens(model, batch, answers)
     if targets is None or targets.ndim > 1:

@@ -19,12 +19,14 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from cache.sizes import show_size
 from interp.errors import DoesNotFit, ModelError, first_sentence
+from interp.loading import packing
 from interp.loading.configuration import check_size
 from interp.loading.cutting import asks_for_numbers, bring_cut
 from interp.loading.placement import Wanted, for_hugging_face, place, stripped
 from interp.loading.where import check_folder, unknown_model
 from interp.model.identity.fingerprint import Outline, note_outline
 from interp.model.memory import available_memory
+from interp.model.packed import packed_weights, parts
 from interp.model.vocabulary import quoted
 
 if TYPE_CHECKING:
@@ -45,13 +47,14 @@ def load_hugging_face(
     source: str,
     target: str,
     folder: Path | None,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     revision: str | None,
     device: torch.device | None = None,
 ) -> tuple[Any, Any]:
     """A Hugging Face model, whole and in eager attention, and its tokenizer.
 
     Args:
+        dtype: of its numbers; float32 if left out, or what packed weights were packed with.
         device: where it will go from the computer's memory, into which it is loaded.
 
     Raises:
@@ -65,7 +68,7 @@ def load_placed(
     source: str,
     target: str,
     folder: Path | None,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     revision: str | None,
     wanted: Wanted,
 ) -> tuple[Any, Any, Placed, Elsewhere | None]:
@@ -87,7 +90,7 @@ def _load(
     source: str,
     target: str,
     folder: Path | None,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     revision: str | None,
     device: torch.device | None,
     wanted: Wanted | None,
@@ -102,6 +105,7 @@ def _load(
         # One that a config.json asks for may be code from a hub ("kernels-community/…").
         config._attn_implementation = "eager"
         _check_architecture(target, config)
+        dtype = dtype or packing.dtype(target, config) or torch.float32
         skeleton = _skeleton(config, _MODULES_OF_ANY) if folder is None else _fit(folder, config)
         # How much of packed weights is unpacked is their library's matter.
         plain = getattr(config, "quantization_config", None) is None
@@ -296,7 +300,11 @@ def wrap(
     """
     from transformer_lens.model_bridge import TransformerBridge
 
-    hf_model = (hf_model.to(device) if elsewhere is None else hf_model).eval()
+    if elsewhere is None and not (
+        packed_weights(hf_model) and next(hf_model.parameters()).device == device
+    ):
+        hf_model = hf_model.to(device)
+    hf_model = hf_model.eval()
     config = hf_model.config.get_text_config()
     length = min(8, config.vocab_size, getattr(config, "max_position_embeddings", 8))
     ids = torch.arange(length, device=device)[None]
@@ -344,7 +352,12 @@ def wrap(
 
 
 def _finite(model: Any) -> bool:
-    return all(is_finite(weight) for weight in model.parameters())
+    return all(
+        is_finite(one)
+        for name, weight in model.named_parameters()
+        for _, one in parts(name, weight)
+        if one.is_floating_point()
+    )
 
 
 def is_finite(values: torch.Tensor) -> bool:

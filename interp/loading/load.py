@@ -22,9 +22,11 @@ from interp.loading.bridge import (
     quiet,
     wrap,
 )
+from interp.loading.packing import check_gradients
 from interp.loading.placement import Wanted
 from interp.loading.where import locate
 from interp.model.model import Model
+from interp.model.packed import parts
 from interp.model.vocabulary import quoted
 
 
@@ -56,7 +58,8 @@ def load_model(
         device: "cpu", "cuda", "mps"; the GPU where there is one if left out. A bridge stays
             where it is.
         dtype: "float32" (default, whatever the checkpoint holds), "float16" or "bfloat16" (or
-            "bf16" …). A model in memory keeps its own.
+            "bf16" …). A model in memory keeps its own, and one with packed weights by default what
+            they were packed with.
         revision: branch, tag or commit on the hub.
         tokenizer: for models in memory; others bring their own.
         device_map: instead of `device`: "auto", which fills GPUs, then the computer's memory, and
@@ -95,7 +98,7 @@ def load_model(
         return _from_memory(source, tokenizer, chosen, moved=device is not None)
     if tokenizer is not None:
         raise ModelError(f"'{source}' brings its own tokenizer; leave tokenizer=… out.")
-    precision = _dtype(dtype or torch.float32)
+    precision = _dtype(dtype) if dtype is not None else None
     target, folder = locate(source)
     if folder is not None and revision is not None:
         raise ModelError(
@@ -110,7 +113,9 @@ def load_model(
         else:
             hf_model, hf_tokenizer, placed, elsewhere = load_placed(*files, wanted)
             chosen = placed.main
-        bridge = wrap(hf_model, hf_tokenizer, target, chosen, precision, elsewhere)
+        bridge = wrap(
+            hf_model, hf_tokenizer, target, chosen, precision or hf_model.dtype, elsewhere
+        )
     return _checked(
         Model(
             bridge,
@@ -187,12 +192,14 @@ def _checked(model: Model) -> Model:
         )
     check_alibi(model)
     for name, tensor in model.weights().items():
-        if tensor.is_floating_point() and not is_finite(tensor):
+        numbers = (one for _, one in parts(name, tensor) if one.is_floating_point())
+        if not all(map(is_finite, numbers)):
             plain = name.replace("_original_component.", "")
             raise ModelError(
                 f"{model.name} has non-finite weights in '{plain}'; no measurement on it would "
                 "mean anything, so load an intact checkpoint."
             )
+    check_gradients(model.name, model.bridge.original_model)
     return model
 
 

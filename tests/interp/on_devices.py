@@ -124,7 +124,7 @@ def passes(model: Model, _: Path) -> Any:
 @call
 def sweeps(model: Model, _: Path) -> Any:
     pairs = pairs_of(model)
-    sites = ("resid_pre", "resid_mid", "z", "k", "pattern")
+    sites = ("resid_mid", "z", "pattern")
     found = [sweep(model, pairs, site) for site in sites]
     for metric in ("answer_logprob", "rank", "probability"):
         found.append(sweep(model, pairs, "resid_pre", metric, layers=[1]))
@@ -328,7 +328,7 @@ def store(model: Model, folder: Path) -> Any:
 
 @call
 def comparison(model: Model, folder: Path) -> Any:
-    other = load_model(save(model.path.name if model.path else "gpt2", folder / "other", seed=1))
+    other = load_model(save("llama", folder / "other", seed=1))
     means = mean_difference(model, other, list(TEXTS), draws=2)
     pairs = pairs_of(model)
     return (

@@ -6,6 +6,7 @@ element of one row. What the model is called comes from `.fingerprint`, which is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from interp.errors import ModelError
 from interp.model.elsewhere import Elsewhere
+from interp.model.packed import parts
 
 __all__ = ["Held", "digest", "tensors"]
 
@@ -51,9 +53,14 @@ def tensors(modules: Mapping[str, torch.nn.Module], elsewhere: Elsewhere | None 
     seen: set[tuple[object, ...]] = set()
 
     def take(path: str, held: Mapping[str, object]) -> None:
-        for name, value in [(n, v) for n, v in held.items() if isinstance(v, Tensor)]:
-            if name.startswith("_") or (elsewhere is not None and elsewhere.owns(value)):
-                continue
+        given = [
+            (name, value)
+            for name, value in held.items()
+            if isinstance(value, Tensor)
+            and not name.startswith("_")
+            and not (elsewhere is not None and elsewhere.owns(value))
+        ]
+        for name, value in itertools.chain.from_iterable(itertools.starmap(parts, given)):
             if value.layout is not torch.strided:
                 raise ModelError(
                     f"'{name}' of '{path}' is a sparse tensor, which cannot be digested, so what "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import weakref
 from collections.abc import Hashable, Mapping
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from interp.model.packed import parts
 
 if TYPE_CHECKING:
     from interp.model.elsewhere import Elsewhere
@@ -92,8 +95,9 @@ def configuration(hf_model: torch.nn.Module) -> str:
 
 def hash_tensors(digest: Any, named: Mapping[str, torch.Tensor]) -> None:
     """Add names, dtypes, shapes and bytes of tensors to a hash."""
-    for name in sorted(named):
-        tensor = named[name]  # which is read only now where it lies elsewhere
+    # Each is read only when its turn comes, where it lies elsewhere.
+    each = (parts(name, named[name]) for name in sorted(named))
+    for name, tensor in itertools.chain.from_iterable(each):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().reshape(-1)
         for start in range(0, flat.numel(), _CHUNK):

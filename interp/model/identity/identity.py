@@ -33,6 +33,7 @@ from interp.model.identity.fingerprint import (
     plain_name,
 )
 from interp.model.identity.structure import Structure, walk
+from interp.model.packed import parts
 from interp.model.threads import threads_for
 
 __all__ = ["Identity", "Seen"]
@@ -97,7 +98,11 @@ class Identity:
             modules = walk(bridge)
             held, views = tensors(modules, elsewhere)
             self._numbers = sum(value.numel() for value in held.values())
-            found = canonical_weights(model).values()
+            found = [
+                one
+                for name, value in canonical_weights(model).items()
+                for _, one in parts(name, value)
+            ]
         hashed = {value.data_ptr() for value in found if not value.is_meta}
         self._canonical = {name for name, value in held.items() if value.data_ptr() in hashed}
         self._extra = digest(self._others(held), views)
@@ -135,14 +140,20 @@ class Identity:
         """
         modules = walk(self._bridge)
         with self._unread():
-            held = [value for m in modules.values() for value in m._parameters.values()]
+            held = [
+                one
+                for m in modules.values()
+                for name, value in m._parameters.items()
+                if value is not None
+                for _, one in parts(name, value)
+            ]
             changes = self._structure.changes(modules)
         return (
             serial(bridge),
             bool(self._bridge.compatibility_mode),
             *_ways(self._bridge),
             tuple(c.token for c in changes if not c.momentary),
-            tuple((value.data_ptr(), _version(value)) for value in held if value is not None),
+            tuple((value.data_ptr(), _version(value)) for value in held),
             self._weights,
             self._elsewhere and self._elsewhere.state(),
         )

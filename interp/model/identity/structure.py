@@ -21,6 +21,7 @@ from torch.nn.modules import module as torch_modules
 from interp.model.identity.change import PLAIN, Change, change, serial
 from interp.model.identity.code import Patches, taking
 from interp.model.identity.fingerprint import plain_name
+from interp.model.packed import is_packed
 
 __all__ = ["Structure", "hooks", "walk"]
 
@@ -131,7 +132,8 @@ class Structure:
                 )
                 continue
             for name, value in (*module._parameters.items(), *module._buffers.items()):
-                if type(value) not in _TENSORS:  # which may compute what they like
+                # Which may compute what they like; of packed weights the parts are looked at.
+                if type(value) not in _TENSORS and not is_packed(value):
                     what = f"'{name}' of {_place(path)} is a {type(value).__name__}"
                     found.append(change(what, serial(type(value))))
             new = module.__dict__.keys() - self._held[path]
