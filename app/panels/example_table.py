@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -153,27 +154,34 @@ def chosen(examples: Examples, table: pd.DataFrame) -> int | None:
 
 
 def _table(examples: Examples, rows: pd.DataFrame, chosen: int | None) -> None:
-    numbers = [int(number) for number in rows[examples.key]]
+    numbers = tuple(int(number) for number in rows[examples.key])
 
-    def selected() -> None:
-        example = picked(parts.event("examples"), numbers)
-        if example is not None:
-            choose(example)
+    def read(event: Mapping[str, Any]) -> Hashable:
+        example = picked(event, numbers)
+        return None if example is None else (example, numbers)
 
     columns = [column for column in examples.columns if column.name in rows]
     place = [numbers.index(chosen)] if chosen in numbers else []
-    # The selection is ours: what the widget remembers are row numbers of another search.
-    st.session_state["examples"] = {"selection": {"rows": place, "columns": [], "cells": []}}
-    st.dataframe(
-        _shown(rows, columns, examples.group),
-        height=min(_HEIGHT, 38 + 35 * len(rows)),
-        hide_index=True,
-        column_config={column.name: _config(column) for column in columns},
-        key="examples",
-        on_select=selected,
-        selection_mode="single-row",
-        alt=f"The study's {examples.many}, with what the model makes of each",
+    # What a browser tells are row numbers of the rows that it shows: of others they are told to a
+    # table that is there no more.
+    key, selected = standing(
+        "examples",
+        (chosen, numbers),
+        lambda at: choose(at[0]),
+        told={"selection": {"rows": place, "columns": [], "cells": []}},
+        read=read,
     )
+    with st.container(key="examples-table"):
+        st.dataframe(
+            _shown(rows, columns, examples.group),
+            height=min(_HEIGHT, 38 + 35 * len(rows)),
+            hide_index=True,
+            column_config={column.name: _config(column) for column in columns},
+            key=key,
+            on_select=selected,
+            selection_mode="single-row",
+            alt=f"The study's {examples.many}, with what the model makes of each",
+        )
 
 
 def _shown(rows: pd.DataFrame, columns: Sequence[Column], group: str) -> pd.DataFrame:

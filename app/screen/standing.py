@@ -11,7 +11,12 @@ _KEY = "standing"
 
 
 def standing(
-    name: str, current: Hashable, moved: Callable[[Any], None]
+    name: str,
+    current: Hashable,
+    moved: Callable[[Any], None],
+    *,
+    told: Any = None,
+    read: Callable[[Any], Hashable] = lambda told: told,
 ) -> tuple[str, Callable[[], None]]:
     """Have a control stand at `current`; to be called right before it is drawn.
 
@@ -23,6 +28,8 @@ def standing(
         name: of the control.
         current: where it is to stand.
         moved: called with where somebody has put it.
+        told: how its state says where it is to stand, if not as `current` does.
+        read: the inverse; None where its state says nothing that can be meant, and then it stays.
 
     Returns:
         Its `key` and its `on_change`.
@@ -38,8 +45,10 @@ def standing(
         controls: dict[str, tuple[int, Hashable]] = st.session_state.setdefault(_KEY, {})
         if controls.get(name, (number, None))[0] != number:
             return
-        controls[name] = number, st.session_state[key]
-        moved(st.session_state[key])
+        at = read(st.session_state[key])
+        if at is not None:
+            controls[name] = number, at
+            moved(at)
 
-    st.session_state[key] = current
+    st.session_state[key] = current if told is None else told
     return key, changed

@@ -108,7 +108,7 @@ function keyboard(plot, chosen, choose) {
 export default function ({ data, parentElement, setStateValue }) {
   running.get(parentElement)?.();
   const page = parentElement.ownerDocument;
-  const plots = new Map();
+  const plots = new Map(), lassoed = new Map();
   let asked = 0;
 
   const all = (kind) => [...page.querySelectorAll(`[data-${kind}]`)];
@@ -153,6 +153,18 @@ export default function ({ data, parentElement, setStateValue }) {
     });
   };
 
+  // Where several points can be taken with a lasso, Streamlit has a click choose none: it does here.
+  const choosing = (plot) => {
+    const one = (event) => {
+      if (plot._fullLayout.dragmode !== "lasso") return;
+      const kept = ["x", "y", "curveNumber", "pointNumber", "pointIndex", "customdata"];
+      const points = event.points.map((point) => Object.fromEntries(kept.map((name) => [name, point[name]])));
+      plot.emit("plotly_selected", { points });
+    };
+    plot.on("plotly_click", one);
+    lassoed.set(plot, () => plot.removeListener?.("plotly_click", one));
+  };
+
   // A figure's menu saves it as it is looked at; the frame of the chosen cell is no part of it.
   const save = (event) => {
     const button = event.target.closest?.("[data-image]");
@@ -178,6 +190,9 @@ export default function ({ data, parentElement, setStateValue }) {
         draw(plot, JSON.parse(holder.dataset.mark));
       }
     }
+    for (const plot of lassoed.keys()) if (!plot.isConnected) lassoed.delete(plot);
+    for (const plot of page.querySelectorAll(".js-plotly-plot"))
+      if (plot.on && plot._fullLayout?.dragmode === "lasso" && !lassoed.has(plot)) choosing(plot);
   };
 
   const soon = () => (asked ||= requestAnimationFrame(look));
@@ -190,7 +205,7 @@ export default function ({ data, parentElement, setStateValue }) {
     observer.disconnect();
     page.removeEventListener("click", save);
     cancelAnimationFrame(asked);
-    for (const forget of plots.values()) forget();
+    for (const forget of [...plots.values(), ...lassoed.values()]) forget();
   };
   running.set(parentElement, stop);
   return stop;

@@ -76,7 +76,7 @@ def open_(source: Source) -> None:
     state.change(source=source, example=None, cell=None, ask=None, page=None, probe=Probe())
     state.change(training=None, measure=None, step=None, asked=None, together=())
     state.change(listed=Listed(), overview=None, table=None, writing=None, sought="", pinned=())
-    for widget in ("examples", "search", *prompt.FORM, *probes.FORM, *generation.FORM):
+    for widget in ("search", *prompt.FORM, *probes.FORM, *generation.FORM):
         st.session_state.pop(widget, None)
 
 

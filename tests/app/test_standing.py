@@ -57,3 +57,42 @@ def test_where_a_control_stood_before_something_else_moved_it_is_not_heard() -> 
     told.session_state["standing"] = {"letter": (0, "x")}
     told.run()
     assert told.session_state["at"] == "y"  # one that stands there still is heard
+
+
+def table() -> None:
+    """A table whose state is told in rows; a button has it show others."""
+    import streamlit as st
+
+    from app.screen.standing import standing
+
+    def show(rows: str) -> None:
+        st.session_state["rows"] = rows
+
+    def read(told: int | None) -> object:
+        return None if told is None else (rows[told], rows)
+
+    rows = st.session_state.setdefault("rows", "xyz")
+    at = st.session_state.setdefault("at", "x")
+    key, changed = standing(
+        "row",
+        (at, rows),
+        lambda moved: st.session_state.update(at=moved[0]),
+        told=rows.index(at) if at in rows else None,
+        read=read,
+    )
+    st.selectbox("Row", range(3), index=None, key=key, on_change=changed)
+    st.button("Others", on_click=show, args=("yzx",))
+
+
+def test_row_numbers_of_other_rows_are_not_heard_and_no_row_moves_nothing() -> None:
+    app = AppTest.from_function(table).run()
+    app.selectbox(key="row").set_value(1).run()
+    assert app.session_state["at"] == "y"
+    app.selectbox(key="row").set_value(None).run()
+    assert app.session_state["at"] == "y"
+    assert app.selectbox(key="row").value == 1
+    app.button[0].click().run()
+    assert app.session_state["at"] == "y"
+    assert app.selectbox(key="row-1").value == 0
+    assert len(app.selectbox) == 1
+    assert not app.exception

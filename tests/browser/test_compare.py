@@ -12,7 +12,14 @@ from urllib.parse import parse_qsl, quote
 import pytest
 
 from tests.browser.conftest import Explorer
-from tests.browser.looking import OpenPage, expect, press, wait_for_plot, wait_until_drawn
+from tests.browser.looking import (
+    OpenPage,
+    expect,
+    press,
+    wait_for_plot,
+    wait_until_all_is_drawn,
+    wait_until_drawn,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -96,6 +103,13 @@ def test_a_press_before_the_answer_to_the_last_one_is_there_moves_nothing_back(
             page.wait_for_timeout(50)
         assert answers > before
 
+    def let_go() -> None:
+        nonlocal holds
+        holds = False
+        for message in held:
+            sockets[-1].send(message)
+        held.clear()
+
     page.route_web_socket("**/_stcore/stream", between)
     page.set_default_timeout(90_000)  # others use the same cores
     page.goto(f"{explorer.url}/?page=start")
@@ -104,11 +118,45 @@ def test_a_press_before_the_answer_to_the_last_one_is_there_moves_nothing_back(
     holds = True
     for key in ("go-jobs", "pin"):
         before = answers
-        page.locator(f".st-key-{key} button").first.click()
+        page.locator(f".st-key-{key} button:visible").first.click()
         wait_for_answer(before)
-    holds = False
-    for message in held:
-        sockets[-1].send(message)
+    let_go()
     page.wait_for_function("() => new URL(location).searchParams.has('a')")
-    assert dict(parse_qsl(page.url.partition("?")[2]))["page"] == "jobs"
+    assert asked(page)["page"] == "jobs"
+
+    # A point of the figure moves the row of the table, and nothing moves that back.
+    page.goto(f"{explorer.url}/?page=examples&example=0")
+    plot = page.locator("[class*='st-key-figure-'] .js-plotly-plot:visible").first
+    plot.wait_for()
+    wait_until_all_is_drawn(page)
+    number, x, y = plot.evaluate(_POINT)
+    page.mouse.move(x - 3, y)
+    page.mouse.move(x, y)
+    plot.locator(".hovertext").first.wait_for()
+    holds, before = True, answers
+    page.mouse.click(x, y)
+    wait_for_answer(before)
+    before = answers
+    page.locator(".st-key-pin button:visible").first.click()
+    wait_for_answer(before)
+    let_go()
+    page.wait_for_function("() => new URL(location).searchParams.has('a')")
+    assert asked(page)["example"] == str(number)
     page.close()
+
+
+def asked(page: Any) -> dict[str, str]:
+    """What the address tells."""
+    return dict(parse_qsl(page.url.partition("?")[2]))
+
+
+# The example of a point that none lies near, and where it is in the window.
+_POINT = """plot => {
+    const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
+    const at = plot.calcdata.flatMap(points => points.map((point, i) => [
+        Number(points[0].trace.customdata?.[i]), box.x + xaxis._offset + xaxis.c2p(point.x),
+        box.y + yaxis._offset + yaxis.c2p(point.y)])).filter(one => one[0] > 0);
+    const near = one => Math.min(...at.filter(other => other !== one)
+        .map(other => Math.hypot(one[1] - other[1], one[2] - other[2])));
+    return at.sort((one, other) => near(other) - near(one))[0];
+}"""

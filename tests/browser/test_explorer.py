@@ -115,7 +115,7 @@ def _patching_cells(explorer: Explorer, page: Any) -> None:
 
 def _row_of_the_table(page: Any) -> None:
     wait_for_plot(page, "patching-forward-z")
-    table = page.locator(".st-key-examples [data-testid='stDataFrame']")
+    table = page.locator(".st-key-examples-table [data-testid='stDataFrame']")
     wait_until_drawn(page)
     table.scroll_into_view_if_needed()
     page.wait_for_timeout(200)  # scrolling moves it

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 
+import numpy as np
 import pytest
 
+from app.compute.pairs import build
+from experiments.reversal_curse.explorer import page as study_page
+from interp.loading.load import load_model
+from interp.patching import sweep
 from tests.browser.conftest import Explorer
 from tests.browser.looking import (
     OpenPage,
@@ -40,11 +45,28 @@ def test_an_estimate_is_hatched_until_its_cells_were_run(
     page.get_by_text("cells that were run").first.wait_for(timeout=60_000)
 
 
-def test_work_can_be_cancelled(slow_explorer: Explorer, open_slow_page: OpenPage) -> None:
+def alone(explorer: Explorer, example: int, site: str) -> np.ndarray:
+    """What each patch changes, asked forward, when nobody else asks."""
+    examples = study_page().examples
+    assert examples is not None
+    table, config = explorer.record.table("facts"), explorer.record.config
+    model = load_model(str(config["model"]))
+    row = list(table[examples.key]).index(example)
+    pair = examples.pair(model, table, row, examples.ways[0], config)
+    found = sweep(model, build(model, [pair]), site)
+    return np.asarray((found["patched"] - found["corrupt"]).isel(example=0).values)
+
+
+def test_work_can_be_cancelled_and_that_of_others_goes_on(
+    slow_explorer: Explorer, open_slow_page: OpenPage
+) -> None:
     from playwright.sync_api import TimeoutError as Unanswered
 
     page = open_slow_page("/?example=5&site=mlp_out")
-    wait_for_plot(page, "patching-forward-mlp_out")
+    # Somebody else waits for the same.
+    other = open_slow_page("/?example=5&site=mlp_out", fresh=True)
+    for one in (page, other):
+        wait_for_plot(one, "patching-forward-mlp_out")
     again = page.get_by_role("button", name="Run every cell")
     stop = page.get_by_role("button", name="Cancel")
     stop.first.wait_for(timeout=60_000)
@@ -56,6 +78,9 @@ def test_work_can_be_cancelled(slow_explorer: Explorer, open_slow_page: OpenPage
     assert wait_for_plot(page, "patching-forward-mlp_out").evaluate(ESTIMATED)
     slow_explorer.go_on()
     wait_until_exact(page, "patching-reverse-mlp_out")  # the other one goes on
+    plot = wait_until_exact(other, "patching-forward-mlp_out")
+    drawn = np.array(plot.evaluate("plot => plot.calcdata[0][0].z"), np.float64)
+    np.testing.assert_allclose(drawn, alone(slow_explorer, 5, "mlp_out"), atol=2e-4)
     # A click is lost where the page is drawn anew at that very moment: as a person would, look
     # whether it was taken.
     cancel = page.locator("button:visible", has_text="Cancel")

@@ -121,6 +121,8 @@ class Job(Generic[T]):
         seconds = time.monotonic() - begun
         if last is not None and seconds >= KEPT_FROM:
             self._shelf.keep(last, seconds)
+        elif last is not None:
+            self._shelf.ended()
 
     def _found(self, model: Model, tell: Progress) -> Iterator[T]:
         stored = self._shelf.read(model)

@@ -87,11 +87,15 @@ class Shelf(Generic[T]):
                     "memory only; reload the page to ask those that are there now."
                 )
             self._result = self._result or (result, seconds)
-            if self._asked is not None:
-                for directory in self._directories:
-                    dismiss(directory, self._asked.name)
+            self.ended()
             for directory in self._directories:
                 self._write(directory)
+
+    def ended(self) -> None:
+        """Work that was interrupted once has come to its end."""
+        if self._asked is not None:
+            for directory in list(self._directories):
+                dismiss(directory, self._asked.name)
 
     def _as_asked(self) -> bool:
         """Whether what decides the result is what it was when the work began."""
