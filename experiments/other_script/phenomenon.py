@@ -174,7 +174,9 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
         "The second script is a permutation of letters, with tokens of its own and no word in "
         "common; both are read equally often, and their sentences stand side by side. A large "
         "model reads far less base64 than plain text, and writes its answers in either.",
-        "Harm is four kinds of eight, and declining is one word.",
+        "Harm is four kinds of eight, and declining is one word. Any four kinds may be read across "
+        "scripts as well as these: O2 shows that kinds are shared, and not that harm is singled "
+        "out.",
         "The network has five layers. In which of them scripts part is about this network; whether "
         "large models part them early or late, and in which component, it cannot show.",
         "A difference of means of harmful and harmless requests holds both variables. Adding it "

@@ -101,10 +101,10 @@ def _judge(id: str, claim: str, measured: Measured) -> Verdict:
         id,
         claim,
         decided,
-        f"Held-out deviance is {better.number()} nats per question larger by {rival} "
-        f"than by count (count {mean('count'):.2f}, share {mean('share'):.2f}, count times texts "
-        f"{mean('count times texts'):.2f}); of exponents in halves "
-        f"count / texts^{plain(best, 1)} tells best. {_half(cells)}",
+        f"Held-out deviance by {rival} minus that by count is {better.number()} nats per question "
+        f"(count {mean('count'):.2f}, share {mean('share'):.2f}, count times texts "
+        f"{mean('count times texts'):.2f}); of count / texts^k, with k in halves, "
+        f"k = {plain(best, 1)} tells best. {_half(cells)}",
         better,
         unit=_UNIT,
         control=control,
