@@ -26,7 +26,7 @@ from interp.loading.placement import Wanted, for_hugging_face, place, stripped
 from interp.loading.where import check_folder, unknown_model
 from interp.model.identity.fingerprint import Outline, note_outline
 from interp.model.memory import available_memory
-from interp.model.packed import packed_weights, parts
+from interp.model.packed import parts
 from interp.model.vocabulary import quoted
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _load(
         # One that a config.json asks for may be code from a hub ("kernels-community/…").
         config._attn_implementation = "eager"
         _check_architecture(target, config)
-        dtype = dtype or packing.dtype(target, config) or torch.float32
+        dtype = packing.dtype(target, config, dtype) or torch.float32
         skeleton = _skeleton(config, _MODULES_OF_ANY) if folder is None else _fit(folder, config)
         # How much of packed weights is unpacked is their library's matter.
         plain = getattr(config, "quantization_config", None) is None
@@ -300,11 +300,7 @@ def wrap(
     """
     from transformer_lens.model_bridge import TransformerBridge
 
-    if elsewhere is None and not (
-        packed_weights(hf_model) and next(hf_model.parameters()).device == device
-    ):
-        hf_model = hf_model.to(device)
-    hf_model = hf_model.eval()
+    hf_model = (hf_model.to(device) if elsewhere is None else hf_model).eval()
     config = hf_model.config.get_text_config()
     length = min(8, config.vocab_size, getattr(config, "max_position_embeddings", 8))
     ids = torch.arange(length, device=device)[None]

@@ -22,15 +22,16 @@ __all__ = ["check_gradients", "dtype"]
 _TOLERANCE = 0.05
 
 
-def dtype(name: str, config: Any) -> torch.dtype | None:
-    """The precision that a model with packed weights computes in; None for any other model.
+def dtype(name: str, config: Any, wanted: torch.dtype | None) -> torch.dtype | None:
+    """The precision that a model with packed weights computes in; for any other what is wanted.
 
     Raises:
-        ModelError: its weights are packed in another way, or the library is not installed.
+        ModelError: its weights are packed in another way or for another precision, or the library
+            is not installed.
     """
     settings = getattr(config, "quantization_config", None)
     if settings is None:
-        return None
+        return wanted
     told = settings if isinstance(settings, dict) else settings.to_dict()
     method = str(getattr(told.get("quant_method"), "value", told.get("quant_method")))
     if method not in LIBRARIES:
@@ -38,13 +39,26 @@ def dtype(name: str, config: Any) -> torch.dtype | None:
             f"The weights of '{name}' are packed by {quoted(method)}, and only those of "
             f"{' and '.join(LIBRARIES)} are read; use a checkpoint in bfloat16."
         )
+    if told.get("load_in_8bit"):
+        raise ModelError(
+            f"'{name}' is packed to 8 bits by bitsandbytes, which rounds activations too; use its "
+            "4 bits, weights that torchao has packed alone, or a checkpoint in bfloat16."
+        )
     if not installed(method):
         raise ModelError(
             f"The weights of '{name}' are packed by {method}, which is not installed; run pip "
             'install "obverse[quantised]", or use a checkpoint in bfloat16.'
         )
     given = getattr(config, "dtype", None)
-    return given if isinstance(given, torch.dtype) else torch.bfloat16
+    made = given if isinstance(given, torch.dtype) else torch.bfloat16
+    if wanted not in (None, made):
+        # Scales would be converted, and the products be others than those of the saved model.
+        known = str(made).removeprefix("torch.")
+        raise ModelError(
+            f"The weights of '{name}' were packed for {known}, and in another precision it is "
+            f"another model; load it with dtype='{known}'."
+        )
+    return made
 
 
 def installed(library: str) -> bool:

@@ -125,10 +125,55 @@ def test_numbers_that_are_none_are_found_in_what_is_packed(folder: Path, tmp_pat
         load_model(tmp_path, device="cpu")
 
 
+def test_another_precision_is_another_model(torchao: Any, tmp_path: Path) -> None:
+    folder = pack(tmp_path, torchao.Int8WeightOnlyConfig(), torch.bfloat16)
+    model, ids = load_model(folder, device="cpu"), torch.arange(1, 9)[None]
+    from transformers import AutoModelForCausalLM
+
+    with torch.no_grad():
+        hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+        expected = hf(ids).logits.float()
+    assert torch.equal(logits(model, ids, positions="all"), expected)
+    with pytest.raises(ModelError, match="packed for bfloat16"):
+        load_model(folder, device="cpu", dtype="float32")
+
+
 def test_rounded_activations_pass_no_gradient(torchao: Any, tmp_path: Path) -> None:
     folder = pack(tmp_path, torchao.Int8DynamicActivationInt8WeightConfig(), torch.bfloat16)
     with pytest.raises(ModelError, match="No gradient passes through"):
         load_model(folder, device="cpu")
+
+
+def test_four_bits_of_bitsandbytes_are_hugging_faces_too(tmp_path: Path) -> None:
+    if not find_spec("bitsandbytes"):
+        missing("bitsandbytes is not installed", "REQUIRE_BITSANDBYTES")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    plain = tiny.save("llama", tmp_path / "plain")
+    hf = AutoModelForCausalLM.from_pretrained(
+        plain, quantization_config=four, dtype=torch.float32, device_map="cpu"
+    )
+    hf.save_pretrained(tmp_path / "four")
+    tiny.build_tokenizer().save_pretrained(tmp_path / "four")
+    model, ids = load_model(tmp_path / "four", device="cpu"), torch.arange(1, 9)[None]
+    with torch.no_grad():
+        expected = tiny.load_hugging_face(tmp_path / "four")(ids).logits
+    assert torch.equal(logits(model, ids, positions="all"), expected)
+    # Code of bitsandbytes is none that a name can stand for.
+    assert next(change.what for change in model.changes).startswith("it is made of bitsandbytes")
+    assert np.isfinite(estimate(model, pairs_of(model), "z")["patched"]).all()
+    with pytest.raises(ModelError, match="compared weight by weight"):
+        weight_difference(model, load_model(tmp_path / "four", device="cpu"))
+
+
+def test_eight_bits_of_bitsandbytes_are_refused(tmp_path: Path) -> None:
+    folder = tiny.save("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="rounds activations too"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize(
