@@ -19,12 +19,13 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from interp.errors import ModelError
+from interp.model.brought import CHANGED, Brought, Read, Slot
 
 __all__ = ["Elsewhere", "Reader", "Slot"]
 
@@ -55,18 +56,6 @@ class Reader(Protocol):
         Raises:
             ModelError: it is not what it was when the model was loaded.
         """
-
-
-class Slot(NamedTuple):
-    """A weight and what it is brought with.
-
-    Attributes:
-        group: the block, or another module, whose weights come together.
-        name: of the weight, as a checkpoint has it.
-    """
-
-    group: str
-    name: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +100,7 @@ class Elsewhere:
         if not slots:
             return
         held = module._parameters
-        inside = held if isinstance(held, _Brought) else _Brought(self, held)
+        inside = held if isinstance(held, Brought) else Brought(self, held)
         for name, slot in slots.items():
             tensor = held[name]
             assert tensor is not None
@@ -172,7 +161,7 @@ class Elsewhere:
 
     def full(self, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Weights by name, read where they are without numbers when they are asked for."""
-        return _Read(named, self.reader)
+        return Read(named, self.reader)
 
     def state(self) -> Hashable:
         """The same as long as the weights are.
@@ -184,6 +173,24 @@ class Elsewhere:
             for group in self._here:
                 self._check_unchanged(group)
         return self.reader.state()
+
+    def check_held(self) -> None:
+        """See that weights which somebody holds are those that lie elsewhere; keeps none itself.
+
+        An edit behind PyTorch's back lives as long as what was edited.
+
+        Raises:
+            ModelError: somebody has changed one.
+        """
+        self.let_go()
+        for slot, value in list(self._alive.items()):
+            made = self._made.get(slot)
+            with torch.no_grad():
+                whole = self.reader.one(slot.name) if made is None else made()[slot.name]
+            whole = whole.detach().to(value.device)
+            if not torch.equal(_bits(value), _bits(whole)):
+                raise ModelError(CHANGED.format(name=slot.name))
+        self.let_go()
 
     def alive(self) -> list[str]:
         """Names of the weights that something holds here."""
@@ -255,7 +262,7 @@ class Elsewhere:
     def _check_versions(self, group: str, here: Mapping[str, nn.Parameter]) -> None:
         for name, value in here.items():
             if value._version != self._versions[group][name]:
-                raise ModelError(_CHANGED.format(name=name))
+                raise ModelError(CHANGED.format(name=name))
 
     # -- autograd ----------------------------------------------------------------------------------
 
@@ -298,96 +305,5 @@ class Elsewhere:
             stack.close()
 
 
-_CHANGED = (
-    "'{name}' was changed in memory, but lies elsewhere, so the change would be lost; load the "
-    "model with its block where it computes (device_map) to change weights."
-)
-
-
-class _Brought(dict[str, Any]):
-    """The weights of a module, some of which are brought when they are asked for.
-
-    What the dictionary itself holds of these are parameters without numbers: whoever gets round the
-    methods below gets an error from PyTorch, and no number.
-    """
-
-    def __init__(self, elsewhere: Elsewhere, held: Mapping[str, Any]) -> None:
-        super().__init__(held)
-        self._elsewhere = elsewhere
-        self._slots: dict[str, Slot] = {}
-
-    def put(self, name: str, slot: Slot, empty: nn.Parameter) -> None:
-        self._slots[name] = slot
-        super().__setitem__(name, empty)
-
-    def __getitem__(self, name: str) -> Any:
-        slot = self._slots.get(name)
-        return super().__getitem__(name) if slot is None else self._elsewhere.seen(slot)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            return default
-
-    # Defined so that `dict(…)` and `{**…}` come by `__getitem__` as well.
-    def __iter__(self) -> Iterator[str]:
-        return super().__iter__()
-
-    def values(self) -> Any:
-        return _Values(self)
-
-    def items(self) -> Any:
-        return _Items(self)
-
-    def copy(self) -> dict[str, Any]:
-        return dict(self.items())
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self._refuse(name)
-        super().__setitem__(name, value)
-
-    def __delitem__(self, name: str) -> None:
-        self._refuse(name)
-        super().__delitem__(name)
-
-    def pop(self, name: str, *default: Any) -> Any:
-        self._refuse(name)
-        return super().pop(name, *default)
-
-    def _refuse(self, name: str) -> None:
-        if name in self._slots:
-            raise ModelError(_CHANGED.format(name=self._slots[name].name))
-
-
-class _Values:
-    """What a module holds, each looked up when it is its turn."""
-
-    def __init__(self, held: _Brought) -> None:
-        self._held = held
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self._held[name] for name in list(self._held))
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-
-class _Items(_Values):
-    def __iter__(self) -> Iterator[Any]:
-        return ((name, self._held[name]) for name in list(self._held))
-
-
-class _Read(Mapping[str, Tensor]):
-    def __init__(self, named: Mapping[str, Tensor], reader: Reader) -> None:
-        self._named, self._reader = named, reader
-
-    def __getitem__(self, name: str) -> Tensor:
-        value = self._named[name]
-        return self._reader.one(name) if value.device.type == "meta" else value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._named)
-
-    def __len__(self) -> int:
-        return len(self._named)
+def _bits(value: Tensor) -> Tensor:
+    return value.detach().contiguous().view(torch.uint8)

@@ -213,6 +213,8 @@ class Identity:
         settings = configuration(self._bridge.original_model)
         # Also what PyTorch does not count is seen here.
         self._weights = digest(weights)
+        if self._elsewhere is not None:
+            self._elsewhere.check_held()
         lies = None if self._elsewhere is None else self._elsewhere.state()
         return _State(
             self._weights, digest(others, views), settings, self._compatible, lies

@@ -101,6 +101,18 @@ def test_weights_elsewhere_are_not_changed(llama: Tiny) -> None:
         _ = model.fingerprint
 
 
+def test_an_edit_behind_the_back_of_pytorch_is_told_while_it_lives(tiny: Tiny) -> None:
+    blocks = {"gpt2": "transformer.h", "llama": "model.layers", "neox": "gpt_neox.layers"}
+    model = load_model(tiny.folder, device_map={"": "cpu", blocks[tiny.name]: "disk"})
+    for part in ("mlp.out", "attn.q"):
+        weight = model.bridge.blocks[1].get_submodule(part).original_component.weight
+        weight.data.mul_(3)
+        with pytest.raises(ModelError, match="was changed in memory, but lies elsewhere"):
+            _ = model.fingerprint
+        del weight
+        assert model.fingerprint == tiny.model.fingerprint
+
+
 def test_a_file_that_changes_is_told(llama: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(llama.folder, folder)
