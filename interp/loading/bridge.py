@@ -97,6 +97,7 @@ def _load(
 ) -> tuple[Any, Any, Placed | None]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    placed: Placed | None = None
     files = {"revision": revision, "trust_remote_code": False, "local_files_only": bool(folder)}
     where: dict[str, Any] = {}
     try:
@@ -109,7 +110,6 @@ def _load(
         skeleton = _skeleton(config, _MODULES_OF_ANY) if folder is None else _fit(folder, config)
         # How much of packed weights is unpacked is their library's matter.
         plain = getattr(config, "quantization_config", None) is None
-        placed = None
         if wanted is not None:
             if not plain:
                 raise ModelError(
@@ -139,6 +139,12 @@ def _load(
     except ModelError:
         raise
     except Exception as error:  # Hugging Face raises a dozen unrelated types here
+        if placed is not None and placed.folder is None and "offload_folder" in str(error):
+            raise ModelError(
+                f"The files of '{source}' hold weights otherwise than it computes with them, so "
+                "those that are to lie on disk must be written anew; give a folder for them: "
+                "offload_folder=…."
+            ) from error
         if folder is None:
             raise unknown_model(source, first_sentence(error)) from error
         raise ModelError(

@@ -81,9 +81,14 @@ def place(name: str, empty: nn.Module, dtype: torch.dtype, wanted: Wanted) -> Pl
 def for_hugging_face(empty: nn.Module, placed: Placed) -> dict[str, str]:
     """The map written out for each module that has weights or tables of its own."""
     found: dict[str, str] = {}
+    tied: dict[int, str] = {}
     for path, module in empty.named_modules():
         if module._parameters or module._buffers:
-            found[path] = _where(path, placed.parts) or str(placed.main)
+            where = _where(path, placed.parts) or str(placed.main)
+            # A tied weight lies where the first module that has it does.
+            for weight in module._parameters.values():
+                where = tied.setdefault(id(weight), where) if weight is not None else where
+            found[path] = where
     if set(found.values()) == {"disk"}:  # which accelerate refuses
         outside = [
             (sum(weight.numel() for weight in module.parameters(recurse=False)), path)

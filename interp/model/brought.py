@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from interp.errors import ModelError
-
-if TYPE_CHECKING:
-    from interp.model.elsewhere import Elsewhere, Reader
 
 __all__ = ["CHANGED", "Brought", "Read", "Slot"]
 
@@ -39,9 +36,9 @@ class Brought(dict[str, Any]):
     methods below gets an error from PyTorch, and no number.
     """
 
-    def __init__(self, elsewhere: Elsewhere, held: Mapping[str, Any]) -> None:
+    def __init__(self, seen: Callable[[Slot], nn.Parameter], held: Mapping[str, Any]) -> None:
         super().__init__(held)
-        self._elsewhere = elsewhere
+        self._seen = seen
         self._slots: dict[str, Slot] = {}
 
     def put(self, name: str, slot: Slot, empty: nn.Parameter) -> None:
@@ -50,7 +47,7 @@ class Brought(dict[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         slot = self._slots.get(name)
-        return super().__getitem__(name) if slot is None else self._elsewhere.seen(slot)
+        return super().__getitem__(name) if slot is None else self._seen(slot)
 
     def get(self, name: str, default: Any = None) -> Any:
         try:
@@ -107,12 +104,12 @@ class _Items(_Values):
 
 
 class Read(Mapping[str, Tensor]):
-    def __init__(self, named: Mapping[str, Tensor], reader: Reader) -> None:
-        self._named, self._reader = named, reader
+    def __init__(self, named: Mapping[str, Tensor], one: Callable[[str], Tensor]) -> None:
+        self._named, self._one = named, one
 
     def __getitem__(self, name: str) -> Tensor:
         value = self._named[name]
-        return self._reader.one(name) if value.device.type == "meta" else value
+        return self._one(name) if value.device.type == "meta" else value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._named)

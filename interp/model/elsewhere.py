@@ -100,7 +100,7 @@ class Elsewhere:
         if not slots:
             return
         held = module._parameters
-        inside = held if isinstance(held, Brought) else Brought(self, held)
+        inside = held if isinstance(held, Brought) else Brought(self.seen, held)
         for name, slot in slots.items():
             tensor = held[name]
             assert tensor is not None
@@ -161,7 +161,7 @@ class Elsewhere:
 
     def full(self, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Weights by name, read where they are without numbers when they are asked for."""
-        return Read(named, self.reader)
+        return Read(named, self.reader.one)
 
     def state(self) -> Hashable:
         """The same as long as the weights are.

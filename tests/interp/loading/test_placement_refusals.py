@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from interp import load_model
+from interp import load_model, logits
 from interp.errors import DoesNotFit, ModelError
 from interp.execute.processes import Processes
 from interp.execute.recipe import ModelRecipe
 from interp.loading import placement
 from interp.loading.written import from_environment, placing
+from tests.interp.architectures import ARCHITECTURES
 from tests.interp.tiny import Tiny, build_tokenizer
 
 DISK = {"": "cpu", "model.layers": "disk"}
@@ -68,6 +69,29 @@ def test_pickled_and_quantised_weights_are_not_placed(llama: Tiny, tmp_path: Pat
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match="only pickled weights"):
         load_model(folder, device_map=DISK)
+
+
+def test_experts_are_written_anew_where_a_folder_is_given(tmp_path: Path) -> None:
+    folder, other = tmp_path / "model", tmp_path / "other"
+    ARCHITECTURES["Mixtral"].build().save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    with pytest.raises(ModelError, match="give a folder for them"):
+        load_model(folder, device_map=DISK)
+    model = load_model(folder, device_map=DISK, offload_folder=other)
+    assert model.fingerprint == load_model(folder).fingerprint
+    again = ModelRecipe.of(model).load()
+    assert again.fingerprint == model.fingerprint
+
+
+def test_a_tied_weight_lies_in_one_place(tmp_path: Path) -> None:
+    ARCHITECTURES["GPT-2"].build().save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    whole = load_model(tmp_path)
+    for part in ("transformer.wte", "lm_head"):
+        model = load_model(tmp_path, device_map={"": "cpu", part: "disk"})
+        assert model.fingerprint == whole.fingerprint
+        # A weight that begins at another address is multiplied in another order.
+        torch.testing.assert_close(logits(model, ["we saw Rome"]), logits(whole, ["we saw Rome"]))
 
 
 def test_what_does_not_fit_is_refused_with_the_figures_of_each_place(
