@@ -53,8 +53,12 @@ def stored(run: Run, figures: tuple[Figure, ...]) -> list[Figure]:
     return list({figure.name: figure for figure in reversed(ready)}.values())[::-1]
 
 
-def gallery(run: Run, figures: tuple[Figure, ...]) -> None:
-    """A list of all figures, and the chosen one beside it with what there is to see in it."""
+def gallery(run: Run, figures: tuple[Figure, ...], said: str) -> None:
+    """A list of all figures, and the chosen one beside it with what there is to see in it.
+
+    Args:
+        said: what is wrong with the run and stands on the page already.
+    """
     ready = {figure.name: figure for figure in stored(run, figures)}
     if not ready:
         return
@@ -77,18 +81,25 @@ def gallery(run: Run, figures: tuple[Figure, ...]) -> None:
             label_visibility="collapsed",
         )
     with right:
-        _draw(run, ready[chosen], None, None)
+        _draw(run, ready[chosen], None, None, said)
 
 
 def _draw(
-    run: Run, figure: Figure, selected: int | None, on_point: Callable[[str], None] | None
+    run: Run,
+    figure: Figure,
+    selected: int | None,
+    on_point: Callable[[str], None] | None,
+    said: str = "",
 ) -> None:
     tables = run.record.names("table")
     kinds = {name: "table" if name in tables else "dataset" for name in figure.results}
     try:
         results = [run.table(n) if kind == "table" else run.dataset(n) for n, kind in kinds.items()]
     except ObverseError as error:  # of this figure; others can be drawn
-        parts.error(error)
+        if str(error) == said:
+            parts.html(markup.hint("Of this figure, too, that is what is wrong."))
+        else:
+            parts.error(error)
         return
     clicks = figure.selects and on_point is not None
     try:

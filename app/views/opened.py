@@ -28,6 +28,9 @@ class Opened:
         source: what the user has chosen; None where nothing is open.
         run: the run, if it is one.
         found: all runs that could be open, by name.
+
+    Attributes:
+        problem: what is wrong with the study's examples, once that was said on the screen.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Opened:
         self.source = source
         self.run = run
         self.found = found
+        self.problem = ""
 
     @functools.cached_property
     def page(self) -> Page:
@@ -84,6 +88,7 @@ class Opened:
         try:
             table = None if examples is None else self.run.table(examples.table)
         except ObverseError as error:  # pages that need none of it go on
+            self.problem = str(error)
             parts.error(error)
             return None
         return None if examples is None or table is None else (examples, table)

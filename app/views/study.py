@@ -36,7 +36,7 @@ def show(opened: Opened) -> None:
             "<code>obverse run</code> again and reload this page.</div>"
         )
         return
-    study_figures.gallery(run, opened.page.figures)
+    study_figures.gallery(run, opened.page.figures, opened.problem)
     tables = run.record.names("table")
     if tables:
         parts.html(
