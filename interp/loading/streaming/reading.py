@@ -246,7 +246,7 @@ class _Files:
         descriptor, direct = self._opened(piece)
         with staged.numpy().data as view:
             try:
-                done = _fill(descriptor, view[: piece.size], piece.begin)
+                done = _fill(descriptor, view[: piece.size], piece.begin, direct)
             except OSError as error:
                 # The disk wants larger pages than these.
                 if not direct or error.errno != errno.EINVAL:
@@ -254,7 +254,7 @@ class _Files:
                 os.close(descriptor)
                 descriptor, direct = open_regular(piece.path, links=True), False
                 self._open[piece.path] = descriptor, direct
-                done = _fill(descriptor, view[: piece.size], piece.begin)
+                done = _fill(descriptor, view[: piece.size], piece.begin, direct)
         if not direct and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, piece.begin, piece.size, os.POSIX_FADV_DONTNEED)
         # Looked at afterwards: what was read is what was there.
@@ -284,12 +284,13 @@ def _opened(path: Path) -> tuple[int, bool]:
     return open_regular(path, links=True), False
 
 
-def _fill(descriptor: int, view: memoryview, begin: int) -> int:
+def _fill(descriptor: int, view: memoryview, begin: int, direct: bool) -> int:
     done = 0
     while done < len(view):
         got = os.preadv(descriptor, [view[done:]], begin + done)
         done += got
-        # Past the page cache only the last part of a file is no whole page.
-        if not got or got % _PAGE:
+        # Past the page cache only the last part of a file is no whole page; elsewhere it may be
+        # that a network gave less than was asked for.
+        if not got or (direct and got % _PAGE):
             break
     return done

@@ -16,10 +16,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["ALIGNED", "Slots"]
+__all__ = ["ALIGNED", "NoMemory", "Slots"]
 
 ALIGNED = 64
 """Bytes. PyTorch lays tensors out like this; elsewhere some products differ in the last bit."""
+
+
+class NoMemory(RuntimeError):
+    """There is none left; in the words of PyTorch's own allocator, so that batches get smaller."""
 
 
 class Slots:
@@ -54,7 +58,10 @@ class Slots:
         try:
             memory = self._free.get_nowait()
         except queue.Empty:
-            memory = _memory(self.size)
+            try:
+                memory = _memory(self.size)
+            except OSError as error:
+                raise NoMemory(f"can't allocate memory: {self.size} bytes for weights") from error
             self._made += 1
         array: npt.NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
         back = weakref.finalize(array, _back, self._free, memory, self._most)

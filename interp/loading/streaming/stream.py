@@ -7,6 +7,7 @@ the last. So two are in memory at a time, besides what somebody else still holds
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from interp.errors import ModelError, first_sentence
 from interp.loading.streaming.reading import PIECE, READERS, Job, Piece, Reader, plan
-from interp.loading.streaming.slots import ALIGNED, Slots
+from interp.loading.streaming.slots import ALIGNED, NoMemory, Slots
 from interp.loading.streaming.stored import Stored, check_stamps
 
 __all__ = ["Source", "Stream"]
@@ -101,6 +102,7 @@ class Stream:
         usual = sizes[len(sizes) // 2] if sizes else 0
         size = max((n for n in sizes if n <= usual * 5 // 4), default=0)
         self._slots = Slots(size, _TOGETHER)
+        self._larger = max((n for n in sizes if n > size), default=0)
         self._stamps = {
             one.stored.path: one.stored.stamp
             for one in self._weights.values()
@@ -117,12 +119,12 @@ class Stream:
     @property
     def nbytes(self) -> int:
         """Bytes that it takes while the model runs: two groups, and what is being read."""
-        return self._slots.nbytes + READERS * PIECE
+        return self._slots.nbytes + self._larger + READERS * PIECE
 
     @property
     def to_take(self) -> int:
         """What of that it has not taken yet."""
-        return self._slots.nbytes - self._slots.taken
+        return self._slots.nbytes + self._larger - self._slots.taken
 
     @property
     def stored_bytes(self) -> int:
@@ -146,10 +148,10 @@ class Stream:
         with self._lock:
             self._renew()
             coming = self._coming.pop(name, None) or self._begin(name)
-            try:
+            # Where there is no memory to look ahead it is read when it is asked for.
+            with contextlib.suppress(NoMemory):
                 self._look_ahead(name)
-            finally:
-                tensors = self._wait(coming)
+            tensors = self._wait(coming)
         return tensors | held
 
     def one(self, name: str) -> Tensor:

@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.errors import ModelError
-from interp.loading.streaming import reading
+from interp.loading.streaming import reading, slots
 from interp.loading.streaming.stored import stored_in
 from interp.loading.streaming.stream import Source, Stream
+from interp.model.memory import is_out_of_memory
 
 N = 4
 SHAPES = {"a": (33, 70), "b": (5,), "c": (200, 64), "d": (), "e": (0, 3)}
@@ -265,8 +266,9 @@ def test_where_the_page_cache_cannot_be_passed_by_it_is_used(
     monkeypatch.setattr(os, "preadv", picky)
     for group in range(N):
         assert agree(stream.group(str(group)), numbers)
-    # A file system in memory has no O_DIRECT at all.
+    # A file system in memory has no O_DIRECT at all, and a network gives less than is asked for.
     monkeypatch.setattr(reading, "_opened", lambda path: (os.open(path, os.O_RDONLY), False))
+    monkeypatch.setattr(os, "preadv", lambda d, buffers, at: plain(d, [buffers[0][:1000]], at))
     for group in range(N):
         assert agree(stream.group(str(group)), numbers)
 
@@ -328,6 +330,26 @@ def test_weights_in_memory_go_with_those_on_the_disk(file: Path) -> None:
     assert stream.group("1")["1.x"] is held
     assert list(stream.reads) == ["0"]
     stream.close()
+
+
+def test_without_memory_for_the_next_one_it_is_not_read_ahead(
+    stream: Stream, numbers: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = stream.group("0")
+    stream.group("1")
+
+    def none(_: int) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(slots, "_memory", none)
+    found = stream.group("2")  # which was read ahead, as was "3" into what "1" left
+    with pytest.raises(RuntimeError, match="can't allocate memory") as told:
+        stream.group("0")
+    assert is_out_of_memory(told.value)
+    assert agree(found, numbers)
+    assert agree(held, numbers)
+    del found
+    assert agree(stream.group("0"), numbers)
 
 
 def test_it_can_be_closed_and_goes_on(stream: Stream, numbers: Mapping[str, Tensor]) -> None:
