@@ -3,6 +3,7 @@
 # make app     the explorer in the browser
 # make check   style, types, layers and the quick tests: two minutes
 # make test    every check: style, types, layers, all tests
+# make quantised   the tests of packed weights, with torchao beside the environment
 # make docs    the documentation as a site, with a reference of every public name, in site/
 # make bench   timings against what else one could use
 
@@ -23,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 others = $(PYTEST) $(1) tests/cache || failed=1; \
 	$(PYTEST) $(1) --ignore=tests/cache --ignore=tests/browser || failed=1;
 
-.PHONY: setup demo app style check test quick-tests other-tests docs bench
+.PHONY: setup demo app style check test quantised quick-tests other-tests docs bench
 
 setup: $(STAMP)
 
@@ -62,10 +63,15 @@ quick-tests: setup
 other-tests: setup
 	@failed=0; $(call others) exit $$failed
 
+# Beside the environment, since transformers imports torchao for every model where it is installed.
+quantised: setup
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .quantised torchao
+	PYTHONPATH=.quantised REQUIRE_QUANTISED=1 $(BIN)/pytest tests/interp/loading/test_packed.py
+
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo
 	@echo "Open site/index.html; the search needs a server: $(BIN)/python -m http.server --directory site"
 
 bench: setup
-	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python -m "benchmarks.$$(basename $$script .py)"; done
+	@set -e; for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[!_]*.py)); do echo "== $$script"; $(BIN)/python -m "benchmarks.$$(basename $$script .py)"; done
