@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 import weakref
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ import xarray as xr
 from app.compute.background import jobs, requests
 from app.compute.background.jobs import Job, Jobs
 from app.compute.background.request import Form, Request
+from app.compute.background.shelf import asked_of
 from app.compute.engine import Engine, ModelSpec
 from app.compute.pairs import build, typed
 from app.compute.refining import Refined
 from experiments.reporter import Progress
-from experiments.run_directory import explored
+from experiments.run_directory import begun, explored
 from interp import load_model, sweep
 from interp.model.model import Model
 
@@ -210,6 +212,21 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(jobs, "KEPT_FROM", 0.0)
     (tmp_path / "config.json").write_text("{}")
     return tmp_path
+
+
+def test_interrupted_work_that_now_ends_at_once_is_not_told_any_more(
+    here: Jobs, spec: ModelSpec, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "KEPT_FROM", LONG)
+    request = requests.patching(spec, PAIRS[0], "z", run=True)
+    asked = here._turns.compute(spec, ("asked",), lambda model: asked_of(request, model))
+    (directory / "explored").mkdir()
+    told = {"title": "A map", "link": {}, "created": "2026-01-01T00:00"}
+    note = directory / "explored" / f"{asked.name}.begun"
+    note.write_text(json.dumps(told))
+    assert [one.name for one in begun.interrupted(directory)] == [asked.name]
+    assert here.ask(request, "a", directory=directory).work.wait(LONG).result is not None
+    assert begun.interrupted(directory) == []
 
 
 def test_a_result_lands_in_every_run_that_asked_and_is_read_after_a_restart(
