@@ -35,7 +35,8 @@ from experiments.organisms.training.checkpoint import (
 from experiments.organisms.training.optimizer import load_state_tensors, state_tensors
 from experiments.readable import check_readable
 from experiments.reporter import Progress
-from interp.loading.bridge import load_hugging_face, quiet
+from interp.loading.bridge import load_hugging_face
+from interp.loading.quiet import quiet
 from interp.loading.where import locate
 from interp.model.memory import is_out_of_memory
 from interp.model.model import Model

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from interp.errors import ModelError
 from interp.execute import Executor, Workers
-from interp.loading.bridge import load_hugging_face, quiet
+from interp.loading.bridge import load_hugging_face
 from interp.loading.load import load_model
+from interp.loading.quiet import quiet
 from interp.loading.where import bundled_models
 from interp.model.identity.fingerprint import canonical_weights, plain_name, twin
 from interp.model.memory import fitting_threads

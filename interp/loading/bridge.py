@@ -6,10 +6,8 @@ import contextlib
 import copy
 import functools
 import itertools
-import logging
 import re
 import threading
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -377,28 +375,3 @@ def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
         output = model(ids, use_cache=False)
     logits: torch.Tensor = getattr(output, "logits", output)
     return logits.float()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Hugging Face's progress bars and advice off the screen while loading."""
-    from transformers.utils import logging as hf_logging
-
-    verbosity = hf_logging.get_verbosity()
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    placing = logging.getLogger("accelerate.big_modeling")
-    told = placing.level
-    placing.setLevel(logging.ERROR)
-    level = logging.getLogger().level
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        logging.getLogger().setLevel(level)
-        placing.setLevel(told)
-        if bars:
-            hf_logging.enable_progress_bar()

@@ -19,11 +19,11 @@ from interp.loading.bridge import (
     is_finite,
     load_hugging_face,
     load_placed,
-    quiet,
     wrap,
 )
 from interp.loading.packing import check_gradients
 from interp.loading.placement import Wanted
+from interp.loading.quiet import quiet
 from interp.loading.where import locate
 from interp.model.model import Model
 from interp.model.packed import parts
