@@ -107,14 +107,14 @@ def _logits_line(model: Model, answers: dict[str, Any], name: str) -> Line:
 def against_cpu(device: str, layers: int, width: int, heads: int, length: int) -> Iterator[Line]:
     """The device against the CPU, float32."""
     found, expected = (
-        _measured(build(layers, where, torch.float32, width, heads), length)
+        measured(build(layers, where, torch.float32, width, heads), length)
         for where in (device, "cpu")
     )
     for what, value in found.items():
         yield line(what, "the CPU, float32", value, expected[what], _DEEP)
 
 
-def _measured(model: Model, length: int) -> dict[str, np.ndarray[Any, Any]]:
+def measured(model: Model, length: int) -> dict[str, np.ndarray[Any, Any]]:
     """A few instruments of each kind: passes, batches, gradients, closed forms."""
     pairs, few = random_pair(model, length), random_pairs(model, 3, length)
     texts = [" ".join(f"w{i}" for i in row) for row in few.clean.ids[:, 1:].tolist()]

@@ -56,9 +56,9 @@ class Processes:
                 f"{len(found)}; place it on fewer."
             )
         whole = len(found) // gpus * gpus
-        self._devices = [",".join(found[at : at + gpus]) for at in range(0, whole, gpus)]
+        self.devices = [",".join(found[at : at + gpus]) for at in range(0, whole, gpus)]
         self._several = len(found) > 1
-        self.limit = workers or len(self._devices) or min(cores(), MOST_WORKERS)
+        self.limit = workers or len(self.devices) or min(cores(), MOST_WORKERS)
         self._workers: list[Worker] = []
         self._launched = 0
 
@@ -114,9 +114,9 @@ class Processes:
 
     def _environment(self) -> dict[str, str]:
         threads = limits(max(1, cores() // self.limit))
-        if not self._devices or not self._several:
+        if not self.devices or not self._several:
             return threads
-        device = self._devices[self._launched % len(self._devices)]
+        device = self.devices[self._launched % len(self.devices)]
         return {**threads, "CUDA_VISIBLE_DEVICES": device}
 
 

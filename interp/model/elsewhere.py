@@ -188,7 +188,7 @@ class Elsewhere:
             with torch.no_grad():
                 whole = self.reader.one(slot.name) if made is None else made()[slot.name]
             whole = whole.detach().to(value.device)
-            if not torch.equal(_bits(value), _bits(whole)):
+            if not torch.equal(_raw(value), _raw(whole)):
                 raise ModelError(CHANGED.format(name=slot.name))
         self.let_go()
 
@@ -305,5 +305,5 @@ class Elsewhere:
             stack.close()
 
 
-def _bits(value: Tensor) -> Tensor:
+def _raw(value: Tensor) -> Tensor:
     return value.detach().contiguous().view(torch.uint8)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 __all__ = ["available_memory"]
 
-_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int | None:
@@ -25,7 +25,7 @@ def available_memory() -> int | None:
 
 def _free() -> Iterator[int]:
     with contextlib.suppress(OSError, KeyError, ValueError, IndexError):
-        yield _counted(_PROC / "meminfo")["MemAvailable"] << 10
+        yield _counted(PROC / "meminfo")["MemAvailable"] << 10
         return
     with contextlib.suppress(ValueError, OSError, AttributeError):
         yield os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -39,7 +39,7 @@ def _left_by_ulimit() -> Iterator[int]:
         set_ = {name: resource.getrlimit(limit)[0] for name, limit in limits.items()}
         if all(limit == resource.RLIM_INFINITY for limit in set_.values()):
             return
-        taken = _counted(_PROC / "self" / "status")
+        taken = _counted(PROC / "self" / "status")
         for name, limit in set_.items():
             if limit != resource.RLIM_INFINITY:
                 yield limit - (taken[name] << 10)
@@ -48,13 +48,13 @@ def _left_by_ulimit() -> Iterator[int]:
 def _left_by_groups() -> Iterator[int]:
     """What the control groups leave that a container or batch system has put this process in."""
     with contextlib.suppress(OSError, ValueError):
-        for line in (_PROC / "self" / "cgroup").read_text().splitlines():
+        for line in (PROC / "self" / "cgroup").read_text().splitlines():
             _, kinds, path = line.split(":", 2)
             if not kinds:
-                names, top = ("memory.max", "memory.current", "inactive_file"), _CGROUPS
+                names, top = ("memory.max", "memory.current", "inactive_file"), CGROUPS
             elif "memory" in kinds.split(","):
                 names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-                top = _CGROUPS / "memory"
+                top = CGROUPS / "memory"
             else:
                 continue
             here = top / path.lstrip("/")

@@ -79,7 +79,7 @@ class Runner:
         # What follows a prompt is the same whatever is forced after it.
         kept = [next_tokens, *(0 for _ in all_runs[1:])]
         self._parts = [
-            _Part(runs, changes, batch_size, k) for runs, k in zip(all_runs, kept, strict=True)
+            Part(runs, changes, batch_size, k) for runs, k in zip(all_runs, kept, strict=True)
         ]
 
     @property
@@ -122,7 +122,7 @@ class _Recorded:
     together: Together | None = None
 
 
-class _Part:
+class Part:
     """The same of one kind of sequence.
 
     Attributes:
@@ -186,7 +186,7 @@ class _Part:
                 return _Recorded(record_all(model, [mine, *theirs]))
             return _Recorded(together.recordings, together)
 
-        for start, stop, recorded in batches(len(runs), self._examples_that_fit(), work):
+        for start, stop, recorded in batches(len(runs), self.examples_that_fit(), work):
             if recorded.together is None:
                 self._read_unpatched(start, recorded.recordings)
             yield start, stop, recorded
@@ -204,7 +204,7 @@ class _Part:
             if scorer is self.runs.base and tokens is not None:
                 self.unpatched_tokens.put(slice(start, stop), tokens)
 
-    def _examples_that_fit(self) -> int:
+    def examples_that_fit(self) -> int:
         model, length = self.runs.model, self.runs.length
         sites = [*self._base_sites, *self._source_sites]
         width = sum(width_at(model, site.name, length) for site in sites)
@@ -223,7 +223,7 @@ class _Part:
             if runs.model.elsewhere is not None:
                 # A block that must be brought is to be brought once: it takes the rows in parts,
                 # and of all of them nothing but streams is in memory.
-                at_once, rows = max(1, rows // 2), rows_that_fit(runs.model, self._streams())
+                at_once, rows = max(1, rows // 2), rows_that_fit(runs.model, self.streams())
         ahead = None if together is None else together.pass_block
 
         def work(first: int, beyond: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
@@ -233,7 +233,7 @@ class _Part:
 
         return batches(len(changes), rows, work)
 
-    def _streams(self) -> int:
+    def streams(self) -> int:
         """Bytes that one row takes between blocks, where each may be a part of two batches."""
         model = self.runs.model
         return 8 * self.runs.length * model.d_model * model.dtype.itemsize

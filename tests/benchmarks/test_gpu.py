@@ -49,7 +49,7 @@ def test_a_wrong_number_stops_everything(tmp_path: Path, monkeypatch: pytest.Mon
         return {"patches of streams": right, "patches of heads": heads, "estimates": right}
 
     monkeypatch.setattr(_checks, "build", lambda layers, device, *_: device)
-    monkeypatch.setattr(_checks, "_measured", wrong)
+    monkeypatch.setattr(_checks, "measured", wrong)
     out = tmp_path / "gpu.md"
     with fake_gpu():
         code = gpu.main(["--small", "--out", str(out), "--only", "correctness", "edges"])

@@ -62,7 +62,7 @@ class Job(Generic[T]):
         self.request, self.model, self.fingerprint, self.link = request, model, fingerprint, link
         self.begun = time.time()
         self.waiting: set[str] = set()
-        self._turns = turns
+        self.turns = turns
         self._shelf: Shelf[T] = Shelf(request, link)
         if directory is not None:
             self.keep_in(directory)  # before it begins, since it may be there already
@@ -105,7 +105,7 @@ class Job(Generic[T]):
     def _steps(self, tell: Progress) -> Iterator[T]:
         begun, last = time.monotonic(), None
         asked = self.request
-        steps = self._turns.steps(asked.spec, asked.key, self._found, gives_way=asked.gives_way)
+        steps = self.turns.steps(asked.spec, asked.key, self._found, gives_way=asked.gives_way)
         with contextlib.ExitStack() as stack:
             noted = False
 
@@ -141,7 +141,7 @@ class Jobs:
     """
 
     def __init__(self, turns: Turns, alive: Callable[[str], bool]) -> None:
-        self._turns, self._alive = turns, alive
+        self.turns, self._alive = turns, alive
         self._lock = threading.Lock()
         self._jobs: dict[Key, Job[Any]] = {}
 
@@ -164,7 +164,7 @@ class Jobs:
         Raises:
             ModelError: the model cannot be loaded.
         """
-        name, fingerprint, tokenizer = self._turns.compute(
+        name, fingerprint, tokenizer = self.turns.compute(
             request.spec,
             ("who",),
             lambda model: (model.name, model.fingerprint, model.tokenizer_fingerprint),
@@ -175,7 +175,7 @@ class Jobs:
             if job is None or not (job.running or job.whole):
                 self._jobs.pop(key, None)  # the newest stand last
                 job = self._jobs[key] = Job(
-                    self._turns, request, name, fingerprint, link or {}, directory
+                    self.turns, request, name, fingerprint, link or {}, directory
                 )
             job.waiting.add(session)
             self._make_room(session, job)

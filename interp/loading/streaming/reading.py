@@ -266,7 +266,7 @@ class _Files:
     def _opened(self, piece: Piece) -> tuple[int, bool]:
         found = self._open.get(piece.path)
         if found is None:
-            found = self._open[piece.path] = _opened(piece.path)
+            found = self._open[piece.path] = opened(piece.path)
         return found
 
     def close(self) -> None:
@@ -276,7 +276,7 @@ class _Files:
         self._open.clear()
 
 
-def _opened(path: Path) -> tuple[int, bool]:
+def opened(path: Path) -> tuple[int, bool]:
     """A descriptor, and whether it goes past the page cache."""
     with contextlib.suppress(OSError):
         if hasattr(os, "O_DIRECT"):

@@ -39,7 +39,7 @@ class Slots:
         self._most = most
         # Filled from wherever the last tensor goes, which may be anywhere in Python.
         self._free: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
-        self._made = 0
+        self.made = 0
 
     @property
     def nbytes(self) -> int:
@@ -49,7 +49,7 @@ class Slots:
     @property
     def taken(self) -> int:
         """What of that was asked of the system."""
-        return min(self._made, self._most) * self.size
+        return min(self.made, self._most) * self.size
 
     def take(self, size: int) -> Tensor:
         """So many bytes, whatever they hold; they come back when no tensor looks at them."""
@@ -59,10 +59,10 @@ class Slots:
             memory = self._free.get_nowait()
         except queue.Empty:
             try:
-                memory = _memory(self.size)
+                memory = new_memory(self.size)
             except OSError as error:
                 raise NoMemory(f"can't allocate memory: {self.size} bytes for weights") from error
-            self._made += 1
+            self.made += 1
         array: npt.NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
         back = weakref.finalize(array, _back, self._free, memory, self._most)
         back.atexit = False
@@ -74,7 +74,7 @@ def _back(free: queue.SimpleQueue[mmap.mmap], memory: mmap.mmap, most: int) -> N
         free.put(memory)
 
 
-def _memory(size: int) -> mmap.mmap:
+def new_memory(size: int) -> mmap.mmap:
     # Private memory counts for a limit on what a process may take.
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):

@@ -101,16 +101,16 @@ class Stream:
         # Tables of a large vocabulary are larger than blocks, and fewer.
         usual = sizes[len(sizes) // 2] if sizes else 0
         size = max((n for n in sizes if n <= usual * 5 // 4), default=0)
-        self._slots = Slots(size, _TOGETHER)
+        self.slots = Slots(size, _TOGETHER)
         self._larger = max((n for n in sizes if n > size), default=0)
-        self._stamps = {
+        self.stamps = {
             one.stored.path: one.stored.stamp
             for one in self._weights.values()
             if isinstance(one, Source)
         }
         self._reader = Reader()
         self._lock, self._process = threading.RLock(), os.getpid()
-        self._coming: dict[str, _Coming] = {}
+        self.coming: dict[str, _Coming] = {}
         self._leaving: Job | None = None
         self._current, self._step = -1, 1
         self.reads = dict.fromkeys(self._order, 0)
@@ -119,12 +119,12 @@ class Stream:
     @property
     def nbytes(self) -> int:
         """Bytes that it takes while the model runs: two groups, and what is being read."""
-        return self._slots.nbytes + self._larger + READERS * PIECE
+        return self.slots.nbytes + self._larger + READERS * PIECE
 
     @property
     def to_take(self) -> int:
         """What of that it has not taken yet."""
-        return self._slots.nbytes + self._larger - self._slots.taken
+        return self.slots.nbytes + self._larger - self.slots.taken
 
     @property
     def stored_bytes(self) -> int:
@@ -147,7 +147,7 @@ class Stream:
             return held
         with self._lock:
             self._renew()
-            coming = self._coming.pop(name, None) or self._begin(name)
+            coming = self.coming.pop(name, None) or self._begin(name)
             # Where there is no memory to look ahead it is read when it is asked for.
             with contextlib.suppress(NoMemory):
                 self._look_ahead(name)
@@ -171,9 +171,9 @@ class Stream:
         Raises:
             ModelError: a file is no longer the one that was looked at.
         """
-        check_stamps(self._stamps)
+        check_stamps(self.stamps)
         held = (one for one in self._weights.values() if isinstance(one, Tensor))
-        return (*self._stamps.items(), *((one.data_ptr(), one._version) for one in held))
+        return (*self.stamps.items(), *((one.data_ptr(), one._version) for one in held))
 
     def close(self) -> None:
         """Let go of what was read ahead and end the threads; what is asked for next is read."""
@@ -187,7 +187,7 @@ class Stream:
         if self._process != os.getpid():
             # A forked process has no threads that read.
             self._process, self._reader = os.getpid(), Reader()
-            self._coming.clear()
+            self.coming.clear()
             self._leaving = None
 
     def _look_ahead(self, name: str) -> None:
@@ -199,16 +199,16 @@ class Stream:
         if not 0 <= ahead < n:
             ahead = 0 if ahead == n else min(1, n - 1)
         wanted = self._order[ahead]
-        if wanted != name and wanted not in self._coming:
+        if wanted != name and wanted not in self.coming:
             self._forget()
-            self._coming[wanted] = self._begin(wanted)
+            self.coming[wanted] = self._begin(wanted)
 
     def _forget(self) -> None:
         """What was foreseen is not wanted."""
-        for coming in self._coming.values():
+        for coming in self.coming.values():
             coming.job.cancelled = True
             self._leaving = coming.job
-        self._coming.clear()
+        self.coming.clear()
 
     def _begin(self, name: str) -> _Coming:
         if self._leaving is not None:
@@ -218,7 +218,7 @@ class Stream:
         group = self._groups[name]
         on_cpu = self._device.type == "cpu"
         if on_cpu:
-            memory = self._slots.take(group.size)
+            memory = self.slots.take(group.size)
         else:
             memory = torch.empty(group.size, dtype=torch.uint8, device=self._device)
         coming = self._start(group, memory)

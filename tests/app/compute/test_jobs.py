@@ -219,7 +219,7 @@ def test_interrupted_work_that_now_ends_at_once_is_not_told_any_more(
 ) -> None:
     monkeypatch.setattr(jobs, "KEPT_FROM", LONG)
     request = requests.patching(spec, PAIRS[0], "z", run=True)
-    asked = here._turns.compute(spec, ("asked",), lambda model: asked_of(request, model))
+    asked = here.turns.compute(spec, ("asked",), lambda model: asked_of(request, model))
     (directory / "explored").mkdir()
     told = {"title": "A map", "link": {}, "created": "2026-01-01T00:00"}
     note = directory / "explored" / f"{asked.name}.begun"

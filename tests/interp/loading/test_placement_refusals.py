@@ -178,7 +178,7 @@ def test_workers_get_as_many_gpus_as_the_model_lies_on(monkeypatch: pytest.Monke
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8")
     assert Processes(None, 2).limit == 2
     assert Processes(None, 1).limit == 5
-    assert Processes(None, 2)._devices == ["4,5", "6,7"]
+    assert Processes(None, 2).devices == ["4,5", "6,7"]
 
 
 def test_what_is_written_on_a_command_line() -> None:

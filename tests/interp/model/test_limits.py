@@ -23,8 +23,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (proc / "self" / "cgroup").write_text("0::/\n")
     (tmp_path / "cgroup").mkdir()
-    monkeypatch.setattr(limits, "_PROC", proc)
-    monkeypatch.setattr(limits, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(limits, "PROC", proc)
+    monkeypatch.setattr(limits, "CGROUPS", tmp_path / "cgroup")
     ulimit(monkeypatch)
     return tmp_path
 

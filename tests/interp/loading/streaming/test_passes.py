@@ -109,7 +109,7 @@ def test_a_whole_gradient_is_that_of_memory(tiny: Tiny, on_disk: Tiny) -> None:
         return torch.autograd.grad(out[0, -1].square().sum(), entered)[0]
 
     assert torch.equal(gradient(on_disk.model), gradient(tiny.model))
-    assert reader(on_disk)._slots._made <= 3
+    assert reader(on_disk).slots.made <= 3
 
 
 def test_rows_that_do_not_fit_into_a_block_pass_it_in_parts(
@@ -129,8 +129,8 @@ def test_rows_that_do_not_fit_into_a_block_pass_it_in_parts(
     length = pairs.alignment.clean.shape[1]
     enough = 8 * tiny.model.memory_per_row(length)
     monkeypatch.setattr(memory, "memory_budget", lambda _: enough)
-    monkeypatch.setattr(runner._Part, "_streams", lambda _: 1)
-    monkeypatch.setattr(runner._Part, "_examples_that_fit", lambda _: 100)
+    monkeypatch.setattr(runner.Part, "streams", lambda _: 1)
+    monkeypatch.setattr(runner.Part, "examples_that_fit", lambda _: 100)
     for site in ("resid_pre", "mlp_out", "z", "pattern"):
         found, counted = reads(on_disk, lambda model, given, site=site: sweep(model, given, site))
         assert set(parts) == {4}

@@ -136,9 +136,9 @@ def test_on_the_way_down_each_group_is_read_once_too(stream: Stream) -> None:
 
 def test_what_comes_next_is_read_before_it_is_asked_for(stream: Stream) -> None:
     stream.group("0")
-    assert stream._coming["1"].job.done.wait(5)
+    assert stream.coming["1"].job.done.wait(5)
     stream.group("1")
-    assert stream._coming["2"].job.done.wait(5)
+    assert stream.coming["2"].job.done.wait(5)
 
 
 def test_memory_that_somebody_sees_is_not_used_again(
@@ -161,7 +161,7 @@ def test_two_groups_are_in_memory_and_no_more(stream: Stream) -> None:
         del found
     gc.collect()
     assert len(pieces) <= 2
-    assert stream._slots._made <= 2
+    assert stream.slots.made <= 2
     assert stream.to_take == 0
 
 
@@ -198,7 +198,7 @@ def test_a_truncated_file_is_an_error(
         stored_in(file)
     # Even where nothing else tells.
     monkeypatch.setattr(reading, "check_stamps", lambda _: None)
-    monkeypatch.setattr(reading.Stamp, "of", staticmethod(lambda _: stream._stamps[file]))
+    monkeypatch.setattr(reading.Stamp, "of", staticmethod(lambda _: stream.stamps[file]))
     with pytest.raises(ModelError, match="ends before the weights that stood in it"):
         everything(stream)
 
@@ -267,7 +267,7 @@ def test_where_the_page_cache_cannot_be_passed_by_it_is_used(
     for group in range(N):
         assert agree(stream.group(str(group)), numbers)
     # A file system in memory has no O_DIRECT at all, and a network gives less than is asked for.
-    monkeypatch.setattr(reading, "_opened", lambda path: (os.open(path, os.O_RDONLY), False))
+    monkeypatch.setattr(reading, "opened", lambda path: (os.open(path, os.O_RDONLY), False))
     monkeypatch.setattr(os, "preadv", lambda d, buffers, at: plain(d, [buffers[0][:1000]], at))
     for group in range(N):
         assert agree(stream.group(str(group)), numbers)
@@ -341,7 +341,7 @@ def test_without_memory_for_the_next_one_it_is_not_read_ahead(
     def none(_: int) -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    monkeypatch.setattr(slots, "_memory", none)
+    monkeypatch.setattr(slots, "new_memory", none)
     found = stream.group("2")  # which was read ahead, as was "3" into what "1" left
     with pytest.raises(RuntimeError, match="can't allocate memory") as told:
         stream.group("0")
@@ -353,9 +353,11 @@ def test_without_memory_for_the_next_one_it_is_not_read_ahead(
 
 
 def test_it_can_be_closed_and_goes_on(stream: Stream, numbers: Mapping[str, Tensor]) -> None:
+    others = set(threading.enumerate())  # of other tests
     stream.group("0")
     stream.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("weights-") and t.is_alive()]
+    left = set(threading.enumerate()) - others
+    assert not [one for one in left if one.name.startswith("weights-")]
     assert agree(stream.group("1"), numbers)
 
 
