@@ -1,4 +1,4 @@
-"""Everything that one large GPU is to show, in one command of less than nine minutes.
+"""Everything that one large GPU is to show, in one command with a budget of nine minutes.
 
 Correctness first: where an answer differs by more than rounding explains, nothing is timed, and the
 exit code is 1. Then the parts in the order of their importance, both sides in one process, the
