@@ -17,14 +17,15 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 # Whoever keeps Python from writing what it compiles has each process compile all tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Each lane runs where another has failed, too. What drives a browser is one process, so that one
-# server and one browser do for all of it; who clicks minds a busy machine, so all that runs beside it
-# gives way to it. Tests of the store fork some thousand processes to kill them, which is cheap as
-# long as what other tests import is not in memory.
+# Three lanes, each of which runs where another has failed, too. What drives a browser is one process,
+# so that one server and one browser do for all of it, and comes first, when only style runs beside
+# it: who clicks minds a busy machine. The tests of the store fork some thousand processes to kill
+# them, which is cheap as long as what other tests import is not in memory.
+in-browser = $(BIN)/pytest tests/browser || failed=1;
 others = $(PYTEST) $(1) tests/cache || failed=1; \
 	$(PYTEST) $(1) --ignore=tests/cache --ignore=tests/browser || failed=1;
 
-.PHONY: setup demo app style check test quantised quick-tests other-tests docs bench
+.PHONY: setup demo app style check test quantised quick-tests all-tests docs bench
 
 setup: $(STAMP)
 
@@ -53,17 +54,14 @@ check: setup
 	@$(MAKE) -j2 style quick-tests
 
 test: setup
-	@failed=0; told=$$(mktemp); nice -n 19 $(MAKE) -j2 --no-print-directory style other-tests & \
-	others=$$!; $(BIN)/pytest tests/browser >$$told 2>&1 || failed=1; cat $$told; rm $$told; \
-	wait $$others || failed=1; exit $$failed
+	@$(MAKE) -j2 style all-tests
 
 quick-tests: setup
 	@failed=0; $(call others,-m "not slow and not browser") exit $$failed
 
-other-tests: setup
-	@failed=0; $(call others) exit $$failed
+all-tests: setup
+	@failed=0; $(in-browser) $(call others) exit $$failed
 
-# Beside the environment, since transformers imports torchao for every model where it is installed.
 quantised: setup
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .quantised torchao
 	PYTHONPATH=.quantised REQUIRE_QUANTISED=1 $(BIN)/pytest tests/interp/loading/test_packed.py
