@@ -228,17 +228,21 @@ def measured(
     import resource
 
     most_held = watch()
-    begun = time.perf_counter()
-    model = on_disk(folder, dtype)
-    loaded = time.perf_counter() - begun
-    # Hugging Face maps whole files while it loads, which a limit would count. From here on no more
-    # can be had than is left of it.
     now = memory()
+    # Address space that nobody uses does not count, such as the stacks of threads.
     most = now["VmData"] + int(limit * GB) - now["RssAnon"]
     resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
+    begun, before = time.perf_counter(), bytes_read()
+    model = on_disk(folder, dtype)
+    loaded = time.perf_counter() - begun
     assert model.elsewhere is not None
     reader = model.elsewhere.reader
-    found: dict[str, Any] = {"loaded": loaded, "rate": rate(dtype, model.d_model)}
+    found: dict[str, Any] = {
+        "loaded": loaded,
+        "loading_read": bytes_read() - before,
+        "loading_peak": most_held[0],
+        "rate": rate(dtype, model.d_model),
+    }
     for what in steps:
         begun = time.perf_counter()
         # The first use of a model tries it; a sweep of one layer does what a sweep of all needs.
@@ -279,6 +283,12 @@ def memory() -> dict[str, int]:
     lines = Path("/proc/self/status").read_text().splitlines()
     words = (line.split() for line in lines if line.startswith(("Vm", "Rss")))
     return {name.rstrip(":"): int(kib) << 10 for name, kib, *_ in words}
+
+
+def bytes_read() -> int:
+    """Bytes that this process has read from disks so far, pages of mapped files too."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
 
 def rate(dtype: str, width: int) -> float:
@@ -354,7 +364,8 @@ def steps(arguments: argparse.Namespace, shape: Shape, folder: Path) -> None:
     found = apart(arguments, folder)
     print(
         f"{arguments.dtype}, {arguments.tokens} tokens, {describe_machine('cpu')}, "
-        f"{found['rate'] / GB:.0f} GFLOP/s; loaded in {found['loaded']:.0f} s"
+        f"{found['rate'] / GB:.0f} GFLOP/s; loaded in {found['loaded']:.0f} s "
+        f"({found['loading_read'] / GB:.1f} GB read, {found['loading_peak'] / GB:.2f} GB held)"
     )
     for what in [what for what in RUN if what in found]:
         one = found[what]

@@ -1,4 +1,4 @@
-"""From files to a TransformerLens bridge whose numbers are Hugging Face's."""
+"""From files to a Hugging Face model and its tokenizer, checked against their configuration."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import functools
 import itertools
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
@@ -19,22 +19,17 @@ from cache.sizes import show_size
 from interp.errors import DoesNotFit, ModelError, first_sentence
 from interp.loading import packing
 from interp.loading.configuration import check_size
-from interp.loading.cutting import asks_for_numbers, bring_cut
 from interp.loading.placement import Wanted, for_hugging_face, place, stripped
-from interp.loading.where import check_folder, unknown_model
+from interp.loading.promised import Promised, fill, promised
+from interp.loading.where import check_folder, shards_in, unknown_model
 from interp.model.identity.fingerprint import Outline, note_outline
 from interp.model.memory import available_memory
-from interp.model.packed import parts
 from interp.model.vocabulary import quoted
 
 if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
-
     from interp.model.elsewhere import Elsewhere
     from interp.model.placed import Placed
 
-# A wrong norm, mask or position is off by 0.1 or more, rounding in bfloat16 by less than this.
-WRAPPED_TOLERANCE = 0.05
 # Modules that hold no weights themselves, for each weight and besides.
 _MODULES_OF_ONE_WEIGHT, _MODULES = 16, 2000
 # Of a model whose files are not here yet; the largest have some tens of thousands.
@@ -59,7 +54,8 @@ def load_hugging_face(
         DoesNotFit: there is not enough memory for it.
         ModelError: it cannot be found or read, or its weights are not those of its configuration.
     """
-    return _load(source, target, folder, dtype, revision, device, None)[:2]
+    found = _load(source, target, folder, dtype, revision, device, None)
+    return found.hf_model, found.tokenizer
 
 
 def load_placed(
@@ -79,9 +75,26 @@ def load_placed(
         DoesNotFit: some device has not enough memory.
         ModelError: as there; or the parts cannot be placed so.
     """
-    hf_model, tokenizer, placed = _load(source, target, folder, dtype, revision, None, wanted)
-    assert placed is not None
-    return hf_model, tokenizer, placed, stripped(hf_model, placed)
+    found = _load(source, target, folder, dtype, revision, None, wanted)
+    assert found.placed is not None
+    assert found.settle is not None
+    return found.hf_model, found.tokenizer, found.placed, found.settle()
+
+
+class _Loaded(NamedTuple):
+    """What was loaded.
+
+    Attributes:
+        hf_model, tokenizer: these.
+        placed: where its parts are to lie.
+        settle: puts them there, if they are placed; returns the weights that do not lie where the
+            model computes.
+    """
+
+    hf_model: Any
+    tokenizer: Any
+    placed: Placed | None
+    settle: Callable[[], Elsewhere | None] | None
 
 
 def _load(
@@ -92,10 +105,11 @@ def _load(
     revision: str | None,
     device: torch.device | None,
     wanted: Wanted | None,
-) -> tuple[Any, Any, Placed | None]:
+) -> _Loaded:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     placed: Placed | None = None
+    without: Promised | None = None
     files = {"revision": revision, "trust_remote_code": False, "local_files_only": bool(folder)}
     where: dict[str, Any] = {}
     try:
@@ -117,23 +131,28 @@ def _load(
             empty = _empty(config, dtype, _MODULES_OF_ANY)
             placed = place(source, empty, dtype, wanted)
             offload = None if placed.folder is None else str(placed.folder)
-            parts = for_hugging_face(empty, placed)
-            where |= {"device_map": parts, "offload_folder": offload}
+            places = for_hugging_face(empty, placed)
+            where |= {"device_map": places, "offload_folder": offload}
+            if folder is not None:
+                without = promised(target, empty, dtype, shards_in(folder), files)
         elif plain:
             _check_memory(source, skeleton, dtype, device)
         tokenizer = AutoTokenizer.from_pretrained(target, **files)
-        hf_model, info = AutoModelForCausalLM.from_pretrained(
-            target,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            attn_implementation="eager",
-            output_loading_info=True,
-            # Without this the shapes that do not fit are only told on the screen; see below.
-            ignore_mismatched_sizes=True,
-            **files,
-            **where,
-        )
+        if without is not None:
+            hf_model, info = without.hf_model, without.info
+        else:
+            hf_model, info = AutoModelForCausalLM.from_pretrained(
+                target,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                attn_implementation="eager",
+                output_loading_info=True,
+                # Without this the shapes that do not fit are only told on the screen; see below.
+                ignore_mismatched_sizes=True,
+                **files,
+                **where,
+            )
     except ModelError:
         raise
     except Exception as error:  # Hugging Face raises a dozen unrelated types here
@@ -163,7 +182,12 @@ def _load(
             f"The weights in '{target}' do not fit its config.json ('{misfits[0]}' first); restore "
             "both from the same checkpoint."
         )
-    return hf_model, tokenizer, placed
+    settle: Callable[[], Elsewhere | None] | None = None
+    if without is not None and placed is not None:
+        settle = functools.partial(fill, without, places, placed.main)
+    elif placed is not None:
+        settle = functools.partial(stripped, hf_model, placed)
+    return _Loaded(hf_model, tokenizer, placed, settle)
 
 
 def _check_architecture(target: str, config: Any) -> None:
@@ -283,95 +307,3 @@ def _blocks_left_out(hf_model: Any, unexpected: Iterable[str]) -> list[str]:
         highest[match[1]] = max(int(match[2]), highest.get(match[1], -1))
     found = [match for match in map(numbered.match, sorted(unexpected)) if match]
     return [m.string for m in found if m[1] in highest and int(m[2]) > highest[m[1]]]
-
-
-def wrap(
-    hf_model: Any,
-    tokenizer: Any,
-    name: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    elsewhere: Elsewhere | None = None,
-) -> TransformerBridge:
-    """TransformerLens' bridge around a Hugging Face model, if it computes the same logits.
-
-    Args:
-        device: where it goes; where it computes, if some of its weights lie elsewhere.
-        elsewhere: these.
-
-    Raises:
-        ModelError: TransformerLens does not know the architecture, or computes something else.
-    """
-    from transformer_lens.model_bridge import TransformerBridge
-
-    hf_model = (hf_model.to(device) if elsewhere is None else hf_model).eval()
-    config = hf_model.config.get_text_config()
-    length = min(8, config.vocab_size, getattr(config, "max_position_embeddings", 8))
-    ids = torch.arange(length, device=device)[None]
-    try:
-        expected = _logits(hf_model, ids)
-    except Exception as error:  # settings of which each is in order, and that do not fit together
-        raise ModelError(
-            f"'{name}' computes nothing with the settings in its config.json "
-            f"({first_sentence(error)}); restore it from the original checkpoint."
-        ) from error
-    boot = functools.partial(
-        TransformerBridge.boot_transformers, name, tokenizer=tokenizer, device=device, dtype=dtype
-    )
-    try:
-        if elsewhere is None:
-            bridge = boot(hf_model=hf_model)
-        else:
-            # What it cuts out of weights while it wraps them would stay in memory.
-            nan = asks_for_numbers(hf_model, lambda empty: boot(hf_model=empty))
-            with elsewhere.closed(nan=nan):
-                bridge = boot(hf_model=hf_model)
-            bring_cut(bridge, elsewhere)
-        found = _logits(bridge, ids)
-    except ModelError:
-        raise
-    except Exception as error:
-        architecture = type(hf_model).__name__
-        raise ModelError(
-            f"TransformerLens cannot wrap '{name}' ({architecture}): {first_sentence(error)}"
-        ) from error
-    if not bool(torch.isfinite(expected).all()) and _finite(hf_model):
-        raise ModelError(
-            f"'{name}' computes no finite logits from finite weights, so a setting in its "
-            "config.json is wrong; restore it from the original checkpoint."
-        )
-    difference = (found - expected).norm() / expected.norm().clamp(min=1e-12)
-    # NaN is told of by the check of the weights, which names the tensor.
-    if float(difference) > WRAPPED_TOLERANCE:
-        raise ModelError(
-            f"TransformerLens computes other logits for {type(hf_model).__name__} than Hugging "
-            f"Face does (relative difference {float(difference):.2g}), so nothing measured on it "
-            "would be true; use another architecture or version of transformer-lens."
-        )
-    return bridge
-
-
-def _finite(model: Any) -> bool:
-    return all(
-        is_finite(one)
-        for name, weight in model.named_parameters()
-        for _, one in parts(name, weight)
-        if one.is_floating_point()
-    )
-
-
-def is_finite(values: torch.Tensor) -> bool:
-    """Whether no number is infinite or NaN, in one pass over them: `torch.isfinite` makes several
-    tensors of their size and takes 40 times as long."""
-    if values.numel() == 0:
-        return True
-    # NaN goes through both.
-    return all(bool(torch.isfinite(end)) for end in torch.aminmax(values.detach()))
-
-
-def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Logits in float32, from a Hugging Face model or a bridge."""
-    with torch.no_grad():
-        output = model(ids, use_cache=False)
-    logits: torch.Tensor = getattr(output, "logits", output)
-    return logits.float()

@@ -97,7 +97,8 @@ def weights_in(shards: Sequence[Path]) -> Weights:
     found: dict[str, Stored] = {}
     for shard in shards:
         try:
-            with safe_open(str(shard), framework="pt") as weights:
+            # For PyTorch it would map the file as memory of this process, which a limit counts.
+            with safe_open(str(shard), framework="np") as weights:
                 for name in weights.keys():  # noqa: SIM118 (it is no mapping)
                     if name in found:
                         raise ModelError(

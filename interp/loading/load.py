@@ -15,18 +15,13 @@ from interp.errors import ModelError
 from interp.forward.source import ModelSource
 from interp.loading.alibi import check_alibi
 from interp.loading.allocator import keep_freed_memory
-from interp.loading.bridge import (
-    is_finite,
-    load_hugging_face,
-    load_placed,
-    wrap,
-)
+from interp.loading.bridge import load_hugging_face, load_placed
 from interp.loading.packing import check_gradients
 from interp.loading.placement import Wanted
 from interp.loading.quiet import quiet
 from interp.loading.where import locate
+from interp.loading.wrapping import check_finite, wrap
 from interp.model.model import Model
-from interp.model.packed import parts
 from interp.model.vocabulary import quoted
 
 
@@ -191,15 +186,13 @@ def _checked(model: Model) -> Model:
             f"{model.name} was put in compatibility mode, which changes its weights; load it raw."
         )
     check_alibi(model)
-    for name, tensor in model.weights().items():
-        numbers = (one for _, one in parts(name, tensor) if one.is_floating_point())
-        if not all(map(is_finite, numbers)):
-            plain = name.replace("_original_component.", "")
-            raise ModelError(
-                f"{model.name} has non-finite weights in '{plain}'; no measurement on it would "
-                "mean anything, so load an intact checkpoint."
-            )
-    check_gradients(model.name, model.bridge.original_model)
+    weights = model.weights()
+    for name in weights:
+        # What was brought while the logits were compared was looked at then.
+        if model.elsewhere is None or not model.elsewhere.was_examined(name):
+            check_finite(model.name, name, weights[name])
+    if model.elsewhere is None:  # packed weights are not placed
+        check_gradients(model.name, model.bridge.original_model)
     return model
 
 

@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from interp.loading.streaming.stored import changed, stored_in
 from interp.loading.streaming.stream import Source, Stream
 from interp.model.elsewhere import Elsewhere, Slot
 from interp.model.identity.fingerprint import plain_name
 
-__all__ = ["Stored", "attach_disk_blocks", "group_of"]
+__all__ = ["attach_disk_blocks", "group_of"]
 
 _NUMBERED = re.compile(r"(?:.*?\.)?\d+(?=\.)")
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A weight in a safetensors file.
-
-    Attributes:
-        file: which.
-        name: what it is called there.
-        dtype: what it is to be here.
-    """
-
-    file: Path
-    name: str
-    dtype: torch.dtype
-
-
 def attach_disk_blocks(
-    hf_model: nn.Module, weights: Mapping[str, Stored | Tensor], device: torch.device
+    hf_model: nn.Module, weights: Mapping[str, Source | Tensor], device: torch.device
 ) -> Elsewhere:
     """Have a model bring some of its weights when they are asked for, block by block.
 
@@ -67,18 +49,9 @@ def group_of(name: str) -> str:
     return block.group() if block else name.rpartition(".")[0]
 
 
-def _stream(weights: Mapping[str, Stored | Tensor], device: torch.device) -> Stream:
+def _stream(weights: Mapping[str, Source | Tensor], device: torch.device) -> Stream:
     """What brings them, in the order in which a model has them."""
-    files = {one.file for one in weights.values() if isinstance(one, Stored)}
-    found = {file: stored_in(file) for file in sorted(files)}
     groups: dict[str, dict[str, Source | Tensor]] = {}
     for name, one in weights.items():
-        source: Source | Tensor
-        if isinstance(one, Tensor):
-            source = one
-        elif one.name in found[one.file]:
-            source = Source(found[one.file][one.name], one.dtype)
-        else:
-            raise changed(one.file)
-        groups.setdefault(group_of(name), {})[name] = source
+        groups.setdefault(group_of(name), {})[name] = one
     return Stream(groups, device)

@@ -16,7 +16,9 @@ from cache.errors import StorageError
 from cache.files import expanded
 from cache.sizes import parse_size, show_size
 from interp.errors import DoesNotFit, ModelError, first_sentence
-from interp.loading.offload import Stored, attach_disk_blocks
+from interp.loading.offload import attach_disk_blocks
+from interp.loading.streaming.stored import Stored, changed, stored_in
+from interp.loading.streaming.stream import Source
 from interp.model.elsewhere import Elsewhere
 from interp.model.memory import available_memory
 from interp.model.placed import Placed
@@ -111,7 +113,7 @@ def stripped(hf_model: Any, placed: Placed) -> Elsewhere | None:
     remove_hook_from_module(hf_model, recurse=True)
     if hasattr(hf_model, "hf_device_map"):
         del hf_model.hf_device_map
-    main, weights = placed.main, dict[str, Stored | Tensor]()
+    main, weights = placed.main, dict[str, Source | Tensor]()
     for name, tensor in hf_model.named_parameters(remove_duplicate=False):
         if tensor.device.type == "meta":
             if name not in files:
@@ -128,7 +130,7 @@ def stripped(hf_model: Any, placed: Placed) -> Elsewhere | None:
     return attach_disk_blocks(hf_model, weights, main) if weights else None
 
 
-def _index(hf_model: nn.Module) -> dict[str, Stored]:
+def _index(hf_model: nn.Module) -> dict[str, Source]:
     """Where the weights lie that were left on disk, as accelerate was told."""
     for module in hf_model.modules():
         hooks = [getattr(module, "_hf_hook", None)]
@@ -136,15 +138,18 @@ def _index(hf_model: nn.Module) -> dict[str, Stored]:
             hooks += getattr(hook, "hooks", ())
             known: Any = getattr(getattr(hook, "weights_map", None), "dataset", None)
             if getattr(known, "index", None):
-                return {
-                    name: Stored(
-                        Path(at["safetensors_file"]),
-                        at.get("weight_name", name),
-                        getattr(torch, at["dtype"]),
-                    )
-                    for name, at in known.index.items()
-                }
+                paths = {Path(at["safetensors_file"]) for at in known.index.values()}
+                files = {path: stored_in(path) for path in sorted(paths)}
+                return {name: _source(name, at, files) for name, at in known.index.items()}
     return {}
+
+
+def _source(name: str, at: Mapping[str, str], files: Mapping[Path, Mapping[str, Stored]]) -> Source:
+    path = Path(at["safetensors_file"])
+    found = files[path].get(at.get("weight_name", name))
+    if found is None:
+        raise changed(path)
+    return Source(found, getattr(torch, at["dtype"]))
 
 
 # -- maps ------------------------------------------------------------------------------------------

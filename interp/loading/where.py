@@ -106,7 +106,7 @@ def check_folder(folder: Path) -> Weights:
     if not (folder / "config.json").exists():
         raise ModelError(f"'{folder}' is not a model folder: it has no config.json.")
     _check_files(folder)
-    weights = weights_in(_shards(folder))
+    weights = weights_in(shards_in(folder))
     check_configuration(folder / "config.json", weights)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ModelError(
@@ -139,8 +139,12 @@ def _check_files(folder: Path) -> None:
         )
 
 
-def _shards(folder: Path) -> list[Path]:
-    """The weight files that Hugging Face reads."""
+def shards_in(folder: Path) -> list[Path]:
+    """The weight files that Hugging Face reads.
+
+    Raises:
+        ModelError: there are none, some are missing, or the index points out of the folder.
+    """
     if not any(folder.glob("*.safetensors")):
         pickled = any(path for kind in _PICKLED for path in folder.glob(kind))
         what = "only pickled weights, which can run code" if pickled else "no weights"

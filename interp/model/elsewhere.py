@@ -75,11 +75,17 @@ class Elsewhere:
         reader: brings them.
         device: where the model computes.
         kept: how many groups stay when others are brought.
+
+    Attributes:
+        examine: is given the name and numbers of each weight that is read when its group is brought
+            for the first time, and may raise an error.
     """
 
     def __init__(self, reader: Reader, device: torch.device, kept: int = 1) -> None:
         self.reader, self.device, self.kept = reader, device, kept
         self.slots: dict[Slot, nn.Parameter] = {}
+        self.examine: Callable[[str, Tensor], None] | None = None
+        self._examined: set[str] = set()
         self._empty: dict[int, Slot] = {}
         self._nans: dict[Slot, nn.Parameter] = {}
         self._made: dict[Slot, Make] = {}
@@ -192,6 +198,10 @@ class Elsewhere:
                 raise ModelError(CHANGED.format(name=slot.name))
         self.let_go()
 
+    def was_examined(self, name: str) -> bool:
+        """Whether a weight was looked at when it was brought (see `examine`)."""
+        return name in self._examined
+
     def alive(self) -> list[str]:
         """Names of the weights that something holds here."""
         return [slot.name for slot in list(self._alive)]
@@ -215,7 +225,12 @@ class Elsewhere:
         with torch.inference_mode(False), torch.no_grad():
             while len(self._here) >= max(1, self.kept):
                 self._drop(next(iter(self._here)))
-            here = {n: self._same(Slot(group, n), v) for n, v in self.reader.group(group).items()}
+            found = self.reader.group(group)
+            if self.examine is not None and not self._examined.issuperset(found):
+                for name, value in found.items():
+                    self.examine(name, value)
+                self._examined.update(found)
+            here = {n: self._same(Slot(group, n), v) for n, v in found.items()}
         self._here[group] = here
         self._note(group, here)
         return here

@@ -154,15 +154,20 @@ class Stream:
             tensors = self._wait(coming)
         return tensors | held
 
-    def one(self, name: str) -> Tensor:
-        """One weight by name, in its dtype; on the CPU if it is read, and nothing else is."""
+    def one(self, name: str, begin: int = 0) -> Tensor:
+        """One weight by name, in its dtype; on the CPU if it is read, and nothing else is.
+
+        Args:
+            begin: its address in memory, modulo `ALIGNED`.
+        """
         one = self._weights[name]
         if isinstance(one, Tensor):
             return one
         alone = _Group.of({name: one})
         with self._lock:
             self._renew()
-            memory = torch.empty(alone.size, dtype=torch.uint8)
+            memory = torch.empty(alone.size + ALIGNED, dtype=torch.uint8)
+            memory = memory[(begin - memory.data_ptr()) % ALIGNED :][: alone.size]
             return self._wait(self._start(alone, memory))[name]
 
     def state(self) -> Hashable:

@@ -1,0 +1,122 @@
+"""A TransformerLens bridge around a Hugging Face model, whose numbers are Hugging Face's."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from interp.errors import ModelError, first_sentence
+from interp.loading.cutting import asks_for_numbers, bring_cut
+from interp.model.packed import parts
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from interp.model.elsewhere import Elsewhere
+
+__all__ = ["check_finite", "wrap"]
+
+# A wrong norm, mask or position is off by 0.1 or more, rounding in bfloat16 by less than this.
+WRAPPED_TOLERANCE = 0.05
+
+
+def wrap(
+    hf_model: Any,
+    tokenizer: Any,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    elsewhere: Elsewhere | None = None,
+) -> TransformerBridge:
+    """TransformerLens' bridge around a Hugging Face model, if it computes the same logits.
+
+    Args:
+        device: where it goes; where it computes, if some of its weights lie elsewhere.
+        elsewhere: these.
+
+    Raises:
+        ModelError: TransformerLens does not know the architecture, or computes something else.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    hf_model = (hf_model.to(device) if elsewhere is None else hf_model).eval()
+    config = hf_model.config.get_text_config()
+    length = min(8, config.vocab_size, getattr(config, "max_position_embeddings", 8))
+    ids = torch.arange(length, device=device)[None]
+    if elsewhere is not None:
+        elsewhere.examine = functools.partial(check_finite, Path(name).name)
+    try:
+        expected = _logits(hf_model, ids)
+    except ModelError:
+        raise
+    except Exception as error:  # settings of which each is in order, and that do not fit together
+        raise ModelError(
+            f"'{name}' computes nothing with the settings in its config.json "
+            f"({first_sentence(error)}); restore it from the original checkpoint."
+        ) from error
+    boot = functools.partial(
+        TransformerBridge.boot_transformers, name, tokenizer=tokenizer, device=device, dtype=dtype
+    )
+    try:
+        if elsewhere is None:
+            bridge = boot(hf_model=hf_model)
+        else:
+            # What it cuts out of weights while it wraps them would stay in memory.
+            nan = asks_for_numbers(hf_model, lambda empty: boot(hf_model=empty))
+            with elsewhere.closed(nan=nan):
+                bridge = boot(hf_model=hf_model)
+            bring_cut(bridge, elsewhere)
+        found = _logits(bridge, ids)
+    except ModelError:
+        raise
+    except Exception as error:
+        architecture = type(hf_model).__name__
+        raise ModelError(
+            f"TransformerLens cannot wrap '{name}' ({architecture}): {first_sentence(error)}"
+        ) from error
+    if not bool(torch.isfinite(expected).all()) and all(
+        itertools.starmap(_is_finite, hf_model.named_parameters())
+    ):
+        raise ModelError(
+            f"'{name}' computes no finite logits from finite weights, so a setting in its "
+            "config.json is wrong; restore it from the original checkpoint."
+        )
+    difference = (found - expected).norm() / expected.norm().clamp(min=1e-12)
+    # NaN is told of by the check of the weights, which names the tensor.
+    if float(difference) > WRAPPED_TOLERANCE:
+        raise ModelError(
+            f"TransformerLens computes other logits for {type(hf_model).__name__} than Hugging "
+            f"Face does (relative difference {float(difference):.2g}), so nothing measured on it "
+            "would be true; use another architecture or version of transformer-lens."
+        )
+    return bridge
+
+
+def check_finite(name: str, weight: str, values: torch.Tensor) -> None:
+    """Raise a ModelError if a weight of a model is infinite or NaN somewhere."""
+    if not _is_finite(weight, values):
+        plain = weight.replace("_original_component.", "")
+        raise ModelError(
+            f"{name} has non-finite weights in '{plain}'; no measurement on it would mean "
+            "anything, so load an intact checkpoint."
+        )
+
+
+def _is_finite(name: str, values: torch.Tensor) -> bool:
+    """Whether no number is infinite or NaN, in one pass over them: `torch.isfinite` makes several
+    tensors of their size and takes 40 times as long."""
+    numbers = (one for _, one in parts(name, values) if one.is_floating_point() and one.numel())
+    # NaN goes through both.
+    return all(bool(torch.isfinite(end)) for one in numbers for end in torch.aminmax(one.detach()))
+
+
+def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Logits in float32, from a Hugging Face model or a bridge."""
+    with torch.no_grad():
+        output = model(ids, use_cache=False)
+    logits: torch.Tensor = getattr(output, "logits", output)
+    return logits.float()
