@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.compute.background.request import Request
-from app.compute.engine import ModelSpec
 from experiments.labelled import LEAST, Labelled, check_classes
 from experiments.reporter import Progress
 from interp.errors import PromptError
@@ -58,17 +55,6 @@ class Checked:
     gradient: tuple[float, float]
 
 
-def request(spec: ModelSpec, asked: Labelled, site: str) -> Request[Swept]:
-    """A sweep, to be done in the background."""
-    where = site_kind(site).label.removesuffix(" block").rpartition(" ")[0]
-    return Request(
-        spec,
-        ("probes", asked, site),
-        f"Probes of {len(asked):,} prompts, {where}: {', '.join(asked.classes)}",
-        lambda model, tell: swept(model, asked, site, tell),
-    )
-
-
 def typed(first: str, second: str, names: tuple[str, str]) -> tuple[Labelled, int]:
     """Two lists of prompts, one in each line, as examples of two classes; and how many lines stand
     there again.
@@ -110,6 +96,46 @@ def sites(site: str, n_layers: int) -> list[str]:
     return [f"{site}.{layer}" for layer in range(n_layers)]
 
 
+@dataclass(frozen=True)
+class Read:
+    """What a model has read.
+
+    Attributes:
+        features: activations at each site.
+        counts: of the tokens up to the one that is read.
+        same: as in `Swept`.
+    """
+
+    features: Features
+    counts: Features
+    same: float
+
+
+def read(model: Model, asked: Labelled, site: str, progress: Progress) -> Iterator[Read | None]:
+    """Read the prompts, some at a time; all of them are the last step.
+
+    Args:
+        progress: told of sites, as if each were read after the other.
+
+    Raises:
+        PromptError: what prompts are about does not stand in them.
+    """
+    from interp.prompts.tokens import tokenise
+    from probes.collect import token_counts
+
+    names = sites(site, model.n_layers)
+    batch = tokenise(model, list(asked.prompts))
+    places = asked.places(model, batch)
+    parts: list[Features] = []
+    for start in range(0, len(asked), READ):
+        stop = min(len(asked), start + READ)
+        parts.append(_read(model, batch, places, names, range(start, stop)))
+        progress(len(names) * stop // len(asked), 2 * len(names))
+        yield None
+    counts = token_counts(model, batch, places)
+    yield Read(_together(parts), counts, _same(batch, places, asked.groups))
+
+
 def swept(model: Model, asked: Labelled, site: str, progress: Progress) -> Iterator[Swept]:
     """Read the prompts, then fit probes at one site after the other.
 
@@ -117,31 +143,24 @@ def swept(model: Model, asked: Labelled, site: str, progress: Progress) -> Itera
         PromptError: what prompts are about does not stand in them.
         ProbeError: the examples do not make a probe.
     """
-    from interp.prompts.tokens import tokenise
-    from probes.collect import token_counts
+    there: Read | None = None
+    for step in read(model, asked, site, progress):
+        there = step
+        yield Swept()
+    assert there is not None  # the last step
+    words, n = None, len(there.features.sites)
+    for words in fitted(there.counts, asked):
+        yield Swept(None, words, there.same)
+    for report in fitted(there.features, asked):
+        progress(n + report.sizes["site"], 2 * n)
+        yield Swept(report, words, there.same)
+
+
+def fitted(features: Features, asked: Labelled) -> Iterator[xr.Dataset]:
+    """Reports of ever more sites."""
     from probes.report import probe_steps
 
-    names = sites(site, model.n_layers)
-    total = 2 * len(names)
-    batch = tokenise(model, list(asked.prompts))
-    places = asked.places(model, batch)
-    parts: list[Features] = []
-    for start in range(0, len(asked), READ):
-        parts.append(
-            _read(model, batch, places, names, range(start, min(len(asked), start + READ)))
-        )
-        progress(len(names) * min(len(asked), start + READ) // len(asked), total)
-        yield Swept()
-    features = _together(parts)
-    fitted = functools.partial(
-        probe_steps, labels=asked.labels, groups=asked.groups, types=asked.groups
-    )
-    words, same = None, _same(batch, places, asked.groups)
-    for words in fitted(token_counts(model, batch, places)):
-        yield Swept(None, words, same)
-    for report in fitted(features):
-        progress(len(names) + report.sizes["site"], total)
-        yield Swept(report, words, same)
+    return probe_steps(features, asked.labels, groups=asked.groups, types=asked.groups)
 
 
 def rows(report: xr.Dataset) -> pd.DataFrame:

@@ -70,5 +70,7 @@ def of_source(opened: Opened, view: View) -> str:
 def _run(record: RunRecord) -> str:
     config = record.config
     model = PurePath(str(config.get("model") or "")).name
+    # A study's own model bears its name.
+    model = "" if model == record.study else model
     pieces = (record.study, model, str(config["preset"]), f"seed {config['seed']}")
     return ", ".join(piece for piece in pieces if piece)

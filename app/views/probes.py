@@ -14,6 +14,7 @@ from app.compute.probing import typed
 from app.panels import study_figures
 from app.panels.patching import SITE_NAMES
 from app.panels.probes import sweep
+from app.runs import Run
 from app.screen import parts
 from app.screen.shown import Shown
 from app.selection import LONGEST_NAME, LONGEST_TEXT, SITES
@@ -72,7 +73,7 @@ def show(opened: Opened) -> None:
     elif shown is not None and not _typed(shown):
         _of_examples(shown, opened.model)
     else:
-        _of_lists(opened.model, shown)
+        _of_lists(opened.model, shown, opened.run)
     if opened.run is not None and opened.page.probes:
         parts.html(markup.heading("Probes of the study"))
         study_figures.show(opened.run, opened.page.probes)
@@ -131,12 +132,13 @@ def _of_examples(shown: Shown, spec: ModelSpec) -> None:
             many=shown.examples.many,
             where=_PLACES[place].lower(),
             code=sweep.code_of_table(spec, shown, label, way.name, place == "subject"),
+            run=shown.run,
         )
     except ObverseError as error:
         _refused(error)
 
 
-def _of_lists(spec: ModelSpec, shown: Shown | None) -> None:
+def _of_lists(spec: ModelSpec, shown: Shown | None, run: Run | None) -> None:
     probe = state.view().probe
     lists, names = probe.lists, probe.names
     suggested = _suggestion(shown) if lists is None or "list-1" not in st.session_state else None
@@ -181,6 +183,7 @@ def _of_lists(spec: ModelSpec, shown: Shown | None) -> None:
             many="lines",
             where="last token of the prompt",
             code=sweep.code_of_lists(spec, asked),
+            run=run,
         )
     except ObverseError as error:
         _refused(error)

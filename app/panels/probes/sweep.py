@@ -12,8 +12,10 @@ import streamlit as st
 
 from app import resources, state
 from app.compute import probing
+from app.compute.background import probes as jobs
 from app.compute.engine import ModelSpec
 from app.compute.probing import Swept
+from app.runs import Run
 from app.screen import follow, live, parts
 from app.screen.shown import Shown
 from app.screen.told import Check, Told
@@ -45,13 +47,23 @@ class Sweep:
     work: live.Waiting[Swept]
 
 
-def show(spec: ModelSpec, asked: Labelled, site: str, *, many: str, where: str, code: str) -> None:
+def show(
+    spec: ModelSpec,
+    asked: Labelled,
+    site: str,
+    *,
+    many: str,
+    where: str,
+    code: str,
+    run: Run | None = None,
+) -> None:
     """Fit probes, and draw what there is of them while they are fitted.
 
     Args:
         many: what the examples are called.
         where: at which token the model is read.
         code: Python that makes the figure.
+        run: the run that is open.
     """
     if asked.left_out:
         few = ", ".join(f"‘{name}’ ({n})" for name, n in asked.left_out[:_TOLD])
@@ -59,12 +71,13 @@ def show(spec: ModelSpec, asked: Labelled, site: str, *, many: str, where: str, 
         few += f" and {more} more" if more > 0 else ""
         parts.html(markup.hint(f"Left out, with fewer than {LEAST} different {many}: {few}."))
     about = resources.engine().about(spec)
-    request = probing.request(spec, asked, site)
+    request = jobs.request(spec, asked, site)
     key = (spec, request.written)
     wanted = (
         about.n_parameters <= live.SMALL
         or st.session_state.get("probe-run") == key
         or resources.jobs().find(request) is not None
+        or (run is not None and resources.is_kept(request, run))
     )
     if not wanted:
         parts.html(
@@ -76,7 +89,7 @@ def show(spec: ModelSpec, asked: Labelled, site: str, *, many: str, where: str, 
             "Fit the probes", key="probe-start", type="primary", on_click=_wanted, args=(key,)
         )
         return
-    work = live.wait_for(request)
+    work = live.wait_for(request, run)
     draw = functools.partial(_drawn, work, asked, axis(site, about.n_layers), many, where, code)
     live.draw([Sweep(work)], draw, doing="Reading the prompts", height=460)
 
@@ -133,6 +146,7 @@ def _drawn(
     code: str,
 ) -> None:
     _progress(work)
+    live.tell(work)
     swept = work.stand.result
     if swept is None or swept.report is None:
         if not work.stand.running and work.stand.error is None:

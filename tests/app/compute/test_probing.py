@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from app.compute import probing
+from app.compute.background import jobs
+from app.compute.background import probes as jobs_of_probes
 from app.compute.background.jobs import Jobs
 from app.compute.engine import Engine, ModelSpec
 from app.compute.work import Work
 from app.panels.probes.sweep import told
 from experiments.errors import StudyError
 from experiments.labelled import Labelled
+from experiments.run_directory import explored
 from interp.errors import PromptError
 from interp.prompts.tokens import tokenise
 from probes import probe_report
-from probes.controls.significance import difference_interval
+from probes.controls.significance import difference_interval, group_interval
 from tests.app.conftest import loaded
 
 NAMES = ("Tom Cruise", "Cy Dale", "Dan Frost", "Finn Grove", "Hal Iris")
@@ -29,7 +35,7 @@ def lines(end: str) -> str:
 
 
 def begin(engine: Engine, spec: ModelSpec, asked: Labelled, site: str) -> Work[probing.Swept]:
-    return Jobs(engine.turns, bool).ask(probing.request(spec, asked, site), "me").work
+    return Jobs(engine.turns, bool).ask(jobs_of_probes.request(spec, asked, site), "me").work
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +71,90 @@ def test_a_sweep_is_the_report_of_activations_that_hugging_face_gives(
     for name in ("accuracy", "accuracy_low", "control", "selectivity_high", "auroc"):
         np.testing.assert_allclose(swept.report[name][:2], expected[name], atol=1e-3, err_msg=name)
     np.testing.assert_array_equal(swept.report["fold"], expected["fold"])
+
+
+@pytest.fixture
+def kept(
+    tmp_path: Path,
+    fresh: Engine,
+    spec: ModelSpec,
+    asked: Labelled,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A run directory in which a report was kept."""
+    monkeypatch.setattr(jobs, "KEPT_FROM", 0.0)
+    (tmp_path / "config.json").write_text("{}")
+    job = Jobs(fresh.turns, bool).ask(
+        jobs_of_probes.request(spec, asked, "resid_pre"), "me", directory=tmp_path
+    )
+    assert job.work.wait(60).error is None
+    assert job.kept_in == [tmp_path]
+    return tmp_path
+
+
+def read_again(spec: ModelSpec, asked: Labelled, directory: Path) -> tuple[bool, probing.Swept]:
+    request = jobs_of_probes.request(spec, asked, "resid_pre")
+    job = Jobs(Engine(loaded).turns, bool).ask(request, "me", directory=directory)
+    stand = job.work.wait(60)
+    assert stand.error is None
+    assert stand.result is not None
+    return job.was_read, stand.result
+
+
+def test_a_report_is_read_after_a_restart(
+    spec: ModelSpec, asked: Labelled, swept: probing.Swept, kept: Path
+) -> None:
+    was_read, again = read_again(spec, asked, kept)
+    assert was_read, again
+    assert again.same == swept.same
+    xr.testing.assert_equal(again.report, swept.report)
+    xr.testing.assert_equal(again.words, swept.words)
+    assert told(again, asked, "lines") == told(swept, asked, "lines")
+
+
+def forged(report: xr.Dataset) -> Iterator[xr.Dataset]:
+    """Reports in which somebody has changed something."""
+    yield report.assign(accuracy=report["accuracy"] - 0.2)
+    yield report.assign(p_corrected=report["p_corrected"] * 0 + 1e-3)
+    yield report.assign(auroc=report["auroc"] - 0.1)
+    yield report.assign(control_correct=report["control_correct"] * 0 + 2)
+    yield report.assign_attrs(drift=1)
+    yield report.assign_attrs(arrangements=20.0)
+    yield report.assign_attrs(fingerprint="another")
+    yield report.assign_coords(label=("example", report["label"].values[::-1]))
+    yield report.drop_vars("null")
+    yield report.isel(site=[0, 1])
+    # All of it follows from other numbers: only the model can tell.
+    right = report["correct"].copy()
+    right[:, :5] = 1 - right[:, :5]
+    groups = np.asarray(report["group"].values)
+    low, high = group_interval(right.values, groups)
+    apart = difference_interval(right.values, report["control_correct"].values, groups)
+    yield report.assign(
+        correct=right,
+        accuracy=right.mean("example"),
+        accuracy_low=("site", low),
+        accuracy_high=("site", high),
+        selectivity=(right - report["control_correct"]).mean("example"),
+        selectivity_low=("site", apart[0]),
+        selectivity_high=("site", apart[1]),
+    )
+
+
+@pytest.mark.parametrize("number", range(11))
+def test_a_report_that_is_not_the_models_is_made_anew(
+    number: int,
+    spec: ModelSpec,
+    asked: Labelled,
+    swept: probing.Swept,
+    kept: Path,
+) -> None:
+    (one,), _ = explored.list_all(kept)
+    assert swept.report is not None
+    explored.save(kept, one, list(forged(swept.report))[number])
+    was_read, again = read_again(spec, asked, kept)
+    assert not was_read
+    xr.testing.assert_equal(again.report, swept.report)
 
 
 def test_words_are_judged_on_the_same_folds(asked: Labelled, swept: probing.Swept) -> None:
