@@ -6,7 +6,6 @@ any more; who only goes elsewhere, reloads or closes the page, goes on waiting f
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -106,18 +105,8 @@ class Job(Generic[T]):
         begun, last = time.monotonic(), None
         asked = self.request
         steps = self.turns.steps(asked.spec, asked.key, self._found, gives_way=asked.gives_way)
-        with contextlib.ExitStack() as stack:
-            noted = False
-
-            def told(done: int, total: int) -> None:
-                nonlocal noted
-                if not noted and time.monotonic() - begun >= KEPT_FROM:
-                    noted = True
-                    self._shelf.noted(stack)
-                tell(done, total)
-
-            for last in steps(told):
-                yield last
+        for last in steps(tell):
+            yield last
         seconds = time.monotonic() - begun
         if last is not None and seconds >= KEPT_FROM:
             self._shelf.keep(last, seconds)
@@ -129,7 +118,8 @@ class Job(Generic[T]):
         if stored is not None:
             yield stored
         else:
-            yield from self.request.work(model, tell)
+            with self._shelf.noted(KEPT_FROM):
+                yield from self.request.work(model, tell)
 
 
 class Jobs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -56,14 +56,36 @@ class Shelf(Generic[T]):
                 self._directories.append(directory)
                 self._write(directory)
 
-    def noted(self, stack: contextlib.ExitStack) -> None:
-        """Note in the directories that the work goes on, until the stack is closed: should this
-        process end before, whoever opens them next is told."""
+    @contextlib.contextmanager
+    def noted(self, after: float) -> Iterator[None]:
+        """Inside, the directories note that the work goes on: should this process end before,
+        whoever opens them next is told.
+
+        Args:
+            after: seconds until they do, by a clock of its own, since one long step may tell
+                nothing while it goes on.
+        """
         form, asked = self._request.form, self._asked
-        if form is None or asked is None or self.was_read:
+        if form is None or asked is None:
+            yield
             return
-        for directory in list(self._directories):
-            stack.enter_context(begun(directory, asked.name, self._request.title, self._link))
+        name, lock, going = asked.name, threading.Lock(), True
+        with contextlib.ExitStack() as stack:
+
+            def note() -> None:
+                with lock:
+                    for directory in list(self._directories) if going else []:
+                        stack.enter_context(begun(directory, name, self._request.title, self._link))
+
+            timer = threading.Timer(min(after, threading.TIMEOUT_MAX), note)
+            timer.daemon = True
+            timer.start()
+            try:
+                yield
+            finally:
+                timer.cancel()
+                with lock:
+                    going = False
 
     def read(self, model: Model) -> T | None:
         """What one of the directories holds for this request of this model."""

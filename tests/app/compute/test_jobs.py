@@ -25,6 +25,7 @@ from experiments.reporter import Progress
 from experiments.run_directory import begun, explored
 from interp import load_model, sweep
 from interp.model.model import Model
+from tests.interp.executing import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -227,6 +228,25 @@ def test_interrupted_work_that_now_ends_at_once_is_not_told_any_more(
     assert [one.name for one in begun.interrupted(directory)] == [asked.name]
     assert here.ask(request, "a", directory=directory).work.wait(LONG).result is not None
     assert begun.interrupted(directory) == []
+
+
+def test_work_that_tells_nothing_while_it_goes_on_is_noted(
+    here: Jobs, spec: ModelSpec, directory: Path, gate: threading.Event
+) -> None:
+    form = requests.patching(spec, PAIRS[0], "z", run=True).form
+
+    def silent(model: Model, tell: Progress) -> Iterator[Any]:
+        gate.wait(LONG)
+        yield from ()
+
+    request = Request(spec, ("patching", "silent"), "One long step", silent, form=form)
+    job = here.ask(request, "a", directory=directory)
+    folder = directory / "explored"
+    assert wait_for(lambda: bool(list(folder.glob("*.begun"))), LONG)
+    assert begun.interrupted(directory) == []  # it goes on
+    gate.set()
+    job.work.wait(LONG)
+    assert list(folder.glob("*.begun")) == []
 
 
 def test_a_result_lands_in_every_run_that_asked_and_is_read_after_a_restart(
