@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import state
+from app import resources, state
 from app.compute.engine import ModelSpec
 from app.compute.probing import typed
 from app.panels import study_figures
@@ -22,6 +22,9 @@ from app.text import markup
 from app.views.opened import Opened
 from cache.errors import ObverseError
 from experiments.labelled import LEAST, labelled, labels_of
+
+if TYPE_CHECKING:
+    from interp.model.model import Model
 
 FORM = (
     *("probed", "probe-label", "probe-way", "probe-place", "probe-site"),
@@ -141,7 +144,7 @@ def _of_examples(shown: Shown, spec: ModelSpec) -> None:
 def _of_lists(spec: ModelSpec, shown: Shown | None, run: Run | None) -> None:
     probe = state.view().probe
     lists, names = probe.lists, probe.names
-    suggested = _suggestion(shown) if lists is None or "list-1" not in st.session_state else None
+    suggested = _suggestion(spec, shown) if lists is None or "list-1" not in st.session_state else None
     if lists is None and suggested is not None:
         lists, names = suggested
     if "list-1" not in st.session_state:
@@ -189,11 +192,15 @@ def _of_lists(spec: ModelSpec, shown: Shown | None, run: Run | None) -> None:
         _refused(error)
 
 
-def _suggestion(shown: Shown | None) -> tuple[tuple[str, str], tuple[str, str]] | None:
+def _suggestion(
+    spec: ModelSpec, shown: Shown | None
+) -> tuple[tuple[str, str], tuple[str, str]] | None:
     """Lists to begin with and their names: of the model's own examples, or of words that any
-    English model knows; None where there are examples, but too few."""
+    English model knows; None where there are examples, but too few, and where the model does not
+    know these words."""
     if shown is None:
-        return _WORDS, _NAMES
+        known = resources.engine().compute(spec, ("knows", "usual words"), _knows)
+        return (_WORDS, _NAMES) if known else None
     way, offered = shown.examples.ways[0], labels_of(shown.examples, shown.table)
     for label in offered:
         with contextlib.suppress(ObverseError):
@@ -206,6 +213,17 @@ def _suggestion(shown: Shown | None) -> tuple[tuple[str, str], tuple[str, str]] 
             one, other = ("\n".join(prompts[:_SUGGESTED]) for prompts in each)
             return (one, other), (first[:LONGEST_NAME], second[:LONGEST_NAME])
     return None
+
+
+def _knows(model: Model) -> bool:
+    """Whether a model can read the lists that stand there at first."""
+    from interp.prompts.tokens import tokenise
+
+    try:
+        tokenise(model, [line for words in _WORDS for line in words.splitlines()])
+    except ObverseError:
+        return False
+    return True
 
 
 def _refused(error: ObverseError) -> None:

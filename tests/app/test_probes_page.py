@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,18 @@ def test_a_models_own_facts_are_probed(open_page: Open, tmp_path: Path, run_code
     assert_fine(page)
     assert "'s mother is" in page.text_area(key="list-1").value
     assert len(lines(drawn(page))["probe"]) == 4
+
+
+def test_no_words_are_suggested_that_the_model_does_not_know(
+    open_page: Open, record: RunRecord, tmp_path: Path
+) -> None:
+    run = tmp_path / "reversal-curse" / record.path.name
+    shutil.copytree(record.path, run)
+    (run / "results" / "facts.parquet").write_bytes(b"no table")
+    page = open_page(tmp_path, query={"page": "probes"})
+    assert "Two lists are needed." in html(page)
+    (error,) = page.error
+    assert "facts" in str(error.value)
 
 
 def test_a_large_model_is_probed_when_that_is_asked_for(
