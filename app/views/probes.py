@@ -144,9 +144,9 @@ def _of_examples(shown: Shown, spec: ModelSpec) -> None:
 def _of_lists(spec: ModelSpec, shown: Shown | None, run: Run | None) -> None:
     probe = state.view().probe
     lists, names = probe.lists, probe.names
-    suggested = _suggestion(spec, shown) if lists is None or "list-1" not in st.session_state else None
-    if lists is None and suggested is not None:
-        lists, names = suggested
+    if lists is None:
+        suggested = _suggestion(spec, shown)
+        lists, names = suggested or (None, names)
     if "list-1" not in st.session_state:
         for number, name, text in zip((1, 2), names, lists or _WORDS, strict=True):
             st.session_state.update({f"class-{number}": name, f"list-{number}": text})
