@@ -162,6 +162,11 @@ def _load(
                 "those that are to lie on disk must be written anew; give a folder for them: "
                 "offload_folder=…."
             ) from error
+        if placed is not None and placed.folder is not None and "serializ" in str(error):
+            raise ModelError(
+                f"Weights cannot be written to the offload_folder '{placed.folder}' "
+                f"({first_sentence(error)}); make room there, or give another."
+            ) from error
         if folder is None:
             raise unknown_model(source, first_sentence(error)) from error
         raise ModelError(

@@ -129,6 +129,12 @@ def _from_memory(source: Any, tokenizer: Any, device: torch.device, *, moved: bo
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel
 
+    held = source.original_model if isinstance(source, TransformerBridge) else source
+    if isinstance(held, PreTrainedModel) and any(hasattr(m, "_hf_hook") for m in held.modules()):
+        raise ModelError(
+            "accelerate has placed this model, with code of its own before each module; load it by "
+            "its name or folder with device_map=…, which places it here."
+        )
     if isinstance(source, TransformerBridge):
         bridge, name = source, str(source.cfg.model_name or type(source.original_model).__name__)
         tokenizer = tokenizer if tokenizer is not None else source.tokenizer

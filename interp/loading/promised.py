@@ -153,7 +153,10 @@ def fill(found: Promised, places: Mapping[str, str], main: torch.device) -> Else
         for path, module in model.named_modules():
             for part, empty in module._parameters.items():
                 name = f"{path}.{part}" if path else part
-                if empty is None or name not in found.sources:
+                if empty is None:
+                    continue
+                if name not in found.sources:  # what files may lack, Hugging Face has made up
+                    module._parameters[part] = nn.Parameter(empty.detach().to(main))
                     continue
                 if id(empty) not in here:
                     lies = found.sources[name]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from interp.execute.recipe import ModelRecipe
 from interp.loading import placement
 from interp.loading.written import from_environment, placing
 from tests.interp.architectures import ARCHITECTURES
-from tests.interp.tiny import Tiny, build_tokenizer
+from tests.interp.tiny import Tiny, build_tokenizer, load_hugging_face
 
 DISK = {"": "cpu", "model.layers": "disk"}
 
@@ -50,6 +52,32 @@ def test_what_cannot_be_meant_is_refused(llama: Tiny, given: dict[str, Any], say
 def test_a_model_in_memory_lies_where_it_is(llama: Tiny) -> None:
     with pytest.raises(ModelError, match="lies where it is"):
         load_model(llama.hf, tokenizer=build_tokenizer(), device_map="auto")
+
+
+def test_a_model_that_accelerate_has_placed_is_refused(llama: Tiny) -> None:
+    from accelerate import cpu_offload
+
+    hf = cpu_offload(load_hugging_face(llama.folder), torch.device("cpu"))
+    with pytest.raises(ModelError, match=r"accelerate has placed .* with device_map=…"):
+        load_model(hf, tokenizer=build_tokenizer())
+
+
+def test_an_offload_folder_that_is_full_is_told(tmp_path: Path) -> None:
+    folder, full = tmp_path / "model", tmp_path / "full"
+    ARCHITECTURES["Mixtral"].build().save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        with pytest.raises(
+            ModelError, match=r"offload_folder '.*full' \(.*\); make room there"
+        ) as e:
+            load_model(folder, device_map=DISK, offload_folder=full)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "\n" not in str(e.value)
 
 
 def test_the_offload_folder_must_be_writable(llama: Tiny, tmp_path: Path) -> None:
