@@ -79,6 +79,17 @@ def test_the_older_kind_of_group_is_read_too(machine: Path) -> None:
     assert limits.available_memory() == 2 * GIB
 
 
+def test_a_group_without_a_limit_is_none(machine: Path) -> None:
+    """Of the older kind it says a number beyond all memory, the newer one a word."""
+    (machine / "proc" / "self" / "cgroup").write_text("4:memory:/job\n")
+    before = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    stat = {"total_inactive_file": 0}
+    group(machine / "cgroup" / "memory", *before, str(3 * GIB), 2 * GIB, **stat)
+    most = 9223372036854771712
+    group(machine / "cgroup" / "memory" / "job", *before, str(most), most, **stat)
+    assert limits.available_memory() == GIB
+
+
 def test_what_cannot_be_read_is_no_limit(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (machine / "proc" / "self" / "cgroup").write_text("nonsense\n")
     ulimit(monkeypatch, data=6 * GIB)
