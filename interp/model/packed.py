@@ -16,11 +16,22 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from interp.errors import ModelError
 
-__all__ = ["LIBRARIES", "how", "is_packed", "packed_weights", "parts", "refuse_packed", "unpacked"]
+__all__ = [
+    "LIBRARIES",
+    "PLAIN_TENSORS",
+    "how",
+    "is_packed",
+    "packed_weights",
+    "parts",
+    "refuse_packed",
+    "unpacked",
+]
 
 
 # Whose tensors are known to be what they say.
 LIBRARIES = ("bitsandbytes", "torchao")
+PLAIN_TENSORS = frozenset({Tensor, nn.Parameter, nn.Buffer})
+"""Types of what is no packed weight."""
 
 
 def is_packed(value: object) -> bool:

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from interp.errors import ModelError
 from interp.model.elsewhere import Elsewhere
-from interp.model.packed import parts
+from interp.model.packed import PLAIN_TENSORS, parts
 
 __all__ = ["Held", "digest", "tensors"]
 
 # int64 numbers that a device reduces at a time; weights of as many positions are kept.
 PIECE = 1 << 22
+# Bytes of tensors that a device reads together.
+SMALL = 1 << 16
 # Odd numbers, whose products with a position are as good as random (Steele et al. 2014).
 _STRIDES = (-7046029254386353131, -4658895280553007687)
 
@@ -53,14 +55,16 @@ def tensors(modules: Mapping[str, torch.nn.Module], elsewhere: Elsewhere | None 
     seen: set[tuple[object, ...]] = set()
 
     def take(path: str, held: Mapping[str, object]) -> None:
-        given = [
-            (name, value)
-            for name, value in held.items()
-            if isinstance(value, Tensor)
-            and not name.startswith("_")
-            and not (elsewhere is not None and elsewhere.owns(value))
-        ]
-        for name, value in itertools.chain.from_iterable(itertools.starmap(parts, given)):
+        given = [(name, value) for name, value in held.items() if isinstance(value, Tensor)]
+        if not given:
+            return
+        if elsewhere is not None:
+            given = [one for one in given if not elsewhere.owns(one[1])]
+        if not all(type(value) in PLAIN_TENSORS for _, value in given):
+            given = list(itertools.chain.from_iterable(itertools.starmap(parts, given)))
+        for name, value in given:
+            if name.startswith("_"):
+                continue
             if value.layout is not torch.strided:
                 raise ModelError(
                     f"'{name}' of '{path}' is a sparse tensor, which cannot be digested, so what "
@@ -72,8 +76,9 @@ def tensors(modules: Mapping[str, torch.nn.Module], elsewhere: Elsewhere | None 
                 found[f"{path}.{name}"] = value
 
     for path, module in modules.items():
-        take(path, module._parameters)
-        take(path, module._buffers)
+        for held in (module._parameters, module._buffers):
+            if held:
+                take(path, held)
     for path, module in modules.items():
         # TransformerLens keeps names for weights here; only what is nowhere else is new.
         take(path, module.__dict__)
@@ -109,13 +114,15 @@ def digest(values: Mapping[str, Tensor], views: Iterable[str] = ()) -> bytes:
 
     On a CPU the bytes themselves are hashed (xxh3, at the speed of memory); on a device each
     64 bits are multiplied with a number of their position, and the products added, in 64-bit
-    integers: a change of one number always shows, one of several but for a chance of 2⁻⁶⁴.
+    integers: a change of one number always shows, one of several but for a chance of 2⁻⁶⁴. Small
+    tensors are laid one behind the other first, since a device takes as long for each.
 
     Raises:
         ModelError: a tensor's numbers are elsewhere (on the meta device, or offloaded).
     """
     hasher = xxhash.xxh3_128("\n".join(views).encode())
     pending: list[Tensor] = []
+    small: dict[torch.device, list[Tensor]] = {}
     for name, value in values.items():
         if value.device.type == "meta":
             raise ModelError(
@@ -129,8 +136,11 @@ def digest(values: Mapping[str, Tensor], views: Iterable[str] = ()) -> bytes:
         hasher.update(told.encode())
         if value.device.type == "cpu":
             hasher.update(flat.contiguous().view(torch.uint8).numpy().data)
+        elif flat.numel() * flat.element_size() <= SMALL:
+            small.setdefault(value.device, []).append(flat.contiguous().view(torch.uint8))
         else:
             pending.append(weighted_sums(flat))
+    pending += [weighted_sums(torch.cat(pieces)) for pieces in small.values()]
     for sums in pending:  # only now, so that the device does not wait for each
         hasher.update(sums.cpu().numpy().data)
     return hasher.digest()

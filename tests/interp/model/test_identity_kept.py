@@ -19,6 +19,7 @@ from interp.circuits import Circuit, attribute_edges, prune
 from interp.errors import ModelError, ObverseError
 from interp.model.identity.contents import digest, weighted_sums
 from interp.model.identity.fingerprint import fingerprint
+from tests.fake_gpu import fake_gpu
 from tests.interp import modifying
 from tests.interp import tiny as builders
 from tests.interp.modifying import WORD
@@ -282,6 +283,23 @@ def test_every_number_counts_on_a_device(dtype: torch.dtype) -> None:
         swapped = values.clone()
         swapped[[3, 50]] = swapped[[50, 3]]
         assert not torch.equal(weighted_sums(swapped), before)
+
+
+@pytest.mark.parametrize("small", [1 << 16, 20, 0])
+def test_every_tensor_counts_on_a_device(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones, which are read as one, as those apart, on a device that is none."""
+    monkeypatch.setattr("interp.model.identity.contents.SMALL", small)
+    held = {"a": torch.arange(5.0), "b": torch.arange(3).bool(), "c": torch.arange(5.0) + 1}
+    with fake_gpu():
+        there = {name: value.to("cuda") for name, value in held.items()}
+        before = digest(there)
+        assert digest({name: value.to("cuda") for name, value in held.items()}) == before
+        assert digest({**there, "a": there["c"], "c": there["a"]}) != before
+        for name, value in there.items():
+            for place in range(len(value)):
+                changed = value.clone()
+                changed[place] = not changed[place]
+                assert digest({**there, name: changed}) != before
 
 
 def test_pieces_of_a_device_do_not_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
