@@ -131,10 +131,10 @@ def record(
         SiteError: the model has no such site.
     """
     check_resumable(model, ids)
-    return _recorded(model, ids, sites, for_packing=for_packing, queries=queries, past=past)[0]
+    return recorded(model, ids, sites, for_packing=for_packing, queries=queries, past=past)[0]
 
 
-def _recorded(
+def recorded(
     model: Model,
     ids: Int[Tensor, "example position"],
     sites: Iterable[Site],
@@ -144,7 +144,7 @@ def _recorded(
     past: bool = False,
     whole: bool = False,
 ) -> tuple[Recording, Tensor | None]:
-    """One run, and its logits if it is `whole`."""
+    """As `record`, where `check_resumable` holds; and the logits of a `whole` run."""
     calls: dict[int, BlockCall] = {}
     taken: Taken = {}
     kept_for_others: tuple[dict[str, Tensor], ...] = ()
@@ -315,7 +315,7 @@ def _check_resumes(model: Model, ids: Int[Tensor, "example position"]) -> Gives 
     # Two rows, since arguments made for one example can look as if they were made for the batch.
     rows = torch.zeros(2, dtype=torch.long, device=model.device)
     entry = Site("resid_pre", 0)
-    recording, logits = _recorded(model, ids[:2], [entry], whole=True)
+    recording, logits = recorded(model, ids[:2], [entry], whole=True)
     assert logits is not None
     sound = logits.amax(-1).isfinite().all(1)
     if not bool(sound.all()):

@@ -19,7 +19,7 @@ from torch import Tensor
 from interp.forward import packing
 from interp.forward.access import keeping
 from interp.forward.calls import Gives, called_with
-from interp.forward.passes import Recording, check_resumable, record
+from interp.forward.passes import Recording, check_resumable, recorded
 from interp.forward.trials import shown
 from interp.model.model import Model
 from interp.sites import Site
@@ -54,8 +54,9 @@ def record_all(model: Model, asks: Sequence[Ask]) -> tuple[Recording, ...]:
     if together is not None:
         together.finish()
         return together.recordings
+    check_resumable(model, asks[0].ids)
     return tuple(
-        record(model, ask.ids, ask.sites, for_packing=ask.for_packing, queries=ask.queries)
+        recorded(model, ask.ids, ask.sites, for_packing=ask.for_packing, queries=ask.queries)[0]
         for ask in asks
     )
 

@@ -32,8 +32,8 @@ from interp.model.identity.fingerprint import (
     hash_tensors,
     plain_name,
 )
-from interp.model.identity.structure import Structure, walk
-from interp.model.packed import parts
+from interp.model.identity.structure import Structure, Tree
+from interp.model.packed import PLAIN_TENSORS, parts
 from interp.model.threads import threads_for
 
 __all__ = ["Identity", "Seen"]
@@ -95,7 +95,8 @@ class Identity:
             self._structure = Structure(bridge, plain)
             self._behaviour = Behaviour(steady=elsewhere is None)
             self._names: OrderedDict[object, str] = OrderedDict()
-            modules = walk(bridge)
+            self._tree = Tree(bridge)
+            modules = self._tree.modules()
             held, views = tensors(modules, elsewhere)
             self._numbers = sum(value.numel() for value in held.values())
             found = [
@@ -138,15 +139,14 @@ class Identity:
 
         Hooks that an instrument has placed for a moment are no change. The caller holds the lock.
         """
-        modules = walk(self._bridge)
+        modules = self._tree.modules()
         with self._unread():
-            held = [
-                one
-                for m in modules.values()
-                for name, value in m._parameters.items()
-                if value is not None
-                for _, one in parts(name, value)
+            found = (own for m in modules.values() if (own := m._parameters))
+            held: list[Tensor] = [
+                value for own in found for value in own.values() if value is not None
             ]
+            if not set(map(type, held)) <= PLAIN_TENSORS:
+                held = [one for value in held for _, one in parts("", value)]
             changes = self._structure.changes(modules)
         return (
             serial(bridge),
@@ -163,7 +163,7 @@ class Identity:
         hooks are on them; cheap, and says nothing of weights. The caller holds the lock."""
         compatible = bool(self._bridge.compatibility_mode)
         with self._unread():
-            changes = self._structure.changes(walk(self._bridge))
+            changes = self._structure.changes(self._tree.modules())
         return bridge is self._bridge and not compatible and not changes
 
     def _compare(self) -> tuple[_State, dict[str, Tensor], list[Change], Answers | None]:
@@ -181,7 +181,7 @@ class Identity:
             # TransformerLens rebuilt the model; what was folded is in the weights.
             self._compatible = not self._compatible
             self._structure = Structure(bridge)
-        modules = walk(bridge)
+        modules = self._tree.modules()
         with self._unread():
             changes = self._structure.changes(modules)
         now = None

@@ -11,7 +11,8 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from operator import is_
+from itertools import chain
+from operator import is_, itemgetter, methodcaller
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from interp.model.identity.code import Patches, taking
 from interp.model.identity.fingerprint import plain_name
 from interp.model.packed import is_packed
 
-__all__ = ["Structure", "hooks", "walk"]
+__all__ = ["Structure", "Tree", "hooks", "walk"]
 
 _HOOKS = (
     "_forward_hooks",
@@ -45,6 +46,9 @@ _NO_SETTINGS = frozenset(
     }
 )
 _TENSORS = (type(None), torch.Tensor, nn.Parameter, nn.Buffer)
+_PLAIN_TENSORS = frozenset(_TENSORS)
+_VALUES = methodcaller("values")
+_NUMBERS = itemgetter("_parameters", "_buffers")
 _MISSING: Any = object()
 
 
@@ -63,6 +67,31 @@ def walk(bridge: Any) -> dict[str, nn.Module]:
         if inside := module._modules:
             left += [(f"{path}.{n}", m) for n, m in inside.items() if m is not None]
     return found
+
+
+class Tree:
+    """The modules of a bridge, which are found again at once as long as they are the same."""
+
+    def __init__(self, bridge: Any) -> None:
+        self._bridge = bridge
+        self._model: nn.Module | None = None
+        self._found: dict[str, nn.Module] = {}
+        self._names: list[list[str]] = []
+        self._inside: list[nn.Module | None] = []
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """What `walk` finds."""
+        inside = [module._modules for module in self._found.values()]
+        if (
+            self._bridge.original_model is not self._model
+            or list(map(list, inside)) != self._names
+            or not all(map(is_, chain.from_iterable(map(_VALUES, inside)), self._inside))
+        ):
+            self._model, self._found = self._bridge.original_model, walk(self._bridge)
+            inside = [module._modules for module in self._found.values()]
+            self._names = list(map(list, inside))
+            self._inside = list(chain.from_iterable(map(_VALUES, inside)))
+        return self._found
 
 
 def hooks(modules: Mapping[str, nn.Module]) -> list[Change]:
@@ -106,6 +135,7 @@ class Structure:
         classes |= {type(module) for module in (plain.modules() if plain is not None else ())}
         self._patches = Patches(classes, bridge.original_model.config)
         self._shapes = {path: self._shape(path, module) for path, module in modules.items()}
+        self._together: _Together | None = None
 
     def changes(self, modules: Mapping[str, nn.Module]) -> list[Change]:
         """What is not as it was built, hooks first.
@@ -121,24 +151,32 @@ class Structure:
             odd = sorted(modules.keys() ^ self._modules.keys())[0]
             what = "added" if odd in modules else "taken away"
             found.append(change(f"the module {_place(odd)} was {what}", "modules", *modules))
+        if self._together is None or not self._together.fits(modules):
+            own = list(self._differing(modules))
+            found += own
+            same = not own and modules.keys() == self._modules.keys()
+            self._together = _Together(modules, self._settings) if same else None
+        return [*found, *self._patches.changes()]
+
+    def _differing(self, modules: Mapping[str, nn.Module]) -> Iterator[Change]:
+        """What is told of each module that is not as it was built."""
         for path, module in modules.items():
             expected = self._types.get(path)
             if expected is None or self._shapes[path].fits(module):
                 continue
             if type(module) is not expected:
                 kind = type(module)
-                found.append(
-                    change(f"{_place(path)} was replaced by a {kind.__name__}", path, serial(kind))
+                yield change(
+                    f"{_place(path)} was replaced by a {kind.__name__}", path, serial(kind)
                 )
                 continue
             for name, value in (*module._parameters.items(), *module._buffers.items()):
                 # Which may compute what they like; of packed weights the parts are looked at.
                 if type(value) not in _TENSORS and not is_packed(value):
                     what = f"'{name}' of {_place(path)} is a {type(value).__name__}"
-                    found.append(change(what, serial(type(value))))
+                    yield change(what, serial(type(value)))
             new = module.__dict__.keys() - self._held[path]
-            found += _differences(path, module, self._settings[path], sorted(new))
-        return [*found, *self._patches.changes()]
+            yield from _differences(path, module, self._settings[path], sorted(new))
 
     def _shape(self, path: str, module: nn.Module) -> _Shape:
         settings = self._settings[path]
@@ -209,6 +247,49 @@ class _Shape:
             return all(map(is_, self._take(held), self._values))
         except KeyError:
             return False
+
+
+class _Together:
+    """Modules that are as they were built, compared at once with what they are now: most looks
+    find nothing, and need not look at each for itself.
+
+    Args:
+        modules: by path.
+        settings: by path, the attributes that decide what a module computes.
+    """
+
+    def __init__(
+        self, modules: Mapping[str, nn.Module], settings: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        held = [module.__dict__ for module in modules.values()]
+        self._paths = list(modules)
+        self._kinds = list(map(type, modules.values()))
+        self._names = list(map(list, held))
+        # What is not there is expected nowhere, and is seen by its name when it comes.
+        decide = [
+            [name for name in settings[path] if name in own]
+            for path, own in zip(modules, held, strict=True)
+        ]
+        self._takers = list(map(taking, decide))
+        self._values = list(self._decides(held))
+
+    def fits(self, modules: Mapping[str, nn.Module]) -> bool:
+        """False where each has to be looked at for itself."""
+        held = [module.__dict__ for module in modules.values()]
+        if (
+            list(modules) != self._paths
+            or not all(map(is_, map(type, modules.values()), self._kinds))
+            or list(map(list, held)) != self._names
+        ):
+            return False
+        tensors = filter(None, chain.from_iterable(map(_NUMBERS, held)))
+        kinds = {type(value) for one in tensors for value in one.values()}
+        return kinds <= _PLAIN_TENSORS and all(map(is_, self._decides(held), self._values))
+
+    def _decides(self, held: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+        return chain.from_iterable(
+            [take(one) for take, one in zip(self._takers, held, strict=True)]
+        )
 
 
 # -- settings of modules --------------------------------------------------------------------------

@@ -66,6 +66,20 @@ def other_module(model: Model) -> None:
     model.bridge.original_model.model.layers[0].mlp.act_fn = torch.nn.Tanh()
 
 
+def exchanged_modules(model: Model) -> None:
+    first, second, _ = model.bridge.original_model.model.layers
+    first.mlp, second.mlp = second.mlp, first.mlp
+
+
+class Doubled(torch.nn.Parameter):
+    """Says to be what it is not."""
+
+
+def other_kind_of_number(model: Model) -> None:
+    held = model.bridge.blocks[0].mlp.out.original_component._parameters
+    held["weight"] = held["weight"].as_subclass(Doubled)
+
+
 def training(model: Model) -> None:
     model.bridge.train()
 
@@ -91,7 +105,7 @@ def test_a_trial_runs_once_for_each_name(tiny: Tiny) -> None:
     "change",
     [
         *(hook_on_a_module, in_place, new_tensor, other_forward, other_setting, other_module),
-        *(training, other_attention, head_by_head),
+        *(exchanged_modules, other_kind_of_number, training, other_attention, head_by_head),
     ],
 )
 def test_it_runs_again_when_the_model_has_changed(
