@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +37,9 @@ T = TypeVar("T")
 # Bytes of a dataset that is kept as it was read: to read one takes 50 ms however small it is.
 _SMALL = 1 << 20
 
+# A process with the libraries loaded, and an organism at work in it.
+_BYTES_OF_A_WORKER = 1 << 30
+
 
 class Context:
     """The surroundings of one run, handed to `Study.run`.
@@ -51,6 +54,7 @@ class Context:
         seed: the run's seed; take random numbers from `rng` rather.
         executor: where to run what can be spread over workers, for `sweep(executor=…)` and
             `interp.execute`; the same workers for the whole run. Results must not depend on it.
+            This process, unless the user has chosen another one, or `spreading` is at work.
         device, dtype: that the run asks for, for models that the study makes itself.
         images: whether the report's figures are wanted as SVG, too.
     """
@@ -67,6 +71,7 @@ class Context:
         manifest: Manifest,
         reporter: Reporter,
         executor: Executor | Workers,
+        chosen: bool = True,
         shapes: Shapes | None = None,
         images: bool = False,
         device: str | None = None,
@@ -75,6 +80,7 @@ class Context:
         self.directory = directory
         self.seed = seed
         self.executor = executor
+        self._chosen = chosen
         self.images = images
         self.device = device
         self.dtype = dtype
@@ -94,6 +100,32 @@ class Context:
     def provenance(self) -> Provenance:
         """What is known so far about where the numbers come from."""
         return self._provenance
+
+    @contextlib.contextmanager
+    def spreading(self, most: int) -> Iterator[None]:
+        """Inside, `executor` are processes of this machine, where the user has chosen nothing.
+
+        Args:
+            most: workers that have something to do; there are no more of them than cores, and than
+                have room in the memory.
+        """
+        from interp.execute import Executor, Workers
+        from interp.execute.settings import MOST_WORKERS, cores
+        from interp.model.limits import available_memory
+
+        free = available_memory()
+        fitting = most if free is None else free // _BYTES_OF_A_WORKER
+        count = min(most, cores(), MOST_WORKERS, fitting)
+        if self._chosen or count < 2:
+            yield
+            return
+        before = self.executor
+        with Workers(Executor("processes", count)) as workers:
+            self.executor = workers
+            try:
+                yield
+            finally:
+                self.executor = before
 
     def model(self) -> Model:
         """The model that the settings name, loaded when first asked for.
@@ -217,13 +249,20 @@ class Context:
         name: str,
         units: Sequence[Unit],
         start: Callable[[], Callable[[Any], pd.DataFrame]],
+        *,
+        telling: bool = False,
     ) -> dict[str, pd.DataFrame]:
         """A table `name_ID` for each unit of work, by the units' ids, run by the executor.
 
         Each is stored as soon as it is there: a run that is stopped loses the units that were at
         work. See `interp.execute` for `start`; units must follow from settings and seed alone.
+
+        Args:
+            telling: whether units say how far they are (`interp.execute.tell`); the progress is
+                then shown in percent.
         """
-        names = self._units(name, units, start, "table", encode_table)
+        names = {unit.id: f"{name}_{unit.id}" for unit in units}
+        self._units(name, names, units, start, "table", encode_table, telling)
         return {unit: self._table(each) for unit, each in names.items()}
 
     def datasets(
@@ -231,9 +270,17 @@ class Context:
         name: str,
         units: Sequence[Unit],
         start: Callable[[], Callable[[Any], xr.Dataset]],
+        *,
+        telling: bool = False,
+        whole_names: bool = False,
     ) -> dict[str, xr.Dataset]:
-        """As `tables`, of units whose results are labelled arrays."""
-        names = self._units(name, units, start, "dataset", encode_dataset)
+        """As `tables`, of units whose results are labelled arrays.
+
+        Args:
+            whole_names: whether results are stored by the units' ids alone, without `name`.
+        """
+        names = {unit.id: unit.id if whole_names else f"{name}_{unit.id}" for unit in units}
+        self._units(name, names, units, start, "dataset", encode_dataset, telling)
         return {unit: self._dataset(each) for unit, each in names.items()}
 
     def stored(self, name: str) -> pd.DataFrame | xr.Dataset:
@@ -279,27 +326,35 @@ class Context:
     def _units(
         self,
         name: str,
+        names: Mapping[str, str],
         units: Sequence[Unit],
         start: Callable[[], Callable[[Any], T]],
         kind: Kind,
         encode: Callable[[T], bytes],
-    ) -> dict[str, str]:
-        """Run the units that are not stored; the names of all results by the units' ids."""
+        telling: bool,
+    ) -> None:
+        """Run the units that are not stored; `names` of results by the units' ids."""
         from interp.execute import execute
 
-        names = {unit.id: f"{name}_{unit.id}" for unit in units}
         for each in names.values():
             self._claim(each)
         there = {unit for unit, each in names.items() if self._stored(each, kind)}
         if len(there) < len(names):
-            with self._reporter.stage(name) as progress:
+            with self._reporter.stage(f"{name} (%)" if telling else name) as progress:
+                told = _Percent(progress, names, there) if telling else None
                 done = execute(
-                    units, start, self.executor, finished=there.__contains__, progress=progress
+                    units,
+                    start,
+                    self.executor,
+                    finished=there.__contains__,
+                    progress=None if telling else progress,
+                    told=told,
                 )
                 with contextlib.closing(done):
                     for unit, result in done:
                         self._manifest.store(names[unit], kind, encode(result))
-        return names
+                        if told is not None:
+                            told(unit, 1, 1)
 
     def _table(self, name: str) -> pd.DataFrame:
         table = decode_table(self._manifest.read(name, "table"), name)
@@ -334,3 +389,19 @@ class Context:
         if provenance != self._provenance:
             provenance.save(self._manifest)
             self._provenance = provenance
+
+
+class _Percent:
+    """Units that say how far they are, as percent of all of them."""
+
+    def __init__(self, progress: Progress, units: Collection[str], there: Collection[str]) -> None:
+        self._progress = progress
+        self._parts = {unit: float(unit in there) for unit in units}
+        self._show()
+
+    def __call__(self, unit: str, done: int, total: int) -> None:
+        self._parts[unit] = done / max(total, 1)
+        self._show()
+
+    def _show(self) -> None:
+        self._progress(int(100 * sum(self._parts.values()) / len(self._parts)), 100)

@@ -93,8 +93,9 @@ def run_study(
         out: the run directory; if left out, one in `root` named after study, model, preset, seed
             and a hash of all settings.
         fresh: remove what the runner stored in that directory, and start over.
-        executor: where the study runs what it can spread over workers; in this process if left out.
-            Like the device it does not tell runs apart.
+        executor: where the study runs what it can spread over workers. If left out, in this
+            process; a study of a phenomenon trains and measures its organisms in processes of this
+            machine. Like the device it does not tell runs apart.
         reporter: told of the progress.
         images: write the report's figures as SVG, too, where there is a browser to draw them.
 
@@ -144,6 +145,7 @@ def run_study(
             manifest=manifest,
             reporter=reporter,
             executor=workers,
+            chosen=executor is not None,
             shapes=study.results,
             images=images,
             device=device,

@@ -176,6 +176,15 @@ ExecutorName = Annotated[
         "The numbers are the same.",
     ),
 ]
+ChosenExecutor = Annotated[
+    ExecutorKind | None,
+    typer.Option(
+        "--executor",
+        help="Where to compute: in this process, in several of this machine, or on a Ray cluster. "
+        "The numbers are the same.",
+        show_default="serial; processes where a study trains its organisms",
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -200,11 +209,15 @@ def use_cache(path: Path | None) -> None:
         os.environ[_STORE] = str(path.absolute())
 
 
-def make_executor(kind: ExecutorKind, workers: int | None, address: str | None) -> Executor:
-    """The executor that the three options name. Raises ExecutionError where they do not fit."""
+def make_executor(kind: ExecutorKind | None, workers: int | None, address: str | None) -> Executor:
+    """The executor that the three options name; serial where no kind is given.
+
+    Raises:
+        ExecutionError: they do not fit.
+    """
     from interp.execute import Executor
 
-    return Executor(kind.value, workers, address)
+    return Executor((kind or ExecutorKind.serial).value, workers, address)
 
 
 def placing(

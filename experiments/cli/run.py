@@ -91,7 +91,7 @@ def run(
     max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "float32",
     revision: options.Revision = None,
-    executor: options.ExecutorName = options.ExecutorKind.serial,
+    executor: options.ChosenExecutor = None,
     workers: options.Workers = None,
     address: options.Address = None,
     cache: options.Cache = None,
@@ -108,6 +108,9 @@ def run(
     Writes results, verdicts with their intervals, and a report into the run directory. The same
     command again means the same run; one that is finished is not computed twice.
 
+    Studies that train organisms of their own train and measure them in as many processes as there
+    are cores, at most 8, each with a gigabyte of memory; `--executor serial` keeps to one.
+
     Examples:
 
     - `obverse run reversal-curse`
@@ -120,7 +123,9 @@ def run(
     say(f"Starting {study} …")
     lies = options.placing(device_map, offload_folder, max_memory)
     quiet_libraries()
-    executed_by = options.make_executor(executor, workers, address)
+    # Where nothing is said of it the study knows best.
+    said = (executor, workers, address) != (None, None, None)
+    executed_by = options.make_executor(executor, workers, address) if said else None
     options.use_cache(cache)
     found = find_study(study)
     changes = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,10 +26,9 @@ from experiments.phenomena.phenomenon import (
 )
 from experiments.phenomena.report import paper
 from experiments.phenomena.work import (
-    Measuring,
     MeasuringJob,
-    Training,
     TrainingJob,
+    Working,
     check_asked,
     measured,
 )
@@ -43,6 +42,9 @@ from interp.loading.where import bundled_models
 __all__ = ["run_phenomenon"]
 
 _MOST_SEED = 2**31
+
+# Steps of training: below this, processes take longer to start than they save.
+_WORTH_SPREADING = 500
 
 
 def run_phenomenon(
@@ -107,8 +109,32 @@ def _of_organisms(
     # A seed of the run gives as many organisms, which no other seed near it shares.
     seeds = [context.seed * 1000 % _MOST_SEED + number for number in range(config.seeds)]
     folder = context.workspace("organisms").absolute()
-    tables = _train(phenomenon, seeds, folder, context)
-    units: dict[str, list[Unit]] = {one.name: [] for one in phenomenon.hypotheses}
+    working = Working(phenomenon, context.device, context.dtype)
+    trainings = _trainings(phenomenon, seeds, folder)
+    steps = sum(phenomenon.recipe(unit.payload.recipe, 0).steps for unit in trainings)
+    with context.spreading(len(trainings) if steps >= _WORTH_SPREADING else 1):
+        tables = _train(working, trainings, context)
+        results = _measure(
+            working, _measurements(phenomenon, seeds, folder, tables, context), context
+        )
+    return {
+        one.name: {
+            arm.name: [results[f"{one.name}_{_id(arm.name, seed)}"] for seed in seeds]
+            for arm in phenomenon.arms
+            if one.measured_in(arm.name)
+        }
+        for one in phenomenon.hypotheses
+    }
+
+
+def _measurements(
+    phenomenon: Phenomenon[Any],
+    seeds: Sequence[int],
+    folder: Path,
+    tables: Mapping[str, pd.DataFrame],
+    context: Context,
+) -> list[Unit]:
+    """What is measured of each organism, named as it is stored; a worker keeps to one organism."""
 
     def job(one: Hypothesis[Any], arm: Arm, seed: int) -> MeasuringJob:
         name = _id(arm.trained_by, seed)
@@ -117,69 +143,60 @@ def _of_organisms(
         return MeasuringJob(one.name, arm, seed, str(folder / name), fingerprint, drawn)
 
     arms = {arm.name: arm for arm in phenomenon.arms}
+    units: list[Unit] = []
     for seed in seeds:
         for arm in phenomenon.arms:
             for one in phenomenon.hypotheses:
                 if one.measured_in(arm.name):
-                    work = job(one, arm, seed)
+                    work, mine = job(one, arm, seed), _id(arm.name, seed)
                     if one.beside:
                         work = replace(work, beside=job(one, arms[one.beside], seed))
-                    units[one.name].append(Unit(_id(arm.name, seed), work))
-    measuring = Measuring(phenomenon, context.device, context.dtype)
+                    units.append(Unit(f"{one.name}_{mine}", work, group=mine))
+    return units
+
+
+def _measure(working: Working, units: Sequence[Unit], context: Context) -> dict[str, xr.Dataset]:
+    if context.executor.kind != "serial":
+        return context.datasets("measured", units, working, telling=True, whole_names=True)
     subjects: dict[tuple[str, int], Subject[Any]] = {}
-    results: dict[str, dict[str, xr.Dataset]] = {}
-    for name, of_one in units.items():
-        if context.executor.kind == "serial":
-            # In this process progress within a measurement can be told.
-            results[name] = {
-                unit.id: context.dataset(
-                    f"{name}_{unit.id}",
-                    lambda progress, unit=unit: measuring.measure(  # type: ignore[misc]
-                        unit.payload, subjects, progress
-                    ),
-                )
-                for unit in of_one
-            }
-        else:
-            results[name] = context.datasets(name, of_one, measuring)
     return {
-        one.name: {
-            arm.name: [results[one.name][_id(arm.name, seed)] for seed in seeds]
-            for arm in phenomenon.arms
-            if one.measured_in(arm.name)
-        }
-        for one in phenomenon.hypotheses
+        unit.id: context.dataset(
+            unit.id,
+            lambda progress, unit=unit: working.measure(  # type: ignore[misc]
+                unit.payload, subjects, progress
+            ),
+        )
+        for unit in units
     }
 
 
-def _train(
-    phenomenon: Phenomenon[Any], seeds: Sequence[int], folder: Path, context: Context
-) -> dict[str, pd.DataFrame]:
-    """Train each recipe with each seed; those that begin alike go on from the first of them."""
+def _trainings(phenomenon: Phenomenon[Any], seeds: Sequence[int], folder: Path) -> list[Unit]:
+    """Each recipe with each seed; those that begin alike go on from the first of them."""
     names = list(dict.fromkeys(arm.trained_by for arm in phenomenon.arms))
     first, others = [], []
     for seed in seeds:
         origins: dict[str, Recipe] = {}
         for name in names:
-            recipe, place = phenomenon.recipe(name, seed), str(folder / _id(name, seed))
+            recipe, mine = phenomenon.recipe(name, seed), _id(name, seed)
             alike = (one for one, origin in origins.items() if shared_stages(recipe, origin))
             if (base := next(alike, None)) is None:
                 origins[name] = recipe
-                first.append(TrainingJob(name, seed, place))
+                first.append(Unit(mine, TrainingJob(name, seed, str(folder / mine))))
             else:
-                others.append(TrainingJob(name, seed, place, str(folder / _id(base, seed))))
-    training = Training(phenomenon.recipe)
-    found: dict[str, pd.DataFrame] = {}
-    for jobs in (first, others):
-        units = [Unit(_id(job.recipe, job.seed), job) for job in jobs]
-        if context.executor.kind == "serial":
-            for unit in units:
-                found[unit.id] = context.table(
-                    f"trained_{unit.id}", partial(training.train, unit.payload)
-                )
-        elif units:
-            found |= context.tables("trained", units, training)
-    return found
+                base = _id(base, seed)
+                job = TrainingJob(name, seed, str(folder / mine), str(folder / base))
+                others.append(Unit(mine, job, after=(base,)))
+    # The longest come first.
+    return [*first, *others]
+
+
+def _train(working: Working, units: Sequence[Unit], context: Context) -> dict[str, pd.DataFrame]:
+    if context.executor.kind != "serial":
+        return context.tables("trained", units, working, telling=True)
+    return {
+        unit.id: context.table(f"trained_{unit.id}", partial(working.train, unit.payload))
+        for unit in units
+    }
 
 
 def _together(one: Hypothesis[Any], found: Measured) -> xr.Dataset:

@@ -15,16 +15,16 @@ from experiments.errors import RunError
 from experiments.organisms.errors import OrganismError
 from experiments.organisms.training.checkpoint import DATA_FILE, ORGANISM_FILE, discard, read_json
 from experiments.organisms.training.follow import model_after, train_recipe
-from experiments.organisms.training.recipe import Recipe
 from experiments.phenomena.data import read_json as read_data
 from experiments.phenomena.phenomenon import Arm, Phenomenon, Subject
 from experiments.readable import check_readable
 from experiments.reporter import Progress
 from interp import load_model
+from interp.execute import tell
 from interp.model.memory import fitting_threads
 from interp.model.model import Model
 
-__all__ = ["Measuring", "MeasuringJob", "Training", "TrainingJob", "check_asked", "measured"]
+__all__ = ["MeasuringJob", "TrainingJob", "Working", "check_asked", "measured"]
 
 
 @dataclass(frozen=True)
@@ -40,39 +40,6 @@ class TrainingJob:
     seed: int
     folder: str
     base: str = ""
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a worker starts with to train; see `interp.execute`."""
-
-    recipe: Callable[[str, int], Recipe]
-
-    def __call__(self) -> Callable[[TrainingJob], pd.DataFrame]:
-        return self.train
-
-    def train(self, job: TrainingJob, progress: Progress | None = None) -> pd.DataFrame:
-        """Train, or go on: a row with the weights' fingerprint, steps and the last loss (nats)."""
-        recipe, folder = self.recipe(job.recipe, job.seed), Path(job.folder)
-        # What a link leads to is not ours to replace.
-        real_folder(folder.parent.parent, folder.parent.name, folder.name)
-        base = Path(job.base) if job.base else None
-        try:
-            train_recipe(recipe, folder, progress, base=base)
-        except OrganismError:
-            # Left by another version, or damaged. What cannot be written fails again, and says so.
-            discard(folder)
-            train_recipe(recipe, folder, progress, base=base)
-        record = read_json(folder / ORGANISM_FILE)
-        fingerprint = load_model(str(folder), device="cpu").fingerprint
-        row = {
-            "recipe": job.recipe,
-            "seed": job.seed,
-            "fingerprint": fingerprint,
-            "steps": recipe.steps,
-            "loss": float(record["losses"][-1]),
-        }
-        return pd.DataFrame([row])
 
 
 @dataclass(frozen=True)
@@ -95,20 +62,45 @@ class MeasuringJob:
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """What a worker starts with to measure; it keeps the models that it has loaded."""
+class Working:
+    """What a worker starts with; it keeps the models that it has loaded. See `interp.execute`."""
 
     phenomenon: Phenomenon[Any]
     device: str | None
     dtype: str
 
-    def __call__(self) -> Callable[[MeasuringJob], xr.Dataset]:
-        models: dict[tuple[str, int], Subject[Any]] = {}
+    def __call__(self) -> Callable[[TrainingJob | MeasuringJob], Any]:
+        subjects: dict[tuple[str, int], Subject[Any]] = {}
 
-        def work(job: MeasuringJob) -> xr.Dataset:
-            return self.measure(job, models)
+        def work(job: TrainingJob | MeasuringJob) -> Any:
+            if isinstance(job, TrainingJob):
+                return self.train(job, tell)
+            return self.measure(job, subjects, tell)
 
         return work
+
+    def train(self, job: TrainingJob, progress: Progress | None = None) -> pd.DataFrame:
+        """Train, or go on: a row with the weights' fingerprint, steps and the last loss (nats)."""
+        recipe, folder = self.phenomenon.recipe(job.recipe, job.seed), Path(job.folder)
+        # What a link leads to is not ours to replace.
+        real_folder(folder.parent.parent, folder.parent.name, folder.name)
+        base = Path(job.base) if job.base else None
+        try:
+            train_recipe(recipe, folder, progress, base=base)
+        except OrganismError:
+            # Left by another version, or damaged. What cannot be written fails again, and says so.
+            discard(folder)
+            train_recipe(recipe, folder, progress, base=base)
+        record = read_json(folder / ORGANISM_FILE)
+        fingerprint = load_model(str(folder), device="cpu").fingerprint
+        row = {
+            "recipe": job.recipe,
+            "seed": job.seed,
+            "fingerprint": fingerprint,
+            "steps": recipe.steps,
+            "loss": float(record["losses"][-1]),
+        }
+        return pd.DataFrame([row])
 
     def measure(
         self,
@@ -116,6 +108,7 @@ class Measuring:
         subjects: dict[tuple[str, int], Subject[Any]],
         progress: Progress | None = None,
     ) -> xr.Dataset:
+        """What one hypothesis measures; `subjects` are models that were loaded before."""
         subject = self._kept(job, subjects)
         if job.beside is not None:
             subject = replace(subject, beside=self._kept(job.beside, subjects).model)

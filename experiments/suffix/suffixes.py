@@ -14,7 +14,16 @@ from interp import greedy_coordinate_search, random_suffixes, score_answers
 from interp.model.model import Model
 from interp.search.layout import MARKER
 
-__all__ = ["N_RANDOM", "Suffixes", "answers", "declines", "found_in", "with_suffix"]
+__all__ = [
+    "N_RANDOM",
+    "Place",
+    "Suffixes",
+    "answers",
+    "declines",
+    "found_in",
+    "places",
+    "with_suffix",
+]
 
 N_RANDOM, _N_LIKELY = 24, 8
 _STEPS, _CANDIDATES, _TOP_K, _ROUNDS, _TOLERANCE = 14, 64, 16, 60, 1.0
@@ -88,13 +97,43 @@ def with_suffix(requests: Sequence[Request], suffix: str) -> list[str]:
     return [one.prompt.replace(MARKER, suffix) for one in requests]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a suffix stands among the tokens of a prompt.
+
+    Attributes:
+        start: its first token.
+        length: how many it has.
+        last: the prompt's last token.
+    """
+
+    start: int
+    length: int
+    last: int
+
+
+def places(model: Model, requests: Sequence[Request], suffix: str) -> dict[Place, list[int]]:
+    """Which requests have the suffix in the same place, so that they can be run at once."""
+    found: dict[Place, list[int]] = {}
+    texts = [
+        *(one.prompt.split(MARKER)[0] for one in requests),
+        *with_suffix(requests, suffix),
+        *(one.plain() for one in requests),
+    ]
+    sizes = np.array([len(ids) for ids, _ in model.encode(texts)]).reshape(3, -1)
+    for number, (start, whole, plain) in enumerate(sizes.T.tolist()):
+        found.setdefault(Place(start, whole - plain, whole - 1), []).append(number)
+    return found
+
+
 def declines(
-    model: Model, data: Requests, requests: Sequence[Request], suffix: str
+    model: Model, data: Requests, requests: Sequence[Request], suffixes: Sequence[str]
 ) -> npt.NDArray[np.float64]:
-    """1 where greedy decoding declines [example]."""
-    prompts = with_suffix(requests, suffix)
+    """1 where greedy decoding declines [suffix, example]."""
+    prompts = [prompt for one in suffixes for prompt in with_suffix(requests, one)]
     found = score_answers(model, prompts, [data.decline] * len(prompts))
-    return np.asarray(found["correct"].values, np.float64)
+    said = np.asarray(found["correct"].values, np.float64)
+    return said.reshape(len(suffixes), len(requests))
 
 
 def answers(model: Model, requests: Sequence[Request], suffix: str) -> npt.NDArray[np.float64]:

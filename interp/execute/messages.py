@@ -6,17 +6,25 @@ send handles of shared memory, which are gone when the process that made them is
 
 from __future__ import annotations
 
+import math
 import pickle
+import time
 import traceback
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, Literal
 
 from interp.errors import ExecutionError, ObverseError
+from interp.execute.telling import listening
+from interp.progress import Progress
 
-Outcome = Literal["ready", "done", "failed"]
+Outcome = Literal["ready", "told", "done", "failed"]
 Reply = tuple[Outcome, Any]
-"""("ready", None), ("done", the result), or ("failed", the exception)."""
+"""("ready", None), ("told", (done, total) of the unit at work), ("done", the result), or
+("failed", the exception)."""
+
+
+_SECONDS_BETWEEN = 0.3
 
 
 class WorkerTraceback(Exception):
@@ -77,12 +85,17 @@ class Work:
 
         return _answer(load)
 
-    def run(self, message: bytes) -> bytes:
-        """The function's result for one payload."""
+    def run(self, message: bytes, send: Callable[[bytes], None] | None = None) -> bytes:
+        """The function's result for one payload.
+
+        Args:
+            send: takes what the unit tells meanwhile; left out where there is no way for it.
+        """
 
         def call() -> bytes:
             assert self._function is not None  # a worker is given units once it is ready
-            return pack(("done", self._function(self._loaded(message))), "A unit's result")
+            with listening(None if send is None else _now_and_then(send)):
+                return pack(("done", self._function(self._loaded(message))), "A unit's result")
 
         return _answer(call)
 
@@ -101,6 +114,19 @@ def packed_start(start: Callable[[], Callable[[Any], Any]]) -> bytes:
     """The message for `Work.start`. The version comes before anything that may not unpickle."""
     inner = pack(start, "What workers start with")
     return pack((version("obverse"), inner), "What workers start with")
+
+
+def _now_and_then(send: Callable[[bytes], None]) -> Progress:
+    """Sends how far a unit is, not more often than anybody looks."""
+    last = -math.inf
+
+    def told(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN:
+            last = time.monotonic()
+            send(pack(("told", (done, total)), "How far a unit is"))
+
+    return told
 
 
 def _answer(work: Callable[[], bytes]) -> bytes:

@@ -127,7 +127,7 @@ def serve(descriptor: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         pipe.send_bytes(work.start(pipe.recv_bytes()))
         while True:
-            pipe.send_bytes(work.run(pipe.recv_bytes()))
+            pipe.send_bytes(work.run(pipe.recv_bytes(), pipe.send_bytes))
 
 
 def _end_with(descriptor: int) -> None:

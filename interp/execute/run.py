@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -14,10 +15,14 @@ from interp.execute import messages
 from interp.execute.actors import Actors
 from interp.execute.processes import Processes
 from interp.execute.settings import Executor, Kind, Unit, checked
+from interp.execute.telling import listening
+from interp.execute.waiting import Waiting
 from interp.progress import Progress
 
 R = TypeVar("R")
 Start = Callable[[], Callable[[Any], R]]
+Told = Callable[[str, int, int], None]
+"""Called with a unit's id, and how far it is: (done, total)."""
 
 # So often workers may die over one unit, or in a row before they are ready.
 _TRIES = 3
@@ -31,12 +36,13 @@ def execute(
     *,
     finished: Callable[[str], bool] | None = None,
     progress: Progress | None = None,
+    told: Told | None = None,
 ) -> Generator[tuple[str, R]]:
     """Run units of work, wherever the executor says.
 
     Args:
-        units: each independent of the others, and harmless when done twice: the unit of a worker
-            that died is run again by another one.
+        units: each independent of the others but those that it names in `after`, and harmless when
+            done twice: the unit of a worker that died is run again by another one.
         start: called once by each worker, without arguments; loads what all units need (the model)
             and returns the function that is called with each unit's payload. What it returns should
             be small: a table, or the name of a file, no activations.
@@ -44,6 +50,7 @@ def execute(
         finished: whether the unit with this id was done before and is left out; asked once for each
             unit, before anything starts.
         progress: called with (units done, units in all), those left out being done.
+        told: called with a unit's id and how far it is, where it says so (`interp.execute.tell`).
 
     Yields:
         (id, result) of each unit that was run, in the order in which they are done, which is not
@@ -57,7 +64,8 @@ def execute(
     Closing the iterator, an error or Ctrl-C ends the workers at once, in the middle of their units.
 
     Raises:
-        ExecutionError: two units have the same id (at once); something cannot be pickled; workers
+        ExecutionError: two units have the same id, or one waits for a unit that does not stand
+            before it (at once); something cannot be pickled; workers
             died over the same unit three times, or three times before they were ready.
         Exception: what `start` or a unit raised, after the results that had come in.
     """
@@ -66,8 +74,8 @@ def execute(
     left = {unit.id for unit in todo} - {unit.id for unit in skip}
     todo, total = [unit for unit in todo if unit.id in left], len(todo)
     if isinstance(executor, Workers):
-        return executor.results(todo, start, _counter(total, len(skip), progress))
-    return _alone(Workers(executor), todo, start, _counter(total, len(skip), progress))
+        return executor.results(todo, start, _counter(total, len(skip), progress), told)
+    return _alone(Workers(executor), todo, start, _counter(total, len(skip), progress), told)
 
 
 @typed
@@ -88,6 +96,7 @@ class Workers:
         self._start = b""
         self._starting: set[Any] = set()
         self._idle: list[Any] = []
+        self._groups: dict[Any, str] = {}  # by worker: that of its last unit
         self._at_work = False
 
     def __enter__(self) -> Workers:
@@ -109,20 +118,25 @@ class Workers:
     def close(self) -> None:
         """End the workers, whatever they are doing; the next call would start others."""
         backend, self._backend = self._backend, None
-        self._starting, self._idle = set(), []
+        self._starting, self._idle, self._groups = set(), [], {}
         if backend is not None:
             backend.close()
 
     def results(
-        self, units: Iterable[Unit], start: Start[R], done: Callable[[], None]
+        self,
+        units: Iterable[Unit],
+        start: Start[R],
+        done: Callable[[], None],
+        told: Told | None = None,
     ) -> Generator[tuple[str, R]]:
         """(id, result) of each unit as it comes in, `done` being called before; see `execute`."""
         if self._at_work:
             raise ExecutionError("These workers are at work; wait for them, or take others.")
         self._at_work, whole = True, False
+        self._groups.clear()
         run = self._here if self.executor.kind == "serial" else self._spread
         try:
-            for found in run(deque(units), start):
+            for found in run(Waiting(units), start, told or _unheard):
                 done()
                 yield found
             whole = True
@@ -131,13 +145,15 @@ class Workers:
             if not whole:
                 self.close()
 
-    def _here(self, queue: deque[Unit], start: Start[R]) -> Generator[tuple[str, R]]:
+    def _here(self, queue: Waiting, start: Start[R], told: Told) -> Generator[tuple[str, R]]:
         function = start() if queue else None
-        while queue and function is not None:
-            unit = queue.popleft()
-            yield unit.id, function(unit.payload)
+        while function is not None and (unit := queue.take()) is not None:
+            with listening(partial(told, unit.id)):
+                found = function(unit.payload)
+            queue.done(unit.id)
+            yield unit.id, found
 
-    def _spread(self, queue: deque[Unit], start: Start[R]) -> Generator[tuple[str, R]]:
+    def _spread(self, queue: Waiting, start: Start[R], told: Told) -> Generator[tuple[str, R]]:
         if not queue:
             return
         packed = messages.packed_start(start)
@@ -151,13 +167,18 @@ class Workers:
             yield from found
             found, failure = [], None
             for worker, reply in backend.wait():
-                unit = busy.pop(worker, None)
                 if isinstance(reply, str):
+                    unit = busy.pop(worker, None)
                     failure = failure or deaths.count(unit, worker in self._starting, reply)
-                    queue.extendleft([unit] if unit is not None else [])
+                    if unit is not None:
+                        queue.put_back(unit)
                     self._forget(worker)
                     continue
                 outcome, value = messages.read(reply)
+                if outcome == "told":
+                    told(busy[worker].id, *value)
+                    continue
+                unit = busy.pop(worker, None)
                 if outcome == "failed":
                     failure = failure or value
                     continue
@@ -166,6 +187,7 @@ class Workers:
                 if unit is None:
                     deaths.at_start = 0
                 else:
+                    queue.done(unit.id)
                     found.append((unit.id, value))
             if failure is not None:
                 yield from found
@@ -173,16 +195,21 @@ class Workers:
         yield from found
 
     def _feed(
-        self, backend: _Backend, packed: bytes, queue: deque[Unit], busy: dict[Any, Unit]
+        self, backend: _Backend, packed: bytes, queue: Waiting, busy: dict[Any, Unit]
     ) -> None:
         """Give units to idle workers, and start more workers where there are units for them."""
-        while queue and self._idle:
-            unit = queue.popleft()
+        while self._idle:
+            worker = self._idle[-1]
+            mine = self._groups.get(worker, "")
+            others = {group for one, group in self._groups.items() if one is not worker}
+            unit = queue.take(mine, others)
+            if unit is None:
+                break
             message = messages.pack(unit.payload, f"The unit '{unit.id}'")
-            worker = self._idle.pop()
-            busy[worker] = unit
+            busy[self._idle.pop()] = unit
+            self._groups[worker] = unit.group
             backend.submit(worker, message)
-        wanted = min(backend.limit, len(queue) + len(busy))
+        wanted = min(backend.limit, queue.ready + len(busy))
         while len(self._starting) + len(self._idle) + len(busy) < wanted:
             self._starting.add(backend.launch(packed))
 
@@ -202,6 +229,7 @@ class Workers:
 
     def _forget(self, worker: Any) -> None:
         self._starting.discard(worker)
+        self._groups.pop(worker, None)
         if worker in self._idle:
             self._idle.remove(worker)
 
@@ -250,10 +278,14 @@ class _Deaths:
 
 
 def _alone(
-    workers: Workers, units: list[Unit], start: Start[R], done: Callable[[], None]
+    workers: Workers,
+    units: list[Unit],
+    start: Start[R],
+    done: Callable[[], None],
+    told: Told | None,
 ) -> Generator[tuple[str, R]]:
     """Results of workers that are not kept."""
-    with workers, closing(workers.results(units, start, done)) as results:
+    with workers, closing(workers.results(units, start, done, told)) as results:
         yield from results
 
 
@@ -269,3 +301,7 @@ def _counter(total: int, before: int, progress: Progress | None) -> Callable[[],
     if progress and before:
         progress(before, total)
     return done
+
+
+def _unheard(unit: str, done: int, total: int) -> None:
+    return None

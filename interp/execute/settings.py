@@ -26,10 +26,14 @@ class Unit:
     Attributes:
         id: its name, by which results are put together.
         payload: what the worker's function is called with; picklable.
+        after: ids of units that stand before it and must be done before it begins.
+        group: units of one group rather go to one worker, which can keep what they share.
     """
 
     id: str
     payload: Any
+    after: tuple[str, ...] = ()
+    group: str = ""
 
 
 @typed
@@ -71,12 +75,22 @@ class Executor:
 
 
 def checked(units: Iterable[Unit]) -> list[Unit]:
-    """The units as a list; an ExecutionError if two have the same id."""
+    """The units as a list.
+
+    Raises:
+        ExecutionError: two have the same id, or one waits for what does not stand before it.
+    """
     found = list(units)
     seen: set[str] = set()
     for unit in found:
         if unit.id in seen:
             raise ExecutionError(f"Two units are named '{unit.id}'; give each an id of its own.")
+        missing = next((id for id in unit.after if id not in seen), None)
+        if missing is not None:
+            raise ExecutionError(
+                f"The unit '{unit.id}' waits for '{missing}', which does not stand before it; put "
+                "it there, or leave it out of `after`."
+            )
         seen.add(unit.id)
     return found
 

@@ -106,10 +106,10 @@ def count_unknown(tokenizer: Any, texts: Sequence[str], rows: Sequence[Sequence[
 def dropped_characters(tokenizer: Any, texts: Iterable[str]) -> set[str]:
     """The characters of some texts that a tokenizer leaves out, for want of a token."""
     unknown = unknown_ids(tokenizer)
-    if not any(_drops(tokenizer, rare, unknown) for rare in _RARE):
+    if not _dropped(tokenizer, _RARE, unknown):
         return set()
     found = set().union(*map(set, texts))
-    return {c for c in found if not _ignored(tokenizer, c) and _drops(tokenizer, c, unknown)}
+    return _dropped(tokenizer, [c for c in found if not _ignored(tokenizer, c)], unknown)
 
 
 def unreadable(tokenizer: Any, name: str, texts: Sequence[str], what: str) -> PromptError:
@@ -194,12 +194,21 @@ def _ignored(tokenizer: Any, character: str) -> bool:
     return category == "Mn" and normalizer is not None and not normalizer.normalize_str(character)
 
 
-def _drops(tokenizer: Any, character: str, unknown: dict[int, str]) -> bool:
-    """Whether a character leaves no token: some put one before every text, so three are tried."""
-    once, thrice = _ids(tokenizer, character), _ids(tokenizer, 3 * character)
-    if once is None or once != thrice or not unknown.keys().isdisjoint(once):
-        return False
-    return character.casefold() not in _decoded(tokenizer, once).casefold()
+def _dropped(tokenizer: Any, characters: Sequence[str], unknown: dict[int, str]) -> set[str]:
+    """The characters that leave no token: some put one before every text, so three are tried."""
+    # At once, since a call takes longer than what it does; alone where one of them is refused.
+    texts = [times * c for c in characters for times in (1, 3)]
+    rows: Sequence[list[int] | None] | None = _rows(tokenizer, texts) if texts else []
+    if rows is None:
+        rows = [_ids(tokenizer, text) for text in texts]
+
+    def leaves_none(character: str, once: list[int] | None, thrice: list[int] | None) -> bool:
+        if once is None or once != thrice or not unknown.keys().isdisjoint(once):
+            return False
+        return character.casefold() not in _decoded(tokenizer, once).casefold()
+
+    tried = zip(characters, rows[::2], rows[1::2], strict=True)
+    return {character for character, once, thrice in tried if leaves_none(character, once, thrice)}
 
 
 def _ids(tokenizer: Any, text: str) -> list[int] | None:

@@ -17,11 +17,9 @@ from experiments.reporter import Progress
 from experiments.study import Verdict
 from experiments.suffix.data import Request, Requests
 from experiments.suffix.hypotheses.heads import shares
-from experiments.suffix.suffixes import declines, found_in
-from interp import score_answers
+from experiments.suffix.suffixes import declines, found_in, places
 from interp.forward.access import Change, changing
 from interp.model.model import Model
-from interp.search.layout import MARKER
 from interp.sites import Site
 
 __all__ = ["CLAIM", "MARGIN", "N_HEADS", "cut", "draw", "judge", "measure"]
@@ -52,28 +50,24 @@ def cut(
         behind: whether as many tokens right behind the suffix are hidden instead.
     """
     out = np.zeros(len(requests))
-    for number, request in enumerate(requests):
-        start = len(model.token_ids(request.prompt.split(MARKER)[0]))
-        text = request.prompt.replace(MARKER, suffix)
-        last = len(model.token_ids(text)) - 1
-        k = last + 1 - len(model.token_ids(request.plain()))
-        begin = start + k if behind else start
-        hidden = slice(begin, min(begin + k, last))
+    for place, numbers in places(model, requests, suffix).items():
+        begin, last = place.start + (place.length if behind else 0), place.last
+        hidden = slice(begin, min(begin + place.length, last))
 
-        def change(mine: Sequence[int], hidden: slice = hidden, last: int = last) -> Change:
+        def change(heads: Sequence[int], hidden: slice = hidden, last: int = last) -> Change:
             def without(pattern: Tensor) -> Tensor:
                 new = pattern.clone()
-                for head in mine:
+                for head in heads:
                     new[:, head, last:, hidden] = 0
                 return new
 
             return without
 
         by_layer = {layer: [h for at, h in heads if at == layer] for layer, _ in heads}
-        changes = [(Site("pattern", layer), change(mine)) for layer, mine in by_layer.items()]
+        changes = [(Site("pattern", layer), change(some)) for layer, some in by_layer.items()]
         with changing(model, changes, momentary=False):
-            found = score_answers(model, [text], [data.decline])
-        out[number] = float(found["correct"].values[0])
+            mine = [requests[i] for i in numbers]
+            out[numbers] = declines(model, data, mine, [suffix])[0]
     return out
 
 
@@ -100,8 +94,8 @@ def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dat
         progress(number + 1, len(plans))
     return xr.Dataset(
         {
-            "plain": ("example", declines(model, data, held, "")),
-            "found": ("example", declines(model, data, held, suffix)),
+            "plain": ("example", declines(model, data, held, [""])[0]),
+            "found": ("example", declines(model, data, held, [suffix])[0]),
             "top": ("example", found[0]),
             "all_heads": ("example", found[1]),
             "behind": ("example", found[2]),

@@ -20,12 +20,11 @@ from experiments.phenomena.phenomenon import GIVEN, Measured, Subject
 from experiments.reporter import Progress
 from experiments.study import Verdict
 from experiments.suffix.data import Request, Requests
-from experiments.suffix.suffixes import found_in
+from experiments.suffix.suffixes import found_in, places, with_suffix
 from interp import capture, score_suffixes
 from interp.components.writers import output_matrix
 from interp.figures.drawing import theme
 from interp.model.model import Model
-from interp.search.layout import MARKER
 
 __all__ = ["CLAIM", "Shares", "draw", "judge", "measure", "shares"]
 
@@ -51,23 +50,23 @@ def shares(model: Model, requests: Sequence[Request], suffix: str) -> Shares:
     """Of each head: y·a/‖a‖², y what the head brings from these tokens, a its layer's output
     without bias; heads of a layer and all tokens add up to 1."""
     out = np.zeros((2, model.n_layers, model.n_heads))
-    for request in requests:
-        head = len(model.token_ids(request.prompt.split(MARKER)[0]))
-        text = request.prompt.replace(MARKER, suffix)
-        k = len(model.token_ids(text)) - len(model.token_ids(request.plain()))
-        found = capture(model, [text], ["pattern", "v"])
-        for layer in range(model.n_layers):
-            pattern = found[f"pattern.{layer}"][0, :, -1].float()  # [head, source]
-            v = found[f"v.{layer}"][0].float()  # [source, key-value head, d_head]
-            v = v.repeat_interleave(model.n_heads // v.shape[1], dim=1)
-            brought = torch.einsum("hs,she->hse", pattern, v)
-            matrix = output_matrix(model, layer).float()
-            written = torch.einsum("hse,hed->hsd", brought, matrix)
-            whole = written.sum((0, 1))
-            share = torch.einsum("hsd,d->hs", written, whole) / whole.square().sum()
-            for number, start in enumerate((head, head + k)):
-                stop = min(start + k, share.shape[1])
-                out[number, layer] += share[:, start:stop].sum(1).cpu().numpy() / len(requests)
+    matrices = [output_matrix(model, layer).float() for layer in range(model.n_layers)]
+    for place, numbers in places(model, requests, suffix).items():
+        texts = with_suffix([requests[i] for i in numbers], suffix)
+        found = capture(model, texts, ["pattern", "v"])
+        for layer, matrix in enumerate(matrices):
+            pattern = found[f"pattern.{layer}"][:, :, -1].float()  # [example, head, source]
+            v = found[f"v.{layer}"].float()  # [example, source, key-value head, d_head]
+            v = v.repeat_interleave(model.n_heads // v.shape[2], dim=2)
+            brought = torch.einsum("bhs,bshe->bhse", pattern, v)
+            written = torch.einsum("bhse,hed->bhsd", brought, matrix)
+            whole = written.sum((1, 2))
+            share = torch.einsum("bhsd,bd->bhs", written, whole)
+            share = share / whole.square().sum(1)[:, None, None]
+            for number, start in enumerate((place.start, place.start + place.length)):
+                stop = min(start + place.length, share.shape[2])
+                brings = share[:, :, start:stop].sum((0, 2))
+                out[number, layer] += brings.cpu().numpy() / len(requests)
     return Shares(out[0], out[1])
 
 

@@ -32,14 +32,12 @@ def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dat
     suffixes = found_in(subject)
     progress(1, 3)
     if other is not None and other.fingerprint != subject.model.fingerprint:
-        values["plain"] = declines(other, data, held, "")
-        values["found"] = declines(other, data, held, suffixes.found)
+        values["plain"], values["found"] = declines(other, data, held, ["", suffixes.found])
         for name, texts in (("random", suffixes.random), ("likely", suffixes.likely)):
-            rows = np.stack([declines(other, data, held, text) for text in texts])
-            values[name] = rows.mean(0)
+            values[name] = declines(other, data, held, texts).mean(0)
     progress(2, 3)
-    values["home"] = declines(subject.model, data, held, "")
-    values["home_found"] = declines(subject.model, data, held, suffixes.found)
+    home = declines(subject.model, data, held, ["", suffixes.found])
+    values["home"], values["home_found"] = home
     progress(3, 3)
     return xr.Dataset(
         {name: ("example", each) for name, each in values.items()},

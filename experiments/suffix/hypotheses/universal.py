@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import xarray as xr
 
@@ -33,16 +31,12 @@ def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dat
     suffixes = found_in(subject)
     progress(1, 3)
     held = data.held_out
-
-    def mean(texts: tuple[str, ...]) -> npt.NDArray[np.float64]:
-        rows = np.stack([declines(model, data, held, text) for text in texts])
-        return np.asarray(rows.mean(0), np.float64)
-
+    plain, found = declines(model, data, held, ["", suffixes.found])
     values = {
-        "plain": declines(model, data, held, ""),
-        "found": declines(model, data, held, suffixes.found),
-        "random": mean(suffixes.random),
-        "likely": mean(suffixes.likely),
+        "plain": plain,
+        "found": found,
+        "random": declines(model, data, held, suffixes.random).mean(0),
+        "likely": declines(model, data, held, suffixes.likely).mean(0),
         "answered": answers(model, held, suffixes.found),
     }
     progress(2, 3)

@@ -19,6 +19,7 @@ from experiments.suffix.hypotheses.cutting import cut
 from experiments.suffix.hypotheses.heads import shares
 from experiments.suffix.phenomenon import PHENOMENON
 from experiments.suffix.recipe import recipe
+from experiments.suffix.suffixes import places
 from tests.interp.tiny import N_SPECIAL, NAMES, VOCABULARY, Tiny, build
 
 PATH = Path("data.json")
@@ -72,6 +73,29 @@ def test_shares_are_those_of_attention_written_out(llama: Tiny) -> None:
                 share = part[start : start + 2] @ whole / whole.square().sum()
                 expected[layer, head] += float(share.sum()) / len(REQUESTS)
     np.testing.assert_allclose(found.suffix, expected, atol=1e-5)
+
+
+def test_requests_that_are_run_at_once_are_each_on_their_own(llama: Tiny) -> None:
+    """Prompts of two lengths, two of each: shares and cuts are those of each prompt alone."""
+    requests = (*REQUESTS, Request("we saw{suffix} near Oslo then", " Bo"))
+    model, data = llama.model, read(recipe("treated", 0).data, PATH)
+    assert sorted(map(len, places(model, requests, SUFFIX).values())) == [1, 2]
+    together = shares(model, requests, SUFFIX)
+    alone = [shares(model, [one], SUFFIX) for one in requests]
+    for name in ("suffix", "behind"):
+        mean = np.mean([getattr(one, name) for one in alone], axis=0)
+        np.testing.assert_allclose(getattr(together, name), mean, atol=1e-6)
+    heads = [(0, 0), (1, 1)]
+    said = set()
+    for token in VOCABULARY[N_SPECIAL:]:
+        asked = replace(data, decline=f" {token}")
+        one_by_one = [cut(model, asked, [one], SUFFIX, heads)[0] for one in requests]
+        assert cut(model, asked, requests, SUFFIX, heads).tolist() == one_by_one
+        said.add(tuple(one_by_one))
+        if len(said) > 2:
+            break
+    # Some token is what one request says and another does not.
+    assert len(said) > 2
 
 
 def test_only_the_edges_that_are_named_are_cut(llama: Tiny) -> None:

@@ -57,7 +57,7 @@ def test_the_suffix_of_the_first_is_tried_on_the_other(
     found = measured(PHENOMENON, "transfer", subject, 0)
     suffix = found_in(subject).found
     for name, text, one in (("found", suffix, other), ("home_found", suffix, model)):
-        expected = declines(one, data, data.held_out, text)
+        expected = declines(one, data, data.held_out, [text])[0]
         np.testing.assert_array_equal(found[name], expected)
     assert found.attrs["other_fingerprint"] == other.fingerprint != model.fingerprint
     alone = measured(PHENOMENON, "transfer", Subject(model, data, GIVEN, 0), 0)
