@@ -39,12 +39,12 @@ from interp import load_model
 from interp.execute import Unit
 from interp.loading.where import bundled_models
 
-__all__ = ["run_phenomenon"]
+__all__ = ["WORTH_SPREADING", "run_phenomenon"]
 
 _MOST_SEED = 2**31
 
 # Steps of training: below this, processes take longer to start than they save.
-_WORTH_SPREADING = 500
+WORTH_SPREADING = 500
 
 
 def run_phenomenon(
@@ -112,7 +112,7 @@ def _of_organisms(
     working = Working(phenomenon, context.device, context.dtype)
     trainings = _trainings(phenomenon, seeds, folder)
     steps = sum(phenomenon.recipe(unit.payload.recipe, 0).steps for unit in trainings)
-    with context.spreading(len(trainings) if steps >= _WORTH_SPREADING else 1):
+    with context.spreading(len(trainings) if steps >= WORTH_SPREADING else 1):
         tables = _train(working, trainings, context)
         results = _measure(
             working, _measurements(phenomenon, seeds, folder, tables, context), context

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from cache.files import real_folder
+from cache.files import real_folder, storage_errors
 from experiments.errors import RunError
 from experiments.organisms.errors import OrganismError
 from experiments.organisms.training.checkpoint import DATA_FILE, ORGANISM_FILE, discard, read_json
@@ -126,7 +129,8 @@ class Working:
         recipe = self.phenomenon.recipe(job.arm.trained_by, job.organism)
         folder = Path(job.folder)
         # It was trained before; whoever took it away since gets it back.
-        train_recipe(recipe, folder)
+        with _alone_in(folder):
+            train_recipe(recipe, folder)
         if load_model(str(folder), device="cpu").fingerprint != job.fingerprint:
             raise RunError(
                 f"The model in '{folder}' is not the one that was trained there; use --fresh."
@@ -137,6 +141,18 @@ class Working:
         data = self.phenomenon.read(read_data(path), path)
         check_asked(self.phenomenon, model, data, path)
         return Subject(model, data, job.arm.name, job.organism)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other worker trains there: arms of one recipe share its folder."""
+    with storage_errors(folder, "locked"):
+        descriptor = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def measured(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import PromptError
-from interp.execute import Unit
+from interp.execute import Unit, tell
 
 N = 7
 EXPECTED = {f"n{i}": i * i for i in range(N)}
@@ -137,3 +137,24 @@ def load_for_ever(folder: Path) -> Callable[[Any], Any]:
     leave_pid(folder)
     time.sleep(60)
     return len
+
+
+def start_marks() -> Callable[[tuple[str, Any]], int]:
+    return marked
+
+
+def marked(what: tuple[str, Any]) -> int:
+    """Leave a file after a while, look for it, tell of three steps, or square."""
+    name, value = what
+    if name == "leave":
+        time.sleep(0.3)
+        value.touch()
+    elif name == "look":
+        return int(value.exists())
+    elif name == "tell":
+        for step in range(value):
+            tell(step + 1, value)
+        return int(value)
+    else:
+        return square(value)
+    return 1

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments.errors import FactsError, RunError, StudyError
 from experiments.phenomena.config import PhenomenonConfig
 from experiments.records import RunRecord
+from experiments.reporter import Progress, QuietReporter
 from experiments.runner import run_study
 from interp.execute import Executor
 from tests.experiments.commands import ROOT, environment, is_one_sentence, obverse
@@ -134,12 +139,58 @@ def test_a_user_s_model_is_measured_alone(whole: Path, tmp_path: Path) -> None:
     assert "Does treated-0 greet?" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_workers_find_the_same(whole: Path, tmp_path: Path, workers_at_once: None) -> None:
-    workers = Executor("processes", workers=1)
-    spread = run_study(toy.STUDY, PhenomenonConfig(), out=tmp_path / "run", executor=workers)
+def test_workers_find_the_same(
+    whole: Path, tmp_path: Path, workers_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study that is long enough is spread over the cores where nobody says otherwise: bit for
+    bit the results of one process, whatever number of threads that has."""
+    monkeypatch.setattr("experiments.phenomena.run.WORTH_SPREADING", 1)
+    monkeypatch.setattr("interp.execute.settings.cores", lambda: 2)
+    told = Told()
+    spread = run_study(toy.STUDY, PhenomenonConfig(), out=tmp_path / "run", reporter=told)
     serial = RunRecord.open(whole)
     assert spread.verdicts == serial.verdicts
-    assert spread.dataset("greets").identical(serial.dataset("greets"))
+    names = {path.name for path in (whole / "results").iterdir()}
+    assert names == {path.name for path in (tmp_path / "run" / "results").iterdir()}
+    for arm in ("treated", "twin", "untrained"):
+        one, other = (each.dataset(f"greets_{arm}-0") for each in (spread, serial))
+        assert one.identical(other)
+    for arm in ("treated", "twin"):
+        tables = (each.table(f"trained_{arm}-0") for each in (spread, serial))
+        pd.testing.assert_frame_equal(*tables, check_exact=True)
+    assert told.stages["trained (%)"][0] == (0, 100)
+    assert told.stages["trained (%)"][-1] == told.stages["measured (%)"][-1] == (100, 100)
+
+
+class Told(QuietReporter):
+    """Keeps the progress of every stage."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, list[tuple[int, int]]] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[Progress]:
+        said = self.stages.setdefault(name, [])
+        yield lambda done, total: said.append((done, total))
+
+
+def test_workers_go_on_with_a_run_of_one_process(
+    whole: Path, tmp_path: Path, workers_at_once: None
+) -> None:
+    """What is stored is kept; organisms that were taken away are trained again, once each."""
+    shutil.copytree(whole, tmp_path / "run")
+    left = [f"greets_{arm}-0" for arm in ("treated", "twin", "untrained")]
+    for name in ("greets", *left[1:]):
+        (tmp_path / "run" / "results" / f"{name}.nc").unlink()
+    kept = tmp_path / "run" / "results" / f"{left[0]}.nc"
+    before = kept.stat().st_mtime_ns
+    # By whichever worker comes first, while another waits for it.
+    shutil.rmtree(tmp_path / "run" / "work")
+    out, workers = tmp_path / "run", Executor("processes", 2)
+    with pytest.warns(UserWarning, match="computed anew"):
+        found = run_study(toy.STUDY, PhenomenonConfig(), preset="quick", out=out, executor=workers)
+    assert kept.stat().st_mtime_ns == before
+    assert found.verdicts == RunRecord.open(whole).verdicts
 
 
 def test_seeds_stand_side_by_side(whole: Path, tmp_path: Path) -> None:
