@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cache.files import make_folder, real_folder, sha256
-from experiments.reporter import Progress, Reporter
+from experiments.reporter import Percent, Progress, Reporter
 from experiments.run_directory.layout import WORK, check_name
 from experiments.run_directory.manifest import Kind, Manifest
 from experiments.run_directory.provenance import Provenance
@@ -341,7 +341,7 @@ class Context:
         there = {unit for unit, each in names.items() if self._stored(each, kind)}
         if len(there) < len(names):
             with self._reporter.stage(f"{name} (%)" if telling else name) as progress:
-                told = _Percent(progress, names, there) if telling else None
+                told = Percent(progress, names, there) if telling else None
                 done = execute(
                     units,
                     start,
@@ -389,19 +389,3 @@ class Context:
         if provenance != self._provenance:
             provenance.save(self._manifest)
             self._provenance = provenance
-
-
-class _Percent:
-    """Units that say how far they are, as percent of all of them."""
-
-    def __init__(self, progress: Progress, units: Collection[str], there: Collection[str]) -> None:
-        self._progress = progress
-        self._parts = {unit: float(unit in there) for unit in units}
-        self._show()
-
-    def __call__(self, unit: str, done: int, total: int) -> None:
-        self._parts[unit] = done / max(total, 1)
-        self._show()
-
-    def _show(self) -> None:
-        self._progress(int(100 * sum(self._parts.values()) / len(self._parts)), 100)

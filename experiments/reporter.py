@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-__all__ = ["Progress", "QuietReporter", "Reporter"]
+__all__ = ["Percent", "Progress", "QuietReporter", "Reporter"]
 
 Progress = Callable[[int, int], None]
 """Called with (done, total); total counts in whatever the work consists of."""
@@ -51,3 +51,19 @@ class QuietReporter:
             return None
 
         yield ignore
+
+
+class Percent:
+    """Units that say how far they are, as percent of all of them."""
+
+    def __init__(self, progress: Progress, units: Collection[str], there: Collection[str]) -> None:
+        self._progress = progress
+        self._parts = {unit: float(unit in there) for unit in units}
+        self._show()
+
+    def __call__(self, unit: str, done: int, total: int) -> None:
+        self._parts[unit] = done / max(total, 1)
+        self._show()
+
+    def _show(self) -> None:
+        self._progress(int(100 * sum(self._parts.values()) / len(self._parts)), 100)
