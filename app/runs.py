@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.compute.engine import ModelSpec
 from experiments.records import RunRecord, list_runs
@@ -13,6 +15,14 @@ from experiments.records import RunRecord, list_runs
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+
+T = TypeVar("T")
+
+DRAWN = 32
+"""Figures that are kept of a run."""
+
+_listed: dict[Path, list[RunRecord]] = {}
+"""The runs of a folder when it was last looked into."""
 
 
 class Run:
@@ -22,6 +32,7 @@ class Run:
         self.record = record
         self._lock = threading.Lock()
         self._kept: dict[str, Any] = {}
+        self._drawn: OrderedDict[Hashable, Any] = OrderedDict()
 
     @property
     def model(self) -> ModelSpec:
@@ -58,6 +69,26 @@ class Run:
         found: xr.Dataset | None = self._read(name, self.record.dataset)
         return found
 
+    def drawn(self, name: Hashable, draw: Callable[[], T]) -> T:
+        """What is drawn of stored results, once: building a figure takes longer than reading what
+        it shows. The last ones are kept. Where `draw` raises, nothing is.
+
+        Args:
+            name: of the figure, with all that it depends on beside the results.
+        """
+        with self._lock:
+            if name in self._drawn:
+                self._drawn.move_to_end(name)
+                found: T = self._drawn[name]
+                return found
+        # Without the lock: another session that reads a table does not wait for a figure.
+        found = draw()
+        with self._lock:
+            self._drawn[name] = found
+            while len(self._drawn) > DRAWN:
+                self._drawn.popitem(last=False)
+        return found
+
     def _read(self, name: str, read: Any) -> Any:
         if not self.has(name):
             return None
@@ -75,7 +106,13 @@ def find(root: Path, first: Path | None) -> tuple[dict[str, RunRecord], list[str
     if first is not None:
         record = RunRecord.open(first)
         found[_name(first, root)] = record
-    for record in list_runs(root, on_skip=lambda path, reason: problems.append(reason)):
+    listed = list_runs(
+        root,
+        on_skip=lambda path, reason: problems.append(reason),
+        before=_listed.get(root, ()),
+    )
+    _listed[root] = listed
+    for record in listed:
         found.setdefault(_name(record.path, root), record)
     return found, problems
 

@@ -5,7 +5,8 @@ Run `python -m benchmarks.explorer --root runs` with a finished run of `reversal
 are from the browser's own clock; every page is opened in a context of its own, after one visit that
 loads the model and fills the caches, as a researcher has them who goes on working. The pages are
 opened in turn, again and again, so that what else the machine does falls on all of them; medians
-are told, with quartiles in brackets.
+are told, with quartiles in brackets. Beside them stands Streamlit's own part: a page of a heading
+alone, served as it comes, opened in the same way and in turn with the others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,10 @@ _SETTLED = """() => window.seen.first !== null && performance.now() - window.see
     (chart) => chart.querySelector('.main-svg'))"""
 # The same, and nothing is left to be drawn below the screen.
 _WHOLE = _SETTLED + " && !document.querySelector('.ob-later')"
+# Nothing is computed any more: else the next visit would begin it anew, and be timed with it.
+_DONE = """() => !document.querySelector(
+  '.ob-waiting, [data-testid="stProgress"], [data-testid="stSpinner"]')"""
+_EMPTY = 'import streamlit as st\n\nst.html("<h2>A heading</h2>")\n'
 # From the press of the button to the words that tell of the cell.
 _CLICKED = """([x, y, name]) => {
   const place = document.querySelector(`[data-words="${name}"]`);
@@ -82,12 +87,30 @@ _CELL = """([key, layer, column]) => {
 @contextlib.contextmanager
 def served(root: Path) -> Iterator[str]:
     """The explorer on a free port; its address."""
+    command = ["experiments.cli", "app", "--no-browser", "--root", str(root), "--port"]
+    with _served(lambda port: [*command, str(port)]) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def empty(folder: Path) -> Iterator[str]:
+    """A page of a heading alone, as Streamlit serves it; its address."""
+    path = folder / "empty.py"
+    path.write_text(_EMPTY, encoding="utf-8")
+    command = ["streamlit", "run", str(path), "--server.headless=true"]
+    command += ["--browser.gatherUsageStats=false", "--server.address=localhost", "--server.port"]
+    with _served(lambda port: [*command, str(port)]) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _served(module: Callable[[int], list[str]]) -> Iterator[str]:
+    """What a module with its arguments serves on a free port, once it answers."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    command = [sys.executable, "-m", "experiments.cli", "app", "--no-browser"]
     child = subprocess.Popen(
-        [*command, "--port", str(port), "--root", str(root)],
+        [sys.executable, "-m", *module(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -201,16 +224,20 @@ def make_large(folder: Path) -> None:
     )
 
 
-def pages(browser: Any, url: str, repeats: int) -> None:
-    """First paint and settled of every page."""
-    visits: dict[str, list[Visit]] = {name: [] for name in PAGES}
+def pages(browser: Any, url: str, alone: str, repeats: int) -> None:
+    """First paint and settled of every page, and of one at `alone` that holds nothing."""
+    addresses = {name: f"{url}/?page={name}" for name in PAGES}
+    addresses["prompt"] += _TYPED
+    addresses["(empty)"] = alone
+    visits: dict[str, list[Visit]] = {name: [] for name in addresses}
     for number in range(repeats + 1):
         for name, seen in visits.items():
-            address = f"{url}/?page={name}" + (_TYPED if name == "prompt" else "")
-            page, visit = opened(browser, address)
-            page.context.close()
+            page, visit = opened(browser, addresses[name])
             if number:  # the first one has loaded the model and filled the caches
                 seen.append(visit)
+            else:
+                page.wait_for_function(_DONE, timeout=300_000, polling=50)
+            page.context.close()
     print("page               first heading               settled               all of it")
     for name, seen in visits.items():
         told = (spread([getattr(one, at) for one in seen]) for at in ("first", "settled", "whole"))
@@ -236,19 +263,20 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         served(given.root.resolve()) as url,
+        empty(Path(folder)) as alone,
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
         page, visit = opened(browser, f"{url}/?page=examples", whole=False)
         print(f"first visit, as soon as the server answers: settled {visit.settled:.1f} s")
         page.context.close()
-        pages(browser, url, given.repeats)
+        pages(browser, url, alone, given.repeats)
         page, _ = opened(browser, f"{url}/?page=examples&edges=40")
         for key in ("lens-forward", "patching-forward-resid_pre"):
             times = [click(page, key, 1 + n % 2, n % 4) for n in range(4 * given.repeats)]
             print(f"click on {key}: {spread(times)}, longest {max(times):.2f} s", flush=True)
         page.context.close()
-        large(browser, url, Path(folder))
+        large(browser, url, Path(folder) / "large")
     print(f"load of the last minute after: {os.getloadavg()[0]:.1f}")
 
 

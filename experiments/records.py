@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -51,6 +51,8 @@ class RunRecord:
     finished: bool
     """Whether every result was stored and the verdicts were written."""
     _manifest: Manifest = field(repr=False, compare=False)
+    _seen: tuple[tuple[int, ...] | None, ...] = field(default=(), repr=False, compare=False)
+    """Of its files, just before they were read."""
 
     @classmethod
     def open(cls, path: Path | str) -> RunRecord:
@@ -75,6 +77,7 @@ class RunRecord:
 
     @classmethod
     def _open(cls, directory: Path) -> RunRecord:
+        seen = _stamp(directory)
         with storage_errors(directory, "opened"):
             if not _there(directory / CONFIG):
                 what = "has no config.json" if directory.is_dir() else "does not exist"
@@ -98,7 +101,12 @@ class RunRecord:
         provenance = Provenance.load(directory, manifest)
         done = provenance.finished is not None
         verdicts = _read_verdicts(directory / VERDICTS, manifest) if done else ()
-        return cls(directory, config, provenance, verdicts, done, manifest)
+        return cls(directory, config, provenance, verdicts, done, manifest, seen)
+
+    @property
+    def current(self) -> bool:
+        """Whether the files that it was read from are as they were then."""
+        return self._seen == _stamp(self.path)
 
     @property
     def study(self) -> str:
@@ -152,12 +160,18 @@ class RunRecord:
 
 
 def list_runs(
-    root: Path | str, *, on_skip: Callable[[Path, str], None] | None = None
+    root: Path | str,
+    *,
+    on_skip: Callable[[Path, str], None] | None = None,
+    before: Iterable[RunRecord] = (),
 ) -> list[RunRecord]:
     """The runs in `root`, or in the folders of studies in it, the newest first.
 
     A directory that has a config.json but cannot be opened is skipped, and `on_skip` told why. One
     that is there under several names (links) is listed once.
+
+    Args:
+        before: what was listed earlier; runs whose files are as they were are not read again.
 
     Raises:
         StorageError: `root` is there and cannot be read.
@@ -167,6 +181,7 @@ def list_runs(
         if not os.path.lexists(folder):
             return []
         os.scandir(folder).close()
+    known = {record.path: record for record in before}
     found: list[RunRecord] = []
     seen: set[str] = set()
     for directory in sorted(_candidates(folder)):
@@ -174,8 +189,11 @@ def list_runs(
         if place in seen:
             continue
         seen.add(place)
+        there = known.get(directory)
         try:
-            found.append(RunRecord.open(directory))
+            if there is None or not there.current:
+                there = RunRecord.open(directory)
+            found.append(there)
         except (ObverseError, OSError) as error:
             if on_skip is not None:
                 on_skip(directory, str(error))
@@ -205,15 +223,16 @@ def _there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-def _stamp(directory: Path) -> tuple[tuple[int, int] | None, ...]:
+def _stamp(directory: Path) -> tuple[tuple[int, ...] | None, ...]:
     """Changes with every file that a runner puts into the directory."""
 
-    def of(path: Path) -> tuple[int, int] | None:
+    def of(path: Path) -> tuple[int, ...] | None:
         try:
             found = os.lstat(path)
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns
+        # The last, too: who sets back when a file was changed, cannot set that back.
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     return tuple(of(directory / name) for name in (CONFIG, PROVENANCE, STAGES, VERDICTS))
 

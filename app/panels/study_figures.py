@@ -103,11 +103,10 @@ def _draw(
         return
     clicks = figure.selects and on_point is not None
     try:
-        chosen = {"selected": selected} if figure.selects else {}
-        drawn = figure.draw(*results, **figure.options, **chosen)
-        told = _told(figure, results)
-        if not isinstance(drawn, go.Figure):
-            raise TypeError(f"{type(drawn).__name__} is no figure")
+        drawn, told = run.drawn(
+            (figure, selected if figure.selects else None, clicks),
+            lambda: _drawn(figure, results, selected, clicks),
+        )
     except (Exception, SystemExit) as error:  # another package's code may fail in any way
         logging.getLogger("obverse").exception("A study's figure could not be drawn")
         parts.warning(
@@ -115,8 +114,6 @@ def _draw(
             "terminal says more."
         )
         return
-    if clicks:
-        drawn.update_layout(dragmode="lasso")  # several at once, as a click chooses one
     parts.figure(
         drawn,
         figure.name,
@@ -126,6 +123,27 @@ def _draw(
         told=told,
         on_click=(lambda: on_point(figure.name)) if clicks and on_point is not None else None,
     )
+
+
+def _drawn(
+    figure: Figure,
+    results: list[pd.DataFrame | xr.Dataset | None],
+    selected: int | None,
+    clicks: bool,
+) -> tuple[go.Figure, Told]:
+    """The figure with what is told of it.
+
+    Args:
+        clicks: whether its points can be chosen.
+    """
+    chosen = {"selected": selected} if figure.selects else {}
+    drawn = figure.draw(*results, **figure.options, **chosen)
+    told = _told(figure, results)
+    if not isinstance(drawn, go.Figure):
+        raise TypeError(f"{type(drawn).__name__} is no figure")
+    if clicks:
+        drawn.update_layout(dragmode="lasso")  # several at once, as a click chooses one
+    return drawn, told
 
 
 def _told(figure: Figure, results: list[pd.DataFrame | xr.Dataset | None]) -> Told:

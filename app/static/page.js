@@ -116,9 +116,17 @@ export default function ({ data, parentElement, setStateValue }) {
   };
   const resized = () => { clearTimeout(later); later = setTimeout(measure, 400); };
   window.addEventListener("resize", resized);
-  measure();
+  // Until the sidebar stands the page is as wide as the window: measured then, all of it would be
+  // drawn again, and too wide.
+  let standing = false;
+  const stand = () => {
+    if (standing || !page.querySelector('[data-testid="stSidebar"]')) return;
+    standing = true;
+    resized();
+  };
+  stand();
   landmarks(page);
-  const observer = new MutationObserver(() => landmarks(page));
+  const observer = new MutationObserver(() => { stand(); landmarks(page); });
   observer.observe(page.body, { childList: true, subtree: true });
   const stop = () => {
     page.removeEventListener("click", click);

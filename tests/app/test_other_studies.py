@@ -6,15 +6,16 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import plotly.graph_objects as go
 import pytest
 import streamlit as st
 
-from app import resources
+from app import resources, runs
 from experiments.explorer import Page
-from experiments.figure import Figure
+from experiments.figure import Figure, Telling
 from experiments.records import RunRecord
 from experiments.registry import find_study
 from experiments.reports.code import code as code_of
@@ -191,3 +192,42 @@ def test_a_figure_that_no_code_could_import_is_refused() -> None:
     for draw in (inner, lambda table: go.Figure()):
         with pytest.raises(ValueError, match="no function of a module"):
             Page(figures=(Figure("f", "F", ("facts",), draw, ""),))
+
+
+def test_a_figure_of_a_run_is_built_once_and_the_last_ones_are_kept() -> None:
+    run = runs.Run(cast(RunRecord, SimpleNamespace()))
+    built: list[int] = []
+
+    def build(number: int) -> int:
+        built.append(number)
+        return number
+
+    for number in range(runs.DRAWN):
+        assert run.drawn(number, lambda number=number: build(number)) == number
+    assert run.drawn(0, lambda: build(-1)) == 0
+    assert run.drawn("one more", lambda: build(-2)) == -2  # in the place of the second
+    assert run.drawn(0, lambda: build(-3)) == 0
+    assert run.drawn(1, lambda: build(-4)) == -4
+    assert built == [*range(runs.DRAWN), -2, -4]
+    with pytest.raises(ZeroDivisionError):
+        run.drawn("fails", lambda: 1 // 0)
+    assert run.drawn("fails", lambda: build(-5)) == -5
+
+
+def test_a_study_figure_is_drawn_once_for_many_visits(
+    open_page: Open, thrown: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    telling = Figure.telling
+
+    def counted(figure: Figure, *results: Any) -> Telling:
+        drawn.append(figure.name)
+        return telling(figure, *results)
+
+    monkeypatch.setattr(Figure, "telling", counted)
+    root = thrown.path.parent.parent
+    for _ in range(2):
+        page = open_page(root, query={"page": "study"})
+        assert_fine(page)
+        assert len(page.get("plotly_chart")) == 1
+    assert drawn == ["pips"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,23 @@ def test_runs_are_listed_newest_first_and_broken_ones_with_a_reason(
     assert [path for path, _ in skipped] == [tmp_path / "toy" / "broken"]
     assert "damaged" in skipped[0][1]
     assert list_runs(tmp_path / "nowhere") == []
+
+
+def test_a_run_listed_before_is_read_again_only_when_its_files_have_changed(
+    record: RunRecord, tmp_path: Path
+) -> None:
+    before = list_runs(tmp_path)
+    assert list_runs(tmp_path, before=before)[0] is before[0]
+    assert list_runs(tmp_path)[0] is not before[0]
+    path = record.path / "provenance.json"
+    was = path.stat()
+    text = path.read_text()
+    path.write_text(text.replace("quick", "kciuq") if "quick" in text else text[::-1])
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))  # as long, and as old, as it was
+    skipped: list[Path] = []
+    again = list_runs(tmp_path, before=before, on_skip=lambda at, why: skipped.append(at))
+    assert again == []
+    assert skipped == [record.path]
 
 
 def test_a_verdict_survives_json_with_plain_numbers() -> None:

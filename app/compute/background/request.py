@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass
@@ -74,9 +75,10 @@ class Request(Generic[T]):
         """The key but for its kind, as JSON holds it."""
         return json.loads(self.written)[1:]
 
-    @property
+    @functools.cached_property
     def written(self) -> str:
-        """The key as JSON."""
+        """The key as JSON; of hundreds of prompts it is not written anew whenever it is looked
+        up."""
         return json.dumps(self.key, default=_plain, allow_nan=False)
 
 
