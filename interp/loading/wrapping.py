@@ -49,6 +49,11 @@ def wrap(
     ids = torch.arange(length, device=device)[None]
     if elsewhere is not None:
         elsewhere.examine = functools.partial(check_finite, Path(name).name)
+        # Those that are here at once: below, NaN stands for weights that are not.
+        with elsewhere.closed():
+            for weight, values in hf_model.named_parameters():
+                if not elsewhere.owns(values):
+                    elsewhere.examine(weight, values)
     try:
         expected = _logits(hf_model, ids)
     except ModelError:

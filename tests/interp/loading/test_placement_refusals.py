@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import signal
@@ -177,15 +178,26 @@ def test_a_file_that_changes_is_told(llama: Tiny, tmp_path: Path) -> None:
         _ = model.fingerprint
 
 
-def test_weights_that_are_not_finite_are_told_by_name(llama: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("weight", "value"),
+    [
+        ("model.layers.1.mlp.down_proj.weight", torch.inf),
+        ("model.layers.0.input_layernorm.weight", torch.nan),
+        ("model.norm.weight", torch.nan),
+        ("model.embed_tokens.weight", torch.nan),
+    ],
+)
+def test_weights_that_are_not_finite_are_told_by_name(
+    llama: Tiny, tmp_path: Path, weight: str, value: float
+) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "model"
     shutil.copytree(llama.folder, folder)
     weights = load_file(folder / "model.safetensors")
-    weights["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.inf
+    weights[weight].view(-1)[0] = value
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"non-finite weights in 'model\.layers\.1\.mlp\.down_pr"):
+    with pytest.raises(ModelError, match=f"^model has non-finite weights in '{re.escape(weight)}'"):
         load_model(folder, device_map=DISK)
 
 
