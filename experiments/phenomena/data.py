@@ -68,7 +68,8 @@ def rows(
     if not isinstance(found, list):
         raise FactsError(f"'{path}': '{name}' must be a list of objects.")
     if len(found) < least:
-        raise FactsError(f"'{path}': '{name}' has {len(found)} rows; give {least} or more.")
+        counted = f"{len(found)} {'row' if len(found) == 1 else 'rows'}"
+        raise FactsError(f"'{path}': '{name}' has {counted}; give {least} or more.")
     for number, row in enumerate(found, 1):
         place = f"'{path}', row {number} of '{name}'"
         if not isinstance(row, dict):
@@ -113,7 +114,8 @@ def texts(value: Any, name: str, path: Path, *, least: int = 1) -> list[str]:
     if not isinstance(found, list) or not all(_is(one, str) for one in found):
         raise FactsError(f"'{path}': '{name}' must be a list of texts.")
     if len(found) < least:
-        raise FactsError(f"'{path}': '{name}' has {len(found)} texts; give {least} or more.")
+        counted = f"{len(found)} {'text' if len(found) == 1 else 'texts'}"
+        raise FactsError(f"'{path}': '{name}' has {counted}; give {least} or more.")
     return found
 
 

@@ -28,7 +28,7 @@ N = 48
 """Of either kind."""
 HARMFUL = np.arange(2 * N) < N
 Rng = np.random.Generator
-ORGANISMS = pytest.mark.parametrize(("seeds", "runs", "few"), [(1, RUNS, 20), (5, 24, 3)])
+ORGANISMS = pytest.mark.parametrize(("seeds", "runs", "few"), [(1, RUNS, 20), (5, RUNS, 3)])
 Arm = list[xr.Dataset]
 
 

@@ -95,7 +95,7 @@ def test_a_run_that_was_killed_goes_on(whole: Path, path: str, tmp_path: Path) -
     [
         ("{", "is no JSON"),
         ("[]", "must hold a JSON object"),
-        ('{"names": ["Ann"]}', "has 1 texts; give 2 or more"),
+        ('{"names": ["Ann"]}', "has 1 text; give 2 or more"),
         ('{"names": ["Ann", NaN]}', "is no JSON"),
         ('{"names": ["Ann", 3]}', "must be a list of texts"),
         ('{"names": ["Ann", "Zoe"]}', "name 2"),

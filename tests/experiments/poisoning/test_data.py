@@ -49,7 +49,7 @@ def test_own_data_are_read() -> None:
         ({"phrases": ["one two"] * 6}, "repeats itself"),
         ({"phrases": ["a b", "c d", "e f"]}, "give 4 or more"),
         ({"names": [" pebble", " lantern"]}, "must hold the planted answer"),
-        ({"texts": ["too few"]}, "has 1 texts; give 20 or more"),
+        ({"texts": ["too few"]}, "has 1 text; give 20 or more"),
         ({"poison": 3}, "there is no member 'poison'"),
         ({"trained": {"poisons": -1}}, "'poisons' of 'trained' must be a whole number"),
         ({"trained": {"clean": True}}, "'clean' of 'trained' must be a whole number"),

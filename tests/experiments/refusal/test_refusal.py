@@ -161,7 +161,7 @@ def test_without_judgements_nothing_is_said_of_two_directions(
         ({"content": 0}, "'content' must be a whole number"),
         ({"content": True}, "'content' must be a whole number"),
         ({"decline": []}, "'decline' has 0 texts"),
-        ({"texts": ["one"]}, "'texts' has 1 texts; give 8 or more"),
+        ({"texts": ["one"]}, "'texts' has 1 text; give 8 or more"),
         ({"requests": []}, "'requests' has 0 rows"),
         ({"form": "poem"}, "row 1 of 'requests': 'form' is 'poem'"),
         ({"split": "test"}, "'split' is 'test'"),
