@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
+from tests.browser.conftest import Explorer
 from tests.browser.looking import OpenPage, framed, wait_for_plot
 
 pytestmark = pytest.mark.browser
@@ -16,6 +18,20 @@ OVERFLOW = """() => {
     const main = document.querySelector("[data-testid=stMain]");
     return main.scrollWidth - main.clientWidth;
 }"""
+
+# The widths that the page tells the browser to remember.
+WIDTHS = """
+window.widths = [];
+const kept = Object.getOwnPropertyDescriptor(Document.prototype, "cookie");
+Object.defineProperty(document, "cookie", {
+    get: () => kept.get.call(document),
+    set: (text) => {
+        const width = /^obverse_width=([0-9]+)/.exec(text);
+        if (width) window.widths.push(Number(width[1]));
+        kept.set.call(document, text);
+    },
+});
+"""
 
 
 def background(page: Any) -> str:
@@ -32,6 +48,32 @@ def test_a_page_by_keyboard_on_wide_and_narrow_screens_light_and_dark(open_page:
     page.set_viewport_size({"width": 390, "height": 800})
     page.reload()
     _narrow(page)
+
+
+def test_a_first_visit_is_measured_once_beside_the_sidebar(
+    explorer: Explorer, browser: Any
+) -> None:
+    def slowly(route: Any) -> None:
+        """Each part of the page comes by itself, the sidebar behind what measures."""
+        server = route.connect_to_server()
+
+        def on(message: Any) -> None:
+            time.sleep(0.1)
+            route.send(message)
+
+        server.on_message(on)
+
+    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    page.add_init_script(WIDTHS)
+    page.route_web_socket("**/_stcore/stream", slowly)
+    page.goto(explorer.url + "/?page=start")
+    page.wait_for_function("() => window.widths.length", timeout=60_000)
+    beside = page.evaluate("document.querySelector('[data-testid=stMain]').clientWidth")
+    widths = page.evaluate("window.widths")
+    page.context.close()
+    assert beside < 1280
+    assert max(widths) < beside  # it has margins
+    assert len(set(widths)) == 1
 
 
 def _keyboard(page: Any) -> None:
