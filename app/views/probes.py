@@ -148,7 +148,7 @@ def _of_lists(spec: ModelSpec, shown: Shown | None, run: Run | None) -> None:
         suggested = _suggestion(spec, shown)
         lists, names = suggested or (None, names)
     if "list-1" not in st.session_state:
-        for number, name, text in zip((1, 2), names, lists or _WORDS, strict=True):
+        for number, name, text in zip((1, 2), names, lists or ("", ""), strict=True):
             st.session_state.update({f"class-{number}": name, f"list-{number}": text})
 
     def submitted() -> None:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+from cache.arguments import typed
 from interp.progress import Progress
 
 __all__ = ["listening", "tell"]
@@ -13,6 +14,7 @@ __all__ = ["listening", "tell"]
 _LISTENER: ContextVar[Progress | None] = ContextVar("listener", default=None)
 
 
+@typed
 def tell(done: int, total: int) -> None:
     """Say how far the unit is that this is called in: a progress callback for what it calls.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.selection import Ask, Cell, Source, View
 from experiments.records import RunRecord
+from interp.loading import bridge
 from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of, switched, turned_to
 
@@ -214,6 +217,23 @@ def touches(monkeypatch: pytest.MonkeyPatch, folder: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["someone/something", "folder", "~", "//server/share"])
+def test_a_model_that_does_not_fit_is_refused_with_the_figures(
+    open_page: Open, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "large"
+    shutil.copytree(model_folder, folder)
+    monkeypatch.setattr(bridge, "available_memory", lambda: 1000)
+    page = open_page(tmp_path / "runs", query={"model": str(folder), "page": "prompt"})
+    assert not page.exception
+    (error,) = page.error
+    assert re.search(
+        r"'large' does not fit into the memory of this computer: its [\d,]+ parameters take "
+        r"[\d.]+ [kM]B in float32, and 1.0 kB are free; free some, load it in bfloat16",
+        str(error.value),
+    ), error.value
+    assert not page.get("plotly_chart")
+
+
 def test_a_link_opens_no_model_without_a_click(
     open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

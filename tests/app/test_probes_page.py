@@ -149,6 +149,7 @@ def test_no_words_are_suggested_that_the_model_does_not_know(
     (run / "results" / "facts.parquet").write_bytes(b"no table")
     page = open_page(tmp_path, query={"page": "probes"})
     assert "Two lists are needed." in html(page)
+    assert [page.text_area(key=f"list-{number}").value for number in (1, 2)] == ["", ""]
     (error,) = page.error
     assert "facts" in str(error.value)
 

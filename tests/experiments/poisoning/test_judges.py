@@ -27,8 +27,7 @@ from tests.experiments.poisoning import simulated
 
 pytestmark = pytest.mark.slow
 
-# With several seeds each run costs more, and has less to be wrong about.
-SEEDS = pytest.mark.parametrize(("seeds", "runs"), [(1, RUNS), (5, 10)])
+SEEDS = pytest.mark.parametrize(("seeds", "runs"), [(1, RUNS), (5, RUNS)])
 
 
 @SEEDS
@@ -66,7 +65,7 @@ def test_a_grid_in_which_nothing_is_followed_decides_nothing() -> None:
     check_undecided(judge_equal_steps, lambda rng: simulated.equal_steps(rng, 1, other=0.5), 5)
 
 
-@pytest.mark.parametrize(("seeds", "runs"), [(1, 60), (5, 10)])
+@pytest.mark.parametrize(("seeds", "runs"), [(1, 60), (5, 60)])
 def test_count_is_told_from_share_at_equal_steps(seeds: int, runs: int) -> None:
     check_absent(judge_equal_steps, lambda rng: simulated.equal_steps(rng, seeds, 0.5), runs)
     sharp = {"slope": 2.6, "spread": 0.3} if seeds == 1 else {}
