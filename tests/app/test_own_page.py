@@ -216,7 +216,6 @@ def touches(monkeypatch: pytest.MonkeyPatch, folder: str) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize("name", ["someone/something", "folder", "~", "//server/share"])
 def test_a_model_that_does_not_fit_is_refused_with_the_figures(
     open_page: Open, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +233,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_figures(
     assert not page.get("plotly_chart")
 
 
+@pytest.mark.parametrize("name", ["someone/something", "folder", "~", "//server/share"])
 def test_a_link_opens_no_model_without_a_click(
     open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
