@@ -78,6 +78,11 @@ class Work(Generic[T]):
         """Have it end soon; what it has found stays."""
         self._stop.set()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to end; one long step may go on for a while yet."""
+        return self._stop.is_set()
+
     def wait(self, seconds: float) -> Stand[T]:
         """How far it is after so many seconds, or as soon as it has ended."""
         with self._changed:

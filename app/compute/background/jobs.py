@@ -6,6 +6,7 @@ any more; who only goes elsewhere, reloads or closes the page, goes on waiting f
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -81,6 +82,18 @@ class Job(Generic[T]):
         """Whether it came to its end."""
         stand = self.stand
         return not (stand.running or stand.stopped or stand.error)
+
+    @property
+    def usable(self) -> bool:
+        """Whether its result is there, or will be: who joins one that was told to stop would be
+        told of a cancel that somebody else has asked for."""
+        return self.whole or (self.running and not self.work.stopping)
+
+    @property
+    def name(self) -> str:
+        """For its buttons: of jobs that are listed no two have the same."""
+        asked = (self.request.spec, self.fingerprint, self.request.written, self.begun)
+        return hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
 
     @property
     def was_read(self) -> bool:
@@ -162,7 +175,7 @@ class Jobs:
         key = (request.spec, f"{fingerprint} {tokenizer}", request.written)
         with self._lock:
             job = self._jobs.get(key)
-            if job is None or not (job.running or job.whole):
+            if job is None or not job.usable:
                 self._jobs.pop(key, None)  # the newest stand last
                 job = self._jobs[key] = Job(
                     self.turns, request, name, fingerprint, link or {}, directory
@@ -181,7 +194,7 @@ class Jobs:
                 for (spec, _, written), job in self._jobs.items()
                 if (spec, written) == (request.spec, request.written)
             ]
-        return next((job for job in reversed(found) if job.running or job.whole), None)
+        return next((job for job in reversed(found) if job.usable), None)
 
     def cancel(self, job: Job[Any], session: str) -> None:
         """This session does not wait any more; the job stops where no other one does."""

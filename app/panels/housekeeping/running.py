@@ -35,18 +35,18 @@ def _lists() -> None:
         )
     )
     going = jobs.running()
-    for number, job in enumerate(going):
-        _running(job, number)
+    for job in going:
+        _running(job)
     if not going:
         parts.html(markup.hint("Nothing is computed in the background now."))
     over = jobs.finished()
     if over:
         parts.html(markup.heading("Finished", "Their results are in memory; the oldest make room."))
-        for number, job in enumerate(over[:_LISTED]):
-            _finished(job, number)
+        for job in over[:_LISTED]:
+            _finished(job)
 
 
-def _running(job: Job[Any], number: int) -> None:
+def _running(job: Job[Any]) -> None:
     stand, request = job.stand, job.request
     with st.container(border=True):
         parts.html(markup.item(request.title, _whose(job)))
@@ -57,7 +57,8 @@ def _running(job: Job[Any], number: int) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.progress(min(1.0, stand.done / max(1, stand.total)), text)
             if resources.jobs().mine(job, live.session()):
-                st.button("Cancel", key=f"stop-{number}", on_click=live.cancel, args=(job,))
+                # By the job, not by its place: while a press is on its way, others may end.
+                st.button("Cancel", key=f"stop-{job.name}", on_click=live.cancel, args=(job,))
 
 
 def _whose(job: Job[Any]) -> str:
@@ -71,7 +72,7 @@ def _whose(job: Job[Any]) -> str:
     return f"{job.model} · {who}"
 
 
-def _finished(job: Job[Any], number: int) -> None:
+def _finished(job: Job[Any]) -> None:
     stand = job.stand
     how = f"took {duration(stand.seconds)}"
     if job.was_read:
@@ -85,4 +86,4 @@ def _finished(job: Job[Any], number: int) -> None:
     when = time.strftime("%H:%M:%S", time.localtime(job.begun))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         parts.html(markup.item(job.request.title, f"{job.model} · {when} · {how}"))
-        st.button("Show", key=f"show-{number}", on_click=state.go, args=(dict(job.link),))
+        st.button("Show", key=f"show-{job.name}", on_click=state.go, args=(dict(job.link),))
