@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ SPAN_COLOURS = {
     "last": "var(--ob-green)",
     "relation": "var(--ob-rose)",
 }
+_MADE_LATER = re.compile(r":(?=[\w/+-])|@(?=[\w-])|www(?=\.)", re.IGNORECASE)
+"""Before what Streamlit makes links, pictures and icons of in text that was escaped."""
 BADGES = {
     "supported": ("good", "Supported"),
     "rejected": ("bad", "Rejected"),
@@ -33,9 +36,14 @@ def esc(text: object) -> str:
 
 
 def plain(text: object) -> str:
-    """Text for `st.error` and other places that read Markdown: every mark of it is escaped."""
-    seen = glossary.unmasked(str(text))
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:" else c for c in seen)
+    """Text for `st.error` and other places that read Markdown: every mark of it is escaped.
+
+    Addresses, and names of icons between colons, are looked for after that, in what is shown: a
+    sign without width keeps them apart. Lines become one: a line may begin a heading, or code.
+    """
+    seen = re.sub(r"[ \t\n]+", " ", glossary.unmasked(str(text))).strip(" ")
+    seen = _MADE_LATER.sub("\\g<0>\u2060", seen)
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:&=" else c for c in seen)
 
 
 def strip(tokens: Sequence[Token], selected: int | None = None) -> str:
