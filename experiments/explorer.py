@@ -199,23 +199,40 @@ class Pair:
     """What to call that part of the prompt."""
 
 
-def pair_in(table: pd.DataFrame, way: Way, clean: str, corrupt: str) -> Pair:
+def pair_in(
+    table: pd.DataFrame,
+    way: Way,
+    clean: str,
+    corrupt: str,
+    answers: tuple[str, str] | None = None,
+) -> Pair:
     """The pair of two prompts that stand in a table of examples, each with its own answer.
 
     Taken from there rather than from a result: the text of a result's answers is put together
     from tokens, which need not bring their spaces along.
+
+    Args:
+        answers: what a result says should follow each: several examples can ask the same (a mother
+            of three is asked for her child), and it is of one of them.
 
     Raises:
         PromptError: one of them does not stand there.
     """
     from interp.errors import PromptError
 
-    prompts = table[f"{way.name}_prompt"].tolist()
-    for prompt in (clean, corrupt):
-        if prompt not in prompts:
+    prompts, right = (table[f"{way.name}_{what}"].tolist() for what in ("prompt", "answer"))
+    rows = []
+    for prompt, answer in zip((clean, corrupt), answers or ("", ""), strict=True):
+        asked = [row for row, one in enumerate(prompts) if one == prompt]
+        if not asked:
             raise PromptError(f"The prompt '{prompt}' is not in this table of examples.")
-    rows = [prompts.index(clean), prompts.index(corrupt)]
+        same = [row for row in asked if _spaceless(right[row]) == _spaceless(answer)]
+        rows.append((same or asked)[0])
     (answer, foil), (left, right) = (
         [str(table[name].iloc[row]) for row in rows] for name in (f"{way.name}_answer", way.about)
     )
     return Pair(clean, corrupt, answer, foil, (left, right))
+
+
+def _spaceless(text: object) -> str:
+    return "".join(str(text).split())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from app.compute.models import touched
 from app.compute.pairs import Aligned, aligned, build
 from app.compute.turns import ModelSpec, Replaced, Turns
 from experiments.explorer import Examples, Pair, Way
@@ -213,9 +214,12 @@ class Engine:
         Raises:
             ObverseError: the study cannot make one.
         """
-        # The prompts name the examples of a table; two tables with the same ones are the same.
-        asked = tuple(table[f"{way.name}_prompt"])
-        key = ("pair", examples, way, hash(asked), row, repr(sorted(settings.items())))
+        # All that is no measurement: a fact that is put right has the prompt that it had.
+        told = table.select_dtypes(exclude="float")
+        rows = hash(tuple((name, *map(str, told[name].tolist())) for name in told))
+        # Templates may lie beside the weights, which are the same when these are changed.
+        beside = touched(spec)
+        key = ("pair", examples, way, rows, row, repr(sorted(settings.items())), beside)
         return self.compute(
             spec, key, lambda model: examples.pair(model, table, row, way, settings)
         )

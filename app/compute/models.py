@@ -16,7 +16,7 @@ from app.compute.turns import ModelSpec
 if TYPE_CHECKING:
     from interp.model.model import Model
 
-_OF_MODELS = frozenset({".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"})
+_OF_MODELS = frozenset({".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".csv"})
 
 MOST = 2
 """So that a run's model and one to compare it with stay."""
@@ -122,7 +122,7 @@ def _bytes_here(model: Model) -> int:
 
 def touched(spec: ModelSpec) -> float:
     """When a model folder was last written to, so that what is new there is loaded: weights, their
-    configuration, and the tokenizer.
+    configuration, the tokenizer, and the examples that a model brings along.
 
     A file that is put there may be an old one, so that it also counts when that was done.
     """

@@ -128,8 +128,11 @@ def _occurrences(text: str, piece: str) -> list[int]:
 
 def stored(result: xr.Dataset, example: int, table: pd.DataFrame, way: Way) -> Pair:
     """The pair behind one example of a run's patching map."""
-    prompts = (str(result[f"{run}_prompt"].values[example]) for run in ("clean", "corrupt"))
-    return pair_in(table, way, *prompts)
+    clean, corrupt = (str(result[f"{run}_prompt"].values[example]) for run in ("clean", "corrupt"))
+    answers = None
+    if {"answer", "foil"} <= set(result.coords):
+        answers = str(result["answer"].values[example]), str(result["foil"].values[example])
+    return pair_in(table, way, clean, corrupt, answers)
 
 
 @dataclass(frozen=True)

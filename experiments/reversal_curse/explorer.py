@@ -228,7 +228,8 @@ def pair(
         template,
         int(settings.get("seed", 0)),
     )
-    return pair_in(facts, way, pairs.clean.texts[0], pairs.corrupt.texts[0])
+    answers = pairs.answers[0], (pairs.foils or ("",))[0]
+    return pair_in(facts, way, pairs.clean.texts[0], pairs.corrupt.texts[0], answers)
 
 
 def _templates(model: Model, given: str | None) -> Mapping[Direction, Templates]:

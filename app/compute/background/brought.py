@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.compute.background.request import Request
+from app.compute.models import touched
 from app.compute.turns import ModelSpec
 from app.compute.work import Stopped
 from cache.errors import ObverseError
@@ -65,7 +66,8 @@ def request(spec: ModelSpec, studies: Mapping[str, Examples]) -> Request[Brought
 
     return Request(
         spec,
-        ("brought", tuple(studies)),
+        # What lies beside the weights may change while they stay.
+        ("brought", tuple(studies), touched(spec)),
         "Examples that the model brings along",
         work,
         "examples asked",

@@ -1,4 +1,4 @@
-"""A cancel is of the session that asked for it, also while what it cancels still comes to an end."""
+"""A cancel is of the session that asked for it, also while what it cancels comes to an end."""
 
 from __future__ import annotations
 

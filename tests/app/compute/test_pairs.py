@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,6 +133,31 @@ def test_a_fact_the_run_did_not_patch_gets_a_partner_like_the_others(
     assert pair.words[1] in pair.corrupt
     other = facts[facts["reverse_prompt"] == pair.corrupt].iloc[0]
     assert pair.foil == other["reverse_answer"]
+
+
+def test_of_examples_that_ask_the_same_a_pair_has_its_own_answer(
+    engine: Engine, spec: ModelSpec, examples: Examples, ways: dict[str, Way], record: RunRecord
+) -> None:
+    """A mother of two is asked for her son: each of the two facts has another right answer."""
+    facts = record.table("facts").copy()
+    mother, sons = str(facts.loc[1, "object"]), [str(facts.loc[i, "subject"]) for i in (1, 3)]
+    facts.loc[3, ["object", "split"]] = [mother, facts.loc[1, "split"]]
+    for name in ("prompt", "answer"):
+        facts[f"reverse_{name}"] = facts[f"reverse_{name}"].astype(object)
+    facts.loc[3, "reverse_prompt"] = facts.loc[1, "reverse_prompt"]
+    facts.loc[3, "forward_answer"] = facts.loc[1, "forward_answer"]
+    for row, son in zip((1, 3), sons, strict=True):
+        pair = engine.pair(spec, examples, facts, row, ways["reverse"], {"seed": 0})
+        assert (pair.clean, pair.answer) == (f"{mother}'s son is", f" {son}")
+        # And so it is found again for a map that was stored of it, the foil's row too.
+        for turn in (1, -1):
+            model_pairs = [pair.clean, pair.corrupt][::turn], [pair.answer, pair.foil][::turn]
+            (clean, corrupt), (answer, foil) = model_pairs
+            coords = {"clean_prompt": clean, "corrupt_prompt": corrupt}
+            coords |= {"answer": answer.strip(), "foil": foil.strip()}
+            stored = xr.Dataset(coords={name: ("example", [v]) for name, v in coords.items()})
+            again = pairs.stored(stored, 0, facts, ways["reverse"])
+            assert (again.answer, again.foil) == (answer, foil)
 
 
 @pytest.mark.parametrize("turned", [False, True])
