@@ -97,6 +97,14 @@ def largest(result: xr.Dataset, example: int = 0) -> int:
     return int(by_layer["layer"].values[int(by_layer.values.argmax())])
 
 
+def was_run(result: xr.Dataset) -> bool:
+    """Whether every cell of a map was run; in one that is refined some may be estimates yet."""
+    if "exact" not in result:
+        return True
+    guessed = ~result["exact"] & result["patched"].notnull().any("example")
+    return not bool(guessed.any())
+
+
 def trust(one: Refined) -> Trust | None:
     """Estimates against what was run so far; None where nothing was."""
     from interp.patching import agreement

@@ -12,6 +12,7 @@ import xarray as xr
 from app import resources, state
 from app.compute.carrying import Carried
 from app.compute.engine import ModelSpec
+from app.compute.refining import was_run
 from app.screen import follow, parts
 from app.screen.told import Check, Told, together
 from app.selection import Cell
@@ -21,6 +22,12 @@ from experiments.explorer import Pair, Way
 from interp.errors import SiteError
 from interp.figures import contrast_map
 from interp.figures.contrast import shared_examples, shared_places
+
+
+ESTIMATED = (
+    "The difference is drawn when every cell of both maps has been run: that of estimates would be "
+    "of their errors, too."
+)
 
 
 @dataclass(frozen=True)
@@ -61,14 +68,33 @@ def show(
     except SiteError as error:
         parts.html(markup.hint(str(error)))
         return
-    titles = [side.way.title.lower() for side in (first, second)]
     parts.html(
         markup.heading(
-            f"{first.way.title} minus {titles[1]}",
+            f"{first.way.title} minus {second.way.title.lower()}",
             "By how much more a patch moves the answer, place by place; prompts of unequal length "
             "are aligned by what their tokens are.",
         )
     )
+    if was_run(first.result) and was_run(second.result):
+        _figure(name, first, second, key, n, code=code, width=width)
+    else:
+        parts.html(markup.hint(ESTIMATED))
+    if spec is not None and first.pair is not None and second.pair is not None:
+        sides = {side.way.name: side for side in (first, second)}
+        follow.words(f"{name}-carried", lambda: _carried(spec, sides, places))
+
+
+def _figure(
+    name: str,
+    first: Side,
+    second: Side,
+    key: str | None,
+    n: tuple[int, int],
+    *,
+    code: str,
+    width: int,
+) -> None:
+    titles = [side.way.title.lower() for side in (first, second)]
     parts.figure(
         contrast_map(first.result, second.result, key=key, width=width).update_layout(
             dragmode="zoom"
@@ -85,9 +111,6 @@ def show(
             else ""
         ),
     )
-    if spec is not None and first.pair is not None and second.pair is not None:
-        sides = {side.way.name: side for side in (first, second)}
-        follow.words(f"{name}-carried", lambda: _carried(spec, sides, places))
 
 
 def _under(first: Side, second: Side, before: tuple[int, int]) -> Told:
@@ -134,6 +157,8 @@ def _told(spec: ModelSpec, here: Side, there: Side, cell: Cell, places: list[str
     if here.pair is None or there.pair is None or cell.position is None:
         return ""
     source, target = engine.aligned(spec, here.pair), engine.aligned(spec, there.pair)
+    if cell.position >= len(source.clean):  # a link may tell any, and so may the mean of others
+        return ""
     label = next((label for label, at in source.slots.items() if at == cell.position), None)
     if label is None or label not in target.slots or label not in places:
         return markup.hint(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import streamlit as st
@@ -87,7 +87,7 @@ def _draw(
     for way in ways:
         work = refining.get(way)
         made = (
-            _mean(shown, site, way, some, value)
+            _mean(shown, example, site, way, some, value)
             if some
             else _one(shown, example, site, way, None if work is None else work.refined)
         )
@@ -173,7 +173,9 @@ def _refining(shown: Shown, example: int, site: str, way: Way) -> live.Refining 
     return live.refine(shown.spec, pair, site, f"{way.name}-{example}", shown.run)
 
 
-def _mean(shown: Shown, site: str, way: Way, some: Together, value: str) -> patching.Map | None:
+def _mean(
+    shown: Shown, example: int, site: str, way: Way, some: Together, value: str
+) -> patching.Map | None:
     result = _map(shown, site, way)
     if result is None or shown.run is None:
         parts.html(markup.hint("The run has not stored this map; finish it with obverse run."))
@@ -183,10 +185,26 @@ def _mean(shown: Shown, site: str, way: Way, some: Together, value: str) -> patc
     code = snippets.run_patching(shown.run.record.path, _name(shown, site, way), some, settings)
     slots: dict[str, int] = {}
     if "position_label" in chosen.coords:
-        slots = {str(label): i for i, label in enumerate(chosen["position_label"].values)}
+        labels = [str(label) for label in chosen["position_label"].values]
+        slots = _slots(shown, example, way, labels)
     checks = _checked_first(shown, chosen, way)
     about = shown.chosen_by
     return patching.Map(way.name, chosen, None, None, slots, code, checks=checks, about=about)
+
+
+def _slots(shown: Shown, example: int, way: Way, labels: Sequence[str]) -> dict[str, int]:
+    """Which token of the chosen example stands at each label of a mean map: a cell that is chosen
+    there is framed in its prompt, its lens, and its own map. A label that it does not have is told
+    by a number beyond its tokens."""
+    if shown.spec is None:  # maps are told by their columns, then
+        return {label: column for column, label in enumerate(labels)}
+    engine, prompt = resources.engine(), shown.table.iloc[shown.row(example)][f"{way.name}_prompt"]
+    own: Mapping[str, int] = {}
+    with contextlib.suppress(ObverseError):
+        pair = pair_of(shown, example, way)
+        own = {} if pair is None else engine.aligned(shown.spec, pair).slots
+    beyond = len(engine.tokens(shown.spec, str(prompt), {}))
+    return {label: own.get(label, beyond + column) for column, label in enumerate(labels)}
 
 
 def _checked_first(shown: Shown, chosen: xr.Dataset, way: Way) -> tuple[Check, ...]:

@@ -12,8 +12,9 @@ from streamlit.delta_generator import DeltaGenerator
 from app import pins, resources, state
 from app.compute import comparing
 from app.compute.engine import ModelSpec
-from app.compute.refining import Refined
+from app.compute.refining import Refined, was_run
 from app.panels import patching
+from app.panels.both_ways import ESTIMATED
 from app.panels.comparing import difference, lenses, reading
 from app.panels.comparing.models import activations, swaps
 from app.panels.comparing.reading import Reading
@@ -228,6 +229,9 @@ def _difference(
     reason = comparing.not_subtracted(resources.engine(), specs, pairs[0], where)
     if reason is not None:
         parts.html(markup.hint(reason))
+        return
+    if not all(was_run(one.result) for one in done):
+        parts.html(markup.hint(ESTIMATED))
         return
     code = two_snippets.asked_contrast((specs[0], pairs[0]), (specs[1], pairs[1]), where)
     try:
