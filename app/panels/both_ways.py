@@ -23,7 +23,6 @@ from interp.errors import SiteError
 from interp.figures import contrast_map
 from interp.figures.contrast import shared_examples, shared_places
 
-
 ESTIMATED = (
     "The difference is drawn when every cell of both maps has been run: that of estimates would be "
     "of their errors, too."

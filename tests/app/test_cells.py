@@ -41,9 +41,7 @@ def test_a_token_is_framed_under_its_name_in_the_mean_of_others(
     labels = [str(label) for label in stored["position_label"].values]
     facts = [int(fact) for fact in stored["fact"].values]
     slots = {
-        fact: engine.aligned(
-            spec, pairs.stored(stored, at, record.table("facts"), ways[WAY])
-        ).slots
+        fact: engine.aligned(spec, pairs.stored(stored, at, record.table("facts"), ways[WAY])).slots
         for at, fact in enumerate(facts)
     }
     fact, label = next(
