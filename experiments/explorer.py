@@ -220,13 +220,13 @@ def pair_in(
     """
     from interp.errors import PromptError
 
-    prompts, right = (table[f"{way.name}_{what}"].tolist() for what in ("prompt", "answer"))
+    prompts, told = (table[f"{way.name}_{what}"].tolist() for what in ("prompt", "answer"))
     rows = []
-    for prompt, answer in zip((clean, corrupt), answers or ("", ""), strict=True):
+    for prompt, wanted in zip((clean, corrupt), answers or ("", ""), strict=True):
         asked = [row for row, one in enumerate(prompts) if one == prompt]
         if not asked:
             raise PromptError(f"The prompt '{prompt}' is not in this table of examples.")
-        same = [row for row in asked if _spaceless(right[row]) == _spaceless(answer)]
+        same = [row for row in asked if _spaceless(told[row]) == _spaceless(wanted)]
         rows.append((same or asked)[0])
     (answer, foil), (left, right) = (
         [str(table[name].iloc[row]) for row in rows] for name in (f"{way.name}_answer", way.about)
