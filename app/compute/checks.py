@@ -93,6 +93,46 @@ def patches(model: Model, pair: Pair, site: str, layer: int) -> tuple[Check, ...
     return own, sham, spans(model, pair)
 
 
+def stored(model: Model, pair: Pair, result: xr.Dataset) -> tuple[Check, ...]:
+    """Whether a map that was stored is of this model: the patch that moves its metric most is run
+    again. What else is checked of patches says nothing of numbers that lie in a file.
+
+    Args:
+        result: the map of this pair.
+    """
+    from app.compute.pairs import build
+    from interp.patching.single import patch_once
+
+    name = "Stored = model"
+    told = result["patched"].isel(example=0)
+    values = np.abs(told.values.astype(float) - float(result["corrupt"][0]))
+    if result.attrs.get("fingerprint") != model.fingerprint:
+        said = "The model that is open has other weights than the one that was patched."
+        return (Check(name, True, said, sure=False),)
+    if result.attrs.get("metric") != "logit_diff" or not np.isfinite(values).any():
+        return ()
+    layer, column = (int(at) for at in np.unravel_index(np.nanargmax(values), values.shape))
+    pairs, head, position = build(model, [pair]), None, None
+    if "head" in told.dims:
+        head = int(told["head"][column])
+    else:
+        label = str(result["position_label"].values[column])
+        if label not in pairs.positions:
+            return (Check(name, False, f"The pair has no place ‘{label}’, which is stored."),)
+        position = pairs.positions.index(label)
+    depth, site = int(told["layer"][layer]), str(result.attrs["site"])
+    found = patch_once(model, pairs, site, depth, position=position, head=head, k=1)
+    metric = found["answer_logit"] - found["foil_logit"]
+    numbers = {run: float(result[run][0]) for run in ("clean", "corrupt")}
+    numbers["patched"] = float(told[layer, column])
+    both = [(value, float(metric.sel(run=run))) for run, value in numbers.items()]
+    rounding = 1e-3 if model.dtype.itemsize > 2 else 0.25
+    good = all(abs(own - value) <= rounding + 0.05 * abs(own) for value, own in both)
+    value, own = both[-1]
+    told_of = f"The patch that moves most, at layer {depth}, gives {_plain(own)} when it is run"
+    return (Check(name, good, f"{told_of} again; stored is {_plain(value)}."),)
+
+
 def _changed(
     model: Model,
     pairs: PromptPairs,

@@ -88,7 +88,10 @@ def both(
 ) -> T:
     """The result of `work` on two models, kept or computed in turn."""
     # Each key holds both fingerprints: either folder may hold another model by now.
-    names = engine.about(one).fingerprint, engine.about(other).fingerprint
+    names = tuple(
+        engine.compute(spec, ("it",), lambda m: (m.fingerprint, m.tokenizer_fingerprint))
+        for spec in (one, other)
+    )
     name = ("both", *key, one, other, *names)
     return engine.compute(
         one, name, lambda base: engine.compute(other, name, lambda tuned: work(base, tuned))

@@ -66,6 +66,17 @@ def typed(clean: str, corrupt: str, answer: str, foil: str) -> Pair:
     )
 
 
+def check_length(*texts: str) -> None:
+    """Raise a PromptError where a typed text is longer than is taken here: every token of it is
+    read at every layer."""
+    for text in texts:
+        if len(text) > LONGEST_TEXT:
+            raise PromptError(
+                f"A text of {len(text):,} characters is too long; at most {LONGEST_TEXT:,} are "
+                "taken here."
+            )
+
+
 def answer_typed(text: str) -> str | None:
     """An answer that the user typed, with the space that stands between words; None if empty."""
     return _spaced(text) if text.strip() else None

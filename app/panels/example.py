@@ -18,7 +18,7 @@ from app.panels.lens_kinds import LOGIT, Chosen
 from app.screen import follow, later, parts
 from app.screen.asked import Asked
 from app.screen.shown import Shown
-from app.screen.told import ONE_PROMPT, Told
+from app.screen.told import ONE_PROMPT, Check, Told, together
 from app.text import lens_snippets, markup
 from cache.errors import ObverseError
 from experiments.explorer import Way
@@ -157,6 +157,17 @@ def _texts(shown: Shown) -> tuple[str, ...]:
     )
 
 
+def _read_right(
+    spec: ModelSpec, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chosen: Chosen
+) -> tuple[Check, ...]:
+    """The checks of the lenses that ranks were read through: where one is red, so are these."""
+    found = {
+        way.title: [lens_panel.checked(spec, lens, asked(row, way)[0], chosen)]
+        for way, lens in lenses.items()
+    }
+    return together(found)
+
+
 def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chosen: Chosen) -> None:
     """The answer's rank from layer to layer: in this example, and in all of its kind."""
     examples, example = shown.examples, int(row[shown.examples.key])
@@ -186,6 +197,7 @@ def _ranks(shown: Shown, row: pd.Series, lenses: Mapping[Way, xr.Dataset], chose
                     "1 prompt a line",
                     ONE_PROMPT,
                     "the median rank of a random guess (dotted)",
+                    _read_right(shown.spec, row, lenses, chosen),
                 ),
             )
             follow.layers("ranks")

@@ -119,8 +119,10 @@ def first_token(lens: xr.Dataset) -> str | None:
     if "answer_rank" not in lens:
         return None
     final = lens.isel(example=0, layer=-1, position=-1)
-    rank = int(final["answer_rank"])
-    return str(final["top_token"].values[rank]) if 0 <= rank < lens.sizes["k"] else None
+    if not 0 <= int(final["answer_rank"]) < lens.sizes["k"]:
+        return None
+    # By its name: of tokens that are as likely as each other, its rank is that of all of them.
+    return str(final["answer_token"].values)
 
 
 def computed(spec: ModelSpec, prompt: str, answer: str | None) -> xr.Dataset:

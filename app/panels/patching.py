@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import xarray as xr
 
 from app import resources, state
 from app.clicks import column_of
-from app.compute.checks import Check, patches
+from app.compute.checks import Check, patches, stored
 from app.compute.engine import ModelSpec
 from app.compute.pairs import Aligned, every_token
 from app.compute.refining import Refined, largest, trust
@@ -28,6 +28,9 @@ from cache.errors import ObverseError
 from experiments.explorer import Pair
 from interp.figures import patching_map
 from interp.figures.drawing.axes import shared_token
+
+if TYPE_CHECKING:
+    from interp.model.model import Model
 
 SITE_NAMES = {
     "resid_pre": "Residual stream",
@@ -96,11 +99,25 @@ def of_pair(
 
 
 def checked(spec: ModelSpec, pair: Pair, result: xr.Dataset, example: int) -> tuple[Check, ...]:
-    """What must be so of the patches of a stored map, tried on one of its pairs."""
+    """What must be so of a stored map and of its patches, tried on one of its pairs."""
     site, layer = str(result.attrs["site"]), largest(result, example)
-    return resources.engine().compute(
-        spec, ("checks", pair, site, layer), lambda model: patches(model, pair, site, layer)
-    )
+    one = result.isel(example=[example])
+    numbers = tuple(one[name].values.tobytes() for name in ("patched", "clean", "corrupt"))
+
+    def check(model: Model) -> tuple[Check, ...]:
+        of_map = stored(model, pair, one)
+        # Of another model nothing is known of these numbers.
+        return (
+            of_map
+            if any(not c.sure for c in of_map)
+            else (
+                *patches(model, pair, site, layer),
+                *of_map,
+            )
+        )
+
+    key = ("checks", pair, site, layer, hash((numbers, one.attrs.get("fingerprint"))))
+    return resources.engine().compute(spec, key, check)
 
 
 def told(one: Map, shows: str) -> Told:

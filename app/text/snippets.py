@@ -256,6 +256,16 @@ def run_patching(run: Path, name: str, group: Together | None, settings: Mapping
     )
 
 
+def run_table(run: Path, name: str) -> str:
+    """A stored table of a run."""
+    return _lines(
+        "from experiments.records import RunRecord",
+        "",
+        f"run = RunRecord.open({run.as_posix()!r})",
+        f"print(run.table({name!r}).to_string())",
+    )
+
+
 def _probe_imports() -> list[str]:
     return [
         "from interp import load_model",

@@ -66,6 +66,7 @@ def show(spec: ModelSpec, run: Run | None = None) -> None:
         parts.error("The prompt is empty; type one.")
         return
     try:
+        pairs.check_length(ask.clean, ask.answer, ask.foil)
         if ask.corrupt.strip() and ask.answer.strip() and ask.foil.strip():
             _compare(spec, pairs.typed(ask.clean, ask.corrupt, ask.answer, ask.foil), run)
         else:

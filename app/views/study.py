@@ -11,7 +11,7 @@ import streamlit as st
 from app import runs, state
 from app.panels import study_figures
 from app.screen import parts
-from app.text import markup
+from app.text import markup, snippets
 from app.views.opened import Opened
 from cache.errors import ObverseError
 from experiments.explorer import Examples
@@ -42,7 +42,12 @@ def show(opened: Opened) -> None:
         parts.html(
             markup.heading("Stored tables", "As the run keeps them: ranks count from 0 here.")
         )
-        st.dataframe(run.table(_chosen_table(tables)), hide_index=True)
+        name = _chosen_table(tables)
+        table = run.table(name)
+        st.dataframe(table, hide_index=True)
+        if table is not None:
+            code = snippets.run_table(run.record.path, name)
+            parts.export(f"table-{name}", lambda: table, code)
 
 
 def _chosen_table(names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from app.panels.comparing.reading import Reading
 from app.panels.comparing.side import COLOURS
 from app.runs import Run
 from app.screen import parts
-from app.screen.told import Told
+from app.screen.told import Told, together
 from app.text import markup, two_snippets
 from experiments.explorer import Pair
 from interp.figures import rank_lines
@@ -102,6 +102,14 @@ def show(found: Mapping[str, Reading], runs: Mapping[str, Run | None]) -> None:
             f"{chosen['a'].name.lower()}.{note}",
             n="1 prompt each",
             interval="none: one prompt",
+            checks=together(
+                {
+                    name.upper(): [
+                        lens_panel.checked(one.spec, lenses[name], one.prompt, chosen[name])
+                    ]
+                    for name, one in found.items()
+                }
+            ),
         ),
     )
 

@@ -12,6 +12,8 @@ import torch
 from app.compute import checks, pairs
 from app.compute.engine import Engine, ModelSpec
 from app.screen.told import Told
+from experiments.explorer import Way
+from experiments.records import RunRecord
 from interp.attribution.direct import direct_logit_attribution
 from interp.generation.logits import logits
 from interp.lens.logit import logit_lens
@@ -201,3 +203,25 @@ def logits_of(model: Model, prompt: str) -> float:
     ids = [model.encode([f"{prompt} {word}"])[0][0][-1] for word in ("Mary", "Bea")]
     found = logits(model, [prompt])[0].float()
     return float(found[ids[0]] - found[ids[1]])
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "z"])
+def test_a_stored_map_is_held_against_its_model(
+    model: Model, record: RunRecord, ways: dict[str, Way], site: str
+) -> None:
+    """Among others, whose names are longer, and whichever cell was altered to move most."""
+    facts, found = record.table("facts"), record.dataset(f"patching_reverse_{site}")
+    for at in range(found.sizes["example"]):
+        pair, one = pairs.stored(found, at, facts, ways["reverse"]), found.isel(example=[at])
+        (check,) = checks.stored(model, pair, one)
+        assert (check.good, check.sure) == (True, True)
+        forged = one.copy(deep=True)
+        forged["patched"][0, 1, -1] += 50.0
+        (check,) = checks.stored(model, pair, forged)
+        assert not check.good
+        assert Told(checks=(check,)).reasons
+        (check,) = checks.stored(model, pair, one.assign(clean=one["clean"] + 9.0))
+        assert not check.good
+        # Of another model's numbers nothing is known here, and no badge is green.
+        (check,) = checks.stored(model, pair, one.assign_attrs(fingerprint="0" * 32))
+        assert not check.sure
