@@ -99,6 +99,22 @@ def picked(event: Mapping[str, Any] | None, shown: Sequence[int]) -> int | None:
     return shown[rows[0]] if rows and 0 <= rows[0] < len(shown) else None
 
 
+def picked_column(event: Mapping[str, Any] | None) -> str | None:
+    """The column of a table whose heading was clicked."""
+    columns = ((event or {}).get("selection") or {}).get("columns") or []
+    return str(columns[0]) if columns else None
+
+
+def sorted_by(before: str, column: str) -> str:
+    """How a table is sorted after a click on a column's heading: from the smallest up, then from
+    the largest down, then as it was.
+
+    Args:
+        before: as in `Listed.sort`.
+    """
+    return {column: f"-{column}", f"-{column}": ""}.get(before, column)
+
+
 def column_of(labels: Sequence[str], slots: Mapping[str, int], position: int) -> int | None:
     """Which column of a patching map stands for a token of the clean prompt.
 

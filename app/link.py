@@ -43,6 +43,7 @@ _WAY = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
 _FIGURE = re.compile(r"[\w-]{1,80}\Z")
 _WORD = re.compile(r"[A-Za-z0-9][\w-]{0,119}\Z")
 _COLUMN = re.compile(r"[\w .-]{1,80}\Z")
+_SORT = re.compile(r"-?[\w .][\w .-]{0,79}\Z")
 _LONGEST_KIND = 200
 _MOST_KINDS = 50
 _NUMBER = re.compile(r"[0-9]{1,6}\Z")
@@ -192,6 +193,7 @@ def _listed_query(view: View) -> dict[str, str]:
     told = {
         "search": listed.search if len(listed.search) <= LONGEST_SEARCH else "",
         "kinds": ",".join(quote(kind, safe="", errors="replace") for kind in listed.kinds),
+        "sort": listed.sort,
         "overview": view.overview,
         "table": view.table,
     }
@@ -204,7 +206,8 @@ def _listed(query: Mapping[str, str]) -> Listed:
         search = ""
     names = [unquote(name) for name in kinds.split(",", _MOST_KINDS) if name][:_MOST_KINDS]
     told = dict.fromkeys(name for name in names if 0 < len(name) <= _LONGEST_KIND)
-    return Listed(search, tuple(told))
+    sort = query.get("sort", "")
+    return Listed(search, tuple(told), sort if _SORT.match(sort) else "")
 
 
 def _circuit_query(view: View) -> dict[str, str]:

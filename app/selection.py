@@ -21,6 +21,7 @@ SWITCHES: Mapping[str, tuple[str, ...]] = {
     "circuit-of": ("mean", "one"),
     "inside": ("attention", "attribution", "heads", "metric", "writes"),
     "attention-value": ("pattern", "moved"),
+    "attention-of": ("one", "all"),
     "attribution-by": ("component", "head"),
     "head-score": (
         *("patching", "attribution", "to_span", "induction", "previous_token"),
@@ -134,10 +135,13 @@ class Listed:
     Attributes:
         search: words that stand in them.
         kinds: their kinds; none for all.
+        sort: the column by which they are sorted, with "-" before it from the largest down; empty
+            for the order of the study.
     """
 
     search: str = ""
     kinds: tuple[str, ...] = ()
+    sort: str = ""
 
 
 @dataclass(frozen=True)

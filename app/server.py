@@ -57,13 +57,34 @@ def _scripts() -> list[str]:
     return re.findall(r"<script>(.*?)</script>", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
+_DRAWING = (
+    *("Html", "Selectbox", "Radio", "Button", "ButtonGroup", "DownloadButton", "TextInput"),
+    *("BidiComponent", "DataFrame", "PlotlyChart"),
+)
+_IMPORTED = re.compile(r"(?:from|import)\s*[\"'`]\./([\w.-]+\.js)[\"'`]")
+
+
 def modules() -> list[str]:
-    """Paths of Streamlit's modules that draw figures, tables and components of our own."""
+    """Paths of Streamlit's modules that draw headings, controls, tables, components of our own and
+    figures, with all that these import and Streamlit's page does not name itself.
+
+    Headings come first: evaluating what draws figures keeps a browser busy for a second, in which
+    nothing else is shown, so that what draws headings has to be there before.
+    """
     import streamlit
 
-    folder = Path(streamlit.__file__).with_name("static") / "static" / "js"
-    names = ("PlotlyChart", "DataFrame", "arrowFormatUtils", "BidiComponent")
-    return [f"/static/js/{at.name}" for name in names for at in folder.glob(f"{name}.*.js")]
+    static = Path(streamlit.__file__).with_name("static")
+    folder = static / "static" / "js"
+    own = static.joinpath("index.html").read_text(encoding="utf-8")
+    found: dict[str, None] = {}
+    todo = [at.name for name in _DRAWING[::-1] for at in folder.glob(f"{name}.*.js")]
+    while todo:
+        name = todo.pop()
+        if name in found or name in own or not (folder / name).is_file():
+            continue
+        found[name] = None
+        todo += _IMPORTED.findall((folder / name).read_text(encoding="utf-8"))
+    return [f"/static/js/{name}" for name in found]
 
 
 def answer_at_once(loop: asyncio.AbstractEventLoop) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from app import state
-from app.clicks import lassoed, picked
+from app.clicks import lassoed, picked, picked_column, sorted_by
 from app.screen import parts
 from app.screen.standing import standing
 from app.selection import LONGEST_SEARCH, Listed
@@ -20,14 +21,20 @@ from experiments.explorer import Column, Examples
 _HEIGHT = 356
 
 
-def show(examples: Examples, table: pd.DataFrame) -> int | None:
-    """Draw the table; return the chosen example, or None where there is none."""
+def show(examples: Examples, table: pd.DataFrame, *, height: int = _HEIGHT) -> int | None:
+    """Draw the table; return the chosen example, or None where there is none.
+
+    Args:
+        height: px of the table, at most.
+    """
     current = chosen(examples, table)
     listed = state.view().listed
 
     def changed() -> None:
         kinds = tuple(map(str, st.session_state["groups"] or ()))
-        state.change(listed=Listed(str(st.session_state["search"] or ""), kinds))
+        state.change(
+            listed=Listed(str(st.session_state["search"] or ""), kinds, state.view().listed.sort)
+        )
 
     # Set once: what is being typed would be lost where it were set again and again.
     if "search" not in st.session_state:
@@ -62,11 +69,11 @@ def show(examples: Examples, table: pd.DataFrame) -> int | None:
             "search, or choose other kinds.</div>"
         )
         return current
-    _table(examples, rows, current)
+    _table(examples, in_order(examples, rows, listed.sort), current, height)
     many = markup.esc(examples.many)
     parts.html(
         f'<div class="ob-small">{len(rows):,} of {len(table):,} {many}; '
-        "click the box at the left of a row to look at it below.</div>"
+        "click the box at the left of a row to look at it below, a heading to sort.</div>"
     )
     return current
 
@@ -138,6 +145,25 @@ def found(
     return chosen
 
 
+def in_order(examples: Examples, rows: pd.DataFrame, sort: str) -> pd.DataFrame:
+    """The rows sorted by a column of the table, what is missing last; as they are by none.
+
+    Args:
+        sort: as in `Listed.sort`.
+    """
+    name = sort.removeprefix("-")
+    if name not in {column.name for column in examples.columns} & set(rows.columns):
+        return rows
+
+    def told(values: pd.Series) -> pd.Series:
+        if pd.api.types.is_numeric_dtype(values):
+            return values
+        return values.astype(str).str.casefold()
+
+    up = not sort.startswith("-")
+    return rows.sort_values(name, ascending=up, kind="stable", na_position="last", key=told)
+
+
 def words(group: str) -> str:
     """The name of a group, for people."""
     return group.replace("_", " ")
@@ -153,12 +179,22 @@ def chosen(examples: Examples, table: pd.DataFrame) -> int | None:
     return first
 
 
-def _table(examples: Examples, rows: pd.DataFrame, chosen: int | None) -> None:
+def _table(examples: Examples, rows: pd.DataFrame, chosen: int | None, height: int) -> None:
     numbers = tuple(int(number) for number in rows[examples.key])
+    sort = state.view().listed.sort
 
     def read(event: Mapping[str, Any]) -> Hashable:
-        example = picked(event, numbers)
-        return None if example is None else (example, numbers)
+        column, example = picked_column(event), picked(event, numbers)
+        if column is not None:
+            return (None, numbers, sorted_by(sort, column))
+        return None if example is None else (example, numbers, sort)
+
+    def moved(at: tuple[int | None, tuple[int, ...], str]) -> None:
+        example, _, by = at
+        if example is None:
+            state.change(listed=replace(state.view().listed, sort=by))
+        else:
+            choose(example)
 
     columns = [column for column in examples.columns if column.name in rows]
     place = [numbers.index(chosen)] if chosen in numbers else []
@@ -166,20 +202,23 @@ def _table(examples: Examples, rows: pd.DataFrame, chosen: int | None) -> None:
     # table that is there no more.
     key, selected = standing(
         "examples",
-        (chosen, numbers),
-        lambda at: choose(at[0]),
+        (chosen, numbers, sort),
+        moved,
         told={"selection": {"rows": place, "columns": [], "cells": []}},
         read=read,
     )
     with st.container(key="examples-table"):
         st.dataframe(
             _shown(rows, columns, examples.group),
-            height=min(_HEIGHT, 38 + 35 * len(rows)),
+            height=min(height, 38 + 35 * len(rows)),
             hide_index=True,
-            column_config={column.name: _config(column) for column in columns},
+            column_config={column.name: _config(column, sort) for column in columns},
             key=key,
             on_select=selected,
-            selection_mode="single-row",
+            # A heading that is clicked sorts the table here, and not in the browser: an order that
+            # only the browser knew would be lost with the table, whenever another example is chosen
+            # elsewhere; and so a link holds it.
+            selection_mode=["single-row", "single-column"],
             alt=f"The study's {examples.many}, with what the model makes of each",
         )
 
@@ -192,8 +231,9 @@ def _shown(rows: pd.DataFrame, columns: Sequence[Column], group: str) -> pd.Data
     return shown.assign(**{group: shown[group].map(words)}) if group in shown else shown
 
 
-def _config(column: Column) -> object:
-    named = {"label": column.label, "help": column.help, "width": column.width}
+def _config(column: Column, sort: str) -> object:
+    sign = {column.name: "▲ ", f"-{column.name}": "▼ "}.get(sort, "")
+    named = {"label": f"{sign}{column.label}", "help": column.help, "width": column.width}
     if column.kind == "flag":
         return st.column_config.CheckboxColumn(**named)
     if column.kind == "text":

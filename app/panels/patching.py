@@ -317,8 +317,8 @@ def before_and_after(one: Map, spec: ModelSpec, selected: tuple[int, int]) -> st
         top = patched.sel(run=run)
         pieces.append(
             markup.next_tokens(
-                [str(t) for t in top["top_token"].values[:6]],
-                [float(p) for p in top["top_prob"].values[:6]],
+                [str(t) for t in top["top_token"].values],
+                [float(p) for p in top["top_prob"].values],
                 colour=colour,
                 heading=heading,
             )

@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from app import resources, state
-from app.screen import parts
+from app.screen import look, parts
 from app.text import markup
 
 _KEY = "later"
@@ -37,7 +37,7 @@ def draw(name: str, title: str, height: int, show: Callable[[], None]) -> None:
         # In a place of its own: a spinner of `show` in the same one would keep it, unseen.
         place = st.empty()
         with parts.in_a_sentence():
-            if not _in_browser() or name in _drawn():
+            if not look.in_browser() or name in _drawn():
                 with resources.engine().one_look():
                     show()
             else:
@@ -56,11 +56,6 @@ def _wait(name: str, title: str, height: int) -> None:
         on_seen_change=lambda: _drawn().add(name),
         height="content",
     )
-
-
-def _in_browser() -> bool:
-    """Whether there is one that can tell what is looked at."""
-    return isinstance(st.context.headers.get("User-Agent"), str)
 
 
 def _drawn() -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import streamlit as st
@@ -12,6 +13,8 @@ _component = st.components.v2.component("obverse_page", js=_SCRIPT)
 _USUAL = 1014  # px beside the sidebar on a screen of 1280
 _NARROWEST, _WIDEST = 700, 4000  # px; the browser's word is not taken for everything
 _MATTERS = 0.08  # of the width; for less, nothing is drawn again
+_AHEAD = 0.25  # s that a browser gets to show the heading of its first page
+_BEGUN = "page-begun"
 _KEY, _WIDTH, _COOKIE = "look", "page-width", "obverse_width"
 
 
@@ -44,6 +47,30 @@ def start() -> None:
     data["dark"] = dark()
     # What is dark comes with every message of the browser; this one has it send one.
     _component(key=_KEY, data=data, on_width_change=changed, on_dark_change=lambda: None)
+
+
+def page_begins() -> None:
+    """The sidebar is drawn, and now the page, which begins with its heading."""
+    st.session_state.setdefault(_BEGUN, time.monotonic())
+
+
+def let_heading_ahead() -> None:
+    """Wait, before the first figure of a visit, until the browser has had time to show the heading.
+
+    What draws figures takes it a second to read, in which it shows nothing else: a figure that
+    comes with the heading would have that wait.
+    """
+    begun = st.session_state.get(_BEGUN)
+    if begun is None:
+        return
+    st.session_state[_BEGUN] = None  # not again in this visit
+    if in_browser():
+        time.sleep(max(0.0, begun + _AHEAD - time.monotonic()))
+
+
+def in_browser() -> bool:
+    """Whether there is one that looks at the page."""
+    return isinstance(st.context.headers.get("User-Agent"), str)
 
 
 def _sensible(told: object) -> int | None:

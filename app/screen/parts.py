@@ -100,6 +100,7 @@ def figure(
     if told.wrong:
         config["modeBarButtonsToRemove"] += ["toImage"]
     wide = fig.layout.width is not None
+    look.let_heading_ahead()
     with st.container(key=f"figure-{name}"):
         st.plotly_chart(
             darkened(fig) if look.dark() else fig,

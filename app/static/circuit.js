@@ -54,7 +54,7 @@ function grouped(graph) {
 }
 
 // As a file of its own: what stands in the style sheet is written into each element.
-function download(one, graph) {
+function download(one, graph, kind) {
   const copy = one.svg.cloneNode(true);
   const pairs = [[one.svg, copy], ...[...one.svg.querySelectorAll("*")].map((at, i) => [at, copy.querySelectorAll("*")[i]])];
   for (const [from, to] of pairs) {
@@ -66,10 +66,25 @@ function download(one, graph) {
   copy.setAttribute("viewBox", `0 0 ${graph.width} ${graph.height}`);
   copy.setAttribute("width", graph.width);
   copy.setAttribute("height", graph.height);
+  // What it lies on, too: on grey there is no effect to divide.
+  const look = getComputedStyle(one.svg);
+  for (const fill of [look.backgroundColor, look.getPropertyValue("--st-background-color").trim() || "#fff"])
+    copy.prepend(make("rect", { width: graph.width, height: graph.height, fill }));
+  const save = (file) => {
+    const link = tag("a", { href: URL.createObjectURL(file), download: `circuit-${graph.way}.${kind}` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  };
   const file = new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" });
-  const link = tag("a", { href: URL.createObjectURL(file), download: `circuit-${graph.way}.svg` });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  if (kind === "svg") return save(file);
+  const image = new Image(), scale = 2; // as pictures of the other figures
+  image.onload = () => {
+    const canvas = tag("canvas", { width: graph.width * scale, height: graph.height * scale });
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    URL.revokeObjectURL(image.src);
+    canvas.toBlob(save, "image/png");
+  };
+  image.src = URL.createObjectURL(file);
 }
 
 function line(a, b) {
@@ -169,9 +184,11 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
       drawn.push(one);
       if (graph.wrong) part.append(tag("p", { class: "wrong" }, graph.wrong));
       else {
-        const save = tag("button", { type: "button", class: "save" }, "Save as SVG");
-        save.addEventListener("click", () => download(one, graph));
-        part.append(save);
+        for (const kind of ["svg", "png"]) {
+          const save = tag("button", { type: "button", class: "save" }, `Save as ${kind.toUpperCase()}`);
+          save.addEventListener("click", () => download(one, graph, kind));
+          part.append(save);
+        }
       }
     }
     show();

@@ -176,15 +176,17 @@ def answers(model: ModelSpec, prompt: str, texts: Sequence[str]) -> str:
     )
 
 
-def attention(model: ModelSpec, prompt: str, layer: int, head: int, value: str) -> str:
-    """One head's pattern on one prompt."""
+def attention(model: ModelSpec, prompt: str, layer: int, head: int | None, value: str) -> str:
+    """One head's pattern on one prompt, or those of all heads of a layer."""
+    draw = "pattern_grid" if head is None else "pattern_map"
+    which = f"{layer}" if head is None else f"{layer}, {head}"
     return _lines(
         "from interp import attention_patterns, load_model",
-        "from interp.figures import pattern_map",
+        f"from interp.figures import {draw}",
         "",
         _load(model),
         f"patterns = attention_patterns(model, [{prompt!r}], layers=[{layer}], weighted=True)",
-        f"pattern_map(patterns, {layer}, {head}, value={value!r}).show()",
+        f"{draw}(patterns, {which}, value={value!r}).show()",
     )
 
 

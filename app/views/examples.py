@@ -10,6 +10,8 @@ from app.text import markup
 from app.views import prompt, study
 from app.views.opened import Opened
 
+_BESIDE = 528  # px of a table beside a figure, with what is told of that
+
 
 def show(opened: Opened) -> None:
     """Draw it. First what lies on disk; the model is loaded for what comes after."""
@@ -32,7 +34,7 @@ def show(opened: Opened) -> None:
     else:
         left, right = st.columns([3, 2], gap="medium")
         with left:
-            chosen = example_table.show(examples, table)
+            chosen = example_table.show(examples, table, height=_BESIDE)
         with right:
             study_figures.show(opened.run, tuple(figures), chosen, example_table.on_point)
     if chosen is not None and opened.shown is not None:

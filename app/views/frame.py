@@ -63,6 +63,7 @@ def show(given: Arguments) -> None:
     # In the browser's tab and its history: which page of what.
     names = [page.title, "" if source is None else source.name, "Obverse"]
     st.set_page_config(page_title=" · ".join(theme.visible(name) for name in names if name))
+    look.page_begins()
     # What goes wrong on the page leaves the sidebar as it is.
     with parts.in_a_sentence(), contextlib.suppress(NotYet):
         page.show(opened)

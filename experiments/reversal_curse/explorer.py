@@ -37,7 +37,7 @@ from experiments.reversal_curse.hypotheses import (
 )
 from experiments.reversal_curse.mechanism.investigate import FIGURES as MECHANISM
 from experiments.reversal_curse.prompts import answer, make_pairs
-from experiments.reversal_curse.report.figures import ACCURACY, MARGINS, RANKS
+from experiments.reversal_curse.report.figures import ACCURACY, LOGPROBS, MARGINS, RANKS
 from interp.figures.drawing import theme
 from interp.generation.answers import score_answers
 from interp.model.model import Model
@@ -97,7 +97,7 @@ def page() -> Page:
     """Facts with their ranks both ways, and figures of all of them and of other trainings."""
     return Page(
         figures=(
-            *(MARGINS, ACCURACY, RANKS),
+            *(MARGINS, LOGPROBS, ACCURACY, RANKS),
             retrieval.FIGURE,
             *(attribution.FIGURE, association.FIGURE, gradients.FIGURE, two_entries.FIGURE),
             *(edits.RESTORED, edits.FOLLOWED, edits.FOLLOWED_ALONE),
@@ -116,21 +116,22 @@ def page() -> Page:
                 Way("reverse", "Asked in reverse", theme.COLOURS["reverse"], "object"),
             ),
             columns=(
-                Column("subject", "Subject", "text", 108),
-                Column("object", "Object", "text", 128),
+                # Ranks and margins first: on a narrow screen these are what is seen at once.
+                Column("subject", "Subject", "text", 100),
+                Column("object", "Object", "text", 118),
                 Column(
                     "split",
                     "Trained",
                     "text",
-                    68,
+                    64,
                     "The direction in which the model learned the fact.",
                 ),
+                Column("forward_rank", "Rank →", "rank", 60, _RANK.format("forward")),
+                Column("reverse_rank", "Rank ←", "rank", 60, _RANK.format("in reverse")),
+                Column("forward_margin", "Margin →", "number", 72, _MARGIN),
+                Column("reverse_margin", "Margin ←", "number", 72, _MARGIN),
                 Column("forward_correct", "Forward", "flag", 62, _RIGHT.format("subject")),
-                Column("forward_rank", "Rank →", "rank", 54, _RANK.format("forward")),
-                Column("forward_margin", "Margin →", "number", 66, _MARGIN),
                 Column("reverse_correct", "Reverse", "flag", 62, _RIGHT.format("object")),
-                Column("reverse_rank", "Rank ←", "rank", 54, _RANK.format("in reverse")),
-                Column("reverse_margin", "Margin ←", "number", 66, _MARGIN),
             ),
             search=("subject", "object"),
             first=first_choice,

@@ -1,7 +1,7 @@
 """One Plotly figure for each kind of result; notebooks, reports and the explorer use the same."""
 
 from interp.figures.accuracy import accuracy_bars, way_bars
-from interp.figures.attention import head_score_grid, pattern_map, roc_lines
+from interp.figures.attention import head_score_grid, pattern_grid, pattern_map, roc_lines
 from interp.figures.attribution import attribution_bars, attribution_map
 from interp.figures.circuit import circuit_map
 from interp.figures.comparison import difference_map, spectrum_lines
@@ -37,6 +37,7 @@ __all__ = [
     "patching_map",
     "patchscope_map",
     "path_map",
+    "pattern_grid",
     "pattern_map",
     "rank_lines",
     "roc_lines",

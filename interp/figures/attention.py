@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from cache.arguments import typed
 from interp.errors import PromptError, SiteError
@@ -16,6 +17,9 @@ from interp.results import HeadScores, Patterns
 from interp.stats import auroc
 
 _NAMES = {"pattern": "attention", "moved": "length moved"}
+# px, of the small maps: the least side of one, what stands beside them all, between two of them
+# (where a name is above), and above and below them all.
+_LEAST, _BESIDE, _BETWEEN, _ABOVE, _FRAME = 150, 150, 12, 26, 96
 
 
 @typed
@@ -41,30 +45,9 @@ def pattern_map(
         PromptError: there is no such example.
         SiteError: there is no such layer or head, or the pattern was not weighted.
     """
-    if not 0 <= example < patterns.sizes["example"]:
-        raise PromptError(
-            f"There is no example {example}; there are {patterns.sizes['example']}, from 0 on."
-        )
-    if value not in patterns:
-        raise SiteError(f"There is no '{value}'; ask attention_patterns for weighted=True.")
-    if layer not in patterns["layer"].values or head not in patterns["head"].values:
-        raise SiteError(f"There is no head {head} in layer {layer} among these patterns.")
-    one = patterns[value].isel(example=example).sel(layer=layer, head=head)
-    tokens = [str(token) for token in one["source_token"].values if token]
+    shown, hover, tokens = _pattern(patterns, layer, head, example, value)
     n = len(tokens)
-    # A grid is drawn from the bottom up.
-    shown = one.transpose("destination", "source").values[:n, :n][::-1].astype(float)
-    shown = np.where(np.tri(n, dtype=bool)[::-1], shown, np.nan)
     labels = tuple(theme.visible(token) for token in tokens)
-    hover = np.empty((n, n), dtype=object)
-    for row, column in np.ndindex(n, n):
-        at = n - 1 - row
-        hover[row, column] = (
-            f"<b>{numbers.plain(float(shown[row, column]), 3)}</b><br>from {at} "
-            f"‘{theme.shown(tokens[at], 40)}’ to {column} ‘{theme.shown(tokens[column], 40)}’"
-            if column <= at
-            else "later tokens are not seen"
-        )
     cells = grid.Grid(
         values=shown,
         hover=hover,
@@ -86,6 +69,113 @@ def pattern_map(
         selected=None,
         width=width,
     )
+
+
+@typed
+def pattern_grid(
+    patterns: Patterns,
+    layer: int,
+    example: int = 0,
+    *,
+    value: Literal["pattern", "moved"] = "pattern",
+    title: str | None = None,
+    width: int = grid.WIDTH,
+) -> go.Figure:
+    """Draw the patterns of all heads of a layer on one prompt, small, on one colour scale.
+
+    Args:
+        patterns: result of `attention_patterns`.
+        value: "moved" draws the value-weighted patterns.
+        title: of the figure.
+        width: px that the figure will have; it decides how many stand beside one another.
+
+    Raises:
+        PromptError: there is no such example.
+        SiteError: there is no such layer, or the patterns were not weighted.
+    """
+    heads = [int(head) for head in patterns["head"].values]
+    found = [_pattern(patterns, layer, head, example, value) for head in heads]
+    columns = max(1, min(len(heads), (width - _BESIDE) // _LEAST))
+    rows = -(-len(heads) // columns)
+    side = (width - _BESIDE - (columns - 1) * _BETWEEN) / columns
+    height = rows * side + (rows - 1) * _ABOVE
+    fig = make_subplots(
+        rows,
+        columns,
+        shared_xaxes="all",
+        shared_yaxes="all",
+        horizontal_spacing=_BETWEEN / (width - _BESIDE),
+        vertical_spacing=_ABOVE / height if rows > 1 else 0,
+        subplot_titles=[f"head {head}" for head in heads],
+    )
+    tops = [numbers.reach(shown) for shown, _, _ in found]
+    top = 1.0 if value == "pattern" else max(tops)
+    tokens = found[0][2]
+    for number, (shown, hover, _) in enumerate(found):
+        cells = go.Heatmap(
+            z=shown,
+            text=hover,
+            hovertemplate=f"head {heads[number]}: %{{text}}<extra></extra>",
+            hoverongaps=False,
+            coloraxis="coloraxis",
+            name=f"head {heads[number]}",
+            xgap=1,
+            ygap=1,
+        )
+        fig.add_trace(cells, number // columns + 1, number % columns + 1)
+    theme.finish(fig, title=title, height=round(height + _FRAME + (36 if title else 0)))
+    fig.update_layout(
+        width=width,
+        coloraxis={
+            "colorscale": theme.SEQUENTIAL,
+            "cmin": 0.0,
+            "cmax": top,
+            "colorbar": theme.colour_bar(_NAMES[value]),
+        },
+        margin={"l": 74, "r": 76, "t": 30 + (36 if title else 0), "b": 66},
+    )
+    fig.update_annotations(font_size=theme.SMALL)
+    n = len(tokens)
+    every = max(1, -(-n * theme.TEXT // int(side)))  # a label for as many as there is room for
+    at = list(range(0, n, every))
+    names = [theme.shown(tokens[i], 9) for i in at]
+    fig.update_xaxes(
+        tickvals=at, ticktext=names, tickangle=45, showgrid=False, zeroline=False, fixedrange=False
+    )
+    fig.update_yaxes(
+        tickvals=[n - 1 - i for i in at], ticktext=names, showgrid=False, zeroline=False
+    )
+    return fig
+
+
+def _pattern(
+    patterns: Patterns, layer: int, head: int, example: int, value: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.object_], list[str]]:
+    """One head's cells from the bottom up, what hovering over them tells, and the tokens."""
+    if not 0 <= example < patterns.sizes["example"]:
+        raise PromptError(
+            f"There is no example {example}; there are {patterns.sizes['example']}, from 0 on."
+        )
+    if value not in patterns:
+        raise SiteError(f"There is no '{value}'; ask attention_patterns for weighted=True.")
+    if layer not in patterns["layer"].values or head not in patterns["head"].values:
+        raise SiteError(f"There is no head {head} in layer {layer} among these patterns.")
+    one = patterns[value].isel(example=example).sel(layer=layer, head=head)
+    tokens = [str(token) for token in one["source_token"].values if token]
+    n = len(tokens)
+    # A grid is drawn from the bottom up.
+    shown = one.transpose("destination", "source").values[:n, :n][::-1].astype(float)
+    shown = np.where(np.tri(n, dtype=bool)[::-1], shown, np.nan)
+    hover = np.empty((n, n), dtype=object)
+    for row, column in np.ndindex(n, n):
+        at = n - 1 - row
+        hover[row, column] = (
+            f"<b>{numbers.plain(float(shown[row, column]), 3)}</b><br>from {at} "
+            f"‘{theme.shown(tokens[at], 40)}’ to {column} ‘{theme.shown(tokens[column], 40)}’"
+            if column <= at
+            else "later tokens are not seen"
+        )
+    return shown, hover, tokens
 
 
 @typed

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from cache.arguments import typed
+from interp.errors import MetricError
 from interp.figures.drawing import theme
 from interp.results import FactTable
 
 _SPLITS = ("forward", "reverse", "both", "held_out")
+_VALUES = {"margin": "margin", "logprob": "log-probability"}
 
 
 @typed
 def direction_scatter(
-    facts: FactTable, *, title: str | None = None, selected: int | None = None
+    facts: FactTable,
+    *,
+    value: Literal["margin", "logprob"] = "margin",
+    title: str | None = None,
+    selected: int | None = None,
 ) -> go.Figure:
-    """Draw the margin asked forward (x) against the margin asked in reverse (y).
+    """Draw how well each fact is known asked forward (x) and asked in reverse (y).
 
     A margin is the log-probability of the right name minus the mean over other names, in nats:
     0 is no knowledge of this fact. A fact known in both directions lies in the upper right, one
     of the reversal curse on the right at 0.
 
     Args:
-        facts: columns fact, subject, object, split, forward_margin, reverse_margin.
+        facts: columns fact, subject, object, split, forward_margin, reverse_margin; with
+            `value="logprob"` also forward_logprob and reverse_logprob.
+        value: "logprob" draws the log-probabilities of the right names themselves, log p(B given A)
+            against log p(A given B); names that are rare in any context have low ones.
         title: of the figure.
         selected: the `fact` to ring.
+
+    Raises:
+        MetricError: the table has no such values.
     """
+    across, up = (f"{way}_{value}" for way in ("forward", "reverse"))
+    if not {across, up} <= set(facts.columns):
+        raise MetricError(f"The table has no '{across}' and '{up}'; draw value='margin'.")
     fig = go.Figure()
     for axis in ("x", "y"):
         line = {"color": "#b9bec8", "width": 1}
@@ -38,8 +55,8 @@ def direction_scatter(
         rows = facts[facts["split"] == split]
         fig.add_trace(
             go.Scatter(
-                x=rows["forward_margin"],
-                y=rows["reverse_margin"],
+                x=rows[across],
+                y=rows[up],
                 mode="markers",
                 marker={
                     "size": 8,
@@ -49,7 +66,7 @@ def direction_scatter(
                 },
                 unselected={"marker": {"opacity": 0.75}},
                 customdata=[[int(fact)] for fact in rows["fact"]],
-                text=_hover(rows),
+                text=_hover(rows, across, up),
                 hovertemplate="%{text}<extra></extra>",
                 name=theme.escape(theme.words(str(split))),
             )
@@ -58,8 +75,8 @@ def direction_scatter(
     if len(chosen):
         fig.add_trace(
             go.Scatter(
-                x=chosen["forward_margin"],
-                y=chosen["reverse_margin"],
+                x=chosen[across],
+                y=chosen[up],
                 mode="markers",
                 marker={
                     "size": 16,
@@ -74,17 +91,14 @@ def direction_scatter(
     fig.update_layout(
         legend={"y": 1.01, "title_text": "trained&nbsp;"}, margin_t=76 if title else 44
     )
-    fig.update_xaxes(
-        title_text="margin asked forward (nats)", range=_range(facts["forward_margin"])
-    )
-    fig.update_yaxes(
-        title_text="margin asked in reverse (nats)", range=_range(facts["reverse_margin"])
-    )
+    said = _VALUES[value]
+    fig.update_xaxes(title_text=f"{said} asked forward (nats)", range=_range(facts[across]))
+    fig.update_yaxes(title_text=f"{said} asked in reverse (nats)", range=_range(facts[up]))
     return fig
 
 
-def _hover(rows: pd.DataFrame) -> list[str]:
-    columns = (rows[name] for name in ("subject", "object", "forward_margin", "reverse_margin"))
+def _hover(rows: pd.DataFrame, across: str, up: str) -> list[str]:
+    columns = (rows[name] for name in ("subject", "object", across, up))
     return [
         f"<b>{theme.shown(str(subject), 60)}</b> – {theme.shown(str(other), 60)}"
         f"<br>forward {forward:.2f} nats, reverse {reverse:.2f} nats"

@@ -13,7 +13,7 @@ import xarray as xr
 from cache.arguments import typed
 from interp.errors import PromptError
 from interp.figures.drawing import numbers, theme
-from interp.figures.drawing.bands import band, prompts_of
+from interp.figures.drawing.bands import band, lay_behind, prompts_of
 from interp.results import AnswerLens
 from interp.stats import median_interval
 
@@ -65,6 +65,7 @@ def rank_lines(
             fig.add_trace(band(layers, rank_scale(low), rank_scale(high), colour, f"{name} 95%"))
         worst = max(worst, float(np.nanmax(medians, initial=0)))
         fig.add_trace(_line(layers, medians, ranks, colour, name))
+    lay_behind(fig)
     if chance is not None and chance > 1:
         level = (chance - 1) / 2
         worst = max(worst, level)

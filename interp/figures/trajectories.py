@@ -14,7 +14,7 @@ import xarray as xr
 from cache.arguments import typed
 from interp.errors import PromptError
 from interp.figures.drawing import theme
-from interp.figures.drawing.bands import band, mean_intervals_of, prompts_of
+from interp.figures.drawing.bands import band, lay_behind, mean_intervals_of, prompts_of
 from interp.figures.drawing.numbers import plain, rank
 from interp.figures.ranks import depth_axis, rank_axis, rank_scale
 from interp.results import AnswerLens
@@ -184,6 +184,7 @@ def step_lines(
             for seed, other in others.sort_values("step").groupby("seed"):
                 fig.add_trace(_thin(other, axis(other[value]), colour, f"{name}, seed {seed}"))
         fig.add_trace(_of_steps(rows, value, interval, scale, axis, colour, str(name)))
+    lay_behind(fig)
     if chance is not None and np.isfinite(chance):
         drawn.append(np.array([chance]))
         fig.add_hline(y=float(axis(chance)), line={"color": theme.MUTED, "width": 1, "dash": "dot"})

@@ -6,7 +6,15 @@ import pytest
 import streamlit as st
 
 from app import state
-from app.clicks import clicked, clicked_one, column_of, filters_of, picked
+from app.clicks import (
+    clicked,
+    clicked_one,
+    column_of,
+    filters_of,
+    picked,
+    picked_column,
+    sorted_by,
+)
 from app.screen import follow
 from app.selection import Cell, View
 
@@ -45,6 +53,17 @@ def test_a_row_tells_the_fact_that_stands_there_now() -> None:
     assert picked({"selection": {"rows": []}}, [4, 9]) is None
     # A row number from before the search was changed.
     assert picked({"selection": {"rows": [5]}}, [4, 9]) is None
+
+
+def test_a_heading_sorts_up_then_down_then_not() -> None:
+    assert picked_column({"selection": {"rows": [1], "columns": ["rank"]}}) == "rank"
+    assert picked_column({"selection": {"rows": [1], "columns": []}}) is None
+    assert picked_column(None) is None
+    sorts = [""]
+    for _ in range(3):
+        sorts.append(sorted_by(sorts[-1], "rank"))
+    assert sorts == ["", "rank", "-rank", ""]
+    assert sorted_by("-rank", "margin") == "margin"
 
 
 def test_a_token_is_found_on_an_axis_that_lacks_some() -> None:

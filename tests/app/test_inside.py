@@ -38,6 +38,19 @@ def test_a_link_opens_a_tab_with_its_switches(open_page: Open, record: RunRecord
     assert "the logit of the first token of ‘" in html(page)  # names have several
 
 
+def test_one_head_or_all_of_a_block_are_drawn(open_page: Open, record: RunRecord) -> None:
+    page = open_page(root_of(record), query={"attention-of": "all", "attention-layer": "1"})
+    assert_fine(page)
+    assert not any(field.key == "attention-head" for field in page.number_input)
+    (chart,) = (one for one in page.get("plotly_chart") if one.key == "attention-forward")
+    drawn = json.loads(chart.proto.spec)
+    assert [trace["name"] for trace in drawn["data"]] == ["head 0", "head 1"]
+    page.segmented_control(key="attention-of").set_value("one").run()
+    assert_fine(page)
+    assert page.number_input(key="attention-head").value == 0
+    assert "attention-of" not in page.query_params
+
+
 def test_every_score_of_heads_is_drawn(open_page: Open, record: RunRecord) -> None:
     page = open_page(root_of(record), query={"inside": "heads", "site": "z"})
     for score in ("patching", "attribution", "to_span", "previous_token", "induction"):

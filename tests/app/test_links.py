@@ -72,7 +72,12 @@ LINKS = {
         | {"edges": "10"}
         | ASK,
         {"page": "prompt", "inside": "Attention", "attention-layer": 1, "attention-head": 1}
-        | {"attention-value": "moved", "lens": "jacobian", "patch-value": "raw"}
+        | {
+            "attention-of": "one",
+            "attention-value": "moved",
+            "lens": "jacobian",
+            "patch-value": "raw",
+        }
         | {"own-site": "Heads", "circuit": True, "edges": 10}
         | {f"ask-{name}": text for name, text in ASK.items()},
         "model",

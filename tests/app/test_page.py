@@ -17,6 +17,7 @@ import xarray as xr
 
 from app import resources, runs
 from app.panels.patching import Map, sentence
+from app.screen import look
 from app.selection import Cell, Source, View
 from experiments.records import RunRecord
 from interp.patching import normalised
@@ -89,6 +90,54 @@ def test_search_and_splits_filter_the_table(open_page: Open, record: RunRecord) 
     page.text_input(key="search").set_value("").run()
     page.pills(key="groups").set_value(["both"]).run()
     assert list(page.dataframe[0].value["subject"]) == ["Finn Grove"]
+
+
+def test_the_table_is_sorted_as_the_link_says(open_page: Open, record: RunRecord) -> None:
+    facts = record.table("facts")
+    for sort, up in (("reverse_rank", True), ("-reverse_rank", False), ("object", True)):
+        page = open_page(root_of(record), query={"sort": sort, "example": "3"})
+        assert_fine(page)
+        name = sort.removeprefix("-")
+        shown = list(page.dataframe[0].value[name])
+        there = facts[name] + 1 if name.endswith("rank") else facts[name]
+        key = str.casefold if name == "object" else None
+        assert shown == sorted(there, key=key, reverse=not up)
+        page.text_input(key="search").set_value("a").run()
+        assert page.query_params["sort"] == sort
+        assert page.session_state["view"].example == 3
+    page = open_page(root_of(record), query={"sort": "no-such-column"})
+    assert_fine(page)
+    assert list(page.dataframe[0].value["subject"]) == list(facts["subject"])
+
+
+def test_a_kept_figure_is_not_changed_by_what_shows_it(
+    open_page: Open, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is drawn once for all visits: light and dark, whatever is chosen in it."""
+    kept: dict[int, tuple[Any, str]] = {}
+    drawn = runs.Run.drawn
+
+    def watched(run: runs.Run, name: Any, draw: Any) -> Any:
+        found = drawn(run, name, draw)
+        kept.setdefault(id(found[0]), (found[0], found[0].to_json()))
+        return found
+
+    monkeypatch.setattr(runs.Run, "drawn", watched)
+    for at_night in (False, True):
+        monkeypatch.setattr(look, "dark", lambda at_night=at_night: at_night)
+        page = open_page(root_of(record))
+        view: View = page.session_state["view"]
+        page.session_state["view"] = replace(
+            view, example=3, cell=Cell("forward", 1, position=2), overview="logprobs"
+        )
+        page.run()
+        assert_fine(page)
+        page.session_state["view"] = replace(view, page="study", figure="accuracy")
+        page.run()
+        assert_fine(page)
+    assert len(kept) >= 3
+    for figure, before in kept.values():
+        assert figure.to_json() == before
 
 
 def test_every_site_and_value_can_be_drawn(open_page: Open, record: RunRecord) -> None:

@@ -79,7 +79,12 @@ views = st.builds(
     step=st.none() | st.integers(0, 999_999_999),
     asked=st.none() | numbers,
     node=st.none() | nodes,
-    listed=st.builds(Listed, texts, st.lists(texts, unique=True, max_size=3).map(tuple)),
+    listed=st.builds(
+        Listed,
+        texts,
+        st.lists(texts, unique=True, max_size=3).map(tuple),
+        st.sampled_from(["", "forward_rank", "-told"]),
+    ),
     overview=st.none() | st.sampled_from(["margins", "circuit-told"]),
     table=st.none() | st.sampled_from(["facts", "training_time"]),
     writing=st.none()

@@ -139,6 +139,7 @@ def look_at(way: str, layer: int, head: int) -> None:
     state.change(cell=Cell(way, layer, head=head))
     state.switch("attention-layer", str(layer))
     state.switch("attention-head", str(head))
+    state.switch("attention-of", "one")
 
 
 def _looks(spec: ModelSpec, one: Asked, span: str) -> xr.Dataset:

@@ -18,6 +18,7 @@ from interp.figures import accuracy_bars, direction_scatter, patching_map, rank_
 
 __all__ = [
     "ACCURACY",
+    "LOGPROBS",
     "MARGINS",
     "RANKS",
     "SPLITS",
@@ -217,6 +218,15 @@ def _beside_margins(facts: pd.DataFrame) -> str:
     return f"0: other names of the same kind in its place{never}"
 
 
+def _both_ways(facts: pd.DataFrame, value: str) -> str:
+    seen = np.isfinite(facts[[f"forward_{value}", f"reverse_{value}"]].to_numpy(dtype=float))
+    return counted([int(seen.all(1).sum())], "fact")
+
+
+def _unlearned(facts: pd.DataFrame, value: str) -> str:
+    return _never_learned(facts)
+
+
 def _asked(accuracy: pd.DataFrame) -> str:
     counts = "questions" if "questions" in accuracy else "facts"  # as older runs have it
     return counted(accuracy[counts], counts[:-1]) + " a bar, each in several wordings"
@@ -236,6 +246,21 @@ MARGINS = Figure(
     n=_known,
     interval="none: each point is one fact",
     control=_beside_margins,
+)
+LOGPROBS = Figure(
+    "logprobs",
+    "Log-probabilities",
+    ("facts",),
+    direction_scatter,
+    "Log-probability of the right name asked forward against asked in reverse, one point a fact",
+    "The log-probability of the whole right name, given the question. A name that is rare in any "
+    "context has a low one, too: margins, beside these, hold each against other names.",
+    options={"value": "logprob"},
+    selects=True,
+    shows="How likely the right name is, asked forward and in reverse.",
+    n=_both_ways,
+    interval="none: each point is one fact",
+    control=_unlearned,
 )
 ACCURACY = Figure(
     "accuracy",

@@ -25,6 +25,7 @@ from interp.figures import (
     faithfulness_lines,
     lens_heatmap,
     patching_map,
+    pattern_grid,
     pattern_map,
     rank_lines,
 )
@@ -123,6 +124,11 @@ def test_attention_and_attribution(run_code: Any, engine: Engine, spec: ModelSpe
         made = run_code(snippets.attention(spec, prompt, 1, 0, value))
         drawn = pattern_map(engine.patterns(spec, prompt, 1), 1, 0, value=value)
         np.testing.assert_allclose(values(made), values(drawn), atol=1e-6)
+    made = run_code(snippets.attention(spec, prompt, 1, None, "moved"))
+    every = pattern_grid(engine.patterns(spec, prompt, 1), 1, value="moved")
+    assert len(made.data) == 2
+    for one, other in zip(made.data, every.data, strict=True):
+        np.testing.assert_allclose(one.z, other.z, atol=1e-6)
     for foil in (" Eva", None):
         made = run_code(snippets.attribution(spec, prompt, " Bea", foil, "head"))
         drawn = attribution_map(engine.attribution(spec, prompt, " Bea", foil, "head"), 0)

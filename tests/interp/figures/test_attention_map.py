@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from interp.errors import PromptError, SiteError
-from interp.figures import head_score_grid, pattern_map
+from interp.figures import head_score_grid, pattern_grid, pattern_map
 from tests.interp.figures.conftest import HOSTILE, assert_safe, cells, traces
 
 TOKENS = ("<bos>", " we", HOSTILE, "")
@@ -46,6 +46,29 @@ def test_a_pattern_reads_from_the_top_down() -> None:
     assert list(fig.layout.yaxis.ticktext)[-1] == "&lt;bos&gt;"
     assert len(fig.layout.xaxis.ticktext) == 3
     assert_safe(fig)
+
+
+def test_all_heads_of_a_layer_are_drawn_on_one_scale() -> None:
+    told = patterns()
+    told["pattern"][0, 1, 0] = 2 * told["pattern"][0, 1, 1]
+    told["moved"][0, 1, 0] = 2 * told["moved"][0, 1, 1]
+    for value, top in (("pattern", 1.0), ("moved", 132.0)):
+        fig = pattern_grid(told, 2, value=value)  # type: ignore[arg-type]
+        assert [trace.name for trace in fig.data] == ["head 0", "head 1"]
+        for head, trace in enumerate(fig.data):
+            alone = pattern_map(told, 2, head, value=value)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(
+                np.array(trace.z, dtype=float), np.array(traces(alone, "values")[0].z, dtype=float)
+            )
+        assert fig.layout.coloraxis.cmax == pytest.approx(top)
+        assert {trace.coloraxis for trace in fig.data} == {"coloraxis"}
+        assert next(iter(fig.layout.yaxis.ticktext)) == "&lt;bos&gt;"
+        assert next(iter(fig.layout.yaxis.tickvals)) == 2  # on top
+        assert_safe(fig)
+    # As many beside one another as there is room for.
+    assert len({trace.yaxis for trace in pattern_grid(told, 2, width=320).data}) == 2
+    with pytest.raises(SiteError, match="in layer 1 among"):
+        pattern_grid(told, 1)
 
 
 def test_moved_lengths_have_a_scale_of_their_own() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from interp.errors import PromptError
+from interp.errors import MetricError, PromptError
 from interp.figures import accuracy_bars, direction_scatter, rank_lines
 from interp.figures.drawing.numbers import place, rank
 from interp.figures.ranks import last_ranks
@@ -130,6 +130,25 @@ def test_each_fact_is_a_point_of_its_split_that_can_be_clicked() -> None:
     assert [list(c) for c in trained.customdata] == [[4], [7]]
     assert [t.name for t in fig.data[:2]] == ["forward", "held out"]
     assert list(fig.data[-1].x) == [8.0]  # the ring
+
+
+def test_facts_can_be_drawn_by_their_log_probabilities() -> None:
+    told = facts().assign(forward_logprob=[-0.1, -0.2, -9.0], reverse_logprob=[-8.0, -7.0, -6.0])
+    fig = direction_scatter(told, value="logprob", selected=9)
+    assert list(fig.data[0].x) == [-0.1, -0.2]
+    assert list(fig.data[0].y) == [-8.0, -7.0]
+    assert (list(fig.data[-1].x), list(fig.data[-1].y)) == ([-9.0], [-6.0])
+    assert "forward -0.10 nats, reverse -8.00 nats" in fig.data[0].text[0]
+    assert fig.layout.xaxis.title.text == "log-probability asked forward (nats)"
+    with pytest.raises(MetricError, match="no 'forward_logprob'"):
+        direction_scatter(facts(), value="logprob")
+
+
+def test_no_band_lies_over_a_line() -> None:
+    rng = np.random.default_rng(0)
+    lenses = {name: ranked(rng.integers(0, 50, (20, 3)).tolist()) for name in ("forward", "both")}
+    areas = [trace.fill == "toself" for trace in rank_lines(lenses).data]
+    assert areas == [True, True, False, False]
 
 
 def test_hostile_names_are_text() -> None:
