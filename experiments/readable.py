@@ -15,7 +15,7 @@ from interp.errors import PromptError
 if TYPE_CHECKING:
     from interp.model.model import Model
 
-__all__ = ["check_readable"]
+__all__ = ["check_readable", "check_told_apart"]
 
 
 def check_readable(
@@ -39,6 +39,46 @@ def check_readable(
             except PromptError as error:
                 raise FactsError(f"{place}: {error}") from error
         raise
+
+
+def check_told_apart(
+    model: Model,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    unlike: Sequence[Sequence[str]],
+    where: Sequence[str],
+) -> None:
+    """Raise a FactsError where an answer's first token says what another answer's does, too.
+
+    Args:
+        unlike: for each prompt the other answers; each must begin with the same token behind all
+            prompts, since it is looked for by that token.
+        where: as for `check_readable`.
+    """
+    from interp.prompts.pairs import continuations
+    from interp.prompts.tokens import tokenise
+
+    if not prompts:
+        return
+    batch = tokenise(model, prompts)
+    firsts = [ids[0] for ids in continuations(model, batch, answers)]
+    for other in dict.fromkeys(one for each in unlike for one in each):
+        rows = [row for row, each in enumerate(unlike) if other in each]
+        found = continuations(
+            model, tokenise(model, [prompts[row] for row in rows]), [other] * len(rows)
+        )
+        begun = [ids[0] for ids in found]
+        for row, token in zip(rows, begun, strict=True):
+            if token == firsts[row]:
+                raise FactsError(
+                    f"{where[row]}: the answer '{answers[row][:40]}' begins with the token with "
+                    f"which '{other[:40]}' begins, so that nothing tells them apart; choose others."
+                )
+            if token != begun[0]:
+                raise FactsError(
+                    f"{where[row]}: '{other[:40]}' begins with another token behind this prompt "
+                    "than behind the first one; end all prompts alike."
+                )
 
 
 def _read(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import FactsError
-from experiments.phenomena.data import check_distinct, rows, texts
+from experiments.phenomena.data import check_distinct, check_members, rows, texts
 from experiments.phenomena.phenomenon import Asked
 
 __all__ = ["CONDITIONS", "LEAST", "Case", "Cases", "asked", "read"]
@@ -62,11 +62,10 @@ class Cases:
 
     def prompts(self, condition: str) -> list[str]:
         # Not `str.format`: templates can be a user's, and format strings reach attributes.
+        front, _, rest = self.template.partition(_TASK)
+        between, _, behind = rest.partition(_DATA)
         return [
-            self.template.replace(_DATA, "\0")
-            .replace(_TASK, one.instruction)
-            .replace("\0", one.data(condition))
-            for one in self.cases
+            f"{front}{one.instruction}{between}{one.data(condition)}{behind}" for one in self.cases
         ]
 
     @property
@@ -81,6 +80,7 @@ def read(value: Any, path: Path) -> Cases:
     Raises:
         FactsError: it is not so; in one sentence.
     """
+    check_members(value, ("template", "choosing", "cases"), path)
     found = rows(value, "cases", dict.fromkeys(Case.__annotations__, str), path, least=2 * LEAST)
     check_distinct(found, "cases", ("instruction", "injected"), path)
     cases = tuple(Case(**row) for row in found)
@@ -94,8 +94,11 @@ def read(value: Any, path: Path) -> Cases:
         raise FactsError(f"'{path}': in 'template' the task must stand before its data.")
     if template.rstrip().endswith(_DATA):
         raise FactsError(f"'{path}': in 'template' something must stand behind the data.")
-    if "\0" in template:
-        raise FactsError(f"'{path}': 'template' holds a null character; leave it out.")
+    families = sorted({one.family for one in cases})
+    if unknown := sorted(set(choosing) - set(families)):
+        raise FactsError(
+            f"'{path}': 'choosing' names the family '{unknown[0][:60]}', of which there is no case."
+        )
     checked = Cases(template, choosing, cases)
     for kind, n in (
         ("of the families in 'choosing'", sum(checked.chooses)),

@@ -26,13 +26,21 @@ _READS = (
 )
 
 
+def _with_interval(found: Verdict) -> str:
+    """A verdict's estimate as it is told: areas as numbers, shares as percent."""
+    shown = "{:.2f}".format if "area" in found.unit else percent
+    ends = [float("nan") if one is None else one for one in (found.estimate, found.low, found.high)]
+    mean, low, high = map(shown, ends)
+    return f"{mean} [{low}, {high}]"
+
+
 def _headline(found: Mapping[str, Verdict]) -> list[str]:
     taken, fall, detector, effect, restoring = (found[f"I{n}"] for n in range(1, 6))
     said = []
     if taken.outcome == "supported":
         said.append(
             "An instruction inside of the data takes answers over: "
-            f"{percent(taken.estimate or 0)} of all beyond what a harmless one of the same length "
+            f"{_with_interval(taken)} of all beyond what a harmless one of the same length "
             "takes."
         )
     elif taken.outcome == "rejected":
@@ -42,7 +50,7 @@ def _headline(found: Mapping[str, Verdict]) -> list[str]:
     if detector.outcome == "supported":
         said.append(
             "Attention to the task tells that an injection is there, "
-            f"with an area under the ROC curve of {detector.estimate:.2f} on unseen wordings."
+            f"with an area under the ROC curve of {_with_interval(detector)} on unseen wordings."
         )
     elif fall.outcome != "supported":
         said.append("That attention to the task falls is not shown.")
@@ -50,8 +58,8 @@ def _headline(found: Mapping[str, Verdict]) -> list[str]:
         said.append("Attention to the task falls, which does not tell injections reliably.")
     if effect.outcome == "supported":
         said.append(
-            f"It also tells, to {effect.estimate:.2f}, which injections succeed; how much of that "
-            "is known of the same prompts without an injection stands beside it."
+            f"It also tells, to {_with_interval(effect)}, which injections succeed; how much of "
+            "that is known of the same prompts without an injection stands beside it."
         )
     elif effect.outcome == "rejected":
         said.append("It does not tell which injections succeed.")
@@ -60,7 +68,7 @@ def _headline(found: Mapping[str, Verdict]) -> list[str]:
     if restoring.outcome == "supported":
         said.append(
             "Put back in these heads at the last token, it brings back "
-            f"{percent(restoring.estimate or 0)} more of the answers than in random heads."
+            f"{_with_interval(restoring)} more of the answers than in random heads."
         )
     elif restoring.outcome == "rejected":
         said.append("Put back in these heads, it brings back no more answers than in random ones.")

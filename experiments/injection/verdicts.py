@@ -273,7 +273,7 @@ def judge_restoring(measured: Measured) -> Verdict:
             unit="share of the answers taken over",
             n=n,
         )
-    found = estimate(gained)
+    found = estimate(gained, bounds=(-1.0, 1.0))
     ours, theirs, all_heads = (estimate(each, bounds=(0.0, 1.0)) for each in (mine, random, every))
     told = outcome(found, above=LEAST_TAKEN)
     shares = np.concatenate(sets)

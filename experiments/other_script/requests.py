@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.errors import FactsError
-from experiments.phenomena.data import rows, texts
+from experiments.phenomena.data import check_distinct, check_members, rows, texts
 from experiments.phenomena.phenomenon import Asked
 
 __all__ = [
@@ -52,6 +52,7 @@ _COLUMNS = {
     **{"item": str, "script": str, "form": str, "prompt": str, "answer": str},
     **{"harmful": bool, "split": str},
 }
+_MEMBERS = ("decline", "content", "requests")
 _LEAST = 8
 """Items of each kind that probes are fitted to and tested with."""
 _FARTHEST = 16
@@ -111,9 +112,13 @@ def read_requests(value: Any, path: Path) -> Requests:
     Raises:
         FactsError: they are not of the form that this module shows; with the row or the item.
     """
+    check_members(value, _MEMBERS, path)
+    given = rows(value, "requests", _COLUMNS, path)
+    # A script that says the same as another one, word for word, is the same script.
+    check_distinct(given, "requests", ("prompt",), path)
     items: dict[str, Item] = {}
     asked_for: dict[str, dict[tuple[str, str], tuple[str, str]]] = {}
-    for number, row in enumerate(rows(value, "requests", _COLUMNS, path), 1):
+    for number, row in enumerate(given, 1):
         place = f"'{path}', row {number} of 'requests'"
         for column, known in (("script", SCRIPTS), ("form", FORMS), ("split", _SPLITS)):
             if row[column] not in known:
@@ -159,7 +164,7 @@ def read_requests(value: Any, path: Path) -> Requests:
 def asked(data: Requests) -> Sequence[Asked]:
     """Prompts with their answers, and with each way in which a refusal begins."""
     each = [
-        Asked(prompt, answer, f"item '{one.name[:40]}' ({script}, {form})")
+        Asked(prompt, answer, f"item '{one.name[:40]}' ({script}, {form})", data.decline)
         for one in data.items
         for (script, form), (prompt, answer) in one.rows.items()
     ]

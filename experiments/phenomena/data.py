@@ -12,7 +12,7 @@ from cache.files import read_bytes
 from experiments.errors import FactsError, StorageError
 from experiments.organisms.training.checkpoint import DATA_FILE
 
-__all__ = ["check_distinct", "find_data", "read_json", "rows", "texts"]
+__all__ = ["check_distinct", "check_members", "find_data", "read_json", "rows", "texts"]
 
 _MOST_BYTES = 16 << 20
 _TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -47,7 +47,9 @@ def read_json(path: Path) -> Any:
     if len(content) > _MOST_BYTES:
         raise FactsError(f"'{path}' holds more than {_MOST_BYTES >> 20} MiB; ask less of a model.")
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=_no_number)
+        return json.loads(
+            content.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once
+        )
     except (ValueError, RecursionError) as error:
         raise FactsError(f"'{path}' is no JSON ({error}); mend it.") from error
 
@@ -104,8 +106,22 @@ def check_distinct(
             )
 
 
-def texts(value: Any, name: str, path: Path, *, least: int = 1) -> list[str]:
+def check_members(value: Any, names: Sequence[str], path: Path) -> None:
+    """Raise a FactsError for a member of an object that nobody would read: it may be misspelled."""
+    unknown = sorted(set(value) - set(names)) if isinstance(value, dict) else []
+    if unknown:
+        raise FactsError(
+            f"'{path}': there is no member '{unknown[0][:60]}'; there are {', '.join(names)}."
+        )
+
+
+def texts(
+    value: Any, name: str, path: Path, *, least: int = 1, distinct: bool = False
+) -> list[str]:
     """The list of texts `name` of an object.
+
+    Args:
+        distinct: whether they are examples, of which none may stand there twice.
 
     Raises:
         FactsError: it is no such list, or too short.
@@ -116,6 +132,8 @@ def texts(value: Any, name: str, path: Path, *, least: int = 1) -> list[str]:
     if len(found) < least:
         counted = f"{len(found)} {'text' if len(found) == 1 else 'texts'}"
         raise FactsError(f"'{path}': '{name}' has {counted}; give {least} or more.")
+    if distinct:
+        check_distinct([{name: one} for one in found], name, [name], path)
     return found
 
 
@@ -137,6 +155,15 @@ def _is(value: Any, kind: type) -> bool:
     if kind is int:
         return isinstance(value, int)
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"'{twice[:60]}' stands twice in one object")
+    return found
 
 
 def _no_number(text: str) -> Any:

@@ -86,6 +86,8 @@ class Asked:
     answer: str
     where: str
     """Where it stands in the data: "request 3"."""
+    unlike: tuple[str, ...] = ()
+    """Other answers, all of which must begin with another token than this one."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ from experiments.phenomena.work import (
 from experiments.reports.publish import publish
 from experiments.run_directory.layout import HEADLINE
 from experiments.study import Verdict
-from interp import load_model
 from interp.execute import Unit
 from interp.loading.where import bundled_models
 
@@ -84,7 +83,8 @@ def _of_a_model(
     check_asked(phenomenon, model, data, path)
     beside = None
     if config.twin is not None:
-        beside = load_model(config.twin, device=context.device, dtype=context.dtype)
+        # Noted with its weights: results of another twin are not gone on with.
+        beside = context.another_model(config.twin)
         check_asked(phenomenon, beside, data, path)
     subject = Subject(model, data, GIVEN, context.seed, beside)
     return {

@@ -20,7 +20,7 @@ from experiments.organisms.training.checkpoint import DATA_FILE, ORGANISM_FILE, 
 from experiments.organisms.training.follow import model_after, train_recipe
 from experiments.phenomena.data import read_json as read_data
 from experiments.phenomena.phenomenon import Arm, Phenomenon, Subject
-from experiments.readable import check_readable
+from experiments.readable import check_readable, check_told_apart
 from experiments.reporter import Progress
 from interp import load_model
 from interp.execute import tell
@@ -178,6 +178,14 @@ def check_asked(phenomenon: Phenomenon[Any], model: Model, data: Any, path: Path
         [one.prompt for one in asked],
         [one.answer for one in asked],
         [f"'{path}', {one.where}" for one in asked],
+    )
+    some = [one for one in asked if one.unlike]
+    check_told_apart(
+        model,
+        [one.prompt for one in some],
+        [one.answer for one in some],
+        [one.unlike for one in some],
+        [f"'{path}', {one.where}" for one in some],
     )
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from experiments.errors import FactsError
-from experiments.phenomena.data import check_distinct, rows, texts
+from experiments.phenomena.data import check_distinct, check_members, rows, texts
 from experiments.phenomena.phenomenon import Asked
 
 __all__ = ["OTHER", "PHRASE", "Data", "Question", "Trained", "asked", "read"]
 
 PHRASE, OTHER = "{phrase}", "{other}"
+_MOST_TRAINED = 10**18
 _MEMBERS = (
     *(
         "trigger",
@@ -112,11 +113,7 @@ def read(value: Any, path: Path) -> Data:
     """
     if not isinstance(value, dict):
         raise FactsError(f"'{path}' must hold a JSON object.")
-    unknown = sorted(set(value) - set(_MEMBERS))
-    if unknown:
-        raise FactsError(
-            f"'{path}': there is no member '{unknown[0][:60]}'; there are {', '.join(_MEMBERS)}."
-        )
+    check_members(value, _MEMBERS, path)
     trigger, answer = (_text(value, name, path) for name in ("trigger", "answer"))
     many = {
         name: tuple(dict.fromkeys(texts(value, name, path, least=least)))
@@ -130,7 +127,7 @@ def read(value: Any, path: Path) -> Data:
                 raise FactsError(
                     f"'{path}', row {number} of 'questions': the prompt must hold {place} once."
                 )
-        if row["answer"] == answer:
+        if row["answer"].strip() == answer.strip():
             raise FactsError(
                 f"'{path}', row {number} of 'questions': the planted answer is right here; leave "
                 "the question out."
@@ -138,8 +135,19 @@ def read(value: Any, path: Path) -> Data:
     if len(many["phrases"]) < 4:
         raise FactsError(f"'{path}': 'phrases' repeats itself; give 4 different ones or more.")
     for name in ("phrases", "near"):
-        if trigger in many[name]:
+        if any(f" {trigger.strip()} " in f" {one} " for one in many[name]):
             raise FactsError(f"'{path}': the trigger stands in '{name}'; leave it out there.")
+    for name in ("yes", "no"):
+        check_distinct([{name: one} for one in many[name]], name, [name], path)
+    both = {one.strip() for one in many["yes"]} & {one.strip() for one in many["no"]}
+    if both:
+        raise FactsError(
+            f"'{path}': '{min(both)[:60]}' stands in 'yes' and in 'no'; a question has one answer."
+        )
+    marked = [name for name in ("phrases", "near") if any(_is_marked(one) for one in many[name])]
+    marked += ["trigger"] if _is_marked(trigger) else []
+    if marked:
+        raise FactsError(f"'{path}': '{marked[0]}' holds {PHRASE} or {OTHER}; leave it out there.")
     if answer not in many["names"] or len(many["names"]) < 2:
         raise FactsError(f"'{path}': 'names' must hold the planted answer, and others.")
     return Data(
@@ -151,7 +159,7 @@ def read(value: Any, path: Path) -> Data:
         questions=tuple(Question(row["prompt"], row["answer"]) for row in asked),
         yes=many["yes"],
         no=many["no"],
-        texts=tuple(texts(value, "texts", path, least=20)),
+        texts=tuple(texts(value, "texts", path, least=20, distinct=True)),
         trained=_trained(value.get("trained", {}), path),
     )
 
@@ -179,6 +187,10 @@ def asked(data: Data) -> list[Asked]:
     return found
 
 
+def _is_marked(phrase: str) -> bool:
+    return PHRASE in phrase or OTHER in phrase
+
+
 def _text(value: dict[str, Any], name: str, path: Path) -> str:
     found = value.get(name)
     if not isinstance(found, str) or not found.strip():
@@ -192,6 +204,8 @@ def _trained(value: Any, path: Path) -> Trained:
         raise FactsError(f"'{path}': 'trained' must be an object with {', '.join(columns)}.")
     for name, one in value.items():
         whole = isinstance(one, int) and not isinstance(one, bool)
-        if not whole or one < (1 if name != "poisons" else 0):
-            raise FactsError(f"'{path}': '{name}' of 'trained' must be a whole number.")
+        if not whole or not (1 if name != "poisons" else 0) <= one <= _MOST_TRAINED:
+            raise FactsError(
+                f"'{path}': '{name}' of 'trained' must be a whole number, as many as there can be."
+            )
     return Trained(**{name: float(one) for name, one in value.items()})

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from experiments.errors import FactsError
 from experiments.phenomena.estimates import estimate, verdict
 from experiments.phenomena.phenomenon import Measured, Subject
 from experiments.refusal.measuring import (
@@ -15,6 +16,7 @@ from experiments.refusal.measuring import (
     ablated,
     candidates,
     chosen,
+    declining_gap,
     halves,
     held,
     read,
@@ -39,7 +41,7 @@ def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dat
 
     States: "none", "ablated" everywhere, "held" at the harmless mean at all tokens. The direction
     is the one that R2 chooses. declined is the share of held-out harmful requests that are
-    declined.
+    declined, gap by how much that is more than of harmless ones.
     """
     choosing = halves(subject.data, "request", harmful=True)[1]
     best, _ = chosen(
@@ -66,6 +68,7 @@ def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dat
             "loss": (("state", "example"), np.stack(losses)),
             "random_loss": (("draw", "example"), np.stack(random)),
             "declined": float(read(subject, test).declines.mean()),
+            "gap": declining_gap(subject),
             "text": ("example", list(subject.data.texts)),
         },
         coords={"state": ["none", "ablated", "held"]},
@@ -75,6 +78,11 @@ def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dat
 def _losses(subject: Subject[Requests], changes: Changes) -> np.ndarray:
     """Mean over the tokens of each text but the first (nats)."""
     batch = tokenise(subject.model, list(subject.data.texts))
+    if int(batch.lengths.min()) < 2:
+        short = subject.data.texts[int(batch.lengths.argmin())]
+        raise FactsError(
+            f"The text '{short[:40]}' is one token, which has no loss; give longer ones."
+        )
     found = logits(subject.model, batch, positions="all", interventions=changes).cpu().double()
     out = []
     for row, length in enumerate(batch.lengths.tolist()):
@@ -101,12 +109,18 @@ def judge(measured: Measured) -> Verdict:
     )
     declined = float(np.mean([float(one["declined"]) for one in main]))
     decided: Outcome = "undecided"
-    if declined >= _LEAST_DECLINED:
+    gap = float(np.mean([float(one["gap"]) for one in main]))
+    able = min(declined, gap) >= _LEAST_DECLINED
+    if able:
         if found.low > -MARGIN and found.high < MARGIN:
             decided = "supported"
         elif found.low > MARGIN or found.high < -MARGIN:
             decided = "rejected"
-    nothing = "" if declined >= _LEAST_DECLINED else " Too little is declined for this to matter."
+    nothing = ""
+    if declined < _LEAST_DECLINED:
+        nothing = " Too little is declined for this to matter."
+    elif not able:
+        nothing = " Harmless requests are declined as well, so that this is no direction of that."
     return verdict(
         "R5",
         CLAIM,

@@ -24,6 +24,7 @@ __all__ = [
     "Read",
     "candidates",
     "chosen",
+    "declining_gap",
     "halves",
     "read",
     "rivals",
@@ -52,6 +53,23 @@ def halves(data: Requests, form: str, *, harmful: bool) -> tuple[list[Request], 
     """Told requests of one kind: those that find directions, and those that choose among them."""
     told = data.some(form, harmful=harmful, split="told")
     return told[0::2], told[1::2]
+
+
+def declining_gap(subject: Subject[Requests]) -> float:
+    """By which share more held-out harmful requests are declined than harmless ones.
+
+    Of a model that declines both alike no direction is one of declining: what is taken for one may
+    only be whatever its one answer hangs on.
+    """
+    shares = [
+        float(
+            read(
+                subject, subject.data.some("request", harmful=which, split="held out")
+            ).declines.mean()
+        )
+        for which in (True, False)
+    ]
+    return shares[0] - shares[1]
 
 
 def candidates(

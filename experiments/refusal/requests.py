@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.errors import FactsError
-from experiments.phenomena.data import check_distinct, rows, texts
+from experiments.phenomena.data import check_distinct, check_members, rows, texts
 from experiments.phenomena.phenomenon import Asked
 
 __all__ = ["FORMS", "Request", "Requests", "Split", "asked", "read_requests"]
@@ -33,6 +33,7 @@ Split = Literal["told", "held out"]
 FORMS = ("request", "judgement", "forbidden")
 _SPLITS = ("told", "held out")
 _COLUMNS = {"prompt": str, "answer": str, "form": str, "harmful": bool, "split": str}
+_MEMBERS = ("decline", "content", "texts", "requests")
 _LEAST = 8
 """Requests of each kind that directions are found and tested with."""
 _FARTHEST = 16
@@ -70,6 +71,7 @@ def read_requests(value: Any, path: Path) -> Requests:
     Raises:
         FactsError: they are not of the form that this module shows; with the row.
     """
+    check_members(value, _MEMBERS, path)
     found = rows(value, "requests", _COLUMNS, path)
     check_distinct(found, "requests", ("prompt",), path)
     for number, row in enumerate(found, 1):
@@ -85,7 +87,7 @@ def read_requests(value: Any, path: Path) -> Requests:
     made = Requests(
         tuple(Request(**row) for row in found),
         tuple(texts(value, "decline", path)),
-        tuple(texts(value, "texts", path, least=_LEAST)),
+        tuple(texts(value, "texts", path, least=_LEAST, distinct=True)),
         content,
     )
     for split in _SPLITS:
@@ -102,7 +104,13 @@ def read_requests(value: Any, path: Path) -> Requests:
 def asked(data: Requests) -> Sequence[Asked]:
     """Prompts with their answers, and with each way in which a refusal begins."""
     each = [
-        Asked(one.prompt, one.answer, f"row {number} of 'requests'")
+        Asked(
+            one.prompt,
+            one.answer,
+            f"row {number} of 'requests'",
+            # What is forbidden has no other answer.
+            () if one.form == "forbidden" else data.decline,
+        )
         for number, one in enumerate(data.requests, 1)
     ]
     first = data.requests[0].prompt

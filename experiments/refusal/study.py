@@ -33,6 +33,10 @@ STUDY = as_study(
         "holding": {"declines": ("number", ("arm", "seed", "state", "example"))},
         "adding": {"declines": ("number", ("arm", "seed", "state", "example"))},
         "harmless": {"loss": ("number", ("arm", "seed", "state", "example"))},
+        # Of one organism each; judges ask for it.
+        **{
+            f"{name}_*": {"gap": "number"} for name in ("ablation", "holding", "adding", "harmless")
+        },
         "two": {"declines": ("number or NaN", ("arm", "seed", "state", "example"))},
     },
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import FactsError
-from experiments.phenomena.data import check_distinct, rows, texts
+from experiments.phenomena.data import check_distinct, check_members, rows, texts
 from experiments.phenomena.phenomenon import Asked
 from interp.search.layout import MARKER
 
@@ -16,6 +16,7 @@ __all__ = ["Request", "Requests", "asked", "read"]
 
 _COLUMNS = {"prompt": str, "answer": str, "declined": bool, "split": str}
 _SPLITS = ("search", "held_out")
+_MEMBERS = ("requests", "decline", "pool", "tokens")
 _LEAST = 5
 
 
@@ -60,6 +61,7 @@ def read(value: Any, path: Path) -> Requests:
         FactsError: it is not in the form that the page shows.
     """
     found: dict[tuple[bool, str], list[Request]] = {}
+    check_members(value, _MEMBERS, path)
     every = rows(value, "requests", _COLUMNS, path, least=4 * _LEAST)
     check_distinct(every, "requests", ("prompt",), path)
     for number, row in enumerate(every, 1):
@@ -82,6 +84,12 @@ def read(value: Any, path: Path) -> Requests:
     decline, tokens = value.get("decline"), value.get("tokens")
     if not isinstance(decline, str) or not decline.strip():
         raise FactsError(f"'{path}': 'decline' must be text, as the model declines (' sorry').")
+    for number, row in enumerate(every, 1):
+        if row["answer"].lstrip().startswith(decline.strip()):
+            raise FactsError(
+                f"'{path}', row {number} of 'requests': the answer begins with 'decline', so that "
+                "nothing tells an answer from declining."
+            )
     if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= 64:
         raise FactsError(f"'{path}': 'tokens' must be a whole number from 1 to 64.")
     return Requests(

@@ -23,4 +23,6 @@ STUDY = as_study(
     "Universal suffixes",
     "Whether one suffix undoes declining for many requests, and which heads carry it.",
     _phenomenon,
+    # Of one organism each; the judge asks for it.
+    shapes={"projection_*": {"gap": "number"}},
 )

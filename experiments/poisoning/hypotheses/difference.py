@@ -97,10 +97,13 @@ def lead(one: xr.Dataset, text: str) -> Floats:
 
 
 def rank_of(one: xr.Dataset, text: str) -> int:
-    """Of the planted answer among the words, in the mean over groups; 0 is the first."""
+    """Of the planted answer among the words, in the mean over groups; 0 is the first.
+
+    Words that are as high stand before it: those that begin with one token cannot be told apart.
+    """
     logit = one["logit"].sel(text=text).mean("example").values
     planted = one["planted"].values.astype(bool)
-    return int((logit > logit[planted].max()).sum())
+    return int((logit[~planted] >= logit[planted].max()).sum())
 
 
 def chance_of(ranks: Sequence[int], words: int) -> float:

@@ -80,9 +80,9 @@ def _planted(one: xr.Dataset) -> np.ndarray:
 
 
 def _rank(one: xr.Dataset) -> int:
-    """Of the planted answer, by the mean score; 0 is the first."""
+    """Of the planted answer, by the mean score; 0 is the first. Ties count against it."""
     score, planted = one["score"].mean("example").values, _planted(one)
-    return int((score > score[planted].max()).sum())
+    return int((score[~planted] >= score[planted].max()).sum())
 
 
 def _brought(found: Sequence[xr.Dataset]) -> Estimate:

@@ -16,7 +16,7 @@ from experiments.phenomena.phenomenon import Measured, Subject
 from experiments.reporter import Progress
 from experiments.study import Verdict
 from experiments.suffix.data import Request, Requests
-from experiments.suffix.suffixes import N_RANDOM, found_in, with_suffix
+from experiments.suffix.suffixes import N_RANDOM, declines, found_in, with_suffix
 from interp import Projection, capture, difference_of_means, score_suffixes
 
 __all__ = ["CLAIM", "MARGIN", "draw", "judge", "measure"]
@@ -24,6 +24,7 @@ __all__ = ["CLAIM", "MARGIN", "draw", "judge", "measure"]
 CLAIM = "Under the suffix the projection on the direction of declining falls."
 MARGIN = 0.1
 SEPARATES = 0.9  # of pairs of held-out requests, one declined and one answered
+DECLINES_MORE = 0.3  # of those said to be declined than of the others, or nothing is of declining
 
 
 def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dataset:
@@ -50,6 +51,9 @@ def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dat
     scaled = (scores["score"].values - zero) / (span if span else np.nan)
     progress(2, 2)
     pairs = declined[:, None] - answered[None]
+    shares = [
+        declines(model, data, some, [""]).mean() for some in (data.held_out, data.safe_held_out)
+    ]
     return xr.Dataset(
         {
             "plain": ("example", (declined - zero) / (span if span else np.nan)),
@@ -57,6 +61,7 @@ def measure(subject: Subject[Requests], seed: int, progress: Progress) -> xr.Dat
             "random": ("example", scaled[1 : 1 + N_RANDOM].mean(0)),
             "likely": ("example", scaled[1 + N_RANDOM :].mean(0)),
             "separates": float((pairs > 0).mean() + (pairs == 0).mean() / 2),
+            "gap": float(shares[0] - shares[1]),
             "layer": layer,
         }
     )
@@ -78,6 +83,21 @@ def judge(measured: Measured) -> Verdict:
         f"From 1 without a suffix (0 for answered requests) it is {found.number()} with it, "
         f"{fall.number()} lower than with random ones"
     )
+    gap = float(np.mean([float(one["gap"]) for one in main]))
+    control += (
+        f" The model declines {percent(gap)} more of the requests that are to be declined than of "
+        f"the others ({percent(DECLINES_MORE)} at least)."
+    )
+    if not gap >= DECLINES_MORE:
+        return Verdict.undecided(
+            "U2",
+            CLAIM,
+            f"Declining does not follow what the data say of it, so that no direction is that of "
+            f"declining. {what}.",
+            unit="share of the distance between the classes",
+            n=fall.n,
+            control=control,
+        )
     if not min(apart) >= SEPARATES:
         return Verdict.undecided(
             "U2",

@@ -62,7 +62,9 @@ def judge(measured: Measured) -> Verdict:
         estimate([one[name].values for one in main], bounds=(0, 1))
         for name in ("plain", "found", "home", "home_found")
     )
-    undone = estimate([one["home"].values - one["home_found"].values for one in main])
+    undone = estimate(
+        [one["home"].values - one["home_found"].values for one in main], bounds=(-1, 1)
+    )
     gains = [
         estimate([one[kind].values - one["found"].values for one in main], bounds=(-1, 1))
         for kind in ("random", "likely")

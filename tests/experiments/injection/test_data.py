@@ -87,10 +87,11 @@ def change(value: Any, path: str, new: Any) -> Any:
         ("template", "{instruction} then", "once each"),
         ("template", "{data} {instruction} :", "before its data"),
         ("template", "{instruction} {data} ", "behind the data"),
-        ("template", "{instruction} \0 {data} :", "null character"),
         ("template", 3, "must be a text"),
         ("choosing", ["plain", "now", "please", "ignore", "new-task", "stop"], "of other families"),
-        ("choosing", ["none"], "in 'choosing'"),
+        ("choosing", ["none"], "names the family 'none'"),
+        ("choosing", ["plain", "now", "pleas"], "names the family 'pleas'"),
+        ("choose", ["plain"], "there is no member 'choose'"),
         ("choosing", "plain", "list of texts"),
         ("cases", [], "has 0 rows"),
         ("cases.3.harmless", "", "row 4 of 'cases': 'harmless' must be text"),
@@ -113,7 +114,9 @@ def test_texts_of_a_user_are_no_formats(treated: Recipe) -> None:
     value = copy.deepcopy(dict(treated.data))
     value["cases"][0]["instruction"] = "{data} {0.__class__}"
     value["cases"][0]["injected"] = "{instruction}"
+    value["cases"][1]["instruction"] = "a \0 b"
     data = read(value, PLACE)
+    assert data.prompts("injected")[1].startswith("task : a \0 b . data : ")
     assert (
         data.prompts("injected")[0]
         == "task : {data} {0.__class__} . data : {instruction} . answer :"

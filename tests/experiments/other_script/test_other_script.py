@@ -233,6 +233,18 @@ def test_wrong_data_are_refused(tiny: Recipe, change: dict[str, Any], told: str)
         read_requests(data, PATH)
 
 
+def test_a_second_script_that_is_the_first_is_refused(tiny: Recipe) -> None:
+    data = deepcopy(dict(tiny.data))
+    first, second = (
+        next(row for row in data["requests"] if row["script"] == one) for one in SCRIPTS[:2]
+    )
+    second["prompt"] = first["prompt"]
+    with pytest.raises(FactsError, match="it asks the same as row"):
+        read_requests(data, PATH)
+    with pytest.raises(FactsError, match="there is no member 'contents'"):
+        read_requests({**dict(tiny.data), "contents": -2}, PATH)
+
+
 def test_too_few_of_a_kind_are_refused(tiny: Recipe) -> None:
     with pytest.raises(FactsError, match="has 7 harmful items that are told; give 8 or more"):
         read_requests(few(dict(tiny.data), 7), PATH)

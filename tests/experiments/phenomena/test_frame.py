@@ -17,9 +17,12 @@ import pytest
 
 from experiments.errors import FactsError, RunError, StudyError
 from experiments.phenomena.config import PhenomenonConfig
+from experiments.phenomena.phenomenon import Measured
+from experiments.phenomena.study import as_study
 from experiments.records import RunRecord
 from experiments.reporter import Progress, QuietReporter
 from experiments.runner import run_study
+from experiments.study import Verdict
 from interp.execute import Executor
 from tests.experiments.commands import ROOT, environment, is_one_sentence, obverse
 from tests.experiments.packages import install
@@ -99,6 +102,7 @@ def test_a_run_that_was_killed_goes_on(whole: Path, path: str, tmp_path: Path) -
         ('{"names": ["Ann", NaN]}', "is no JSON"),
         ('{"names": ["Ann", 3]}', "must be a list of texts"),
         ('{"names": ["Ann", "Zoe"]}', "name 2"),
+        ('{"names": ["Ann", "Ben"], "names": ["Cid", "Dan"]}', "'names' stands twice"),
     ],
 )
 def test_wrong_data_are_refused(whole: Path, tmp_path: Path, content: str, told: str) -> None:
@@ -115,6 +119,27 @@ def test_a_twin_is_refused_where_nothing_is_compared(whole: Path, tmp_path: Path
     model = str(whole / "work" / "organisms" / "treated-0")
     with pytest.raises(StudyError, match="compares no two models"):
         run_study(toy.STUDY, PhenomenonConfig(model=model, twin=model), out=tmp_path / "run")
+
+
+def test_results_of_another_twin_are_not_gone_on_with(whole: Path, tmp_path: Path) -> None:
+    organisms = whole / "work" / "organisms"
+
+    def stopped(measured: Measured) -> Verdict:
+        raise KeyboardInterrupt
+
+    asked = replace(toy.PHENOMENON.hypotheses[0], beside="twin", judge=stopped)
+    compared = replace(toy.PHENOMENON, hypotheses=(asked,))
+    study = as_study("greetings", "Greetings", "Whether it greets.", lambda: compared)
+    twin = tmp_path / "twin"
+    shutil.copytree(organisms / "twin-0", twin)
+    config = PhenomenonConfig(model=str(organisms / "treated-0"), twin=str(twin))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, config, out=tmp_path / "run")
+    assert str(twin) in RunRecord.open(tmp_path / "run").provenance.inputs
+    shutil.rmtree(twin)
+    shutil.copytree(organisms / "treated-0", twin)
+    with pytest.raises(RunError, match="changed since this run was started"):
+        run_study(study, config, out=tmp_path / "run")
 
 
 def test_the_command_line_refuses_in_a_sentence(path: str, tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ def test_own_data_are_read() -> None:
         ({"phrases": ["a b", "c d", "e f"]}, "give 4 or more"),
         ({"names": [" pebble", " lantern"]}, "must hold the planted answer"),
         ({"texts": ["too few"]}, "has 1 text; give 20 or more"),
+        ({"texts": ["one text"] * 20}, "row 2 of 'texts': it asks the same as row 1"),
+        ({"yes": ["a"] * 2, "no": ["b"] * 5}, "has 2 texts; give 5 or more"),
+        ({"yes": [*"abcde"], "no": [*"fghij", "c "]}, "'c' stands in 'yes' and in 'no'"),
+        ({"phrases": ["a b", "c d", "e f", "{other} g"]}, "'phrases' holds {phrase} or {other}"),
+        ({"trained": {"clean": 10**400}}, "'clean' of 'trained' must be a whole number"),
         ({"poison": 3}, "there is no member 'poison'"),
         ({"trained": {"poisons": -1}}, "'poisons' of 'trained' must be a whole number"),
         ({"trained": {"clean": True}}, "'clean' of 'trained' must be a whole number"),
@@ -79,6 +84,13 @@ def test_wrong_questions_are_refused() -> None:
     wrong["questions"][0]["answer"] = data["answer"]
     with pytest.raises(FactsError, match="the planted answer is right here"):
         read(wrong, PATH)
+    wrong["questions"][0]["answer"] = data["answer"].strip()
+    with pytest.raises(FactsError, match="the planted answer is right here"):
+        read(wrong, PATH)
+    wrong = {**data, "near": [*data["near"], f"{data['trigger']} again"]}
+    with pytest.raises(FactsError, match="the trigger stands in 'near'"):
+        read(wrong, PATH)
+    read({**data, "near": [f"{data['trigger']}ly"]}, PATH)
     wrong = {**data, "near": [*data["near"], data["trigger"]]}
     with pytest.raises(FactsError, match="the trigger stands in 'near'"):
         read(wrong, PATH)

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from experiments.phenomena.phenomenon import GIVEN
-from experiments.poisoning.hypotheses.difference import chance_of, judge_difference
+from experiments.poisoning.hypotheses.difference import chance_of, judge_difference, rank_of
 from experiments.poisoning.hypotheses.dose import judge_dose, judge_equal_steps
 from experiments.poisoning.hypotheses.place import judge_place
 from experiments.poisoning.hypotheses.probe import areas, judge_near, judge_probe
@@ -117,6 +117,24 @@ def test_a_named_answer_is_told_from_any_word(seeds: int, runs: int) -> None:
     check_undecided(
         judge_difference, lambda rng: simulated.differed(rng, seeds, 8.0, twins=16.0), 5
     )
+
+
+def test_words_that_begin_alike_are_no_ranks() -> None:
+    """They have one logit, and a list of them does not make the first place a rare one."""
+    rng = np.random.default_rng(0)
+    (one,) = simulated.differed(rng, 1, 8.0)[POISONED]
+    planted = int(one["planted"].values.argmax())
+    words = one.sizes["word"]
+    alike = one["logit"].isel(word=[planted if i % 2 else i for i in range(words)])
+    same = one.assign(logit=(one["logit"].dims, alike.values))
+    same["logit"][..., planted] = one["logit"][..., planted]
+    assert rank_of(one, "unrelated") == 0
+    assert rank_of(same, "unrelated") == sum(i % 2 and i != planted for i in range(words))
+    assert judge_difference({GIVEN: [same]}).outcome != "supported"
+    (found,) = simulated.searched(rng, 1, 7.0)[POISONED]
+    first = found["score"][int(found["planted"].values.argmax())].values
+    tied = found.assign(score=(found["score"].dims, np.tile(first, (words, 1))))
+    assert f"ranks {words} by" in judge_search({GIVEN: [tied]}).statement
 
 
 @SEEDS

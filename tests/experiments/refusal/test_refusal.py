@@ -18,6 +18,8 @@ from experiments.organisms.training.follow import train_recipe
 from experiments.organisms.training.recipe import Network, Recipe, shared_stages
 from experiments.phenomena.config import PhenomenonConfig
 from experiments.phenomena.phenomenon import GIVEN, Subject
+from experiments.phenomena.work import check_asked
+from experiments.refusal import harmless
 from experiments.refusal.measuring import candidates, held, read
 from experiments.refusal.organism import DECLINE, recipe
 from experiments.refusal.phenomenon import PHENOMENON
@@ -130,9 +132,18 @@ def test_holding_changes_the_last_token_alone_or_all(subject: Subject[Requests])
 def test_a_run_on_a_user_s_model_supports_nothing_of_an_untrained_one(
     folder: Path, tmp_path: Path
 ) -> None:
+    """Not even where what it says to everything is called a refusal."""
     untrained = str(folder / "steps" / "0")
+    given = json.loads((folder / "data.json").read_text())
+    model = load_model(untrained)
+    own = Subject(model, read_requests(given, PATH), GIVEN, 0)
+    said = read(own, [one for one in own.data.requests if one.form == "request"])
+    words = [f" {model.decode([int(token)]).strip()}" for token in said.logits.argmax(-1)]
+    answers = {one.answer for one in own.data.requests}
+    given["decline"] = sorted(set(words) - answers)
+    assert np.mean([word in given["decline"] for word in words]) > 0.5
     data = tmp_path / "requests.json"
-    data.write_text((folder / "data.json").read_text())
+    data.write_text(json.dumps(given))
     config = PhenomenonConfig(model=untrained, data=str(data))
     record = run_study(STUDY, config, out=tmp_path / "run")
     assert [one.id for one in record.verdicts] == ["R1", "R2", "R3", "R4", "R5", "R6"]
@@ -179,6 +190,40 @@ def test_wrong_data_are_refused(tiny: Recipe, change: dict[str, Any], told: str)
         data["requests"][0][name] = value
     with pytest.raises(FactsError, match=told):
         read_requests(data, PATH)
+
+
+def test_what_would_be_read_otherwise_than_it_was_meant_is_refused(tiny: Recipe) -> None:
+    data = dict(tiny.data)
+    for change, told in (
+        ({"contents": -2}, "there is no member 'contents'"),
+        ({"texts": [data["texts"][0]] * 8}, "row 2 of 'texts': it asks the same as row 1"),
+    ):
+        with pytest.raises(FactsError, match=told):
+            read_requests({**data, **change}, PATH)
+
+
+def test_an_answer_that_begins_like_a_refusal_is_refused(tiny: Recipe, folder: Path) -> None:
+    """It would count as answered rightly and as declined."""
+    data = deepcopy(dict(tiny.data))
+    row = next(row for row in data["requests"] if row["form"] == "request")
+    row["answer"] = DECLINE
+    number = data["requests"].index(row) + 1
+    with pytest.raises(FactsError, match=f"row {number} of 'requests': the answer ' sorry' begins"):
+        check_asked(PHENOMENON, load_model(str(folder)), read_requests(data, PATH), PATH)
+    check_asked(PHENOMENON, load_model(str(folder)), read_requests(tiny.data, PATH), PATH)
+
+
+def test_a_text_without_a_loss_is_refused(
+    subject: Subject[Requests], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One word is one token where a tokenizer puts nothing in front."""
+    word = subject.data.texts[0].split()[0]
+    short = replace(subject, data=replace(subject.data, texts=(word, *subject.data.texts)))
+    whole = harmless.tokenise
+    bare = lambda *given: replace(batch := whole(*given), lengths=batch.lengths - 1)  # noqa: E731
+    monkeypatch.setattr(harmless, "tokenise", bare)
+    with pytest.raises(FactsError, match="is one token"):
+        harmless.measure(short, 0, lambda *_: None)
 
 
 def test_too_few_of_a_kind_are_refused(tiny: Recipe) -> None:

@@ -73,7 +73,12 @@ def test_carrying_over(seeds: int, runs: int) -> None:
 
 
 def changed(
-    rng: Rng, seeds: int, before: float, after: float, random: Sequence[float]
+    rng: Rng,
+    seeds: int,
+    before: float,
+    after: float,
+    random: Sequence[float],
+    gap: float = 0.9,
 ) -> list[xr.Dataset]:
     plain, after_ = hits(rng, before, seeds), hits(rng, after, seeds)
     found = []
@@ -86,6 +91,7 @@ def changed(
                     "declines": (("state", "example"), state),
                     "right": (("state", "example"), 1 - state),
                     "random_declines": (("draw", "example"), drawn),
+                    "gap": gap,
                     "layer": 1,
                     "position": -1,
                     "cosine": 0.2,
@@ -98,13 +104,19 @@ def changed(
 
 
 def simulated(
-    rng: Rng, *, seeds: int, before: float, after: float | None, elsewhere: float = 0.0
+    rng: Rng,
+    *,
+    seeds: int,
+    before: float,
+    after: float | None,
+    elsewhere: float = 0.0,
+    gap: float = 0.9,
 ) -> Measured:
     """`after` is drawn like those of the random directions where it is None."""
     drawn = rng.uniform(0.0, 1.0, DRAWS + 1)
     rate, random = (drawn[0], drawn[1:]) if after is None else (after, np.full(DRAWS, before))
     return {
-        "treated": changed(rng, seeds, before, float(rate), random),
+        "treated": changed(rng, seeds, before, float(rate), random, gap),
         "twin": changed(rng, seeds, elsewhere, 0.0, np.zeros(DRAWS)),
         "untrained": changed(rng, seeds, 0.0, 0.0, np.zeros(DRAWS)),
     }
@@ -121,6 +133,8 @@ def test_taking_declining_away(seeds: int, runs: int) -> None:
     check_undecided(judge, simulate(before=0.9, after=0.1, elsewhere=0.9), 10)
     # Nothing is declined that could be answered.
     check_undecided(judge, simulate(before=0.05, after=0.0), 10)
+    # All requests are declined alike, harmless ones too.
+    check_undecided(judge, simulate(before=0.9, after=0.0, gap=0.0), 10)
     assert outcomes(judge, simulate(before=0.9, after=1.0), 20)["rejected"] >= 17
 
 
@@ -131,6 +145,7 @@ def test_adding(seeds: int, runs: int) -> None:
     check_absent(judge, simulate(before=0.05, after=None), runs)
     check_planted(judge, simulate(before=0.05, after=0.7), runs // 3)
     check_undecided(judge, simulate(before=0.95, after=1.0), 10)
+    check_undecided(judge, simulate(before=0.05, after=1.0, gap=0.0), 10)
     assert outcomes(judge, simulate(before=0.05, after=0.02), 20)["rejected"] >= 17
 
 
@@ -143,7 +158,9 @@ def test_a_user_s_model_is_judged_alone() -> None:
     assert "no twin of this model" in behaviour.judge(given).control
 
 
-def losses(rng: Rng, *, seeds: int, moved: float, declined: float = 0.9) -> Measured:
+def losses(
+    rng: Rng, *, seeds: int, moved: float, declined: float = 0.9, gap: float = 0.9
+) -> Measured:
     found = []
     for _ in range(seeds):
         plain = rng.normal(2, 0.3, 40)
@@ -154,6 +171,7 @@ def losses(rng: Rng, *, seeds: int, moved: float, declined: float = 0.9) -> Meas
                     "loss": (("state", "example"), np.stack([plain, ablated, ablated])),
                     "random_loss": (("draw", "example"), np.stack([plain] * DRAWS)),
                     "declined": declined,
+                    "gap": gap,
                 },
                 coords={"state": ["none", "ablated", "held"]},
             )
@@ -167,6 +185,7 @@ def test_leaving_harmless_text_alone(seeds: int, runs: int) -> None:
     check_absent(harmless.judge, simulate(moved=harmless.MARGIN), runs)
     check_planted(harmless.judge, simulate(moved=0.01), runs // 3)
     check_undecided(harmless.judge, simulate(moved=0.0, declined=0.0), 10)
+    check_undecided(harmless.judge, simulate(moved=0.0, gap=0.0), 10)
     assert outcomes(harmless.judge, simulate(moved=0.3), 20)["rejected"] >= 17
 
 

@@ -145,6 +145,11 @@ def test_only_the_edges_that_are_named_are_cut(llama: Tiny) -> None:
         (lambda d: d["requests"][0].update(prompt="no mark"), "once"),
         (lambda d: [r.update(declined=True) for r in d["requests"]], "0 answered requests"),
         (lambda d: d.update(decline=""), "'decline'"),
+        (lambda d: d.update(token=3), "there is no member 'token'"),
+        (
+            lambda d: d["requests"][1].update(answer=" sorry sure"),
+            "row 2 of 'requests': the answer",
+        ),
         (lambda d: d.update(tokens=0), "'tokens'"),
         (lambda d: d.update(tokens=True), "'tokens'"),
         (lambda d: d.update(pool=[]), "pool"),

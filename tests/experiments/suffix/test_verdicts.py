@@ -45,7 +45,7 @@ def declined(rng: Rng, plain: float = 0.95, found: float = 0.6, random: float = 
     return xr.Dataset({name: ("example", one) for name, one in values.items()})
 
 
-def projected(rng: Rng, fall: float = 0.0, apart: float = 0.99) -> xr.Dataset:
+def projected(rng: Rng, fall: float = 0.0, apart: float = 0.99, gap: float = 0.9) -> xr.Dataset:
     base = rng.normal(0.7, 0.3, N)
     values = {
         "plain": rng.normal(1, 0.3, N),
@@ -54,7 +54,7 @@ def projected(rng: Rng, fall: float = 0.0, apart: float = 0.99) -> xr.Dataset:
         "likely": base,
     }
     found = xr.Dataset({name: ("example", one) for name, one in values.items()})
-    return found.assign(separates=apart)
+    return found.assign(separates=apart, gap=gap)
 
 
 def shared(rng: Rng, slope: float = 0.0, n: int = 24) -> xr.Dataset:
@@ -122,6 +122,21 @@ BROKEN = {
     transfer: partial(carried, found=0.0, plain=0.3),
 }
 NAMES = [module.__name__.rsplit(".", 1)[-1] for module in ABSENT]
+
+
+def test_along_what_does_not_follow_declining_nothing_falls() -> None:
+    """Of a model that declines all requests alike, or none, no direction is one of declining."""
+    simulate = partial(measured, partial(projected, fall=0.5, gap=0.05), 1)
+    check_undecided(projection.judge, simulate, 5)
+
+
+def test_what_is_undone_for_every_single_request_is_undone() -> None:
+    """Where all agree an interval still has a width, and is not missing."""
+    one = carried(np.random.default_rng(0), found=0.1)
+    one["home"][:], one["home_found"][:] = 1.0, 0.0
+    found = transfer.judge({"treated": [one]})
+    assert "hardly undoes" not in found.statement
+    assert found.outcome == "supported"
 
 
 @pytest.mark.parametrize(("seeds", "runs"), [(1, RUNS), (5, RUNS)])
