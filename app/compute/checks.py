@@ -177,6 +177,7 @@ def spans(model: Model, pair: Pair) -> Check:
     """Whether the named words stand against each other, and the ends, in the same order."""
     from app.compute.pairs import aligned, build
     from interp.prompts.alignment import token_range
+    from interp.prompts.pairs import occurrences
 
     pairs = build(model, [pair])
     here, there = pairs.alignment.clean[0], pairs.alignment.corrupt[0]
@@ -184,7 +185,7 @@ def spans(model: Model, pair: Pair) -> Check:
     inside = []
     for run, words in zip(("clean", "corrupt"), pair.words, strict=True):
         batch, text = pairs.prompts(run), getattr(pair, run)  # type: ignore[arg-type]
-        offsets, start = batch.offsets[0], text.find(words)
+        offsets, start = batch.offsets[0], occurrences(text, words)[0]
         assert offsets is not None
         inside.append(range(*token_range(text, offsets, start, start + len(words))))
     ends = tuple(int(pairs.prompts(run).lengths[0]) - 1 for run in ("clean", "corrupt"))

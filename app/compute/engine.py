@@ -84,6 +84,7 @@ class Engine:
         """The prompt's tokens with the named part each belongs to; its last token is "last", and
         what is asked about a "subject" the "relation"."""
         from interp.prompts.alignment import token_range
+        from interp.prompts.pairs import occurrences
         from interp.prompts.tokens import tokenise
 
         def read(model: Model) -> tuple[Token, ...]:
@@ -91,8 +92,9 @@ class Engine:
             ids, offsets = batch.row(0), batch.offsets[0]
             names = [""] * len(ids)
             for name, words in spans.items():
-                start = prompt.find(words)
-                if words and start >= 0 and offsets is not None:
+                # As pairs look for it: "Ann" is no part of an "Anna" that stands before her.
+                start = next(iter(occurrences(prompt, words)), -1) if words else -1
+                if start >= 0 and offsets is not None:
                     first, beyond = token_range(prompt, offsets, start, start + len(words))
                     names[first:beyond] = [name] * (beyond - first)
             if names and not names[-1]:

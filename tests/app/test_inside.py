@@ -115,7 +115,7 @@ def test_a_lens_that_is_missing_is_fitted_and_kept_with_the_run(
     drawn = {chart.key for chart in page.get("plotly_chart")}
     assert {"lens-forward", "lens-reverse", "ranks", "ranks-all"} <= drawn
     assert "TunedLens.load" in "\n".join(str(code.value) for code in page.code)
-    assert html(page).count("✓ Last layer = model") == 2
+    assert html(page).count("✓ Last layer = model") == 3  # two maps, and the ranks
     told = "The tuned lens was fitted on the study’s examples and their answers."
     assert html(page).count(told) == 4
     (all_facts,) = (one for one in page.get("plotly_chart") if one.key == "ranks-all")

@@ -42,6 +42,12 @@ def test_patches_of_a_sound_model_are_fine(model: Model, site: str) -> None:
     assert Told(checks=found).wrong == []
 
 
+def test_words_that_stand_inside_of_others_are_not_looked_for_there(model: Model) -> None:
+    pair = pairs.typed("Hal Iris's mother is", "Hal Iris's mother son", "Mary", "Bea")
+    assert pair.words == ("is", "son")
+    assert checks.spans(model, pair).good
+
+
 @pytest.mark.parametrize("site", ["resid_pre", "z"])
 def test_a_hook_that_alters_what_it_puts_in_is_found(
     model: Model, site: str, monkeypatch: pytest.MonkeyPatch

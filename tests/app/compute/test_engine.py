@@ -52,6 +52,11 @@ def test_tokens_know_the_part_of_the_prompt_they_belong_to(engine: Engine, spec:
     assert [token.span for token in changed] == ["", "changed", "changed", "", "", "last"]
 
 
+def test_a_part_of_a_prompt_is_no_part_of_a_longer_word(engine: Engine, spec: ModelSpec) -> None:
+    tokens = engine.tokens(spec, "Hal Iris's mother is", {"changed": "is"})
+    assert [token.text for token in tokens if token.span == "changed"] == ["is"]
+
+
 def test_a_hostile_token_is_one_token(engine: Engine, spec: ModelSpec) -> None:
     tokens = engine.tokens(spec, f"Ann {HOSTILE}'s mother is", {})
     assert HOSTILE in [token.text.strip() for token in tokens]
