@@ -12,6 +12,8 @@ _WAY = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
 _NODE = re.compile(r"(a[0-9]{1,4}\.h[0-9]{1,5}|m[0-9]{1,4})\Z")
 _ENDS = ("input", "logits")
 _MOST_PINNED = 100
+_LARGEST = 1e9
+"""Numbers of examples are smaller, and so are layers."""
 
 
 def clicked(told: object) -> tuple[str, tuple[int, int]] | None:
@@ -81,22 +83,26 @@ def clicked_one(event: Mapping[str, Any] | None) -> int | None:
 
 
 def lassoed(event: Mapping[str, Any] | None) -> list[int]:
-    """The numbers behind the points that were clicked or lie in a lasso."""
+    """The numbers behind the points that were clicked or lie in a lasso; what is none is left
+    out, whatever the browser tells."""
     points = ((event or {}).get("selection") or {}).get("points") or []
     found = []
     for point in points:
-        data = point.get("customdata")
+        data = point.get("customdata") if isinstance(point, Mapping) else None
         if isinstance(data, Mapping):
-            data = [data[key] for key in sorted(data, key=int)]
-        if isinstance(data, Sequence) and len(data) == 1 and not isinstance(data, str):
-            found.append(int(data[0]))
+            data = list(data.values())
+        if isinstance(data, Sequence) and len(data) == 1:
+            number = data[0]
+            if type(number) in (int, float) and 0 <= number < _LARGEST:
+                found.append(int(number))
     return found
 
 
 def picked(event: Mapping[str, Any] | None, shown: Sequence[int]) -> int | None:
     """The example whose row of a table is selected; `shown` are those of the rows."""
     rows = ((event or {}).get("selection") or {}).get("rows") or []
-    return shown[rows[0]] if rows and 0 <= rows[0] < len(shown) else None
+    row = rows[0] if rows else None
+    return shown[row] if isinstance(row, int) and 0 <= row < len(shown) else None
 
 
 def picked_column(event: Mapping[str, Any] | None) -> str | None:

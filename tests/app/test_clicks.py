@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import streamlit as st
 
@@ -11,6 +13,7 @@ from app.clicks import (
     clicked_one,
     column_of,
     filters_of,
+    lassoed,
     picked,
     picked_column,
     sorted_by,
@@ -101,3 +104,21 @@ def test_a_click_is_heard_while_the_same_page_is_drawn_anew(
     state.change(example=2)
     follow.start()
     assert heard() == set()
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"rows": ["x"], "points": ["x"]},
+        {"rows": [1.5], "points": [{"customdata": ["x"]}]},
+        {"rows": [-1], "points": [{"customdata": {"a": "1"}}]},
+        {"rows": [None], "points": [{"customdata": [float("nan")]}]},
+        {"rows": [3], "points": [{"customdata": [1e30]}, {"customdata": [-1]}, {}]},
+        {"rows": [[]], "points": [{"customdata": "4"}, {"customdata": [True]}, None]},
+    ],
+)
+def test_a_selection_that_is_none_selects_nothing(selection: dict[str, Any]) -> None:
+    """A browser can tell anything; nothing of it may go wrong in what answers it."""
+    assert lassoed({"selection": selection}) == []
+    assert clicked_one({"selection": selection}) is None
+    assert picked({"selection": selection}, (7, 8, 9)) is None
