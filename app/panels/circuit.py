@@ -97,7 +97,7 @@ def show(
         width=width,
         # What could be noise must not look like a finding.
         tokens={way.name: one.tokens for way, one in found.items()},
-        grey={way.name: not one.effect.clear for way, one in found.items()},
+        noise={way.name: one.effect.reason for way, one in found.items()},
         wrong={way.name: " ".join(Told(checks=one.checks).reasons) for way, one in found.items()},
     )
     circuit_graph.show(drawn, _marks(spec, at), _opened, _filters(), _filtered)

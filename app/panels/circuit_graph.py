@@ -6,6 +6,7 @@ text as text, so nothing is escaped.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ _component = st.components.v2.component(
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 14, 10, 64
 _SLOT, _ROW, _TALLEST = 34, 50, 640
 _RADIUS, _WIDEST = 12.5, 7.0
+_GREY, _LETTER, _LINE = "#80848c", 7, 15  # a colour by day and by night, and px of text
 
 
 def show(
@@ -74,7 +76,7 @@ def graphs(
     *,
     width: int,
     tokens: Mapping[str, Mapping[str, str]],
-    grey: Mapping[str, bool],
+    noise: Mapping[str, str],
     wrong: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """One drawing for each way, with the rows of one at the height of those of the others.
@@ -82,17 +84,31 @@ def graphs(
     Args:
         width: px that each has at least.
         tokens: by way, the token at a place, by its label, where one is to be told.
-        grey: by way, whether what is drawn could be noise.
+        noise: by way, why what is drawn could be noise; empty where it could not. It is grey then,
+            and says so, in a file that is saved of it, too.
         wrong: by way, why it must not be saved; empty where it may be.
     """
     nodes = sorted({node for circuit in circuits.values() for node in circuit.nodes})
     # On scales of their own, a circuit of noise would look like one that carries something.
     limit = max(largest_score(circuit) for circuit in circuits.values())
     return [
-        _graph(way, circuit, lay_out(circuit, beside=nodes), limit, width, tokens[way.name])
-        | {"grey": grey[way.name], "wrong": wrong[way.name]}
+        _greyed(
+            _graph(way, circuit, lay_out(circuit, beside=nodes), limit, width, tokens[way.name]),
+            noise[way.name],
+        )
+        | {"wrong": wrong[way.name]}
         for way, circuit in circuits.items()
     ]
+
+
+def _greyed(graph: dict[str, Any], noise: str) -> dict[str, Any]:
+    """A drawing that says at its foot why it could be noise, if it could."""
+    if not noise:
+        return graph | {"grey": False, "reason": []}
+    lines = textwrap.wrap(noise, max(20, graph["width"] // _LETTER))
+    edges = [edge | {"colour": _GREY} for edge in graph["edges"]]
+    height = graph["height"] + _LINE * len(lines)
+    return graph | {"grey": True, "reason": lines, "edges": edges, "height": height}
 
 
 def _column(text: str) -> str:

@@ -237,6 +237,9 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
       const text = make("text", { transform: `translate(${column.x},${graph.floor + 12}) rotate(28)` }, column.label);
       svg.append(text);
     }
+    graph.reason.forEach((text, i) => {
+      svg.append(make("text", { class: "reason", x: 6, y: graph.height - 6 - 15 * (graph.reason.length - 1 - i) }, text));
+    });
     const dashes = { q: "6 4", k: "1.5 4" };
     for (let i = graph.edges.length - 1; i >= 0; i--) {
       const edge = graph.edges[i];

@@ -93,3 +93,32 @@ def test_a_link_to_a_circuit_of_any_size_opens(
     assert len(page.get("plotly_chart")) == 5
     assert page.select_slider(key="edges").value == 40  # of 50 edges
     assert "<img" not in html(page)
+
+
+def test_a_circuit_that_could_be_noise_is_grey_and_says_so_in_what_is_saved(
+    open_page: Open, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is saved of the drawing has no page around it that would tell."""
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr(circuit_graph, "show", lambda graphs, *more: drawn.extend(graphs))
+    page = open_page(root_of(record), query={"page": "circuit", "circuit-of": "one"})
+    assert_fine(page)
+    for one in drawn:
+        assert one["grey"]
+        assert {edge["colour"] for edge in one["edges"]} == {"#80848c"}
+        assert " ".join(one["reason"]) in html(page)
+        assert all(len(line) * 6 < one["width"] for line in one["reason"])
+    measured = circuits.measured
+
+    def clear(*given: Any) -> Any:
+        found = measured(*given)
+        return replace(found, effect=replace(found.effect, mean=2.0, low=1.0, high=3.0, reason=""))
+
+    monkeypatch.setattr(circuits, "measured", clear)
+    drawn.clear()
+    open_page(root_of(record), query={"page": "circuit", "circuit-of": "one", "edges": "5"})
+    assert len(drawn) == 2
+    for one in drawn:
+        assert not one["grey"]
+        assert one["reason"] == []
+        assert "#80848c" not in {edge["colour"] for edge in one["edges"]}
