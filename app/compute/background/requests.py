@@ -201,8 +201,8 @@ def curve(
         Form(
             keep,
             read,
-            f"Circuits of up to {SIZES} sizes, drawn at random, were run again, and the shares of "
-            "all sizes were computed again.",
+            f"Circuits of up to {SIZES} sizes, drawn at random, and random ones beside them were "
+            "run again, and the shares of all sizes were computed again.",
         ),
         gives_way=True,
     )

@@ -106,18 +106,27 @@ def edges_again(
 
 
 def sizes_again(model: Model, pairs: PromptPairs, scores: xr.Dataset, curve: xr.Dataset) -> None:
-    """Raise a ValueError unless circuits of some sizes, drawn, the whole model and no edge at all
-    do what a curve says, and its shares are made of what it says that they do."""
-    from interp.circuits import measure, prune
+    """Raise a ValueError unless circuits of some sizes, drawn, with all other edges and the random
+    circuits beside them, the whole model and no edge at all do what a curve says, and its shares
+    are made of what it says that they do."""
+    from interp.circuits import measure, prune, random_circuits
     from interp.stats import effect, shares
 
     sizes = drawn(curve.sizes["fraction"], SIZES)
     n_edges = int(curve["n_edges"].values[-1])
     fractions = curve["fraction"].values[sizes]
     found = [prune(scores, round(share * n_edges), choice="greedy") for share in fractions]
-    real = found[0].graph.real
+    graph, real = found[0].graph, found[0].graph.real
+    # The same as in the curve, whose seed is the usual one.
+    chance = np.random.default_rng(0)
+    every = [int(n) for n in curve["n_edges"].values]
+    draws = [random_circuits(graph, chance, every) for _ in range(curve.sizes["draw"])]
+    random = [[draw[size] for size in sizes] for draw in draws]
+    n_random = [[int(edges.sum()) for edges in draw] for draw in random]
+    check_numbers(curve["random_edges"].values[:, sizes], np.array(n_random), 0, "sizes")
     sets = [real, real & False, *(one.included for one in found)]
     sets += [real & ~one.included for one in found]
+    sets += [edges for draw in random for edges in draw]
     true = measure(model, pairs, np.stack(sets)).astype(float)
     said = {name: curve[name].values.astype(float) for name in ("full", "empty", "circuit_metric")}
     rounding = 0.01 if _exact(model) else 0.5
@@ -129,7 +138,9 @@ def sizes_again(model: Model, pairs: PromptPairs, scores: xr.Dataset, curve: xr.
     n = len(said["circuit_metric"])
     for name, ends in (("f", made), ("f_low", low), ("f_high", high)):
         check_numbers(curve[name].values, ends[:n], 0.01, "shares")
-    check_numbers(curve["complement"].values[sizes], made[n:], 0.02, "shares")
+    check_numbers(curve["complement"].values[sizes], made[n : n + len(sizes)], 0.02, "shares")
+    beside = made[n + len(sizes) :].reshape(len(draws), len(sizes))
+    check_numbers(curve["random"].values[:, sizes], beside, 0.02, "shares")
 
 
 def _exact(model: Model) -> bool:

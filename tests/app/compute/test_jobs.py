@@ -315,6 +315,10 @@ def test_circuits_are_read_as_they_were_and_work_on_them_can_be_interrupted(
         assert request.form is not None
         with pytest.raises(ValueError, match="fingerprint"):
             request.form.from_dataset(result.assign_attrs(fingerprint="0" * 32), model)
+    assert asked.form is not None
+    for name, what in (("random", "shares"), ("random_edges", "sizes"), ("complement", "shares")):
+        with pytest.raises(ValueError, match=f"its {what} are not"):
+            asked.form.from_dataset(curve.assign({name: curve[name].fillna(0) + 1}), model)
 
 
 def _can_be_taken(model: Model) -> bool:
