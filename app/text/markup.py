@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -165,11 +166,12 @@ def verdict(
     interval = ""
     if estimate is not None:
         share = unit.startswith("share")
-        value = f"<b>{quantity(estimate, share)}</b>"
-        if low is not None and high is not None:
-            value += f" &nbsp;{percent(confidence)} interval "
-            value += f"{quantity(low, share)} to {quantity(high, share)}"
-        interval = f"{value} {esc(unit)} &nbsp;·&nbsp; n = {n}"
+        ends = () if low is None or high is None else (low, high)
+        said, *told = quantities((estimate, *ends), share)
+        value = f"<b>{said}</b>"
+        if told:
+            value += f" &nbsp;{percent(confidence)} interval {told[0]} to {told[1]}"
+        interval = f"{value} {esc(unit)} &nbsp;·&nbsp; n&nbsp;=&nbsp;{n}"
     return (
         f'<div class="ob-card">{badge(outcome)}<b>{esc(name)}</b> '
         f'<span class="ob-small">{esc(claim)}</span>'
@@ -184,9 +186,14 @@ def badge(outcome: str) -> str:
     return f'<span class="ob-badge {kind}">{word}</span>'
 
 
-def quantity(value: float, share: bool = False) -> str:
-    """A number to read: a share as a percentage, others with two decimals."""
-    return percent(value) if share else numbers.plain(value)
+def quantities(values: Sequence[float], share: bool = False) -> list[str]:
+    """Numbers to read together: shares as percentages, others with two decimals, or with as many
+    as it takes to tell the largest one from 0."""
+    if share:
+        return [percent(value) for value in values]
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    decimals = 2 if largest == 0 else min(8, max(2, 1 - math.floor(math.log10(largest))))
+    return [numbers.plain(value, decimals) for value in values]
 
 
 def readings(rows: Sequence[tuple[str, tuple[str, str, str, str]]]) -> str:

@@ -86,9 +86,11 @@ def _verdict(row: Mapping[Hashable, object], side: str) -> str:
     if estimate is None:
         return badge
     share = str(row[f"unit_{side}"]).startswith("share")
-    told = f"<b>{markup.quantity(estimate, share)}</b>"
-    if low is not None and high is not None:
-        told += f" [{markup.quantity(low, share)}, {markup.quantity(high, share)}]"
+    ends = () if low is None or high is None else (low, high)
+    said, *interval = markup.quantities((estimate, *ends), share)
+    told = f"<b>{said}</b>"
+    if interval:
+        told += f" [{interval[0]}, {interval[1]}]"
     confidence = _number(row[f"confidence_{side}"]) or 0.95
     n = f"n\u00a0=\u00a0{row[f'n_{side}']:.0f}"
     about = f"{row[f'unit_{side}']}, {percent(confidence)} interval, {n}"

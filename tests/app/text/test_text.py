@@ -167,7 +167,14 @@ def test_probabilities_cannot_break_out_of_the_bars() -> None:
     [(0.583, True, "58%"), (-0.148, False, "−0.15"), (0.0, True, "0%"), (-0.0001, True, "0%")],
 )
 def test_shares_are_percentages(value: float, share: bool, expected: str) -> None:
-    assert markup.quantity(value, share) == expected
+    assert markup.quantities([value], share) == [expected]
+
+
+def test_numbers_that_are_told_together_have_as_many_decimals_as_the_largest_needs() -> None:
+    assert markup.quantities((-0.0006, -0.0021, 0.0012)) == ["−0.0006", "−0.0021", "0.0012"]
+    assert markup.quantities((0.06, -0.03, 0.14)) == ["0.06", "−0.03", "0.14"]
+    assert markup.quantities((0.0, 0.0, 0.0)) == ["0.00", "0.00", "0.00"]
+    assert markup.quantities((float("nan"), 12.0)) == ["nan", "12.00"]
 
 
 def test_csv_holds_no_formulas_and_numbers_stay_numbers() -> None:
