@@ -137,8 +137,11 @@ def _print(text: Text) -> None:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    # torch.cuda.OutOfMemoryError by name: torch may not even be imported.
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    # torch.cuda.OutOfMemoryError by name: torch may not even be imported. On a CPU it raises a bare
+    # RuntimeError, known only by its text.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _folders(package: str) -> list[str]:

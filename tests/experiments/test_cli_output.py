@@ -299,6 +299,7 @@ def test_errors_end_a_command_with_one_sentence(capsys: pytest.CaptureFixture[st
         (KeyboardInterrupt(), 130, "Enough.\n"),
         (MemoryError(), 2, "Error: The memory is used up"),
         (OutOfMemoryError("CUDA out of memory"), 2, "Error: The memory is used up"),
+        (RuntimeError("CPUAllocator: can't allocate memory"), 2, "Error: The memory is used up"),
     ):
 
         @guarded(stopped="Enough.")

@@ -21,6 +21,8 @@ __all__ = ["ALIGNED", "NoMemory", "Slots"]
 ALIGNED = 64
 """Bytes. PyTorch lays tensors out like this; elsewhere some products differ in the last bit."""
 
+NONE = "can't allocate memory: {} bytes for weights"
+
 
 class NoMemory(RuntimeError):
     """There is none left; in the words of PyTorch's own allocator, so that batches get smaller."""
@@ -51,17 +53,27 @@ class Slots:
         """What of that was asked of the system."""
         return min(self.made, self._most) * self.size
 
+    def release(self) -> None:
+        """Give back to the system what nobody uses."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._free.get_nowait()
+                self.made = min(self.made, self._most) - 1
+
     def take(self, size: int) -> Tensor:
         """So many bytes, whatever they hold; they come back when no tensor looks at them."""
         if size > self.size:
-            return torch.empty(size, dtype=torch.uint8)
+            try:
+                return torch.empty(size, dtype=torch.uint8)
+            except RuntimeError as error:
+                raise NoMemory(NONE.format(size)) from error
         try:
             memory = self._free.get_nowait()
         except queue.Empty:
             try:
                 memory = new_memory(self.size)
             except OSError as error:
-                raise NoMemory(f"can't allocate memory: {self.size} bytes for weights") from error
+                raise NoMemory(NONE.format(self.size)) from error
             self.made += 1
         array: npt.NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
         back = weakref.finalize(array, _back, self._free, memory, self._most)

@@ -11,8 +11,9 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,8 +22,11 @@ from interp.errors import ModelError, first_sentence
 from interp.loading.streaming.reading import PIECE, READERS, Job, Piece, Reader, plan
 from interp.loading.streaming.slots import ALIGNED, NoMemory, Slots
 from interp.loading.streaming.stored import Stored, check_stamps
+from interp.model.memory import is_out_of_memory
 
 __all__ = ["Source", "Stream"]
+
+T = TypeVar("T")
 
 _TOGETHER = 2
 
@@ -147,7 +151,7 @@ class Stream:
             return held
         with self._lock:
             self._renew()
-            coming = self.coming.pop(name, None) or self._begin(name)
+            coming = self.coming.pop(name, None) or self._room(lambda: self._begin(name), slot=True)
             # Where there is no memory to look ahead it is read when it is asked for.
             with contextlib.suppress(NoMemory):
                 self._look_ahead(name)
@@ -166,7 +170,9 @@ class Stream:
         alone = _Group.of({name: one})
         with self._lock:
             self._renew()
-            memory = torch.empty(alone.size + ALIGNED, dtype=torch.uint8)
+            memory = self._room(
+                lambda: torch.empty(alone.size + ALIGNED, dtype=torch.uint8), slot=False
+            )
             memory = memory[(begin - memory.data_ptr()) % ALIGNED :][: alone.size]
             return self._wait(self._start(alone, memory))[name]
 
@@ -215,11 +221,31 @@ class Stream:
             self._leaving = coming.job
         self.coming.clear()
 
-    def _begin(self, name: str) -> _Coming:
+    def _room(self, take: Callable[[], T], *, slot: bool) -> T:
+        """What is asked for now, if need be in place of what was read ahead.
+
+        Args:
+            slot: whether it goes where that was read to.
+        """
+        try:
+            return take()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        self._forget()
+        self._leave()
+        if not slot:
+            self.slots.release()
+        return take()
+
+    def _leave(self) -> None:
+        """Wait, no longer than for the pieces that are being read, until its memory is free."""
         if self._leaving is not None:
-            # No longer than for the pieces that are being read; then its memory is free.
             self._leaving.done.wait()
             self._leaving = None
+
+    def _begin(self, name: str) -> _Coming:
+        self._leave()
         group = self._groups[name]
         on_cpu = self._device.type == "cpu"
         if on_cpu:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -343,13 +346,41 @@ def test_without_memory_for_the_next_one_it_is_not_read_ahead(
 
     monkeypatch.setattr(slots, "new_memory", none)
     found = stream.group("2")  # which was read ahead, as was "3" into what "1" left
+    again = stream.group("0")  # into what "3" leaves, which is wanted less
     with pytest.raises(RuntimeError, match="can't allocate memory") as told:
-        stream.group("0")
+        stream.group("1")
     assert is_out_of_memory(told.value)
-    assert agree(found, numbers)
-    assert agree(held, numbers)
+    for one in (held, found, again):
+        assert agree(one, numbers)
     del found
-    assert agree(stream.group("0"), numbers)
+    assert agree(stream.group("1"), numbers)
+
+
+def test_a_weight_alone_takes_the_place_of_what_was_read_ahead(
+    stream: Stream, numbers: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[weakref.ref[mmap.mmap]] = []
+    plain, empty = slots.new_memory, torch.empty
+
+    def noted(size: int) -> mmap.mmap:
+        memory = plain(size)
+        taken.append(weakref.ref(memory))
+        return memory
+
+    def limited(*given: Any, **more: Any) -> Tensor:
+        if any(one() is not None for one in taken):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return empty(*given, **more)
+
+    monkeypatch.setattr(slots, "new_memory", noted)
+    monkeypatch.setattr(torch, "empty", limited)
+    assert len(stream.group("0")) == len(SHAPES)
+    assert len(taken) == 2
+    assert torch.equal(stream.one("2.a"), numbers["2.a"])
+    held = stream.group("0")
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        stream.one("2.a")
+    assert agree(held, numbers)
 
 
 def test_it_can_be_closed_and_goes_on(stream: Stream, numbers: Mapping[str, Tensor]) -> None:
@@ -366,6 +397,7 @@ def test_a_process_ends_while_something_is_being_read(file: Path) -> None:
 import sys
 sys.path.insert(0, {str(Path.cwd())!r})
 from pathlib import Path
+from typing import Any
 from tests.interp.loading.streaming.test_stream import of, reading
 import os, time
 plain = os.preadv
