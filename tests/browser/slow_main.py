@@ -36,6 +36,8 @@ def wait_for_test(stop: threading.Event) -> None:
 
 def patch_slowly(*given: Any, **named: Any) -> Any:
     """Writes down that it is run, and does it when the test has clicked all that it wants to."""
+    if named["k"] == 1:  # nobody has clicked: a badge holds a stored number against the model
+        return patch_once(*given, **named)
     with Path(os.environ["OBVERSE_PATCHES"]).open("a") as log:
         log.write(f"{given[2:]} {named}\n")
     wait_for_test(threading.Event())

@@ -101,8 +101,8 @@ class Person:
             label=None if head else str(self.places[column]),
             head=int(self.places[column]) if head else None,
         ).sel(run="patched")
-        tokens = [str(token) for token in found["top_token"].values[:6]]
-        chances = [float(p) for p in found["top_prob"].values[:6]]
+        tokens = [str(token) for token in found["top_token"].values[:10]]
+        chances = [float(p) for p in found["top_prob"].values[:10]]
         return [
             [theme.shorten(theme.visible(token), 40), probability(p)]
             for token, p in zip(tokens, chances, strict=True)
