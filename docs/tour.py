@@ -56,7 +56,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
         for name, query in PAGES.items():
             told = {key: text.format(run=run) for key, text in query.items()}
-            page, _, _ = opened(browser, f"{url}/?{urlencode({'page': name, **told})}")
+            page, _ = opened(browser, f"{url}/?{urlencode({'page': name, **told})}")
             page.wait_for_selector('[data-testid="stProgress"]', state="hidden", timeout=120_000)
             (IMAGES / f"explorer-{name}.webp").write_bytes(picture(page))
             if name == "circuit":
