@@ -134,7 +134,7 @@ class Provenance:
         """Note an input file. Raises RunError if the results so far are of another content."""
         if self.inputs.get(setting, digest) != digest:
             raise RunError(
-                f"The file given as '{setting}' changed since this run was started; start over "
+                f"What was given as '{setting}' changed since this run was started; start over "
                 "with --fresh, or choose another --out."
             )
         return dataclasses.replace(self, inputs={**self.inputs, setting: digest})
