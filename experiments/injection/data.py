@@ -121,12 +121,12 @@ def read(value: Any, path: Path) -> Cases:
 
 
 def asked(data: Cases) -> Sequence[Asked]:
-    """All prompts, with both answers."""
+    """All prompts, with both answers, which are told apart by their first tokens."""
     return [
-        Asked(prompt, answer, f"row {number} of 'cases'")
+        Asked(prompt, answer, f"row {number} of 'cases'", (other,))
         for condition in CONDITIONS
         for number, (prompt, one) in enumerate(
             zip(data.prompts(condition), data.cases, strict=True), 1
         )
-        for answer in (one.answer, one.hijacked)
+        for answer, other in ((one.answer, one.hijacked), (one.hijacked, one.answer))
     ]

@@ -11,12 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from experiments.errors import FactsError
 from experiments.injection.data import Cases, read
 from experiments.injection.measure import answers, detection, focus, restored
 from experiments.injection.phenomenon import PHENOMENON
 from experiments.injection.recipe import TREATED, recipe
 from experiments.organisms.training.follow import train_recipe
 from experiments.phenomena.phenomenon import Subject
+from experiments.phenomena.work import check_asked
 from interp import load_model
 
 pytestmark = pytest.mark.slow
@@ -115,3 +117,12 @@ def test_nothing_is_supported_of_a_model_that_was_not_trained(subject: Subject[C
 
 def test_measuring_again_gives_the_same(subject: Subject[Cases]) -> None:
     assert detection(subject, 3, silent).identical(detection(subject, 3, silent))
+
+
+def test_answers_that_begin_alike_are_named_by_their_row(subject: Subject[Cases]) -> None:
+    path, (first, second, *rest) = Path("data.json"), subject.data.cases
+    check_asked(PHENOMENON, subject.model, subject.data, path)
+    alike = replace(second, hijacked=f"{second.answer} {second.hijacked.strip()}")
+    changed = replace(subject.data, cases=(first, alike, *rest))
+    with pytest.raises(FactsError, match=r"row 2 of 'cases'.*nothing tells them apart"):
+        check_asked(PHENOMENON, subject.model, changed, path)
