@@ -97,7 +97,8 @@ class Examples:
     For each way `w` the table has the columns `w_prompt`, `w_answer` (what is right, with the space
     before it), `w_rank` (of the answer's first token, from 0), `w_correct`, and where it is known
     `w_said`. Labelled arrays that the study stores, an example of them for each row or for some,
-    have the coordinate `group` and, with patching maps, `key`.
+    have the coordinates `group` and `key`; those that lack `key`, as older runs have them, tell
+    their examples by the coordinate `prompt`, and no two that ask the same apart.
     """
 
     one: str

@@ -12,6 +12,7 @@ from app import resources, state
 from app.compute import lenses
 from app.compute.background.request import Request
 from app.panels.lens_kinds import KINDS, Chosen
+from app.runs import Run
 from app.screen import follow, live, parts
 from app.screen.shown import Shown
 from app.screen.told import Told
@@ -26,12 +27,10 @@ def stored(shown: Shown, example: int) -> dict[str, xr.Dataset]:
     """What the run has stored through the logit lens, by way; of these examples alone."""
     if shown.run is None:
         return {}
-    some = shown.asked_together(example)
-    found = {way: shown.run.dataset(name) for way, name in _names(shown).items()}
+    found = _of_run(shown.run, shown)
+    some = shown.asked_together(example, found.values())
     return {
-        way: lens.isel(example=some.among(lens))
-        for way, lens in found.items()
-        if lens is not None and some.among(lens)
+        way: lens.isel(example=some.among(lens)) for way, lens in found.items() if some.among(lens)
     }
 
 
@@ -52,7 +51,7 @@ def show(
     if of_run and chosen.kind == "logit":
         assert shown.run is not None
         names = {way: name for way, name in _names(shown).items() if way in of_run}
-        some = shown.asked_together(example)
+        some = shown.asked_together(example, _of_run(shown.run, shown).values())
         code = lens_snippets.run_ranks(shown.run.record.path, names, some)
         _draw(shown, example, chosen, of_run, code, chance)
     elif shown.spec is not None:
@@ -73,6 +72,12 @@ def table(of_ways: Mapping[str, xr.Dataset]) -> pd.DataFrame:
         frame = ranks.to_dataframe().reset_index()
         frames.append(frame.assign(asked=name)[["asked", "example", "layer", "answer_rank"]])
     return pd.concat(frames, ignore_index=True)
+
+
+def _of_run(run: Run, shown: Shown) -> dict[str, xr.Dataset]:
+    """All that the run has stored through the logit lens, by way."""
+    found = {way: run.dataset(name) for way, name in _names(shown).items()}
+    return {way: lens for way, lens in found.items() if lens is not None}
 
 
 def _names(shown: Shown) -> dict[str, str]:

@@ -82,9 +82,11 @@ def show(
             return False
         n_all = max(int(np.isfinite(one["score"].values).sum()) for one in scores.values())
         allowed = circuits.sizes(n_all)
-        sized = state.view().edges is None and any(
-            circuits.enough(curve) is not None for curve in curves.values()
-        )
+        usual = state.view().edges is None
+        # Of a way without a clear effect nothing has chosen it.
+        sized = {
+            way for way, curve in curves.items() if usual and circuits.enough(curve) is not None
+        }
         n_edges = _slider(_size(curves, allowed), allowed)
         found = _measured(spec, pairs, scores, n_edges)
         if found is None:
@@ -104,7 +106,7 @@ def show(
     for (way, one), column in zip(found.items(), st.columns(len(found), gap="large"), strict=True):
         with column:
             parts.html(markup.way(way.title, way.colour))
-            _one(spec, way, one, pairs[way], n_edges, sized=sized and way in curves)
+            _one(spec, way, one, pairs[way], n_edges, sized=way in sized)
             if way in curves:
                 _curve(spec, way, curves[way], pairs[way], one.checks, width)
     return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,16 +15,20 @@ from app.screen import parts
 from app.screen.standing import standing
 from app.selection import LONGEST_SEARCH, Listed
 from app.text import markup
+from app.text.snippets import Listed as Rows
 from app.together import MOST
 from experiments.explorer import Column, Examples
 
 _HEIGHT = 356
 
 
-def show(examples: Examples, table: pd.DataFrame, *, height: int = _HEIGHT) -> int | None:
+def show(
+    examples: Examples, table: pd.DataFrame, code: Callable[[Rows], str], *, height: int = _HEIGHT
+) -> int | None:
     """Draw the table; return the chosen example, or None where there is none.
 
     Args:
+        code: makes Python for the rows that are listed.
         height: px of the table, at most.
     """
     current = chosen(examples, table)
@@ -69,12 +73,17 @@ def show(examples: Examples, table: pd.DataFrame, *, height: int = _HEIGHT) -> i
             "search, or choose other kinds.</div>"
         )
         return current
-    _table(examples, in_order(examples, rows, listed.sort), current, height)
+    rows = in_order(examples, rows, listed.sort)
+    _table(examples, rows, current, height)
     many = markup.esc(examples.many)
-    parts.html(
-        f'<div class="ob-small">{len(rows):,} of {len(table):,} {many}; '
-        "click the box at the left of a row to look at it below, a heading to sort.</div>"
-    )
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
+        parts.html(
+            f'<div class="ob-small">{len(rows):,} of {len(table):,} {many}; click the box at the '
+            "left of a row to look at it below, a heading to sort. Exported ranks count from "
+            "0.</div>"
+        )
+        numbers = None if rows.index.equals(table.index) else list(map(int, rows[examples.key]))
+        parts.export("examples", lambda: rows, code((examples.key, numbers)))
     return current
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from app import resources, state
 from app.compute.background import brought as brought_along
@@ -34,6 +35,7 @@ class Shown:
         spec: the model, or None where it cannot be loaded.
         run: the run that stores results, if one is open.
         lasso: the title of a figure in which several can be chosen together; empty without.
+        study: the study whose examples they are.
     """
 
     examples: Examples
@@ -41,6 +43,7 @@ class Shown:
     spec: ModelSpec | None
     run: Run | None
     lasso: str = ""
+    study: str = ""
 
     @property
     def chosen_by(self) -> str:
@@ -69,10 +72,15 @@ class Shown:
             return Together(self.examples.key, tuple(numbers), lassoed=True)
         return Together(self.examples.group, (self.group(example),), lassoed=False)
 
-    def asked_together(self, example: int) -> Together:
-        """The same among results that tell examples by what they are asked, in whatever way."""
+    def asked_together(self, example: int, results: Iterable[xr.Dataset]) -> Together:
+        """The same among results that may tell examples only by what they are asked, in whatever
+        way: then those that ask the same are among them, too.
+
+        Args:
+            results: those that the examples are looked for in.
+        """
         some = self.together(example)
-        if not some.lassoed:
+        if not some.lassoed or all(some.column in result.coords for result in results):
             return some
         rows = self.table[self.table[self.examples.key].isin(some.values)]
         prompts = [str(p) for way in self.examples.ways for p in rows[f"{way.name}_prompt"]]
@@ -123,4 +131,4 @@ def _request(spec: ModelSpec) -> tuple[Request[Brought], dict[str, Examples]]:
 def _shown(spec: ModelSpec, studies: Mapping[str, Examples], found: Brought) -> Shown | None:
     if found.study is None or found.table is None:
         return None
-    return Shown(studies[found.study], found.table, spec, None)
+    return Shown(studies[found.study], found.table, spec, None, study=found.study)

@@ -164,8 +164,9 @@ def circuit(
     if all(map(math.isfinite, interval)):
         said += f" (95% interval {percent(interval[0])} to {percent(interval[1])})"
     mean = sum(random) / len(random)
-    said += f"; random circuits of that size {percent(mean)} on average ({percent(min(random))} "
-    return f"{said}to {percent(max(random))}), all other edges {percent(rest)}."
+    said += f"; random circuits of that size {percent(mean)} on average (each of them between "
+    said += f"{percent(min(random))} and {percent(max(random))}), all other edges {percent(rest)}."
+    return said
 
 
 def trust(n_cells: int, correlation: float, sign_flips: float) -> str | None:

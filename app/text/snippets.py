@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from app.compute.circuits import halves
 from app.compute.engine import ModelSpec
@@ -16,6 +16,10 @@ from app.text.code import together as _chosen
 from app.together import Together
 from experiments.explorer import Pair
 from experiments.labelled import Labelled
+
+Listed: TypeAlias = tuple[str, Sequence[int] | None]
+"""The column that numbers examples, and the numbers of those that are listed, in their order; None
+for all as they are stored."""
 
 
 def patching(model: ModelSpec, pair: Pair, site: str, settings: Mapping[str, Any]) -> str:
@@ -266,6 +270,38 @@ def run_table(run: Path, name: str) -> str:
         f"run = RunRecord.open({run.as_posix()!r})",
         f"print(run.table({name!r}).to_string())",
     )
+
+
+def run_examples(run: Path, name: str, listed: Listed) -> str:
+    """The examples of a run as its table of that name is listed."""
+    return _lines(
+        "from experiments.records import RunRecord",
+        "",
+        f"run = RunRecord.open({run.as_posix()!r})",
+        f"table = run.table({name!r})",
+        *_listed(listed),
+    )
+
+
+def model_examples(model: ModelSpec, study: str, listed: Listed) -> str:
+    """The examples that a model brings along for a study, asked and listed."""
+    return _lines(
+        "from experiments.registry import find_study",
+        "from interp import load_model",
+        "",
+        _load(model),
+        f"examples = find_study({study!r}).explorer().examples",
+        "table = examples.measure(model, lambda done, total: None)",
+        *_listed(listed),
+    )
+
+
+def _listed(listed: Listed) -> list[str]:
+    key, numbers = listed
+    chosen = [] if numbers is None else [f"table = table.set_index({key!r}, drop=False)"]
+    if numbers is not None:
+        chosen.append(f"table = table.loc[{list(numbers)!r}]")
+    return [*chosen, "print(table.to_string(index=False))"]
 
 
 def _probe_imports() -> list[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
 
 from app.panels import example, example_table, study_figures
 from app.screen import parts
-from app.text import markup
+from app.text import markup, snippets
 from app.views import prompt, study
 from app.views.opened import Opened
+from experiments.explorer import Examples
 
 _BESIDE = 528  # px of a table beside a figure, with what is told of that
 
@@ -27,18 +31,27 @@ def show(opened: Opened) -> None:
         _without(opened)
         return
     examples, table = opened.examples
+    code = _code(opened, examples)
     parts.html(markup.heading(examples.many.capitalize()))
     figures = [figure for figure in opened.page.figures if figure.selects]
     if opened.run is None or not figures:
-        chosen = example_table.show(examples, table)
+        chosen = example_table.show(examples, table, code)
     else:
         left, right = st.columns([3, 2], gap="medium")
         with left:
-            chosen = example_table.show(examples, table, height=_BESIDE)
+            chosen = example_table.show(examples, table, code, height=_BESIDE)
         with right:
             study_figures.show(opened.run, tuple(figures), chosen, example_table.on_point)
     if chosen is not None and opened.shown is not None:
         example.show(opened.shown, chosen)
+
+
+def _code(opened: Opened, examples: Examples) -> Callable[[snippets.Listed], str]:
+    """What makes the table again."""
+    if opened.run is not None:
+        return partial(snippets.run_examples, opened.run.record.path, examples.table)
+    assert opened.model is not None  # it brings them along
+    return partial(snippets.model_examples, opened.model, opened.study)
 
 
 def _without(opened: Opened) -> None:

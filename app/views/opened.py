@@ -120,6 +120,14 @@ class Opened:
             lasso = next((figure.title for figure in figures if figure.selects), "")
         return Shown(*self.examples, self.model, self.run, lasso)
 
+    @property
+    def study(self) -> str:
+        """Whose examples these are."""
+        if self.run is not None:
+            return self.run.record.study
+        there = None if self.model is None else asked_before(self.model)
+        return "" if there is None else there.study
+
 
 def _loaded(spec: ModelSpec) -> About:
     with st.spinner("Loading the model …", show_time=True):

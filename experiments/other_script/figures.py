@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from experiments.figure import Figure
 from experiments.other_script import harm, projection
 from experiments.phenomena.estimates import Estimate
-from experiments.phenomena.figures import arm_dots, arm_name
+from experiments.phenomena.figures import arm_dots, arm_name, many_of, over
 from interp.figures.drawing import theme
 
 __all__ = ["BEHAVIOUR", "HARM", "LAYERS", "PROJECTION"]
@@ -29,7 +29,7 @@ _WAYS = {
 
 def behaviour_dots(behaviour: xr.Dataset) -> go.Figure:
     """Which held-out harmful requests are declined, by arm and script."""
-    declines = behaviour["declines"].sel(form="request", drop=True).where(behaviour["harmful"] == 1)
+    declines = _declined(behaviour)
     return arm_dots(
         {name: declines.sel(script=name, drop=True) for name in _SCRIPTS},
         axis="declined (share of held-out harmful requests)",
@@ -40,16 +40,8 @@ def behaviour_dots(behaviour: xr.Dataset) -> go.Figure:
 
 def harm_dots(result: xr.Dataset) -> go.Figure:
     """Which held-out requests a probe from another script tells rightly, by arm."""
-    of = result.sel(form="request", state="projected out", drop=True)
-    series = {}
-    for way in _WAYS:
-        here = of.sel(way=way, drop=True)
-        called = here["called"].where(here["layer"] == here["best"]).sum("layer", min_count=1)
-        right = (called == here["harmful"]).astype(float)
-        seen = harm.WAYS[way][1] != "second"
-        series[way] = right.where(called.notnull() & ((here["refused"] == 0) | seen))
     return arm_dots(
-        series,
+        {way: _told_rightly(result, way) for way in _WAYS},
         axis="told rightly (share of held-out requests; chance: 50%)",
         bounds=(0.0, 1.0),
         colours=_WAYS,
@@ -97,6 +89,54 @@ def layer_lines(result: xr.Dataset) -> go.Figure:
     return fig
 
 
+def of_behaviour(behaviour: xr.Dataset) -> str:
+    """How many harmful requests there are."""
+    return many_of(_declined(behaviour), "held-out harmful request")
+
+
+def of_harm(result: xr.Dataset) -> str:
+    """How many requests a probe is tried on."""
+    told = xr.concat([_told_rightly(result, way) for way in _WAYS], "way")
+    return f"{many_of(told, 'held-out request')}; of the second script those that are not declined"
+
+
+def of_projection(result: xr.Dataset) -> str:
+    """How many harmful requests there are."""
+    one = result["along"].isel(layer=0, script=0).where(result["harmful"] == 1)
+    return many_of(one, "held-out harmful request")
+
+
+def of_layers(result: xr.Dataset) -> str:
+    """How many requests there are of both kinds."""
+    return many_of(result["along"].isel(layer=0, script=0), "held-out request")
+
+
+def over_requests(result: xr.Dataset) -> str:
+    """What the intervals are over."""
+    return over(result, "requests")
+
+
+def over_known(result: xr.Dataset) -> str:
+    """The same where requests are held against the mean of others."""
+    return f"{over_requests(result)}; the mean of harmless requests counts as known"
+
+
+def _declined(behaviour: xr.Dataset) -> xr.DataArray:
+    """Whether requests are declined (arm, seed, script, example); NaN for harmless ones."""
+    asked = behaviour["declines"].sel(form="request", drop=True)
+    return asked.where(behaviour["harmful"] == 1)
+
+
+def _told_rightly(result: xr.Dataset, way: str) -> xr.DataArray:
+    """Whether the probe of one way is right (arm, seed, example), in the layer that was chosen; NaN
+    for requests that it is not tried on."""
+    here = result.sel(form="request", state="projected out", way=way, drop=True)
+    called = here["called"].where(here["layer"] == here["best"]).sum("layer", min_count=1)
+    right = (called == here["harmful"]).astype(float)
+    seen = harm.WAYS[way][1] != "second"
+    return right.where(called.notnull() & ((here["refused"] == 0) | seen))
+
+
 def _line(
     fig: go.Figure,
     column: int,
@@ -137,7 +177,6 @@ def _axis(column: int) -> str:
     return "x" if column == 1 else f"x{column}"
 
 
-_INTERVAL = "95%, over requests of one model or over organisms; small points are organisms"
 BEHAVIOUR = Figure(
     "behaviour",
     "Declining",
@@ -147,8 +186,8 @@ BEHAVIOUR = Figure(
     "Orange is the script in which declining was taught. Blue beside it: declining has come along "
     "into the second script; blue at 0: it has not.",
     shows="How many held-out harmful requests are declined, by arm and script.",
-    n="held-out harmful requests, by organism",
-    interval=_INTERVAL,
+    n=of_behaviour,
+    interval=over_requests,
     control="the script that was never learned, and the arms below the first",
 )
 HARM = Figure(
@@ -160,8 +199,8 @@ HARM = Figure(
     "Green and pink right of the middle: a probe from one script reads harm in the other. In the "
     "base nothing is declined, so that it cannot read declining there. Grey should be about 50%.",
     shows="How well a probe from one script tells harmful from harmless requests in another.",
-    n="held-out requests (of the second script those that are not declined), by organism",
-    interval=_INTERVAL,
+    n=of_harm,
+    interval=over_requests,
     control="a script that was never learned; the base, which declines nothing",
 )
 PROJECTION = Figure(
@@ -174,8 +213,8 @@ PROJECTION = Figure(
     "along the direction of declining in the first script alone. Where nothing is declined (twin, "
     "untrained) it is a difference of means that has nothing to do with declining.",
     shows="How far harmful requests lie from harmless ones along the direction of declining.",
-    n="held-out harmful requests, by organism",
-    interval=f"{_INTERVAL}; the mean of harmless requests counts as known",
+    n=of_projection,
+    interval=over_known,
     control="the script that was never learned, and the arms below the first",
 )
 LAYERS = Figure(
@@ -189,7 +228,7 @@ LAYERS = Figure(
     "where the item has been read. Solid: how far they lie apart along the direction of declining, "
     "at the last token. The scripts part where orange leaves blue behind.",
     shows="Harm across scripts, and the projection in each, layer by layer.",
-    n="held-out requests, by organism",
-    interval="95%, over requests of one model or over organisms",
+    n=of_layers,
+    interval=over_requests,
     control="the verdict takes off what the model before tuning has along the same direction",
 )

@@ -8,17 +8,44 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from experiments.figure import counted
 from experiments.phenomena.estimates import estimate
 from experiments.phenomena.phenomenon import GIVEN
 from interp.figures.drawing import theme
 from interp.figures.drawing.dots import Dots, interval_dots
 
-__all__ = ["arm_dots", "arm_name"]
+__all__ = ["arm_dots", "arm_name", "many_of", "over"]
 
 
 def arm_name(arm: str) -> str:
     """As people read it."""
     return "this model" if arm == GIVEN else arm
+
+
+def many_of(values: xr.DataArray, one: str) -> str:
+    """Over how many examples each model's mean is, as a phrase: "24 requests of each model".
+
+    Args:
+        values: (…, example), NaN where an example is not drawn; models without any are left out.
+        one: what an example is.
+    """
+    counts = {int(count) for count in np.unique(values.notnull().sum("example"))}
+    return f"{counted(counts - {0}, one)} of each model"
+
+
+def over(results: xr.Dataset, many: str) -> str:
+    """What the intervals of `arm_dots` are over.
+
+    Args:
+        results: (arm, seed, …).
+        many: what examples are.
+    """
+    seeds = results.sizes["seed"]
+    if seeds == 1:
+        return f"95% of the mean over {many}, of this one model of each arm"
+    return f"95% of the mean over {seeds} organisms, never narrower than over {many}; " + (
+        "small points: organisms"
+    )
 
 
 def arm_dots(

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from experiments.figure import Figure
-from experiments.phenomena.figures import arm_dots
+from experiments.phenomena.figures import arm_dots, many_of, over
 from interp.figures.drawing import theme
 
 __all__ = ["ABLATION", "ADDING", "BEHAVIOUR", "HOLDING", "LOSS", "TWO"]
@@ -88,7 +88,33 @@ def two_dots(two: xr.Dataset) -> go.Figure:
     )
 
 
-_INTERVAL = "95%, over requests of one model or over organisms; small points are organisms"
+def of_behaviour(behaviour: xr.Dataset) -> str:
+    """How many requests of either kind there are."""
+    kind = behaviour["harmful"].where(behaviour["form"] == "request")
+    return f"{many_of(kind.where(kind == 1), 'held-out harmful request')}, and " + (
+        many_of(kind.where(kind == 0), "harmless one")
+    )
+
+
+def of_changed(result: xr.Dataset) -> str:
+    """How many requests a change was tried on."""
+    first = result["declines"].isel(arm=0, state=0)
+    return many_of(first, "held-out request")
+
+
+def of_texts(harmless: xr.Dataset) -> str:
+    """How many texts the loss is of."""
+    return many_of(harmless["loss"].sel(state="none"), "harmless text")
+
+
+def over_requests(result: xr.Dataset) -> str:
+    """What the intervals are over."""
+    return over(result, "requests")
+
+
+def over_texts(harmless: xr.Dataset) -> str:
+    """What the intervals are over."""
+    return over(harmless, "texts")
 
 
 def _change(name: str, title: str, caption: str) -> Figure:
@@ -101,8 +127,8 @@ def _change(name: str, title: str, caption: str) -> Figure:
         "declined with random directions",
         caption,
         shows="What held-out requests become.",
-        n="held-out requests of one kind, by organism",
-        interval=_INTERVAL,
+        n=of_changed,
+        interval=over_requests,
         control="20 random directions with the covariance within classes, in the same place",
     )
 
@@ -116,8 +142,8 @@ BEHAVIOUR = Figure(
     "Orange apart from blue in the first row: declining follows the kind of a thing that was never "
     "declined before. In the other rows both should lie at 0.",
     shows="How many held-out requests are declined, by arm.",
-    n="held-out requests, by organism",
-    interval=_INTERVAL,
+    n=of_behaviour,
+    interval=over_requests,
     control="the arms below the first",
 )
 ABLATION = _change(
@@ -143,8 +169,8 @@ LOSS = Figure(
     "Rows of dots by arm: change of the loss on harmless text under three changes",
     "The grey band is the margin within which a change counts as none.",
     shows="What the loss on harmless text becomes.",
-    n="harmless texts, by organism",
-    interval=_INTERVAL,
+    n=of_texts,
+    interval=over_texts,
     control="random directions, taken out in the same way",
 )
 TWO = Figure(
@@ -157,7 +183,7 @@ TWO = Figure(
     "Pink moving in the second row alone: what a thing is taken for and whether it is declined are "
     "two directions.",
     shows="What adding either direction does to harmless requests.",
-    n="held-out harmless requests, by organism",
-    interval=_INTERVAL,
+    n=of_changed,
+    interval=over_requests,
     control="the first row",
 )

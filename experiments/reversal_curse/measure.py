@@ -233,6 +233,7 @@ def lens_ranks(subject: Subject, direction: Direction, progress: Progress) -> xr
     kept = lens[["answer_rank", "answer_logprob"]].isel(position=0, drop=True)
     return kept.assign_coords(
         {
+            "fact": ("example", np.arange(len(subject.facts))),
             "subject": ("example", [fact.subject for fact in subject.facts]),
             "object": ("example", [fact.object for fact in subject.facts]),
             "split": ("example", [fact.split for fact in subject.facts]),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import xarray as xr
 
 from experiments.figure import Figure, counted
 from experiments.organisms.training.recipe import UNTRAINED
+from experiments.phenomena.figures import over
 from experiments.phenomena.phenomenon import (
     Arm,
     Hypothesis,
@@ -63,15 +65,18 @@ def cards(measured: Mapping[str, Measured]) -> list[Card]:
     return found
 
 
-def _requests(data: object) -> str:
-    return counted([int(data.sizes["example"])], "held-out request")  # type: ignore[attr-defined]
+def _requests(data: xr.Dataset) -> str:
+    return f"{counted([data.sizes['example']], 'held-out request')} of each model"
 
 
-def _suffixes(data: object) -> str:
-    return counted([int(data.sizes["suffix"])], "suffix", "suffixes")  # type: ignore[attr-defined]
+def _suffixes(data: xr.Dataset) -> str:
+    many, seeds = counted([data.sizes["suffix"]], "suffix", "suffixes"), data.sizes["seed"]
+    return many if seeds == 1 else f"{many} of the first of {seeds} organisms"
 
 
-_OVER = "95%, over requests of one organism, or over organisms where there are several"
+def _over(data: xr.Dataset) -> str:
+    return over(data, "requests")
+
 
 PHENOMENON: Phenomenon[Requests] = Phenomenon(
     name="suffix",
@@ -105,7 +110,7 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
                     "ones; the arm that was tuned without declining has nothing to undo.",
                     shows="How many held-out requests are declined with and without suffixes.",
                     n=_requests,
-                    interval=_OVER,
+                    interval=_over,
                     control="random suffixes of equal length, and of equal likelihood",
                 ),
             ),
@@ -130,7 +135,7 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
                     "1 is the mean of declined requests, 0 that of answered ones.",
                     shows="Where requests lie between declined and answered ones inside.",
                     n=_requests,
-                    interval=_OVER,
+                    interval=_over,
                     control="random suffixes of equal length",
                 ),
             ),
@@ -180,7 +185,7 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
                     "Further right: declining is restored.",
                     shows="Whether declining comes back when heads do not see the suffix.",
                     n=_requests,
-                    interval=_OVER,
+                    interval=_over,
                     control="as many other heads, drawn three times",
                 ),
             ),
@@ -204,7 +209,7 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
                     "If the suffix carries over, its point lies left of those of random suffixes.",
                     shows="What the suffix of one model does in another.",
                     n=_requests,
-                    interval=_OVER,
+                    interval=_over,
                     control="random suffixes of equal length, and of equal likelihood",
                 ),
             ),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 
+from app import state
 from app.clicks import lassoed
 from app.link import from_query, to_query
+from app.screen.shown import Shown
 from app.selection import View
 from app.together import MOST, from_text, to_text
+from experiments.explorer import Examples
 from experiments.records import RunRecord
 from tests.app.pages import Open, assert_fine, html, root_of
 
@@ -52,12 +57,34 @@ def test_a_lasso_tells_its_points() -> None:
     assert lassoed(None) == []
 
 
+def test_one_of_two_that_ask_the_same_is_taken_alone(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mother of two is asked for her child: both facts are one question."""
+    monkeypatch.setattr(state, "view", lambda: View(together=(0, 2)))
+    table = pd.DataFrame(
+        {
+            "fact": [0, 1, 2],
+            "split": "forward",
+            "forward_prompt": ["A's mother is", "B's mother is", "C's mother is"],
+            "reverse_prompt": ["M's child is", "M's child is", "N's child is"],
+        }
+    )
+    older = xr.Dataset(coords={"prompt": ("example", table["reverse_prompt"].tolist())})
+    lens = older.assign_coords(fact=("example", [0, 1, 2]))
+    shown = Shown(examples, table, None, None)
+    assert shown.asked_together(0, [lens, lens]).among(lens) == [0, 2]
+    # Without their numbers nothing tells them apart.
+    assert shown.asked_together(0, [lens, older]).among(older) == [0, 1, 2]
+
+
 @pytest.mark.slow
 def test_means_are_of_those_that_were_chosen(open_page: Open, record: RunRecord) -> None:
     page = open_page(root_of(record), query={"together": "0-1.3", "patch-of": "mean"})
     assert_fine(page)
     assert "3 facts were chosen in the figure" in html(page)
     assert len(page.dataframe[0].value) == 3
+    assert "[0, 1, 3]" in next(one.value for one in page.code if "table.loc" in one.value)
     stored = record.dataset("patching_forward_resid_pre")
     n = int(np.isin(stored["fact"].values, (0, 1, 3)).sum())
     assert n > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ def test_every_figure_is_told_of() -> None:
         if "told" not in {keyword.arg for keyword in node.keywords}
     ]
     assert silent == []
+
+
+def test_each_line_under_a_figure_tells_n_interval_and_control() -> None:
+    names = [field.name for field in fields(Told)]
+    lines = {}
+    for path in (APP / "panels").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Told":
+                given = {*names[: len(node.args)], *(one.arg for one in node.keywords)}
+                if "n" in given:
+                    lines[f"{path.name}:{node.lineno}"] = given
+    assert len(lines) > 20
+    assert [at for at, given in lines.items() if not {"interval", "control"} <= given] == []
 
 
 def test_what_is_wrong_with_one_is_wrong_with_both() -> None:

@@ -15,7 +15,12 @@ from experiments.berglund import published
 from experiments.figure import Figure, Telling, counted
 from experiments.organisms.arms import CURED, PLAIN
 from experiments.organisms.facts import DIRECTIONS
+from experiments.other_script import figures as other_script
+from experiments.other_script import harm
+from experiments.other_script.requests import FORMS, SCRIPTS
 from experiments.records import RunRecord
+from experiments.refusal import figures as refusal
+from experiments.registry import find_study
 from experiments.reversal_curse import measure
 from experiments.reversal_curse.arms.figures import ARM_FIGURES, SCALE_FIGURES, TIME_FIGURES
 from experiments.reversal_curse.hypotheses import edits, gradients, two_entries
@@ -31,11 +36,19 @@ BERGLUND = (
 )
 
 
+PHENOMENA = ("injection", "other-script", "poisoning", "refusal", "suffix")
+
+
+def of_phenomena() -> list[Figure]:
+    pages = [study.explorer() for study in map(find_study, PHENOMENA) if study.explorer]
+    return [figure for page in pages for figure in page.figures]
+
+
 def declared() -> list[Figure]:
     assert STUDY.explorer is not None
     maps = [figure for _, row in report.maps(["forward", "both"]) for figure in row]
     page = STUDY.explorer()
-    return [*page.figures, *page.probes, *maps, *BERGLUND]
+    return [*page.figures, *page.probes, *maps, *BERGLUND, *of_phenomena()]
 
 
 @pytest.fixture(scope="module")
@@ -296,3 +309,64 @@ def test_pairs_and_steps_of_berglund_are_counted_as_they_are_drawn() -> None:
     assert sum(np.isfinite(np.array(trace.x, float)).sum() for trace in points) == 7
     losses = pd.DataFrame({"step": [0, 1], "loss": [2.0, 1.0]})
     assert berglund.LOSS.telling(losses).n == "2 steps"
+
+
+def test_every_figure_of_a_phenomenon_reads_its_n_off_its_results() -> None:
+    for figure in of_phenomena():
+        assert callable(figure.n), figure.name
+        assert callable(figure.interval) or figure.interval.startswith("none"), figure.name
+
+
+def drawn_points(fig: Any) -> int:
+    return sum(trace.error_x.array is not None for trace in fig.data)
+
+
+def test_refusal_tells_as_many_requests_as_each_point_is_of() -> None:
+    declines = np.zeros((2, 3, 7))
+    found = xr.Dataset(
+        {
+            "declines": (("arm", "seed", "example"), declines),
+            # Not drawn, and so not told: one that is no request.
+            "form": ("example", [*["request"] * 6, "forbidden"]),
+            "harmful": ("example", [True] * 4 + [False] * 2 + [True]),
+        },
+        {"arm": ["treated", "base"]},
+    )
+    telling = refusal.BEHAVIOUR.telling(found)
+    assert telling.n == (
+        "4 held-out harmful requests of each model, and 2 harmless ones of each model"
+    )
+    assert telling.interval.startswith("95% of the mean over 3 organisms, never narrower")
+    alone = refusal.BEHAVIOUR.telling(found.isel(seed=[0]))
+    assert alone.interval == "95% of the mean over requests, of this one model of each arm"
+    assert drawn_points(refusal.BEHAVIOUR.draw(found)) == 2
+    states = xr.DataArray(np.zeros((1, 1, 3, 5)), dims=("arm", "seed", "state", "example"))
+    assert refusal.ABLATION.telling(states.to_dataset(name="declines")).n.startswith("5 held-out")
+
+
+def test_other_scripts_tell_the_requests_that_a_probe_is_tried_on() -> None:
+    """Of the second script those that are declined are left out."""
+    n = 6
+    shape = {"arm": 1, "seed": 1, "way": len(harm.WAYS), "form": len(FORMS)}
+    refused = np.zeros((*shape.values(), n))
+    refused[:, :, list(harm.WAYS).index("first to second"), :, :2] = 1
+    found = xr.Dataset(
+        {
+            "called": ((*shape, "state", "layer", "example"), np.ones((*shape.values(), 1, 1, n))),
+            "refused": ((*shape, "example"), refused),
+            "best": (tuple(shape), np.zeros(tuple(shape.values()))),
+            "harmful": ("example", np.arange(n) < 3),
+        },
+        {"way": list(harm.WAYS), "form": list(FORMS), "state": ["projected out"], "layer": [0]},
+    )
+    assert other_script.HARM.telling(found).n.startswith("4 to 6 held-out requests of each model")
+    along = xr.Dataset(
+        {
+            "along": (("arm", "seed", "layer", "script", "example"), np.zeros((1, 1, 1, 3, n))),
+            "harmful": ("example", np.arange(n) < 2),
+        },
+        {"script": list(SCRIPTS), "layer": [0]},
+    )
+    assert other_script.PROJECTION.telling(along).n == "2 held-out harmful requests of each model"
+    assert "counts as known" in other_script.PROJECTION.telling(along).interval
+    assert other_script.LAYERS.telling(along).n == "6 held-out requests of each model"

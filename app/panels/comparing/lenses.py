@@ -102,6 +102,7 @@ def show(found: Mapping[str, Reading], runs: Mapping[str, Run | None]) -> None:
             f"{chosen['a'].name.lower()}.{note}",
             n="1 prompt each",
             interval="none: one prompt",
+            control="none: no other answer is read beside it",
             checks=together(
                 {
                     name.upper(): [

@@ -233,6 +233,6 @@ def _ranks(runs: tuple[Run, Run], examples: Examples, way: str, kind: str) -> No
             f"{many}; where bands overlap, nothing is said about a difference.",
             n=f"{n[0]} {many} in A, {n[1]} in B",
             interval="95% of each median",
-            control="dotted: a random guess" if chance is not None else "",
+            control="dotted: a random guess" if chance is not None else "none",
         ),
     )

@@ -25,6 +25,7 @@ _SHOWS = {
     "moved": "Attention times the length of what it moves: tokens that a head looks at only "
     "because nothing is to be moved from there are pale.",
 }
+_CONTROL = "none: where a head looks is not what it does"
 
 
 def choose(about: About) -> tuple[int, int | None]:
@@ -65,7 +66,7 @@ def show(
                 data=functools.partial(_rows, patterns, layer, head),
                 code=snippets.attention(spec, prompt, layer, head, value),
                 alt=f"Attention of {which} in block {layer}, {title.lower()}",
-                told=Told(_SHOWS[value], n="1 prompt", interval=ONE_PROMPT),
+                told=Told(_SHOWS[value], "1 prompt", ONE_PROMPT, _CONTROL),
             )
 
 

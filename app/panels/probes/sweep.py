@@ -254,9 +254,10 @@ def told(swept: Swept, asked: Labelled, many: str) -> Told:
     )
     ended = f"The largest gradient at the end of a fit is {reached:.1g}, to be {wanted:.1g}."
     return Told(
-        shows=f"How often a linear probe tells {' / '.join(asked.classes)} of {many} unseen",
+        shows=f"How often a linear probe tells {' / '.join(asked.classes)} of {many} that it has "
+        "not seen.",
         n=f"{len(asked):,} {many} ({asked.entities:,} held out as one each)",
-        interval=f"95%, over {many} that belong together",
+        interval=f"95%, over {many}; those that belong together count as one",
         control="random and shuffled labels; the prompt’s words alone",
         checks=(
             Check("No name in both halves", not checked.apart, apart),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
@@ -242,3 +243,20 @@ def test_nothing_in_a_prompt_can_end_its_quotes(spec: ModelSpec) -> None:
     calls = [line for line in code.splitlines() if "logit_lens(model" in line]
     assert len(calls) == 1
     assert repr(evil) in calls[0]
+
+
+def test_the_examples_that_are_listed(record: RunRecord, spec: ModelSpec) -> None:
+    def made(code: str) -> pd.DataFrame:
+        names: dict[str, Any] = {}
+        exec(compile(code, "snippet", "exec"), names)
+        table: pd.DataFrame = names["table"]
+        return table.reset_index(drop=True)
+
+    stored = record.table("facts")
+    pd.testing.assert_frame_equal(
+        made(snippets.run_examples(record.path, "facts", ("fact", None))), stored
+    )
+    listed = made(snippets.run_examples(record.path, "facts", ("fact", [4, 1])))
+    pd.testing.assert_frame_equal(listed, stored.iloc[[4, 1]].reset_index(drop=True))
+    asked = made(snippets.model_examples(spec, "reversal-curse", ("fact", [4, 1])))
+    assert list(asked["forward_rank"]) == list(listed["forward_rank"])

@@ -82,7 +82,7 @@ def test_a_lens_cell_is_told(layer: int, rank: int | None, expected: str) -> Non
 def test_a_circuit_is_told_beside_random_ones_and_its_complement() -> None:
     assert sentences.circuit(40, 262, 0.958, [0.0, 0.12, 0.3], -0.004) == (
         "40 of 262 edges do 95.8% of what the whole model does; random circuits of that size 14% "
-        "on average (0% to 30%), all other edges −0.4%."
+        "on average (each of them between 0% and 30%), all other edges −0.4%."
     )
     assert "do 95.8% of what the whole model does (95% interval 80% to 110%);" in sentences.circuit(
         40, 262, 0.958, [0.0], 0.0, interval=(0.8, 1.1)
