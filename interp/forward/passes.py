@@ -2,109 +2,57 @@
 
 `observe` runs prompts as far as needed and keeps activations; `record` runs them to the end and
 keeps what each block was called with too; `resume` goes on from any block with other rows in the
-residual stream.
+residual stream. Whether a model can be resumed is tried on the model itself.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache
 
 from cache.arguments import typed
 from interp.errors import ModelError, first_sentence
 from interp.forward import packing
-from interp.forward.access import keeping
-from interp.forward.blocks import BlockCall, Taken, block_call
 from interp.forward.calls import Gives, what_blocks_give
-from interp.forward.finite import no_numbers
 from interp.forward.packing import Active
+from interp.forward.recording import (
+    TOLERANCE,
+    Recording,
+    embedded,
+    observe,
+    readout,
+    recorded,
+    recording_memory,
+    relative_error,
+    resume,
+)
 from interp.model.identity.structure import hooks, walk
 from interp.model.memory import batches, is_out_of_memory
 from interp.model.model import Model
+from interp.model.vocabulary import quoted
 from interp.sites import Site
 
-# Relative disagreement of two orders of summation; a skipped norm or soft cap is off by 0.1 or
-# more.
-TOLERANCE = {
-    torch.float64: 1e-3,
-    torch.float32: 1e-3,
-    torch.float16: 3e-2,
-    torch.bfloat16: 1e-1,
-}
+__all__ = [
+    "TOLERANCE",
+    "Recording",
+    "check_resumable",
+    "embedded",
+    "no_numbers",
+    "observe",
+    "packs",
+    "readout",
+    "record",
+    "recorded",
+    "recording_memory",
+    "relative_error",
+    "resume",
+]
+
 # Positions at which the logits of a resumed run are compared: the last, which depend on the others.
 _CHECKED = 16
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One forward pass over a batch of prompts.
-
-    Attributes:
-        calls: what each block was called with.
-        batch: how many rows were run.
-        activations: by site, [example, position, …]; copies, safe to change.
-        kept: for each block what `interp.forward.packing` needs, where it was asked for.
-        past: for each block the keys and values that its attention compared, where they were asked
-            for [example, head, position, d_head].
-    """
-
-    calls: tuple[BlockCall, ...]
-    batch: int
-    activations: Mapping[Site, Tensor]
-    kept: tuple[packing.Kept, ...] = ()
-    past: tuple[tuple[Tensor, Tensor], ...] = ()
-
-    def __getitem__(self, site: Site) -> Tensor:
-        return self.activations[site]
-
-
-def observe(
-    model: Model, ids: Int[Tensor, "example position"], sites: Iterable[Site]
-) -> dict[Site, Tensor]:
-    """Run `ids` as far as the deepest of `sites`, and keep the activations there.
-
-    Returns:
-        By site [example, position, …]; copies, safe to change.
-
-    Raises:
-        SiteError: the model has no such site.
-        ModelError: TransformerLens does not see it there.
-    """
-    wanted = set(sites)
-    with model.lock, torch.no_grad(), contextlib.ExitStack() as stack:
-        kept = stack.enter_context(keeping(model, wanted))
-        beyond = 1 + max(site.layer for site in wanted)
-        inside = beyond < model.n_layers
-        stop_before = model.bridge.blocks[beyond] if inside else model.bridge.ln_final
-        stack.callback(stop_before.register_forward_pre_hook(_stop).remove)
-        model.bridge(ids.to(model.device), use_cache=False, return_type="logits")
-    return kept
-
-
-def embedded(
-    model: Model, ids: Int[Tensor, "example position"]
-) -> Float[Tensor, "example position d_model"]:
-    """The stream into the first block; no block is run."""
-    found: list[Tensor] = []
-
-    def stop(_module: Any, args: tuple[Any, ...]) -> None:
-        found.append(args[0].detach().clone())
-        _stop(_module, args)
-
-    with model.lock, torch.no_grad():
-        handle = model.bridge.blocks[0].register_forward_pre_hook(stop)
-        try:
-            model.bridge(ids.to(model.device), use_cache=False, return_type="logits")
-        finally:
-            handle.remove()
-    return found[0]
 
 
 @typed
@@ -134,95 +82,6 @@ def record(
     return recorded(model, ids, sites, for_packing=for_packing, queries=queries, past=past)[0]
 
 
-def recorded(
-    model: Model,
-    ids: Int[Tensor, "example position"],
-    sites: Iterable[Site],
-    *,
-    for_packing: bool = False,
-    queries: bool = False,
-    past: bool = False,
-    whole: bool = False,
-) -> tuple[Recording, Tensor | None]:
-    """As `record`, where `check_resumable` holds; and the logits of a `whole` run."""
-    calls: dict[int, BlockCall] = {}
-    taken: Taken = {}
-    kept_for_others: tuple[dict[str, Tensor], ...] = ()
-    ids = ids.to(model.device)
-    batch = len(ids)
-
-    def remember(layer: int) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            calls[layer] = block_call(model.name, args, kwargs, batch, taken)
-
-        return hook
-
-    with model.lock, contextlib.ExitStack() as stack:
-        kept = stack.enter_context(keeping(model, sites))
-        for layer, block in enumerate(model.bridge.blocks):
-            handle = block.register_forward_pre_hook(remember(layer), with_kwargs=True)
-            stack.callback(handle.remove)
-        if for_packing:
-            kept_for_others = tuple({} for _ in range(model.n_layers))
-            for block, block_kept in zip(model.bridge.blocks, kept_for_others, strict=True):
-                for remove in packing.keep_for_others(block, block_kept, queries=queries):
-                    stack.callback(remove)
-        if not whole:
-            # Nobody reads these logits, and unembedding every position can be a third of the work.
-            stack.callback(model.bridge.ln_final.register_forward_pre_hook(_stop).remove)
-        # Without a configuration it keeps all positions, those beyond a window too.
-        cache = DynamicCache() if past else None
-        given = {"past_key_values": cache} if past else {}
-        with torch.no_grad():
-            logits = model.bridge(ids, use_cache=False, return_type="logits", **given)
-    in_order = tuple(calls[layer] for layer in range(model.n_layers))
-    layers = [] if cache is None else cache.layers
-    seen = tuple((layer.keys.contiguous(), layer.values.contiguous()) for layer in layers)
-    recording = Recording(in_order, batch, kept, kept_for_others, seen)
-    return recording, logits if whole else None
-
-
-@typed
-def resume(
-    model: Model,
-    recording: Recording,
-    hidden: Float[Tensor, "row position d_model"],
-    rows: Int[Tensor, " row"],
-    *,
-    start: int,
-    stop: int | None = None,
-    span: tuple[Active, Active] | None = None,
-    grad: bool = False,
-) -> Float[Tensor, "row position d_model"]:
-    """Run blocks `start` to `stop` (all that are left) from a given residual stream.
-
-    Args:
-        model: the model; hooks that the caller has placed fire.
-        recording: a run of the prompts that the rows were made from.
-        hidden: the residual stream into block `start`.
-        rows: for each row of `hidden` the recorded example it belongs to.
-        span: positions that may have changed, and those of them that will be read at the end;
-            only these are computed, and the result holds nothing else. Needs a recording made
-            `for_packing` and a model for which `packs` holds.
-        grad: whether the result can be differentiated by `hidden`.
-    """
-    with model.lock, torch.set_grad_enabled(grad):
-        for layer in range(start, model.n_layers if stop is None else stop):
-            args, kwargs = recording.calls[layer].at(rows, recording.batch)
-            block = model.bridge.blocks[layer]
-            with contextlib.ExitStack() as stack:
-                if span is not None:
-                    changed, read = span
-                    last = layer == model.n_layers - 1
-                    kept = recording.kept[layer]
-                    stack.enter_context(
-                        packing.packed(block, kept, rows, changed, read if last else None)
-                    )
-                output = block(hidden, *args, **kwargs)
-            hidden = output[0] if isinstance(output, tuple) else output
-    return hidden
-
-
 def packs(model: Model, ids: Int[Tensor, "example position"]) -> bool:
     """Whether `resume` with a span gives this model's numbers; tried once, on the first prompt.
 
@@ -232,6 +91,12 @@ def packs(model: Model, ids: Int[Tensor, "example position"]) -> bool:
     if ids.shape[1] < 2:
         return False  # nothing to try it on
 
+    if model.elsewhere is not None and _may_pack(model):
+        check_resumable(model, ids)  # which tries this too, on the way
+
+    if model.elsewhere is not None and _may_pack(model):
+        check_resumable(model, ids)  # which tries this too, on the way
+
     def trial() -> bool:
         # One piece of one prompt, so that it is told where not even this fits into memory.
         return next(batches(1, 1, lambda *_: _packs(model, ids[:1])))[-1]
@@ -239,64 +104,35 @@ def packs(model: Model, ids: Int[Tensor, "example position"]) -> bool:
     return model.once("packs", trial)
 
 
-def _packs(model: Model, ids: Int[Tensor, "1 position"]) -> bool:
+def _may_pack(model: Model) -> bool:
     if not all(packing.can_pack(block) for block in model.bridge.blocks):
         return False
-    if any(not hook.momentary for hook in hooks(walk(model.bridge))):
-        return False  # which was written for whole activations
-    length = ids.shape[1]
+    # Hooks of others were written for whole activations.
+    return all(hook.momentary for hook in hooks(walk(model.bridge)))
+
+
+def _packs(model: Model, ids: Int[Tensor, "1 position"]) -> bool:
+    if not _may_pack(model):
+        return False
     entry, exit_ = Site("resid_pre", 0), Site("resid_post", model.n_layers - 1)
     recording = record(model, ids, [entry, exit_], for_packing=True)
-    row = torch.zeros(1, dtype=torch.long, device=model.device)
-    changed = Active.between(row + length // 2, row + length - 1, length)
-    read = Active.between(row + length - 1, row + length - 1, length)
-    stream = recording[entry]
-    stream[:, : length // 2] = 0
+    stream, row, span = _half(recording[entry])
     try:
-        ours = resume(model, recording, stream, row, start=0, span=(changed, read))[:, -1]
+        ours = resume(model, recording, stream, row, start=0, span=span)[:, -1]
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError):
         return False
     return relative_error(ours, recording[exit_][:, -1]) <= TOLERANCE[model.dtype]
 
 
-def readout(
-    model: Model, hidden: Float[Tensor, "... d_model"], *, grad: bool = False
-) -> Float[Tensor, "... vocabulary"]:
-    """Logits, in float32, of final residual streams: norm, unembedding, soft cap or scale.
-
-    With `grad` they can be differentiated by `hidden`.
-    """
-    with model.lock, torch.set_grad_enabled(grad):
-        # Norm components expect [batch, position, d_model].
-        flat = hidden.reshape(1, -1, hidden.shape[-1])
-        logits: Tensor = model.bridge.unembed(model.bridge.ln_final(flat))
-        logits = model.bridge.adapter.apply_output_logits_transform(logits)
-    return logits.float().reshape(*hidden.shape[:-1], -1)
-
-
-def recording_memory(model: Model, length: int, n_sites: int) -> int:
-    """Bytes that `record` takes for one prompt of `length` tokens (estimate).
-
-    Args:
-        n_sites: how many sites as wide as the residual stream are kept.
-    """
-    kept = n_sites * length * model.d_model * model.dtype.itemsize
-    masks = 2 * length * length * model.dtype.itemsize
-    # Some runs go on to the logits, which are in float32 where they are read.
-    logits = length * model.d_vocab * model.dtype.itemsize
-    return model.memory_per_row(length) + kept + masks + logits
-
-
-def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    difference = (ours.float() - theirs.float()).norm()
-    return float(difference / theirs.float().norm().clamp(min=1e-12))
-
-
-def _stop(_module: Any, args: tuple[Any, ...]) -> None:
-    from transformer_lens.model_bridge.exceptions import StopAtLayerException
-
-    # The bridge's forward catches this and puts its own state in order.
-    raise StopAtLayerException(args[0])
+def _half(stream: Tensor) -> tuple[Tensor, Tensor, tuple[Active, Active]]:
+    """The stream of a first row without what lies before a span, that row, and the span."""
+    row = torch.zeros(1, dtype=torch.long, device=stream.device)
+    length = stream.shape[1]
+    changed = Active.between(row + length // 2, row + length - 1, length)
+    read = Active.between(row + length - 1, row + length - 1, length)
+    stream = stream[:1].clone()
+    stream[:, : length // 2] = 0
+    return stream, row, (changed, read)
 
 
 def check_resumable(model: Model, ids: Int[Tensor, "example position"]) -> Gives | None:
@@ -312,19 +148,20 @@ def check_resumable(model: Model, ids: Int[Tensor, "example position"]) -> Gives
 
 
 def _check_resumes(model: Model, ids: Int[Tensor, "example position"]) -> Gives | None:
-    # Two rows, since arguments made for one example can look as if they were made for the batch.
-    rows = torch.zeros(2, dtype=torch.long, device=model.device)
-    entry = Site("resid_pre", 0)
-    recording, logits = recorded(model, ids[:2], [entry], whole=True)
+    # Where blocks are not in memory, all that is to be tried is tried while they are.
+    also = model.elsewhere is not None and ids.shape[1] > 1 and _may_pack(model)
+    trial = _Trial(model, also)
+    recording, logits = recorded(
+        model, ids[:2], (), for_packing=also, whole=True, then=trial.pass_block
+    )
     assert logits is not None
     sound = logits.amax(-1).isfinite().all(1)
     if not bool(sound.all()):
         row = ids[int((~sound).cpu().nonzero()[0])][None]
         text = model.decode(row[0].tolist())
         raise no_numbers(model, text, lambda sites: observe(model, row, sites))
-    stream = recording[entry].index_select(0, rows)
     try:
-        ours = readout(model, resume(model, recording, stream, rows, start=0)[1:, -_CHECKED:])
+        ours = readout(model, trial.resumed()[1:, -_CHECKED:])
     except (AttributeError, IndexError, RuntimeError, TypeError) as error:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
@@ -339,4 +176,95 @@ def _check_resumes(model: Model, ids: Int[Tensor, "example position"]) -> Gives 
             f"error {found:.2g}); its architecture computes something between the blocks, so no "
             "patch on it would be exact."
         )
-    return what_blocks_give(model, ids[:2], recording[entry], recording.calls)
+    packs = trial.packs()
+    if packs is not None:
+        model.once("packs", lambda: packs)
+    return what_blocks_give(model, ids[:2], trial.entry, recording.calls)
+
+
+class _Trial:
+    """A run that is resumed while it is recorded: each block is run again when it has been run.
+
+    Args:
+        also_packed: whether its first row is resumed with a span as well.
+
+    Attributes:
+        entry: the stream into the first block [example, position, d_model].
+    """
+
+    def __init__(self, model: Model, also_packed: bool) -> None:
+        self._model = model
+        # Two rows, since arguments made for one example can look as if they were made for the
+        # batch.
+        self._rows = torch.zeros(2, dtype=torch.long, device=model.device)
+        self._stream = self._packed = self._out = self.entry = torch.empty(0)
+        self._failed: Exception | None = None
+        self._packs: bool | None = True if also_packed else None
+
+    def pass_block(self, so_far: Recording, into: Tensor, out: Tensor) -> None:
+        layer = len(so_far.calls) - 1
+        if layer == 0:
+            self.entry, self._stream = into, into.index_select(0, self._rows)
+        if self._failed is None:
+            try:
+                self._stream = self._through(so_far, self._stream, self._rows)
+            except Exception as error:  # told when it is known whether the run itself is sound
+                self._failed = error
+        if self._packs:
+            stream, row, span = _half(into if layer == 0 else self.entry)
+            try:
+                self._packed = self._through(
+                    so_far, stream if layer == 0 else self._packed, row, span
+                )
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+                full = isinstance(error, RuntimeError) and is_out_of_memory(error)
+                self._packs = None if full else False
+        self._out = out
+
+    def _through(
+        self,
+        so_far: Recording,
+        stream: Tensor,
+        rows: Tensor,
+        span: tuple[Active, Active] | None = None,
+    ) -> Tensor:
+        layer = len(so_far.calls) - 1
+        return resume(self._model, so_far, stream, rows, start=layer, stop=layer + 1, span=span)
+
+    def resumed(self) -> Tensor:
+        """The stream out of the last block, of the first example twice; or what went wrong."""
+        if self._failed is not None:
+            raise self._failed
+        return self._stream
+
+    def packs(self) -> bool | None:
+        """Whether the numbers of a span are those of the run; None if it was not tried."""
+        if not self._packs:
+            return self._packs
+        ours, theirs = self._packed[:, -1], self._out[:1, -1]
+        return relative_error(ours, theirs) <= TOLERANCE[self._model.dtype]
+
+
+def no_numbers(
+    model: Model, text: str, run: Callable[[Sequence[Site]], dict[Site, Tensor]]
+) -> ModelError:
+    """The error for a text after which the logits are infinite or NaN.
+
+    Args:
+        run: runs this text alone, and keeps the activations at some sites [1, position, …].
+    """
+    last = model.n_layers - 1
+    streams = {"the embedding": Site("resid_pre", 0)}
+    streams |= {f"block {layer}": Site("resid_post", layer) for layer in range(last + 1)}
+    kept = run(list(streams.values()))
+    finite = {name: bool(torch.isfinite(kept[site]).all()) for name, site in streams.items()}
+    where = next((name for name, sound in finite.items() if not sound), "the unembedding")
+    advice = (
+        "load it in bfloat16 or float32, which hold larger numbers"
+        if model.dtype == torch.float16
+        else "look at its weights there, and at what is put or added into it"
+    )
+    return ModelError(
+        f"{model.name} has no finite logits after {quoted(text)}: they overflow, or are NaN, from "
+        f"{where} on; {advice}."
+    )

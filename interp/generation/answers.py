@@ -10,9 +10,8 @@ import xarray as xr
 
 from cache.arguments import typed
 from interp.errors import ModelError, PromptError
-from interp.forward.finite import no_numbers
 from interp.forward.interventions import Plan
-from interp.forward.passes import observe, readout, record, recording_memory
+from interp.forward.passes import no_numbers, observe, readout, record, recording_memory
 from interp.generation.writing import Writer
 from interp.metrics import target_logprob
 from interp.model.memory import batches, rows_that_fit

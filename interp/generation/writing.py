@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ModelError, PromptError
-from interp.forward.finite import no_numbers
 from interp.forward.interventions import Plan
+from interp.forward.passes import no_numbers
 from interp.generation.logits import predict
 from interp.generation.reading import Reader
 from interp.generation.sampling import Dice

@@ -108,7 +108,7 @@ def load_model(
         else:
             hf_model, hf_tokenizer, placed, elsewhere = load_placed(*files, wanted)
             chosen = placed.main
-        bridge = wrap(
+        bridge, answered = wrap(
             hf_model, hf_tokenizer, target, chosen, precision or hf_model.dtype, elsewhere
         )
     return _checked(
@@ -121,6 +121,7 @@ def load_model(
             revision=revision,
             placed=placed,
             elsewhere=elsewhere,
+            answered=answered,
         )
     )
 
@@ -160,7 +161,7 @@ def _from_memory(source: Any, tokenizer: Any, device: torch.device, *, moved: bo
             source.config.architectures = [type(source).__name__]
             source.config.save_pretrained(folder)
             tokenizer = _from_files(tokenizer, folder)
-            bridge = wrap(source, tokenizer, folder, device, source.dtype)
+            bridge, _ = wrap(source, tokenizer, folder, device, source.dtype)
     else:
         raise ModelError(
             f"A {type(source).__name__} is not a model; give a name, a folder, a Hugging Face "

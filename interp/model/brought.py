@@ -55,6 +55,12 @@ class Brought(dict[str, Any]):
         except KeyError:
             return default
 
+    def __deepcopy__(self, _memo: object) -> Brought:
+        """For a module of the same weights; nothing is brought."""
+        made = Brought(self._seen, {name: super(Brought, self).__getitem__(name) for name in self})
+        made._slots = dict(self._slots)
+        return made
+
     # Defined so that `dict(…)` and `{**…}` come by `__getitem__` as well.
     def __iter__(self) -> Iterator[str]:
         return super().__iter__()

@@ -19,12 +19,13 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from interp.errors import ModelError
+from interp.model.along import Along
 from interp.model.brought import CHANGED, Brought, Read, Slot
 
 __all__ = ["Elsewhere", "Reader", "Slot"]
@@ -49,6 +50,9 @@ class Reader(Protocol):
     @property
     def to_take(self) -> int:
         """Bytes that it will take when the model runs, and has not taken yet."""
+
+    def is_stored(self, name: str) -> bool:
+        """Whether a weight is read from a file, and so is the same as long as `state` tells."""
 
     def state(self) -> Hashable:
         """The same as long as the weights are.
@@ -78,13 +82,17 @@ class Elsewhere:
 
     Attributes:
         examine: is given the name and numbers of each weight that is read when its group is brought
-            for the first time, and may raise an error.
+            for the first time, and may raise an error; what it returns is kept in `hashes`.
+        hashes: by name what `examine` made of weights that stand in files.
+        along: a pass that is made while another one is; it is asked before weights are brought.
     """
 
     def __init__(self, reader: Reader, device: torch.device, kept: int = 1) -> None:
         self.reader, self.device, self.kept = reader, device, kept
         self.slots: dict[Slot, nn.Parameter] = {}
-        self.examine: Callable[[str, Tensor], None] | None = None
+        self.examine: Callable[[str, Tensor], bytes] | None = None
+        self.hashes: dict[str, bytes] = {}
+        self.along: Along[Any] | None = None
         self._examined: set[str] = set()
         self._empty: dict[int, Slot] = {}
         self._nans: dict[Slot, nn.Parameter] = {}
@@ -154,6 +162,8 @@ class Elsewhere:
 
     def weight(self, slot: Slot) -> nn.Parameter:
         """A weight, brought if it is not here."""
+        if self.along is not None and slot.group not in self._here:
+            self.along.before_bringing()
         with self._lock:
             here = self._here.get(slot.group) or self._bring(slot.group)
             self._here.move_to_end(slot.group)
@@ -228,7 +238,9 @@ class Elsewhere:
             found = self.reader.group(group)
             if self.examine is not None and not self._examined.issuperset(found):
                 for name, value in found.items():
-                    self.examine(name, value)
+                    told = self.examine(name, value)
+                    if self.reader.is_stored(name):
+                        self.hashes[name] = told
                 self._examined.update(found)
             here = {n: self._same(Slot(group, n), v) for n, v in found.items()}
         self._here[group] = here

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from cache.keys.source import ActivationSource
     from interp.model.elsewhere import Elsewhere
+    from interp.model.identity.behaviour import Answers
     from interp.model.identity.change import Change
     from interp.model.placed import Placed
 
@@ -56,6 +57,9 @@ class Model:
         placed: where its parts lie, if on several devices or on disk.
         elsewhere: the weights that do not lie where it computes, if there are any.
         tokenizer: the Hugging Face tokenizer.
+
+    Args:
+        answered: what the bridge has just answered to the fixed input, if it was asked.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Model:
         in_memory: bool = False,
         placed: Placed | None = None,
         elsewhere: Elsewhere | None = None,
+        answered: Answers | None = None,
     ) -> None:
         self.bridge = bridge
         self.source = source
@@ -89,7 +94,9 @@ class Model:
                 parameter.requires_grad_(False)
         for block in bridge.blocks:
             block.register_forward_hook(_forget_pattern)
-        self._identity = Identity(bridge, from_memory=in_memory, elsewhere=elsewhere)
+        self._identity = Identity(
+            bridge, from_memory=in_memory, elsewhere=elsewhere, answered=answered
+        )
         self._found: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
 
     def __repr__(self) -> str:

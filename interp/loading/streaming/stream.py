@@ -176,6 +176,10 @@ class Stream:
             memory = memory[(begin - memory.data_ptr()) % ALIGNED :][: alone.size]
             return self._wait(self._start(alone, memory))[name]
 
+    def is_stored(self, name: str) -> bool:
+        """Whether a weight is read from a file."""
+        return isinstance(self._weights[name], Source)
+
     def state(self) -> Hashable:
         """The same as long as the weights are.
 

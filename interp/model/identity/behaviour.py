@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Answers", "Behaviour", "agree", "answers", "rounding"]
+__all__ = ["Answers", "Behaviour", "agree", "answers", "fixed_input", "rounding"]
 
 _TOKENS = 8
 _STRIDE = 7919  # between token ids, so that they come from the whole vocabulary
@@ -27,9 +27,19 @@ Answers = tuple[Tensor, ...]
 """The stream into the first block and out of each [1, position, d_model], and logits at the end."""
 
 
-def answers(bridge: Any) -> Answers:
-    """Run the fixed input; leaves no hook, no gradient and no random number behind."""
+def fixed_input(bridge: Any, device: torch.device) -> Tensor:
+    """Token ids [1, position]."""
     length = max(1, min(_TOKENS, int(bridge.cfg.n_ctx)))
+    ids = torch.arange(1, length + 1, device=device) * _STRIDE % int(bridge.cfg.d_vocab)
+    return ids[None]
+
+
+def answers(bridge: Any, *, everywhere: bool = False) -> Answers:
+    """Run the fixed input; leaves no hook, no gradient and no random number behind.
+
+    Args:
+        everywhere: whether there are logits of all positions, and not of the last alone.
+    """
     kept: list[Tensor] = []
 
     def entry(_module: Any, args: tuple[Any, ...]) -> None:
@@ -47,14 +57,13 @@ def answers(bridge: Any) -> Answers:
     # What a module computes once and keeps, such as a mask, must be fit for gradients later.
     with torch.inference_mode(False), torch.no_grad():
         device = next(bridge.original_model.parameters()).device
-        ids = torch.arange(1, length + 1, device=device) * _STRIDE % int(bridge.cfg.d_vocab)
-        handles = [
-            blocks[0].register_forward_pre_hook(entry),
-            bridge.unembed.register_forward_pre_hook(last),
-        ]
+        handles = [blocks[0].register_forward_pre_hook(entry)]
+        if not everywhere:
+            handles.append(bridge.unembed.register_forward_pre_hook(last))
         try:
             handles += [block.register_forward_hook(exit_) for block in blocks]
-            logits = bridge(ids[None], use_cache=False, return_type="logits")
+            ids = fixed_input(bridge, device)
+            logits = bridge(ids, use_cache=False, return_type="logits")
         finally:
             for handle in handles:
                 handle.remove()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import weakref
 from collections.abc import Hashable, Mapping
@@ -93,16 +92,32 @@ def configuration(hf_model: torch.nn.Module) -> str:
     return json.dumps(settings, sort_keys=True, default=str)
 
 
-def hash_tensors(digest: Any, named: Mapping[str, torch.Tensor]) -> None:
-    """Add names, dtypes, shapes and bytes of tensors to a hash."""
-    # Each is read only when its turn comes, where it lies elsewhere.
-    each = (parts(name, named[name]) for name in sorted(named))
-    for name, tensor in itertools.chain.from_iterable(each):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().reshape(-1)
-        for start in range(0, flat.numel(), _CHUNK):
-            piece = flat[start : start + _CHUNK].cpu().contiguous()
-            digest.update(piece.view(torch.uint8).numpy().tobytes())
+def hash_tensors(
+    digest: Any, named: Mapping[str, torch.Tensor], known: Mapping[str, bytes] | None = None
+) -> None:
+    """Add names of tensors and what `hash_tensor` makes of each to a hash.
+
+    Args:
+        known: hashes of some of them, which are not looked up.
+    """
+    known = known or {}
+    for name in sorted(named):
+        if name in known:
+            digest.update(f"{name} ".encode() + known[name])
+            continue
+        # Each is read only when its turn comes, where it lies elsewhere.
+        for part, tensor in parts(name, named[name]):
+            digest.update(f"{part} ".encode() + hash_tensor(tensor))
+
+
+def hash_tensor(tensor: torch.Tensor) -> bytes:
+    """SHA-256 of the dtype, shape and bytes of a tensor: 32 bytes."""
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+    flat = tensor.detach().reshape(-1)
+    for start in range(0, flat.numel(), _CHUNK):
+        piece = flat[start : start + _CHUNK].cpu().contiguous()
+        digest.update(piece.view(torch.uint8).numpy().data)
+    return digest.digest()
 
 
 def fingerprint(hf_model: torch.nn.Module, elsewhere: Elsewhere | None = None) -> str:
@@ -112,7 +127,8 @@ def fingerprint(hf_model: torch.nn.Module, elsewhere: Elsewhere | None = None) -
     model, whatever the device. Another dtype is another fingerprint: it computes other numbers.
 
     Args:
-        elsewhere: weights that are read for it from where they lie, one at a time.
+        elsewhere: weights that are read for it from where they lie, one at a time, unless they
+            were hashed when they were brought.
     """
     if elsewhere is None:
         weights: Mapping[str, torch.Tensor] = canonical_weights(hf_model)
@@ -121,7 +137,7 @@ def fingerprint(hf_model: torch.nn.Module, elsewhere: Elsewhere | None = None) -
             weights = elsewhere.full(canonical_weights(hf_model))
     digest = hashlib.sha256()
     digest.update(configuration(hf_model).encode())
-    hash_tensors(digest, weights)
+    hash_tensors(digest, weights, None if elsewhere is None else elsewhere.hashes)
     return digest.hexdigest()[:32]
 
 

@@ -80,13 +80,20 @@ class Identity:
         elsewhere: the weights that do not lie where it computes. These are told by the files that
             they lie in, and a model that has some is asked for its answers once for each state of
             its numbers, not each time: to ask is to read all blocks.
+        answered: what it has just answered, if it was asked already.
     """
 
     def __init__(
-        self, bridge: Any, *, from_memory: bool, elsewhere: Elsewhere | None = None
+        self,
+        bridge: Any,
+        *,
+        from_memory: bool,
+        elsewhere: Elsewhere | None = None,
+        answered: Answers | None = None,
     ) -> None:
         self._bridge = bridge
         self._elsewhere = elsewhere
+        self._given = answered
         self._answered: tuple[object, Answers] | None = None
         model = bridge.original_model
         plain = _built(model) if from_memory else None
@@ -190,7 +197,9 @@ class Identity:
             known, answered = self._answered
             if known == (state, _settings(bridge)):
                 return state, others, [], answered
-        if not changes:
+        if not changes and self._given is not None:
+            now, self._given = self._given, None
+        elif not changes:
             try:
                 # First, since rotations that depend on the length are made for this one again.
                 now = answers(bridge)

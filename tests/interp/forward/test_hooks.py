@@ -96,7 +96,7 @@ def fails_in_the_metric(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fails_while_recording(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp.forward.passes.block_call", broken)
+    monkeypatch.setattr("interp.forward.recording.block_call", broken)
     record(tiny.model, tokenise(tiny.model, PROMPTS[:1]).ids, [Site("q", 1)])
 
 

@@ -112,9 +112,12 @@ def test_only_what_stays_is_read_and_blocks_as_often_as_they_run(
     assert model.elsewhere is not None
     reader = model.elsewhere.reader
     assert isinstance(reader, Stream)
-    # Once for Hugging Face's logits, while numbers are looked at, once for the bridge's, and once
-    # for the answers that tell the model again; the first block is foreseen for what comes next.
-    assert sorted(reader.reads.values()) == [3] * (len(reader.reads) - 1) + [4]
+    # Once for all: Hugging Face's logits, the bridge's, the answers that tell the model again, the
+    # numbers that are looked at and hashed. The first block is foreseen for what comes next.
+    assert sorted(reader.reads.values()) == [1] * (len(reader.reads) - 1) + [2]
+    del alone[:]
+    assert model.fingerprint == llama.model.fingerprint
+    assert alone == []
 
 
 @pytest.fixture
