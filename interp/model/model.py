@@ -193,7 +193,9 @@ class Model:
         """Neurons of each block's MLP, as its weights have it: configurations may not tell."""
         cfg = self.bridge.cfg
         told = int(cfg.d_mlp or 4 * self.d_model)
-        return tuple(_inputs(getattr(block, "mlp", None)) or told for block in self.bridge.blocks)
+        with self.unread():
+            blocks = self.bridge.blocks
+            return tuple(_inputs(getattr(block, "mlp", None)) or told for block in blocks)
 
     @property
     def device(self) -> torch.device:
