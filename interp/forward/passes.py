@@ -94,9 +94,6 @@ def packs(model: Model, ids: Int[Tensor, "example position"]) -> bool:
     if model.elsewhere is not None and _may_pack(model):
         check_resumable(model, ids)  # which tries this too, on the way
 
-    if model.elsewhere is not None and _may_pack(model):
-        check_resumable(model, ids)  # which tries this too, on the way
-
     def trial() -> bool:
         # One piece of one prompt, so that it is told where not even this fits into memory.
         return next(batches(1, 1, lambda *_: _packs(model, ids[:1])))[-1]
