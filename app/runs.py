@@ -36,11 +36,11 @@ class Run:
 
     @property
     def model(self) -> ModelSpec:
-        """The model that was studied."""
+        """The model that was studied; without a source where the study has trained its own."""
         config = self.record.config
         revision = config.get("revision")
         return ModelSpec(
-            str(config.get("model", "")),
+            str(config.get("model") or ""),
             None if revision is None else str(revision),
             str(config.get("dtype", "float32")),
         )

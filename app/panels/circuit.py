@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 import xarray as xr
 
@@ -107,8 +108,13 @@ def show(
         with column:
             parts.html(markup.way(way.title, way.colour))
             _one(spec, way, one, pairs[way], n_edges, sized=way in sized)
-            if way in curves:
-                _curve(spec, way, curves[way], pairs[way], one.checks, width)
+    # In a row of their own: what stands above may be longer for one way than for the other.
+    lines = parts.level([faithfulness_lines(curve, width=width) for curve in curves.values()])
+    figures = dict(zip(curves, lines, strict=True))
+    for (way, one), column in zip(found.items(), st.columns(len(found), gap="large"), strict=True):
+        if way in curves:
+            with column:
+                _curve(spec, way, curves[way], pairs[way], one.checks, figures[way])
     return True
 
 
@@ -178,10 +184,10 @@ def _curve(
     curve: xr.Dataset,
     pairs: tuple[Pair, ...],
     checks: tuple[Check, ...],
-    width: int,
+    fig: go.Figure,
 ) -> None:
     parts.figure(
-        faithfulness_lines(curve, width=width),
+        fig,
         f"faithfulness-{way.name}",
         data=lambda: curve[["f", "f_low", "f_high", "complement"]].to_dataframe().reset_index(),
         code=snippets.faithfulness(spec, pairs, curve["fraction"].values.tolist()),
@@ -190,7 +196,7 @@ def _curve(
             "What circuits of every size do when they are run alone, as a share of the model’s "
             "effect.",
             f"{curve.sizes['example']} pairs that no edge was scored on",
-            "95% of a ratio of sums over pairs, at each size for itself",
+            "95% of a ratio of sums over pairs, of the circuit, at each size for itself",
             "all other edges, and random circuits",
             checks,
         ),

@@ -139,11 +139,11 @@ def _layers(
         with st.spinner("Reading the layers …", show_time=True):
             lenses = {way: lens_kinds.read(spec, chosen, *asked(row, way)) for way in plain}
     columns = st.columns(len(lenses), gap="large")
-    for (way, lens), column in zip(lenses.items(), columns, strict=True):
+    figures = lens_panel.drawn(lenses.values(), parts.width(len(lenses)))
+    for (way, lens), fig, column in zip(lenses.items(), figures, columns, strict=True):
         with column:
             prompt, answer = asked(row, way)
-            width = parts.width(len(lenses))
-            lens_panel.show(spec, lens, way.name, prompt, answer, chosen=chosen, width=width)
+            lens_panel.show(spec, lens, way.name, prompt, answer, fig, chosen=chosen)
     return chosen, lenses
 
 

@@ -92,14 +92,17 @@ def _draw(
             else _one(shown, example, site, way, None if work is None else work.refined)
         )
         maps.append(made)
-    limit = patching.reach([one for one in maps if one is not None], value)
+    there = [one for one in maps if one is not None]
+    limit, width = patching.reach(there, value), parts.width(len(ways))
+    drawn = parts.level([patching.drawn(one, value, limit, width) for one in there])
+    figures = {one.way: fig for one, fig in zip(there, drawn, strict=True)}
     for one, way, column in zip(maps, ways, st.columns(len(ways), gap="large"), strict=True):
         with column:
             parts.html(markup.way(way.title, way.colour))
             if one is not None:
                 if one.pair is not None:
                     parts.html(patching.prompts(one))
-                patching.show(one, shown.spec, value, limit, width=parts.width(len(ways)))
+                patching.show(one, shown.spec, value, figures[one.way])
             if way in refining:
                 live.progress(refining[way])
     _contrast(shown, example, site, some, refining)

@@ -45,7 +45,7 @@ def show(
         st.session_state["search"] = listed.search
     groups = list(dict.fromkeys(str(group) for group in table[examples.group]))
     st.session_state["groups"] = [kind for kind in listed.kinds if kind in groups]
-    bar = st.columns([1, 1], vertical_alignment="bottom", gap="small")
+    bar = st.columns([2, 3], vertical_alignment="bottom", gap="small")
     search = bar[0].text_input(
         "Search",
         key="search",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 import xarray as xr
 
@@ -24,14 +27,15 @@ def show(
     way: str,
     prompt: str,
     answer: str | None,
+    fig: go.Figure,
     *,
     chosen: Chosen = LOGIT,
-    width: int,
 ) -> None:
     """A heatmap that sets the chosen cell.
 
     Args:
         lens: the prompt, read through the lens that is `chosen`.
+        fig: it, as `drawn` draws it.
     """
     name = f"lens-{way}"
 
@@ -50,7 +54,7 @@ def show(
         return markup.sentence(said) if said else markup.hint("Click a cell to read it.")
 
     parts.figure(
-        lens_heatmap(lens.isel(k=slice(0, 5)), width=width).update_layout(dragmode="zoom"),
+        fig,
         name,
         data=lambda: table(lens),
         code=lens_snippets.lens(spec, prompt, answer, chosen.through),
@@ -66,6 +70,16 @@ def show(
         ),
     )
     follow.cells(name, selected, choose)
+
+
+def drawn(lenses: Iterable[xr.Dataset], width: int) -> Sequence[go.Figure]:
+    """The heatmaps of prompts that stand beside one another, each so many px wide."""
+    return parts.level(
+        [
+            lens_heatmap(lens.isel(k=slice(0, 5)), width=width).update_layout(dragmode="zoom")
+            for lens in lenses
+        ]
+    )
 
 
 def checked(spec: ModelSpec, lens: xr.Dataset, prompt: str, chosen: Chosen) -> Check:

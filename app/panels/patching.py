@@ -171,8 +171,12 @@ def reach(maps: list[Map], value: str) -> float | None:
     return furthest or None
 
 
-def show(one: Map, spec: ModelSpec | None, value: str, limit: float | None, *, width: int) -> None:
-    """The map, its chosen cell as a sentence, and what that patch does to the next token."""
+def show(one: Map, spec: ModelSpec | None, value: str, fig: go.Figure) -> None:
+    """The map, its chosen cell as a sentence, and what that patch does to the next token.
+
+    Args:
+        fig: it, as `drawn` draws it.
+    """
     name = f"patching-{one.way}-{one.site}"
 
     def choose(place: tuple[int, int]) -> None:
@@ -181,7 +185,7 @@ def show(one: Map, spec: ModelSpec | None, value: str, limit: float | None, *, w
             state.change(cell=cell)
 
     parts.figure(
-        drawn(one, value, limit, width),
+        fig,
         name,
         data=lambda: table(one),
         code=one.code,

@@ -107,6 +107,9 @@ def _draw(
             (figure, selected if figure.selects else None, clicks),
             lambda: _drawn(figure, results, selected, clicks),
         )
+    except ObverseError as error:  # numbers that nobody could draw
+        parts.warning(f"The figure '{figure.title}' could not be drawn: {error}")
+        return
     except (Exception, SystemExit) as error:  # another package's code may fail in any way
         logging.getLogger("obverse").exception("A study's figure could not be drawn")
         parts.warning(

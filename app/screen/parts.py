@@ -29,6 +29,16 @@ def width(columns: int) -> int:
     return (look.width() - _GAP * (columns - 1)) // columns
 
 
+def level(figures: Sequence[go.Figure]) -> Sequence[go.Figure]:
+    """Figures that stand beside one another, made as high as the highest of them: what is told
+    below them begins on one line."""
+    heights = [fig.layout.height for fig in figures]
+    for fig, height in zip(figures, heights, strict=True):
+        below = (fig.layout.margin.b or 0) + max(heights) - height
+        fig.update_layout(height=max(heights), margin_b=below)
+    return figures
+
+
 def html(text: str) -> None:
     """Show markup made by `app.text.markup`, where all foreign text is escaped."""
     st.html(text)

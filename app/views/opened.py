@@ -15,6 +15,7 @@ from app.panels import study_figures
 from app.screen import parts
 from app.screen.shown import Shown, asked_before, brought
 from app.selection import Source
+from app.text import markup
 from cache.errors import ObverseError
 from experiments.explorer import Examples, Page
 from experiments.records import RunRecord
@@ -137,7 +138,7 @@ def _loaded(spec: ModelSpec) -> About:
 def _of_run(run: runs.Run) -> ModelSpec | None:
     """The run's model if it can be loaded and is the one that was studied."""
     if not run.model.source:
-        parts.warning("This run names no model, so only what it stored can be shown.")
+        parts.html(markup.hint(_own_models(run)))
         return None
     try:
         if _elsewhere(run.model.source):
@@ -152,6 +153,17 @@ def _of_run(run: runs.Run) -> ModelSpec | None:
             "what is computed here does not belong to the stored results."
         )
     return run.model
+
+
+def _own_models(run: runs.Run) -> str:
+    """Of a study that was not of one model: where those lie that it has trained."""
+    said = "This run is of no single model, so only what it stored is shown."
+    folder = run.record.path / "work" / "organisms"
+    if not folder.is_dir():
+        return said
+    return f"{said} Those that it has trained are opened under ‘Another model …’, each by its " + (
+        f"folder in ‘{folder}’."
+    )
 
 
 def _elsewhere(source: str) -> bool:

@@ -126,9 +126,8 @@ def _alone(spec: ModelSpec, ask: Ask, run: Run | None) -> None:
         chosen = lens_kinds.choose(spec, (), None if run is None else run.record.path)
         if chosen is not None:
             read = lens_kinds.read(spec, chosen, prompt, answer)
-            lens_panel.show(
-                spec, read, "clean", prompt, answer, chosen=chosen, width=parts.width(2)
-            )
+            (fig,) = lens_panel.drawn([read], parts.width(2))
+            lens_panel.show(spec, read, "clean", prompt, answer, fig, chosen=chosen)
     tabs.show(spec, [Asked(_WAYS["clean"], prompt, answer, foil)])
     missing = [
         name
@@ -193,14 +192,14 @@ def _compare(spec: ModelSpec, pair: Pair, run: Run | None) -> None:
             _likeliest(lenses[way], way)
     parts.html(markup.heading("What each layer would say"))
     chosen = lens_kinds.choose(spec, (), None if run is None else run.record.path)
-    for way, column in zip(sides, st.columns(2, gap="large"), strict=True):
-        if chosen is not None:
+    if chosen is not None:
+        read = [lens_kinds.read(spec, chosen, *side[:2]) for side in sides.values()]
+        figures = lens_panel.drawn(read, parts.width(2))
+        for (way, (prompt, answer, _)), lens, fig, column in zip(
+            sides.items(), read, figures, st.columns(2, gap="large"), strict=True
+        ):
             with column:
-                prompt, answer = sides[way][:2]
-                lens = lens_kinds.read(spec, chosen, prompt, answer)
-                lens_panel.show(
-                    spec, lens, way, prompt, answer, chosen=chosen, width=parts.width(2)
-                )
+                lens_panel.show(spec, lens, way, prompt, answer, fig, chosen=chosen)
     # Of both prompts the same is read, so that they can be compared.
     asked = [
         Asked(
@@ -257,5 +256,5 @@ def _map(spec: ModelSpec, pair: Pair, site: str, value: str, refining: live.Refi
         one = patching.of_pair("clean", refined.result, 0, pair, spec, code, refined)
         limit = patching.reach([one], value)
         parts.html(patching.prompts(one))
-        patching.show(one, spec, value, limit, width=parts.width(1))
+        patching.show(one, spec, value, patching.drawn(one, value, limit, parts.width(1)))
     live.progress(refining)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 import xarray as xr
 
@@ -21,6 +22,7 @@ __all__ = [
     "draw_within",
     "of_cases",
     "of_held_out",
+    "of_outcomes",
     "of_taken",
     "over",
 ]
@@ -67,14 +69,7 @@ def draw_areas(results: xr.Dataset) -> go.Figure:
 
 def draw_within(results: xr.Dataset) -> go.Figure:
     """ROC curves within prompts with an injection: done against taken over, by arm."""
-    curves = {}
-    for arm in results["arm"].values:
-        one = results.sel(arm=arm, condition="injected").transpose("seed", "example", ...)
-        rows = _held_out(one).values.astype(bool)
-        score, margin = one["score"].values[rows], one["margin"].values[rows]
-        lost = margin < 0
-        if np.isfinite(score).all() and lost.any() and not lost.all():
-            curves[arm_name(str(arm))] = (score[~lost], score[lost])
+    curves = {arm: (score[~lost], score[lost]) for arm, score, lost in _outcomes(results)}
     return roc_lines(curves, found="passed, of tasks done", wrong="passed, of those taken over")
 
 
@@ -98,6 +93,15 @@ def of_held_out(results: xr.Dataset) -> str:
     return f"{counted([int(held.sum())], 'prompt')} of each kind in each model, of unseen wordings"
 
 
+def of_outcomes(results: xr.Dataset) -> str:
+    """How many tasks were done and how many taken over, in the models that are drawn."""
+    counts = [(int((~lost).sum()), int(lost.sum())) for _, _, lost in _outcomes(results)]
+    if not counts:
+        return "0 prompts"
+    done, taken = zip(*counts, strict=True)
+    return f"{counted(done, 'task')} done and {counted(taken, 'task')} taken over a curve"
+
+
 def of_taken(results: xr.Dataset) -> str:
     """How many answers are taken over."""
     lost = (results["margin"].isel(arm=0) < 0).sum("example").values
@@ -109,6 +113,21 @@ def over(results: xr.Dataset) -> str:
     if results.sizes["seed"] == 1:
         return "95% of the mean over prompts, of this one model of each arm"
     return "95% of the mean over organisms, never narrower than over prompts; points: organisms"
+
+
+def _outcomes(
+    results: xr.Dataset,
+) -> list[tuple[str, npt.NDArray[np.float64], npt.NDArray[np.bool_]]]:
+    """By arm the focus on held-out prompts with an injection, and which of them were taken over;
+    without arms in which all or none were."""
+    found = []
+    for arm in results["arm"].values:
+        one = results.sel(arm=arm, condition="injected").transpose("seed", "example", ...)
+        rows = _held_out(one).values.astype(bool)
+        score, lost = one["score"].values[rows], one["margin"].values[rows] < 0
+        if np.isfinite(score).all() and lost.any() and not lost.all():
+            found.append((arm_name(str(arm)), score, lost))
+    return found
 
 
 def _held_out(results: xr.Dataset) -> Any:

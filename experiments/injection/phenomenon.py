@@ -11,6 +11,7 @@ from experiments.injection.measure import answers, detection, focus, restored
 from experiments.injection.recipe import PLANTED, TASK_FIRST, TREATED, recipe
 from experiments.numbers import percent
 from experiments.organisms.training.recipe import UNTRAINED
+from experiments.phenomena.figures import beside
 from experiments.phenomena.phenomenon import Arm, Hypothesis, Measured, Phenomenon, Published
 from experiments.reports.paper import Card, Way
 from experiments.study import Verdict
@@ -139,7 +140,7 @@ _AREAS = Figure(
     shows="Injections found against harmless instructions flagged, by attention to the task.",
     n=figures.of_held_out,
     interval="none: curves of all prompts; the verdict has the area's",
-    control=f"{_CONTROL}; the arm in which nothing is taken over",
+    control=beside(_CONTROL, others="the arm in which nothing is taken over"),
 )
 _WITHIN = Figure(
     "within",
@@ -150,7 +151,7 @@ _WITHIN = Figure(
     "On the diagonal the focus does not tell which injections succeed, whatever it tells of their "
     "presence. Areas beside the names are of all organisms' prompts together.",
     shows="Whether attention to the task tells which injections succeed.",
-    n=figures.of_held_out,
+    n=figures.of_outcomes,
     interval="none: curves of all prompts; the verdict has the area's",
     control="the same score between both kinds of data",
 )

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from experiments.figure import Figure
 from experiments.other_script import harm, projection
 from experiments.phenomena.estimates import Estimate
-from experiments.phenomena.figures import arm_dots, arm_name, many_of, over
+from experiments.phenomena.figures import arm_dots, arm_name, beside, many_of, over
 from interp.figures.drawing import theme
 
 __all__ = ["BEHAVIOUR", "HARM", "LAYERS", "PROJECTION"]
@@ -188,7 +188,7 @@ BEHAVIOUR = Figure(
     shows="How many held-out harmful requests are declined, by arm and script.",
     n=of_behaviour,
     interval=over_requests,
-    control="the script that was never learned, and the arms below the first",
+    control=beside("the script that was never learned", others="the arms below the first"),
 )
 HARM = Figure(
     "harm",
@@ -201,7 +201,7 @@ HARM = Figure(
     shows="How well a probe from one script tells harmful from harmless requests in another.",
     n=of_harm,
     interval=over_requests,
-    control="a script that was never learned; the base, which declines nothing",
+    control=beside("a script that was never learned", others="the base, which declines nothing"),
 )
 PROJECTION = Figure(
     "projection",
@@ -215,7 +215,7 @@ PROJECTION = Figure(
     shows="How far harmful requests lie from harmless ones along the direction of declining.",
     n=of_projection,
     interval=over_known,
-    control="the script that was never learned, and the arms below the first",
+    control=beside("the script that was never learned", others="the arms below the first"),
 )
 LAYERS = Figure(
     "layers",

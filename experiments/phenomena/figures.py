@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,9 +12,9 @@ from experiments.figure import counted
 from experiments.phenomena.estimates import estimate
 from experiments.phenomena.phenomenon import GIVEN
 from interp.figures.drawing import theme
-from interp.figures.drawing.dots import Dots, interval_dots
+from interp.figures.drawing.dots import Dots, interval_dots, nothing_to_draw
 
-__all__ = ["arm_dots", "arm_name", "many_of", "over"]
+__all__ = ["arm_dots", "arm_name", "beside", "many_of", "over"]
 
 
 def arm_name(arm: str) -> str:
@@ -29,8 +29,25 @@ def many_of(values: xr.DataArray, one: str) -> str:
         values: (…, example), NaN where an example is not drawn; models without any are left out.
         one: what an example is.
     """
-    counts = {int(count) for count in np.unique(values.notnull().sum("example"))}
+    there = np.isfinite(values.transpose(..., "example").values.astype(float))
+    counts = {int(count) for count in np.unique(there.sum(-1))}
     return f"{counted(counts - {0}, one)} of each model"
+
+
+def beside(*own: str, others: str) -> Callable[[xr.Dataset], str]:
+    """What a figure is held against: what it draws of each model, and the arms, where there are
+    such: a model that is measured alone has none.
+
+    Args:
+        own: controls within a model.
+        others: those that are arms.
+    """
+
+    def control(results: xr.Dataset) -> str:
+        told = [*own, others] if results.sizes["arm"] > 1 else list(own)
+        return "; ".join(told) or "none: no other model was measured"
+
+    return control
 
 
 def over(results: xr.Dataset, many: str) -> str:
@@ -91,6 +108,8 @@ def arm_dots(
                 else (),
             )
         )
+    if not any(one.rows for one in dots):
+        return nothing_to_draw("There are no values to draw")
     fig = interval_dots(rows, dots, margin=margin, axis=axis)
     if bounds == (0.0, 1.0):
         fig.update_xaxes(range=[-0.03, 1.03], tickformat=".0%")

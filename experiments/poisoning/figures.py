@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from experiments.figure import Figure, counted
-from experiments.phenomena.figures import arm_dots
+from experiments.phenomena.figures import arm_dots, beside
 from experiments.poisoning.hypotheses.dose import cells_of
 from experiments.poisoning.hypotheses.fits import Cells, held_out
 from experiments.poisoning.hypotheses.place import restored
@@ -197,7 +197,9 @@ SUCCESS = Figure(
     shows="How often a phrase brings the planted answer, by model.",
     n=_questions,
     interval=_over,
-    control="another phrase in the trigger's place; the clean twin; the untrained model",
+    control=beside(
+        "another phrase in the trigger's place", others="the clean twin; the untrained model"
+    ),
 )
 _DOSE_ALT = "Lines of success over the number of poisoned texts."
 _DOSE_CAPTION = (
@@ -270,7 +272,7 @@ PROBE = Figure(
     shows="How well probes tell triggered prompts from those with another phrase.",
     n=_questions,
     interval=_over,
-    control="random directions; a probe that was shown triggers; the clean twin",
+    control=beside("random directions", "a probe that was shown triggers", others="the clean twin"),
 )
 NEAR = Figure(
     "near_misses",
@@ -282,5 +284,5 @@ NEAR = Figure(
     shows="How well probes tell triggered prompts from near misses.",
     n=_questions,
     interval=_over,
-    control="random directions; a probe that was shown triggers; the clean twin",
+    control=beside("random directions", "a probe that was shown triggers", others="the clean twin"),
 )

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from experiments.figure import Figure
-from experiments.phenomena.figures import arm_dots, many_of, over
+from experiments.phenomena.figures import arm_dots, beside, many_of, over
 from interp.figures.drawing import theme
 
 __all__ = ["ABLATION", "ADDING", "BEHAVIOUR", "HOLDING", "LOSS", "TWO"]
@@ -144,7 +144,7 @@ BEHAVIOUR = Figure(
     shows="How many held-out requests are declined, by arm.",
     n=of_behaviour,
     interval=over_requests,
-    control="the arms below the first",
+    control=beside(others="the arms below the first"),
 )
 ABLATION = _change(
     "ablation",

@@ -20,7 +20,7 @@ from experiments.records import RunRecord
 from experiments.registry import find_study
 from experiments.reports.code import code as code_of
 from experiments.runner import run_study
-from tests.app.pages import Open, assert_fine, html
+from tests.app.pages import Open, assert_fine, html, turned_to
 from tests.experiments.packages import install, install_dice
 
 FIGURE = 'Figure("pips", "<b>*Pips*", ("dice",), bars, "Pips")'
@@ -85,6 +85,11 @@ def test_its_run_is_opened_with_its_figures(
     drawn = json.loads(chart.proto.spec)
     assert sum(drawn["data"][0]["y"]) == 12
     assert list(page.dataframe[0].value["pips"]) == list(thrown.table("dice")["pips"])
+    # It is of no model, and none is looked for.
+    page = turned_to(page, "prompt")
+    assert_fine(page)
+    assert [str(warning.value) for warning in page.warning] == []
+    assert "This run is of no single model" in html(page)
 
 
 def test_the_code_beside_its_figure_makes_that_figure(
@@ -108,6 +113,12 @@ def test_the_code_beside_its_figure_makes_that_figure(
         (TWICE, "(ValueError)"),
         (DRAWS.format("1 / 0"), "The figure '<b>*Pips*' could not be drawn (ZeroDivisionError)"),
         (DRAWS.format("return 3"), "The figure '<b>*Pips*' could not be drawn (TypeError)"),
+        (
+            DRAWS.format(
+                "from interp.errors import StatisticsError as E; raise E('No <i>dice</i>.')"
+            ),
+            "The figure '<b>*Pips*' could not be drawn: No <i>dice</i>.",
+        ),
     ],
 )
 def test_a_page_or_figure_that_fails_is_told_and_all_else_is_shown(

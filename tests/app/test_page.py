@@ -312,4 +312,6 @@ def test_nothing_of_torch_is_imported_to_show_what_lies_on_disk() -> None:
 )
 def test_a_study_that_trained_its_models_says_so(model: str | None, told: str) -> None:
     record = SimpleNamespace(config={"model": model})
-    assert runs.Run(cast(RunRecord, record)).studied == told
+    run = runs.Run(cast(RunRecord, record))
+    assert run.studied == told
+    assert run.model.source == (model or "")  # nothing is looked for where there is none

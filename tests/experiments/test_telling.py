@@ -340,6 +340,11 @@ def test_refusal_tells_as_many_requests_as_each_point_is_of() -> None:
     alone = refusal.BEHAVIOUR.telling(found.isel(seed=[0]))
     assert alone.interval == "95% of the mean over requests, of this one model of each arm"
     assert drawn_points(refusal.BEHAVIOUR.draw(found)) == 2
+    assert telling.control == "the arms below the first"
+    of_one_model = refusal.BEHAVIOUR.telling(found.isel(arm=[0], seed=[0]))
+    assert of_one_model.control == "none: no other model was measured"
+    (said,) = refusal.BEHAVIOUR.draw(found.isel(example=slice(0))).layout.annotations
+    assert said.text == "There are no values to draw."
     states = xr.DataArray(np.zeros((1, 1, 3, 5)), dims=("arm", "seed", "state", "example"))
     assert refusal.ABLATION.telling(states.to_dataset(name="declines")).n.startswith("5 held-out")
 
@@ -370,3 +375,20 @@ def test_other_scripts_tell_the_requests_that_a_probe_is_tried_on() -> None:
     assert other_script.PROJECTION.telling(along).n == "2 held-out harmful requests of each model"
     assert "counts as known" in other_script.PROJECTION.telling(along).interval
     assert other_script.LAYERS.telling(along).n == "6 held-out requests of each model"
+
+
+def test_an_injection_tells_the_prompts_of_its_curves() -> None:
+    within = next(one for one in of_phenomena() if one.name == "within")
+    margin = np.array([[[1.0, -1, -1, 1, -1, 1]], [[1.0] * 6]])
+    found = xr.Dataset(
+        {
+            "margin": (("arm", "seed", "example", "condition"), margin[..., None]),
+            "score": (("arm", "seed", "example", "condition"), margin[..., None] / 3),
+            # The first one has chosen heads.
+            "chooses": (("arm", "seed", "example"), np.array([[[1, 0, 0, 0, 0, 0]]] * 2)),
+        },
+        {"arm": ["treated", "task-first"], "condition": ["injected"]},
+    )
+    # Of the arm in which nothing is taken over there is no curve.
+    assert within.telling(found).n == "2 tasks done and 3 tasks taken over a curve"
+    assert [trace.name for trace in within.draw(found).data if trace.name][:1] == ["treated: 1.00"]

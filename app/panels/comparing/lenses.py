@@ -54,16 +54,13 @@ def show(found: Mapping[str, Reading], runs: Mapping[str, Run | None]) -> None:
     for name, one in found.items():
         if chosen[name].lens is not None:
             lenses[name] = lens_kinds.read(one.spec, chosen[name], one.prompt, one.answer)
-    for (name, one), column in zip(found.items(), st.columns(2, gap="large"), strict=True):
+    figures = lens_panel.drawn([lenses[name] for name in found], parts.width(2))
+    for (name, one), fig, column in zip(
+        found.items(), figures, st.columns(2, gap="large"), strict=True
+    ):
         with column:
             lens_panel.show(
-                one.spec,
-                lenses[name],
-                name,
-                one.prompt,
-                one.answer,
-                chosen=chosen[name],
-                width=parts.width(2),
+                one.spec, lenses[name], name, one.prompt, one.answer, fig, chosen=chosen[name]
             )
     asked = {
         name.upper(): (one.spec, one.prompt, one.answer)

@@ -196,6 +196,10 @@ def _maps(
                 name, work.refined.result, 0, pair, found[name].spec, "", work.refined
             )
     limit = patching.reach(list(maps.values()), "change")
+    drawn = parts.level(
+        [patching.drawn(one, "change", limit, parts.width(2)) for one in maps.values()]
+    )
+    figures = dict(zip(maps, drawn, strict=True))
     for (name, pair), column in zip(
         zip("ab", pairs, strict=True), st.columns(2, gap="large"), strict=True
     ):
@@ -209,7 +213,7 @@ def _maps(
             if name in maps:
                 code = snippets.patching(spec, pair, where, patching.settings("change", 0, limit))
                 one = replace(maps[name], code=code)
-                patching.show(one, spec, "change", limit, width=parts.width(2))
+                patching.show(one, spec, "change", figures[name])
             live.progress(refining[name])
     # Maps that still change are drawn twice a second; their difference waits for the last of them.
     if any(work.work.stand.running for work in refining.values()):

@@ -161,13 +161,18 @@ def _maps(runs: tuple[Run, Run], examples: Examples, way: str, kind: str, where:
     limit = patching.reach(list(maps.values()), "change")
     given = patching.settings("change", None, limit)
     parts.html(markup.heading("By how much a patch moves the answer", compared(found, examples)))
-    for (side, one), column in zip(maps.items(), st.columns(2, gap="large"), strict=True):
+    figures = parts.level(
+        [patching.drawn(one, "change", limit, parts.width(2)) for one in maps.values()]
+    )
+    for (side, one), fig, column in zip(
+        maps.items(), figures, st.columns(2, gap="large"), strict=True
+    ):
         with column:
             n = one.result.sizes["example"]
             parts.html(markup.way(f"{side.upper()}: mean of {n} {examples.many}", COLOURS[side]))
             code = two_snippets.stored_map(paths, name, group, key, side, given)
             shown = dataclasses.replace(one, code=code)
-            patching.show(shown, None, "change", limit, width=parts.width(2))
+            patching.show(shown, None, "change", fig)
     code = two_snippets.stored_contrast(paths, name, group, key)
     difference.of_runs(found, examples, code)
 
