@@ -21,8 +21,9 @@ import torch
 
 from benchmarks._common import build, describe_machine, timed
 from cache import ActivationStore
+from interp.model.digests import digest
 from interp.model.identity.behaviour import answers
-from interp.model.identity.contents import digest, tensors
+from interp.model.identity.contents import tensors
 from interp.model.identity.structure import Structure, walk
 from interp.model.model import Model
 

@@ -118,14 +118,9 @@ class ModelRecipe:
         given: dict[str, Any] = {"dtype": self.dtype, "revision": self.revision}
         if not self.parts:
             return load_model(self.source, device=self.device, **given)
-        if self.folder is None:
-            return load_model(self.source, device_map=dict(self.parts), **given)
-        # One of its own: several workers must not write the same files.
-        folder = tempfile.TemporaryDirectory(prefix="worker-", dir=self.folder)
-        where: dict[str, Any] = {"device_map": dict(self.parts), "offload_folder": folder.name}
-        model = load_model(self.source, **where, **given)
-        weakref.finalize(model, folder.cleanup)
-        return model
+        parts = dict(self.parts)
+        folder = self.folder if "disk" in parts.values() else None
+        return load_model(self.source, device_map=parts, offload_folder=folder, **given)
 
     def _from_copy(self, saved: Saved) -> Model:
         folder = Path(self.source)

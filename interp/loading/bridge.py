@@ -8,6 +8,7 @@ import functools
 import itertools
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,7 @@ from cache.sizes import show_size
 from interp.errors import DoesNotFit, ModelError, first_sentence
 from interp.loading import packing
 from interp.loading.configuration import check_size
-from interp.loading.placement import Wanted, for_hugging_face, place, stripped
+from interp.loading.placement import Wanted, for_hugging_face, own_folder, place, stripped
 from interp.loading.promised import Promised, fill, promised
 from interp.loading.where import check_folder, shards_in, unknown_model
 from interp.model.identity.fingerprint import Outline, note_outline
@@ -75,10 +76,14 @@ def load_placed(
         DoesNotFit: some device has not enough memory.
         ModelError: as there; or the parts cannot be placed so.
     """
-    found = _load(source, target, folder, dtype, revision, None, wanted)
-    assert found.placed is not None
-    assert found.settle is not None
-    return found.hf_model, found.tokenizer, found.placed, found.settle()
+    with contextlib.ExitStack() as written:
+        found = _load(source, target, folder, dtype, revision, None, wanted, written)
+        assert found.placed is not None
+        assert found.settle is not None
+        elsewhere = found.settle()
+        if elsewhere is not None:  # they go when the model does
+            weakref.finalize(elsewhere, written.pop_all().close)
+    return found.hf_model, found.tokenizer, found.placed, elsewhere
 
 
 class _Loaded(NamedTuple):
@@ -105,6 +110,7 @@ def _load(
     revision: str | None,
     device: torch.device | None,
     wanted: Wanted | None,
+    written: contextlib.ExitStack | None = None,
 ) -> _Loaded:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -130,11 +136,12 @@ def _load(
                 )
             empty = _empty(config, dtype, _MODULES_OF_ANY)
             placed = place(source, empty, dtype, wanted)
-            offload = None if placed.folder is None else str(placed.folder)
             places = for_hugging_face(empty, placed)
-            where |= {"device_map": places, "offload_folder": offload}
             if folder is not None:
                 without = promised(target, empty, dtype, shards_in(folder), files)
+            where |= {"device_map": places, "offload_folder": None}
+            if placed.folder is not None and without is None and written is not None:
+                where["offload_folder"] = str(own_folder(placed.folder, written))
         elif plain:
             _check_memory(source, skeleton, dtype, device)
         tokenizer = AutoTokenizer.from_pretrained(target, **files)

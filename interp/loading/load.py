@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from interp.loading.wrapping import check_finite, wrap
 from interp.model.model import Model
 from interp.model.vocabulary import quoted
 
+# Hugging Face sets PyTorch's default dtype, and replaces functions of PyTorch and of its own, for
+# the whole process while it builds a model: two at once would get each other's, and leave them.
+_ONE_AT_A_TIME = threading.RLock()
+
 
 @typed
 def load_model(
@@ -43,7 +48,7 @@ def load_model(
     lie where. It computes on the first GPU of the map, on the CPU where there is none. Parts that
     lie elsewhere (on another GPU, in the computer's memory, on disk) are brought there block by
     block when they are needed, and let go when another is. Results are those of the same model on
-    one device.
+    one device. Models are loaded one at a time, whatever threads ask for them.
 
     Args:
         source: the name of a bundled organism ("reversal-curse"), a local Hugging Face folder, a
@@ -62,8 +67,8 @@ def load_model(
             by the name of its Hugging Face module ("model.layers.3", "lm_head", "" for what is
             left) a GPU's number, "cpu" or "disk".
         offload_folder: where weights are written that the model's files do not hold as it computes
-            with them (experts of a mixture); others are read from these files. It must stay as
-            long as the model does.
+            with them (experts of a mixture), in a folder of their own, which is removed when the
+            model is; others are read from these files.
         max_memory: bytes, or "20GB", that weights may take by GPU number and "cpu", for a map that
             is worked out; four fifths of what is free if left out.
 
@@ -90,7 +95,8 @@ def load_model(
     if not isinstance(source, str | Path):
         if dtype is not None or revision is not None:
             raise ModelError("A model in memory has its dtype and revision; leave them out.")
-        return _from_memory(source, tokenizer, chosen, moved=device is not None)
+        with _ONE_AT_A_TIME:
+            return _from_memory(source, tokenizer, chosen, moved=device is not None)
     if tokenizer is not None:
         raise ModelError(f"'{source}' brings its own tokenizer; leave tokenizer=… out.")
     precision = _dtype(dtype) if dtype is not None else None
@@ -102,7 +108,7 @@ def load_model(
         )
     files = str(source), target, folder, precision, revision
     placed, elsewhere = None, None
-    with quiet():
+    with _ONE_AT_A_TIME, quiet():
         if wanted is None:
             hf_model, hf_tokenizer = load_hugging_face(*files, chosen)
         else:
@@ -111,19 +117,19 @@ def load_model(
         bridge, answered = wrap(
             hf_model, hf_tokenizer, target, chosen, precision or hf_model.dtype, elsewhere
         )
-    return _checked(
-        Model(
-            bridge,
-            source=str(source),
-            path=folder,
-            tokenizer=hf_tokenizer,
-            activation_source=ModelSource,
-            revision=revision,
-            placed=placed,
-            elsewhere=elsewhere,
-            answered=answered,
+        return _checked(
+            Model(
+                bridge,
+                source=str(source),
+                path=folder,
+                tokenizer=hf_tokenizer,
+                activation_source=ModelSource,
+                revision=revision,
+                placed=placed,
+                elsewhere=elsewhere,
+                answered=answered,
+            )
         )
-    )
 
 
 def _from_memory(source: Any, tokenizer: Any, device: torch.device, *, moved: bool) -> Model:

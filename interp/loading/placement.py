@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +27,15 @@ from interp.model.memory import available_memory
 from interp.model.placed import Placed
 from interp.model.vocabulary import quoted
 
-__all__ = ["DeviceMap", "MaxMemory", "Wanted", "for_hugging_face", "place", "stripped"]
+__all__ = [
+    "DeviceMap",
+    "MaxMemory",
+    "Wanted",
+    "for_hugging_face",
+    "own_folder",
+    "place",
+    "stripped",
+]
 
 DeviceMap = str | Mapping[str, int | str | torch.device]
 """Parts of a model by the names of Hugging Face's modules, and where each lies."""
@@ -32,6 +43,9 @@ MaxMemory = Mapping[int | str, int | str]
 
 # Words for a map that is worked out from how much memory is free.
 _WORKED_OUT = ("auto", "balanced", "balanced_low_0", "sequential")
+# What PyTorch raises for devices that are not here, numbers of more than 64 bits, and kinds of
+# device whose modules are not installed.
+_NO_DEVICE = (AssertionError, ImportError, OverflowError, RuntimeError, TypeError, ValueError)
 # Of what is free, left to activations and to blocks that are brought.
 _LEFT_FREE = 0.2
 
@@ -163,10 +177,11 @@ def _given(name: str, empty: nn.Module, device_map: DeviceMap) -> dict[str, str]
     parts: dict[str, str] = {}
     for part, where in device_map.items():
         if part not in names:
-            near = difflib.get_close_matches(part, sorted(names), n=1, cutoff=0.3)
+            near = difflib.get_close_matches(str(part), sorted(names), n=1, cutoff=0.3)
             hint = f"; did you mean '{near[0]}'?" if near else "."
             raise ModelError(
-                f"The device_map names {quoted(part)}, and '{name}' has no part of that name{hint}"
+                f"The device_map names {quoted(str(part))}, and '{name}' has no part of that name"
+                f"{hint}"
             )
         parts[part] = _device(where)
     missing = [weight for weight in sorted(weights) if _where(weight, parts) is None]
@@ -179,14 +194,24 @@ def _given(name: str, empty: nn.Module, device_map: DeviceMap) -> dict[str, str]
 
 
 def _device(where: object) -> str:
-    if where in ("disk", "cpu"):
+    if str(where) in ("disk", "cpu"):
         return str(where)
     try:
+        if isinstance(where, bool):
+            raise ValueError("no number")
         device = torch.device("cuda", where) if isinstance(where, int) else torch.device(str(where))
         if device.type in ("meta", "cpu"):
-            raise RuntimeError("no such place")
+            raise ValueError("no such place")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    # A number that is none of 64 bits, and a kind of device whose module is not installed.
+    except (
+        RuntimeError,
+        AssertionError,
+        ImportError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ) as error:
         raise ModelError(
             f"The device_map puts parts on {quoted(str(where))}, which is not here; there are "
             f"{', '.join(_here())}."
@@ -298,13 +323,33 @@ def _folder(given: str | Path | None, parts: Mapping[str, str], *, asked: bool) 
             "An offload_folder is for parts on disk, and the device_map puts none there; leave it "
             "out."
         )
+    if not str(given):  # an empty variable of a shell; it would be where the process happens to be
+        raise ModelError("The offload_folder has no name; give a folder, or leave it out.")
     folder = expanded(str(given))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ModelError(
-            f"The offload_folder '{folder}' cannot be written to ({error.strerror}); give another."
+            f"The offload_folder {quoted(str(folder))} cannot be written to ({reason}); give "
+            "another."
         ) from error
     return folder
+
+
+def own_folder(folder: Path, written: contextlib.ExitStack) -> Path:
+    """A new folder in an offload folder, where nothing of another model or of a user's is replaced.
+
+    Args:
+        written: removes it when it is closed.
+    """
+    made = Path(tempfile.mkdtemp(prefix="obverse-", dir=folder))
+    written.callback(_remove, made, os.getpid())
+    return made
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # a forked one ends earlier
+        shutil.rmtree(folder, ignore_errors=True)

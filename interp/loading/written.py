@@ -18,6 +18,7 @@ DEVICE_MAP, OFFLOAD_FOLDER, MAX_MEMORY = (
     "OBVERSE_MAX_MEMORY",
 )
 _LARGEST = 1 << 20  # characters
+_DIGITS = 9  # of a GPU's number
 
 
 def placing(
@@ -56,7 +57,7 @@ def _map(text: str) -> str | dict[str, Any]:
     try:
         if len(text) > _LARGEST:
             raise ValueError("too long")
-        parts = json.loads(text)
+        parts = json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise ModelError(
             f"The device map {quoted(text)} is no JSON; write it like "
@@ -68,13 +69,25 @@ def _map(text: str) -> str | dict[str, Any]:
     return dict(parts)
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        named = [name for name, _ in pairs]
+        twice = next(name for name in named if named.count(name) > 1)
+        raise ModelError(f"The device map has two places for {quoted(twice)}; give one.")
+    return found
+
+
 def _limits(text: str) -> dict[int | str, str]:
     found: dict[int | str, str] = {}
     for each in text.split(","):
         where, equals, size = (part.strip() for part in each.partition("="))
-        if not equals or not where:
+        number = where.isascii() and where.isdigit() and len(where) <= _DIGITS
+        device = int(where) if number else where
+        if not equals or not where or device in found:
             raise ModelError(
-                f"The limits {quoted(text)} cannot be read; write them like cpu=20GB,0=70GB."
+                f"The limits {quoted(text)} cannot be read; write each device once, like "
+                "cpu=20GB,0=70GB."
             )
-        found[int(where) if where.isascii() and where.isdigit() else where] = size
+        found[device] = size
     return found

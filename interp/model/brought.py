@@ -86,6 +86,28 @@ class Brought(dict[str, Any]):
         self._refuse(name)
         return super().pop(name, *default)
 
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def update(self, *others: Any, **named: Any) -> None:
+        for name, value in dict(*others, **named).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> Brought:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def popitem(self) -> tuple[str, Any]:
+        self._refuse(next(reversed(self), ""))
+        return super().popitem()
+
+    def clear(self) -> None:
+        for name in self:
+            self._refuse(name)
+        super().clear()
+
     def _refuse(self, name: str) -> None:
         if name in self._slots:
             raise ModelError(CHANGED.format(name=self._slots[name].name))

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from interp.errors import ModelError
 from interp.model.along import Along
 from interp.model.brought import CHANGED, Brought, Read, Slot
+from interp.model.lent import Lent
 
 __all__ = ["Elsewhere", "Reader", "Slot"]
 
@@ -101,6 +102,7 @@ class Elsewhere:
         self._versions: dict[str, dict[str, int]] = {}
         self._at: dict[int, Slot] = {}
         self._alive: weakref.WeakValueDictionary[Slot, nn.Parameter] = weakref.WeakValueDictionary()
+        self._lent = Lent()
         self._lock = threading.RLock()
         self._local = threading.local()
 
@@ -146,7 +148,7 @@ class Elsewhere:
         """What a module is given of a weight: the weight, or inside `closed` its shape."""
         closed = getattr(self._local, "closed", None)
         if closed is None:
-            return self.weight(slot)
+            return self.lend(slot)
         empty = self.slots[slot]
         if closed == "empty":
             return empty
@@ -171,6 +173,13 @@ class Elsewhere:
                 self._cut(slot, here)
             return here[slot.name]
 
+    def lend(self, slot: Slot) -> nn.Parameter:
+        """A weight for somebody who may change it, which is noticed."""
+        found = self.weight(slot)
+        with self._lock:
+            self._lent.give(slot, found)
+        return found
+
     def owns(self, value: Tensor) -> bool:
         """Whether this stands for a weight that was not brought."""
         return id(value) in self._empty
@@ -193,12 +202,12 @@ class Elsewhere:
     def check_held(self) -> None:
         """See that weights which somebody holds are those that lie elsewhere; keeps none itself.
 
-        An edit behind PyTorch's back lives as long as what was edited.
-
         Raises:
             ModelError: somebody has changed one.
         """
         self.let_go()
+        with self._lock:
+            self._lent.check()
         for slot, value in list(self._alive.items()):
             made = self._made.get(slot)
             with torch.no_grad():
@@ -264,6 +273,8 @@ class Elsewhere:
         if found is None:
             found = nn.Parameter(value.detach(), requires_grad=False)
             self._alive[slot] = found
+        else:
+            self._lent.brought_again(slot, found)
         return found
 
     def _note(self, group: str, here: Mapping[str, nn.Parameter]) -> None:
@@ -282,6 +293,7 @@ class Elsewhere:
             for name, value in here.items():
                 if self._at.get(value.data_ptr()) == Slot(group, name):
                     del self._at[value.data_ptr()]
+            self._lent.let_go({Slot(group, name): value for name, value in here.items()})
 
     def _check_unchanged(self, group: str) -> None:
         self._check_versions(group, self._here[group])

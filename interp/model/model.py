@@ -218,7 +218,7 @@ class Model:
         slot = None if self.elsewhere is None else self.elsewhere.stands_for(parameter)
         if self.elsewhere is None or slot is None:
             return parameter
-        return self.elsewhere.weight(slot)
+        return self.elsewhere.lend(slot)
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """Weights and saved buffers by Hugging Face's names.

@@ -45,17 +45,20 @@ class Stamp:
     Attributes:
         size: in bytes.
         changed: when its content was last changed, in nanoseconds.
+        touched: when it was last written to or renamed, in nanoseconds, which no program can set.
         inode, device: which file it is.
     """
 
     size: int
     changed: int
+    touched: int
     inode: int
     device: int
 
     @classmethod
     def of(cls, status: os.stat_result) -> Stamp:
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
+        times = status.st_mtime_ns, status.st_ctime_ns
+        return cls(status.st_size, *times, status.st_ino, status.st_dev)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from interp.model.digests import digest
 from interp.model.elsewhere import Elsewhere
 from interp.model.identity.behaviour import Answers, Behaviour, answers
 from interp.model.identity.change import Change, serial
-from interp.model.identity.contents import digest, tensors
+from interp.model.identity.contents import tensors
 from interp.model.identity.fingerprint import (
     built_anew,
     canonical_weights,
@@ -197,8 +198,10 @@ class Identity:
             known, answered = self._answered
             if known == (state, _settings(bridge)):
                 return state, others, [], answered
-        if not changes and self._given is not None:
-            now, self._given = self._given, None
+        # What it answered while it was loaded is of that moment alone.
+        given, self._given = self._given, None
+        if not changes and given is not None:
+            now = given
         elif not changes:
             try:
                 # First, since rotations that depend on the length are made for this one again.

@@ -17,7 +17,7 @@ from transformers import masking_utils
 from interp import Model, PromptPairs, capture, load_model, logit_diff, logit_lens, sweep
 from interp.circuits import Circuit, attribute_edges, prune
 from interp.errors import ModelError, ObverseError
-from interp.model.identity.contents import digest, weighted_sums
+from interp.model.digests import digest, weighted_sums
 from interp.model.identity.fingerprint import fingerprint
 from tests.fake_gpu import fake_gpu
 from tests.interp import modifying
@@ -288,7 +288,7 @@ def test_every_number_counts_on_a_device(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("small", [1 << 16, 20, 0])
 def test_every_tensor_counts_on_a_device(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small ones, which are read as one, as those apart, on a device that is none."""
-    monkeypatch.setattr("interp.model.identity.contents.SMALL", small)
+    monkeypatch.setattr("interp.model.digests.SMALL", small)
     held = {"a": torch.arange(5.0), "b": torch.arange(3).bool(), "c": torch.arange(5.0) + 1}
     with fake_gpu():
         there = {name: value.to("cuda") for name, value in held.items()}
@@ -305,7 +305,7 @@ def test_every_tensor_counts_on_a_device(small: int, monkeypatch: pytest.MonkeyP
 def test_pieces_of_a_device_do_not_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = torch.randn(4096)
     expected = weighted_sums(whole)
-    monkeypatch.setattr("interp.model.identity.contents.PIECE", 64)
+    monkeypatch.setattr("interp.model.digests.PIECE", 64)
     assert torch.equal(weighted_sums(whole), expected)
     swapped = whole.view(64, 64).flip(0).reshape(-1)
     assert not torch.equal(weighted_sums(swapped), expected)
