@@ -107,7 +107,7 @@ def stored(model: Model, pair: Pair, result: xr.Dataset) -> tuple[Check, ...]:
     told = result["patched"].isel(example=0)
     values = np.abs(told.values.astype(float) - float(result["corrupt"][0]))
     if result.attrs.get("fingerprint") != model.fingerprint:
-        said = "The model that is open has other weights than the one that was patched."
+        said = "The model that is open has another fingerprint than the one that was patched."
         return (Check(name, True, said, sure=False),)
     if result.attrs.get("metric") != "logit_diff" or not np.isfinite(values).any():
         return ()

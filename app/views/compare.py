@@ -35,8 +35,9 @@ def show(opened: Opened) -> None:
     _choose(opened)
     _pinned(opened)
     found: list[Side] = []
+    once: dict[Source, Opened] = {}
     for name, view in (("a", two.a), ("b", two.b)):
-        side = None if view is None else _side(opened, "a" if name == "a" else "b", view)
+        side = None if view is None else _side(opened, "a" if name == "a" else "b", view, once)
         if side is not None:
             found.append(side)
         elif view is not None:
@@ -176,10 +177,13 @@ def _open(view: View) -> None:
     state.change(**fields, two=two)
 
 
-def _side(opened: Opened, name: _Name, view: View) -> Side | None:
+def _side(opened: Opened, name: _Name, view: View, once: dict[Source, Opened]) -> Side | None:
     """A state with what it is about; None where it cannot be opened, which is said.
 
     A link alone opens what is bundled, or stands in the folder of runs, and nothing else.
+
+    Args:
+        once: what has been opened, to be filled: what is wrong with it is said once for both.
     """
     source = view.source
     assert source is not None
@@ -194,7 +198,7 @@ def _side(opened: Opened, name: _Name, view: View) -> Side | None:
         return None
     if state_to_text(view) is None:
         parts.warning(f"What {name.upper()} asks is too long for a link to this page.")
-    own = Opened(opened.root, source, run, opened.found)
+    own = once.setdefault(source, Opened(opened.root, source, run, opened.found))
     return Side(
         name,
         naming.of_view(own, view),

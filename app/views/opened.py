@@ -149,8 +149,9 @@ def _of_run(run: runs.Run) -> ModelSpec | None:
         return None
     if run.fingerprint is not None and about.fingerprint != run.fingerprint:
         parts.warning(
-            f"The model at '{run.model.source}' has other weights than the one that was studied; "
-            "what is computed here does not belong to the stored results."
+            f"The model at '{run.model.source}' is not known to be the one that was studied: its "
+            "weights are others, or the run was made by a version of Obverse that tells models in "
+            "another way. What is computed here may not belong to the stored results."
         )
     return run.model
 
@@ -159,7 +160,7 @@ def _own_models(run: runs.Run) -> str:
     """Of a study that was not of one model: where those lie that it has trained."""
     said = "This run is of no single model, so only what it stored is shown."
     folder = run.record.path / "work" / "organisms"
-    if not folder.is_dir():
+    if folder.is_symlink() or not folder.is_dir():
         return said
     return f"{said} Those that it has trained are opened under ‘Another model …’, each by its " + (
         f"folder in ‘{folder}’."

@@ -56,7 +56,14 @@ def test_a_model_with_other_weights_is_told(
     edit(folder / "provenance.json", model=provenance["model"] | {"fingerprint": "0" * 32})
     page = open_page(tmp_path)
     assert_fine(page)
-    assert "other weights" in page.warning[0].value
+    assert "is not known to be the one that was studied" in page.warning[0].value
+    # Once, where two of its questions are compared.
+    sides = {name: f"run=reversal-curse/copy&example={n}" for name, n in (("a", 0), ("b", 4))}
+    page = open_page(tmp_path, query={"page": "compare"} | sides)
+    assert_fine(page)
+    assert [str(one.value) for one in page.warning if "studied" in str(one.value)] == [
+        str(page.warning[0].value)
+    ]
 
 
 def test_an_unfinished_run_says_how_to_go_on(
