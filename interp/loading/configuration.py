@@ -14,11 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-
 from cache.errors import StorageError
 from cache.files import read_bytes
 from interp.errors import ModelError
+from interp.loading.headers import header
 from interp.model.vocabulary import quoted
 
 __all__ = ["Stored", "Weights", "check_configuration", "check_size", "read_json", "weights_in"]
@@ -96,21 +95,13 @@ def weights_in(shards: Sequence[Path]) -> Weights:
     """
     found: dict[str, Stored] = {}
     for shard in shards:
-        try:
-            # For PyTorch it would map the file as memory of this process, which a limit counts.
-            with safe_open(str(shard), framework="np") as weights:
-                for name in weights.keys():  # noqa: SIM118 (it is no mapping)
-                    if name in found:
-                        raise ModelError(
-                            f"'{shard}' holds {quoted(name)}, which stands in another of the "
-                            "model's files too; copy the model again."
-                        )
-                    one = weights.get_slice(name)
-                    found[name] = Stored(tuple(one.get_shape()), str(one.get_dtype()))
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"'{shard}' is truncated or damaged; copy the file again from its source."
-            ) from error
+        for name, one in header(shard)[0].items():
+            if name in found:
+                raise ModelError(
+                    f"'{shard}' holds {quoted(name)}, which stands in another of the model's files "
+                    "too; copy the model again."
+                )
+            found[name] = Stored(one.shape, one.dtype)
     return found
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from cache.arguments import typed
 from cache.keys.space import DTYPES, dtype_name
-from interp.errors import ModelError
+from interp.errors import DoesNotFit, ModelError
 from interp.forward.source import ModelSource
 from interp.loading.alibi import check_alibi
 from interp.loading.allocator import keep_freed_memory
@@ -22,6 +23,7 @@ from interp.loading.placement import Wanted
 from interp.loading.quiet import quiet
 from interp.loading.where import locate
 from interp.loading.wrapping import check_finite, wrap
+from interp.model.memory import is_out_of_memory
 from interp.model.model import Model
 from interp.model.vocabulary import quoted
 
@@ -108,7 +110,7 @@ def load_model(
         )
     files = str(source), target, folder, precision, revision
     placed, elsewhere = None, None
-    with _ONE_AT_A_TIME, quiet():
+    with _ONE_AT_A_TIME, _within_memory(str(source)), quiet():
         if wanted is None:
             hf_model, hf_tokenizer = load_hugging_face(*files, chosen)
         else:
@@ -130,6 +132,21 @@ def load_model(
                 answered=answered,
             )
         )
+
+
+@contextlib.contextmanager
+def _within_memory(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # A thread has memory of its own.
+        told = isinstance(error, MemoryError) or "start new thread" in str(error)
+        if not told and not is_out_of_memory(error):  # type: ignore[arg-type]
+            raise
+        raise DoesNotFit(
+            f"Memory ran out while '{name}' was loaded; put more of its parts on disk "
+            "(device_map), load it in bfloat16, or use a machine with more memory."
+        ) from error
 
 
 def _from_memory(source: Any, tokenizer: Any, device: torch.device, *, moved: bool) -> Model:

@@ -17,6 +17,7 @@ from interp.loading.cutting import asks_for_numbers, bring_cut
 from interp.model.along import Along, taken_along
 from interp.model.identity.behaviour import Answers, answers, fixed_input
 from interp.model.identity.fingerprint import hash_tensor
+from interp.model.memory import is_out_of_memory
 from interp.model.packed import parts
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _side_by_side(
     with taken_along(lambda: _logits(plain, ids), place) as along, _wrapping(name, hf_model):
         try:
             answered = answers(bridge, everywhere=True)
-        except ModelError:
+        except (ModelError, MemoryError):
             raise
         except Exception:
             _expected(name, along.result)  # if that fails as well, it is not the wrapping's fault
@@ -146,9 +147,11 @@ def _same_weights(hf_model: Any) -> Any:
 def _expected(name: str, run: Callable[[], torch.Tensor]) -> torch.Tensor:
     try:
         return run()
-    except ModelError:
+    except (ModelError, MemoryError):
         raise
     except Exception as error:  # settings of which each is in order, and that do not fit together
+        if _is_out_of_memory(error):
+            raise
         raise ModelError(
             f"'{name}' computes nothing with the settings in its config.json "
             f"({first_sentence(error)}); restore it from the original checkpoint."
@@ -159,10 +162,16 @@ def _expected(name: str, run: Callable[[], torch.Tensor]) -> torch.Tensor:
 def _wrapping(name: str, hf_model: Any) -> Iterator[None]:
     try:
         yield
-    except ModelError:
+    except (ModelError, MemoryError):
         raise
     except Exception as error:
+        if _is_out_of_memory(error):
+            raise
         raise _cannot_wrap(name, hf_model, error) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and is_out_of_memory(error)
 
 
 def _cannot_wrap(name: str, hf_model: Any, error: Exception) -> ModelError:

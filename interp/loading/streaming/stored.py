@@ -1,27 +1,20 @@
-"""Where the numbers of a weight stand: a file, a place in it, a shape and a type.
-
-The header of a safetensors file is JSON, read within bounds; nothing in it is evaluated.
-"""
+"""Where the numbers of a weight stand: a file, a place in it, a shape and a type."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from cache.errors import StorageError
-from cache.files import open_regular, storage_errors
 from interp.errors import ModelError
+from interp.loading.headers import Entry, header
 
 __all__ = ["Stamp", "Stored", "changed", "check_stamps", "stored_in"]
 
-_MOST_HEADER = 100 << 20  # bytes; safetensors itself reads no larger one
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -94,21 +87,9 @@ def stored_in(path: Path) -> dict[str, Stored]:
     Raises:
         ModelError: the file is missing, truncated or damaged, or its types are unknown.
     """
-    try:
-        header, begin, stamp = _header(path)
-    except StorageError as error:
-        raise ModelError(str(error)) from error
-    try:
-        found = json.loads(header)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path) from error
-    if not isinstance(found, dict):
-        raise _damaged(path)
-    return {
-        name: _stored(path, name, entry, begin, stamp)
-        for name, entry in found.items()
-        if name != "__metadata__"
-    }
+    entries, status = header(path)
+    stamp = Stamp.of(status)
+    return {name: _stored(path, name, entry, stamp) for name, entry in entries.items()}
 
 
 def check_stamps(stamps: Mapping[Path, Stamp]) -> None:
@@ -130,38 +111,11 @@ def changed(path: Path) -> ModelError:
     )
 
 
-def _header(path: Path) -> tuple[bytes, int, Stamp]:
-    """The header of a file, where its numbers begin, and which file that was."""
-    # Files of a hub's cache are links to where the content is.
-    with storage_errors(path, "read"), open(open_regular(path, links=True), "rb") as file:
-        stamp = Stamp.of(os.fstat(file.fileno()))
-        head = file.read(8)
-        size = int.from_bytes(head, "little")
-        if len(head) < 8 or size > min(_MOST_HEADER, stamp.size - 8):
-            raise _damaged(path)
-        return file.read(size), 8 + size, stamp
-
-
-def _stored(path: Path, name: str, entry: Any, data: int, stamp: Stamp) -> Stored:
-    entry = entry if isinstance(entry, dict) else {}
-    shape, place = entry.get("shape"), entry.get("data_offsets")
-    if not (_counts(shape) and _counts(place) and len(place) == 2):
-        raise _damaged(path)
-    dtype = _DTYPES.get(str(entry.get("dtype")))
+def _stored(path: Path, name: str, entry: Entry, stamp: Stamp) -> Stored:
+    dtype = _DTYPES.get(entry.dtype)
     if dtype is None:
         raise ModelError(
-            f"'{path}' holds '{name[:80]}' as {str(entry.get('dtype'))[:20]}, which cannot be read "
-            "from the disk block by block; save the model in bfloat16 or float32."
+            f"'{path}' holds '{name[:80]}' as {entry.dtype[:20]}, which cannot be read from the "
+            "disk block by block; save the model in bfloat16 or float32."
         )
-    begin, end = place
-    if end - begin != math.prod(shape) * dtype.itemsize or data + end > stamp.size:
-        raise _damaged(path)
-    return Stored(path, data + begin, tuple(shape), dtype, stamp)
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
-
-
-def _damaged(path: Path) -> ModelError:
-    return ModelError(f"'{path}' is truncated or damaged; copy the file again from its source.")
+    return Stored(path, entry.begin, entry.shape, dtype, stamp)

@@ -18,7 +18,7 @@ from interp import load_model, logits
 from interp.errors import DoesNotFit, ModelError
 from interp.execute.processes import Processes
 from interp.execute.recipe import ModelRecipe
-from interp.loading import bridge, placement
+from interp.loading import bridge, placement, wrapping
 from interp.loading.written import from_environment, placing
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.tiny import Tiny, build_tokenizer, load_hugging_face
@@ -171,6 +171,25 @@ def test_what_does_not_fit_is_refused_with_the_figures_of_each_place(
         load_model(llama.folder, device_map={"": "cpu", "model.layers.1": "disk"})
     assert "on cpu, where 1 kB are free (besides" in str(caught.value)
     assert "on disk)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("can't allocate memory: 5 bytes for weights"),
+    ],
+)
+@pytest.mark.parametrize("where", ["answers", "fixed_input", "taken_along"])
+def test_memory_that_runs_out_is_not_the_models_fault(
+    llama: Tiny, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(wrapping, where, fail)
+    with pytest.raises(DoesNotFit, match=r"^Memory ran out while '.*' was loaded"):
+        load_model(llama.folder, device_map=DISK)
 
 
 def test_a_device_is_given_as_pytorch_has_it(llama: Tiny) -> None:
