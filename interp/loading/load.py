@@ -50,7 +50,11 @@ def load_model(
     lie where. It computes on the first GPU of the map, on the CPU where there is none. Parts that
     lie elsewhere (on another GPU, in the computer's memory, on disk) are brought there block by
     block when they are needed, and let go when another is. Results are those of the same model on
-    one device. Models are loaded one at a time, whatever threads ask for them.
+    one device.
+
+    Models are loaded one at a time, whatever threads ask for them. Hugging Face sets PyTorch's
+    default dtype for the whole process meanwhile, so nothing else should be computed then where
+    `dtype` is not float32.
 
     Args:
         source: the name of a bundled organism ("reversal-curse"), a local Hugging Face folder, a
