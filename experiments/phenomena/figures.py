@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -43,11 +44,12 @@ def beside(*own: str, others: str) -> Callable[[xr.Dataset], str]:
         others: those that are arms.
     """
 
-    def control(results: xr.Dataset) -> str:
-        told = [*own, others] if results.sizes["arm"] > 1 else list(own)
-        return "; ".join(told) or "none: no other model was measured"
+    return functools.partial(_beside, own, others)  # which is sent to workers
 
-    return control
+
+def _beside(own: tuple[str, ...], others: str, results: xr.Dataset) -> str:
+    told = [*own, others] if results.sizes["arm"] > 1 else list(own)
+    return "; ".join(told) or "none: no other model was measured"
 
 
 def over(results: xr.Dataset, many: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
+import pickle
 import shutil
 import signal
 from collections.abc import Iterator
@@ -265,3 +267,9 @@ def test_a_phenomenon_must_be_whole() -> None:
         replace(toy.PHENOMENON, hypotheses=(replace(one, arms=("twin",)),))
     with pytest.raises(ValueError, match="draws more than"):
         replace(toy.PHENOMENON, hypotheses=(replace(one, name="other"),))
+
+
+@pytest.mark.parametrize("name", ["injection", "other_script", "poisoning", "refusal", "suffix"])
+def test_what_a_study_measures_can_be_sent_to_workers(name: str) -> None:
+    phenomenon = importlib.import_module(f"experiments.{name}.phenomenon").PHENOMENON
+    assert pickle.loads(pickle.dumps(phenomenon)).name == phenomenon.name  # noqa: S301
