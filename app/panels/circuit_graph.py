@@ -137,6 +137,7 @@ def _graph(
         share = min(1.0, abs(arc.score) / limit) if limit and np.isfinite(arc.score) else 0.0
         edges.append(
             {
+                "of": (arc.source[0], arc.destination),
                 "from": names[arc.source],
                 "to": names[arc.target],
                 "points": [at(float(x), float(y)) for x, y in curve[::3]],
@@ -147,7 +148,11 @@ def _graph(
                 "words": edge_words(arc, circuit),
             }
         )
-    edges.reverse()  # the strongest first: their number is their rank
+    edges.reverse()  # the strongest first
+    # What heads share that read the same keys is one edge, and a line to each of them.
+    ranks: dict[object, int] = {}
+    for edge in edges:
+        edge["rank"] = ranks.setdefault(edge.pop("of"), len(ranks))
     return {
         "way": way.name,
         "title": way.title,

@@ -129,7 +129,9 @@ def common(sides: Mapping[str, Side]) -> dict[str, Chosen]:
     offered = {kind: KINDS[kind] for kind in KINDS if len(there[kind]) == len(sides)}
     kind = switch.choose("lens", offered, "Lens")
     if said:
-        said.append("One is fitted where the model or its run is open, under “Lens”.")
+        said.append(
+            "One is fitted on the page of an example or of a prompt, where layers are read."
+        )
         parts.html(markup.hint(" ".join(said)))
     parts.html(f'<div class="ob-small">{markup.esc(_ABOUT[kind])}</div>')
     return there[kind]

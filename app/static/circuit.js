@@ -143,7 +143,7 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
   const told = tag("div", { class: "told", role: "status", "aria-live": "polite" });
   const bar = tag("div", { class: "bar" });
   const ways = tag("div", { class: "ways" });
-  const most = Math.max(1, ...data.graphs.map((graph) => graph.edges.length));
+  const most = Math.max(1, ...data.graphs.flatMap((graph) => graph.edges.map((edge) => edge.rank + 1)));
   const drawn = [];
 
   const label = (text, input) => { const made = tag("label", {}, text); made.append(input); return made; };
@@ -325,7 +325,7 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
       const { graph } = one;
       const chosen = graph.nodes.findIndex((node) => settings.chosen[graph.way] === `${node.name} ${node.position}`);
       const pinned = new Set(graph.nodes.flatMap((node, i) => (isPinned(graph, node) ? [i] : [])));
-      const strong = graph.edges.filter((edge, rank) => rank < settings.strongest || pinned.has(edge.from) || pinned.has(edge.to));
+      const strong = graph.edges.filter((edge) => edge.rank < settings.strongest || pinned.has(edge.from) || pinned.has(edge.to));
       const through = settings.paths && chosen >= 0 ? connected(strong, chosen) : null;
       const visible = new Set(strong.filter((edge) => !through || (through.has(edge.from) && through.has(edge.to))));
       const used = new Set([...visible].flatMap((edge) => [edge.from, edge.to]));

@@ -13,6 +13,7 @@ from app.panels import circuit_graph
 from app.screen.told import Check
 from app.selection import Node
 from experiments.records import RunRecord
+from interp.circuits.circuit import Circuit
 from tests.app.material import HOSTILE
 from tests.app.pages import Open, assert_fine, html, root_of, switched
 
@@ -116,9 +117,15 @@ def test_a_circuit_that_could_be_noise_is_grey_and_says_so_in_what_is_saved(
 
     monkeypatch.setattr(circuits, "measured", clear)
     drawn.clear()
+    # As where heads share their keys: one edge is a line to each of them.
+    targets = Circuit.targets
+    monkeypatch.setattr(Circuit, "targets", lambda circuit, d: targets(circuit, d) * 2)
     open_page(root_of(record), query={"page": "circuit", "circuit-of": "one", "edges": "5"})
     assert len(drawn) == 2
     for one in drawn:
         assert not one["grey"]
         assert one["reason"] == []
         assert "#80848c" not in {edge["colour"] for edge in one["edges"]}
+        ranks = [edge["rank"] for edge in one["edges"]]
+        assert len(ranks) == 10
+        assert sorted(set(ranks)) == list(range(5))
