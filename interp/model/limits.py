@@ -7,6 +7,8 @@ takes more; `ulimit` makes it run out.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -51,31 +53,54 @@ def _left_by_ulimit() -> Iterator[int]:
 def _left_by_groups() -> Iterator[int]:
     """What the control groups leave that a container or batch system has put this process in."""
     with contextlib.suppress(OSError, ValueError):
-        for line in (PROC / "self" / "cgroup").read_text().splitlines():
-            _, kinds, path = line.split(":", 2)
-            if not kinds:
-                names, top = ("memory.max", "memory.current", "inactive_file"), CGROUPS
-            elif "memory" in kinds.split(","):
-                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-                top = CGROUPS / "memory"
-            else:
-                continue
-            here = top / path.lstrip("/")
+        for top, folders, names in _groups(_read(PROC / "self" / "cgroup"), CGROUPS):
             # Inside a container the path may be that of the host; then the group is the top one.
-            for folder in (here, *here.parents) if here.is_dir() else (top,):
-                if folder == top.parent:
-                    break
+            for folder in folders if folders[0].is_dir() else (top,):
                 yield from _left_in(folder, *names)
+
+
+@functools.lru_cache(maxsize=8)
+def _groups(told: str, root: Path) -> list[tuple[Path, list[Path], tuple[str, str, str]]]:
+    """Of what /proc tells of groups that limit memory: the top one, this process's own and those
+    that it lies in, and the files that say limit and use.
+
+    Raises:
+        ValueError: it is told in another way.
+    """
+    found = []
+    for line in told.splitlines():
+        _, kinds, path = line.split(":", 2)
+        if not kinds:
+            names, top = ("memory.max", "memory.current", "inactive_file"), root
+        elif "memory" in kinds.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            top = root / "memory"
+        else:
+            continue
+        here = top / path.lstrip("/")
+        inside = itertools.takewhile(top.parent.__ne__, (here, *here.parents))
+        found.append((top, list(inside), names))
+    return found
 
 
 def _left_in(folder: Path, limit: str, current: str, files: str) -> Iterator[int]:
     with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
-        most = int((folder / limit).read_text())  # "max" where there is none
+        most = int(_read(folder / limit))  # "max" where there is none
         if most >= _NONE:
             return
         # What only holds what is on the disk anyway is given up when memory is short.
         given_up = _counted(folder / "memory.stat", files)
-        yield most - int((folder / current).read_text()) + given_up
+        yield most - int(_read(folder / current)) + given_up
+
+
+def _read(path: Path) -> str:
+    """A short file of the kernel's; as a stream of text it would take several times as long, and
+    this is asked for before each batch."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return b"".join(iter(lambda: os.read(descriptor, 1 << 16), b"")).decode()
+    finally:
+        os.close(descriptor)
 
 
 def _counted(path: Path, name: str) -> int:
@@ -84,7 +109,7 @@ def _counted(path: Path, name: str) -> int:
     Raises:
         KeyError: there is none.
     """
-    found = re.search(rf"^{name}:?\s+(\d+)\b", path.read_text(), re.MULTILINE)
+    found = re.search(rf"^{name}:?\s+(\d+)\b", _read(path), re.MULTILINE)
     if found is None:
         raise KeyError(name)
     return int(found[1])
