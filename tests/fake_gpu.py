@@ -46,6 +46,10 @@ _STRICT = (
 # What tells numbers, or as many results as the numbers say, so that the CPU has to wait.
 _WAITING = ("_local_scalar_dense", "equal.", "is_nonzero", "nonzero.", "_unique", "masked_select")
 _MOVES = {"to", "cpu", "cuda", "as_tensor", "asarray"}
+_GRADIENTS = {
+    "grad": (torch.autograd.grad,),
+    "backward": (Tensor.backward, torch.autograd.backward),
+}
 _TO_NUMPY = {"numpy", "__array__", "__dlpack__"}
 
 
@@ -79,15 +83,18 @@ def _plain() -> Iterator[None]:
         yield
 
 
-def _all(value: Any) -> Iterator[Any]:
-    """What stands in lists, tuples and dictionaries; PyTorch's own way takes five times as long."""
-    if isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _all(one)
-    elif isinstance(value, dict):
-        yield from _all(list(value.values()))
-    else:
-        yield value
+def _tensors(*left: Any) -> list[Tensor]:
+    """Those in lists, tuples and dictionaries: asked for at each operation, so that a generator, or
+    PyTorch's own way, would be most of the work."""
+    found, values = [], list(left)
+    for value in values:  # which grows
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            values += value
+        elif isinstance(value, dict):
+            values += value.values()
+    return found
 
 
 def _storage(value: object) -> Any:
@@ -103,13 +110,19 @@ def _storage(value: object) -> Any:
         return None
 
 
+def _place(value: object) -> bool | None:
+    """Whether this is on the GPU that is none; None for what PyTorch makes where it is needed."""
+    place: bool | None = getattr(_storage(value), "on_fake_gpu", False)
+    return place
+
+
 def on_gpu(value: object) -> bool:
     """Whether this is a tensor on the GPU that is none."""
-    return bool(getattr(_storage(value), "on_fake_gpu", False))
+    return bool(_place(value))
 
 
 def _is_anywhere(value: object) -> bool:
-    return getattr(_storage(value), "on_fake_gpu", False) is None
+    return _place(value) is None
 
 
 def _mark(value: Any, gpu: bool | None = True) -> Any:
@@ -121,9 +134,15 @@ def _mark(value: Any, gpu: bool | None = True) -> Any:
 
 
 def _marked(result: Any, gpu: bool | None = True) -> Any:
-    for value in _all(result):
+    for value in _tensors(result):
         _mark(value, gpu)
     return result
+
+
+@functools.cache
+def _named(func: Any) -> str:
+    """What the tables above call an operation."""
+    return str(func._schema.name).removeprefix("aten::") + "."
 
 
 def _asked(value: object) -> bool | None:
@@ -145,33 +164,33 @@ class _Rules(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name.removeprefix("aten::") + "."
-        given = [v for v in _all((args, kwargs)) if isinstance(v, Tensor)]
+        given = _tensors(args, kwargs)
         if not given and self.inside:
             # What PyTorch makes where the rest is: zeros of gradients, of one-hot vectors.
             return _marked(func(*args, **kwargs), None)
-        if not any(map(on_gpu, given)):
+        places = list(map(_place, given))
+        if True not in places:
             return func(*args, **kwargs)
+        name = _named(func)
         if name.startswith("copy_"):
             if on_gpu(args[0]) != on_gpu(args[1]):
                 self.seen.moved(args[1])
             return func(*args, **kwargs)
-        looked = [args[0], *_all(args[2:])] if name.startswith(_INDEXING) else given
-        if not on_gpu(looked[0]) and name.startswith(_INDEXING):
+        if False in places:
             looked = given
-        strict = name.startswith(_STRICT)
-        for value in looked:
-            if (
-                isinstance(value, Tensor)
-                and not on_gpu(value)
-                and not _is_anywhere(value)
-                and value.device.type == "cpu"
-                and (strict or value.dim() > 0)
-            ):
-                raise DeviceError(
-                    f"{func}: Expected all tensors to be on the same device, but found at least "
-                    "two devices, cuda:0 and cpu!"
-                )
+            if name.startswith(_INDEXING) and on_gpu(args[0]):
+                looked = _tensors(args[2:])
+            strict = name.startswith(_STRICT)
+            for value in looked:
+                if (
+                    _place(value) is False
+                    and value.device.type == "cpu"
+                    and (strict or value.dim() > 0)
+                ):
+                    raise DeviceError(
+                        f"{func}: Expected all tensors to be on the same device, but found at "
+                        "least two devices, cuda:0 and cpu!"
+                    )
         if name.startswith(_WAITING):
             self.seen.waits[name] += 1
         result = func(*args, **kwargs)
@@ -187,7 +206,7 @@ class _Devices(TorchFunctionMode):
         self.rules = rules
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
+        kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return self._attribute(func, args, kwargs)
@@ -210,7 +229,7 @@ class _Devices(TorchFunctionMode):
         if name == "register_hook" and len(args) > 1:
             # Called by the backward pass, which runs with the rules alone.
             return func(args[0], self._with_devices(args[1]), *args[2:], **kwargs)
-        if func in (torch.autograd.grad, Tensor.backward, torch.autograd.backward):
+        if name in _GRADIENTS and func in _GRADIENTS[name]:
             return self._gradients(func, args, kwargs)
         asked, given, named = self._asked(name, args, kwargs)
         if name in _MOVES and args and isinstance(args[0], Tensor):
@@ -218,7 +237,7 @@ class _Devices(TorchFunctionMode):
         if kwargs.get("generator") is not None and (here if asked is None else asked):
             # Those of a GPU cannot be had here, and numbers drawn there are not a CPU's.
             raise DeviceError("Expected a 'cuda' device type for generator but found 'cpu'")
-        inside = any(map(on_gpu, _all((given, named))))
+        inside = any(map(on_gpu, _tensors(given, named)))
         self.rules.inside += inside
         try:
             result = func(*given, **named)
@@ -227,20 +246,20 @@ class _Devices(TorchFunctionMode):
         if asked is None and name.startswith("new_"):
             asked = here
         if asked is None and inside:
-            for value in filter(_is_anywhere, _all(result)):
+            for value in filter(_is_anywhere, _tensors(result)):
                 _mark(value)
         return result if asked is None else _marked(result, asked)
 
     def _asked(self, name: str, args: Any, kwargs: Any) -> tuple[bool | None, Any, Any]:
         """The device that is asked for, and the arguments with the CPU in its place."""
         asked = None
-        named = dict(kwargs)
-        given = list(args)
+        given, named = args, kwargs
         if "device" in named:
             asked = _asked(named["device"])
             if asked:
-                named["device"] = CPU
+                named = {**named, "device": CPU}
         elif name == "to":
+            given = list(args)
             for index, value in enumerate(given[1:], 1):
                 if _asked(value) is not None:
                     asked = _asked(value)
@@ -280,6 +299,8 @@ class _Devices(TorchFunctionMode):
 
     def _attribute(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = func.__self__.__name__
+        if name not in ("device", "is_cuda", "is_cpu"):
+            return func(*args, **kwargs)
         if name == "device" and on_gpu(args[0]):
             return GPU
         if name == "is_cuda":
