@@ -20,7 +20,8 @@ from cache.sizes import show_size
 from interp.errors import DoesNotFit, ModelError, first_sentence
 from interp.loading import packing
 from interp.loading.configuration import check_size
-from interp.loading.placement import Wanted, for_hugging_face, own_folder, place, stripped
+from interp.loading.offloaded import own_folder
+from interp.loading.placement import Wanted, for_hugging_face, place, stripped
 from interp.loading.promised import Promised, fill, promised
 from interp.loading.where import check_folder, shards_in, unknown_model
 from interp.model.identity.fingerprint import Outline, note_outline

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,15 +24,7 @@ from interp.model.memory import available_memory
 from interp.model.placed import Placed
 from interp.model.vocabulary import quoted
 
-__all__ = [
-    "DeviceMap",
-    "MaxMemory",
-    "Wanted",
-    "for_hugging_face",
-    "own_folder",
-    "place",
-    "stripped",
-]
+__all__ = ["DeviceMap", "MaxMemory", "Wanted", "for_hugging_face", "place", "stripped"]
 
 DeviceMap = str | Mapping[str, int | str | torch.device]
 """Parts of a model by the names of Hugging Face's modules, and where each lies."""
@@ -337,19 +326,3 @@ def _folder(given: str | Path | None, parts: Mapping[str, str], *, asked: bool) 
             "another."
         ) from error
     return folder
-
-
-def own_folder(folder: Path, written: contextlib.ExitStack) -> Path:
-    """A new folder in an offload folder, where nothing of another model or of a user's is replaced.
-
-    Args:
-        written: removes it when it is closed.
-    """
-    made = Path(tempfile.mkdtemp(prefix="obverse-", dir=folder))
-    written.callback(_remove, made, os.getpid())
-    return made
-
-
-def _remove(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # a forked one ends earlier
-        shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import re
@@ -19,6 +20,7 @@ from interp.errors import DoesNotFit, ModelError
 from interp.execute.processes import Processes
 from interp.execute.recipe import ModelRecipe
 from interp.loading import bridge, placement, wrapping
+from interp.loading.offloaded import own_folder
 from interp.loading.written import from_environment, placing
 from tests.interp.architectures import ARCHITECTURES
 from tests.interp.tiny import Tiny, build_tokenizer, load_hugging_face
@@ -150,6 +152,27 @@ def test_a_load_that_fails_leaves_nothing_in_the_offload_folder(
     with pytest.raises(KeyboardInterrupt):
         load_model(folder, device_map=DISK, offload_folder=other)
     assert not list(other.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as written:
+        used = own_folder(tmp_path, written)
+        left, mine, linked = (
+            tmp_path / f"obverse-offloaded-{n}" for n in ("a" * 8, "b" * 8, "c" * 8)
+        )
+        for folder in (left, mine, tmp_path / "obverse-offloaded"):
+            folder.mkdir()
+            (folder / "weights.safetensors").touch()
+        (mine / "notes.txt").touch()
+        linked.symlink_to(tmp_path / "obverse-offloaded")
+        other = own_folder(tmp_path, written)
+        assert used.is_dir()
+        assert not left.exists()
+        assert (mine / "notes.txt").is_file()
+        assert (linked / "weights.safetensors").is_file()
+        assert other != used
+    assert not used.exists()
+    assert not other.exists()
 
 
 def test_a_tied_weight_lies_in_one_place(tmp_path: Path) -> None:
