@@ -66,8 +66,9 @@ class Models:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-            self._drop([old for old in self._kept if old[0] == spec])
-            self._drop(list(self._kept)[: len(self._kept) + 1 - MOST])
+            stale = [old for old in self._kept if old[0] == spec]
+            left = [old for old in self._kept if old not in stale]
+            self._drop([*stale, *left[: len(left) + 1 - MOST]])
         try:
             model = self._load(spec)
         except DoesNotFit:

@@ -7,11 +7,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import plotly.graph_objects as go
 import pytest
 from streamlit.components.v2 import manifest_scanner
+from streamlit.runtime.scriptrunner import script_runner
 from streamlit.testing.v1 import AppTest
 
 from app.compute.background import jobs
@@ -137,6 +139,15 @@ def components_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         found = functools.cache(manifest_scanner.scan_component_manifests)
         patch.setattr(manifest_scanner, "scan_component_manifests", found)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def garbage_as_elsewhere() -> Iterator[None]:
+    """Streamlit looks through all objects after each page: a fifth of a second, when it is not in a
+    process of its own. Python looks for garbage as in other tests (`tests/conftest.py`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script_runner, "gc", SimpleNamespace(collect=lambda *_: 0))
         yield
 
 
