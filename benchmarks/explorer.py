@@ -35,6 +35,17 @@ _TYPED = "&clean=The+mother+of+Tom+Cruise+is&corrupt=&answer=&foil="
 # Notes the first heading and the last change of the page, in ms since it was asked for.
 _WATCH = """
 window.seen = {first: null, last: 0, words: {}};
+window.beat = window.stalled = 0;
+setInterval(() => { // a browser that reads scripts changes nothing, and is not at rest
+  const now = performance.now();
+  if (now - window.beat > 300) window.stalled = now;
+  window.beat = now;
+}, 50);
+window.drawn = () => // figures and tables on the first screen; symbols are smaller
+  [...document.querySelectorAll('[data-testid="stMain"] :is(svg, canvas)')].filter((one) => {
+    const {top, width} = one.getBoundingClientRect();
+    return top < innerHeight && width > 200;
+  }).length;
 const look = () => {
   const now = performance.now();
   const main = document.querySelector('[data-testid="stMain"]');
@@ -49,8 +60,10 @@ new MutationObserver((changes) => {
   if (changes.some((change) => inside(change.target))) window.seen.last = performance.now();
 }).observe(document, {childList: true, subtree: true, characterData: true});
 """
-# Nothing has changed for a second, no script runs, and every figure is drawn.
-_SETTLED = """() => window.seen.first !== null && performance.now() - window.seen.last > 1000 &&
+# Nothing has changed for a second in which the browser could have, no script runs, and every figure
+# is drawn, as many as an earlier visit found on the first screen.
+_SETTLED = """(figures) => window.seen.first !== null && window.drawn() >= figures &&
+  performance.now() - Math.max(window.seen.last, window.stalled) > 1000 &&
   !document.querySelector('[data-testid="stApp"][data-test-script-state="running"]') &&
   [...document.querySelectorAll('[data-testid="stPlotlyChart"]')].every(
     (chart) => chart.querySelector('.main-svg'))"""
@@ -142,17 +155,23 @@ class Visit:
     whole: float
 
 
-def opened(browser: Any, address: str, *, whole: bool = True) -> tuple[Any, Visit]:
-    """A page in a context of its own, when it is settled or all of it is drawn."""
+def opened(
+    browser: Any, address: str, *, whole: bool = True, figures: int = 0
+) -> tuple[Any, Visit]:
+    """A page in a context of its own, when it is settled or all of it is drawn.
+
+    Args:
+        figures: how many there are on the first screen.
+    """
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     page.add_init_script(_WATCH)
     page.goto(address)
-    page.wait_for_function(_SETTLED, timeout=120_000, polling=50)
+    page.wait_for_function(_SETTLED, arg=figures, timeout=120_000, polling=50)
     seen = page.evaluate("window.seen")
     last = seen["last"]
     if whole:
-        page.wait_for_function(_WHOLE, timeout=120_000, polling=50)
+        page.wait_for_function(_WHOLE, arg=figures, timeout=120_000, polling=50)
         last = page.evaluate("window.seen.last")
     return page, Visit(*(ms / 1000 for ms in (seen["first"], seen["last"], last)))
 
@@ -230,15 +249,19 @@ def pages(browser: Any, url: str, alone: str, repeats: int) -> None:
     addresses["prompt"] += _TYPED
     addresses["(empty)"] = alone
     visits: dict[str, list[Visit]] = {name: [] for name in addresses}
+    figures = dict.fromkeys(addresses, 0)
     for number in range(repeats + 1):
         for name, seen in visits.items():
-            page, visit = opened(browser, addresses[name])
+            page, visit = opened(browser, addresses[name], figures=figures[name])
             if number:  # the first one has loaded the model and filled the caches
                 seen.append(visit)
             else:
                 page.wait_for_function(_DONE, timeout=300_000, polling=50)
+                page.wait_for_timeout(5_000)
+                figures[name] = page.evaluate("window.drawn()")
             page.context.close()
     print("page               first heading               settled               all of it")
+    print(f"figures on the first screen: {figures}")
     for name, seen in visits.items():
         told = (spread([getattr(one, at) for one in seen]) for at in ("first", "settled", "whole"))
         print(f"{name:<10}" + "".join(f"{text:>22}" for text in told), flush=True)
