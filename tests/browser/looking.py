@@ -77,8 +77,8 @@ def click_cell(page: Any, key: str, layer: int, column: int, *, drawn: bool = Tr
     raise AssertionError(f"the cell {layer}, {column} of {key} cannot be chosen")
 
 
-def click_point(page: Any, key: str, x: float, y: float) -> bool:
-    """Click there; returns whether the figure has framed the cell."""
+def click_point(page: Any, key: str, x: float, y: float, *, seconds: float = 10) -> bool:
+    """Click there; returns whether the figure frames the cell within so many seconds."""
     from playwright.sync_api import TimeoutError as Unanswered
 
     page.mouse.move(x, y)
@@ -86,7 +86,8 @@ def click_point(page: Any, key: str, x: float, y: float) -> bool:
     page.mouse.click(x + 1, y + 1)
     selector = PLOT.format(key).removesuffix(":visible")
     with contextlib.suppress(Unanswered):
-        page.wait_for_function(_TAKEN, arg=[selector, x + 1, y + 1], polling=50, timeout=10_000)
+        cell = [selector, x + 1, y + 1]
+        page.wait_for_function(_TAKEN, arg=cell, polling=50, timeout=1000 * seconds)
         return True
     return False
 

@@ -87,7 +87,8 @@ class Person:
             self.cell = chance.randrange(self.n_layers), chance.randrange(len(self.places))
         # Nothing moves on a page that nobody scrolls, so that no click has to wait for it.
         x, y = self.page.evaluate(_WHERE, [self.key, *self.cell])
-        assert click_point(self.page, self.key, x, y), f"a click on {self.site} {self.cell} is lost"
+        taken = click_point(self.page, self.key, x, y, seconds=60)
+        assert taken, f"a click on {self.site} {self.cell} is lost"
 
     def expected(self, engine: Engine, spec: ModelSpec) -> list[list[str]]:
         """What is said after this patch when nobody else asks."""
