@@ -17,12 +17,15 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 # Whoever keeps Python from writing what it compiles has each process compile all tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Two lanes, each of which runs where another has failed, too. The tests of the store fork some
-# thousand processes to kill them, which is cheap as long as what other tests import is not in memory.
-others = failed=0; $(2) $(PYTEST) $(1) tests/cache || failed=1; \
-	$(2) $(PYTEST) $(1) --ignore=tests/cache --ignore=tests/browser || failed=1; exit $$failed
+# Three lanes, each of which runs where another has failed, too. What drives a browser is one process,
+# so that one server and one browser do for all of it, and comes first, when only style runs beside
+# it: who clicks minds a busy machine. The tests of the store fork some thousand processes to kill
+# them, which is cheap as long as what other tests import is not in memory.
+in-browser = $(BIN)/pytest tests/browser || failed=1;
+others = $(PYTEST) $(1) tests/cache || failed=1; \
+	$(PYTEST) $(1) --ignore=tests/cache --ignore=tests/browser || failed=1;
 
-.PHONY: setup demo app style check test quantised quick-tests browser-tests other-tests docs bench
+.PHONY: setup demo app style check test quantised quick-tests all-tests docs bench
 
 setup: $(STAMP)
 
@@ -50,20 +53,14 @@ style: setup
 check: setup
 	@$(MAKE) -j2 style quick-tests
 
-# What drives a browser waits for a server, and the server for a click: the rest has the cores in
-# between, and gives way to both, since who clicks minds a busy machine.
 test: setup
-	@$(MAKE) -j3 style browser-tests other-tests
+	@$(MAKE) -j2 style all-tests
 
 quick-tests: setup
-	@$(call others,-m "not slow and not browser")
+	@failed=0; $(call others,-m "not slow and not browser") exit $$failed
 
-# One process, so that one server and one browser do for all of it.
-browser-tests: setup
-	@$(BIN)/pytest tests/browser
-
-other-tests: setup
-	@$(call others,,nice)
+all-tests: setup
+	@failed=0; $(in-browser) $(call others) exit $$failed
 
 quantised: setup
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .quantised torchao
