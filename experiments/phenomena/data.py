@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.files import read_bytes
+from cache.members import each_once
 from experiments.errors import FactsError, StorageError
 from experiments.organisms.training.checkpoint import DATA_FILE
 
@@ -48,7 +49,7 @@ def read_json(path: Path) -> Any:
         raise FactsError(f"'{path}' holds more than {_MOST_BYTES >> 20} MiB; ask less of a model.")
     try:
         return json.loads(
-            content.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once
+            content.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=each_once
         )
     except (ValueError, RecursionError) as error:
         raise FactsError(f"'{path}' is no JSON ({error}); mend it.") from error
@@ -155,15 +156,6 @@ def _is(value: Any, kind: type) -> bool:
     if kind is int:
         return isinstance(value, int)
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"'{twice[:60]}' stands twice in one object")
-    return found
 
 
 def _no_number(text: str) -> Any:

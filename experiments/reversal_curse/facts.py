@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cache.members import each_once
 from experiments.errors import FactsError
 from experiments.organisms.facts import (
     DIRECTIONS,
@@ -104,7 +105,7 @@ def read_templates(path: Path) -> dict[Direction, Templates]:
         "lists trained and held_out"
     )
     try:
-        stored = json.loads(read_text(path), object_pairs_hook=_once)
+        stored = json.loads(read_text(path), object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise FactsError(f"{shape} ({reason}).") from error
@@ -131,13 +132,6 @@ def read_templates(path: Path) -> dict[Direction, Templates]:
                 )
         templates[direction] = both
     return templates
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        raise ValueError(f"a name stands twice in {', '.join(names[:6])}")
-    return dict(pairs)
 
 
 def _check_template(path: Path, direction: Direction, template: Any) -> None:

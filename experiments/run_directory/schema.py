@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.files import read_bytes
+from cache.members import each_once
 from experiments.errors import RunError
 
 __all__ = [
@@ -81,7 +82,7 @@ def parse(data: bytes, path: Path) -> Any:
             parse_int=_integer,
             parse_float=_finite,
             parse_constant=_finite,
-            object_pairs_hook=_object,
+            object_pairs_hook=each_once,
         )
     except (ValueError, RecursionError) as error:
         raise _damaged(path, "it is not JSON, or holds numbers that are none") from error
@@ -98,13 +99,6 @@ def _finite(written: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{written} is not finite")
     return number
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return found
 
 
 # --- what each file holds --------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from cache.errors import StorageError
 from cache.files import open_regular, storage_errors
+from cache.members import each_once
 from interp.errors import ModelError
 
 __all__ = ["Entry", "damaged", "header"]
@@ -54,7 +55,7 @@ def header(path: Path) -> tuple[Mapping[str, Entry], os.stat_result]:
     except StorageError as error:
         raise ModelError(str(error)) from error
     try:
-        found = json.loads(text, object_pairs_hook=_each_once)
+        found = json.loads(text, object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:
         raise damaged(path) from error
     if not isinstance(found, dict):
@@ -98,13 +99,6 @@ def _entry(path: Path, given: Any, data: int) -> Entry:
     if end < begin or (known is not None and end - begin != math.prod(shape) * known):
         raise damaged(path)
     return Entry(dtype, tuple(shape), data + begin, data + end)
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name stands twice")
-    return found
 
 
 def _counts(value: Any) -> bool:

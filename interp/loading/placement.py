@@ -192,15 +192,7 @@ def _device(where: object) -> str:
         if device.type in ("meta", "cpu"):
             raise ValueError("no such place")
         torch.empty(0, device=device)
-    # A number that is none of 64 bits, and a kind of device whose module is not installed.
-    except (
-        RuntimeError,
-        AssertionError,
-        ImportError,
-        TypeError,
-        ValueError,
-        OverflowError,
-    ) as error:
+    except _NO_DEVICE as error:
         raise ModelError(
             f"The device_map puts parts on {quoted(str(where))}, which is not here; there are "
             f"{', '.join(_here())}."

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from cache.members import StandsTwice, each_once
 from interp.errors import ModelError
 from interp.model.vocabulary import quoted
 
@@ -57,7 +58,11 @@ def _map(text: str) -> str | dict[str, Any]:
     try:
         if len(text) > _LARGEST:
             raise ValueError("too long")
-        parts = json.loads(text, object_pairs_hook=_each_once)
+        parts = json.loads(text, object_pairs_hook=each_once)
+    except StandsTwice as error:
+        raise ModelError(
+            f"The device map has two places for {quoted(error.member)}; give one."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ModelError(
             f"The device map {quoted(text)} is no JSON; write it like "
@@ -67,15 +72,6 @@ def _map(text: str) -> str | dict[str, Any]:
     if bad or None in parts.values():
         raise ModelError("A device map gives each part a GPU's number, a device or 'disk'.")
     return dict(parts)
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        named = [name for name, _ in pairs]
-        twice = next(name for name in named if named.count(name) > 1)
-        raise ModelError(f"The device map has two places for {quoted(twice)}; give one.")
-    return found
 
 
 def _limits(text: str) -> dict[int | str, str]:
