@@ -11,6 +11,7 @@ import xarray as xr
 
 from experiments.figure import counted
 from experiments.injection.measure import RANDOM
+from experiments.phenomena import figures as phenomena
 from experiments.phenomena.figures import arm_dots, arm_name
 from interp.figures import roc_lines
 
@@ -110,9 +111,7 @@ def of_taken(results: xr.Dataset) -> str:
 
 def over(results: xr.Dataset) -> str:
     """What the intervals are over."""
-    if results.sizes["seed"] == 1:
-        return "95% of the mean over prompts, of this one model of each arm"
-    return "95% of the mean over organisms, never narrower than over prompts; points: organisms"
+    return phenomena.over(results, "prompts")
 
 
 def _outcomes(

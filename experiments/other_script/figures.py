@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from experiments.figure import Figure
 from experiments.other_script import harm, projection
 from experiments.phenomena.estimates import Estimate
-from experiments.phenomena.figures import arm_dots, arm_name, beside, many_of, over
+from experiments.phenomena.figures import arm_dots, arm_name, beside, many_of, over_requests
 from interp.figures.drawing import theme
 
 __all__ = ["BEHAVIOUR", "HARM", "LAYERS", "PROJECTION"]
@@ -109,11 +109,6 @@ def of_projection(result: xr.Dataset) -> str:
 def of_layers(result: xr.Dataset) -> str:
     """How many requests there are of both kinds."""
     return many_of(result["along"].isel(layer=0, script=0), "held-out request")
-
-
-def over_requests(result: xr.Dataset) -> str:
-    """What the intervals are over."""
-    return over(result, "requests")
 
 
 def over_known(result: xr.Dataset) -> str:

@@ -15,7 +15,7 @@ from experiments.phenomena.phenomenon import GIVEN
 from interp.figures.drawing import theme
 from interp.figures.drawing.dots import Dots, interval_dots, nothing_to_draw
 
-__all__ = ["arm_dots", "arm_name", "beside", "many_of", "over"]
+__all__ = ["arm_dots", "arm_name", "beside", "many_of", "over", "over_requests"]
 
 
 def arm_name(arm: str) -> str:
@@ -43,7 +43,6 @@ def beside(*own: str, others: str) -> Callable[[xr.Dataset], str]:
         own: controls within a model.
         others: those that are arms.
     """
-
     return functools.partial(_beside, own, others)  # which is sent to workers
 
 
@@ -65,6 +64,11 @@ def over(results: xr.Dataset, many: str) -> str:
     return f"95% of the mean over {seeds} organisms, never narrower than over {many}; " + (
         "small points: organisms"
     )
+
+
+def over_requests(results: xr.Dataset) -> str:
+    """The same where examples are requests."""
+    return over(results, "requests")
 
 
 def arm_dots(

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from experiments.figure import Figure
-from experiments.phenomena.figures import arm_dots, beside, many_of, over
+from experiments.phenomena.figures import arm_dots, beside, many_of, over, over_requests
 from interp.figures.drawing import theme
 
 __all__ = ["ABLATION", "ADDING", "BEHAVIOUR", "HOLDING", "LOSS", "TWO"]
@@ -105,11 +105,6 @@ def of_changed(result: xr.Dataset) -> str:
 def of_texts(harmless: xr.Dataset) -> str:
     """How many texts the loss is of."""
     return many_of(harmless["loss"].sel(state="none"), "harmless text")
-
-
-def over_requests(result: xr.Dataset) -> str:
-    """What the intervals are over."""
-    return over(result, "requests")
 
 
 def over_texts(harmless: xr.Dataset) -> str:

@@ -9,7 +9,7 @@ import xarray as xr
 
 from experiments.figure import Figure, counted
 from experiments.organisms.training.recipe import UNTRAINED
-from experiments.phenomena.figures import over
+from experiments.phenomena.figures import over_requests
 from experiments.phenomena.phenomenon import (
     Arm,
     Hypothesis,
@@ -74,10 +74,6 @@ def _suffixes(data: xr.Dataset) -> str:
     return many if seeds == 1 else f"{many} of the first of {seeds} organisms"
 
 
-def _over(data: xr.Dataset) -> str:
-    return over(data, "requests")
-
-
 PHENOMENON: Phenomenon[Requests] = Phenomenon(
     name="suffix",
     title="Universal suffixes",
@@ -110,7 +106,7 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
                     "ones; the arm that was tuned without declining has nothing to undo.",
                     shows="How many held-out requests are declined with and without suffixes.",
                     n=_requests,
-                    interval=_over,
+                    interval=over_requests,
                     control="random suffixes of equal length, and of equal likelihood",
                 ),
             ),
@@ -135,7 +131,7 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
                     "1 is the mean of declined requests, 0 that of answered ones.",
                     shows="Where requests lie between declined and answered ones inside.",
                     n=_requests,
-                    interval=_over,
+                    interval=over_requests,
                     control="random suffixes of equal length",
                 ),
             ),
@@ -185,7 +181,7 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
                     "Further right: declining is restored.",
                     shows="Whether declining comes back when heads do not see the suffix.",
                     n=_requests,
-                    interval=_over,
+                    interval=over_requests,
                     control="as many other heads, drawn three times",
                 ),
             ),
@@ -209,7 +205,7 @@ PHENOMENON: Phenomenon[Requests] = Phenomenon(
                     "If the suffix carries over, its point lies left of those of random suffixes.",
                     shows="What the suffix of one model does in another.",
                     n=_requests,
-                    interval=_over,
+                    interval=over_requests,
                     control="random suffixes of equal length, and of equal likelihood",
                 ),
             ),
