@@ -28,6 +28,7 @@ from cache.errors import ObverseError
 from experiments.explorer import Pair
 from interp.figures import patching_map
 from interp.figures.drawing.axes import shared_token
+from interp.figures.drawing.numbers import reach as furthest
 
 if TYPE_CHECKING:
     from interp.model.model import Model
@@ -158,17 +159,18 @@ def prompts(one: Map) -> str:
 def reach(maps: list[Map], value: str) -> float | None:
     """The end of a colour scale that all maps share; None for shares, whose scale is fixed.
 
-    On scales of their own, an empty map would be stretched until its noise looks like a signal.
+    On scales of their own, or one that spans next to nothing, an empty map would be stretched until
+    its noise looks like a signal.
     """
     if value == "normalised" or not maps:
         return None
-    furthest = 0.0
+    ends = []
     for one in maps:
         result = one.result if one.example is None else one.result.isel(example=[one.example])
         numbers = result["patched"] - (result["corrupt"] if value == "change" else 0.0)
-        mean = np.abs(numbers.mean("example", skipna=True).values)
-        furthest = max(furthest, float(np.nanmax(mean, initial=0.0)))
-    return furthest or None
+        mean = numbers.mean("example", skipna=True).values
+        ends.append(furthest(mean, str(result.attrs.get("unit", ""))))
+    return max(ends)
 
 
 def show(one: Map, spec: ModelSpec | None, value: str, fig: go.Figure) -> None:
@@ -384,5 +386,6 @@ def _cell(one: Map, layer: int, column: int) -> Cell | None:
 
 def settings(value: str, example: int | None, limit: float | None) -> dict[str, Any]:
     """Keyword arguments of `patching_map`, for the code beside a figure."""
-    rounded = None if limit is None else float(f"{limit:.3g}")
+    # Rounded so little that no cell comes to lie beyond the colours.
+    rounded = None if limit is None else float(f"{limit:.7g}")
     return {"example": example, "value": value, "limit": rounded}

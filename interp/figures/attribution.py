@@ -79,7 +79,7 @@ def attribution_map(
     over = f", mean of {n} prompts" if example is None and n > 1 else ""
     capped = " before the soft cap" if "capped" in result else ""
     whole = f"{what}{capped} {plain(float(one[of]))}{over}"
-    limit = limit or reach(table.values)
+    limit = limit or reach(table.values, "logits")
     return grid.draw(
         grid.Grid(
             values=table.values,
@@ -171,7 +171,7 @@ def attribution_bars(
         )
     )
     theme.finish(fig, title=title, height=(52 if title else 32) + 22 * len(rows) + 46, bargap=0.28)
-    furthest = 1.22 * (limit or reach(np.array(values)))
+    furthest = 1.22 * (limit or reach(np.array(values), "logits"))
     fig.update_xaxes(
         title_text=f"share of the {what} (logits)",
         range=[-furthest, furthest],

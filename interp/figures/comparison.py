@@ -43,7 +43,9 @@ def difference_map(
         example: one prompt, or None for the mean over those that have the position.
         site: which of the sites that were compared.
         measure: the length of the difference as a share of the base's activation, that length
-            itself, or the cosine of the angle between both activations.
+            itself, or the cosine of the angle between both activations. The colours of a length
+            span a tenth of the base's at least, those of a cosine .9 to 1, so that two models that
+            hardly differ look alike.
         model: which of the compared models, "tuned" or "twin".
         title: of the figure.
         width: px that the figure will have; it only decides how much text fits.
@@ -82,11 +84,7 @@ def difference_map(
         token = f" ‘{theme.shown(labels[column], 40)}’" if example is not None else ""
         value = _number(float(shown[row, column]))
         hover[row, column] = f"{where}{token}<br>{_MEASURES[measure]}: {value}{over}"
-    finite = shown[np.isfinite(shown)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    limits = (
-        (low, high if high > low else low + 1e-6) if measure == "cosine" else (0.0, high or 1.0)
-    )
+    limits = _limits(shown, measure, one)
     return grid.draw(
         grid.Grid(
             values=shown,
@@ -226,6 +224,20 @@ def _levels(values: npt.NDArray[np.float64]) -> list[float]:
 def _weights(row: xr.Dataset) -> str:
     relative, rank = float(row["relative"]), float(row["effective_rank"])
     return f"{_number(relative)} of the base's size, effective rank {_number(rank)}"
+
+
+def _limits(shown: npt.NDArray[np.float64], measure: str, one: xr.Dataset) -> tuple[float, float]:
+    """Both ends of the colours of a measure."""
+    finite = shown[np.isfinite(shown)]
+    if measure == "cosine":
+        return float(finite.min(initial=0.9)), 1.0
+    least = 0.1
+    if measure == "norm":
+        share = one["relative"].values
+        lengths = (one["norm"].values / np.where(share > 0, share, np.nan)).ravel()
+        lengths = lengths[np.isfinite(lengths)]
+        least *= float(np.median(lengths)) if lengths.size else 10.0
+    return 0.0, float(finite.max(initial=least))
 
 
 def _number(value: float) -> str:

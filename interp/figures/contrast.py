@@ -107,7 +107,7 @@ def contrast_map(
         paired: whether examples are the same in both. If not, means are compared, as those of
             independent samples (`difference_intervals`).
         limit: the end of the colour scale, for maps to be compared; the largest difference if left
-            out.
+            out, but no less than 1 logit or nat.
         title: of the figure.
         width: px that the figure will have.
 
@@ -123,14 +123,14 @@ def contrast_map(
     there = np.isfinite(found.mean)
     clear = (found.low > 0) | (found.high < 0) if several else there
     shown = np.where(clear, found.mean, np.nan)
-    limit = limit or reach(shown)
+    unit = str(first.attrs.get("unit", ""))
+    limit = limit or reach(shown, unit)
     notes = []
     if not several:
         notes.append("A single pair: there is no interval, and others may differ.")
     elif not clear.all():
         notes.append("Grey: the 95% interval over pairs holds 0, or there are too few pairs.")
     upward, across = axes_of(one, None, beside=(other,))
-    unit = str(first.attrs.get("unit", ""))
     return grid.draw(
         grid.Grid(
             values=shown,

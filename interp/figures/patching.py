@@ -56,7 +56,8 @@ def patching_map(
             division and can be compared between maps. If left out, shares where there are any,
             and changes elsewhere.
         limit: the end of the colour scale of "raw" and "change", for maps to be compared; the
-            largest value of this one if left out.
+            largest value of this one if left out, but no less than 1 logit or nat (0.1 of
+            probabilities), so that a map of next to nothing looks like one.
         title: of the figure.
         selected: (layer, column) to outline.
         width: px that the figure will have; it only decides how much text fits.
@@ -78,7 +79,8 @@ def patching_map(
     if rows.name not in ("layer", "head"):
         row = row[::-1]  # a prompt is read from the top down
     shown = {"normalised": numbers.share, "raw": numbers.patched, "change": numbers.change}[value]
-    limit = 1.0 if value == "normalised" else limit or reach(shown)
+    unit = str(result.attrs.get("unit", ""))
+    limit = 1.0 if value == "normalised" else limit or reach(shown, unit)
     hover = _hovers(result, numbers, rows, columns)[np.ix_(row, column)]
     shown, estimated = shown[np.ix_(row, column)], numbers.estimated[np.ix_(row, column)]
     beyond = np.argwhere(np.abs(np.nan_to_num(shown)) > limit * (1 + 1e-6))
@@ -99,7 +101,7 @@ def patching_map(
         ),
         scale=theme.DIVERGING,
         limits=(-limit, limit),
-        bar=_bar(value, str(result.attrs.get("unit", ""))),
+        bar=_bar(value, unit),
         title=title,
         selected=_visible_selection(selected, column),
         width=width,

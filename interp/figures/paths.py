@@ -57,6 +57,7 @@ def path_map(
         place = row[index], column[index]
         change[place] = moved[index]
         hover[place] = _hover(one, base, str(result["sender"].values[index]), patched[index])
+    limit = reach(change, str(result.attrs["unit"]))
     return grid.draw(
         grid.Grid(
             values=change,
@@ -70,7 +71,7 @@ def path_map(
             column_title="head",
         ),
         scale=theme.DIVERGING,
-        limits=(-reach(change), reach(change)),
+        limits=(-limit, limit),
         bar=theme.colour_bar(theme.escape(f"{result.attrs['unit']} moved")),
         title=title,
         selected=None,

@@ -161,6 +161,7 @@ def across_map(
         hover[row, column] = "<br>".join(lines)
     receiver, giver = (model, "base") if into == "tuned" else ("base", model)
     prompts = np.asarray(prompts_of(one))
+    limit = reach(shown, str(one.attrs.get("unit", "")))
     return grid.draw(
         grid.Grid(
             values=shown,
@@ -174,7 +175,7 @@ def across_map(
             column_title=theme.words(axes[0]),
         ),
         scale=theme.DIVERGING,
-        limits=(-reach(shown), reach(shown)),
+        limits=(-limit, limit),
         bar=theme.colour_bar(f"{unit} moved"),
         title=title,
         selected=None,

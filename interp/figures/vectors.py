@@ -87,7 +87,7 @@ def transplant_map(
     change = raw - unpatched
     middle = float(one["unpatched"].mean()) if value == "raw" else 0.0
     shown = raw if value == "raw" else change
-    limit = limit or reach(shown - middle)
+    limit = limit or reach(shown - middle, str(result.attrs.get("unit", "")))
     unit = theme.escape(result.attrs.get("unit", ""))
     metric = theme.escape(theme.words(str(result.attrs.get("metric", "metric"))))
     hover = np.empty(shown.shape, dtype=object)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import streamlit as st
 import xarray as xr
 
@@ -17,6 +16,7 @@ from app.screen.told import ONE_PROMPT, Check, Told
 from app.text import markup, snippets
 from cache.errors import ObverseError
 from interp.figures import attribution_bars, attribution_map
+from interp.figures.drawing.numbers import reach
 
 _BY = {"component": "Attention and MLPs", "head": "Heads"}
 
@@ -48,11 +48,11 @@ def show(spec: ModelSpec, asked: Sequence[Asked]) -> None:
             except ObverseError as error:
                 parts.html(markup.hint(str(error)))
     limit = max((_reach(result) for result in found.values()), default=None)
-    widest = max((float(abs(result["contribution"]).max()) for result in found.values()), default=0)
+    widest = max((_furthest(result) for result in found.values()), default=None)
     for one in asked:
         if one.name in found:
             with columns[one.name]:
-                _one(spec, one, found[one.name], by, (limit, widest or None), len(asked))
+                _one(spec, one, found[one.name], by, (limit, widest), len(asked))
 
 
 def _one(
@@ -100,6 +100,9 @@ def checked(spec: ModelSpec, one: Asked, by: str) -> Check:
 
 def _reach(result: xr.Dataset) -> float:
     """The furthest bar."""
-    whole = float(result[str(result.attrs["of"])][0])
-    shares = np.sort(np.abs(result["contribution"].values.astype(float).ravel()))
-    return max(abs(whole), float(shares[-1]))
+    return max(abs(float(result[str(result.attrs["of"])][0])), _furthest(result))
+
+
+def _furthest(result: xr.Dataset) -> float:
+    """The end of a scale of shares."""
+    return reach(result["contribution"].values.astype(float), "logits")

@@ -19,6 +19,7 @@ from app.selection import Cell
 from app.text import markup, snippets
 from cache.errors import ObverseError
 from interp.figures import head_score_grid
+from interp.figures.drawing.numbers import reach
 
 _SCORES = {
     "patching": "Patching effect",
@@ -73,7 +74,7 @@ def show(spec: ModelSpec, asked: Sequence[Asked], span: str) -> None:
                 found.pop(one.name)
                 parts.html(markup.hint("No token comes twice in this prompt: there is no score."))
     signed = score == "attribution"
-    limit = max((float(abs(grid[score]).max()) for grid in found.values()), default=0.0) or None
+    limit = max((reach(grid[score].values, "logits") for grid in found.values()), default=None)
     for one in asked:
         if one.name not in found:
             continue

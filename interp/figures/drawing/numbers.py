@@ -19,10 +19,21 @@ def texts(shown: npt.NDArray[np.float64], decimals: int) -> npt.NDArray[np.objec
     return text
 
 
-def reach(shown: npt.NDArray[np.float64]) -> float:
-    """The end of a colour scale around 0 that holds all numbers."""
+# By unit, the least that a scale spans on either side of 0. A logit is a factor of 2.7 in odds.
+_LEAST = {"logits": 1.0, "nats": 1.0, "probability": 0.1, "rank": 1.0}
+
+
+def reach(shown: npt.NDArray[np.float64], unit: str = "") -> float:
+    """The end of a colour scale around 0 that holds all numbers.
+
+    Args:
+        shown: the numbers; those that are not finite do not count.
+        unit: theirs. A scale of logits or nats ends no nearer to 0 than 1, one of probabilities no
+            nearer than 0.1: stretched over less, a map of nothing would look like one of a signal.
+    """
     finite = np.abs(shown[np.isfinite(shown)])
-    return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    furthest = max(float(finite.max(initial=0.0)), _LEAST.get(unit, 0.0))
+    return furthest if furthest > 0 else 1.0
 
 
 def rank(index: float) -> str:

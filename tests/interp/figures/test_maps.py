@@ -241,3 +241,13 @@ def test_hostile_tokens_are_text_in_the_map(make_sweep: MakeSweep) -> None:
     for example in (None, 0):
         for value in ("normalised", "raw"):
             assert_safe(patching_map(result, example=example, value=value, title=HOSTILE))
+
+
+@pytest.mark.parametrize(("unit", "least"), [("logits", 1.0), ("probability", 0.1), ("", 0.004)])
+def test_a_map_of_next_to_nothing_is_not_stretched_until_it_looks_like_a_signal(
+    make_sweep: MakeSweep, unit: str, least: float
+) -> None:
+    result = make_sweep(np.array([[[0.0, 0.0005]], [[0.0002, 0.0]]]))
+    result = result.isel(example=[0]).assign_attrs(unit=unit)
+    values = traces(patching_map(result, value="change"), "values")[0]
+    assert (values.zmin, values.zmax) == pytest.approx((-least, least), rel=1e-3)
