@@ -15,6 +15,7 @@ from app.runs import Run
 from app.screen import parts, switch
 from app.screen.told import Told
 from app.text import markup
+from app.text.rows import rows
 from cache.errors import ObverseError
 from experiments.figure import Figure, counted
 from experiments.reports.code import code
@@ -163,5 +164,5 @@ def _told(figure: Figure, results: list[pd.DataFrame | xr.Dataset | None]) -> To
 
 def _rows(result: pd.DataFrame | xr.Dataset | None) -> pd.DataFrame:
     if isinstance(result, xr.Dataset):
-        return result.to_dataframe().reset_index()
+        return rows(result)
     return pd.DataFrame() if result is None else result

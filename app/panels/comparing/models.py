@@ -14,6 +14,7 @@ from app.runs import Run
 from app.screen import live, parts
 from app.screen.told import Told
 from app.text import markup, sentences, two_snippets
+from app.text.rows import rows
 from cache.errors import ObverseError
 from interp.figures import difference_map, swap_lines
 
@@ -48,7 +49,7 @@ def activations(first: Reading, second: Reading) -> None:
                     result, 0, site=name, width=parts.width(1) if number == 0 else parts.width(2)
                 ),
                 f"compare-activations-{name}",
-                data=lambda name=name: result.sel(site=name).to_dataframe().reset_index(),  # type: ignore[misc]
+                data=lambda name=name: rows(result.sel(site=name)),  # type: ignore[misc]
                 code=two_snippets.activations(first.spec, second.spec, first.prompt, name),
                 alt=f"How far the models' activations lie apart: {title.lower()}",
                 told=Told(
@@ -107,7 +108,7 @@ def swaps(first: Reading, second: Reading, runs: Sequence[Run | None]) -> None:
                     result, into="base" if into == "base" else "tuned", width=parts.width(2)
                 ),
                 f"compare-swaps-{into}",
-                data=lambda: result.to_dataframe().reset_index(),
+                data=lambda: rows(result),
                 code=two_snippets.swaps(first.spec, second.spec, asked, metric, into),
                 alt=f"{title}: by how much the answer moves",
                 told=Told(

@@ -14,6 +14,7 @@ from app.screen import parts, switch
 from app.screen.asked import Asked
 from app.screen.told import ONE_PROMPT, Check, Told
 from app.text import markup, snippets
+from app.text.rows import rows
 from cache.errors import ObverseError
 from interp.figures import attribution_bars, attribution_map
 from interp.figures.drawing.numbers import reach
@@ -77,7 +78,7 @@ def _one(
         parts.figure(
             fig,
             f"attribution-{kind}-{one.name}",
-            data=lambda: result.to_dataframe().reset_index(),
+            data=lambda: rows(result),
             code=snippets.attribution(
                 spec, one.prompt, one.answer, one.foil, by, bars=kind == "bars", limit=limit
             ),
