@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,8 +35,8 @@ class Guard:
     Args:
         hosts: the values of the Host header that are answered, with their port (`names`).
         scripts: scripts that may stand inside of the page; others load from the explorer only.
-        modules: paths of modules that the page needs soon, so that browsers fetch them at once and
-            not when they come by a figure.
+        modules: paths of modules that a page needs soon, given its name, so that browsers fetch
+            them at once and not when they come by a figure.
     """
 
     def __init__(
@@ -43,13 +44,10 @@ class Guard:
         app: ASGIApp,
         hosts: Collection[str],
         scripts: Sequence[str] = (),
-        modules: Sequence[str] = (),
+        modules: Callable[[str], Sequence[str]] = lambda _page: (),
     ) -> None:
         self._app = app
-        self._modules = [
-            (b"link", f"<{path}>; rel=modulepreload; crossorigin".encode("latin-1"))
-            for path in modules
-        ]
+        self._modules = modules
         self._hosts = frozenset(hosts)
         self._scripts = "".join(f" '{_hash(script)}'" for script in scripts)
 
@@ -67,11 +65,19 @@ class Guard:
             if message["type"] == "http.response.start":
                 headers = [h for h in message["headers"] if h[0].lower() not in _REPLACED]
                 page = any(h[0].lower() == b"content-type" and b"html" in h[1] for h in headers)
-                soon = self._modules if page else []
+                soon = self._soon(scope) if page else []
                 message["headers"] = [*headers, *_answer(host, self._scripts), *soon]
             await send(message)
 
         await self._app(scope, receive, guarded)
+
+    def _soon(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """Headers that name the modules of the page that is asked for."""
+        asked = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        return [
+            (b"link", f"<{path}>; rel=modulepreload; crossorigin".encode("latin-1"))
+            for path in self._modules(asked.get("page", [""])[-1])
+        ]
 
     def _refused(self, scope: Scope) -> tuple[int, str] | None:
         """Status and reason, or None where the request may be answered."""

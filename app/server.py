@@ -57,36 +57,6 @@ def _scripts() -> list[str]:
     return re.findall(r"<script>(.*?)</script>", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-_DRAWING = (
-    *("Html", "Selectbox", "Radio", "Button", "ButtonGroup", "DownloadButton", "TextInput"),
-    *("BidiComponent", "DataFrame", "PlotlyChart"),
-)
-_IMPORTED = re.compile(r"(?:from|import)\s*[\"'`]\./([\w.-]+\.js)[\"'`]")
-
-
-def modules() -> list[str]:
-    """Paths of Streamlit's modules that draw headings, controls, tables, components of our own and
-    figures, with all that these import and Streamlit's page does not name itself.
-
-    Headings come first: evaluating what draws figures keeps a browser busy for a second, in which
-    nothing else is shown, so that what draws headings has to be there before.
-    """
-    import streamlit
-
-    static = Path(streamlit.__file__).with_name("static")
-    folder = static / "static" / "js"
-    own = static.joinpath("index.html").read_text(encoding="utf-8")
-    found: dict[str, None] = {}
-    todo = [at.name for name in _DRAWING[::-1] for at in folder.glob(f"{name}.*.js")]
-    while todo:
-        name = todo.pop()
-        if name in found or name in own or not (folder / name).is_file():
-            continue
-        found[name] = None
-        todo += _IMPORTED.findall((folder / name).read_text(encoding="utf-8"))
-    return [f"/static/js/{name}" for name in found]
-
-
 def answer_at_once(loop: asyncio.AbstractEventLoop) -> None:
     """Have servers of this loop hold nothing back that is small (Nagle's algorithm).
 
@@ -123,16 +93,19 @@ def main() -> None:
     from starlette.middleware import Middleware
 
     from app import arguments
+    from app.browser_files import KeptFiles, modules
     from app.guard import Guard, names
 
     parser = argparse.ArgumentParser(prog="obverse app", add_help=False)
     parser.add_argument("--port", type=int, default=8501)
     given, rest = parser.parse_known_args()
     sys.argv[1:] = rest
-    guard = Middleware(Guard, hosts=names(given.port), scripts=_scripts(), modules=modules())
+    guard = Middleware(Guard, hosts=names(given.port), scripts=_scripts(), modules=modules)
 
     root = arguments.parse(rest).root
-    app = st.App(_HERE / "main.py", middleware=[guard], lifespan=lambda _app: up(root))
+    app = st.App(
+        _HERE / "main.py", middleware=[guard, Middleware(KeptFiles)], lifespan=lambda _app: up(root)
+    )
     app.run(config=options(given.port))
 
 

@@ -19,7 +19,7 @@ from app.compute.circuits import Measured
 from app.compute.engine import ModelSpec
 from app.panels import circuit_graph
 from app.runs import Run
-from app.screen import live, parts
+from app.screen import later, live, parts
 from app.screen.told import Check, Told
 from app.selection import Node
 from app.text import markup, sentences, snippets
@@ -30,6 +30,8 @@ from interp.figures.drawing import theme
 
 _HEIGHT = 460
 """px of the drawing, about."""
+_LINES = 480
+"""px of the figures of all sizes, with what is told of them, about."""
 
 
 def toggled(
@@ -108,13 +110,12 @@ def show(
         with column:
             parts.html(markup.way(way.title, way.colour))
             _one(spec, way, one, pairs[way], n_edges, sized=way in sized)
-    # In a row of their own: what stands above may be longer for one way than for the other.
-    lines = parts.level([faithfulness_lines(curve, width=width) for curve in curves.values()])
-    figures = dict(zip(curves, lines, strict=True))
-    for (way, one), column in zip(found.items(), st.columns(len(found), gap="large"), strict=True):
-        if way in curves:
-            with column:
-                _curve(spec, way, curves[way], pairs[way], one.checks, figures[way])
+    # In a row of their own, below the first screen: what stands above may be longer for one way
+    # than for the other.
+    if curves:
+        later.draw(
+            "curves", "", _LINES, lambda: _all_curves(spec, curves, pairs, found, width=width)
+        )
     return True
 
 
@@ -176,6 +177,23 @@ def _measured(
     if found is None:
         return None
     return {way: one for way, one in zip(pairs, found, strict=True) if one is not None}
+
+
+def _all_curves(
+    spec: ModelSpec,
+    curves: Mapping[Way, xr.Dataset],
+    pairs: Mapping[Way, tuple[Pair, ...]],
+    found: Mapping[Way, Measured],
+    *,
+    width: int,
+) -> None:
+    """What circuits of every size do, each way below its circuit."""
+    lines = parts.level([faithfulness_lines(curve, width=width) for curve in curves.values()])
+    figures = dict(zip(curves, lines, strict=True))
+    for (way, one), column in zip(found.items(), st.columns(len(found), gap="large"), strict=True):
+        if way in curves:
+            with column:
+                _curve(spec, way, curves[way], pairs[way], one.checks, figures[way])
 
 
 def _curve(

@@ -20,6 +20,9 @@ from cache.errors import ObverseError
 from experiments.figure import Figure, counted
 from experiments.reports.code import code
 
+FIGURES = "Figures"
+"""The heading above the list of all of them."""
+
 
 def show(
     run: Run,
@@ -69,7 +72,7 @@ def gallery(run: Run, figures: tuple[Figure, ...], said: str) -> None:
     def changed() -> None:
         state.change(figure=st.session_state["gallery"])
 
-    parts.html(markup.heading("Figures"))
+    parts.html(markup.heading(FIGURES))
     left, right = st.columns([1, 4], gap="medium")
     st.session_state["gallery"] = chosen
     with left:

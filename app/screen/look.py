@@ -7,6 +7,9 @@ from pathlib import Path
 
 import streamlit as st
 
+from app import state
+from app.browser_files import figures_at_once, later_modules
+
 _SCRIPT = (Path(__file__).parents[1] / "static" / "page.js").read_text(encoding="utf-8")
 _component = st.components.v2.component("obverse_page", js=_SCRIPT)
 
@@ -43,8 +46,15 @@ def start() -> None:
         if wide is not None and abs(wide - width()) > _MATTERS * width():
             st.session_state[_WIDTH] = wide
 
-    data = {"width": width(), "narrowest": _NARROWEST, "matters": _MATTERS, "cookie": _COOKIE}
+    data: dict[str, object] = {
+        "width": width(),
+        "narrowest": _NARROWEST,
+        "matters": _MATTERS,
+        "cookie": _COOKIE,
+    }
     data["dark"] = dark()
+    page = state.view().page or ""
+    data["figures"], data["later"] = figures_at_once(page), later_modules(page)
     # What is dark comes with every message of the browser; this one has it send one.
     _component(key=_KEY, data=data, on_width_change=changed, on_dark_change=lambda: None)
 

@@ -79,6 +79,27 @@ async function choose(page, name) {
   return Boolean(item);
 }
 
+// Once a page has shown its heading, what draws figures is read: at once where a figure is about to
+// come, so that the browser does not wait idle for it, and else when the page has rested.
+const REST = 1000; // ms
+let reads = false; // all instances share this module
+function readAhead(page, { figures, later }) {
+  if (reads || !page.querySelector('[data-testid="stMain"] :is(h1, h2, .ob-title, .ob-h2)')) return;
+  reads = true;
+  const window = page.defaultView, address = (path) => new URL(path, window.location).href;
+  const ahead = () => {
+    for (const path of later) {
+      const link = page.createElement("link");
+      Object.assign(link, { rel: "modulepreload", href: address(path), crossOrigin: "" });
+      page.head.append(link);
+    }
+  };
+  window.requestAnimationFrame(() => setTimeout(() => {
+    if (figures) import(address(figures)).catch(() => {}); // who needs it, is told
+    setTimeout(() => window.requestIdleCallback(ahead), REST);
+  }, 0));
+}
+
 export default function ({ data, parentElement, setStateValue }) {
   running.get(parentElement)?.();
   const page = parentElement.ownerDocument, window = page.defaultView;
@@ -126,7 +147,8 @@ export default function ({ data, parentElement, setStateValue }) {
   };
   stand();
   landmarks(page);
-  const observer = new MutationObserver(() => { stand(); landmarks(page); });
+  readAhead(page, data);
+  const observer = new MutationObserver(() => { stand(); landmarks(page); readAhead(page, data); });
   observer.observe(page.body, { childList: true, subtree: true });
   const stop = () => {
     page.removeEventListener("click", click);

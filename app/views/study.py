@@ -10,11 +10,13 @@ import streamlit as st
 
 from app import runs, state
 from app.panels import study_figures
-from app.screen import parts
+from app.screen import later, parts
 from app.text import markup, snippets
 from app.views.opened import Opened
 from cache.errors import ObverseError
 from experiments.explorer import Examples
+
+_FIGURE, _TABLE = 640, 560  # px, about
 
 
 def show(opened: Opened) -> None:
@@ -36,18 +38,28 @@ def show(opened: Opened) -> None:
             "<code>obverse run</code> again and reload this page.</div>"
         )
         return
-    study_figures.gallery(run, opened.page.figures, opened.problem)
-    tables = run.record.names("table")
-    if tables:
-        parts.html(
-            markup.heading("Stored tables", "As the run keeps them: ranks count from 0 here.")
+    # The first screen are verdicts: what draws figures and tables takes a browser a second to read.
+    figures = opened.page.figures
+    if study_figures.stored(run, figures):
+        later.draw(
+            "figures",
+            study_figures.FIGURES,
+            _FIGURE,
+            lambda: study_figures.gallery(run, figures, opened.problem),
         )
-        name = _chosen_table(tables)
-        table = run.table(name)
-        st.dataframe(table, hide_index=True)
-        if table is not None:
-            code = snippets.run_table(run.record.path, name)
-            parts.export(f"table-{name}", lambda: table, code)
+    if run.record.names("table"):
+        later.draw("tables", "", _TABLE, lambda: _tables(run))
+
+
+def _tables(run: runs.Run) -> None:
+    """The tables that the run has stored, one at a time."""
+    parts.html(markup.heading("Stored tables", "As the run keeps them: ranks count from 0 here."))
+    name = _chosen_table(run.record.names("table"))
+    table = run.table(name)
+    st.dataframe(table, hide_index=True)
+    if table is not None:
+        code = snippets.run_table(run.record.path, name)
+        parts.export(f"table-{name}", lambda: table, code)
 
 
 def _chosen_table(names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from app import server, starting
+from app import browser_files, server, starting
 from app.guard import Guard, names
 from experiments.records import RunRecord
 from tests.app.pages import root_of
@@ -78,7 +78,7 @@ def test_a_page_names_the_modules_that_it_will_need() -> None:
             sent.append(message)
 
         scope = {"type": "http", "method": "GET", "headers": [(b"host", OWN.encode())]}
-        guard = Guard(application, names(PORT), modules=server.modules())
+        guard = Guard(application, names(PORT), modules=browser_files.modules)
         asyncio.run(guard(scope, keep, keep))  # type: ignore[arg-type]
         return [value for name, value in sent[0]["headers"] if name == b"link"]
 

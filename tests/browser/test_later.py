@@ -18,6 +18,10 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 _WAITING = """() => [...document.querySelectorAll('.ob-later')]
     .map((place) => place.getBoundingClientRect().top).sort((a, b) => a - b)"""
 
+# Whether the module that draws figures is there.
+_READ = """() => performance.getEntriesByType("resource")
+    .some((one) => one.name.includes("/PlotlyChart."))"""
+
 _ACT = """() => {
     window.acting = setInterval(() => document.dispatchEvent(new Event("wheel")), 100);
 }"""
@@ -47,3 +51,19 @@ def test_what_is_below_the_screen_is_drawn_later(open_page: OpenPage) -> None:
     press(page, tab, lambda: "inside=attribution" in page.url)
     wait_for_plot(page, "lens-forward")
     assert page.locator(".ob-later").count() == 0
+
+
+def test_a_page_of_words_reads_what_draws_figures_when_it_has_rested(open_page: OpenPage) -> None:
+    page = open_page("/?page=study")
+    page.evaluate(_ACT)
+    expect(page.locator(".ob-later")).to_have_count(2, timeout=60_000)
+    wait_until_drawn(page)
+    # Where headings are painted while somebody does something, no figure holds that up.
+    assert not page.evaluate(_READ)
+    page.wait_for_function(_READ, timeout=60_000)
+    assert page.locator(".js-plotly-plot, [data-testid='stDataFrame']").count() == 0
+    page.evaluate("clearInterval(window.acting)")
+    page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=60_000)
+    page.locator("[data-testid='stDataFrame']").wait_for(timeout=60_000)
+    expect(page.locator(".ob-later")).to_have_count(0, timeout=60_000)
+    page.get_by_text("Stored tables", exact=True).wait_for()

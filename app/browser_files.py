@@ -1,0 +1,131 @@
+"""Files of Streamlit's own page: which of them a page needs soon, and how they are answered.
+
+A page consists of more than a hundred modules, which a browser that was never here before waits
+for. They never change, so that they are answered from memory: looked up, opened and read anew, each
+takes three times as long of the server's one thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# Headings come first: what draws them has to be there before what draws figures.
+_WORDS = (
+    *("Html", "Selectbox", "Radio", "Button", "ButtonGroup", "DownloadButton", "TextInput"),
+    "BidiComponent",
+)
+_TABLES, _FIGURES = ("DataFrame",), ("PlotlyChart",)
+_WITHOUT = ("start", "study", "circuit", "jobs")
+"""Pages whose first screen has neither figures nor tables."""
+_AT_ONCE = ("", "examples", "probes", "prompt")
+"""Pages that always have a figure there; "" is the usual one."""
+_IMPORTED = re.compile(r"(?:from|import)\s*[\"'`]\./([\w.-]+\.js)[\"'`]")
+
+_FOLDER = "/static/"
+_PARTLY = (b"range", b"if-none-match", b"if-modified-since", b"if-range")
+
+
+def modules(page: str = "") -> tuple[str, ...]:
+    """Paths of Streamlit's modules that draw headings, controls and components of our own, and
+    tables and figures where the first screen has some, with all that these import and Streamlit's
+    page does not name itself.
+
+    Args:
+        page: its name; empty for the usual one.
+    """
+    return _paths(_drawing(page))
+
+
+def later_modules(page: str) -> tuple[str, ...]:
+    """Those that other pages and what is below the screen need besides."""
+    now = set(modules(page))
+    return tuple(path for path in _paths((*_WORDS, *_TABLES, *_FIGURES)) if path not in now)
+
+
+def figures_at_once(page: str) -> str | None:
+    """Path of the module that draws figures, where the first screen is sure to have one."""
+    return next(iter(_paths(_FIGURES)), None) if page in _AT_ONCE else None
+
+
+def _drawing(page: str) -> tuple[str, ...]:
+    if page in _WITHOUT:
+        return _WORDS
+    tables = _TABLES if page in ("", "examples") else ()
+    return (*_WORDS, *tables, *_FIGURES)
+
+
+@functools.cache
+def _paths(drawing: tuple[str, ...]) -> tuple[str, ...]:
+    """Paths of modules, by the beginnings of their names, and of what they import."""
+    import streamlit
+
+    static = Path(streamlit.__file__).with_name("static")
+    folder = static / "static" / "js"
+    own = static.joinpath("index.html").read_text(encoding="utf-8")
+    found: dict[str, None] = {}
+    todo = [at.name for name in drawing[::-1] for at in folder.glob(f"{name}.*.js")]
+    while todo:
+        name = todo.pop()
+        if name in found or name in own or not (folder / name).is_file():
+            continue
+        found[name] = None
+        todo += _IMPORTED.findall((folder / name).read_text(encoding="utf-8"))
+    return tuple(f"/static/js/{name}" for name in found)
+
+
+class KeptFiles:
+    """ASGI middleware that gives again what the application has given, where the application says
+    that it stays as it is for ever (`immutable`).
+
+    Requests for parts of a file, or for a file if it has changed, are the application's.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._kept: dict[str, tuple[Message, Message]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _whole(scope):
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        if path in self._kept:
+            start, body = self._kept[path]
+            await send({**start, "headers": list(start["headers"])})
+            await send(body)
+            return
+        begun: list[Message] = []
+        pieces: list[bytes] = []
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                begun.append({**message, "headers": list(message["headers"])})
+            elif message["type"] == "http.response.body":
+                pieces.append(message.get("body", b""))
+                if not message.get("more_body", False) and _stays(begun[0]):
+                    body = {"type": "http.response.body", "body": b"".join(pieces)}
+                    self._kept[path] = begun[0], body
+            await send(message)
+
+        await self._app(scope, receive, noted)
+
+
+def _whole(scope: Scope) -> bool:
+    """Whether all of a file is asked for, whatever the browser has."""
+    return (
+        scope["type"] == "http"
+        and scope["method"] == "GET"
+        and scope["path"].startswith(_FOLDER)
+        and not any(name.lower() in _PARTLY for name, _ in scope["headers"])
+    )
+
+
+def _stays(start: Message) -> bool:
+    headers = {name.lower(): value for name, value in start["headers"]}
+    return start["status"] == 200 and b"immutable" in headers.get(b"cache-control", b"")
