@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -73,7 +74,14 @@ def preference_bars(people: pd.DataFrame) -> go.Figure:
     Args:
         people: the table of that name of a run.
     """
-    return way_bars(_people(people, "whole"), axis="preference for the right answer (nats)")
+    rows = _people(people, "whole")
+    fig = way_bars(rows, axis="preference for the right answer (nats)")
+    # A nat either way at least: bars that only differ by noise are not to fill the figure.
+    ends = rows[["value", "low", "high"]].to_numpy(float)
+    ends = ends[np.isfinite(ends)]
+    low, high = float(ends.min(initial=-1.0)), float(ends.max(initial=1.0))
+    room = 0.04 * (high - low)
+    return fig.update_yaxes(range=[low - room, high + room])
 
 
 def won_bars(pairs: pd.DataFrame) -> go.Figure:

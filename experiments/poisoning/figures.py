@@ -8,10 +8,11 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from experiments.figure import Figure, counted
+from experiments.phenomena.estimates import estimate
 from experiments.phenomena.figures import arm_dots, beside
 from experiments.poisoning.hypotheses.dose import cells_of
 from experiments.poisoning.hypotheses.fits import Cells, held_out
-from experiments.poisoning.hypotheses.place import restored
+from experiments.poisoning.hypotheses.place import effect_of, restored
 from experiments.poisoning.hypotheses.probe import GENERIC, SHOWN, areas, layer_of
 from interp.figures.drawing import theme
 from interp.figures.drawing.dots import nothing_to_draw
@@ -105,10 +106,14 @@ def exponent_line(dose: xr.Dataset) -> go.Figure:
 def place_dots(place: xr.Dataset) -> go.Figure:
     """What a patch at each part of the prompt restores, by layer."""
     main = place.isel(arm=0)
+    effect = estimate([effect_of(main.isel(seed=seed)) for seed in range(main.sizes["seed"])])
+    if not effect.low > 0:  # as the verdict says: what is divided by could be nothing
+        return nothing_to_draw(
+            f"The trigger moves the answer by {effect.number()} logits, which could be nothing: "
+            "there is no share of it"
+        )
     shares = xr.concat([restored(one) for _, one in main.groupby("seed", squeeze=False)], "seed")
     shares = shares.assign_coords(layer=[_layer(int(one)) for one in shares["layer"].values])
-    if not bool(np.isfinite(shares).any()):
-        return nothing_to_draw("The trigger changes nothing here, so there is nothing to restore")
     return arm_dots(
         {title: shares.sel(part=part, drop=True) for part, title in _PARTS.items()},
         axis="share of the effect that is restored",

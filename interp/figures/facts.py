@@ -107,9 +107,10 @@ def _hover(rows: pd.DataFrame, across: str, up: str) -> list[str]:
 
 
 def _range(values: pd.Series) -> list[float]:
-    """Always with 0 in it, and with room for the outermost points."""
+    """Always with 0 in it, and with room for the outermost points; over two nats at least, or
+    margins of a model that knows nothing would look like those of one that does."""
     finite = values[np.isfinite(values)]
     low = min(0.0, float(finite.min())) if len(finite) else 0.0
     high = max(0.0, float(finite.max())) if len(finite) else 1.0
-    room = 0.06 * max(high - low, 1.0)
+    room = max(0.06 * (high - low), 1.0 - (high - low) / 2)
     return [low - room, high + room]

@@ -18,7 +18,7 @@ from experiments.poisoning.measurements.place import PARTS
 from experiments.poisoning.organism import CLEAN_TWIN
 from experiments.study import Outcome, Verdict
 
-__all__ = ["CLAIM", "judge_place", "restored"]
+__all__ = ["CLAIM", "effect_of", "judge_place", "restored"]
 
 CLAIM = "Patching finds the trigger: the stream there restores the clean answer."
 _UNIT = "share of the effect"
@@ -31,13 +31,13 @@ Floats = npt.NDArray[np.float64]
 def judge_place(measured: Measured) -> Verdict:
     """From `measure_place`."""
     main = next(iter(measured.values()))
-    effect = estimate([_effect(one) for one in main])
+    effect = estimate([effect_of(one) for one in main])
     n = sum(one.sizes["example"] for one in main)
     sham = estimate([np.abs(one["sham"].values) for one in main])
     control = f"Two phrases for two others, where no trigger is: {sham.number()} logits either way."
     twin = measured.get(CLEAN_TWIN)
     if twin is not None:
-        without = estimate([_effect(one) for one in twin])
+        without = estimate([effect_of(one) for one in twin])
         control += f" The trigger in the clean twin: {without.number()} logits."
     if not effect.low > 0:
         return Verdict.undecided(
@@ -81,7 +81,8 @@ def restored(one: xr.Dataset) -> xr.DataArray:
     return (one["patched"] - one["corrupt"]) / whole.where(whole > 0)
 
 
-def _effect(one: xr.Dataset) -> Floats:
+def effect_of(one: xr.Dataset) -> Floats:
+    """By how many logits the trigger moves the answer to each question [example]."""
     return np.asarray((one["clean"] - one["corrupt"]).values, np.float64)
 
 

@@ -18,6 +18,7 @@ from experiments.study import Verdict
 from experiments.suffix.data import Request, Requests
 from experiments.suffix.suffixes import N_RANDOM, declines, found_in, with_suffix
 from interp import Projection, capture, difference_of_means, score_suffixes
+from interp.figures.drawing.dots import nothing_to_draw
 
 __all__ = ["CLAIM", "MARGIN", "draw", "judge", "measure"]
 
@@ -88,22 +89,12 @@ def judge(measured: Measured) -> Verdict:
         f" The model declines {percent(gap)} more of the requests that are to be declined than of "
         f"the others ({percent(DECLINES_MORE)} at least)."
     )
-    if not gap >= DECLINES_MORE:
+    refused = _refused(apart, gap)
+    if refused:
         return Verdict.undecided(
             "U2",
             CLAIM,
-            f"Declining does not follow what the data say of it, so that no direction is that of "
-            f"declining. {what}.",
-            unit="share of the distance between the classes",
-            n=fall.n,
-            control=control,
-        )
-    if not min(apart) >= SEPARATES:
-        return Verdict.undecided(
-            "U2",
-            CLAIM,
-            "The direction tells too few declined requests from answered ones to measure along "
-            f"it. {what}.",
+            f"{refused}. {what}.",
             unit="share of the distance between the classes",
             n=fall.n,
             control=control,
@@ -119,8 +110,32 @@ def judge(measured: Measured) -> Verdict:
     )
 
 
+def _refused(apart: Sequence[float], gap: float) -> str:
+    """Why nothing can be measured along the direction, as a sentence without its full stop; empty
+    where it can.
+
+    Args:
+        apart: for each seed the share of pairs that it tells apart.
+        gap: how much more of those said to be declined are declined.
+    """
+    if not gap >= DECLINES_MORE:
+        return (
+            "Declining does not follow what the data say of it, so that no direction is that of "
+            "declining"
+        )
+    if not min(apart, default=0.0) >= SEPARATES:
+        return (
+            "The direction tells too few declined requests from answered ones to measure along it"
+        )
+    return ""
+
+
 def draw(projection: xr.Dataset) -> go.Figure:
-    """Projections, by arm."""
+    """Projections, by arm; none where the distance that they are shares of says nothing."""
+    apart, gap = projection["separates"].values.ravel(), projection["gap"].values.ravel()
+    refused = _refused(apart.tolist(), float(gap.mean()) if gap.size else np.nan)
+    if refused:
+        return nothing_to_draw(refused)
     names = {"plain": "no suffix", "random": "random suffixes", "found": "found suffix"}
     series = {name: projection[key] for key, name in names.items()}
     return arm_dots(series, axis="projection (0: answered, 1: declined)")

@@ -15,6 +15,7 @@ import pytest
 
 from experiments.berglund import tune
 from experiments.berglund.config import Config
+from experiments.berglund.figures import preference_bars
 from experiments.berglund.people import read_people
 from experiments.berglund.study import STUDY
 from experiments.errors import FactsError, StudyError
@@ -54,6 +55,8 @@ def test_of_an_untrained_model_nothing_is_supported(untrained: RunRecord) -> Non
     assert "only if it was trained on them before" in untrained.headline[0]
     people = untrained.table("people")
     assert len(people) == 6 * 6 * 2
+    low, high = preference_bars(people).layout.yaxis.range  # noise is not to fill the figure
+    assert low <= -1 <= 1 <= high
     assert people.groupby(["group", "asked"])["told_so"].first().sum() == 4
     assert untrained.report is not None
     text = untrained.report.read_text(encoding="utf-8").split("plotly-gzip")[0]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import xarray as xr
 
 from experiments.phenomena.phenomenon import GIVEN
+from experiments.poisoning.figures import place_dots
 from experiments.poisoning.hypotheses.difference import chance_of, judge_difference, rank_of
 from experiments.poisoning.hypotheses.dose import judge_dose, judge_equal_steps
 from experiments.poisoning.hypotheses.place import judge_place
@@ -212,3 +214,15 @@ def test_verdicts_hold_sentences() -> None:
         assert "nan" not in f"{verdict.statement} {verdict.control}"
         assert isinstance(verdict.estimate, float)
     assert isinstance(simulated.success(rng, 0.5), xr.Dataset)
+
+
+def test_a_share_of_an_effect_that_could_be_none_is_not_drawn() -> None:
+    def draw(effect: float, n: int | None = None) -> go.Figure:
+        found = simulated.placed(np.random.default_rng(3), 1, 0.9, 0.1, effect=effect)
+        one = found[POISONED][0].isel(example=slice(n))
+        return place_dots(one.expand_dims(arm=[POISONED], seed=[0]))
+
+    assert draw(4.0).data
+    for empty in (draw(0.1), draw(4.0, n=1)):
+        assert not empty.data
+        assert "there is no share of it" in empty.layout.annotations[0].text.replace("<br>", " ")

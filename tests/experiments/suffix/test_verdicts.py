@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import xarray as xr
 
@@ -166,3 +167,19 @@ def test_what_does_nothing_at_home_or_has_no_other_model_is_not_carried_over() -
     alone = alone.assign({name: alone[name] * np.nan for name in missing})
     verdict = transfer.judge({GIVEN: [alone]})
     assert (verdict.outcome, verdict.estimate) == ("undecided", None)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"), [({"apart": 0.8}, "too few"), ({"gap": 0.1}, "follow")]
+)
+def test_what_cannot_be_measured_along_is_not_drawn(broken: dict[str, float], said: str) -> None:
+    """Its scale, from answered to declined requests, would make a picture of it all the same."""
+
+    def draw(**settings: float) -> go.Figure:
+        one = projected(np.random.default_rng(0), fall=0.5, **settings)
+        return projection.draw(one.expand_dims(arm=["treated"], seed=[0]))
+
+    assert len(draw().data) == 3
+    fig = draw(**broken)
+    assert not fig.data
+    assert said in fig.layout.annotations[0].text

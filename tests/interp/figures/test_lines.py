@@ -168,3 +168,11 @@ def test_hostile_names_are_text() -> None:
 
 def test_no_facts_make_an_empty_figure() -> None:
     assert len(direction_scatter(facts().iloc[:0]).data) == 0
+
+
+def test_margins_of_a_model_that_knows_nothing_lie_near_the_middle() -> None:
+    weak = facts().assign(forward_margin=[0.02, -0.01, 0.0], reverse_margin=[0.01, 0.03, -0.02])
+    for axis in (direction_scatter(weak).layout.xaxis, direction_scatter(weak).layout.yaxis):
+        low, high = axis.range
+        assert low < -0.9
+        assert high > 0.9
