@@ -20,6 +20,7 @@ from app.together import MOST
 from experiments.explorer import Column, Examples
 
 _HEIGHT = 356
+_MISSING = "missing-example"
 
 
 def show(
@@ -32,6 +33,7 @@ def show(
         height: px of the table, at most.
     """
     current = chosen(examples, table)
+    _say_what_is_missing(examples)
     listed = state.view().listed
 
     def changed() -> None:
@@ -113,6 +115,7 @@ def select(examples: Examples, table: pd.DataFrame) -> int | None:
     current = chosen(examples, table)
     if current is None:
         return None
+    _say_what_is_missing(examples)
     rows = dict(zip((int(n) for n in table[examples.key]), range(len(table)), strict=True))
 
     def name(number: int) -> str:
@@ -184,8 +187,16 @@ def chosen(examples: Examples, table: pd.DataFrame) -> int | None:
     if view.example is not None and (table[examples.key] == view.example).any():
         return view.example
     first = examples.first(table)
+    st.session_state[_MISSING] = None if view.example is None else (view.example, first)
     state.change(example=first, cell=view.cell if first == view.example else None)
     return first
+
+
+def _say_what_is_missing(examples: Examples) -> None:
+    """That a link names an example which is not here, until another one is chosen."""
+    missing, instead = st.session_state.get(_MISSING) or (None, None)
+    if missing is not None and state.view().example == instead:
+        parts.error(f"There is no {examples.one} {missing} here; what is shown is another one.")
 
 
 def _table(examples: Examples, rows: pd.DataFrame, chosen: int | None, height: int) -> None:

@@ -53,7 +53,10 @@ def test_the_newest_run_is_open_with_its_verdicts(open_page: Open, record: RunRe
 
 
 def test_the_chosen_fact_drives_everything_below(open_page: Open, record: RunRecord) -> None:
-    page = open_page(root_of(record))
+    page = open_page(root_of(record), query={"example": "9999"})
+    assert [one.value for one in page.error] == [
+        "There is no fact 9999 here; what is shown is another one\\."
+    ]
     view: View = page.session_state["view"]
     assert view.example == 0
     page.session_state["view"] = replace(view, example=3, cell=Cell("reverse", 1, position=2))
