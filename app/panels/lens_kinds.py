@@ -38,6 +38,11 @@ _ASKED = "lens-asked"
 _EVERY = 0.5  # s
 
 
+def _within(kind: str) -> str:
+    """The name of a lens within a sentence: Jacobi keeps his capital."""
+    return KINDS[kind] if kind == "jacobian" else KINDS[kind].lower()
+
+
 @dataclass(frozen=True)
 class Chosen:
     """A lens to read through.
@@ -76,7 +81,7 @@ class Chosen:
         """What has to be known of it beside what it shows."""
         if not self.seen:
             return ""
-        return f" The {self.name.lower()} was fitted on the study’s examples and their answers."
+        return f" The {_within(self.kind)} was fitted on the study’s examples and their answers."
 
 
 LOGIT = Chosen("logit")
@@ -125,7 +130,7 @@ def common(sides: Mapping[str, Side]) -> dict[str, Chosen]:
         without = [name for name in sides if name not in there[kind]]
         if without:
             have = "have" if len(without) > 1 else "has"
-            said.append(f"{' and '.join(without)} {have} no {KINDS[kind].lower()}.")
+            said.append(f"{' and '.join(without)} {have} no {_within(kind)}.")
     offered = {kind: KINDS[kind] for kind in KINDS if len(there[kind]) == len(sides)}
     kind = switch.choose("lens", offered, "Lens")
     if said:
@@ -184,7 +189,7 @@ def _missing(
     request: Request[Lens], kind: str, texts: tuple[str, ...], folders: list[Path]
 ) -> None:
     """What is not there, where it was looked for, and how to get it."""
-    engine, spec, what = resources.engine(), request.spec, KINDS[kind].lower()
+    engine, spec, what = resources.engine(), request.spec, _within(kind)
     places = ", ".join(f"<code>{markup.esc(folder)}</code>" for folder in folders)
     by_hand = f"<code>{_COMMANDS[kind]} --text corpus.txt --model {markup.esc(spec.source)}</code>"
     if not texts:
@@ -230,7 +235,7 @@ def _progress(kind: str, job: Job[Lens]) -> None:
     def again() -> None:
         if not waiting.stand.running:
             st.rerun()
-        live.bar(waiting, f"Fitting the {KINDS[kind].lower()}", key=f"fit-{kind}")
+        live.bar(waiting, f"Fitting the {_within(kind)}", key=f"fit-{kind}")
 
     st.fragment(again, run_every=_EVERY)()
 

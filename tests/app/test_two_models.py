@@ -303,7 +303,7 @@ def test_a_lens_is_offered_where_both_sides_have_it(
     assert page.segmented_control(key="lens").options == ["Logit lens", "Tuned lens"]
     said = html(page)
     assert "read through the tuned lens" in said
-    assert "A and B have no jacobian lens" in said
+    assert "A and B have no Jacobian lens" in said
     assert page.query_params["lens"] == "tuned"
     drawn = json.loads(page.get("plotly_chart")[-1].proto.spec)
     where = Through("tuned", str(folder / "lens-tuned"))
