@@ -10,22 +10,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.setup-stamp
-# Tests run in one process more than there are cores, since some wait for a browser or for Ray; each
+# Tests run in one process more than there are cores, since some wait for Ray or for each other; each
 # takes 1 GB of memory.
 WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 # Whoever keeps Python from writing what it compiles has each process compile all tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Three lanes, each of which runs where another has failed, too. What drives a browser is one process,
-# so that one server and one browser do for all of it, and comes first, when only style runs beside
-# it: who clicks minds a busy machine. The tests of the store fork some thousand processes to kill
-# them, which is cheap as long as what other tests import is not in memory.
-in-browser = $(BIN)/pytest tests/browser || failed=1;
-others = $(PYTEST) $(1) tests/cache || failed=1; \
-	$(PYTEST) $(1) --ignore=tests/cache --ignore=tests/browser || failed=1;
+# Two lanes, each of which runs where another has failed, too. The tests of the store fork some
+# thousand processes to kill them, which is cheap as long as what other tests import is not in memory.
+others = failed=0; $(2) $(PYTEST) $(1) tests/cache || failed=1; \
+	$(2) $(PYTEST) $(1) --ignore=tests/cache --ignore=tests/browser || failed=1; exit $$failed
 
-.PHONY: setup demo app style check test quantised quick-tests all-tests docs bench
+.PHONY: setup demo app style check test quantised quick-tests browser-tests other-tests docs bench
 
 setup: $(STAMP)
 
@@ -53,14 +50,20 @@ style: setup
 check: setup
 	@$(MAKE) -j2 style quick-tests
 
+# What drives a browser waits for a server, and the server for a click: the other tests have the cores
+# in between, and give way to both, since who clicks minds a busy machine.
 test: setup
-	@$(MAKE) -j2 style all-tests
+	@$(MAKE) -j3 browser-tests style other-tests
 
 quick-tests: setup
-	@failed=0; $(call others,-m "not slow and not browser") exit $$failed
+	@$(call others,-m "not slow and not browser")
 
-all-tests: setup
-	@failed=0; $(in-browser) $(call others) exit $$failed
+# One process, so that one server and one browser do for all of it.
+browser-tests: setup
+	@$(BIN)/pytest tests/browser
+
+other-tests: setup
+	@$(call others,,nice -n 19)
 
 quantised: setup
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .quantised torchao
