@@ -31,6 +31,10 @@ class Run:
     written: Streams
 
 
+class _Seen(Exception):
+    """The pass has come to what was wanted."""
+
+
 class Apart:
     """An architecture's model, of which any part can be asked what it makes of what."""
 
@@ -86,15 +90,17 @@ class Apart:
         return scaled
 
     def seen(self, ids: list[int], site: tuple[str, int], put: Put | None = None) -> Tensor:
-        """An activation [position, …] while others are replaced."""
+        """An activation [position, …] while others are replaced; what comes after is not run."""
         kept: list[Tensor] = []
+
+        def keep(value: Tensor) -> None:
+            kept.append(value.clone())
+            raise _Seen
+
         with contextlib.ExitStack() as stack:
             for (name, layer), change in (put or {}).items():
                 stack.enter_context(surgery.intervened(self.hf, self.layout, name, layer, change))
-            look = surgery.intervened(
-                self.hf, self.layout, *site, lambda value: kept.append(value.clone())
-            )
-            with look:
+            with surgery.intervened(self.hf, self.layout, *site, keep), contextlib.suppress(_Seen):
                 surgery.logits(self.hf, ids)
         return kept[0]
 
