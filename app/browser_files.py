@@ -23,8 +23,6 @@ _WORDS = (
 _TABLES, _FIGURES = ("DataFrame",), ("PlotlyChart",)
 _WITHOUT = ("start", "study", "circuit", "jobs")
 """Pages whose first screen has neither figures nor tables."""
-_AT_ONCE = ("", "examples", "probes", "prompt")
-"""Pages that always have a figure there; "" is the usual one."""
 _IMPORTED = re.compile(r"(?:from|import)\s*[\"'`]\./([\w.-]+\.js)[\"'`]")
 
 _FOLDER = "/static/"
@@ -46,11 +44,6 @@ def later_modules(page: str) -> tuple[str, ...]:
     """Those that other pages and what is below the screen need besides."""
     now = set(modules(page))
     return tuple(path for path in _paths((*_WORDS, *_TABLES, *_FIGURES)) if path not in now)
-
-
-def figures_at_once(page: str) -> str | None:
-    """Path of the module that draws figures, where the first screen is sure to have one."""
-    return next(iter(_paths(_FIGURES)), None) if page in _AT_ONCE else None
 
 
 def _drawing(page: str) -> tuple[str, ...]:

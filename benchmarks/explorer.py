@@ -5,7 +5,8 @@ Run `python -m benchmarks.explorer --root runs` with a finished run of `reversal
 are from the browser's own clock; every page is opened in a context of its own, after one visit that
 loads the model and fills the caches, as a researcher has them who goes on working. The pages are
 opened in turn, again and again, so that what else the machine does falls on all of them; medians
-are told, with quartiles in brackets. Beside them stands Streamlit's own part: a page of a heading
+are told, with quartiles in brackets. Pages with figures on their first screen are opened in a
+browser that was there before, too. Beside them stands Streamlit's own part: a page of a heading
 alone, served as it comes, opened in the same way and in turn with the others.
 """
 
@@ -72,6 +73,7 @@ _WHOLE = _SETTLED + " && !document.querySelector('.ob-later')"
 # Nothing is computed any more: else the next visit would begin it anew, and be timed with it.
 _DONE = """() => !document.querySelector(
   '.ob-waiting, [data-testid="stProgress"], [data-testid="stSpinner"]')"""
+_SCREEN = {"width": 1280, "height": 800}
 _EMPTY = 'import streamlit as st\n\nst.html("<h2>A heading</h2>")\n'
 # From the press of the button to the words that tell of the cell.
 _CLICKED = """([x, y, name]) => {
@@ -163,8 +165,12 @@ def opened(
     Args:
         figures: how many there are on the first screen.
     """
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
+    page = browser.new_context(viewport=_SCREEN).new_page()
+    return page, visited(page, address, whole=whole, figures=figures)
+
+
+def visited(page: Any, address: str, *, whole: bool = True, figures: int = 0) -> Visit:
+    """When an empty page shows what is at an address."""
     page.add_init_script(_WATCH)
     page.goto(address)
     page.wait_for_function(_SETTLED, arg=figures, timeout=120_000, polling=50)
@@ -173,7 +179,7 @@ def opened(
     if whole:
         page.wait_for_function(_WHOLE, arg=figures, timeout=120_000, polling=50)
         last = page.evaluate("window.seen.last")
-    return page, Visit(*(ms / 1000 for ms in (seen["first"], seen["last"], last)))
+    return Visit(*(ms / 1000 for ms in (seen["first"], seen["last"], last)))
 
 
 def click(page: Any, key: str, layer: int, column: int) -> float:
@@ -197,7 +203,7 @@ def large(browser: Any, url: str, folder: Path) -> None:
         corrupt = clean.replace("w30 ", "w77 ")
         asked = {"model": str(folder), "page": "prompt", "clean": clean, "corrupt": corrupt}
         asked |= {"answer": "w7", "foil": "w8"}
-        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        page = browser.new_context(viewport=_SCREEN).new_page()
         page.goto(f"{url}/?{urllib.parse.urlencode(asked)}")
         page.get_by_role("button", name="Open it").click(timeout=120_000)
         begun = time.monotonic()
@@ -243,8 +249,9 @@ def make_large(folder: Path) -> None:
     )
 
 
-def pages(browser: Any, url: str, alone: str, repeats: int) -> None:
-    """First paint and settled of every page, and of one at `alone` that holds nothing."""
+def pages(browser: Any, url: str, alone: str, repeats: int) -> dict[str, tuple[str, int]]:
+    """First paint and settled of every page, and of one at `alone` that holds nothing; returns
+    the address of each with figures on its first screen, and how many."""
     addresses = {name: f"{url}/?page={name}" for name in PAGES}
     addresses["prompt"] += _TYPED
     addresses["(empty)"] = alone
@@ -265,6 +272,28 @@ def pages(browser: Any, url: str, alone: str, repeats: int) -> None:
     for name, seen in visits.items():
         told = (spread([getattr(one, at) for one in seen]) for at in ("first", "settled", "whole"))
         print(f"{name:<10}" + "".join(f"{text:>22}" for text in told), flush=True)
+    return {name: (addresses[name], n) for name, n in figures.items() if n}
+
+
+def pages_again(browser: Any, shown: dict[str, tuple[str, int]], repeats: int) -> None:
+    """The same in a browser that has kept what it read: in a new tab each time, from the third
+    visit of each page on (what is compiled is kept by the second one).
+
+    Args:
+        browser: a context whose profile is kept.
+        shown: addresses, and numbers of figures on the first screen.
+    """
+    visits: dict[str, list[Visit]] = {name: [] for name in shown}
+    for number in range(repeats + 2):
+        for name, (address, figures) in shown.items():
+            page = browser.new_page()
+            visit = visited(page, address, whole=False, figures=figures)
+            if number > 1:
+                visits[name].append(visit)
+            page.close()
+    for name, seen in visits.items():
+        told = (spread([getattr(one, at) for one in seen]) for at in ("first", "settled"))
+        print(f"{name:<10} kept" + "".join(f"{text:>22}" for text in told), flush=True)
 
 
 def spread(seconds: list[float]) -> str:
@@ -293,7 +322,15 @@ def main() -> None:
         page, visit = opened(browser, f"{url}/?page=examples", whole=False)
         print(f"first visit, as soon as the server answers: settled {visit.settled:.1f} s")
         page.context.close()
-        pages(browser, url, alone, given.repeats)
+        shown = pages(browser, url, alone, given.repeats)
+        kept = playwright.chromium.launch_persistent_context(
+            Path(folder) / "profile",
+            executable_path=given.chromium,
+            args=["--no-sandbox"],
+            viewport=_SCREEN,
+        )
+        pages_again(kept, shown, given.repeats)
+        kept.close()
         page, _ = opened(browser, f"{url}/?page=examples&edges=40")
         for key in ("lens-forward", "patching-forward-resid_pre"):
             times = [click(page, key, 1 + n % 2, n % 4) for n in range(4 * given.repeats)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from app import state
-from app.browser_files import figures_at_once, later_modules
+from app.browser_files import later_modules
 
 _SCRIPT = (Path(__file__).parents[1] / "static" / "page.js").read_text(encoding="utf-8")
 _component = st.components.v2.component("obverse_page", js=_SCRIPT)
@@ -53,8 +53,7 @@ def start() -> None:
         "cookie": _COOKIE,
     }
     data["dark"] = dark()
-    page = state.view().page or ""
-    data["figures"], data["later"] = figures_at_once(page), later_modules(page)
+    data["later"] = later_modules(state.view().page or "")
     # What is dark comes with every message of the browser; this one has it send one.
     _component(key=_KEY, data=data, on_width_change=changed, on_dark_change=lambda: None)
 

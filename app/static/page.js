@@ -79,25 +79,21 @@ async function choose(page, name) {
   return Boolean(item);
 }
 
-// Once a page has shown its heading, what draws figures is read: at once where a figure is about to
-// come, so that the browser does not wait idle for it, and else when the page has rested.
+// When a page has shown its heading and rested, the browser reads what other pages need besides.
 const REST = 1000; // ms
 let reads = false; // all instances share this module
-function readAhead(page, { figures, later }) {
+function readAhead(page, { later }) {
   if (reads || !page.querySelector('[data-testid="stMain"] :is(h1, h2, .ob-title, .ob-h2)')) return;
   reads = true;
-  const window = page.defaultView, address = (path) => new URL(path, window.location).href;
+  const window = page.defaultView;
   const ahead = () => {
     for (const path of later) {
       const link = page.createElement("link");
-      Object.assign(link, { rel: "modulepreload", href: address(path), crossOrigin: "" });
+      Object.assign(link, { rel: "modulepreload", href: new URL(path, window.location).href, crossOrigin: "" });
       page.head.append(link);
     }
   };
-  window.requestAnimationFrame(() => setTimeout(() => {
-    if (figures) import(address(figures)).catch(() => {}); // who needs it, is told
-    setTimeout(() => window.requestIdleCallback(ahead), REST);
-  }, 0));
+  setTimeout(() => window.requestIdleCallback(ahead), REST);
 }
 
 export default function ({ data, parentElement, setStateValue }) {

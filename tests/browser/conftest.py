@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,55 +60,94 @@ def record(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> RunRecord
 
 
 @pytest.fixture(scope="session")
-def explorer(record: RunRecord, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
-    port = _free_port()
-    command = [sys.executable, "-m", "experiments.cli", "app", "--no-browser"]
-    command += ["--port", str(port), "--root", str(_root(record))]
-    yield from _serve(command, port, record, tmp_path_factory.mktemp("log") / "explorer.txt")
+def servers(
+    request: pytest.FixtureRequest, record: RunRecord, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Server]]:
+    """Those that the tests of this session need, starting beside each other."""
+    wanted = {name for item in request.session.items for name in _fixtures(item)}
+    begun = {}
+    if "explorer" in wanted:
+        command = [sys.executable, "-m", "experiments.cli", "app", "--no-browser"]
+        begun["explorer"] = Server(command, record, _root(record), tmp_path_factory.mktemp("log"))
+    if "slow_explorer" in wanted:
+        command = [sys.executable, str(Path(__file__).with_name("slow_main.py"))]
+        folder = tmp_path_factory.mktemp("log")
+        root = folder / "runs"
+        shutil.copytree(_root(record), root, ignore=shutil.ignore_patterns("explored"))
+        patches = folder / "patches.txt"
+        begun["slow_explorer"] = Server(command, record, root, folder, patches)
+    try:
+        yield begun
+    finally:
+        for server in begun.values():
+            server.child.terminate()
+        for server in begun.values():
+            server.end()
 
 
 @pytest.fixture(scope="session")
-def slow_explorer(
-    record: RunRecord, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Explorer]:
+def explorer(servers: dict[str, Server]) -> Explorer:
+    return servers["explorer"].ready()
+
+
+@pytest.fixture(scope="session")
+def slow_explorer(servers: dict[str, Server]) -> Explorer:
     """Its maps take seconds to become exact. The run is a copy: it has kept none of them yet."""
-    port = _free_port()
-    folder = tmp_path_factory.mktemp("log")
-    root = folder / "runs"
-    shutil.copytree(_root(record), root, ignore=shutil.ignore_patterns("explored"))
-    command = [sys.executable, str(Path(__file__).with_name("slow_main.py"))]
-    command += ["--port", str(port), "--root", str(root)]
-    yield from _serve(command, port, record, folder / "slow.txt", folder / "patches.txt")
+    return servers["slow_explorer"].ready()
+
+
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else ()
+
+
+class Server:
+    """An explorer that is starting.
+
+    Args:
+        root: the folder of runs.
+        folder: where it logs.
+        patches: where the slow one writes down its patches.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        record: RunRecord,
+        root: Path,
+        folder: Path,
+        patches: Path | None = None,
+    ) -> None:
+        self._log, self._record, self._patches = folder / "explorer.txt", record, patches
+        self._port = _free_port()
+        # Started elsewhere than in the checkout: it must not depend on the working directory.
+        with self._log.open("wb") as output:
+            self.child = subprocess.Popen(
+                [*command, "--port", str(self._port), "--root", str(root)],
+                cwd=_root(record),
+                stdout=output,
+                stderr=output,
+                env=os.environ
+                | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+                | ({} if patches is None else {"OBVERSE_PATCHES": str(patches)}),
+            )
+
+    def ready(self) -> Explorer:
+        """It, as soon as it answers."""
+        _wait(self.child, self._port, self._log)
+        url = f"http://localhost:{self._port}"
+        return Explorer(url, self._port, self.child.pid, self._record, self._patches)
+
+    def end(self) -> None:
+        """Wait until it is gone."""
+        try:
+            self.child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
 
 
 def _root(record: RunRecord) -> Path:
     return record.path.parent.parent
-
-
-def _serve(
-    command: list[str], port: int, record: RunRecord, log: Path, patches: Path | None = None
-) -> Iterator[Explorer]:
-    # Started elsewhere than in the checkout: it must not depend on the working directory.
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            command,
-            cwd=_root(record),
-            stdout=output,
-            stderr=output,
-            env=os.environ
-            | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-            | ({} if patches is None else {"OBVERSE_PATCHES": str(patches)}),
-        )
-    try:
-        _wait(child, port, log)
-        yield Explorer(f"http://localhost:{port}", port, child.pid, record, patches)
-    finally:
-        child.terminate()
-        try:
-            child.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
 
 
 @pytest.fixture(scope="session")

@@ -125,12 +125,14 @@ def test_four_at_once_get_the_numbers_of_one(explorer: Explorer, open_page: Open
     spec = ModelSpec(str(record.config["model"]))
     model = load_model(spec.source)
     alone = Engine(lambda _: model)
-    people = []
-    for number, site in enumerate(SITES):
+    people, opened = [], []
+    for number, site in enumerate(SITES):  # all of them load beside each other
         at = number % stored.sizes["example"]
-        pair = pairs.stored(stored, at, table, way)
         # Each page is a session of its own.
         page = open_page(f"/?example={int(stored['fact'].values[at])}&site={site}")
+        opened.append((site, at, page))
+    for site, at, page in opened:
+        pair = pairs.stored(stored, at, table, way)
         key = f"patching-forward-{site}"
         wait_until_exact(page, key)
         click_cell(page, key, 0, 0)  # scrolls there
