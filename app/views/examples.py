@@ -62,6 +62,12 @@ def _without(opened: Opened) -> None:
         )
         prompt.show(opened.model)
         return
+    if opened.run is None:
+        parts.html(
+            '<div class="ob-empty"><b>Nothing is open.</b><br>Choose a run or a model at the left.'
+            "</div>"
+        )
+        return
     parts.html(
         '<div class="ob-empty"><b>There are no examples to look at.</b><br>This run has not stored '
         "any, or its study has none. What it found stands under <b>Findings</b>.</div>"

@@ -30,6 +30,9 @@ def test_an_empty_root_says_what_to_do(open_page: Open, tmp_path: Path) -> None:
     page = open_page(tmp_path / "runs")
     assert_fine(page)
     assert "obverse run reversal-curse" in html(page)
+    page = open_page(tmp_path / "runs", query={"page": "examples"})
+    assert_fine(page)
+    assert "Nothing is open." in html(page)
 
 
 def test_the_newest_run_is_open_with_its_verdicts(open_page: Open, record: RunRecord) -> None:
