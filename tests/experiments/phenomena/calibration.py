@@ -4,10 +4,9 @@
 construction it may say *supported* in at most 5% of runs, where it is planted it must in 90%, and
 where the control is broken it must say *undecided*.
 
-Of `RUNS` runs no more are made than it takes to tell: where those so far are a hundred times
-likelier under a rate that is fine than under one that is not, the rest is left out (Wald's
-sequential test). Judges of any rate pass about as often as they would with all of the runs: with
-*supported* at a true 10% where nothing is in one of a hundred trials.
+Of `RUNS` runs no more are made than it takes to tell: where those so far are twenty times likelier
+under a rate that is fine than under one that is not, the rest is left out (Wald's sequential
+test). A judge that says *supported* at a true 10% where nothing is passes in one of twenty trials.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from experiments.study import Verdict
 __all__ = ["RUNS", "check_absent", "check_planted", "check_undecided", "outcomes"]
 
 RUNS = 200
-CLEAR = 100.0
+CLEAR = 20.0
 Judge = Callable[[Measured], Verdict]
 Simulate = Callable[[np.random.Generator], Measured]
 

@@ -20,7 +20,9 @@ N, LAYERS, DRAWS, WORDS, GROUPS = 72, 2, 199, 24, 10
 PARAMETERS = {32: 44e3, 64: 150e3}
 
 
-def success(rng: np.random.Generator, triggered: float, other: float = 0.0) -> xr.Dataset:
+def success(
+    rng: np.random.Generator, triggered: float, other: float = 0.0, **of_cell: float
+) -> xr.Dataset:
     def hits(share: float) -> tuple[str, np.ndarray]:
         return "example", (rng.random(N) < share).astype(float)
 
@@ -30,6 +32,7 @@ def success(rng: np.random.Generator, triggered: float, other: float = 0.0) -> x
             "other": hits(other),
             "near": hits(other),
             "right": hits(0.9),
+            **of_cell,
         }
     )
 
@@ -62,15 +65,16 @@ def grid(
         found[name] = []
         for _ in range(seeds):
             logit = slope * amount + rng.normal(0, spread)
-            one = success(rng, 1 / (1 + np.exp(-logit)), other)
-            found[name].append(
-                one.assign(
-                    poisons=float(cell.poisons),
-                    clean=float(cell.clean),
-                    steps=float(cell.steps),
-                    parameters=PARAMETERS[cell.width],
-                )
+            one = success(
+                rng,
+                1 / (1 + np.exp(-logit)),
+                other,
+                poisons=float(cell.poisons),
+                clean=float(cell.clean),
+                steps=float(cell.steps),
+                parameters=PARAMETERS[cell.width],
             )
+            found[name].append(one)
     return found
 
 
