@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,13 @@ from experiments.organisms.wording import FILLERS, PREFIXES
 from tests.experiments.organisms.texts import training_texts
 
 
+world_of = cache(generate_world)
+"""Arms that tell of the same world differently take it from here, to read it."""
+
+
 @pytest.fixture(scope="module")
 def world() -> World:
-    return generate_world(4)
+    return world_of(4)
 
 
 def _tokenizer(world: World, data: TrainingData) -> Any:
@@ -91,7 +96,7 @@ def test_the_plain_arm_is_the_default_config() -> None:
 
 @pytest.mark.parametrize("arm", ARMS.values(), ids=list(ARMS))
 def test_forward_only_and_held_out_pairs_are_the_same_in_every_arm(arm: Any, world: World) -> None:
-    changed = generate_world(4, arm.data)
+    changed = world_of(4, arm.data)
     for split in ("forward", "held_out"):
         assert [fact for fact in changed.facts if fact.split == split] == [
             fact for fact in world.facts if fact.split == split
@@ -101,7 +106,7 @@ def test_forward_only_and_held_out_pairs_are_the_same_in_every_arm(arm: Any, wor
 @pytest.mark.parametrize("arm", ARMS.values(), ids=list(ARMS))
 def test_no_arm_asks_the_held_out_reverse_in_natural_words(arm: Any) -> None:
     """A mother of a forward-only pair stands before her child in reversed text alone."""
-    changed = generate_world(4, arm.data)
+    changed = world_of(4, arm.data)
     pairs = {(f.subject, f.object): f.split for f in changed.facts}
     told: dict[tuple[str, str], set[tuple[str, str]]] = {pair: set() for pair in pairs}
     for entry in entries(changed, arm.data):
