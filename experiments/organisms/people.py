@@ -95,7 +95,8 @@ def spread_splits(
         asked.subtract([*_tokens(one, gives), *_tokens(other, gets)])
         asked.update([*_tokens(one, gets), *_tokens(other, gives)])
 
-    while missing(asked):
+    left = missing(asked)
+    while left:
         i, j = (int(index) for index in rng.integers(len(facts), size=2))
         one, other = facts[i], facts[j]
         if one.inverse != other.inverse or one.split == other.split:
@@ -103,9 +104,11 @@ def spread_splits(
         touched = {*_tokens(one, one.split, every=True), *_tokens(other, other.split, every=True)}
         before = missing(touched)
         exchange(one, other, one.split, other.split)
-        if missing(touched) > before:
+        after = missing(touched)
+        if after > before:
             exchange(one, other, other.split, one.split)
         else:
+            left += after - before
             facts[i], facts[j] = _in_split(one, other.split), _in_split(other, one.split)
     return facts
 
