@@ -26,7 +26,6 @@ from experiments.organisms.training.tokenizer import build_tokenizer
 from experiments.organisms.wording import FILLERS, PREFIXES
 from tests.experiments.organisms.texts import training_texts
 
-
 world_of = cache(generate_world)
 """Arms that tell of the same world differently take it from here, to read it."""
 
