@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from app.figure_module import sooner
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +29,7 @@ _WITHOUT = ("start", "study", "circuit", "jobs")
 _IMPORTED = re.compile(r"(?:from|import)\s*[\"'`]\./([\w.-]+\.js)[\"'`]")
 
 _FOLDER = "/static/"
+_LENGTH = b"content-length"
 _PARTLY = (b"range", b"if-none-match", b"if-modified-since", b"if-range")
 
 
@@ -74,7 +78,8 @@ def _paths(drawing: tuple[str, ...]) -> tuple[str, ...]:
 
 class KeptFiles:
     """ASGI middleware that gives again what the application has given, where the application says
-    that it stays as it is for ever (`immutable`).
+    that it stays as it is for ever (`immutable`), and the module that draws figures so that it is
+    ready sooner.
 
     Requests for parts of a file, or for a file if it has changed, are the application's.
     """
@@ -88,25 +93,21 @@ class KeptFiles:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        if path in self._kept:
-            start, body = self._kept[path]
-            await send({**start, "headers": list(start["headers"])})
-            await send(body)
-            return
-        begun: list[Message] = []
-        pieces: list[bytes] = []
+        if path not in self._kept:
+            given: list[Message] = []
 
-        async def noted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                begun.append({**message, "headers": list(message["headers"])})
-            elif message["type"] == "http.response.body":
-                pieces.append(message.get("body", b""))
-                if not message.get("more_body", False) and _stays(begun[0]):
-                    body = {"type": "http.response.body", "body": b"".join(pieces)}
-                    self._kept[path] = begun[0], body
-            await send(message)
+            async def noted(message: Message) -> None:
+                given.append(message)
 
-        await self._app(scope, receive, noted)
+            await self._app(scope, receive, noted)
+            if not _stays(given):
+                for message in given:
+                    await send(message)
+                return
+            self._kept[path] = _in_one_piece(path, given)
+        start, body = self._kept[path]
+        await send({**start, "headers": list(start["headers"])})
+        await send(body)
 
 
 def _whole(scope: Scope) -> bool:
@@ -119,6 +120,20 @@ def _whole(scope: Scope) -> bool:
     )
 
 
-def _stays(start: Message) -> bool:
-    headers = {name.lower(): value for name, value in start["headers"]}
-    return start["status"] == 200 and b"immutable" in headers.get(b"cache-control", b"")
+def _stays(given: Sequence[Message]) -> bool:
+    """Whether messages are the whole answer with a file that never changes."""
+    if not given or given[0]["type"] != "http.response.start" or given[-1].get("more_body", False):
+        return False
+    headers = {name.lower(): value for name, value in given[0]["headers"]}
+    return given[0]["status"] == 200 and b"immutable" in headers.get(b"cache-control", b"")
+
+
+def _in_one_piece(path: str, given: Sequence[Message]) -> tuple[Message, Message]:
+    """The beginning and the body of such an answer."""
+    start, *pieces = given
+    body = b"".join(piece.get("body", b"") for piece in pieces)
+    headers = [(name, value) for name, value in start["headers"] if name.lower() != _LENGTH]
+    if path.rpartition("/")[2].startswith(f"{_FIGURES[0]}."):
+        body = sooner(body)
+    headers.append((_LENGTH, b"%d" % len(body)))
+    return {**start, "headers": headers}, {"type": "http.response.body", "body": body}

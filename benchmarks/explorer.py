@@ -56,8 +56,10 @@ const look = () => {
 };
 new MutationObserver((changes) => {
   look();
-  const inside = (node) => (node.nodeType === 1 ? node : node.parentElement)?.closest?.(
-    '[data-testid="stMain"]');
+  const inside = (node) => { // what stands in a canvas is for screen readers, and never seen
+    const element = node.nodeType === 1 ? node : node.parentElement;
+    return element?.closest?.('[data-testid="stMain"]') && !element.closest('canvas');
+  };
   if (changes.some((change) => inside(change.target))) window.seen.last = performance.now();
 }).observe(document, {childList: true, subtree: true, characterData: true});
 """

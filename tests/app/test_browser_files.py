@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.browser_files import KeptFiles, later_modules, modules
+from app.figure_module import sooner
 from app.selection import PAGES
 
 FOR_EVER = (b"cache-control", b"public, immutable, max-age=31536000")
@@ -37,7 +40,7 @@ def asked(
     *headers: tuple[bytes, bytes],
 ) -> list[tuple[Any, bytes]]:
     """The beginning and the whole body of each answer, given (method, path)."""
-    kept, answers = KeptFiles(application), []  # type: ignore[var-annotated]
+    kept, answers = KeptFiles(application), []
 
     async def ask(method: str, path: str) -> None:
         sent: list[Any] = []
@@ -101,3 +104,63 @@ def test_a_page_without_figures_on_its_first_screen_reads_what_draws_them_later(
     assert any("/PlotlyChart." in path for path in later_modules("study"))
     assert any("/PlotlyChart." in path for path in modules("probes"))
     assert modules("no such page") == modules("training")
+
+
+@pytest.fixture(scope="module")
+def figure_module() -> bytes:
+    """What Streamlit draws figures with."""
+    import streamlit
+
+    (path,) = Path(streamlit.__file__).with_name("static").glob("static/js/PlotlyChart.*.js")
+    return path.read_bytes()
+
+
+def test_kinds_of_traces_that_no_page_draws_wait_and_nothing_else_is_changed(
+    figure_module: bytes,
+) -> None:
+    register = re.compile(rb"\.register\(\[([\w$(),]+)\]\)")
+    (every,) = (set(one.split(b",")) for one in register.findall(figure_module))
+    now = sooner(figure_module)
+    (first,) = (set(one.split(b",")) for one in register.findall(now))
+    (rest,) = (set(one.split(b",")) for one in re.findall(rb"\(\)=>\[([\w$(),]+)\]\)", now))
+    assert len(first) == 3  # bars, maps, calendars; lines are a part of Plotly itself
+    assert first | rest == every
+    assert not first & rest
+    before, at, after = figure_module.partition(b".register([")
+    assert now.startswith(before + at)
+    assert now.endswith(after.partition(b"])")[2])
+
+
+@pytest.mark.parametrize(
+    "other", [b"", b"export{a as default}", b'n.register([Iu(),hee()]),"lib/"']
+)
+def test_a_module_that_is_built_differently_is_left_as_it_is(other: bytes) -> None:
+    assert sooner(other) == other
+
+
+def test_the_module_of_figures_is_given_changed_and_its_length_is_told(
+    figure_module: bytes,
+) -> None:
+    async def application(_scope: Any, _receive: Any, send: Any) -> None:
+        headers = [FOR_EVER, (b"Content-Length", b"%d" % len(figure_module))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": figure_module})
+
+    path = "/static/js/PlotlyChart.abc.js"
+    for start, body in asked(application, [("GET", path), ("GET", path)]):  # type: ignore[arg-type]
+        assert body == sooner(figure_module) != figure_module
+        lengths = [value for name, value in start["headers"] if name.lower() == b"content-length"]
+        assert lengths == [b"%d" % len(body)]
+
+
+def test_an_answer_that_breaks_off_is_not_kept() -> None:
+    class Broken(Application):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            self.asked += 1
+            headers = [FOR_EVER]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b"let", "more_body": True})
+
+    application = Broken(200, FOR_EVER)
+    asked(application, [("GET", PATH)] * 2)
+    assert application.asked == 2

@@ -67,3 +67,34 @@ def test_a_page_of_words_reads_what_draws_figures_when_it_has_rested(open_page: 
     page.locator("[data-testid='stDataFrame']").wait_for(timeout=60_000)
     expect(page.locator(".ob-later")).to_have_count(0, timeout=60_000)
     page.get_by_text("Stored tables", exact=True).wait_for()
+
+
+# What a figure of kinds that no page draws needs: how often a mark of it is drawn.
+_OTHER_KINDS = """async () => {
+    const path = performance.getEntriesByType("resource")
+        .map((one) => one.name).find((name) => name.includes("/PlotlyChart."));
+    await import(path);
+    const place = () => document.body.appendChild(document.createElement("div"));
+    const kinds = () => Object.keys(Plotly.PlotSchema.get().traces).length;
+    const layout = {width: 300, height: 300}, pie = {type: "pie", values: [1, 2, 3]};
+    const counted = [], first = kinds();
+    const drawn = async (selector, element) =>
+        counted.push((await element).querySelectorAll(selector).length);
+    await drawn(".bars .point", Plotly.newPlot(place(), [{type: "bar", y: [1, 2]}], layout));
+    await drawn(".points path", Plotly.react(place(), {data: [{y: [1, 2, 1]}], layout}));
+    const still = kinds() === first;
+    await drawn(".slice", Plotly.react(place(), {data: [{y: [1]}, pie], layout}));
+    await drawn(".slice", Plotly.newPlot(place(), [pie], layout));
+    await drawn("path.violin", Plotly.newPlot(place(), [{type: "violin", y: [1, 2, 4]}], layout));
+    return {counted, still, more: kinds() - first};
+}"""
+
+
+def test_figures_of_other_kinds_are_drawn_where_a_page_has_some(open_page: OpenPage) -> None:
+    page = open_page("/?page=probes")
+    page.locator(".js-plotly-plot:visible").first.wait_for(timeout=90_000)
+    seen = page.evaluate(_OTHER_KINDS)
+    assert seen["still"]
+    assert seen["more"] > 30
+    assert seen["counted"][:4] == [2, 3, 3, 3]
+    assert seen["counted"][4] > 0
