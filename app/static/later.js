@@ -1,6 +1,6 @@
 // An empty place that asks to be filled: when it is scrolled to, and else, one after the other, when
 // the page has rested for a while, so that all of it can be searched, printed and read aloud.
-const NEAR = "350px"; // beyond the window: what is scrolled to is there already
+const NEAR = "100px"; // beyond the window: what is about to be scrolled to is begun
 // ms without a change of the page, a key or a click: before the first such place is filled, and
 // before the next one; and after which what was not answered is asked for again.
 const REST = 1500, NEXT = 250, AGAIN = 5000;
