@@ -15,9 +15,10 @@ from cache.arguments import typed
 from interp.errors import SiteError
 from interp.figures.drawing import grid, theme
 from interp.figures.drawing.axes import Axis, axes_of
+from interp.figures.drawing.cells import alike, intervals
 from interp.figures.drawing.numbers import plain, reach, texts
 from interp.results import Patched
-from interp.stats import connected, difference_intervals, mean_intervals
+from interp.stats import connected, difference_intervals
 
 __all__ = ["contrast_map", "shared_examples", "shared_places"]
 
@@ -198,7 +199,7 @@ def _paired(first: xr.Dataset, second: xr.Dataset) -> _Difference:
     mean, n = _means(difference)
     # Pairs with one clean prompt ask one question, and are no evidence each of their own.
     asked = [one["clean_prompt"].values for one in (first, second) if "clean_prompt" in one.coords]
-    low, high = _intervals(difference, connected(*asked) if asked else None)
+    low, high = intervals(difference, connected(*asked) if asked else None)
     return _Difference(mean, low, high, _counted(n))
 
 
@@ -207,8 +208,8 @@ def _apart(first: xr.Dataset, second: xr.Dataset) -> _Difference:
     one, other = _change(first), _change(second)
     (mean, n), (other_mean, other_n) = _means(one), _means(other)
     low, high = np.full(mean.shape, np.nan), np.full(mean.shape, np.nan)
-    for cells, here in _alike(one):
-        for others, there in _alike(other):
+    for cells, here in alike(one):
+        for others, there in alike(other):
             both = cells & others
             if both.any() and here.any() and there.any():
                 ends = difference_intervals(
@@ -255,27 +256,6 @@ def _change(result: xr.Dataset) -> Floats:
     """[example, layer, place or head]"""
     change = (result["patched"] - result["corrupt"]).transpose("example", "layer", ...)
     return np.asarray(change.values, np.float64)
-
-
-def _alike(values: Floats) -> list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
-    """Cells that the same examples have: which cells, and which examples."""
-    there = np.isfinite(values)
-    return [
-        ((there == which[:, None, None]).all(0), which)
-        for which in np.unique(there.reshape(len(there), -1), axis=1).T
-    ]
-
-
-def _intervals(difference: Floats, clusters: npt.NDArray[np.int64] | None) -> tuple[Floats, Floats]:
-    """At 95%, over the pairs that have a cell; NaN where there are too few."""
-    low = np.full(difference.shape[1:], np.nan)
-    high = low.copy()
-    # Cells with the same pairs are taken together, since each call draws its samples anew.
-    for cells, which in _alike(difference):
-        if which.any():
-            some = None if clusters is None else clusters[which]
-            low[cells], high[cells] = mean_intervals(difference[which][:, cells].T, some)
-    return low, high
 
 
 def _hovers(upward: Axis, across: Axis, found: _Difference, unit: str) -> npt.NDArray[np.object_]:

@@ -15,11 +15,15 @@ from cache.arguments import typed
 from interp.errors import SiteError
 from interp.figures.drawing import grid, marks, theme
 from interp.figures.drawing.axes import Axis, axes_of
+from interp.figures.drawing.cells import intervals
 from interp.figures.drawing.numbers import plain, reach, texts
 from interp.kinds import KINDS
 from interp.results import Patched
+from interp.stats import connected
 
 Value = Literal["normalised", "raw", "change"]
+_SEEN = 0.1
+"""Of the colour scale: a value below it looks like 0."""
 
 
 def site_name(site: str) -> str:
@@ -48,7 +52,8 @@ def patching_map(
         result: of `sweep`, with two axes besides examples: choose an entry of any others, as in
             `result.sel(layer=3)`.
         example: one pair, or None for the mean over all (pairs without the token are left out of
-            a cell's mean; its hover says how many there are).
+            a cell's mean; its hover says how many there are, and the 95% interval over them of
+            what the patch moves. A note counts the coloured cells whose interval holds 0).
         value: "normalised" colours the share of the effect, 0 as in the corrupted run and 1 as in
             the clean one, on a scale fixed to [-1, 1] (cells beyond it carry a triangle; where
             there are no shares, see `normalised`, all are grey and a note says why); "raw" the
@@ -112,6 +117,11 @@ def patching_map(
                 for note in _estimates(estimated, shown, result.attrs)
                 for line in theme.lines(note, width)
             ),
+            *(
+                theme.lines(_unclear(numbers, shown, (row, column), limit), width)
+                if value != "raw"  # its colours are of what there is, not of what a patch moves
+                else ()
+            ),
             *_clipping(shown, beyond, limit),
         ],
     )
@@ -129,6 +139,9 @@ class _Numbers:
     share: npt.NDArray[np.float64]
     patched: npt.NDArray[np.float64]
     change: npt.NDArray[np.float64]
+    low: npt.NDArray[np.float64]
+    """Where the 95% interval of a mean change begins; NaN of one pair, and of too few."""
+    high: npt.NDArray[np.float64]
     n: npt.NDArray[np.int64]
     estimated: npt.NDArray[np.bool_]
     clean: float
@@ -159,10 +172,15 @@ def _numbers(result: xr.Dataset, rows: Axis, columns: Axis, example: int | None)
     else:
         everywhere = str(result.attrs.get("instrument", "")).startswith("attribution patching")
         estimated = np.full(n.shape, everywhere)
+    # Pairs with one clean prompt ask one question, and are no evidence each of their own.
+    asked = connected(result["clean_prompt"].values) if "clean_prompt" in result.coords else None
+    low, high = intervals(change.values.astype(float), asked)
     return _Numbers(
         share.mean("example", skipna=True).values.astype(float),
         patched.mean("example", skipna=True).values.astype(float),
         change.mean("example", skipna=True).values.astype(float),
+        low,
+        high,
         n,
         estimated & (n > 0),
         float(result["clean"].mean()),
@@ -205,8 +223,14 @@ def _hovers(
             _share_line(float(numbers.share[row, column]), int(numbers.n_shares[row, column]), n),
             f"{metric} patched {plain(float(numbers.patched[row, column]))} {unit}",
             f"clean {plain(numbers.clean)}, corrupted {plain(numbers.corrupt)}",
-            f"{n} pair{'s' if n > 1 else ''}",
         ]
+        if np.isfinite(numbers.low[row, column]):
+            moved, low, high = (
+                plain(float(one[row, column]))
+                for one in (numbers.change, numbers.low, numbers.high)
+            )
+            lines.append(f"moved by {moved} {unit}, 95% interval {low} to {high}")
+        lines.append(f"{n} pair{'s' if n > 1 else ''}")
         if numbers.estimated[row, column]:
             lines.append("an estimate, not run")
         hover[row, column] = "<br>".join(lines)
@@ -284,6 +308,22 @@ def _with_ends(noted: Mapping[Any, Any], name: str, words: Callable[[float], str
     if low is None or high is None or low == high:
         return words(value)
     return f"{words(value)} (95% interval {words(low)} to {words(high)})"
+
+
+def _unclear(
+    numbers: _Numbers,
+    shown: npt.NDArray[np.float64],
+    drawn: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    limit: float,
+) -> str:
+    """How many cells have a colour that can be seen, though their mean could be of none."""
+    low, high = numbers.low[np.ix_(*drawn)], numbers.high[np.ix_(*drawn)]
+    coloured = np.abs(np.nan_to_num(shown)) >= _SEEN * limit
+    n = int((coloured & (low <= 0) & (high >= 0)).sum())
+    if n == 0:
+        return ""
+    which = f"{n} of {int(coloured.sum())} cells with a colour"
+    return f"The 95% interval over pairs of {which} holds 0: what they move could be nothing."
 
 
 def _clipping(

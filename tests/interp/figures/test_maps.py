@@ -10,6 +10,9 @@ import pytest
 
 from interp.errors import ArgumentError, PromptError, SiteError
 from interp.figures import lens_heatmap, patching_map
+from interp.figures.drawing.numbers import plain
+from interp.figures.patching import Value
+from interp.stats import mean_interval
 from tests.interp.figures.conftest import HOSTILE, MakeLens, MakeSweep, assert_safe, cells, traces
 
 
@@ -251,3 +254,55 @@ def test_a_map_of_next_to_nothing_is_not_stretched_until_it_looks_like_a_signal(
     result = result.isel(example=[0]).assign_attrs(unit=unit)
     values = traces(patching_map(result, value="change"), "values")[0]
     assert (values.zmin, values.zmax) == pytest.approx((-least, least), rel=1e-3)
+
+
+def spread_out() -> np.ndarray:
+    """Shares of twelve pairs: clear in one cell, about as large but all over the place in another,
+    next to nothing elsewhere."""
+    share = np.random.default_rng(0).normal(0.0, 1e-3, (12, 2, 3))
+    share[:, 0, 0] += np.linspace(0.5, 0.7, 12)
+    share[:, 1, 1] += np.where(np.arange(12) % 2, 3.0, -2.2)
+    share[3, 0, 0] = np.nan
+    return share
+
+
+def test_a_cell_of_a_mean_tells_its_interval_over_the_pairs_that_have_it(
+    make_sweep: MakeSweep,
+) -> None:
+    result = make_sweep(spread_out())
+    hover = cells(patching_map(result, value="change"))
+    change = (result["patched"] - result["corrupt"]).values.astype(float)
+    for layer, column in ((0, 0), (1, 1)):
+        values = change[:, layer, column]
+        values = values[np.isfinite(values)]
+        low, high = (plain(end) for end in mean_interval(values))
+        told = f"moved by {plain(values.mean())} logits, 95% interval {low} to {high}"
+        assert told in hover[layer, column]
+    assert "11 pairs" in hover[0, 0]
+    assert not any("interval" in text for text in cells(patching_map(result, example=0)).values())
+
+
+@pytest.mark.parametrize("value", ["change", "normalised", "raw"])
+def test_cells_whose_colour_could_be_of_nothing_are_counted(
+    make_sweep: MakeSweep, value: Value
+) -> None:
+    result = make_sweep(spread_out())
+    result["clean"][:] += np.linspace(-0.5, 0.5, 12)  # so that there are shares
+    told = "1 of 2 cells with a colour holds 0"
+    assert (told in notes(patching_map(result, value=value))) == (value != "raw")
+    clear = result.copy(deep=True)
+    clear["patched"][:, 1, 1] = result["corrupt"] + 4.0
+    for fig in (patching_map(clear, value=value), patching_map(result, example=0, value=value)):
+        assert "with a colour" not in notes(fig)
+
+
+def test_pairs_that_ask_the_same_are_one_for_the_interval(make_sweep: MakeSweep) -> None:
+    result = make_sweep(np.repeat(np.linspace(0.2, 1.2, 12)[:, None, None], 2, axis=0))
+    apart = cells(patching_map(result, value="change"))[0, 0]
+    prompts = [f"prompt {number // 2}" for number in range(24)]
+    together = cells(
+        patching_map(result.assign_coords(clean_prompt=("example", prompts)), value="change")
+    )[0, 0]
+    assert apart != together
+    low, high = (plain(end) for end in mean_interval(np.linspace(1.6, 9.6, 12)))
+    assert f"95% interval {low} to {high}" in together
