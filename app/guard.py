@@ -60,13 +60,23 @@ class Guard:
             await _refuse(scope, receive, send, *refused)
             return
         host = _headers(scope, b"host")[0]
+        moved = False
 
         async def guarded(message: Message) -> None:
+            nonlocal moved
             if message["type"] == "http.response.start":
                 headers = [h for h in message["headers"] if h[0].lower() not in _REPLACED]
                 page = any(h[0].lower() == b"content-type" and b"html" in h[1] for h in headers)
                 soon = self._soon(scope) if page else []
+                # The page answers at any path, and would look for its own files there.
+                moved = page and scope.get("path", "/") != "/"
+                if moved:
+                    query = scope.get("query_string", b"")
+                    message["status"] = 307
+                    headers, soon = [(b"location", b"/?" + query), (b"content-length", b"0")], []
                 message["headers"] = [*headers, *_answer(host, self._scripts), *soon]
+            elif moved:
+                message["body"] = b""
             await send(message)
 
         await self._app(scope, receive, guarded)

@@ -96,6 +96,8 @@ def to_query(view: View) -> dict[str, str]:
 def from_query(query: Mapping[str, str]) -> View:
     """The inverse of `to_query`; parameters that make no sense are left out, never raised on."""
     source = next((Source(kind, query[kind]) for kind in get_args(Kind) if query.get(kind)), None)
+    if source is None and "model" in query:
+        source = Source("model", "")  # one that is still to be typed
     # In older links an example is a fact.
     example = _number(query.get("example", query.get("fact")))
     view = View(source, example=example, edges=_number(query.get("edges")))

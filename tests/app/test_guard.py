@@ -103,6 +103,41 @@ def test_a_page_names_the_modules_that_it_will_need() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "kind", "status"),
+    [
+        ("/", b"text/html; charset=utf-8", 200),
+        ("/facts", b"text/html", 307),
+        ("//evil.example/facts", b"text/html", 307),
+        ("/static/js/a.js", b"text/javascript", 200),
+        ("/_stcore/health", b"text/plain", 200),
+    ],
+)
+def test_a_page_at_another_path_is_sent_to_its_own(path: str, kind: bytes, status: int) -> None:
+    sent: list[Any] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", kind), (b"Content-Length", b"4")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"page"})
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    own = [(b"host", OWN.encode())]
+    scope = {"type": "http", "method": "GET", "path": path, "headers": own}
+    asyncio.run(
+        Guard(application, names(PORT))(scope | {"query_string": b"example=3"}, keep, keep)  # type: ignore[arg-type]
+    )
+    start, body = sent
+    headers = [(name.lower(), value) for name, value in start["headers"]]
+    moved = status == 307
+    assert start["status"] == status
+    assert [v for n, v in headers if n == b"location"] == ([b"/?example=3"] if moved else [])
+    assert [v for n, v in headers if n == b"content-length"] == [b"0" if moved else b"4"]
+    assert body["body"] == (b"" if moved else b"page")
+
+
+@pytest.mark.parametrize(
     "host",
     [
         *("evil.example", f"evil.example:{PORT}", "localhost", "localhost:8502", f"0.0.0.0:{PORT}"),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.link import to_query
 from app.selection import Ask, Cell, Source, View
 from experiments.records import RunRecord
 from interp.loading import bridge
@@ -49,6 +50,16 @@ def test_another_source_starts_afresh(
     view = page.session_state["view"]
     assert view == View(Source("model", str(model_folder)), example=0)
     assert len(page.dataframe[0].value) == 6
+
+
+def test_a_link_to_the_field_of_another_model_shows_it_again(
+    open_page: Open, record: RunRecord
+) -> None:
+    page = open_page(root_of(record), query={"model": ""})
+    assert_fine(page)
+    assert [field.key for field in page.text_input] == ["other-name"]
+    assert to_query(page.session_state["view"])["model"] == ""
+    assert open_page(root_of(record), query={"run": ""}).session_state["view"].source is not None
 
 
 def test_own_prompts_are_compared(open_page: Open, model_folder: Path, tmp_path: Path) -> None:
