@@ -62,7 +62,8 @@ def click_cell(page: Any, key: str, layer: int, column: int, *, drawn: bool = Tr
     """Click in the middle of a cell of a heatmap, as a person would; with patience if `drawn`.
 
     The browser frames it at once. A click into a figure that is drawn anew at that very moment is
-    lost, which a person sees, and clicks again.
+    lost, which a person sees, and clicks again; without `drawn` at once, since the page may be held
+    until the test goes on.
     """
     plot = wait_for_plot(page, key)
     if drawn:
@@ -70,9 +71,11 @@ def click_cell(page: Any, key: str, layer: int, column: int, *, drawn: bool = Tr
     for _ in range(6):
         plot.scroll_into_view_if_needed()
         page.wait_for_timeout(200)  # scrolling moves it
-        if click_point(page, key, *plot.evaluate(_CELL, [layer, column])):
+        at = plot.evaluate(_CELL, [layer, column])
+        if click_point(page, key, *at, seconds=10 if drawn else 3):
             return
-        wait_until_drawn(page)
+        if drawn:
+            wait_until_drawn(page)
         plot = wait_for_plot(page, key)
     raise AssertionError(f"the cell {layer}, {column} of {key} cannot be chosen")
 
