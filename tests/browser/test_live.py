@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import numpy as np
 import pytest
@@ -84,12 +85,14 @@ def test_work_can_be_cancelled_and_that_of_others_goes_on(
     np.testing.assert_allclose(drawn, alone(slow_explorer, 5, "mlp_out"), atol=2e-4)
     # A click is lost where the page is drawn anew at that very moment: as a person would, look
     # whether it was taken.
-    cancel = page.locator("button:visible", has_text="Cancel")
-    for _ in range(4):
-        page.wait_for_timeout(1_000)
-        if cancel.count() == 0 and again.count():
+    end = time.monotonic() + 60
+    while time.monotonic() < end and wait_for_plot(page, "patching-forward-mlp_out").evaluate(
+        ESTIMATED
+    ):
+        if not stop.count() and again.count():
             with contextlib.suppress(Unanswered):  # it went away at that moment
                 again.first.click(timeout=10_000)
+        page.wait_for_timeout(500)
     wait_until_exact(page, "patching-forward-mlp_out")
 
 
