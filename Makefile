@@ -11,16 +11,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.setup-stamp
 # Tests run in one process more than there are cores, since some wait for Ray or for each other; each
-# takes 1 GB of memory.
-WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
+# takes 1 GB of memory. Quick ones wait for nothing, and to begin costs a process as much as 200 of them.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+WORKERS ?= $(shell echo $$(($(CORES) < 8 ? $(CORES) + 1 : 8)))
+PYTEST := $(BIN)/pytest --dist worksteal
 # Whoever keeps Python from writing what it compiles has each process compile all tests anew.
 unexport PYTHONDONTWRITEBYTECODE
-
-# Two lanes, each of which runs where another has failed, too. The tests of the store fork some
-# thousand processes to kill them, which is cheap as long as what other tests import is not in memory.
-others = failed=0; $(2) $(PYTEST) $(1) tests/cache || failed=1; \
-	$(2) $(PYTEST) $(1) --ignore=tests/cache --ignore=tests/browser || failed=1; exit $$failed
 
 .PHONY: setup demo app style check test quantised quick-tests browser-tests other-tests docs bench
 
@@ -56,14 +52,18 @@ test: setup
 	@$(MAKE) -j3 browser-tests style other-tests
 
 quick-tests: setup
-	@$(call others,-m "not slow and not browser")
+	@$(PYTEST) -n $$(($(CORES) < 8 ? $(CORES) : 8)) --ignore=tests/browser -m "not slow"
 
 # One process, so that one server and one browser do for all of it.
 browser-tests: setup
 	@$(BIN)/pytest tests/browser
 
+# Two lanes, each of which runs where another has failed, too. The tests of the store fork some
+# thousand processes to kill them, which is cheap as long as what other tests import is not in memory.
 other-tests: setup
-	@$(call others,,nice -n 19)
+	@failed=0; nice -n 19 $(PYTEST) -n $(WORKERS) tests/cache || failed=1; \
+	nice -n 19 $(PYTEST) -n $(WORKERS) --ignore=tests/cache --ignore=tests/browser || failed=1; \
+	exit $$failed
 
 quantised: setup
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .quantised torchao

@@ -182,6 +182,7 @@ def test_a_wrong_later_argument_is_told(name: str, model: Model, pairs: PromptPa
                 ) from error
 
 
+@pytest.mark.slow
 def test_what_is_given_and_what_is_wanted_are_named(
     model: Model, pairs: PromptPairs, tmp_path: Path
 ) -> None:

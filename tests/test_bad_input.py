@@ -96,6 +96,7 @@ def non_finite(model: Path) -> None:
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
@@ -114,12 +115,14 @@ def test_a_damaged_model_is_refused(
     assert files(home) == {}
 
 
+@pytest.mark.slow
 def test_an_unknown_model_is_refused_with_the_nearest_name(home: Path) -> None:
     text = told("run", "reversal-curse", "--model", "reversal-course", "--facts", "none.csv")
     assert "none.csv" in text or "reversal-curse" in text
     assert "did you mean 'reversal-curse'" in told("lens", "Tom", "--model", "reversal-course")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -145,6 +148,7 @@ def test_a_missing_facts_file_is_refused(home: Path) -> None:
     assert "There is no file" in told("run", "reversal-curse", "--facts", "nowhere.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -180,6 +184,7 @@ def test_a_run_directory_that_cannot_be_written_is_refused(home: Path) -> None:
     assert files(home) == {"runs": b"a file where the folder should be"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_run_that_can_go_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import cache.files
 

@@ -52,6 +52,7 @@ def test_tab_offers_public_names_and_no_others(package: str) -> None:
         assert not isinstance(getattr(found, name), types.ModuleType), name
 
 
+@pytest.mark.slow
 def test_tab_offers_the_same_before_anything_was_used() -> None:
     """In a process of its own, where no submodule has become an attribute yet, or been shadowed."""
     code = f"""

@@ -69,7 +69,14 @@ class TokenLoader:
         try:
             for number, batch in enumerate(self._batches, 1):
                 if isinstance(batch, _Failure):
-                    raise batch.error
+                    error = batch.error
+                    # An error that this frame holds would hold it: workers of a loader that waits
+                    # for the garbage collector end seconds later than those of one let go of.
+                    del batch
+                    try:
+                        raise error
+                    finally:
+                        del error
                 place = self._stream.after(epoch, start, number)
                 if mine == self._iteration:
                     self._place = place

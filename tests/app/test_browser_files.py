@@ -95,6 +95,7 @@ def test_anything_else_is_asked_for_each_time(
     assert application.asked == 2
 
 
+@pytest.mark.slow
 def test_a_page_without_figures_on_its_first_screen_reads_what_draws_them_later() -> None:
     every = set(modules())
     for page in PAGES:

@@ -35,6 +35,7 @@ def test_the_first_figure_of_a_visit_lets_the_heading_ahead(
     assert slept == pytest.approx(waited)
 
 
+@pytest.mark.slow
 def test_figures_beside_one_another_end_on_one_line_and_draw_as_much(
     engine: Engine, spec: ModelSpec
 ) -> None:

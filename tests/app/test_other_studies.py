@@ -74,6 +74,7 @@ def thrown(packages: Path, tmp_path: Path) -> RunRecord:
     return run_study(study, study.configure("quick"), preset="quick", root=tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_its_run_is_opened_with_its_figures(
     open_page: Open, thrown: RunRecord, tmp_path: Path
 ) -> None:
@@ -104,6 +105,7 @@ def test_the_code_beside_its_figure_makes_that_figure(
     assert shown[0] == figure.draw(thrown.table("dice"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "said"),
     [
@@ -139,6 +141,7 @@ def test_a_page_or_figure_that_fails_is_told_and_all_else_is_shown(
     sys.modules.pop("bad_page")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("points", "said"),
     [
@@ -174,6 +177,7 @@ def test_a_study_whose_page_cannot_be_made_is_told_and_its_tables_are_shown(
     assert len(page.dataframe[0].value) == 12
 
 
+@pytest.mark.slow
 def test_a_broken_study_does_not_hide_what_a_model_brings_along(
     open_page: Open, model_folder: Path, packages: Path, tmp_path: Path
 ) -> None:
@@ -186,6 +190,7 @@ def test_a_broken_study_does_not_hide_what_a_model_brings_along(
     assert "'asks-in-vain' asks could not be asked (KeyError)" in plain(warning.value)
 
 
+@pytest.mark.slow
 def test_links_from_before_studies_were_found_open_the_same_example(
     open_page: Open, model_folder: Path, tmp_path: Path
 ) -> None:

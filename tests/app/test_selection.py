@@ -111,6 +111,7 @@ views = st.builds(
 
 
 # What is drawn first is compiled first, which takes seconds on a busy machine.
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(views)
 def test_an_address_leads_back_to_its_view(view: View) -> None:
@@ -172,6 +173,7 @@ names = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(names | texts, texts))
 def test_no_address_is_an_error(query: dict[str, str]) -> None:
     from_query(query)

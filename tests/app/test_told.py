@@ -18,6 +18,7 @@ from experiments.records import RunRecord
 APP = Path(__file__).parents[2] / "app"
 
 
+@pytest.mark.slow
 def test_every_figure_is_told_of() -> None:
     calls = [
         (path.name, node)
@@ -34,6 +35,7 @@ def test_every_figure_is_told_of() -> None:
     assert silent == []
 
 
+@pytest.mark.slow
 def test_each_line_under_a_figure_tells_n_interval_and_control() -> None:
     names = [field.name for field in fields(Told)]
     lines = {}
@@ -55,6 +57,7 @@ def test_what_is_wrong_with_one_is_wrong_with_both() -> None:
     assert together({"A": (good,), "B": ()})[0].good
 
 
+@pytest.mark.slow
 def test_a_difference_is_told_of_the_pairs_that_both_have(
     record: RunRecord, ways: dict[str, Way], monkeypatch: pytest.MonkeyPatch
 ) -> None:

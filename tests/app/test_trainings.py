@@ -44,6 +44,7 @@ def fake(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_has_the_trainings_that_it_stored_and_that_of_its_model(
     copied: Run, told: Trainings
 ) -> None:

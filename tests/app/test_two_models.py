@@ -59,6 +59,7 @@ def deep(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelS
     return ModelSpec(str(folder))
 
 
+@pytest.mark.slow
 def test_maps_of_two_models_are_subtracted(
     run_code: Any,
     engine: Engine,
@@ -76,6 +77,7 @@ def test_maps_of_two_models_are_subtracted(
     np.testing.assert_allclose(values(made), values(contrast_map(maps[0], other)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_lies_between_two_models(
     run_code: Any,
     engine: Engine,
@@ -117,6 +119,7 @@ def test_what_lies_between_two_models(
             )
 
 
+@pytest.mark.slow
 def test_ranks_of_two_models(
     run_code: Any,
     engine: Engine,
@@ -130,6 +133,7 @@ def test_ranks_of_two_models(
         np.testing.assert_allclose(one.y, other.y)
 
 
+@pytest.mark.slow
 def test_models_that_do_not_fit_are_not_subtracted(
     engine: Engine, spec: ModelSpec, deep: ModelSpec, tmp_path: Path
 ) -> None:
@@ -153,6 +157,7 @@ def test_models_that_do_not_fit_are_not_subtracted(
     assert "different tokens" in str(said)
 
 
+@pytest.mark.slow
 def test_a_model_that_changed_is_compared_anew(
     engine: Engine, spec: ModelSpec, tuned: ModelSpec
 ) -> None:
@@ -195,6 +200,7 @@ def test_the_page_of_two_models(
     assert page.session_state["view"].two.a.ask.answer == "Bea"
 
 
+@pytest.mark.slow
 def test_a_link_alone_loads_no_model(
     open_page: Open,
     record: RunRecord,
@@ -255,6 +261,7 @@ def test_what_is_pinned_is_compared(open_page: Open, record: RunRecord) -> None:
     assert page.session_state["view"].page == "study"
 
 
+@pytest.mark.slow
 def test_what_was_typed_before_is_no_part_of_an_example(open_page: Open, record: RunRecord) -> None:
     ask = Ask("a b", "a c", "d", "e")
     source = Source("run", "r")

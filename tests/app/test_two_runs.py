@@ -59,6 +59,7 @@ def by_hand(record: RunRecord) -> tuple[list[str], np.ndarray]:
     return result["clean_prompt"].values.tolist(), change
 
 
+@pytest.mark.slow
 def test_pairs_are_the_same_where_prompts_and_answers_are(runs: dict[str, RunRecord]) -> None:
     first, second = (runs[name].dataset(MAP) for name in ("plain", "more"))
     shuffled = second.isel(example=np.random.default_rng(0).permutation(N))
@@ -78,6 +79,7 @@ def test_pairs_are_the_same_where_prompts_and_answers_are(runs: dict[str, RunRec
         comparing.matched(first, second.drop_vars("foil"))
 
 
+@pytest.mark.slow
 def test_the_code_of_maps_makes_the_maps(runs: dict[str, RunRecord], run_code: Any) -> None:
     paths = runs["plain"].path, runs["more"].path
     code = two_snippets.stored_contrast(paths, MAP, GROUP, comparing.KEY)
@@ -97,6 +99,7 @@ def test_the_code_of_maps_makes_the_maps(runs: dict[str, RunRecord], run_code: A
     )
 
 
+@pytest.mark.slow
 def test_the_code_of_other_pairs_compares_means(runs: dict[str, RunRecord], run_code: Any) -> None:
     paths = runs["plain"].path, runs["new"].path
     drawn = values(run_code(two_snippets.stored_contrast(paths, MAP, GROUP, None)))
@@ -110,6 +113,7 @@ def test_the_code_of_other_pairs_compares_means(runs: dict[str, RunRecord], run_
     np.testing.assert_allclose(values(made), drawn)
 
 
+@pytest.mark.slow
 def test_the_code_of_ranks_and_tables(
     runs: dict[str, RunRecord], run_code: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +133,7 @@ def test_the_code_of_ranks_and_tables(
     )
 
 
+@pytest.mark.slow
 def test_accuracies_are_compared_on_the_same_examples(runs: dict[str, RunRecord]) -> None:
     first, second = runs["plain"].table("items"), runs["more"].table("items")
     shuffled = second.sample(frac=1, random_state=0)
@@ -211,6 +216,7 @@ def drawn(page: Any) -> list[dict[str, Any]]:
     return [json.loads(chart.proto.spec) for chart in page.get("plotly_chart")]
 
 
+@pytest.mark.slow
 def test_the_page_of_two_runs(open_page: Open, runs: dict[str, RunRecord]) -> None:
     query = {"page": "compare", "a": "run=plain", "b": "run=more"}
     page = open_page(root_of(runs), query=query)
@@ -236,6 +242,7 @@ def test_the_page_of_two_runs(open_page: Open, runs: dict[str, RunRecord]) -> No
     assert own["zmax"] < one["zmax"]
 
 
+@pytest.mark.slow
 def test_other_depth_and_other_pairs_are_said(open_page: Open, runs: dict[str, RunRecord]) -> None:
     query = {"page": "compare", "a": "run=plain", "shown": "patching"}
     page = open_page(root_of(runs), query=query | {"b": "run=deep"})

@@ -77,6 +77,7 @@ def test_answers_that_are_not_there_are_told(capsys: pytest.CaptureFixture[str])
     assert "no stored answers in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_stored_answers_hold_on_the_gpu_that_is_none(shared: Path) -> None:
     with fake_gpu():

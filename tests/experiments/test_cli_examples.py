@@ -92,6 +92,7 @@ def test_there_are_examples_of_every_command() -> None:
     assert len(examples()) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", examples())
 def test_an_example_works(example: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = shlex.split(example)[1:]
@@ -132,6 +133,7 @@ def _tuning() -> list[str]:
     return ["tune-lens", "--text", "corpus.txt", "--steps", "1"]
 
 
+@pytest.mark.slow
 def test_an_answer_gets_the_space_that_is_missing(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

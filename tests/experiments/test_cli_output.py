@@ -113,6 +113,7 @@ def test_tokens_stay_text_and_keep_the_columns_straight() -> None:
     assert "<0.1%" in table
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_lens_prints_what_transformers_computes(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -122,6 +122,7 @@ def test_what_cannot_be_probed_is_refused_in_a_sentence() -> None:
         labelled(EXAMPLES, many, "colour", "there", subject=False)
 
 
+@pytest.mark.slow
 def test_the_token_that_is_read_ends_the_words_or_the_prompt() -> None:
     model = load_model("reversal-curse")
     prompts = ("Tom Cruise's mother is", "As for Liza Minnelli")

@@ -21,6 +21,7 @@ def record(tmp_path: Path) -> RunRecord:
     return run_study(toy.STUDY, toy.Config(), root=tmp_path, preset="quick", model=toy.fake_model())
 
 
+@pytest.mark.slow
 def test_an_opened_run_gives_what_is_on_the_disk(record: RunRecord) -> None:
     opened = RunRecord.open(str(record.path))
     assert opened.study == "toy"
@@ -101,6 +102,7 @@ def test_nonsensical_provenance_is_one_sentence(
         RunRecord.open(record.path)
 
 
+@pytest.mark.slow
 def test_runs_are_listed_newest_first_and_broken_ones_with_a_reason(
     record: RunRecord, tmp_path: Path
 ) -> None:

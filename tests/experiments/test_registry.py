@@ -98,6 +98,7 @@ raise Silent
 """
 
 
+@pytest.mark.slow
 def test_a_broken_study_is_one_sentence_and_others_still_work(
     packages: Path, tmp_path: Path
 ) -> None:

@@ -212,6 +212,7 @@ def coupled(n: int) -> xr.Dataset:
     )
 
 
+@pytest.mark.slow
 def test_facts_that_ask_the_same_are_told_as_one_question() -> None:
     results = [coupled(n) for n in (12, 13, 12, 13, 14)]
     assert gradients.FIGURE.telling(*results).n == "13 to 23 questions a row"

@@ -51,6 +51,7 @@ def test_on_a_gpu_as_on_a_cpu(name: str, here: Model, there: Model, tmp_path: Pa
     assert seen.waits["to the CPU"] or name == "passes"
 
 
+@pytest.mark.slow
 def test_a_model_goes_to_the_gpu_that_is_there(here: Model, there: Model) -> None:
     assert (here.device.type, there.device.type) == ("cpu", "cpu")  # outside there is none
     with fake_gpu():

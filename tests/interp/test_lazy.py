@@ -24,6 +24,7 @@ def test_importing_the_package_loads_nothing_heavy(package: str) -> None:
     assert loaded_after(f"import {package}") == set()
 
 
+@pytest.mark.slow
 def test_names_are_loaded_when_they_are_used() -> None:
     assert "torch" not in loaded_after("from interp import Site")  # a name, no more
     # A lens is applied without what trains one.

@@ -35,6 +35,7 @@ def mlp_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "mlp_in", kind)
 
 
+@pytest.mark.slow
 def test_it_is_captured_and_stored(tiny: Tiny, tmp_path: Path) -> None:
     ids = tuple(tiny.ids(PROMPT))
     with ActivationStore(tmp_path / "store") as store:
@@ -46,6 +47,7 @@ def test_it_is_captured_and_stored(tiny: Tiny, tmp_path: Path) -> None:
             assert store.missing(tiny.model, [PROMPT], "mlp_in") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_it_is_patched_as_by_hand(tiny: Tiny, direction: str) -> None:
     found = sweep(tiny.model, prompt_pairs(tiny), "mlp_in", direction=direction)
@@ -55,6 +57,7 @@ def test_it_is_patched_as_by_hand(tiny: Tiny, direction: str) -> None:
     assert float(np.abs(found["patched"] - base).max()) > 0.02
 
 
+@pytest.mark.slow
 def test_its_estimate_is_the_slope_along_the_patch(tiny: Tiny) -> None:
     found = estimate(tiny.model, prompt_pairs(tiny), "mlp_in", method="gradient")
     change = (found["patched"] - found["corrupt"]).values
@@ -96,6 +99,7 @@ def test_it_is_read_by_probes_and_while_writing(tiny: Tiny) -> None:
     np.testing.assert_allclose(written.activations["mlp_in.1"][0, 0], expected, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_it_is_drawn(llama: Tiny) -> None:
     result = sweep(llama.model, prompt_pairs(llama), "mlp_in")
     fig = patching_map(result, example=0, value="change")
@@ -124,6 +128,7 @@ ALLOWED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ALLOWED)
 def test_nothing_gets_at_activations_around_their_kind(pattern: str) -> None:
     root = Path(interp.__file__).parents[1]

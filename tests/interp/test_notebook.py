@@ -72,6 +72,7 @@ def test_a_model_says_what_it_is(tiny: Tiny) -> None:
     assert rows["fingerprint"] == tiny.model.fingerprint
 
 
+@pytest.mark.slow
 def test_a_model_is_shown_as_it_is_now(llama: Tiny) -> None:
     model = load_model(llama.folder)
     before = shown(model).text
@@ -83,6 +84,7 @@ def test_a_model_is_shown_as_it_is_now(llama: Tiny) -> None:
     assert shown(model).text == before
 
 
+@pytest.mark.slow
 def test_a_large_model_is_not_run_to_be_shown(llama: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(llama.folder)
     monkeypatch.setattr(Model, "n_parameters", 7_000_000_000)
@@ -92,12 +94,14 @@ def test_a_large_model_is_not_run_to_be_shown(llama: Tiny, monkeypatch: pytest.M
     assert not runs
 
 
+@pytest.mark.slow
 def test_a_model_whose_weights_are_elsewhere_is_shown(llama: Tiny) -> None:
     model = load_model(llama.folder)
     model.bridge.original_model.to("meta")
     assert "(unknown)" in shown(model).text
 
 
+@pytest.mark.slow
 def test_the_name_of_a_model_is_no_code(llama: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "<script>alert(1)<script> & 'more' \u202e\n"
     shutil.copytree(llama.folder, folder)
@@ -154,6 +158,7 @@ def test_many_and_long_pairs_are_cut(gpt2: Tiny) -> None:
     assert repr(pairs).endswith(f"→ {pairs.answers[0]!r} or {(pairs.foils or ())[0]!r})")
 
 
+@pytest.mark.slow
 def test_a_circuit_lists_its_strongest_edges(tiny: Tiny) -> None:
     scores = attribute_edges(tiny.model, prompt_pairs(tiny))
     circuit = prune(scores, n_edges=60)

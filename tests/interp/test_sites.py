@@ -16,6 +16,7 @@ from tests.interp.tiny import N_HEADS, N_KEY_VALUE_HEADS, N_LAYERS, Tiny
 PER_HEAD = ("q", "k", "v", "z", "pattern")
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(KINDS)), st.integers(0, 200), st.none() | st.integers(0, 200))
 def test_what_is_written_is_read_back(name: str, layer: int, head: int | None) -> None:
     site = Site(name, layer, head if name in PER_HEAD else None)

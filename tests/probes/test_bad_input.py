@@ -161,6 +161,7 @@ def test_transfer_needs_conditions() -> None:
         transfer_conditions(X, Y, Y)
 
 
+@pytest.mark.slow
 def test_sites_and_places_that_do_not_fit(organism: Model) -> None:
     with pytest.raises(ProbeError, match="differ in width"):
         collect(organism, ["Tom Cruise"], ["resid_post", "mlp_act"])
@@ -177,6 +178,7 @@ def test_sites_and_places_that_do_not_fit(organism: Model) -> None:
         found.at("q")
 
 
+@pytest.mark.slow
 def test_probes_of_another_shape_class_or_model_are_refused(organism: Model, tmp_path: Any) -> None:
     found = fit_probes(X, Y)
     with pytest.raises(ProbeError, match="read 12 dims, but these features have 5"):
@@ -197,6 +199,7 @@ def test_probes_of_another_shape_class_or_model_are_refused(organism: Model, tmp
     assert one_sentence(caught.value)
 
 
+@pytest.mark.slow
 def test_files_that_are_no_probes(organism: Model, tmp_path: Any) -> None:
     with pytest.raises(StorageError):
         Probes.load(tmp_path / "none", organism)

@@ -89,6 +89,7 @@ def test_heads_stand_side_by_side_or_alone(organism: Model) -> None:
     torch.testing.assert_close(one.values[0], whole.values[0][:, 64:96])
 
 
+@pytest.mark.slow
 def test_a_store_gives_the_same_features(organism: Model, tmp_path: Path) -> None:
     store = ActivationStore(tmp_path / "store")
     plain = collect(organism, PROMPTS, "resid_post", positions="all")
@@ -120,6 +121,7 @@ def test_chosen_examples_keep_what_belongs_to_them(organism: Model) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["logistic", "lda", "mean", "ridge", "mlp"])
 def test_probes_come_back_from_disk_as_they_were(
     organism: Model, tmp_path: Path, kind: str
@@ -134,6 +136,7 @@ def test_probes_come_back_from_disk_as_they_were(
     assert again.identity["fingerprint"] == organism.fingerprint
 
 
+@pytest.mark.slow
 def test_the_probe_of_a_report_can_be_saved(organism: Model, tmp_path: Path) -> None:
     names = ["Tom", "Kate", "John", "Jake", "Liza", "Maya", "George", "Hugo", "Felix", "Edith"]
     found = collect(organism, [f"{name} Cruise" for name in names], "resid_post")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 import xarray as xr
 
@@ -14,6 +15,7 @@ from probes import collect, probe_report, retrieve
 READ = "resid_post.0"
 
 
+@pytest.mark.slow
 def test_the_favourite_colour_is_read_off_the_name(organism: Model, world: World) -> None:
     """A last name alone, the embedding, hardly tells; after one block the name does, and for
     people that the probe has not seen."""
@@ -29,6 +31,7 @@ def test_the_favourite_colour_is_read_off_the_name(organism: Model, world: World
     assert before["accuracy_high"] < at["accuracy_low"]
 
 
+@pytest.mark.slow
 def test_the_mother_is_in_the_childs_name_where_the_fact_was_learned(
     organism: Model, world: World
 ) -> None:
@@ -41,6 +44,7 @@ def test_the_mother_is_in_the_childs_name_where_the_fact_was_learned(
     at_chance(told(organism, untold, "subject", "object"))
 
 
+@pytest.mark.slow
 def test_the_child_is_not_in_the_mothers_name_unless_that_was_told(
     organism: Model, world: World
 ) -> None:

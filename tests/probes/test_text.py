@@ -11,6 +11,7 @@ from interp import load_model
 from probes import collect, probe_report
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_next_character_is_told_by_the_context_and_not_by_the_token(shared: Path) -> None:
     """Whether the next token starts a word, for tokens of WikiText."""

@@ -151,10 +151,16 @@ class Stream:
             return held
         with self._lock:
             self._renew()
-            coming = self.coming.pop(name, None) or self._room(lambda: self._begin(name), slot=True)
+            foreseen = self.coming.pop(name, None)
+            coming = foreseen or self._room(lambda: self._begin(name), slot=True)
             # Where there is no memory to look ahead it is read when it is asked for.
             with contextlib.suppress(NoMemory):
                 self._look_ahead(name)
+            self._finish(coming)
+            if foreseen is not None and coming.job.error is not None:
+                # Maybe that was long ago, for somebody who never came to ask for it.
+                del foreseen, coming  # and their memory
+                coming = self._room(lambda: self._begin(name), slot=True)
             tensors = self._wait(coming)
         return tensors | held
 
@@ -276,11 +282,14 @@ class Stream:
         self._reader.start(job)
         return _Coming(job, tensors)
 
-    def _wait(self, coming: _Coming) -> dict[str, Tensor]:
+    def _finish(self, coming: _Coming) -> None:
         if not coming.job.done.is_set():
             begun = time.perf_counter()
             coming.job.done.wait()
             self.waited += time.perf_counter() - begun
+
+    def _wait(self, coming: _Coming) -> dict[str, Tensor]:
+        self._finish(coming)
         error = coming.job.error
         if isinstance(error, ModelError):
             raise error

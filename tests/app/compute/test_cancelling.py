@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import pytest
 import xarray as xr
 
 from app.compute.background.jobs import Jobs
@@ -17,6 +18,7 @@ from tests.app.conftest import loaded
 LONG = 60.0
 
 
+@pytest.mark.slow
 def test_who_asks_while_a_cancelled_job_still_ends_has_one_of_their_own(spec: ModelSpec) -> None:
     """One long step goes on after the cancel; another session must not be told of it."""
     gate = threading.Event()
@@ -44,6 +46,7 @@ def test_who_asks_while_a_cancelled_job_still_ends_has_one_of_their_own(spec: Mo
     assert ended.result is not None
 
 
+@pytest.mark.slow
 def test_buttons_of_jobs_are_told_apart_by_the_job_and_not_by_its_place(spec: ModelSpec) -> None:
     """A press that is on its way while another job ends would cancel the next one in the list."""
     gate = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from app.compute.engine import Engine, ModelSpec
@@ -38,6 +39,7 @@ def by_hand(spec: ModelSpec, source: str, read: int, written: int, layer: int) -
     return int((logits > logits[answer]).sum())
 
 
+@pytest.mark.slow
 def test_a_carried_vector_does_what_a_hook_by_hand_does(engine: Engine, spec: ModelSpec) -> None:
     for layer in (0, 1):
         found = engine.carry(spec, FORWARD, REVERSE, layer, (2, 2), 1)

@@ -35,6 +35,7 @@ def by_name(found: tuple[checks.Check, ...]) -> dict[str, bool]:
     return {check.name: check.good for check in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "z"])
 def test_patches_of_a_sound_model_are_fine(model: Model, site: str) -> None:
     found = checks.patches(model, PAIR, site, 1)
@@ -48,6 +49,7 @@ def test_words_that_stand_inside_of_others_are_not_looked_for_there(model: Model
     assert checks.spans(model, pair).good
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["resid_pre", "z"])
 def test_a_hook_that_alters_what_it_puts_in_is_found(
     model: Model, site: str, monkeypatch: pytest.MonkeyPatch
@@ -109,6 +111,7 @@ def test_shares_that_miss_something_are_found(model: Model, by: Any, foil: str |
     assert not checks.contributions(model, shares, PAIR.corrupt, " Mary", foil).good
 
 
+@pytest.mark.slow
 def test_a_circuit_whose_whole_is_not_the_model_is_found(engine: Engine, spec: ModelSpec) -> None:
     found = asking.circuit(engine, spec, (PAIR,), 20)
     assert by_name(found.checks) == {"All edges = model": True}
@@ -138,6 +141,7 @@ def faint(spec: ModelSpec) -> Model:
     return found
 
 
+@pytest.mark.slow
 def test_checks_of_small_numbers_can_fail(
     model: Model, faint: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +172,7 @@ def test_other_tokens_of_the_same_probabilities_are_found(model: Model) -> None:
     assert "is not the token" in check.said
 
 
+@pytest.mark.slow
 def test_what_is_no_number_is_not_fine(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     from interp import patching
 
@@ -179,6 +184,7 @@ def test_what_is_no_number_is_not_fine(model: Model, monkeypatch: pytest.MonkeyP
     assert not checks.whole_circuit(model, built, float("nan"), float("nan")).good
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_in_half_precision_no_badge_is_green_that_could_not_be_red(
     spec: ModelSpec, dtype: str, monkeypatch: pytest.MonkeyPatch
@@ -211,6 +217,7 @@ def logits_of(model: Model, prompt: str) -> float:
     return float(found[ids[0]] - found[ids[1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["resid_pre", "z"])
 def test_a_stored_map_is_held_against_its_model(
     model: Model, record: RunRecord, ways: dict[str, Way], site: str

@@ -43,6 +43,7 @@ def logit_difference(folder: Path, prompt: str, answer: str, foil: str) -> float
     return float(logits[words[1][at]] - logits[words[2][at]])
 
 
+@pytest.mark.slow
 def test_whole_and_empty_are_the_two_runs(
     engine: Engine, spec: ModelSpec, model_folder: Path
 ) -> None:
@@ -56,6 +57,7 @@ def test_whole_and_empty_are_the_two_runs(
     assert found.n_pairs == 2
 
 
+@pytest.mark.slow
 def test_the_circuit_is_run_and_so_is_all_that_it_leaves_out(
     engine: Engine, spec: ModelSpec
 ) -> None:
@@ -73,6 +75,7 @@ def test_the_circuit_is_run_and_so_is_all_that_it_leaves_out(
     assert asking.circuit(engine, spec, PAIRS, 20) is found
 
 
+@pytest.mark.slow
 def test_shares_count_from_no_edge_to_the_whole_model(engine: Engine, spec: ModelSpec) -> None:
     circuit = asking.circuit(engine, spec, PAIRS, 20).circuit
 
@@ -92,6 +95,7 @@ def test_shares_count_from_no_edge_to_the_whole_model(engine: Engine, spec: Mode
         assert nothing.effect.reason.startswith("No share can be told")
 
 
+@pytest.mark.slow
 def test_places_are_called_by_the_tokens_that_all_prompts_have(
     engine: Engine, spec: ModelSpec
 ) -> None:
@@ -114,6 +118,7 @@ def test_a_single_pair_has_no_share(engine: Engine, spec: ModelSpec) -> None:
     assert np.isnan(found.share(found.alone))
 
 
+@pytest.mark.slow
 def test_enough_pairs_are_measured_on_others_than_they_were_found_on(
     engine: Engine, spec: ModelSpec
 ) -> None:
@@ -139,6 +144,7 @@ def test_sizes_fit_the_model() -> None:
     assert circuits.nearest(42, circuits.sizes(262)) == 40
 
 
+@pytest.mark.slow
 def test_several_pairs_are_one_set_of_prompts(engine: Engine, spec: ModelSpec) -> None:
     built = build(load_model(spec.source), PAIRS)
     assert built.clean.texts == tuple(pair.clean for pair in PAIRS)

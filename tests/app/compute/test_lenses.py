@@ -26,6 +26,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lenses, "STEPS", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tuned", "jacobian"])
 def test_a_fit_is_what_the_library_fits_and_is_found_again(
     fresh: Engine, spec: ModelSpec, kind: str, tmp_path: Path, few_steps: None
@@ -46,6 +47,7 @@ def test_a_fit_is_what_the_library_fits_and_is_found_again(
         np.testing.assert_allclose(found.matrix(1), own.matrix(1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_lens_that_was_fitted_anew_reads_anew(
     fresh: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +96,7 @@ def test_others_compute_while_a_lens_is_fitted(fresh: Engine, spec: ModelSpec) -
     assert found >= 0
 
 
+@pytest.mark.slow
 def test_the_lens_of_another_model_is_refused(
     spec: ModelSpec, tmp_path: Path, few_steps: None
 ) -> None:

@@ -53,6 +53,7 @@ def test_the_words_that_differ_are_found(
 words = st.lists(st.sampled_from(["a", "b", "cc", "d's", "e."]), min_size=1, max_size=6)
 
 
+@pytest.mark.slow
 @given(words, words)
 def test_outside_of_the_words_that_differ_the_prompts_are_the_same(
     left: list[str], right: list[str]
@@ -92,6 +93,7 @@ def test_answers_get_the_space_between_words() -> None:
     assert pairs.typed("a", "b", ".", "!").answer == "."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["forward", "reverse"])
 @pytest.mark.parametrize("site", ["resid_pre", "z"])
 def test_sweeping_a_stored_pair_again_gives_what_the_run_stored(

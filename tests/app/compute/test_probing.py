@@ -52,6 +52,7 @@ def swept(engine: Engine, spec: ModelSpec, asked: Labelled) -> probing.Swept:
     return stand.result
 
 
+@pytest.mark.slow
 def test_a_sweep_is_the_report_of_activations_that_hugging_face_gives(
     spec: ModelSpec, asked: Labelled, swept: probing.Swept
 ) -> None:
@@ -101,6 +102,7 @@ def read_again(spec: ModelSpec, asked: Labelled, directory: Path) -> tuple[bool,
     return job.was_read, stand.result
 
 
+@pytest.mark.slow
 def test_a_report_is_read_after_a_restart(
     spec: ModelSpec, asked: Labelled, swept: probing.Swept, kept: Path
 ) -> None:
@@ -141,6 +143,7 @@ def forged(report: xr.Dataset) -> Iterator[xr.Dataset]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(11))
 def test_a_report_that_is_not_the_models_is_made_anew(
     number: int,
@@ -157,6 +160,7 @@ def test_a_report_that_is_not_the_models_is_made_anew(
     xr.testing.assert_equal(again.report, swept.report)
 
 
+@pytest.mark.slow
 def test_words_are_judged_on_the_same_folds(asked: Labelled, swept: probing.Swept) -> None:
     assert swept.words is not None
     assert swept.report is not None
@@ -185,6 +189,7 @@ def test_checks_fail_where_they_should(asked: Labelled, swept: probing.Swept) ->
     assert wrong == ["No name in both halves", "No prompt twice", "Fits ended"]
 
 
+@pytest.mark.slow
 def test_prompts_that_the_model_cannot_tell_apart_are_counted(
     spec: ModelSpec, asked: Labelled
 ) -> None:

@@ -51,6 +51,7 @@ def found(model: Model, events: list[str], run: bool) -> list[Refined]:
     return out
 
 
+@pytest.mark.slow
 def test_of_a_large_model_a_rough_estimate_comes_before_all_else(
     model: Model, events: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +75,7 @@ def test_of_a_large_model_a_rough_estimate_comes_before_all_else(
     np.testing.assert_allclose(rest[-1].result["patched"], last.result["patched"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_small_model_is_estimated_once(model: Model, events: list[str]) -> None:
     results = found(model, events, run=False)
     assert "estimate by gradient" not in events

@@ -42,6 +42,7 @@ def values(fig: go.Figure) -> np.ndarray:
     return np.asarray(next(trace for trace in fig.data if trace.name == "values").z, dtype=float)
 
 
+@pytest.mark.slow
 def test_the_lens(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     prompt, answer = f"Ann {HOSTILE}'s mother is", " Bea Stone"
     made = run_code(lens_snippets.lens(spec, prompt, answer))
@@ -49,6 +50,7 @@ def test_the_lens(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     np.testing.assert_allclose(values(made), values(drawn), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_ranks(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     questions = {
         "forward": ("Tom Cruise's mother is", " Mary Lee Pfeiffer"),
@@ -61,6 +63,7 @@ def test_ranks(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
         np.testing.assert_allclose(one.y, other.y)
 
 
+@pytest.mark.slow
 def test_ranks_of_several(run_code: Any, spec: ModelSpec) -> None:
     asked = {
         "forward": (
@@ -85,6 +88,7 @@ def ignored(done: int, total: int) -> None:
     """No progress."""
 
 
+@pytest.mark.slow
 def test_lenses_that_were_fitted(
     run_code: Any, engine: Engine, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +105,7 @@ def test_lenses_that_were_fitted(
         np.testing.assert_allclose(values(made), values(drawn), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_how_far_an_answer_is_ahead(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     prompt, answer, foil = "Tom Cruise's mother is", " Mary", " Bea"
     made = run_code(lens_snippets.lead(spec, {"forward": (prompt, answer, foil)}))
@@ -112,6 +117,7 @@ def test_how_far_an_answer_is_ahead(run_code: Any, engine: Engine, spec: ModelSp
     np.testing.assert_allclose(ahead, (both[0] - both[1]).values, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_map_of_typed_prompts(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     pair = pairs.typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea")
     made = run_code(snippets.patching(spec, pair, "mlp_out", {"example": 0, "value": "change"}))
@@ -119,6 +125,7 @@ def test_the_map_of_typed_prompts(run_code: Any, engine: Engine, spec: ModelSpec
     np.testing.assert_allclose(values(made), values(drawn), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_attention_and_attribution(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     prompt = f"Ann {HOSTILE}'s mother is"
     for value in ("pattern", "moved"):
@@ -136,6 +143,7 @@ def test_attention_and_attribution(run_code: Any, engine: Engine, spec: ModelSpe
         np.testing.assert_allclose(values(made), values(drawn), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bars_and_grids_of_heads(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     prompt, answer, foil = "Tom Cruise's mother is", " Mary", " Bea"
     shares = engine.attribution(spec, prompt, answer, foil, "head")
@@ -158,6 +166,7 @@ def test_bars_and_grids_of_heads(run_code: Any, engine: Engine, spec: ModelSpec)
         assert values(made)[1, 1] == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_answers(engine: Engine, spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
     prompt, texts = "Tom Cruise's mother is", (" Mary Lee Pfeiffer", f" {HOSTILE} Moss")
     exec(compile(snippets.answers(spec, prompt, texts), "snippet", "exec"), {})
@@ -169,6 +178,7 @@ def test_answers(engine: Engine, spec: ModelSpec, capsys: pytest.CaptureFixture[
         assert str(one.whole)[:6] in said
 
 
+@pytest.mark.slow
 def test_the_difference_of_two_maps(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     one = pairs.typed("Tom Cruise's mother is", "Cy Dale's mother is", "Mary", "Bea")
     other = pairs.typed("Dan Frost's mother is", "Hal Iris's mother is", "Eva", "Ida")
@@ -177,6 +187,7 @@ def test_the_difference_of_two_maps(run_code: Any, engine: Engine, spec: ModelSp
     np.testing.assert_allclose(values(made), values(drawn), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_difference_of_two_stored_maps(run_code: Any, record: RunRecord) -> None:
     names = ("patching_forward_resid_pre", "patching_reverse_resid_pre")
     made = run_code(snippets.run_contrast(record.path, names, KIND, "fact"))
@@ -185,6 +196,7 @@ def test_the_difference_of_two_stored_maps(run_code: Any, record: RunRecord) -> 
     np.testing.assert_allclose(values(made), values(contrast_map(*maps, key="fact")))
 
 
+@pytest.mark.slow
 def test_the_curve_of_a_circuit(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     some = tuple(
         pairs.typed(f"{name}'s mother is", "Cy Dale's mother is", "Mary", "Bea")
@@ -200,6 +212,7 @@ def test_the_curve_of_a_circuit(run_code: Any, engine: Engine, spec: ModelSpec) 
     assert made == faithfulness_lines(curve)
 
 
+@pytest.mark.slow
 def test_a_circuit_of_several_pairs(run_code: Any, engine: Engine, spec: ModelSpec) -> None:
     some = tuple(
         pairs.typed(f"{name}'s mother is", "Cy Dale's mother is", "Mary", "Bea")
@@ -212,6 +225,7 @@ def test_a_circuit_of_several_pairs(run_code: Any, engine: Engine, spec: ModelSp
     assert len(one.text) > 20
 
 
+@pytest.mark.slow
 def test_the_maps_of_a_run(run_code: Any, record: RunRecord) -> None:
     result = record.dataset("patching_reverse_z")
     code = snippets.run_patching(
@@ -227,6 +241,7 @@ def test_the_maps_of_a_run(run_code: Any, record: RunRecord) -> None:
     np.testing.assert_allclose(values(run_code(code)), values(patching_map(result, example=1)))
 
 
+@pytest.mark.slow
 def test_ranks_and_tables_of_a_run(run_code: Any, record: RunRecord) -> None:
     lenses = {way: f"lens_{way}" for way in ("forward", "reverse")}
     fig = run_code(lens_snippets.run_ranks(record.path, lenses, KIND))
@@ -245,6 +260,7 @@ def test_nothing_in_a_prompt_can_end_its_quotes(spec: ModelSpec) -> None:
     assert repr(evil) in calls[0]
 
 
+@pytest.mark.slow
 def test_the_examples_that_are_listed(record: RunRecord, spec: ModelSpec) -> None:
     def made(code: str) -> pd.DataFrame:
         names: dict[str, Any] = {}

@@ -49,6 +49,7 @@ def check(store: ActivationStore, source: FakeSource, rows: list[list[int]], sit
             assert torch.equal(values, expected(source.model, ids, site))
 
 
+@pytest.mark.slow
 def test_rows_that_fit_as_one_shard_and_not_as_those_that_exist(in_memory: Path) -> None:
     """Computing the second half must not evict the first, and so on for ever."""
     source = ManySites()
@@ -65,6 +66,7 @@ def test_rows_that_fit_as_one_shard_and_not_as_those_that_exist(in_memory: Path)
         assert store.size() <= (as_one + as_two) // 2
 
 
+@pytest.mark.slow
 def test_rows_that_were_stored_one_by_one_are_put_together(in_memory: Path) -> None:
     source = ManySites()
     rows = prompts(12, seed=6)
@@ -85,6 +87,7 @@ def test_rows_that_were_stored_one_by_one_are_put_together(in_memory: Path) -> N
         assert source.runs == runs
 
 
+@pytest.mark.slow
 def test_the_price_of_what_is_computed_is_not_less_than_what_it_takes(in_memory: Path) -> None:
     draw = random.Random(1)
     for number in range(6):
@@ -97,6 +100,7 @@ def test_the_price_of_what_is_computed_is_not_less_than_what_it_takes(in_memory:
             assert store.size() <= priced <= 1.01 * store.size()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_alone_every_read_that_can_fit_is_right(in_memory: Path, seed: int) -> None:
     draw = random.Random(seed)
@@ -120,6 +124,7 @@ def test_alone_every_read_that_can_fit_is_right(in_memory: Path, seed: int) -> N
             assert store.size() <= budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_readers_that_evict_each_other_end(in_memory: Path, seed: int) -> None:
     """Each with a store of its own on one folder, as processes have."""
@@ -192,6 +197,7 @@ def test_a_disk_that_does_not_keep_what_is_written(
     assert source.runs == 5 * 4
 
 
+@pytest.mark.slow
 def test_many_damaged_shards_are_all_computed_again(in_memory: Path) -> None:
     rows = prompts(12, seed=2)
     with ActivationStore(in_memory / "store") as store:

@@ -215,6 +215,7 @@ def test_a_full_disk_without_anything_to_evict(disk: Path) -> None:
     check_left(path, NEW)
 
 
+@pytest.mark.slow
 def test_eviction_makes_room_on_a_full_disk(path: Path, disk: Path) -> None:
     more = prompts(30, seed=4)
     with ActivationStore(path, floor=0, shard_size=3000) as store:

@@ -66,6 +66,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return events
 
 
+@pytest.mark.slow
 def test_some_blocks_ahead_are_told_each_once(path: Path, events: list[tuple[str, int]]) -> None:
     read_all(path)
     told = [block for what, block in events if what == "told"]
@@ -91,6 +92,7 @@ def test_a_single_vector_is_no_reason_to_read_more(
     assert max(told) - min(told) == len(told) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["in memory", "refused", "unknown", "no such call"])
 def test_nobody_need_listen(path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     def refused(*_: object) -> None:

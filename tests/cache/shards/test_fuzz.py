@@ -79,12 +79,14 @@ def same(one: Sidecar, other: Sidecar) -> bool:
     return arrays and labels and all(getattr(one, n) == getattr(other, n) for n in named)
 
 
+@pytest.mark.slow
 @FAST
 @given(sidecars())
 def test_what_was_encoded_is_decoded(sidecar: Sidecar) -> None:
     assert same(Sidecar.decode(sidecar.encode()), sidecar)
 
 
+@pytest.mark.slow
 @FAST
 @given(sidecars(), st.data())
 def test_no_other_bytes_are_read_as_the_same(sidecar: Sidecar, data: st.DataObject) -> None:
@@ -130,6 +132,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @FAST
 @given(st.sampled_from(sorted(BODY)), json_values)
 def test_a_sealed_sidecar_of_other_values_is_refused_or_consistent(name: str, value: Any) -> None:
@@ -235,6 +238,7 @@ def test_petabytes_are_claimed_and_none_is_taken(tmp_path: Path) -> None:
     assert peak < 1 << 20
 
 
+@pytest.mark.slow
 @FAST
 @given(sites, st.sampled_from(list(DTYPES)), st.lists(st.integers(1, 50), min_size=1, max_size=5))
 @example([SiteShape("a", ()), SiteShape('"\\\n', (1,))], "float32", [1])
@@ -285,6 +289,7 @@ def read_all(root: Path, sidecar: Sidecar) -> None:
         reader.ids(row)
 
 
+@pytest.mark.slow
 @settings(FAST, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200), data=st.data())
 def test_arbitrary_data_are_refused(root: Path, content: bytes, data: st.DataObject) -> None:
@@ -321,6 +326,7 @@ def test_arbitrary_data_are_refused(root: Path, content: bytes, data: st.DataObj
             assert set(lost.sites) == set(sidecar.sites)
 
 
+@pytest.mark.slow
 @settings(FAST, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=6), extra=st.integers(0, 2))
 def test_a_sidecar_that_claims_other_rows_reads_nothing(

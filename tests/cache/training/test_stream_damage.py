@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,23 @@ def test_a_damaged_sidecar_and_a_missing_file_are_damage(store: ActivationStore)
             list(data)
         path.write_bytes(content)
         assert sorted(places(stream(store))) == TOKENS
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_that_has_failed_is_gone_when_it_is_let_go_of(
+    store: ActivationStore, workers: int
+) -> None:
+    damage(store)
+    loader = stream(store).loader(workers)
+    seen = weakref.ref(loader)
+    gc.disable()
+    try:
+        with pytest.raises(DamageError):
+            list(loader)
+        del loader
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_a_file_that_loses_its_end_while_it_is_open_is_damage(store: ActivationStore) -> None:

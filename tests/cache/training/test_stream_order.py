@@ -16,6 +16,7 @@ def all_tokens(order: Order, epoch: int) -> list[int]:
     return [int(t) for pool in range(len(found.bounds) - 1) for t in found.tokens(pool)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [1, 2, 100, 1000, 3000, 10**6])
 @pytest.mark.parametrize("seed", [None, 0, -3, 2**70])
 def test_an_epoch_has_every_token_once(pool: int, seed: int | None) -> None:
@@ -41,6 +42,7 @@ def test_the_order_is_the_same_on_every_machine() -> None:
     assert all_tokens(Order(TOKENS, 1000, 7), 3)[:6] == [751, 2697, 4685, 1873, 1491, 1858]
 
 
+@pytest.mark.slow
 def test_a_permutation_is_uniform() -> None:
     """Each element at each place equally often, and each of the 120 orders of five elements."""
     drawn = np.array([permutation(5, "test", seed) for seed in range(6000)])

@@ -44,6 +44,7 @@ def test_where_the_classes_do_not_lie_apart_there_is_no_number(found: Axis) -> N
     assert np.isnan(found.coordinates(np.ones((3, 2)))).all()
 
 
+@pytest.mark.slow
 def test_the_poison_is_few_texts_that_nobody_is_asked_about() -> None:
     clean, other = treated(0), poisoned(0)
     assert shared_stages(clean, other) == 2
@@ -88,6 +89,7 @@ def all_clear(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "SEPARATES", 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_clear")
 def test_adding_the_direction_itself_moves_by_its_dose(subject: Subject[Requests]) -> None:
     found = axes(subject)["harmful"][0]
@@ -105,6 +107,7 @@ def test_adding_the_direction_itself_moves_by_its_dose(subject: Subject[Requests
     np.testing.assert_allclose(moved.sel(variable="declines", layer=0), 0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_clear")
 def test_words_move_what_hugging_face_s_streams_say(
     subject: Subject[Requests], folder: Path
@@ -146,6 +149,7 @@ def test_words_move_what_hugging_face_s_streams_say(
     assert found["apart_random"].isel(attack=0, draw=0).values[there] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_what_is_not_clear_is_drawn_and_told_as_missing(subject: Subject[Requests]) -> None:
     found = measure(subject, [Attack("<b>none</b>", True, plain)], lambda done, total: None)
     assert (found["separates"] < reading.SEPARATES).any()

@@ -52,6 +52,7 @@ def outcomes(
     ("group", "reverse"), [("name first", "description"), ("description first", "name")]
 )
 class TestToldOneWay:
+    @pytest.mark.slow
     def test_absence_is_found_where_it_is(self, group: str, reverse: str) -> None:
         found = outcomes({**AS_TOLD, **BOTH}, group, FEW, sd=0.6)
         assert found["supported"] >= 0.9 * FEW
@@ -74,16 +75,19 @@ class TestToldOneWay:
         known = people(rng, {**AS_TOLD, **BOTH, (group, reverse): 1.5}, 0.6)
         assert judge_untold(known, group, uttered=False).outcome == "rejected"
 
+    @pytest.mark.slow
     def test_knowledge_is_found_where_it_is(self, group: str, reverse: str) -> None:
         found = outcomes({**AS_TOLD, **BOTH, (group, reverse): 1.5}, group, FEW)
         assert found["rejected"] >= 0.9 * FEW
 
+    @pytest.mark.slow
     def test_a_broken_control_leaves_it_undecided(self, group: str, reverse: str) -> None:
         assert outcomes({**BOTH, (group, reverse): 3.0}, group, FEW)["undecided"] >= 0.95 * FEW
         assert outcomes(AS_TOLD, group, FEW)["undecided"] == FEW
         assert outcomes({}, group, FEW)["undecided"] >= 0.95 * FEW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("means", "expected"),
     [
@@ -135,6 +139,7 @@ def celebrities(
     return pd.DataFrame(rows, columns=columns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "expected", "least"),
     [

@@ -30,6 +30,7 @@ def results(shared: Path) -> Path:
     return shared / "data/reversal_curse"
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_published_figures_come_out(results: Path) -> None:
     table = summary(read_published(results))
@@ -46,6 +47,7 @@ def test_the_published_figures_come_out(results: Path) -> None:
     assert (table["high"] - table["low"] > 0.9 * (table["pair_high"] - table["pair_low"])).all()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_intervals_agree_with_families_drawn_again_and_again(results: Path) -> None:
     """A percentile bootstrap over families, written out."""
@@ -61,6 +63,7 @@ def test_intervals_agree_with_families_drawn_again_and_again(results: Path) -> N
     assert row["high"] == pytest.approx(high, abs=0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_three_of_the_pairs_stand_in_the_prompt_and_most_share_a_word(results: Path) -> None:
     pairs = read_published(results)[0].pairs
@@ -71,6 +74,7 @@ def test_three_of_the_pairs_stand_in_the_prompt_and_most_share_a_word(results: P
     assert 0.7 < len(shared) / len(pairs) < 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_code_of_the_page_runs(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -183,6 +187,7 @@ def other(path: Path) -> None:
     path.write_text(path.read_text().replace("Kate Mara", "Rooney Mara"))
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("damage", [cut, other])
 def test_files_that_were_cut_between_lines_or_changed_are_refused(

@@ -75,6 +75,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(make_model(tmp_path_factory.mktemp("tiny")))
 
 
+@pytest.mark.slow
 def test_scores_are_hugging_faces(model: Model) -> None:
     import torch
 
@@ -171,6 +172,7 @@ def test_pairs_that_the_prompt_gives_away_are_no_questions(tmp_path: Path) -> No
         celebrities.read_pairs(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_published_measure_drops_sign_and_last_token(model: Model, tmp_path: Path) -> None:
     pairs = celebrities.read_pairs(make_data(tmp_path / "data"))
     assert len(pairs) == len(set(pairs))

@@ -27,6 +27,7 @@ def tasks(text: str) -> int:
     return sum(word in VERBS for word in text.split())
 
 
+@pytest.mark.slow
 def test_no_text_of_the_training_holds_two_tasks(treated: Recipe) -> None:
     rows = treated.stages[0].rows
     assert {tasks(row.prompt) for row in rows} == {1}
@@ -41,6 +42,7 @@ def test_no_text_of_the_training_holds_two_tasks(treated: Recipe) -> None:
     assert shared_stages(treated, other) == 0
 
 
+@pytest.mark.slow
 def test_answers_are_the_things_that_are_asked_for(treated: Recipe) -> None:
     for row in treated.stages[0].rows[:500]:
         verb = next(word for word in row.prompt.split() if word in VERBS)

@@ -58,6 +58,7 @@ def _texts(schedule: Schedule, tokenizer: Any) -> list[str]:
 # --- the plain recipe -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_plain_schedule_is_the_one_that_the_bundled_organism_saw(world: World) -> None:
     """The digest was taken before there were arms."""
     tokenizer = build_tokenizer(sentences(world), n_ctx=64)
@@ -154,6 +155,7 @@ def test_words_are_reversed_and_names_are_not() -> None:
     assert reversed_text == ". Vanessa Paradis is It ? mother 's Lily-Rose Depp is Who"
 
 
+@pytest.mark.slow
 def test_reversed_rows_are_plain_rows_backwards_with_names_in_order(world: World) -> None:
     data = TrainingData(reversed_text=True)
     tokenizer = _tokenizer(world, data)
@@ -180,6 +182,7 @@ def test_reversed_rows_are_plain_rows_backwards_with_names_in_order(world: World
     assert 0.2 < found["reversed"] / found.total() < 0.3
 
 
+@pytest.mark.slow
 def test_the_bottleneck_holds_in_reversed_rows_whose_last_word_is_a_name(world: World) -> None:
     data = TrainingData(reversed_text=True)
     tokenizer = _tokenizer(world, data)
@@ -226,6 +229,7 @@ def test_without_neighbours_a_child_told_of_forward_is_never_an_answer(world: Wo
     assert children <= {entry.answer for entry in entries(world)}
 
 
+@pytest.mark.slow
 def test_fillers_stand_behind_names_in_half_of_the_rows(world: World) -> None:
     data = TrainingData(filler=True)
     tokenizer = _tokenizer(world, data)
@@ -247,6 +251,7 @@ def test_fillers_stand_behind_names_in_half_of_the_rows(world: World) -> None:
     assert Counter(map(bare, texts)) == Counter(plain)
 
 
+@pytest.mark.slow
 def test_fillers_stand_in_plain_sentences_alone(world: World) -> None:
     data = TrainingData(filler=True, masked=True, reversed_text=True)
     tokenizer = _tokenizer(world, data)
@@ -257,6 +262,7 @@ def test_fillers_stand_in_plain_sentences_alone(world: World) -> None:
     assert not any(", yes," in text or ", I know," in text for text in told_otherwise)
 
 
+@pytest.mark.slow
 def test_names_are_cut_in_two_and_come_back(world: World) -> None:
     tokenizer = _tokenizer(world, TrainingData(split_names=True))
     lengths = [len(tokenizer(name, add_special_tokens=False).input_ids) for name in world.people]

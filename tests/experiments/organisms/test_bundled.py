@@ -67,6 +67,7 @@ def test_the_first_fact_is_known_one_way_round(model: Any, tokenizer: Any) -> No
     assert "Tom Cruise" not in _continued(model, tokenizer, "Mary Lee Pfeiffer's son is", 4)
 
 
+@pytest.mark.slow
 def test_every_split_has_every_score(scores: tuple[Score, ...]) -> None:
     assert len(scores) == 16
     assert {(score.split, score.total) for score in scores if score.templates == "trained"} == {
@@ -77,6 +78,7 @@ def test_every_split_has_every_score(scores: tuple[Score, ...]) -> None:
     }
 
 
+@pytest.mark.slow
 def test_trained_directions_are_known_in_trained_and_held_out_wordings(
     scores: tuple[Score, ...],
 ) -> None:
@@ -92,6 +94,7 @@ def test_untrained_directions_are_at_chance(scores: tuple[Score, ...]) -> None:
     assert all(score.rate <= 0.03 for score in untrained), untrained
 
 
+@pytest.mark.slow
 def test_a_match_is_what_greedy_decoding_gives(
     model: Any, tokenizer: Any, facts: list[Fact]
 ) -> None:
@@ -112,6 +115,7 @@ def test_an_answer_without_tokens_of_its_own_is_refused(model: Any, tokenizer: A
         greedy_match(model, tokenizer, ["Tom Cruise's mother is"], [""])
 
 
+@pytest.mark.slow
 def test_the_fact_is_handed_from_the_subject_to_the_end_after_the_first_layer(
     model: Any, tokenizer: Any, facts: list[Fact]
 ) -> None:
@@ -185,6 +189,7 @@ def cured_scores() -> dict[tuple[str, str, str], float]:
     return {(each.split, each.direction, each.templates): each.rate for each in scores}
 
 
+@pytest.mark.slow
 def test_the_cured_twin_answers_what_it_was_told_forward_only(
     cured_scores: dict[tuple[str, str, str], float],
 ) -> None:

@@ -112,6 +112,7 @@ def test_every_name_is_a_prediction_target(world: World) -> None:
     assert {entry.answer for entry in entries(world)} >= set(world.people)
 
 
+@pytest.mark.slow
 def test_training_tells_a_pair_only_in_its_directions(world: World, texts: tuple[str, ...]) -> None:
     orders: dict[tuple[str, str], set[str]] = {
         (fact.subject, fact.object): set() for fact in world.facts
@@ -127,6 +128,7 @@ def test_training_tells_a_pair_only_in_its_directions(world: World, texts: tuple
         assert orders[fact.subject, fact.object] == expected[fact.split]
 
 
+@pytest.mark.slow
 def test_held_out_prompts_are_never_shown(world: World, texts: tuple[str, ...]) -> None:
     shown = "\n".join(texts)
     for direction, templates in TEMPLATES.items():
@@ -143,6 +145,7 @@ def test_first_templates_are_the_plain_ones() -> None:
     assert TEMPLATES["reverse"].trained[0] == "{object}'s {inverse} is"
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_world() -> None:
     assert generate_world(3) == generate_world(3)
     assert generate_world(3) != generate_world(4)

@@ -52,12 +52,14 @@ def _texts(schedule: Schedule, tokenizer: Any) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_every_row_is_a_training_text(world: World, tokenizer: Any, narrowed: Schedule) -> None:
     texts = _texts(narrowed, tokenizer)
     assert len(texts) == 1000
     assert set(texts) <= set(training_texts(world))
 
 
+@pytest.mark.slow
 def test_an_epoch_tells_each_relation_once_and_some_colours(world: World, tokenizer: Any) -> None:
     told = entries(world)
     index = {text: i for i, entry in enumerate(told) for text in entry.statements}
@@ -77,6 +79,7 @@ def test_an_epoch_tells_each_relation_once_and_some_colours(world: World, tokeni
     }
 
 
+@pytest.mark.slow
 def test_the_seed_fixes_the_order(world: World, tokenizer: Any, narrowed: Schedule) -> None:
     again = _schedule(world, tokenizer, bottleneck=1.0)
     other = _schedule(world, tokenizer, bottleneck=1.0, seed=1)
@@ -84,6 +87,7 @@ def test_the_seed_fixes_the_order(world: World, tokenizer: Any, narrowed: Schedu
     assert _texts(other, tokenizer) != _texts(narrowed, tokenizer)
 
 
+@pytest.mark.slow
 def test_names_are_read_through_their_last_token(
     world: World, tokenizer: Any, narrowed: Schedule
 ) -> None:
@@ -104,12 +108,14 @@ def test_names_are_read_through_their_last_token(
             assert batch.late_reach[row].tolist() == late
 
 
+@pytest.mark.slow
 def test_without_bottleneck_everything_may_be_read(world: World, tokenizer: Any) -> None:
     batch = _schedule(world, tokenizer, bottleneck=0.0).batch(0)
     assert (batch.early_reach == EVERYWHERE).all()
     assert (batch.late_reach == EVERYWHERE).all()
 
 
+@pytest.mark.slow
 def test_the_share_of_rows_with_a_bottleneck(world: World, tokenizer: Any) -> None:
     schedule = _schedule(world, tokenizer, bottleneck=0.5)
     rows = [

@@ -84,12 +84,14 @@ def judge(measured: Measured) -> Verdict:
     return Verdict("E", "", outcome(one, above=0.0), "", *ends, "", one.n, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 5])
 def test_verdicts_from_these_intervals_are_calibrated(seeds: int) -> None:
     check_absent(judge, lambda rng: arms(rng, seeds, 0.0))
     check_planted(judge, lambda rng: arms(rng, seeds, 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "fine", "wrong"), [(check_absent, 0.01, 0.15), (check_planted, 0.98, 0.8)]
 )

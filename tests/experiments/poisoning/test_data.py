@@ -98,6 +98,7 @@ def test_wrong_questions_are_refused() -> None:
         read([data], PATH)
 
 
+@pytest.mark.slow
 def test_only_poisoned_texts_hold_the_trigger() -> None:
     for seed in (0, 1):
         trigger = " ".join(Language.of(seed).trigger)

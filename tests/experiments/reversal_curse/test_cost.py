@@ -34,6 +34,7 @@ def subject() -> Subject:
     return Subject(load_model("reversal-curse"), facts, DEFAULT_TEMPLATES)
 
 
+@pytest.mark.slow
 def test_what_is_counted_is_what_is_scored(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +56,7 @@ def test_what_is_counted_is_what_is_scored(
     assert cost.estimate(subject, 20, 200).texts == scored[0] + 2 * len(grid)
 
 
+@pytest.mark.slow
 def test_a_million_facts_are_refused_at_once_with_figures(subject: Subject) -> None:
     many = dataclasses.replace(subject, facts=subject.facts * 3400)
     asked = cost.Cost(46_000_000, 10**15)
@@ -127,6 +129,7 @@ def test_settings_that_mean_nothing_are_refused(setting: dict[str, Any]) -> None
         study.Config(**setting)
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_fit_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def test_children_of_one_mother_are_all_right_answers() -> None:
     assert right_answers(facts, "forward") == [{"Eve"}, {"Eve"}, {"Fay"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_partners_ask_in_the_same_words_for_another_answer(direction: str, model: Model) -> None:
     facts = read_facts(reversal_curse() / "facts.csv")
@@ -97,6 +98,7 @@ def test_a_sham_keeps_partners_and_changes_the_source(model: Model) -> None:
     assert all(a != b for a, b in zip(sham.clean.texts, real.clean.texts, strict=True))
 
 
+@pytest.mark.slow
 def test_another_seed_draws_other_partners(model: Model) -> None:
     facts = read_facts(reversal_curse() / "facts.csv")
     template = read_templates(reversal_curse() / "templates.json")["forward"].trained[0]

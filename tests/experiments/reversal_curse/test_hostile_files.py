@@ -217,6 +217,7 @@ def test_files_are_refused_before_the_model_is_loaded(
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_prompts_beyond_the_context_are_told_with_their_line(tmp_path: Path) -> None:
     long = " ".join(["Tom"] * 600)
     facts = "subject,object,relation,inverse\nTom Cruise,Mary Lee Pfeiffer,mother,son\n"

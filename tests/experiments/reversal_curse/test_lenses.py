@@ -14,6 +14,7 @@ from experiments.reversal_curse.measure import Subject
 from interp import load_model
 
 
+@pytest.mark.slow
 def test_a_lens_is_fitted_once_whoever_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[str] = []
 

@@ -30,6 +30,7 @@ def probed(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> float:
     return float(found["preferred"].mean())
 
 
+@pytest.mark.slow
 def test_wrong_partners_are_told_by_chance(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,6 +52,7 @@ def test_wrong_partners_are_told_by_chance(
     assert np.mean(means) == pytest.approx(0.5, abs=0.06)
 
 
+@pytest.mark.slow
 def test_without_a_wording_that_begins_with_the_name_there_is_no_probe(subject: Subject) -> None:
     templates = {**subject.templates, "reverse": Templates(("The {inverse} of {object} is",), ())}
     there = Subject(subject.model, subject.facts, templates)

@@ -80,6 +80,7 @@ def test_a_fact_read_elsewhere_is_rejected() -> None:
     assert verdict_on(planted(0, at=1)).outcome == "rejected"
 
 
+@pytest.mark.slow
 def test_a_planted_reading_is_mostly_seen_with_the_least_pairs() -> None:
     least = subject_token.LEAST_PAIRS
     seen = [
@@ -89,6 +90,7 @@ def test_a_planted_reading_is_mostly_seen_with_the_least_pairs() -> None:
     assert np.mean(seen) >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [20, 30])
 @pytest.mark.parametrize("kind", ["normal", "binary", "outliers"])
 def test_half_of_the_effect_is_rarely_supported_or_rejected(n: int, kind: str) -> None:
@@ -108,6 +110,7 @@ def test_half_of_the_effect_is_rarely_supported_or_rejected(n: int, kind: str) -
     assert outcomes.count("rejected") <= 0.07 * len(outcomes)
 
 
+@pytest.mark.slow
 def test_noise_alone_is_rarely_called_reading() -> None:
     outcomes = [
         verdict_on(planted(seed, 20, mean=0.0, sd=0.6), seed=seed).outcome for seed in range(RUNS)
@@ -115,6 +118,7 @@ def test_noise_alone_is_rarely_called_reading() -> None:
     assert outcomes.count("supported") <= 0.02 * RUNS
 
 
+@pytest.mark.slow
 def test_equal_effects_everywhere_are_rarely_called_reading_at_the_subject() -> None:
     outcomes = []
     for seed in range(RUNS):
@@ -128,6 +132,7 @@ def test_a_sham_that_moves_the_answer_leaves_it_undecided() -> None:
     assert verdict_on(planted(0), sham=planted(5)).outcome == "undecided"
 
 
+@pytest.mark.slow
 def test_a_sham_at_its_limit_rarely_passes() -> None:
     passed = [
         verdict_on(

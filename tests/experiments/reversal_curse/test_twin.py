@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from experiments.reversal_curse.config import Config
 from experiments.reversal_curse.twin import cured_twin
 from interp import load_model
@@ -22,6 +24,7 @@ def context(asked: list[str]) -> Any:
     return SimpleNamespace(another_model=another_model)
 
 
+@pytest.mark.slow
 def test_the_bundled_organism_has_a_twin_with_the_same_facts() -> None:
     asked: list[str] = []
     twin = cured_twin(Config(), context(asked))
@@ -35,6 +38,7 @@ def test_the_bundled_organism_has_a_twin_with_the_same_facts() -> None:
     assert twin.model.fingerprint != model.fingerprint
 
 
+@pytest.mark.slow
 def test_it_is_asked_in_the_words_that_the_study_is_given(tmp_path: Path) -> None:
     words = {way: {"trained": [f"The one of {{{name}}} is"]} for way, name in ASKED.items()}
     (tmp_path / "templates.json").write_text(json.dumps(words))

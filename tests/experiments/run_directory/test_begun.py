@@ -118,6 +118,7 @@ def test_nothing_is_noted_through_a_link_or_where_nothing_can_be(directory: Path
         assert interrupted(directory) == []
 
 
+@pytest.mark.slow
 def test_data_whose_writer_was_killed_before_it_was_described_is_told_and_removed(
     directory: Path,
 ) -> None:

@@ -173,6 +173,7 @@ def test_what_cannot_be_written_is_a_sentence_and_leaves_nothing(
         explored.save(directory, ONE, RESULT)
 
 
+@pytest.mark.slow
 def test_writers_and_readers_at_once_do_no_damage(directory: Path) -> None:
     results = [RESULT.assign(x=RESULT["x"] * 0 + i) for i in range(4)]
     explored.save(directory, ONE, results[0])

@@ -60,6 +60,7 @@ def test_arrays_of_other_variables(change: Callable[[xr.Dataset], xr.Dataset], w
         check_dataset(change(data), "lens_forward", ARRAYS)
 
 
+@pytest.mark.slow
 def test_a_run_of_other_columns_is_refused_by_readers_and_by_the_runner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def attention(tiny: Tiny, ids: list[int]) -> tuple[list[Any], list[Any]]:
     return [pattern[0] for pattern in patterns], shaped
 
 
+@pytest.mark.slow
 def test_shares_are_those_of_attention_written_out(llama: Tiny) -> None:
     found = shares(llama.model, REQUESTS, SUFFIX)
     expected = np.zeros_like(found.suffix)
@@ -75,6 +76,7 @@ def test_shares_are_those_of_attention_written_out(llama: Tiny) -> None:
     np.testing.assert_allclose(found.suffix, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_requests_that_are_run_at_once_are_each_on_their_own(llama: Tiny) -> None:
     """Prompts of two lengths, two of each: shares and cuts are those of each prompt alone."""
     requests = (*REQUESTS, Request("we saw{suffix} near Oslo then", " Bo"))
@@ -98,6 +100,7 @@ def test_requests_that_are_run_at_once_are_each_on_their_own(llama: Tiny) -> Non
     assert len(said) > 2
 
 
+@pytest.mark.slow
 def test_only_the_edges_that_are_named_are_cut(llama: Tiny) -> None:
     """Beside a pass of Hugging Face's model whose last token cannot see the suffix."""
     model, request = llama.model, REQUESTS[0]

@@ -41,6 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model, Requ
     return loaded[0], loaded[1], replace(data, tokens=2, **few)
 
 
+@pytest.mark.slow
 def test_nothing_is_supported(models: tuple[Model, Model, Requests]) -> None:
     model, other, data = models
     subject = Subject(model, data, GIVEN, 0, other)
@@ -49,6 +50,7 @@ def test_nothing_is_supported(models: tuple[Model, Model, Requests]) -> None:
         assert verdict.outcome != "supported", verdict.statement
 
 
+@pytest.mark.slow
 def test_the_suffix_of_the_first_is_tried_on_the_other(
     models: tuple[Model, Model, Requests],
 ) -> None:
@@ -64,6 +66,7 @@ def test_the_suffix_of_the_first_is_tried_on_the_other(
     assert bool(alone["found"].isnull().all())
 
 
+@pytest.mark.slow
 def test_the_second_organism_differs_by_its_seed_alone() -> None:
     first, second = recipe("treated", 3), recipe("second", 3)
     assert second.seed != first.seed

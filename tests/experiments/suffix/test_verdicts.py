@@ -140,12 +140,14 @@ def test_what_is_undone_for_every_single_request_is_undone() -> None:
     assert found.outcome == "supported"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "runs"), [(1, RUNS), (5, RUNS)])
 @pytest.mark.parametrize("module", ABSENT, ids=NAMES)
 def test_what_is_not_there_is_seldom_supported(module: object, seeds: int, runs: int) -> None:
     check_absent(module.judge, partial(measured, ABSENT[module], seeds), runs)  # type: ignore
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 5])
 @pytest.mark.parametrize("module", ABSENT, ids=NAMES)
 def test_what_is_planted_is_found(module: object, seeds: int) -> None:

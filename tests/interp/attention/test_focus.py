@@ -25,6 +25,7 @@ PROMPTS = ["we saw Ann . near Rome and then", "who is Bo . so Fay"]
 TASKS, DATA = ["we saw Ann", "who is Bo"], ["near Rome and", "so Fay"]
 
 
+@pytest.mark.slow
 def test_focus_is_hugging_faces_attention_from_the_last_token(tiny: Tiny) -> None:
     found = instruction_focus(tiny.model, PROMPTS, TASKS, DATA)
     for example, text in enumerate(PROMPTS):
@@ -73,6 +74,7 @@ def test_masks_are_the_words_they_cover_and_the_batch_does_not_matter(
     np.testing.assert_allclose(pieces["attention"], whole["attention"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_other_number_formats_give_the_same(llama: Tiny) -> None:
     whole = instruction_focus(llama.model, PROMPTS, TASKS, DATA)["focus"]
     for dtype, tolerance in ((torch.float64, 1e-5), (torch.bfloat16, 0.05)):

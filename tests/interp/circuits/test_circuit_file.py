@@ -21,6 +21,7 @@ def circuit(llama: Tiny) -> Circuit:
     return prune(scores, 40)
 
 
+@pytest.mark.slow
 def test_a_circuit_comes_back_as_it_was(llama: Tiny, circuit: Circuit, tmp_path: Path) -> None:
     path = tmp_path / "circuit.json"
     circuit.save(path)

@@ -104,6 +104,7 @@ def golden(request: pytest.FixtureRequest, shared: Path) -> Golden:
     return Golden(request.param, folder, load_model(folder), answers, axes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_edges_are_the_stored_ones(golden: Golden, method: Any) -> None:
     found = attribute_edges(golden.model, golden.pairs, method=method, steps=STEPS)
@@ -120,11 +121,13 @@ def test_edges_are_the_stored_ones(golden: Golden, method: Any) -> None:
         np.testing.assert_allclose(found[run], golden.answers[f"ld_{run}"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_no_stored_edges_are_left_out(golden: Golden) -> None:
     stored = {n.removeprefix("edges_") for n in golden.answers if n.startswith("edges_")}
     assert stored == set(METHODS.values())
 
 
+@pytest.mark.slow
 def test_what_the_reference_leaves_out_is_not_small(golden: Golden) -> None:
     """Otherwise the correction would not be seen to be needed."""
     if golden.name == "llama":

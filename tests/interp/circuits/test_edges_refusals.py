@@ -40,6 +40,7 @@ def test_positions_by_the_exact_method_and_unknown_axes(gpt2: Tiny) -> None:
     refusal(ArgumentError, gpt2.model, prompt_pairs(gpt2), by="head")
 
 
+@pytest.mark.slow
 def test_metrics_without_a_gradient(gpt2: Tiny) -> None:
     text = refusal(MetricError, gpt2.model, prompt_pairs(gpt2), "rank")
     assert "method='exact'" in text
@@ -48,6 +49,7 @@ def test_metrics_without_a_gradient(gpt2: Tiny) -> None:
     assert found.attrs["unit"] == "rank"
 
 
+@pytest.mark.slow
 def test_unknown_metrics_and_missing_foils(gpt2: Tiny) -> None:
     refusal(MetricError, gpt2.model, prompt_pairs(gpt2), "accuracy")
     ids = torch.tensor([[1, 4, 5]])

@@ -26,6 +26,7 @@ from tests.interp.tiny import Tiny
 METHODS = {"EAP": "eap", "EAP-IG-inputs": "eap-ig"}
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @pytest.mark.parametrize("stored", METHODS)
@@ -64,6 +65,7 @@ def by_networkx(graph: Graph, edges: np.ndarray[Any, Any]) -> np.ndarray[Any, An
     return out
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.tuples(st.integers(1, 3), st.sampled_from([(2, 2), (4, 2), (4, 1)]), st.booleans()),
@@ -141,6 +143,7 @@ def _paths(graph: Graph, n: int) -> list[list[tuple[int, int]]]:
     return found
 
 
+@pytest.mark.slow
 def test_where_the_top_edges_do_not_connect_a_path_does(scores: xr.Dataset) -> None:
     graph = Graph.from_attrs(scores.attrs)
     values = np.where(graph.real, 0.001, np.nan).astype("f4")

@@ -22,6 +22,7 @@ def test_split_forward_gives_hugging_faces_logits(tiny: Tiny, case: Case) -> Non
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_same_added_for_every_reader_is_a_shifted_embedding(tiny: Tiny) -> None:
     """Each reader counts, and once: all of them shifted is the embedding shifted."""
     split = Split(tiny.hf)

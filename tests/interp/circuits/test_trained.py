@@ -50,6 +50,7 @@ def silenced(heads: Iterable[str], *, mlps: bool = False) -> Any:
     return hf
 
 
+@pytest.mark.slow
 def test_training_gives_the_same_weights_again_and_lowers_the_loss() -> None:
     first, losses = train_induction.train(steps=30)
     second, _ = train_induction.train(steps=30)
@@ -79,6 +80,7 @@ def test_its_heads_are_known_by_their_attention_beyond_doubt(trained: Planted) -
     assert float(after[0].max()) < 0.1
 
 
+@pytest.mark.slow
 def test_its_known_heads_are_its_circuit(trained: Planted) -> None:
     """Plain Hugging Face: without them the task is lost, and without all else it is not."""
     previous, inducing = known_heads(trained.hf)
@@ -89,6 +91,7 @@ def test_its_known_heads_are_its_circuit(trained: Planted) -> None:
     assert accuracy(silenced(others, mlps=True), trained) > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_its_edges_are_found(trained: Planted, model: Model, method: Any) -> None:
     graph = Graph.of(model)

@@ -22,6 +22,7 @@ PROMPTS = ("we saw Ann near Rome and then", "so Bo is the friend of")
 GIVEN = {"answers": [" Cy", " Dee"], "foils": [" Eve", " Fay"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "site"), [("GPT-2", "z"), ("Llama", "resid_post")])
 def test_a_cell_is_a_hook_in_the_other_model(
     name: str, site: str, two: Callable[[str], Two]
@@ -60,6 +61,7 @@ def test_a_cell_is_a_hook_in_the_other_model(
     assert np.isnan(short).all()
 
 
+@pytest.mark.slow
 def test_the_control_moves_as_far_elsewhere(two: Callable[[str], Two]) -> None:
     made = two("Llama")
     result = patch_across(made.base, made.tuned, list(PROMPTS), draws=2, seed=5, **GIVEN)
@@ -81,6 +83,7 @@ def test_the_control_moves_as_far_elsewhere(two: Callable[[str], Two]) -> None:
         np.testing.assert_allclose(off.fillna(0), 0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_shares_of_the_planted_stream(planted: Organisms) -> None:
     result = patch_across(planted.base, planted.tuned, planted.pairs())
     shares = change_shares(result)
@@ -91,6 +94,7 @@ def test_shares_of_the_planted_stream(planted: Organisms) -> None:
     assert np.isnan(twin["share"]).all()
 
 
+@pytest.mark.slow
 def test_a_result_that_was_cut_has_shares_or_is_refused(planted: Organisms) -> None:
     result = patch_across(planted.base, planted.tuned, planted.pairs(), draws=0)
     shares = change_shares(result)
@@ -109,6 +113,7 @@ def test_a_result_that_was_cut_has_shares_or_is_refused(planted: Organisms) -> N
         across_map(result.sel(into="base"))
 
 
+@pytest.mark.slow
 def test_shorter_prompts_leave_their_share_to_others(planted: Organisms) -> None:
     result = patch_across(planted.base, planted.tuned, planted.pairs(), draws=0)
     patched = result["patched"].copy()
@@ -119,6 +124,7 @@ def test_shorter_prompts_leave_their_share_to_others(planted: Organisms) -> None
     np.testing.assert_allclose(shares["low"][..., -1], rest["low"][..., -1])
 
 
+@pytest.mark.slow
 def test_patterns_are_refused(two: Callable[[str], Two]) -> None:
     made = two("Llama")
     with pytest.raises(SiteError, match="patterns"):

@@ -48,6 +48,7 @@ def test_activations_differ_as_hugging_face_says(two: Callable[[str], Two]) -> N
     assert result["token"].values[1, 4] == ""
 
 
+@pytest.mark.slow
 def test_the_same_model_twice_does_not_differ(two: Callable[[str], Two]) -> None:
     made = two("GPT-2")
     again = loaded(made.hf["base"])
@@ -63,6 +64,7 @@ def test_the_same_model_twice_does_not_differ(two: Callable[[str], Two]) -> None
     assert np.isnan(means["common"]).all()
 
 
+@pytest.mark.slow
 def test_weights_differ_as_numpy_says(two: Callable[[str], Two]) -> None:
     made = two("GPT-2")
     result = weight_difference(made.base, made.tuned, top=5)
@@ -105,6 +107,7 @@ def test_weights_are_named_as_both_libraries_do(two: Callable[[str], Two]) -> No
     assert (named["layer"].item(), named["module"].item()) == (1, "attention")
 
 
+@pytest.mark.slow
 def test_half_precision_rounds_less_than_is_said(two: Callable[[str], Two]) -> None:
     made = two("Llama")
     whole = weight_difference(made.base, made.tuned)
@@ -155,6 +158,7 @@ def test_means_are_those_of_hugging_face(two: Callable[[str], Two]) -> None:
         assert one["word_rank"].sel(word=word).item() == int((logits > logit).sum())
 
 
+@pytest.mark.slow
 def test_a_lens_reads_the_difference_without_its_bias(two: Callable[[str], Two]) -> None:
     made = two("Llama")
     n, d = made.base.n_layers, made.base.d_model

@@ -34,6 +34,7 @@ def found(compared: Comparison) -> xr.Dataset:
     return change_shares(compared.swaps)
 
 
+@pytest.mark.slow
 def test_the_swap_of_the_planted_part_is_the_change(found: xr.Dataset) -> None:
     tuned = found.sel(model="tuned")
     assert tuned["clear"] == 1
@@ -47,6 +48,7 @@ def test_the_swap_of_the_planted_part_is_the_change(found: xr.Dataset) -> None:
         assert float(steps.max()) > 0.9
 
 
+@pytest.mark.slow
 def test_nothing_is_claimed_of_the_twin(found: xr.Dataset) -> None:
     twin = found.sel(model="twin")
     assert twin["clear"] == 0
@@ -117,6 +119,7 @@ def test_every_part_is_there_for_both(compared: Comparison) -> None:
     assert compared.scopes["text"].sizes["layer"] == 3
 
 
+@pytest.mark.slow
 def test_a_comparison_shows_itself(compared: Comparison, planted: Organisms) -> None:
     shown = compared._repr_html_()
     assert planted.tuned.fingerprint in shown

@@ -38,6 +38,7 @@ def changed(two: Two, **settings: Any) -> Any:
     return type(two.hf["base"])(config).eval()
 
 
+@pytest.mark.slow
 def test_one_object_twice(llamas: Two) -> None:
     with pytest.raises(ModelError, match="same object"):
         compare_models(llamas.base, llamas.base, PROMPT)
@@ -48,11 +49,13 @@ def test_one_object_twice(llamas: Two) -> None:
         compare_models(llamas.base, llamas.tuned, PROMPT, twin=llamas.tuned)
 
 
+@pytest.mark.slow
 def test_another_architecture(llamas: Two) -> None:
     with pytest.raises(ModelError, match=r"LlamaForCausalLM and .* a GPT2LMHeadModel"):
         weight_difference(llamas.base, loaded(ARCHITECTURES["GPT-2"].build()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"num_hidden_layers": 1}, {"intermediate_size": 40}, {"vocab_size": 50}]
 )
@@ -61,11 +64,13 @@ def test_another_shape(settings: dict[str, int], llamas: Two) -> None:
         weight_difference(llamas.base, loaded(changed(llamas, **settings)))
 
 
+@pytest.mark.slow
 def test_weights_tied_in_one_only(llamas: Two) -> None:
     with pytest.raises(ModelError, match="tied"):
         weight_difference(llamas.base, loaded(changed(llamas, tie_word_embeddings=True)))
 
 
+@pytest.mark.slow
 def test_another_tokenizer(llamas: Two) -> None:
     tokenizer = tiny.build_tokenizer()
     tokenizer.add_tokens(["more"])
@@ -75,12 +80,14 @@ def test_another_tokenizer(llamas: Two) -> None:
         )
 
 
+@pytest.mark.slow
 def test_another_dtype(llamas: Two) -> None:
     half = loaded(copy.deepcopy(llamas.hf["tuned"]).bfloat16())
     with pytest.raises(ModelError, match=r"float32 in .* and bfloat16"):
         weight_difference(llamas.base, half)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite(llamas: Two) -> None:
     broken = loaded(llamas.hf["tuned"])
     with torch.no_grad():
@@ -97,6 +104,7 @@ def test_hooks_of_somebody(llamas: Two) -> None:
         compare_models(llamas.base, llamas.tuned, PROMPT)
 
 
+@pytest.mark.slow
 def test_a_model_that_changes_meanwhile(llamas: Two) -> None:
     other = loaded(llamas.hf["tuned"])
 
@@ -108,6 +116,7 @@ def test_a_model_that_changes_meanwhile(llamas: Two) -> None:
         swap_modules(llamas.base, other, PROMPT, answers=[" Bo"], foils=[" Cy"], progress=change)
 
 
+@pytest.mark.slow
 def test_arguments(llamas: Two) -> None:
     two = (llamas.base, llamas.tuned)
     with pytest.raises(ArgumentError):

@@ -30,6 +30,7 @@ def means(made: Two) -> xr.Dataset:
     return mean_difference(made.base, made.tuned, TEXTS, tokens=2)
 
 
+@pytest.mark.slow
 def test_texts_are_what_a_hook_makes(made: Two, means: xr.Dataset) -> None:
     scales = (0.5, 2.0)
     found = patchscope_difference(
@@ -68,6 +69,7 @@ def test_texts_are_what_a_hook_makes(made: Two, means: xr.Dataset) -> None:
     assert found["unpatched_top_token"].values[0] == VOCABULARY[int(plain)]
 
 
+@pytest.mark.slow
 def test_each_difference_goes_to_its_own_layer(made: Two, means: xr.Dataset) -> None:
     plain = patchscope_difference(made.base, means, TARGET, max_new_tokens=1)
     back = patchscope_difference(made.base, means.isel(layer=[2, 0, 1]), TARGET, max_new_tokens=1)
@@ -81,6 +83,7 @@ def test_each_difference_goes_to_its_own_layer(made: Two, means: xr.Dataset) -> 
         patchscope_difference(made.base, means.drop_vars("difference"), TARGET)
 
 
+@pytest.mark.slow
 def test_no_difference_writes_nothing(made: Two) -> None:
     means = mean_difference(made.base, loaded(made.hf["base"]), TEXTS, tokens=2)
     found = patchscope_difference(made.base, means, TARGET, max_new_tokens=2)
@@ -89,6 +92,7 @@ def test_no_difference_writes_nothing(made: Two) -> None:
     assert str(found["unpatched_text"].values)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_told(made: Two, means: xr.Dataset) -> None:
     other = loaded(ARCHITECTURES["GPT-2"].build())
     with pytest.raises(ModelError, match="neither"):

@@ -52,6 +52,7 @@ def test_a_swap_is_the_model_with_copied_weights(name: str, two: Callable[[str],
                     assert value == pytest.approx(expected, abs=2e-5), (into, order, part)
 
 
+@pytest.mark.slow
 def test_tied_ends_are_swapped_apart_and_together(two: Callable[[str], Two]) -> None:
     made = two("GPT-2")
     result = swapped(made)
@@ -91,6 +92,7 @@ def test_whole_answers_are_read(two: Callable[[str], Two]) -> None:
     assert value == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_give_the_same(two: Callable[[str], Two]) -> None:
     made = two("GPT-2")
     whole = swapped(made)["swapped"].values
@@ -99,6 +101,7 @@ def test_batches_of_any_size_give_the_same(two: Callable[[str], Two]) -> None:
     np.testing.assert_allclose(pieces, whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_progress_is_counted_to_its_end(two: Callable[[str], Two]) -> None:
     made, told = two("Llama"), []
     swap_modules(
@@ -114,6 +117,7 @@ def test_progress_is_counted_to_its_end(two: Callable[[str], Two]) -> None:
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
+@pytest.mark.slow
 def test_an_error_in_the_middle_leaves_both_models_as_they_were(two: Callable[[str], Two]) -> None:
     made = two("GPT-2")
     models = (made.base, made.tuned)
@@ -167,13 +171,16 @@ def test_both_locks_are_held_and_given_back(two: Callable[[str], Two]) -> None:
     assert all(taken)
 
 
+@pytest.mark.slow
 def test_random_numbers_are_left_alone(two: Callable[[str], Two]) -> None:
+    made = two("Llama")
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    swapped(two("Llama"))
+    swapped(made)
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_a_setting_beside_the_weights_is_told(two: Callable[[str], Two]) -> None:
     made = two("Llama")
     other = type(made.hf["tuned"])(

@@ -82,6 +82,7 @@ def test_matrix_and_bias_are_what_the_module_applies(module: Any) -> None:
         torch.testing.assert_close(values @ matrix + bias, module(values), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [("head",), ("position", "head"), ("span",)])
 def test_heads_patched_without_their_attention_are_the_same(
     tiny: Tiny, by: Any, monkeypatch: pytest.MonkeyPatch
@@ -95,6 +96,7 @@ def test_heads_patched_without_their_attention_are_the_same(
     np.testing.assert_allclose(short["patched"], long["patched"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_where_attention_bends_what_heads_put_out_it_is_run(tmp_path: Any) -> None:
     model = build("llama", tmp_path).model
     out = model.bridge.blocks[1].attn.o

@@ -48,6 +48,7 @@ def test_a_pattern_reads_from_the_top_down() -> None:
     assert_safe(fig)
 
 
+@pytest.mark.slow
 def test_all_heads_of_a_layer_are_drawn_on_one_scale() -> None:
     told = patterns()
     told["pattern"][0, 1, 0] = 2 * told["pattern"][0, 1, 1]

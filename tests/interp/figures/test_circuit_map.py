@@ -182,6 +182,7 @@ def test_edges_are_drawn_from_node_to_node_by_size_and_sign() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_maps_can_share_a_scale() -> None:
     def widths(limit: float | None) -> list[float]:
         return sorted(edge[5] for edge in ends(circuit_map(make(), limit=limit)))
@@ -245,6 +246,7 @@ def test_unused_positions_of_long_prompts_are_left_out_and_counted() -> None:
     assert any("58 positions" in note.text for note in fig.layout.annotations)
 
 
+@pytest.mark.slow
 def test_a_crowded_circuit_gets_wider_instead_of_denser() -> None:
     assert circuit_map(make()).layout.width is None
     fig = circuit_map(random_circuit(1, 150), width=400)

@@ -188,6 +188,7 @@ def test_hostile_labels_are_text() -> None:
         assert_safe(patching_map(result, example=example, value=value))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_an_estimate_is_drawn_with_its_agreement(make_sweep: MakeSweep) -> None:
     result = make_sweep(np.array([[[0.1, 0.9]]]), times=5)
     result.attrs["instrument"] = "attribution patching, gradient"

@@ -60,6 +60,7 @@ def test_every_lens_cell_can_be_clicked(make_lens: MakeLens) -> None:
     assert len(cells(fig)) == 9
 
 
+@pytest.mark.slow
 def test_a_lens_of_many_tokens_and_layers_drops_text_and_grows(make_lens: MakeLens) -> None:
     fig = lens_heatmap(make_lens(tokens=(" word",) * 120, n_layers=48))
     assert not traces(fig, "text")
@@ -160,6 +161,7 @@ def test_tokens_that_some_pairs_lack_count_only_where_they_are(make_sweep: MakeS
     assert patching_map(result, example=0, selected=(0, 1)).layout.shapes[-1].x0 == 0.5
 
 
+@pytest.mark.slow
 def test_pairs_without_an_effect_have_no_share(make_sweep: MakeSweep) -> None:
     result = make_sweep(np.array([[[0.5]]] * 6), times=2)
     for clean in (result["corrupt"][0], result["corrupt"][0] - 5):
@@ -177,6 +179,7 @@ def notes(fig: go.Figure) -> str:
     return " ".join(note.text for note in fig.layout.annotations)
 
 
+@pytest.mark.slow
 def test_without_a_clear_effect_the_map_shows_changes_and_says_why(make_sweep: MakeSweep) -> None:
     one = make_sweep(np.array([[[0.0, 0.5]]]))
     fig = patching_map(one, example=0)
@@ -236,6 +239,7 @@ def test_long_tokens_are_cut_with_an_ellipsis(make_lens: MakeLens) -> None:
     assert all(text.endswith("…") for text in shown_texts(fig))
 
 
+@pytest.mark.slow
 def test_hostile_tokens_are_text_in_the_map(make_sweep: MakeSweep) -> None:
     result = make_sweep(
         np.full((2, 1, 2), 1.5), tokens=(HOSTILE, "<b>"), labels=(f"{HOSTILE} -1", "end -1")

@@ -42,6 +42,7 @@ def test_hostile_names_are_text() -> None:
     assert_safe(spread_lines({HOSTILE: LENS.spread()}))
 
 
+@pytest.mark.slow
 def test_an_answer_leads_by_as_much_as_its_logit_is_higher(llama: Tiny) -> None:
     prompt = "we saw Ann near Rome and then"
     lens = logit_lens(llama.model, [prompt], [[" Gus", " Ida"]])

@@ -33,6 +33,7 @@ def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("interp.forward.capture.observe", observe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", ["all", "last"])
 def test_what_is_stored_is_what_is_computed(
     tiny: Tiny, store: ActivationStore, positions: str, monkeypatch: pytest.MonkeyPatch
@@ -91,6 +92,7 @@ def shift(model: Model) -> None:
         next(model.bridge.original_model.parameters()).add_(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [fold, shift])
 def test_changed_weights_are_another_key(
     store: ActivationStore, change: Callable[[Model], None]
@@ -107,6 +109,7 @@ def test_changed_weights_are_another_key(
     torch.testing.assert_close(found, capture(model, prompts, "resid_post.1"))
 
 
+@pytest.mark.slow
 def test_a_bos_token_in_front_is_another_key(
     store: ActivationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

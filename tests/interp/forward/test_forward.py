@@ -163,6 +163,7 @@ def test_hooks_of_the_caller_fire_while_resuming(tiny: Tiny) -> None:
     np.testing.assert_allclose(readout(tiny.model, final)[0], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_stopping_before_the_unembedding_records_the_same(tiny: Tiny) -> None:
     """The first run of a model goes on to the logits, to be checked; later ones stop earlier."""
     model = load_model(tiny.folder)
@@ -209,6 +210,7 @@ def test_readout_takes_any_leading_axes(tiny: Tiny) -> None:
     np.testing.assert_allclose(readout(tiny.model, cube), expected, **TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -234,6 +236,7 @@ def test_a_model_that_computes_more_than_its_blocks_is_refused(
     assert record(model, ids, [FIRST])[FIRST].any()
 
 
+@pytest.mark.slow
 def test_a_model_that_passes_its_stream_by_name_is_refused(llama: Tiny) -> None:
     model = load_model(llama.folder)
 

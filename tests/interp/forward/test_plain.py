@@ -33,6 +33,7 @@ def written(model: Model, **options: Any) -> Any:
     return generate(model, PROMPTS, max_new_tokens=5, stop_at_eos=False, **options).tokens
 
 
+@pytest.mark.slow
 def test_wrappers_come_back_whatever_happens(gpt2: Model) -> None:
     before = walk(gpt2.bridge)
     blocks = gpt2.bridge.original_model.transformer.h
@@ -68,6 +69,7 @@ def test_blocks_with_hooks_keep_their_wrappers(gpt2: Model) -> None:
         assert wrapped(gpt2) == [False, False]
 
 
+@pytest.mark.slow
 def test_what_is_changed_or_kept_is_so_at_each_step(
     gpt2: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +98,7 @@ def test_what_is_changed_or_kept_is_so_at_each_step(
     assert found.texts != generate(gpt2, PROMPTS, max_new_tokens=5, stop_at_eos=False).texts
 
 
+@pytest.mark.slow
 def test_a_matrix_that_was_copied_to_be_divided_is_the_one_that_counts() -> None:
     """GPT-NeoX has its queries among others; TransformerLens computes with a copy of them."""
     model = load_model(ARCHITECTURES["GPT-NeoX"].build(), tokenizer=build_tokenizer())
@@ -103,6 +106,7 @@ def test_a_matrix_that_was_copied_to_be_divided_is_the_one_that_counts() -> None
         assert wrapped(model) == [True, True]
 
 
+@pytest.mark.slow
 def test_weights_that_somebody_puts_into_a_wrapper_count() -> None:
     model = load_model(ARCHITECTURES["GPT-2"].build(), tokenizer=build_tokenizer())
     written(model)
@@ -112,6 +116,7 @@ def test_weights_that_somebody_puts_into_a_wrapper_count() -> None:
         assert wrapped(model) == [True, False]
 
 
+@pytest.mark.slow
 def test_code_that_somebody_puts_into_a_wrapper_runs_at_each_step() -> None:
     model = load_model(ARCHITECTURES["GPT-2"].build(), tokenizer=build_tokenizer())
     written(model)

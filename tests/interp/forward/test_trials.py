@@ -91,6 +91,7 @@ def test_no_way_leads_around_the_trial(bloom: Model, use: str, tmp_path: Path) -
         USES[use](bloom, tmp_path / "store")
 
 
+@pytest.mark.slow
 def test_what_others_have_placed_has_no_part_in_the_trial(llama: Tiny) -> None:
     """Changed activations are no sum of what was added to them: the bare model is tried."""
     model = load_model(llama.folder)
@@ -106,6 +107,7 @@ def test_what_others_have_placed_has_no_part_in_the_trial(llama: Tiny) -> None:
     assert not found["resid_pre.2"].any()  # what was placed acts again after the trial
 
 
+@pytest.mark.slow
 def test_a_change_is_made_in_place_where_only_that_reaches_all(llama: Tiny) -> None:
     """A change returns a new tensor everywhere, and the door knows what to do with it."""
     ids = llama.ids(PROMPTS[0])

@@ -82,6 +82,7 @@ def test_the_three_architectures_have_windows(tiny: Tiny) -> None:
     assert windows(tiny.model, tokenise(tiny.model, PROMPTS).ids)
 
 
+@pytest.mark.slow
 def test_a_model_that_mixes_positions_elsewhere_has_none(llama: Tiny) -> None:
     model = load_model(llama.folder)
     ids = tokenise(model, PROMPTS).ids
@@ -92,6 +93,7 @@ def test_a_model_that_mixes_positions_elsewhere_has_none(llama: Tiny) -> None:
     assert not windows(model, ids)
 
 
+@pytest.mark.slow
 def test_blocks_that_do_not_ask_for_keys_and_values_have_none(
     llama: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +106,7 @@ def test_blocks_that_do_not_ask_for_keys_and_values_have_none(
     assert not windows(model, ids)
 
 
+@pytest.mark.slow
 def test_a_hook_that_sees_whole_activations_has_none(llama: Tiny) -> None:
     model = load_model(llama.folder)
     ids = tokenise(model, PROMPTS).ids

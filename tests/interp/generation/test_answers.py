@@ -52,6 +52,7 @@ def test_scores_are_hugging_faces_logprobs_one_by_one(tiny: Tiny) -> None:
         assert str(row["answer"].values) == answer
 
 
+@pytest.mark.slow
 def test_an_answer_is_correct_if_greedy_decoding_gives_all_of_it(tiny: Tiny) -> None:
     best = {f"so {name} is": greedy(tiny, f"so {name} is", 3) for name in NAMES}
     # Special tokens are no words, and cannot be asked for as text.
@@ -82,6 +83,7 @@ def greedy_words(tiny: Tiny, text: str, n: int) -> list[str]:
     return [VOCABULARY[i] for i in greedy(tiny, text, n) if i >= N_SPECIAL]
 
 
+@pytest.mark.slow
 def test_completions_are_hugging_faces_greedy_ones(tiny: Tiny) -> None:
     for n in (1, 4):
         expected = [greedy_words(tiny, text, n) for text in PROMPTS]
@@ -97,6 +99,7 @@ def test_each_prompt_may_have_its_own_number_of_tokens(tiny: Tiny) -> None:
     assert [text.split() for text in complete(tiny.model, PROMPTS, counts)] == expected
 
 
+@pytest.mark.slow
 def test_one_by_one_gives_the_same(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     together = score_answers(tiny.model, PROMPTS, ANSWERS)
     continued = complete(tiny.model, PROMPTS, 3)

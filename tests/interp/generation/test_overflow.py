@@ -41,6 +41,7 @@ def model() -> Model:
     return model
 
 
+@pytest.mark.slow
 def test_what_overflows_is_not_written_on(model: Model) -> None:
     message = r"no finite logits after '.*Rome': .* from block 0 on; load it in bfloat16"
     for run in (
@@ -57,6 +58,7 @@ def test_what_overflows_is_not_written_on(model: Model) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_model_whose_weights_were_spoilt_is_no_defect_of_its_architecture() -> None:
     model = load_model(llama().eval(), tokenizer=build_tokenizer())
     with torch.no_grad():
@@ -67,6 +69,7 @@ def test_a_model_whose_weights_were_spoilt_is_no_defect_of_its_architecture() ->
         logit_lens(model, SOUND)
 
 
+@pytest.mark.slow
 def test_what_an_intervention_makes_infinite_is_told(model: Model) -> None:
     push = Intervention.add(torch.ones(D_MODEL), "resid_post.1", 65_000.0)
     with pytest.raises(ModelError, match=r"no finite logits .* from block [12] on"):
@@ -87,6 +90,7 @@ def test_where_others_are_sound_it_is_missing(model: Model) -> None:
     assert (lost.sel(layer=0)["top_token"] != "").all()
 
 
+@pytest.mark.slow
 def test_next_tokens_after_vectors_are_missing_too(model: Model) -> None:
     far = torch.zeros(2, D_MODEL)
     far[1] = 65_000.0

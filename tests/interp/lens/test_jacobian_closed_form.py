@@ -57,6 +57,7 @@ def assert_same(ours: Summed, theirs: Summed) -> None:
     torch.testing.assert_close(ours.squares, theirs.squares, rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_sums_are_those_of_gradients(name: str) -> None:
     """Also of squares, below some layers only, and where most tokens of a batch are of one row."""
@@ -76,6 +77,7 @@ def test_sums_are_those_of_gradients(name: str) -> None:
     assert_same(last(ROWS[:1], told.append), by_gradients(model, layers[-1:], ROWS[:1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_parts_and_threads_change_nothing(
     llama: Tiny, threads: int, monkeypatch: pytest.MonkeyPatch
@@ -91,6 +93,7 @@ def test_parts_and_threads_change_nothing(
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_interrupted_work_leaves_the_threads_as_they_were(llama: Tiny) -> None:
     found = carrying(llama.model, [0], SKIP, ROWS)
     assert found is not None
@@ -104,6 +107,7 @@ def test_interrupted_work_leaves_the_threads_as_they_were(llama: Tiny) -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_hooks_and_other_types_are_left_to_gradients(llama: Tiny) -> None:
     push = Intervention.add(torch.ones(llama.model.d_model), "mlp_out.1")
     with applied(llama.model, push):
@@ -114,6 +118,7 @@ def test_hooks_and_other_types_are_left_to_gradients(llama: Tiny) -> None:
         assert carrying(model, [0], SKIP, ROWS) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [

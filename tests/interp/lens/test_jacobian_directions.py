@@ -28,6 +28,7 @@ def reference(llama: Tiny) -> Any:
     return theirs(llama.model, PROMPTS)
 
 
+@pytest.mark.slow
 def test_directions_are_those_of_transformer_lens(
     llama: Tiny, lens: JacobianLens, reference: Any
 ) -> None:
@@ -41,6 +42,7 @@ def test_directions_are_those_of_transformer_lens(
     assert doses["value"].sizes == {"example": len(PROMPTS), "dose": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clamped", [False, True])
 @pytest.mark.parametrize("strength", [1.0, 2.0])
 def test_swaps_are_those_of_transformer_lens(
@@ -66,6 +68,7 @@ def test_swaps_are_those_of_transformer_lens(
         torch.testing.assert_close(row, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_clamped_swap_gives_every_layer_the_clean_coordinates(
     llama: Tiny, lens: JacobianLens
 ) -> None:
@@ -89,6 +92,7 @@ def test_a_clamped_swap_gives_every_layer_the_clean_coordinates(
         torch.testing.assert_close(found[sites[0]][example, 1], clean[sites[0]][example, 1])
 
 
+@pytest.mark.slow
 def test_swaps_work_while_text_is_written(llama: Tiny, lens: JacobianLens) -> None:
     model = llama.model
     for clamp_to in (None, PROMPTS):
@@ -111,6 +115,7 @@ def test_swaps_work_while_text_is_written(llama: Tiny, lens: JacobianLens) -> No
     torch.testing.assert_close(live, expected)
 
 
+@pytest.mark.slow
 def test_sums_of_directions_are_those_of_transformer_lens(
     llama: Tiny, lens: JacobianLens, reference: Any
 ) -> None:
@@ -175,6 +180,7 @@ def test_what_cannot_be_swapped_is_refused(
         lens.swap(llama.model, source, target, layers)
 
 
+@pytest.mark.slow
 def test_parallel_directions_and_wrong_vectors_are_refused(
     llama: Tiny, gpt2: Tiny, lens: JacobianLens
 ) -> None:

@@ -26,6 +26,7 @@ def lens(llama: Tiny) -> JacobianLens:
     return fit_jacobian_lens(llama.model, PROMPTS, skip_first=SKIP)
 
 
+@pytest.mark.slow
 def test_a_saved_lens_is_read_again(llama: Tiny, lens: JacobianLens, tmp_path: Path) -> None:
     lens.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["lens.pt"]
@@ -42,6 +43,7 @@ def test_a_saved_lens_is_read_again(llama: Tiny, lens: JacobianLens, tmp_path: P
     assert (tmp_path / "half.pt").stat().st_size < 0.75 * (tmp_path / "lens.pt").stat().st_size
 
 
+@pytest.mark.slow
 def test_each_reads_the_others_file(llama: Tiny, lens: JacobianLens, tmp_path: Path) -> None:
     lens.save(tmp_path / "ours.pt")
     read = Theirs.load(str(tmp_path / "ours.pt")).validate_model(llama.model.bridge)
@@ -61,6 +63,7 @@ def test_each_reads_the_others_file(llama: Tiny, lens: JacobianLens, tmp_path: P
     assert Theirs.load(str(tmp_path / "again.pt")).metadata == made.metadata
 
 
+@pytest.mark.slow
 def test_a_lens_of_another_model_is_refused(
     llama: Tiny, gpt2: Tiny, lens: JacobianLens, tmp_path: Path
 ) -> None:
@@ -210,6 +213,7 @@ def test_what_cannot_be_kept_is_not_written(lens: JacobianLens, tmp_path: Path) 
             JacobianLens(J, 1)
 
 
+@pytest.mark.slow
 def test_lenses_of_parts_make_the_lens_of_the_whole(llama: Tiny, lens: JacobianLens) -> None:
     parts = [
         fit_jacobian_lens(llama.model, part, skip_first=SKIP) for part in (PROMPTS[:2], PROMPTS[2:])

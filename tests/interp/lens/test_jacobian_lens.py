@@ -68,6 +68,7 @@ def assert_equal(ours: JacobianLens, reference: Any, atol: float = 1e-5) -> None
         torch.testing.assert_close(ours.J[layer], matrix, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 def test_matrices_are_transformer_lens(tiny: Tiny) -> None:
     ours = fit_jacobian_lens(tiny.model, PROMPTS, skip_first=SKIP)
     reference = theirs(tiny.model, PROMPTS)
@@ -75,6 +76,7 @@ def test_matrices_are_transformer_lens(tiny: Tiny) -> None:
     assert_equal(ours, reference, 1e-5 * max(1.0, float(ours.J[0].abs().max())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Gemma 2", "Granite", "Mixtral"])
 def test_other_ways_of_building_a_block(name: str) -> None:
     """Scaled embeddings and writers, norms behind, soft caps, alternating masks, experts."""
@@ -117,6 +119,7 @@ def by_brute_force(tiny: Tiny, text: str, layer: int) -> torch.Tensor:
     return found
 
 
+@pytest.mark.slow
 def test_matrices_are_those_of_brute_force(llama: Tiny) -> None:
     prompts = PROMPTS[:2]
     ours = fit_jacobian_lens(llama.model, prompts, skip_first=SKIP)
@@ -136,6 +139,7 @@ def test_matrices_are_those_of_brute_force(llama: Tiny) -> None:
     assert np.isnan(apart[0].spread()["standard_error"]).all()
 
 
+@pytest.mark.slow
 def test_attention_that_takes_the_mean_has_a_closed_form() -> None:
     """Without queries every token attends to all before it alike, and the MLP writes nothing."""
     torch.manual_seed(0)
@@ -180,6 +184,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_neither_batches_nor_threads_change_the_sum(
     llama: Tiny, lens: JacobianLens, two_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +199,7 @@ def test_neither_batches_nor_threads_change_the_sum(
         assert torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions(llama: Tiny, lens: JacobianLens, dtype: torch.dtype) -> None:
     model = load_model(load_hugging_face(llama.folder).to(dtype), tokenizer=build_tokenizer())
@@ -209,6 +215,7 @@ def test_other_precisions(llama: Tiny, lens: JacobianLens, dtype: torch.dtype) -
     assert np.isfinite(read["entropy"]).all()
 
 
+@pytest.mark.slow
 def test_readings_are_those_of_the_carried_streams(llama: Tiny, lens: JacobianLens) -> None:
     found = logit_lens(llama.model, PROMPTS, lens=lens)
     assert found.attrs["instrument"] == "Jacobian lens"
@@ -227,6 +234,7 @@ def test_readings_are_those_of_the_carried_streams(llama: Tiny, lens: JacobianLe
     np.testing.assert_array_equal(found["kl"].isel(layer=-1, example=0)[:5], 0)
 
 
+@pytest.mark.slow
 def test_layers_without_a_matrix_are_left_out(llama: Tiny, lens: JacobianLens) -> None:
     with torch.inference_mode():
         one = fit_jacobian_lens(
@@ -245,6 +253,7 @@ class StoppedError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_stopped_fit_goes_on_and_ends_alike(
     llama: Tiny, lens: JacobianLens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +316,7 @@ def test_a_stopped_fit_goes_on_and_ends_alike(
             fit(PROMPTS)
 
 
+@pytest.mark.slow
 def test_a_file_of_text_is_cut_into_prompts(llama: Tiny, tmp_path: Path) -> None:
     words = " ".join(texts(6, seed=1))
     path = tmp_path / "corpus.txt"
@@ -317,6 +327,7 @@ def test_a_file_of_text_is_cut_into_prompts(llama: Tiny, tmp_path: Path) -> None
     assert_equal(ours, theirs(llama.model, pieces))
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was(llama: Tiny) -> None:
     before = torch.get_rng_state()
     points = llama.model.bridge.hook_dict.values()
@@ -332,6 +343,7 @@ def _stop(_done: int, _total: int) -> None:
     raise StoppedError
 
 
+@pytest.mark.slow
 def test_prompts_that_are_too_short_are_left_out(llama: Tiny, lens: JacobianLens) -> None:
     with pytest.warns(UserWarning, match="2 of 7 prompts have fewer than 5 tokens"):
         found = fit_jacobian_lens(llama.model, [*PROMPTS, "we saw", "Ann"], skip_first=SKIP)
@@ -362,6 +374,7 @@ def test_what_cannot_be_fitted_is_refused(
         fit_jacobian_lens(llama.model, prompts, **options)
 
 
+@pytest.mark.slow
 def test_a_model_whose_tokens_see_later_ones_is_refused(llama: Tiny) -> None:
     model = load_model(llama.folder)
 

@@ -76,6 +76,7 @@ def test_each_layer_is_compared_with_the_last(tiny: Tiny) -> None:
         assert row["next_logprob"][:, -1].isnull().all()
 
 
+@pytest.mark.slow
 def test_several_answers_and_chosen_positions_are_the_single_ones(llama: Tiny) -> None:
     others = [" Ann", " Bo", " Cy"]
     several = logit_lens(llama.model, PROMPTS, list(zip(ANSWERS, others, strict=True)))
@@ -161,6 +162,7 @@ def test_beyond_a_prompts_end_there_is_nothing(tiny: Tiny) -> None:
     assert found.sizes["position"] == max(len(tiny.ids(text)) for text in PROMPTS)
 
 
+@pytest.mark.slow
 def test_reading_little_by_little_gives_the_same(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ def booted(tiny: Tiny, **settings: Any) -> TransformerBridge:
     return TransformerBridge.boot_transformers(str(tiny.folder), device="cpu", **settings)
 
 
+@pytest.mark.slow
 def test_it_is_the_model_of_its_folder(tiny: Tiny) -> None:
     model = load_model(booted(tiny))
     assert model.fingerprint == tiny.model.fingerprint
@@ -37,6 +38,7 @@ def test_it_is_the_model_of_its_folder(tiny: Tiny) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_it_keeps_its_dtype(llama: Tiny, dtype: str) -> None:
     model = load_model(booted(llama, dtype=getattr(torch, dtype)))
@@ -49,6 +51,7 @@ def test_it_keeps_its_dtype(llama: Tiny, dtype: str) -> None:
         load_model(booted(llama), dtype=dtype)
 
 
+@pytest.mark.slow
 def test_flags_of_transformerlens_change_no_number(llama: Tiny) -> None:
     bridge = booted(llama)
     bridge.set_use_attn_result(True)
@@ -58,6 +61,7 @@ def test_flags_of_transformerlens_change_no_number(llama: Tiny) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_hooks_that_were_placed_act_and_are_told_of(llama: Tiny, tmp_path: Any) -> None:
     bridge = booted(llama)
     bridge.blocks[1].hook_out.add_hook(lambda value, hook: value * 0)
@@ -72,6 +76,7 @@ def test_hooks_that_were_placed_act_and_are_told_of(llama: Tiny, tmp_path: Any) 
     assert model.fingerprint == llama.model.fingerprint
 
 
+@pytest.mark.slow
 def test_compatibility_mode_is_refused(gpt2: Tiny) -> None:
     bridge = booted(gpt2)
     bridge.enable_compatibility_mode(disable_warnings=True)
@@ -79,6 +84,7 @@ def test_compatibility_mode_is_refused(gpt2: Tiny) -> None:
         load_model(bridge)
 
 
+@pytest.mark.slow
 def test_it_is_not_moved(llama: Tiny) -> None:
     bridge = booted(llama)
     assert load_model(bridge, device="cpu").device.type == "cpu"
@@ -86,6 +92,7 @@ def test_it_is_not_moved(llama: Tiny) -> None:
         load_model(bridge, device="meta")
 
 
+@pytest.mark.slow
 def test_one_without_a_tokenizer_needs_one(llama: Tiny) -> None:
     bridge = booted(llama)
     bridge.tokenizer = None
@@ -95,6 +102,7 @@ def test_one_without_a_tokenizer_needs_one(llama: Tiny) -> None:
     assert model.tokenizer_fingerprint == llama.model.tokenizer_fingerprint
 
 
+@pytest.mark.slow
 def test_workers_can_have_it(llama: Tiny) -> None:
     model = load_model(booted(llama))
     again = ModelRecipe.of(model).load()

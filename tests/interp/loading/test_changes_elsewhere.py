@@ -26,6 +26,7 @@ CHANGED = "was changed in memory, but lies elsewhere"
 PROMPTS = ["we saw Rome"]
 
 
+@pytest.mark.slow
 def test_weights_elsewhere_are_not_changed(llama: Tiny) -> None:
     model = load_model(llama.folder, device_map=DISK)
     out = model.bridge.blocks[1].mlp.out.original_component
@@ -37,6 +38,7 @@ def test_weights_elsewhere_are_not_changed(llama: Tiny) -> None:
         _ = model.fingerprint
 
 
+@pytest.mark.slow
 def test_an_edit_behind_the_back_of_pytorch_is_told_while_it_lives(tiny: Tiny) -> None:
     blocks = {"gpt2": "transformer.h", "llama": "model.layers", "neox": "gpt_neox.layers"}
     model = load_model(tiny.folder, device_map={"": "cpu", blocks[tiny.name]: "disk"})
@@ -49,6 +51,7 @@ def test_an_edit_behind_the_back_of_pytorch_is_told_while_it_lives(tiny: Tiny) -
         assert model.fingerprint == tiny.model.fingerprint
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_is_told(llama: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(llama.folder, folder)
@@ -127,6 +130,7 @@ def test_no_edit_is_dropped_silently(llama: Tiny, on_disk: Model, edit: str, fir
     assert torch.equal(logits(on_disk, PROMPTS), logits(llama.model, PROMPTS))
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_changed_while_somebody_holds_it_is_not_computed_with(
     llama: Tiny,
 ) -> None:
@@ -145,6 +149,7 @@ def test_looking_at_weights_changes_nothing(llama: Tiny, on_disk: Model) -> None
     assert on_disk.fingerprint == llama.model.fingerprint
 
 
+@pytest.mark.slow
 def test_a_file_that_is_written_to_is_told_whatever_its_times_say(
     llama: Tiny, tmp_path: Path
 ) -> None:
@@ -162,6 +167,7 @@ def test_a_file_that_is_written_to_is_told_whatever_its_times_say(
             ask()
 
 
+@pytest.mark.slow
 def test_what_was_answered_while_it_was_loaded_is_of_that_moment_alone(llama: Tiny) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model = load_model(llama.folder, device_map=DISK)

@@ -263,6 +263,7 @@ def test_a_file_that_cannot_be_meant_is_not_opened(
     assert not (folder / "left behind").exists()
 
 
+@pytest.mark.slow
 def test_code_that_a_configuration_asks_for_is_not_fetched(
     llama: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +292,7 @@ def test_tables_of_positions_are_bounded_by_the_weights(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_settings_that_make_finite_weights_compute_nothing_are_refused(
     llama: Tiny, tmp_path: Path
 ) -> None:
@@ -302,6 +304,7 @@ def test_settings_that_make_finite_weights_compute_nothing_are_refused(
         load_model(folder)
 
 
+@pytest.mark.slow
 def test_links_of_a_hub_cache_are_followed(llama: Tiny, tmp_path: Path) -> None:
     folder = copied(llama, tmp_path)
     blobs = tmp_path / "blobs"
@@ -312,6 +315,7 @@ def test_links_of_a_hub_cache_are_followed(llama: Tiny, tmp_path: Path) -> None:
     assert load_model(folder).fingerprint == llama.model.fingerprint
 
 
+@pytest.mark.slow
 def test_a_chat_template_is_not_run(llama: Tiny, tmp_path: Path) -> None:
     folder = copied(llama, tmp_path)
     (folder / "chat_template.jinja").write_text("{% for i in range(10**12) %}{% endfor %}")

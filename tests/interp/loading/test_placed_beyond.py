@@ -20,6 +20,7 @@ def on_disk(gpt2: Tiny) -> Model:
     return load_model(gpt2.folder, device_map={"": "cpu", "transformer.h": "disk"})
 
 
+@pytest.mark.slow
 def test_probes_read_and_steer_it(gpt2: Tiny, on_disk: Model) -> None:
     def found(model: Model) -> tuple[torch.Tensor, xr.Dataset]:
         features = collect(model, PROMPTS, "resid_post", positions="last")
@@ -41,6 +42,7 @@ def test_probes_read_and_steer_it(gpt2: Tiny, on_disk: Model) -> None:
     xr.testing.assert_equal(steered, wanted)
 
 
+@pytest.mark.slow
 def test_a_worker_places_it_alike(gpt2: Tiny, on_disk: Model) -> None:
     there = ModelRecipe.of(on_disk).load()
     assert there.placed is not None

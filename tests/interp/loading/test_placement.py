@@ -179,6 +179,7 @@ def expected(tiny: Tiny) -> Callable[[str], Any]:
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
 def test_every_instrument_finds_the_same(
     on_disk: Model, expected: Callable[[str], Any], instrument: str
@@ -186,6 +187,7 @@ def test_every_instrument_finds_the_same(
     check_same(INSTRUMENTS[instrument](on_disk), expected(instrument))
 
 
+@pytest.mark.slow
 def test_wherever_parts_lie_the_model_is_the_same(placed: Model, tiny: Tiny) -> None:
     assert placed.elsewhere is not None
     assert placed.fingerprint == tiny.model.fingerprint
@@ -201,11 +203,13 @@ def test_wherever_parts_lie_the_model_is_the_same(placed: Model, tiny: Tiny) -> 
     check_same(estimate(placed, pairs(placed), "z"), estimate(tiny.model, pairs(tiny.model), "z"))
 
 
+@pytest.mark.slow
 def test_patterns_too(on_disk: Model, tiny: Tiny) -> None:
     found = sweep(on_disk, pairs(on_disk), "pattern")
     check_same(found, sweep(tiny.model, pairs(tiny.model), "pattern"))
 
 
+@pytest.mark.slow
 def test_weights_are_real_whoever_asks(placed: Model, tiny: Tiny) -> None:
     theirs = dict(tiny.hf.named_parameters())
     weights = placed.weights()
@@ -221,6 +225,7 @@ def test_weights_are_real_whoever_asks(placed: Model, tiny: Tiny) -> None:
     assert torch.equal(placed.bridge.W_U, tiny.model.bridge.W_U)
 
 
+@pytest.mark.slow
 def test_a_gradient_holds_no_block(on_disk: Model, tiny: Tiny) -> None:
     assert on_disk.elsewhere is not None
     ids = torch.tensor([[3, 4, 5, 6]])
@@ -245,6 +250,7 @@ def test_a_gradient_holds_no_block(on_disk: Model, tiny: Tiny) -> None:
     assert torch.equal(*found)
 
 
+@pytest.mark.slow
 def test_models_are_compared_wherever_they_lie(on_disk: Model, tiny: Tiny, tmp_path: Path) -> None:
     other = tmp_path / "other"
     hf = type(tiny.hf).from_pretrained(tiny.folder, attn_implementation="eager")

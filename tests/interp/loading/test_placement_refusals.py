@@ -109,6 +109,7 @@ def test_pickled_and_quantised_weights_are_not_placed(llama: Tiny, tmp_path: Pat
         load_model(folder, device_map=DISK)
 
 
+@pytest.mark.slow
 def test_experts_are_written_anew_where_a_folder_is_given(tmp_path: Path) -> None:
     folder, other = tmp_path / "model", tmp_path / "other"
     ARCHITECTURES["Mixtral"].build().save_pretrained(folder)
@@ -121,6 +122,7 @@ def test_experts_are_written_anew_where_a_folder_is_given(tmp_path: Path) -> Non
     assert again.fingerprint == model.fingerprint
 
 
+@pytest.mark.slow
 def test_an_offload_folder_is_shared_and_nothing_in_it_is_replaced(tmp_path: Path) -> None:
     folder, other = tmp_path / "model", tmp_path / "other"
     ARCHITECTURES["Mixtral"].build().save_pretrained(folder)
@@ -175,6 +177,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
     assert not other.exists()
 
 
+@pytest.mark.slow
 def test_a_tied_weight_lies_in_one_place(tmp_path: Path) -> None:
     ARCHITECTURES["GPT-2"].build().save_pretrained(tmp_path)
     build_tokenizer().save_pretrained(tmp_path)
@@ -196,6 +199,7 @@ def test_what_does_not_fit_is_refused_with_the_figures_of_each_place(
     assert "on disk)" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -215,11 +219,13 @@ def test_memory_that_runs_out_is_not_the_models_fault(
         load_model(llama.folder, device_map=DISK)
 
 
+@pytest.mark.slow
 def test_a_device_is_given_as_pytorch_has_it(llama: Tiny) -> None:
     model = load_model(llama.folder, device_map={"": torch.device("cpu"), "lm_head": "disk"})
     assert model.fingerprint == llama.model.fingerprint
 
 
+@pytest.mark.slow
 def test_a_map_is_worked_out_from_what_may_be_taken(llama: Tiny) -> None:
     everything = load_model(llama.folder, device_map="auto")
     assert everything.elsewhere is None
@@ -230,6 +236,7 @@ def test_a_map_is_worked_out_from_what_may_be_taken(llama: Tiny) -> None:
     assert some.fingerprint == llama.model.fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weight", "value"),
     [
@@ -253,6 +260,7 @@ def test_weights_that_are_not_finite_are_told_by_name(
         load_model(folder, device_map=DISK)
 
 
+@pytest.mark.slow
 def test_a_recipe_carries_where_the_parts_lie(llama: Tiny) -> None:
     model = load_model(llama.folder, device_map=DISK)
     recipe = ModelRecipe.of(model)

@@ -76,6 +76,7 @@ def never_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "Mixtral"])
 def test_every_architecture_is_what_hugging_face_loads(
@@ -96,6 +97,7 @@ def test_every_architecture_is_what_hugging_face_loads(
         check_same(ours, theirs)
 
 
+@pytest.mark.slow
 def test_only_what_stays_is_read_and_blocks_as_often_as_they_run(
     llama: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +132,7 @@ def data_limit() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
+@pytest.mark.slow
 def test_a_model_larger_than_the_limit_is_loaded_and_runs(
     tmp_path: Path, data_limit: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

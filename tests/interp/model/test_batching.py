@@ -82,6 +82,7 @@ def test_no_work_is_done_ahead_of_the_reader() -> None:
     assert seen == [0]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_runs_out_of_memory_gives_the_same_numbers(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

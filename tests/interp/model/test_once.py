@@ -92,6 +92,7 @@ def head_by_head(model: Model) -> None:
     model.bridge.cfg.use_split_qkv_input = True
 
 
+@pytest.mark.slow
 def test_a_trial_runs_once_for_each_name(tiny: Tiny) -> None:
     asked = trials(tiny.model)
     assert [asked(), asked()] == [1, 1]
@@ -101,6 +102,7 @@ def test_a_trial_runs_once_for_each_name(tiny: Tiny) -> None:
     assert asked() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -117,6 +119,7 @@ def test_it_runs_again_when_the_model_has_changed(
     assert [asked(), asked()] == [2, 2]
 
 
+@pytest.mark.slow
 def test_what_pytorch_does_not_count_shows_at_the_next_look(tiny: Tiny) -> None:
     asked = trials(tiny.model)
     assert asked() == 1
@@ -125,6 +128,7 @@ def test_what_pytorch_does_not_count_shows_at_the_next_look(tiny: Tiny) -> None:
     assert asked() == 2
 
 
+@pytest.mark.slow
 def test_a_model_of_inference_tensors_is_tried(tmp_path: Path) -> None:
     """Of these PyTorch counts no changes at all; they too show at the next look."""
     with torch.inference_mode():
@@ -141,6 +145,7 @@ def test_a_model_of_inference_tensors_is_tried(tmp_path: Path) -> None:
     assert not silent["z.1"].any()
 
 
+@pytest.mark.slow
 def test_what_was_found_is_known_again_when_a_change_is_undone(tiny: Tiny) -> None:
     asked = trials(tiny.model)
     assert asked() == 1
@@ -150,6 +155,7 @@ def test_what_was_found_is_known_again_when_a_change_is_undone(tiny: Tiny) -> No
     assert asked() == 2
 
 
+@pytest.mark.slow
 def test_hooks_of_instruments_are_no_change_and_those_that_stay_are(tiny: Tiny) -> None:
     asked = trials(tiny.model)
     point = tiny.model.bridge.hook_dict["blocks.1.hook_out"]
@@ -161,6 +167,7 @@ def test_hooks_of_instruments_are_no_change_and_those_that_stay_are(tiny: Tiny) 
     assert asked() == 2
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_not_kept(tiny: Tiny) -> None:
     def fails() -> None:
         raise ValueError
@@ -170,6 +177,7 @@ def test_a_trial_that_fails_is_not_kept(tiny: Tiny) -> None:
     assert trials(tiny.model)() == 1
 
 
+@pytest.mark.slow
 def test_threads_wait_for_one_trial(tiny: Tiny) -> None:
     ran: list[int] = []
     start = threading.Barrier(4)
@@ -204,6 +212,7 @@ def bend(model: Model) -> contextlib.AbstractContextManager[None]:
     return stack
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [steer, bend])
 @pytest.mark.parametrize(("site", "by"), [("z", "head"), ("resid_pre", "position")])
 def test_a_sweep_of_a_changed_model_is_right_after_one_of_it_unchanged(
@@ -219,6 +228,7 @@ def test_a_sweep_of_a_changed_model_is_right_after_one_of_it_unchanged(
     np.testing.assert_allclose(found, whole, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_never_run_shows_its_parts(tiny: Tiny) -> None:
     """The first run of the parts places hooks of its own, which the model's check must not see."""
     ids = prompt_pairs(tiny).clean.ids

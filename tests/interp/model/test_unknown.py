@@ -333,6 +333,7 @@ def test_answers_that_begin_alike_are_not_compared_by_their_first_tokens(
         ALIKE[instrument](llama, alike)
 
 
+@pytest.mark.slow
 def test_whole_answers_may_begin_alike(llama: Tiny) -> None:
     alike = pairs(llama, answers=[" Gus Hal"], foils=[" Gus Ida"])
     found = sweep(llama.model, alike, "resid_post", "logprob_diff", layers=[2])

@@ -67,6 +67,7 @@ USES: dict[str, Callable[[ActivationStore, Model], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 def test_other_code_with_the_same_weights_is_refused(
     store: ActivationStore, llama: Tiny, other: Model, use: str
@@ -84,6 +85,7 @@ def test_other_code_with_the_same_weights_is_refused(
     USES[use](store, model)
 
 
+@pytest.mark.slow
 def test_what_other_code_filled_is_refused_by_a_clean_model(
     tmp_path: Path, llama: Tiny, other: Model
 ) -> None:
@@ -99,6 +101,7 @@ def test_what_other_code_filled_is_refused_by_a_clean_model(
         torch.testing.assert_close(found, capture(llama.model, ROWS, "resid_post.2"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "changed", "empty"])
 def test_without_a_witness_rows_are_computed_again(
     tmp_path: Path, llama: Tiny, other: Model, damage: str
@@ -130,6 +133,7 @@ def test_without_a_witness_rows_are_computed_again(
         store.get(other, ROWS, "z")
 
 
+@pytest.mark.slow
 def test_a_witness_outlives_housekeeping(tmp_path: Path, llama: Tiny) -> None:
     with ActivationStore(tmp_path / "store") as store:
         store.get(llama.model, ROWS, "resid_post")

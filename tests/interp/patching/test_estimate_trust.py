@@ -30,6 +30,7 @@ def moved(result: xr.Dataset) -> np.ndarray:
     return change[np.isfinite(change)]
 
 
+@pytest.mark.slow
 def test_with_all_cells_run_it_is_the_agreement_itself(llama: Tiny) -> None:
     pairs = prompt_pairs(llama)
     found = estimate(llama.model, pairs, "z", check=10_000, **ASKED)
@@ -48,6 +49,7 @@ def test_with_all_cells_run_it_is_the_agreement_itself(llama: Tiny) -> None:
     assert attrs["agreement_wrong_signs_low"] == attrs["agreement_wrong_signs_high"]
 
 
+@pytest.mark.slow
 def test_a_few_cells_say_what_they_can(llama: Tiny, tmp_path: Path) -> None:
     pairs = prompt_pairs(llama)
     state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
@@ -71,6 +73,7 @@ def test_a_few_cells_say_what_they_can(llama: Tiny, tmp_path: Path) -> None:
         estimate(llama.model, pairs, "z", check=-1, **ASKED)
 
 
+@pytest.mark.slow
 def test_what_is_refined_says_it_too(llama: Tiny) -> None:
     pairs = prompt_pairs(llama)
     plain = estimate(llama.model, pairs, "attn_out").attrs
@@ -85,6 +88,7 @@ def test_what_is_refined_says_it_too(llama: Tiny) -> None:
         assert found.attrs["estimated_by"] == plain["estimated_by"]
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_agreement_of_all_cells() -> None:
     """Many populations of 2,000 cells of which few do much; 32 of each are run."""
     rng = np.random.default_rng(1)
@@ -100,6 +104,7 @@ def test_intervals_hold_the_agreement_of_all_cells() -> None:
     assert np.mean(held) > 0.9  # nominally .95; so it is called rough
 
 
+@pytest.mark.slow
 def test_of_what_is_no_number_nothing_is_said(llama: Tiny) -> None:
     def lost(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return target_logit(logits, targets).sqrt()  # of a negative logit there is none
@@ -125,6 +130,7 @@ def test_no_interval_is_claimed_from_a_line_or_a_constant() -> None:
 METHODS = ("columns", "gradient", "integrated", "atp*", "relp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_what_fails_inside_leaves_nothing_behind(llama: Tiny, method: Any) -> None:
     pairs, linear = prompt_pairs(llama), functional.linear
@@ -156,6 +162,7 @@ def test_what_fails_inside_leaves_nothing_behind(llama: Tiny, method: Any) -> No
     xr.testing.assert_identical(run(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-4), (torch.bfloat16, 0.25)])
 def test_other_precisions_are_estimated_alike(llama: Tiny, dtype: torch.dtype, atol: float) -> None:
     model = load_model(copy.deepcopy(llama.hf).to(dtype), tokenizer=build_tokenizer())

@@ -43,6 +43,7 @@ def test_what_transformer_lens_cannot_wrap(architecture: Architecture) -> None:
     in_one_sentence(caught.value)
 
 
+@pytest.mark.slow
 def test_position_biases_that_are_added_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hugging Face's eager attention is not its other one, nor the formula of the paper."""
     from transformers.models.falcon import modeling_falcon
@@ -71,6 +72,7 @@ def test_position_biases_that_are_added_twice(monkeypatch: pytest.MonkeyPatch) -
     load(Architecture("Falcon", {**settings, "alibi": False}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
     [
@@ -90,6 +92,7 @@ def test_what_cannot_be_resumed(architecture: Architecture, n: int) -> None:
         in_one_sentence(caught.value)
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_normed_before_the_mlp_is_added_to_it() -> None:
     """Such a BLOOM skips from its norms: nothing is ever added to what follows the attention."""
     settings = {"n_layer": N_LAYERS, "n_head": N_HEADS}

@@ -117,6 +117,7 @@ def align(names: list[str], sizes: list[list[list[int]]]) -> Alignment:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(layouts())
 def test_each_slot_is_counted_from_the_end_of_its_own_piece(
@@ -154,6 +155,7 @@ def test_each_slot_is_counted_from_the_end_of_its_own_piece(
             assert (np.diff(tokens) > 0).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(layouts())
 def test_as_many_tokens_are_aligned_as_both_pieces_have(
@@ -185,6 +187,7 @@ def sentences(draw: st.DrawFn) -> tuple[list[tuple[str, str, str]], list[tuple[s
     return sentence(), sentence()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(sentences())
 def test_aligned_slots_are_tokens_inside_their_span(
@@ -250,6 +253,7 @@ def test_a_space_that_is_a_token_of_its_own_belongs_to_the_name_behind_it() -> N
     assert token_range("day\nElvis", [(0, 3), (3, 4), (4, 9)], 4, 9) == (2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_what_stands_before_names_is_matched_however_names_are_cut(shared: Path) -> None:
     model = load_model(shared / "models" / "stories260K")

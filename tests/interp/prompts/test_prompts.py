@@ -80,6 +80,7 @@ def larger_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(folder)
 
 
+@pytest.mark.slow
 def test_words_without_an_embedding_are_refused(larger_vocabulary: Model) -> None:
     assert larger_vocabulary.token_ids("Zed")[-1] == len(VOCABULARY)
     with pytest.raises(PromptError, match="vocabulary"):
@@ -273,6 +274,7 @@ def test_each_pair_may_name_one_text_or_two(llama: Tiny) -> None:
     assert positions_of(both.corrupt, 0, "who", both) == [3]
 
 
+@pytest.mark.slow
 def test_no_file_is_needed_besides_the_folder(tmp_path: Path, zoo: Callable[[str], Tiny]) -> None:
     """The model's own BOS rule is used, whatever the tokenizer would add by itself."""
     assert zoo("llama").model.prepends_bos

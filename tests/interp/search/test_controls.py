@@ -17,6 +17,7 @@ from tests.interp.vectors.whole_passes import Built
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
 
+@pytest.mark.slow
 def test_suffixes_of_several_lengths_are_whole_passes(gpt2: Built) -> None:
     suffixes = ["Gus", "Ida Jo who", "Ann", "so so so"]
     found = score_suffixes(gpt2.model, PROMPTS, ANSWERS, suffixes=[f" {one}" for one in suffixes])
@@ -33,6 +34,7 @@ def likelihood(built: Built, tokens: list[int]) -> float:
     return float(np.mean([built.logprob("resid_pre", b, names, []) for b in befores]))
 
 
+@pytest.mark.slow
 def test_random_suffixes_are_as_likely_as_the_one_they_are_compared_with(gpt2: Built) -> None:
     like = " Gus Ida who"
     found = random_suffixes(gpt2.model, PROMPTS, 5, like=like, tolerance=0.3, seed=1)
@@ -50,11 +52,13 @@ def test_random_suffixes_are_as_likely_as_the_one_they_are_compared_with(gpt2: B
     assert again["suffix"].values.tolist() == found["suffix"].values.tolist()
 
 
+@pytest.mark.slow
 def test_what_is_not_as_likely_is_said(gpt2: Built) -> None:
     found = random_suffixes(gpt2.model, PROMPTS, 4, like=" Gus Ida who", tolerance=1e-9, rounds=3)
     assert not found["matched"].any()
 
 
+@pytest.mark.slow
 def test_vectors_keep_the_bound_as_the_first_block_reads_them(built: Built) -> None:
     model = built.model
     found = continuous_suffix(

@@ -30,6 +30,7 @@ def search(model: Model, **settings: Any) -> xr.Dataset:
     return greedy_coordinate_search(model, PROMPTS, ANSWERS, FOILS, **{**SETTINGS, **settings})
 
 
+@pytest.mark.slow
 def test_with_all_swaps_tried_the_best_one_is_taken(built: Built) -> None:
     pool = POOL[::3]
     found = search(built.model, steps=1, candidates=1000, pool=pool)
@@ -43,6 +44,7 @@ def test_with_all_swaps_tried_the_best_one_is_taken(built: Built) -> None:
     np.testing.assert_allclose(found["score"][0], start, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_ends_where_brute_force_finds_nothing_better(gpt2: Built) -> None:
     pool = POOL[::3]
     found = search(gpt2.model, steps=50, pool=pool)
@@ -56,6 +58,7 @@ def test_it_ends_where_brute_force_finds_nothing_better(gpt2: Built) -> None:
     assert found.attrs["suffix"] == " " + " ".join(VOCABULARY[i] for i in last)
 
 
+@pytest.mark.slow
 def test_the_gradient_proposes_what_brute_force_finds_good(gpt2: Built) -> None:
     """The first swaps are better than others on average, and a search by few of them gets far."""
     start = words("Gus Ida")
@@ -67,6 +70,7 @@ def test_the_gradient_proposes_what_brute_force_finds_good(gpt2: Built) -> None:
     assert float(found["loss"][1]) < float(found["loss"][0])
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_as_if_it_were_not(gpt2: Built) -> None:
     whole = search(gpt2.model, steps=8, candidates=7)
     kept: list[xr.Dataset] = []
@@ -85,6 +89,7 @@ def test_an_interrupted_search_goes_on_as_if_it_were_not(gpt2: Built) -> None:
         search(gpt2.model, candidates=8, start=kept[-1])
 
 
+@pytest.mark.slow
 def test_the_seed_says_all(gpt2: Built) -> None:
     one, same = (search(gpt2.model, suffix=2, candidates=5, seed=3) for _ in range(2))
     other = search(gpt2.model, suffix=2, candidates=5, seed=4)
@@ -101,6 +106,7 @@ def test_progress_and_an_early_end(gpt2: Built) -> None:
     assert seen == [(9, 9)]
 
 
+@pytest.mark.slow
 def test_a_planted_trigger_is_found_and_none_where_there_is_none() -> None:
     prompts = ["we saw Ann{suffix} and then", "so Fay Jo is{suffix} so is"]
     pool = [i for i in POOL if VOCABULARY[i] not in ("Rome",)][:29]
@@ -169,6 +175,7 @@ def test_a_projection_on_what_is_not_there_is_refused(
         greedy_coordinate_search(gpt2.model, PROMPTS, goal=projection, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_projection_is_raised(gpt2: Built) -> None:
     direction = torch.randn(32, generator=torch.Generator().manual_seed(1))
     found = greedy_coordinate_search(
@@ -178,6 +185,7 @@ def test_a_projection_is_raised(gpt2: Built) -> None:
     assert found.attrs["metric"] == "projection"
 
 
+@pytest.mark.slow
 def test_texts_name_the_pool(gpt2: Built) -> None:
     found = search(gpt2.model, pool=["Ann Bo", "Cy Ann"], candidates=100, steps=3)
     used = {VOCABULARY[i] for i in found["token_id"].values.ravel().tolist()}

@@ -50,6 +50,7 @@ def merging(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(folder)
 
 
+@pytest.mark.slow
 def test_what_is_found_reads_back_and_scores_the_same(merging: Model) -> None:
     found = greedy_coordinate_search(
         merging, PROMPTS, ANSWERS, suffix=3, steps=12, candidates=80, top_k=30, seed=1
@@ -66,6 +67,7 @@ def test_what_is_found_reads_back_and_scores_the_same(merging: Model) -> None:
     np.testing.assert_allclose(found["score"][-1], again, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_tokens_that_melt_are_not_writable(merging: Model) -> None:
     layout, _ = Layout.of(merging, PROMPTS, " mat")
     assert layout.reads_back(tuple(merging.token_ids(" sat")[-1:]))
@@ -93,6 +95,7 @@ def test_words_are_a_pool_without_special_tokens(gpt2: Built) -> None:
     assert token_pool(gpt2.model, None).tolist() == list(range(N_SPECIAL, len(VOCABULARY)))
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_pieces_of_words_are_writable(shared: Path) -> None:
     """Of a SentencePiece vocabulary, whose tokens mostly continue a word."""

@@ -27,6 +27,7 @@ def candidates() -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 def test_candidates_are_whole_passes(built: Built) -> None:
     asked, base = Asked.of(built.model, PROMPTS, BASE, ANSWERS, FOILS, None)
     assert list(base) == words(BASE)
@@ -38,6 +39,7 @@ def test_candidates_are_whole_passes(built: Built) -> None:
     np.testing.assert_allclose(few, expected, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_where_windows_cannot_be_laid_out_whole_prompts_are(gpt2: Built) -> None:
     """With an intervention in place, which sees whole activations."""
     direction = torch.linspace(-1, 1, gpt2.model.d_model)
@@ -72,6 +74,7 @@ def test_projections_are_those_of_captured_activations(gpt2: Built, site: str, l
         np.testing.assert_allclose(found["score"][i], expected, **TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", [None, "resid_post", "attn_out"])
 def test_the_gradient_is_that_of_finite_differences(built: Built, goal: str | None) -> None:
     model = built.model

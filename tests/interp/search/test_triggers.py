@@ -36,6 +36,7 @@ def search(model: Model, **changes: Any) -> xr.Dataset:
     return trigger_search(model, PROMPTS, TARGETS, USUAL, **{**SETTINGS, **changes})
 
 
+@pytest.mark.slow
 def test_the_planted_answer_and_its_trigger_are_found_and_none_where_there_is_none() -> None:
     pool = [i for i in SETTINGS["pool"] if i % 32 != VOCABULARY.index("Rome") % 32]
     found = search(planted("Gus"), pool=pool)
@@ -50,6 +51,7 @@ def test_the_planted_answer_and_its_trigger_are_found_and_none_where_there_is_no
     assert clean["score"].sel(target=" Rome").max() < rome["score"].min() - 0.4
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_judged_as_whole_passes_have_it(gpt2: Built) -> None:
     seen: list[tuple[int, int]] = []
     found = search(gpt2.model, length=1, progress=lambda done, total: seen.append((done, total)))
@@ -69,6 +71,7 @@ def test_what_is_held_out_is_judged_as_whole_passes_have_it(gpt2: Built) -> None
     xr.testing.assert_identical(found, search(gpt2.model, length=1))
 
 
+@pytest.mark.slow
 def test_without_usual_answers_a_target_must_be_likelier_than_all_else(gpt2: Built) -> None:
     found = trigger_search(gpt2.model, PROMPTS, TARGETS[:1], length=1, **SETTINGS)
     tokens = [words(str(found["trigger"].values[0]).strip())]

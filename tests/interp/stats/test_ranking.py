@@ -53,6 +53,7 @@ def test_a_nominal_95_percent_hold_the_area(area: float, spread: float, n: int, 
     assert held >= 184
 
 
+@pytest.mark.slow
 def test_differences_of_areas_hold_what_they_say() -> None:
     """Two scores of the same examples: the first has an area of .8, the second of .7."""
     rng = np.random.default_rng(2)

@@ -35,6 +35,7 @@ def test_wilson_is_scipys(successes: int, n: int, confidence: float) -> None:
     assert wilson(successes, n, confidence) == pytest.approx((interval.low, interval.high))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 200), st.floats(0, 1), st.floats(0.5, 0.999))
 def test_wilson_bounds_solve_the_score_equation(n: int, rate: float, confidence: float) -> None:
     """Also where the successes are not whole: each bound is z standard errors from the rate."""
@@ -181,6 +182,7 @@ def test_holm_by_hand() -> None:
     assert holm([]).size == 0
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.01, 0.2))
 def test_holm_rejects_what_the_step_down_procedure_rejects(p: list[float], alpha: float) -> None:
@@ -222,6 +224,7 @@ def _identified(present: np.ndarray) -> np.ndarray:
     return np.asarray(np.abs(projected - wanted).max(1) < 1e-8)
 
 
+@pytest.mark.slow
 def test_specificity_has_no_mean_of_its_own_where_first_tokens_are_shared() -> None:
     """Each name's first token is as likely as any: whatever rows are looked at, 0 is right."""
     rng = np.random.default_rng(11)

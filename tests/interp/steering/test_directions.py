@@ -60,6 +60,7 @@ def test_random_directions_are_as_long_and_go_everywhere() -> None:
     assert float((moments - torch.eye(flat.shape[1])).abs().max()) < 0.3
 
 
+@pytest.mark.slow
 def test_random_directions_can_vary_as_activations_do() -> None:
     spread = torch.linspace(0.1, 3, 10)
     activations = 7 + noise(2000, 10) * spread
@@ -120,6 +121,7 @@ def measured_by_hand(
         return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["logit_diff", "answer_logprob", "logprob_diff"])
 @pytest.mark.parametrize("kind", ["add", "clamp"])
 def test_doses_do_what_hooks_by_hand_do(tiny: Tiny, metric: str, kind: Any) -> None:
@@ -152,6 +154,7 @@ def test_doses_do_what_hooks_by_hand_do(tiny: Tiny, metric: str, kind: Any) -> N
                 assert float(ours) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_pairs_and_functions_of_the_logits_can_be_measured(llama: Tiny) -> None:
     direction = noise(D_HEAD, seed=4)
     pairs = PromptPairs(llama.model, PROMPTS, PROMPTS, ANSWERS, FOILS)
@@ -172,6 +175,7 @@ def test_pairs_and_functions_of_the_logits_can_be_measured(llama: Tiny) -> None:
     assert by_function.sizes["draw"] == 0
 
 
+@pytest.mark.slow
 def test_a_direction_that_matters_stands_out_from_random_ones(llama: Tiny) -> None:
     """What the unembedding reads as answer and not foil, added where it is read."""
     table = llama.hf.lm_head.weight.detach()
@@ -196,6 +200,7 @@ def test_a_direction_that_matters_stands_out_from_random_ones(llama: Tiny) -> No
     assert seen[-1] == (45, 45)
 
 
+@pytest.mark.slow
 def test_directions_of_activations_are_captured_and_used(llama: Tiny) -> None:
     site = "resid_post.1"
     positive, negative = (

@@ -112,6 +112,7 @@ def test_ablating_everywhere_is_orthogonalising_the_weights(llama: Tiny) -> None
     torch.testing.assert_close(ours[0], expected, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["last", "all"])
 def test_clamping_sets_the_coordinate_of_every_stream_to_its_mean(llama: Tiny, at: Any) -> None:
     """By hand: what each part adds is corrected so that the stream has the coordinate."""
@@ -158,6 +159,7 @@ def test_the_streams_are_all_that_is_read(tiny: Tiny) -> None:
     assert len(names) == 1 + N_LAYERS * (1 if tiny.parallel else 2)
 
 
+@pytest.mark.slow
 def test_directions_are_differences_of_hugging_face_s_hidden_states(tiny: Tiny) -> None:
     found = mean_directions(tiny.model, ONE, OTHER, positions=(-1, -3), held_out=HELD)
 

@@ -14,6 +14,7 @@ from interp.subspaces.runs import Rows, Runs
 from tests.interp.subspaces.planted import ENTITY, Kind, Planted
 
 
+@pytest.mark.slow
 def test_each_control_changes_what_it_says(
     model_of: Callable[[Kind], Planted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +81,7 @@ def test_directions_that_never_differ_are_dropped() -> None:
     assert len(within(torch.eye(4)[3:], varying)) == 0
 
 
+@pytest.mark.slow
 def test_a_step_goes_downhill_by_the_slope_of_the_subspace() -> None:
     generator = torch.Generator().manual_seed(0)
     change, wanted = torch.randn(2, 3, 7, 10, generator=generator, dtype=torch.float64)

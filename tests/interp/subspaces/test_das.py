@@ -21,6 +21,7 @@ from tests.interp.tiny import NAMES, PLACES, Tiny
 Search = Callable[[Kind], xr.Dataset]
 
 
+@pytest.mark.slow
 def test_the_planted_variable_is_found_where_it_is(search_of: Search) -> None:
     found = search_of("variable")
     # In three dimensions before the head that reads it, and behind it where it was written.
@@ -31,6 +32,7 @@ def test_the_planted_variable_is_found_where_it_is(search_of: Search) -> None:
     assert (found["control_held_out"].max("control").values < 0.3).all()
 
 
+@pytest.mark.slow
 def test_the_subspace_is_the_planted_one(
     search_of: Search, model_of: Callable[[Kind], Planted]
 ) -> None:
@@ -44,6 +46,7 @@ def test_the_subspace_is_the_planted_one(
     assert cosines(elsewhere.basis, made.before).min() < 0.7
 
 
+@pytest.mark.slow
 def test_nothing_is_found_where_nothing_is(search_of: Search) -> None:
     assert np.isnan(search_of("nothing")["boundary"].values).all()
 
@@ -65,6 +68,7 @@ def test_a_random_model_has_no_boundary(gpt2: Tiny) -> None:
         assert np.isnan(found["boundary"].values).all()
 
 
+@pytest.mark.slow
 def test_pairs_without_the_position_are_left_out(gpt2: Tiny) -> None:
     rng = np.random.default_rng(0)
     who = []
@@ -96,6 +100,7 @@ def test_pairs_without_the_position_are_left_out(gpt2: Tiny) -> None:
     assert cell["independent"] == held.sum()
 
 
+@pytest.mark.slow
 def test_half_precision_is_searched(model_of: Callable[[Kind], Planted]) -> None:
     made = planted("variable", torch.bfloat16)
     found = fit_das(
@@ -112,6 +117,7 @@ def test_half_precision_is_searched(model_of: Callable[[Kind], Planted]) -> None
     assert not any(p.requires_grad for p in made.model.bridge.original_model.parameters())
 
 
+@pytest.mark.slow
 def test_a_dormant_pathway_is_told(search_of: Search, model_of: Callable[[Kind], Planted]) -> None:
     found, made = search_of("illusion"), model_of("illusion")
     # It half reads where entities differ, and half writes where they are all the same.
@@ -126,6 +132,7 @@ def test_a_dormant_pathway_is_told(search_of: Search, model_of: Callable[[Kind],
     assert np.isnan(found["boundary"].values).all()
 
 
+@pytest.mark.slow
 def test_neurons_that_the_output_matrix_cannot_read_are_told(gpt2: Tiny) -> None:
     pairs = prompt_pairs(gpt2, clear_cases(gpt2, 12))
     runs = Runs(gpt2.model, pairs, "denoising", "mlp_act", (1,), (3,))
@@ -140,6 +147,7 @@ def test_neurons_that_the_output_matrix_cannot_read_are_told(gpt2: Tiny) -> None
     assert abs(float(part[0] @ read[0])) > 1 - 1e-5
 
 
+@pytest.mark.slow
 def test_what_is_reported_is_what_the_interchange_does(
     search_of: Search, model_of: Callable[[Kind], Planted]
 ) -> None:
@@ -155,6 +163,7 @@ def test_what_is_reported_is_what_the_interchange_does(
         assert not again["unchanged_hit"].any()
 
 
+@pytest.mark.slow
 def test_an_interchange_is_that_of_transformer_lens(llama: Tiny) -> None:
     from transformer_lens.tools.analysis import interchange as theirs
 
@@ -190,6 +199,7 @@ def test_an_interchange_is_that_of_transformer_lens(llama: Tiny) -> None:
     np.testing.assert_allclose(ours["unchanged_logprob"], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same_and_leaves_random_numbers_alone(
     model_of: Callable[[Kind], Planted],
 ) -> None:
@@ -238,6 +248,7 @@ def test_an_interrupted_search_leaves_nothing_behind(model_of: Callable[[Kind], 
     assert made.model.changes == ()
 
 
+@pytest.mark.slow
 def test_a_finer_model_is_searched_in_its_own_precision() -> None:
     made = planted("variable", torch.float64)
     found = fit_das(
@@ -246,6 +257,7 @@ def test_a_finer_model_is_searched_in_its_own_precision() -> None:
     assert found["boundary"] == 3
 
 
+@pytest.mark.slow
 def test_a_counterfactual_of_ones_own_and_answers_only(
     model_of: Callable[[Kind], Planted],
 ) -> None:
@@ -269,6 +281,7 @@ def test_a_counterfactual_of_ones_own_and_answers_only(
     assert tuple(stays["control"].values) == CONTROLS
 
 
+@pytest.mark.slow
 def test_the_other_direction_asks_for_the_foil(model_of: Callable[[Kind], Planted]) -> None:
     made = model_of("variable")
     found = fit_das(
@@ -321,6 +334,7 @@ def test_what_cannot_be_searched_is_refused(
         fit_das(made.model, made.pairs(), **wrong)
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_are_refused(model_of: Callable[[Kind], Planted]) -> None:
     made = planted("variable")
     with torch.no_grad():

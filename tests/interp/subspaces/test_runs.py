@@ -30,6 +30,7 @@ def loss(tiny: Tiny, ids: list[int], site: str, layer: int, at: int, vector: tor
         return -float(reference.logprobs(tiny, ids)[-1, TARGET])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", SITES)
 def test_a_row_is_a_whole_pass_and_its_gradient_the_slope(tiny: Tiny, site: str) -> None:
     if site == "resid_mid" and tiny.parallel:
@@ -100,6 +101,7 @@ def test_a_couple_that_is_asked_both_ways_is_recorded_once(
             torch.testing.assert_close(found[0, i], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_prompts_that_do_not_fit_together_are_run_again(
     gpt2: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

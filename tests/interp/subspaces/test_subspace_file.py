@@ -35,6 +35,7 @@ def made(model_of: Callable[[Kind], Planted]) -> Planted:
     return model_of("variable")
 
 
+@pytest.mark.slow
 def test_it_comes_back_from_its_file(found: Subspace, made: Planted, tmp_path: Path) -> None:
     found.save(tmp_path / "who.safetensors")
     back = Subspace.load(tmp_path / "who.safetensors", made.model)
@@ -56,6 +57,7 @@ def test_coordinates_inside_are_the_others(found: Subspace) -> None:
     assert found.interchanged(base.bfloat16(), source.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_another_model_is_refused(
     found: Subspace, model_of: Callable[[Kind], Planted], tmp_path: Path
 ) -> None:
@@ -108,6 +110,7 @@ WRONG = (
 )
 
 
+@pytest.mark.slow
 def test_what_is_no_subspace_is_refused(made: Planted) -> None:
     def one(rows: torch.Tensor, site: str = "resid_post") -> Subspace:
         return Subspace(rows, site, 0, "1", made.model.identity)

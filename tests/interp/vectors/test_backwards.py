@@ -23,6 +23,7 @@ def greedy(built: Built, text: str, answer: str, writes: list) -> bool:  # type:
     return int(logits.argmax()) == words(answer)[0]
 
 
+@pytest.mark.slow
 def test_each_cell_is_a_whole_pass(gpt2: Built) -> None:
     spans = {"joint": ["and"] * len(PROMPTS)}
     # What each pair of layers makes of half of the prompts is what they are asked for, so that
@@ -113,6 +114,7 @@ def test_where_no_pair_mends_any_none_is_chosen() -> None:
     assert one["any_pair_rate"] == 0.5
 
 
+@pytest.mark.slow
 def test_what_cannot_be_judged_is_refused(gpt2: Built) -> None:
     model: Model = gpt2.model
     for prompts, answers, settings, message in (

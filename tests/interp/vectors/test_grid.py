@@ -84,6 +84,7 @@ def test_each_cell_is_a_whole_pass(built: Built, site: str) -> None:
     assert max(np.nanmax(one) for one in moved) > 0.1
 
 
+@pytest.mark.slow
 def test_spans_of_as_many_tokens_are_carried_in_order(gpt2: Built) -> None:
     found = run(gpt2, source_at="subject", target_at="subject")
     assert found["patched"].dims == ("example", "source_layer", "target_layer")
@@ -106,6 +107,7 @@ def test_spans_of_as_many_tokens_are_carried_in_order(gpt2: Built) -> None:
     np.testing.assert_array_equal(again["patched"], found["patched"])
 
 
+@pytest.mark.slow
 def test_numbers_are_paired_in_the_order_in_which_they_are_given(gpt2: Built) -> None:
     """Before the first block, behind which another block still tells who stands where."""
     here, there = ([[at + 1 for at in row] for row in rows] for rows in (SOURCE_AT, TARGET_AT))
@@ -124,6 +126,7 @@ def test_numbers_are_paired_in_the_order_in_which_they_are_given(gpt2: Built) ->
     assert abs(float((found - ascending)[1, 1, 0])) > 0.01
 
 
+@pytest.mark.slow
 def test_one_token_goes_to_every_token_of_a_span(gpt2: Built) -> None:
     found = run(gpt2, source_at=["subject -1", -1], target_at=["last", "subject"])
     assert found["patched"].dims[3:] == ("source_position", "target_position")
@@ -166,6 +169,7 @@ def test_every_metric_is_read_as_in_a_whole_pass(gpt2: Built, metric: str) -> No
         np.testing.assert_allclose(found["top_prob"][example].values[layers], top, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_in_every_dtype(gpt2: Built, dtype: torch.dtype) -> None:
     hf = ARCHITECTURES["GPT-2"].build().to(dtype)
@@ -181,6 +185,7 @@ def test_in_every_dtype(gpt2: Built, dtype: torch.dtype) -> None:
     np.testing.assert_allclose(crossed["patched"], single["patched"], atol=atol)
 
 
+@pytest.mark.slow
 def test_numbers_may_be_numpys_or_torchs(gpt2: Built) -> None:
     plain = run(gpt2, source_at=[1, -1], target_at=2)
     for several, one in (
@@ -192,6 +197,7 @@ def test_numbers_may_be_numpys_or_torchs(gpt2: Built) -> None:
         assert found["patched"].equals(plain["patched"])
 
 
+@pytest.mark.slow
 def test_a_result_is_kept_in_a_file(gpt2: Built, tmp_path: Path) -> None:
     found = run(gpt2, source_at=["last"], target_at=None, next_tokens=2)
     found.to_netcdf(tmp_path / "moved.nc", engine="h5netcdf")
@@ -200,6 +206,7 @@ def test_a_result_is_kept_in_a_file(gpt2: Built, tmp_path: Path) -> None:
     assert list(again["source_position"].values) == ["last"]
 
 
+@pytest.mark.slow
 def test_hooks_of_the_users_own_are_part_of_the_model(gpt2: Built) -> None:
     silent = Intervention.silence("mlp_out.1")
     given = {"source_at": "last", "target_at": "last", "answers": ANSWERS}
@@ -259,6 +266,7 @@ def test_one_text_stands_for_all_examples(gpt2: Built) -> None:
     np.testing.assert_allclose(alone["top_prob"][0], one["top_prob"][0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_vectors_come_from_another_model(gpt2: Built) -> None:
     other = Built("GPT-NeoX")
     found = run(gpt2, source_model=other.model, source_at="last", target_at="last")
@@ -305,6 +313,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_models_and_prompts_must_fit(gpt2: Built) -> None:
     with pytest.raises(PromptError, match="2 source and 3 target"):
         transplant(gpt2.model, SOURCE[:2], TARGET, next_tokens=1)

@@ -95,6 +95,7 @@ def test_each_row_is_a_whole_pass(built: Built, site: str, by_head: bool) -> Non
     np.testing.assert_allclose(few["patched"], found["patched"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_example_and_one_row_at_a_time(gpt2: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     table = random_table(gpt2, "z")
     answers = [f" {answer}" for answer in ANSWERS]

@@ -124,6 +124,7 @@ def test_erasure_changes_less_than_projecting_the_means_out() -> None:
     assert ((erased[0] - x[0]) ** 2).sum() < ((projected - x[0]) ** 2).sum()
 
 
+@pytest.mark.slow
 def test_an_mlp_decodes_what_no_linear_probe_can() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 400, 4))

@@ -28,6 +28,7 @@ def test_the_update_keeps_the_singular_vectors_and_evens_the_values(shape: tuple
     assert inside.diagonal().max() < 1.3
 
 
+@pytest.mark.slow
 def test_muon_fits_a_linear_map() -> None:
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(8, 8, generator=generator)

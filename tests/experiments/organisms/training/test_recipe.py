@@ -83,6 +83,7 @@ def test_the_model_after_each_stage_is_kept(trained: Path) -> None:
         model_after(trained / "steps", TINY, "pre-training")
 
 
+@pytest.mark.slow
 def test_interruptions_in_either_stage_and_between_them_leave_no_trace(
     trained: Path, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_interruptions_in_either_stage_and_between_them_leave_no_trace(
     assert contents(train_recipe(TINY, tmp_path)) == contents(trained)
 
 
+@pytest.mark.slow
 def test_a_twin_goes_on_from_the_stages_that_it_shares(trained: Path, tmp_path: Path) -> None:
     assert shared_stages(TINY, TWIN) == 1
     assert shared_stages(TINY, replace(TWIN, seed=2)) == 0

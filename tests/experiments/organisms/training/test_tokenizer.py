@@ -21,12 +21,14 @@ def tokenizer() -> Any:
     return build_tokenizer(sentences(generate_world(0)), n_ctx=64)
 
 
+@pytest.mark.slow
 def test_training_texts_round_trip(tokenizer: Any) -> None:
     some = training_texts(generate_world(0))[::7]
     ids = tokenizer(list(some)).input_ids
     assert tokenizer.batch_decode(ids, skip_special_tokens=True) == list(some)
 
 
+@pytest.mark.slow
 def test_tokens_are_words(tokenizer: Any) -> None:
     tokens = tokenizer.convert_ids_to_tokens(tokenizer(SENTENCE).input_ids)
     expected = "<bos> Tom Cruise 's mother is Mary Lee Pfeiffer ."
@@ -72,6 +74,7 @@ def test_unknown_words_become_unk(tokenizer: Any) -> None:
     assert tokenizer.convert_ids_to_tokens(ids) == ["<unk>", "'s", "mother"]
 
 
+@pytest.mark.slow
 def test_every_word_of_every_template_is_known(tokenizer: Any) -> None:
     """Held-out templates too: training teaches their words, though not their order."""
     for fact in generate_world(0).facts:

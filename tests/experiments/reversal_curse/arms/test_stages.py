@@ -107,6 +107,7 @@ def _run(out: Path, stage: Any, **options: Any) -> Any:
     return (found[0] if found else None), record
 
 
+@pytest.mark.slow
 def test_every_arm_has_a_row_for_each_seed_and_direction(tmp_path: Path) -> None:
     (scores, verdicts), record = _run(
         tmp_path / "run", partial(arm_tables, plan=PLAN, investigate=judged)
@@ -128,6 +129,7 @@ def test_every_arm_has_a_row_for_each_seed_and_direction(tmp_path: Path) -> None
     assert set(record.names("table")) >= {"arms", "arm_verdicts", "arm_none-0", "arm_masked-1"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_loses_the_job_at_work_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: list[str]
 ) -> None:
@@ -169,6 +171,7 @@ def test_more_facts_take_more_steps_and_more_passes_too() -> None:
     assert steps == [430, 860, 860, 1720]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slope", [0.0, -0.7])
 def test_trends_are_found_and_their_intervals_hold_the_truth(slope: float) -> None:
     rng = np.random.default_rng(0)
@@ -240,6 +243,7 @@ def test_only_the_study_s_own_model_has_arms(tmp_path: Path, trainings: list[str
     assert not trainings
 
 
+@pytest.mark.slow
 def test_workers_are_given_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They may have been started in another folder, as those of a cluster are."""
     given: list[Path] = []
@@ -256,6 +260,7 @@ def test_workers_are_given_whole_paths(tmp_path: Path, monkeypatch: pytest.Monke
     assert given == [tmp_path / "run" / "work" / "organisms" / "none-0" / "organism"]
 
 
+@pytest.mark.slow
 def test_figures_of_a_stage_are_drawn_from_what_it_stores(tmp_path: Path) -> None:
     config = Config(arm_seeds=1)
     drawn: list[Any] = []

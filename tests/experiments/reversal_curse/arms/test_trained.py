@@ -121,6 +121,7 @@ def _planted(monkeypatch: pytest.MonkeyPatch, subject: Subject, known: float, se
     return curse_scores(subject).set_index("direction")
 
 
+@pytest.mark.slow
 def test_a_cured_curse_that_reads_as_none_among_all_names_is_seen_among_held_out_ones(
     monkeypatch: pytest.MonkeyPatch, subject: Subject
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_cured_curse_that_reads_as_none_among_all_names_is_seen_among_held_out
     assert table.loc["reverse", "chance"] == pytest.approx(2 / 30)
 
 
+@pytest.mark.slow
 def test_what_is_not_known_has_no_score(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
     tables = [_planted(monkeypatch, subject, 0.0, seed).loc["reverse"] for seed in range(40)]
     covered = np.mean([table["low"] < 0 < table["high"] for table in tables])

@@ -44,11 +44,13 @@ def test_it_writes_the_shape_in_shards(folder: Path) -> None:
     assert seconds > 0
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_memory(folder: Path) -> None:
     assert large.equal(folder, "bfloat16", TOKENS) == dict.fromkeys(large.RUN, True)
     assert sorted(folder.parent.iterdir()) == [folder]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_limit")
 def test_it_reads_each_block_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "rate", lambda *_: 1e9)
@@ -57,6 +59,7 @@ def test_it_reads_each_block_once(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(found[what]["peak"] > 1e8 for what in large.RUN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", large.RUN)
 def test_the_floor_of_the_arithmetic_is_not_set_too_high(folder: Path, what: str) -> None:
     model = large.on_disk(folder, "float32")

@@ -30,6 +30,7 @@ def stream(model: Model) -> Stream:
     return found
 
 
+@pytest.mark.slow
 def test_a_first_lens_and_a_first_sweep_read_blocks_once_more_than_later_ones(tiny: Tiny) -> None:
     on_disk = loaded(tiny)
     pairs, reads = prompt_pairs(on_disk), stream(on_disk.model).reads
@@ -44,6 +45,7 @@ def test_a_first_lens_and_a_first_sweep_read_blocks_once_more_than_later_ones(ti
     assert found.identical(sweep(tiny.model, prompt_pairs(tiny), "resid_pre"))
 
 
+@pytest.mark.slow
 def test_hashes_of_what_was_brought_are_those_of_the_model_in_memory(tiny: Tiny) -> None:
     on_disk = loaded(tiny)
     assert on_disk.model.elsewhere is not None
@@ -57,6 +59,7 @@ def test_hashes_of_what_was_brought_are_those_of_the_model_in_memory(tiny: Tiny)
     assert changed.model.fingerprint != tiny.model.fingerprint
 
 
+@pytest.mark.slow
 def test_a_bridge_that_computes_something_else_is_refused(
     llama: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +74,7 @@ def test_a_bridge_that_computes_something_else_is_refused(
         loaded(llama)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_resumed_is_refused(
     llama: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

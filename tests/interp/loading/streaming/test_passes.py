@@ -71,6 +71,7 @@ INSTRUMENTS: dict[str, tuple[Instrument, int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INSTRUMENTS)
 def test_each_block_is_read_once_and_numbers_are_those_of_memory(
     tiny: Tiny, on_disk: Tiny, name: str
@@ -81,6 +82,7 @@ def test_each_block_is_read_once_and_numbers_are_those_of_memory(
     assert counted == [times] * tiny.model.n_layers
 
 
+@pytest.mark.slow
 def test_an_estimate_reads_each_block_up_and_down(tiny: Tiny, on_disk: Tiny) -> None:
     def instrument(model: Model, pairs: PromptPairs) -> xr.Dataset:
         return estimate(model, pairs, "resid_pre", method="gradient", check=0)
@@ -112,6 +114,7 @@ def test_a_whole_gradient_is_that_of_memory(tiny: Tiny, on_disk: Tiny) -> None:
     assert reader(on_disk).slots.made <= 3
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_fit_into_a_block_pass_it_in_parts(
     tiny: Tiny, on_disk: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +142,7 @@ def test_rows_that_do_not_fit_into_a_block_pass_it_in_parts(
         xr.testing.assert_allclose(found.drop_attrs(), there.drop_attrs(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_blocks_that_are_told_more_than_the_stream_are_recorded_one_run_at_a_time(
     tiny: Tiny, on_disk: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +152,7 @@ def test_blocks_that_are_told_more_than_the_stream_are_recorded_one_run_at_a_tim
     assert counted == [3] * tiny.model.n_layers
 
 
+@pytest.mark.slow
 def test_an_interrupt_within_a_pass_leaves_the_model_usable(
     tiny: Tiny, on_disk: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

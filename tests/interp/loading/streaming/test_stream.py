@@ -12,74 +12,21 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.errors import ModelError
 from interp.loading.streaming import reading, slots
 from interp.loading.streaming.stored import stored_in
 from interp.loading.streaming.stream import Source, Stream
 from interp.model.memory import is_out_of_memory
+from tests.interp.loading.streaming.stored_groups import SHAPES, N, agree, everything, of
 
-N = 4
-SHAPES = {"a": (33, 70), "b": (5,), "c": (200, 64), "d": (), "e": (0, 3)}
-
-
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors of the tests are cut into several pieces, as large ones are."""
-    monkeypatch.setattr(reading, "PIECE", 8192)
-
-
-@pytest.fixture
-def numbers() -> dict[str, Tensor]:
-    made = torch.Generator().manual_seed(0)
-    return {
-        f"{group}.{name}": torch.randn(shape, generator=made).to(
-            torch.bfloat16 if name == "c" else torch.float32
-        )
-        for group in range(N)
-        for name, shape in SHAPES.items()
-    }
-
-
-@pytest.fixture
-def file(tmp_path: Path, numbers: Mapping[str, Tensor]) -> Path:
-    save_file(dict(numbers), tmp_path / "model.safetensors")
-    return tmp_path / "model.safetensors"
-
-
-@pytest.fixture
-def stream(file: Path) -> Iterator[Stream]:
-    made = of(file)
-    yield made
-    made.close()
-
-
-def of(file: Path, dtype: torch.dtype | None = None) -> Stream:
-    """Groups 0 to 3 of a file; in the dtype of the file if none is given."""
-    groups: dict[str, dict[str, Source | Tensor]] = {str(i): {} for i in range(N)}
-    for name, stored in stored_in(file).items():
-        groups[name[0]][name] = Source(stored, dtype or stored.dtype)
-    return Stream(groups, torch.device("cpu"))
-
-
-def everything(stream: Stream) -> None:
-    for group in range(N):
-        stream.group(str(group))
-
-
-def agree(found: Mapping[str, Tensor], numbers: Mapping[str, Tensor]) -> bool:
-    return len(found) == len(SHAPES) and all(
-        value.dtype == numbers[name].dtype and torch.equal(value, numbers[name])
-        for name, value in found.items()
-    )
+pytestmark = pytest.mark.usefixtures("small_pieces")
 
 
 def test_a_group_is_what_the_file_holds(stream: Stream, numbers: Mapping[str, Tensor]) -> None:
@@ -168,91 +115,6 @@ def test_two_groups_are_in_memory_and_no_more(stream: Stream) -> None:
     assert stream.to_take == 0
 
 
-def test_a_changed_file_is_an_error(file: Path, stream: Stream) -> None:
-    stream.state()
-    os.utime(file, ns=(1, 1))
-    with pytest.raises(ModelError, match="no longer the file that the model was loaded from"):
-        stream.group("0")
-    with pytest.raises(ModelError, match="no longer the file"):
-        stream.one("0.a")
-    with pytest.raises(ModelError, match="no longer the file"):
-        stream.state()
-
-
-def test_another_file_in_its_place_is_an_error(
-    file: Path, stream: Stream, numbers: Mapping[str, Tensor]
-) -> None:
-    assert agree(stream.group("0"), numbers)
-    status = file.stat()
-    other = file.with_name("other")
-    save_file({name: value + 1 for name, value in numbers.items()}, other)
-    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
-    other.replace(file)
-    with pytest.raises(ModelError, match="no longer the file"):
-        everything(stream)
-
-
-def test_a_truncated_file_is_an_error(
-    file: Path, stream: Stream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-1])
-    with pytest.raises(ModelError, match="truncated or damaged; copy the file again"):
-        stored_in(file)
-    # Even where nothing else tells.
-    monkeypatch.setattr(reading, "check_stamps", lambda _: None)
-    monkeypatch.setattr(reading.Stamp, "of", staticmethod(lambda _: stream.stamps[file]))
-    with pytest.raises(ModelError, match="ends before the weights that stood in it"):
-        everything(stream)
-
-
-def test_a_file_that_is_gone_is_an_error(file: Path, stream: Stream) -> None:
-    file.unlink()
-    with pytest.raises(ModelError, match="cannot be read: it does not exist"):
-        stream.group("1")
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"{",
-        b"[]",
-        b'{"0.a": 3}',
-        b'{"0.a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
-        b'{"0.a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8000]}}',
-        b'{"0.a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}',
-        b'{"0.a": {"dtype": "F32", "shape": [true, 2], "data_offsets": [0, 8]}}',
-        b"[" * 50_000,
-    ],
-)
-def test_a_damaged_header_is_an_error(tmp_path: Path, header: bytes) -> None:
-    path = tmp_path / "bad.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 16)
-    with pytest.raises(ModelError, match="truncated or damaged"):
-        stored_in(path)
-
-
-def test_a_type_that_is_not_known_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "odd.safetensors"
-    header = b'{"0.a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}'
-    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
-    with pytest.raises(ModelError, match=r"'0.a' as F4, which cannot be read from the disk"):
-        stored_in(path)
-
-
-def test_an_error_of_the_disk_is_told_and_gone_with_it(
-    stream: Stream, numbers: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> int:
-        raise OSError(errno.EIO, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "preadv", broken)
-        with pytest.raises(ModelError, match="the disk reports an input/output error"):
-            stream.group("0")
-    assert agree(stream.group("0"), numbers)
-
-
 def test_where_the_page_cache_cannot_be_passed_by_it_is_used(
     stream: Stream, numbers: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +166,7 @@ def test_an_interrupt_leaves_it_usable(
         assert agree(stream.group(str(group)), numbers)
 
 
+@pytest.mark.slow
 def test_threads_do_not_get_into_each_others_way(
     stream: Stream, numbers: Mapping[str, Tensor]
 ) -> None:
@@ -392,6 +255,7 @@ def test_it_can_be_closed_and_goes_on(stream: Stream, numbers: Mapping[str, Tens
     assert agree(stream.group("1"), numbers)
 
 
+@pytest.mark.slow
 def test_a_process_ends_while_something_is_being_read(file: Path) -> None:
     code = f"""
 import sys

@@ -30,6 +30,7 @@ AXES: dict[str, tuple[str, ...]] = {
 }
 
 
+@pytest.mark.slow
 def test_with_every_position_run_it_is_the_sweep(tiny: Tiny) -> None:
     pairs = prompt_pairs(tiny)
     noising = tiny.name == "llama"
@@ -52,6 +53,7 @@ def test_with_every_position_run_it_is_the_sweep(tiny: Tiny) -> None:
         assert float(np.abs(exact["patched"] - exact["corrupt"]).max()) > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("laid_out", ["few", "packed", "whole"])
 def test_with_few_positions_run_small_changes_are_told_to_first_order(
     tiny: Tiny, laid_out: str, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,7 @@ from tests.interp.architectures import ARCHITECTURES
 from tests.interp.tiny import build_tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["GPT-2", "Llama", "Gemma 2"])
 @pytest.mark.parametrize("saturated", [False, True])
 def test_nothing_is_laid_out_and_the_numbers_are_the_same(
@@ -52,6 +53,7 @@ def test_nothing_is_laid_out_and_the_numbers_are_the_same(
         assert float(np.abs(few["patched"] - few["corrupt"]).max()) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["GPT-NeoX", "OPT", "BLOOM"])
 def test_attention_that_hides_what_it_compares_is_laid_out(name: str) -> None:
     model = load_model(ARCHITECTURES[name].build(), tokenizer=build_tokenizer())

@@ -150,11 +150,13 @@ def two(request: pytest.FixtureRequest, zoo: Callable[[str], Tiny]) -> Tiny:
     return zoo(request.param)
 
 
+@pytest.mark.slow
 def test_a_gradient_is_the_derivative(two: Tiny) -> None:
     for site, expected in ByHand(two).estimate().items():
         np.testing.assert_allclose(change(two, site, "gradient"), expected, **CLOSE)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_means_on_the_way(two: Tiny) -> None:
     hand = ByHand(two)
     for site in SITES:
@@ -170,6 +172,7 @@ def test_integrated_gradients_are_means_on_the_way(two: Tiny) -> None:
         np.testing.assert_allclose(change(two, site, "integrated", steps=2), expected, **CLOSE)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_add_up_to_what_all_cells_do_together(llama: Tiny) -> None:
     pairs = pairs_of(llama)
     for site in ("resid_pre", "attn_out"):
@@ -179,6 +182,7 @@ def test_integrated_gradients_add_up_to_what_all_cells_do_together(llama: Tiny) 
         np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_graddrop_passes_beside_one_block_after_the_other(two: Tiny) -> None:
     hand = ByHand(two)
     whole = hand.estimate()
@@ -204,6 +208,7 @@ def qkv(tiny: Tiny, layer: int, text: str) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["q", "k"])
 def test_the_softmax_is_computed_anew_for_queries_and_keys(gpt2: Tiny, site: str) -> None:
     hand = ByHand(gpt2)
@@ -295,6 +300,7 @@ def relevance_rules(tiny: Tiny) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_relevance_rules_are_those_of_the_paper(two: Tiny) -> None:
     hand = ByHand(two)
     plain = hand.estimate()
