@@ -158,7 +158,7 @@ def swaps(
         load(base, "a"),
         load(tuned, "b"),
         f"result = swap_modules(a, b, [{prompt!r}], {metric!r}, answers=[{answer!r}]{foils})",
-        f"swap_lines(result, into={into!r}).show()",
+        f"swap_lines(result, into={into!r}, names=('A', 'B')).show()",
     )
 
 

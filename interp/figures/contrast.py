@@ -131,7 +131,9 @@ def contrast_map(
         notes.append("A single pair: there is no interval, and others may differ.")
     elif not clear.all():
         notes.append("Grey: the 95% interval over pairs holds 0, or there are too few pairs.")
-    upward, across = axes_of(one, None, beside=(other,))
+    # One pair in two models has its own tokens in both.
+    alone = not several and _same_tokens(one, other)
+    upward, across = axes_of(one, 0 if alone else None, beside=(other,))
     return grid.draw(
         grid.Grid(
             values=shown,
@@ -179,6 +181,11 @@ def _same_cells(first: xr.Dataset, second: xr.Dataset) -> tuple[xr.Dataset, xr.D
         return first.sel(layer=layers, head=heads), second.sel(layer=layers, head=heads)
     places = shared_places(first, second)
     return _at(first, places, layers), _at(second, places, layers)
+
+
+def _same_tokens(first: xr.Dataset, second: xr.Dataset) -> bool:
+    tokens = [one["clean_token"].values for one in (first, second) if "clean_token" in one.coords]
+    return len(tokens) == 2 and tokens[0].tolist() == tokens[1].tolist()
 
 
 def _same_examples(

@@ -43,6 +43,7 @@ def swap_lines(
     *,
     into: Literal["base", "tuned"] = "base",
     model: str = "tuned",
+    names: tuple[str, str] | None = None,
     title: str | None = None,
     width: int = grid.WIDTH,
 ) -> go.Figure:
@@ -57,6 +58,7 @@ def swap_lines(
         result: of `swap_modules`, or the swaps of `compare_models`.
         into: the model that parts of the other one are put into.
         model: which of the compared models, "tuned" or "twin".
+        names: what to call the base and the other model; "base" and `model` if left out.
         title: of the figure.
         width: px that the figure will have; it only decides how much text fits.
 
@@ -65,9 +67,10 @@ def swap_lines(
     """
     one = _into(of_model(result, model), into)
     prompts = np.asarray(prompts_of(one))
-    names = [str(name) for name in one["part"].values]
+    called = names or ("base", model)
+    parts = [str(name) for name in one["part"].values]
     labels = [_label(*pair) for pair in zip(one["module"].values, one["layer"].values, strict=True)]
-    receiver, giver = (model, "base") if into == "tuned" else ("base", model)
+    giver, receiver = called if into == "tuned" else reversed(called)
     unit = str(one.attrs.get("unit", ""))
     moved = (one["swapped"] - one[into]).transpose("order", "example", "part")
     fig = go.Figure()
@@ -75,21 +78,22 @@ def swap_lines(
         values = moved.sel(order=order).values.astype(float)
         drawn = np.flatnonzero(np.isfinite(values).any(0))
         low, high = mean_intervals_of(values[:, drawn], prompts)
-        hover = _hovers(values[:, drawn], low, high, prompts, [names[i] for i in drawn], unit)
+        hover = _hovers(values[:, drawn], low, high, prompts, [parts[i] for i in drawn], unit)
         shown = [f"{text}<br>{meaning}" for text in hover]
         _add(fig, drawn, values[:, drawn].mean(0), low, high, number, meaning, shown)
     whole = (one["base" if into == "tuned" else "tuned"] - one[into]).values.astype(float)
-    for level, name in ((0.0, receiver), (float(whole.mean()), giver)):
+    end = float(whole.mean())
+    for level, name, above in ((0.0, receiver, end <= 0), (end, giver, end > 0)):
         fig.add_hline(
             y=level,
             line={"color": theme.INK, "width": 1, "dash": "dot"},
             annotation_text=theme.escape(name),
-            annotation_position="top right" if name == giver else "bottom right",
+            annotation_position="top right" if above else "bottom right",
             annotation_font={"size": theme.SMALL, "color": theme.MUTED},
         )
     theme.finish(fig, title=title, height=420)
     notes = [
-        line for note in _change(one, prompts, model) for line in theme.lines(note, width - 80)
+        line for note in _change(one, prompts, called) for line in theme.lines(note, width - 80)
     ]
     fig.update_layout(margin_t=96 if title else 64, margin_b=80 + 18 * max(2, len(notes)))
     measure = theme.words(str(one.attrs.get("metric", "metric")))
@@ -183,7 +187,7 @@ def across_map(
         notes=[
             f"Activations of {giver} put into {receiver}, mean over {len(prompts)} prompts, or "
             "those that have the cell.",
-            *_change(one, prompts, model),
+            *_change(one, prompts, ("base", model)),
         ],
     )
 
@@ -257,13 +261,13 @@ def _hovers(
     ]
 
 
-def _change(one: xr.Dataset, prompts: npt.NDArray[Any], model: str) -> tuple[str, str]:
+def _change(one: xr.Dataset, prompts: npt.NDArray[Any], called: tuple[str, str]) -> tuple[str, str]:
     """What tells both models apart here, and what the figure does not say of it."""
     gap = (one["tuned"] - one["base"]).values.astype(float)
     low, high = (float(end[0]) for end in mean_intervals_of(gap[:, None], prompts))
     unit = str(one.attrs.get("unit", ""))
     interval = interval_text(low, high, n_independent(len(gap), prompts), "prompts")
-    said = f"{model} − base: {plain(float(gap.mean()))} {unit} ({interval})."
+    said = f"{called[1]} − {called[0]}: {plain(float(gap.mean()))} {unit} ({interval})."
     if low > 0 or high < 0:
         return said, "What is moved is worked on by all that follows, so it need not add up."
     return said, "The two models may not differ here at all, so nothing has a share in it."

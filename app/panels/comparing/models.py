@@ -53,6 +53,7 @@ def activations(first: Reading, second: Reading) -> None:
                 code=two_snippets.activations(first.spec, second.spec, first.prompt, name),
                 alt=f"How far the models' activations lie apart: {title.lower()}",
                 told=Told(
+                    shows="How far the two models’ activations lie apart at each token.",
                     n="1 prompt",
                     interval="none: one prompt",
                     control="none; two trainings of one model lie apart, too",
@@ -105,15 +106,21 @@ def swaps(first: Reading, second: Reading, runs: Sequence[Run | None]) -> None:
             parts.html(f'<div class="ob-small">{markup.esc(title)}</div>')
             parts.figure(
                 swap_lines(
-                    result, into="base" if into == "base" else "tuned", width=parts.width(2)
+                    result,
+                    into="base" if into == "base" else "tuned",
+                    names=("A", "B"),
+                    width=parts.width(2),
                 ),
                 f"compare-swaps-{into}",
                 data=lambda: rows(result),
                 code=two_snippets.swaps(first.spec, second.spec, asked, metric, into),
                 alt=f"{title}: by how much the answer moves",
                 told=Told(
+                    shows="How far parts of one model move the answer of the other, in the order "
+                    "of the computation: the embedding (emb), attention (A0) and MLP (M0) of each "
+                    "block, the final norm, the unembedding (unemb).",
                     n="1 prompt",
                     interval="none: one prompt",
-                    control="dotted: both models as they are (base is A, tuned is B)",
+                    control="dotted: both models as they are",
                 ),
             )

@@ -125,6 +125,23 @@ def test_lines_of_swaps_are_mean_changes(swaps: xr.Dataset) -> None:
     assert "no interval" in single.text[0]  # every prompt is moved by exactly nothing
 
 
+@pytest.mark.parametrize("into", ["base", "tuned"])
+def test_models_have_the_names_that_they_are_given(swaps: xr.Dataset, into: Any) -> None:
+    fig = swap_lines(swaps, into=into, names=("A", "B"))
+    receiver, giver = ("A", "B") if into == "base" else ("B", "A")
+    assert fig.layout.xaxis.title.text == f"part of {giver} put into {receiver}"
+    told = {a.text: a for a in fig.layout.annotations}
+    assert any("B − A: 2.50 logits" in text for text in told)
+    assert not any("tuned" in text or "base" in text for text in told)
+    # The line that lies above has its name above it, and none stands in the other's way.
+    assert (told[receiver].y, told[giver].y) == (
+        0.0,
+        pytest.approx(2.5 if into == "base" else -2.5),
+    )
+    assert told["B"].yanchor == "bottom"
+    assert told["A"].yanchor == "top"
+
+
 def test_nothing_is_said_of_shares_where_models_may_not_differ(swaps: xr.Dataset) -> None:
     alike = swaps.assign(tuned=swaps["base"] + xr.DataArray([0.1, -0.1] * 4, dims="example"))
     said = " ".join(a.text for a in swap_lines(alike).layout.annotations)

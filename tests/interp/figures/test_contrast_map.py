@@ -74,6 +74,25 @@ def test_a_single_pair_is_shown_with_a_note() -> None:
     assert "interval" not in cells(fig)[(0, 0)]
 
 
+def test_one_pair_in_two_models_has_its_own_tokens() -> None:
+    """Where two pairs are asked, places have the names that both have."""
+    values = np.full((1, 2, 2), 5.0)
+    one, other = (
+        patched(values + more, ["subject -1", "end"]).assign_coords(
+            clean_token=(("example", "position"), [["Churchill", "is"]]),
+            corrupt_token=(("example", "position"), [["Chandra", "is"]]),
+        )
+        for more in (0, 1)
+    )
+    fig = contrast_map(one, other)
+    assert list(fig.layout.xaxis.ticktext) == ["Churchill", "is"]
+    assert fig.layout.xaxis.title.text == "token"
+    assert "‘Churchill’ (subject -1)" in cells(fig)[(0, 0)]
+    another = other.assign_coords(clean_token=(("example", "position"), [["Cruise", "is"]]))
+    fig = contrast_map(one, another)
+    assert list(fig.layout.xaxis.ticktext) == ["subject -1", "is"]
+
+
 def read(result: xr.Dataset, *columns: list[str]) -> xr.Dataset:
     """The same with tokens: one for each example in every column."""
     tokens = np.array(columns, dtype=object).T
