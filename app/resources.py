@@ -52,6 +52,12 @@ def models() -> Models:
     return _models()
 
 
+def agreed() -> set[str]:
+    """Models, neither bundled nor of a run, that somebody has opened by a click since the server
+    began: who draws the page anew is in another session, and need not be asked again."""
+    return _agreed()
+
+
 def run(record: RunRecord) -> runs.Run:
     """A run with the results that were read before, unless it has stored more since."""
     return _run(str(record.path), runs.stamp(record))
@@ -101,6 +107,10 @@ def _make_engine() -> Engine:
 
 def _make_models() -> Models:
     return Models(_load_model)
+
+
+def _nothing_agreed() -> set[str]:
+    return set()
 
 
 def _make_jobs() -> Jobs:
@@ -153,4 +163,5 @@ _run: Callable[[str, tuple[int, ...]], runs.Run] = st.cache_resource(
 )
 _asked: Callable[..., Kept] = st.cache_resource(_nothing_asked, max_entries=16, show_spinner=False)
 _models: Callable[[], Models] = st.cache_resource(_make_models, show_spinner=False)
+_agreed: Callable[[], set[str]] = st.cache_resource(_nothing_agreed, show_spinner=False)
 _jobs: Callable[[], Jobs] = st.cache_resource(_make_jobs, show_spinner=False)

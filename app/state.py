@@ -50,6 +50,16 @@ def go(query: Mapping[str, str]) -> None:
     st.session_state[_KEY] = from_query(query)
 
 
+def agreed() -> set[str]:
+    """What this session has agreed to open, besides bundled models."""
+    return set(st.session_state.get("asked_for", ()))
+
+
+def agree(name: str) -> None:
+    """Note that this session has agreed to open a model."""
+    st.session_state["asked_for"] = {*agreed(), name}
+
+
 def to_address() -> None:
     """Write the view into the address, so that it can be copied."""
     wanted = to_query(view())

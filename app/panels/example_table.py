@@ -130,11 +130,12 @@ def select(examples: Examples, table: pd.DataFrame) -> int | None:
 
 
 def on_point(key: str) -> None:
-    """A point of a figure of all examples was clicked, or several lie in a lasso."""
+    """A point of a figure of all examples was clicked, several lie in a lasso, or a double-click
+    took the lasso away."""
     examples = lassoed(parts.event(key))
     if len(examples) == 1:
         choose(examples[0])
-    elif examples:
+    else:
         state.change(together=tuple(sorted(set(examples)))[:MOST])
 
 

@@ -81,8 +81,8 @@ def _options(opened: Opened) -> dict[View, str]:
     """What can be compared, with names that differ."""
     found = {pin.view: f"Pinned: {pin.name}" for pin in pins.all_pins()}
     sources = [Source("run", name) for name in opened.found]
-    asked = sorted(st.session_state.get("asked_for", ()))
-    sources += [Source("model", name) for name in dict.fromkeys([*opening.bundled(), *asked])]
+    models = dict.fromkeys([*opening.bundled(), *sorted(state.agreed())])
+    sources += [Source("model", name) for name in models]
     current = () if opened.source is None else (opened.source,)
     for source in dict.fromkeys([*sources, *current]):
         kind = "Run" if source.kind == "run" else "Model"

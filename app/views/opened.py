@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from app import resources, runs
+from app import resources, runs, state
 from app.compute.engine import About, ModelSpec
 from app.panels import study_figures
 from app.screen import parts
@@ -168,16 +168,15 @@ def _own_models(run: runs.Run) -> str:
 
 
 def _elsewhere(source: str) -> bool:
-    """Whether a run's model would have to be fetched and nobody has agreed to that in this session:
-    a run that somebody was sent must not fetch anything by being looked at.
+    """Whether a run's model would have to be fetched and nobody has agreed to that: a run that
+    somebody was sent must not fetch anything by being looked at.
 
     Raises:
         ModelError: there can be no such model.
     """
     from interp.loading.where import locate
 
-    agreed = st.session_state.get("asked_for", ())
-    if source in agreed or locate(source)[1] is not None:
+    if source in state.agreed() | resources.agreed() or locate(source)[1] is not None:
         return False
     parts.warning(
         f"This run's model, '{source}', is no folder of this computer: only what the run stored is "

@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 import streamlit as st
 
-from app import runs, state
+from app import resources, runs, state
 from app.panels.inside import generation
 from app.screen import parts
 from app.screen.standing import standing
@@ -81,11 +81,11 @@ def open_(source: Source) -> None:
 
 
 def agreed(name: str) -> bool:
-    """Whether a model may be loaded: bundled ones may, others after a click in this session.
+    """Whether a model may be loaded: bundled ones may, others after a click.
 
     A link alone must neither open a folder of this computer nor fetch anything from a hub.
     """
-    return bool(name) and (name in bundled() or name in st.session_state.get("asked_for", ()))
+    return bool(name) and (name in bundled() or name in state.agreed() | resources.agreed())
 
 
 def ask(name: str) -> None:
@@ -104,7 +104,8 @@ def ask(name: str) -> None:
 
 
 def _allow(name: str) -> None:
-    st.session_state["asked_for"] = {*st.session_state.get("asked_for", ()), name}
+    state.agree(name)
+    resources.agreed().add(name)
 
 
 def other() -> None:

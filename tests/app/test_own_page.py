@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app import resources
 from app.link import to_query
 from app.selection import Ask, Cell, Source, View
 from experiments.records import RunRecord
@@ -269,9 +270,14 @@ def test_a_link_opens_no_model_without_a_click(
 def test_a_model_from_a_link_opens_after_a_click(
     open_page: Open, model_folder: Path, tmp_path: Path
 ) -> None:
+    resources.agreed().clear()  # other tests have opened it
     page = open_page(tmp_path, query={"model": str(model_folder), "example": "4"}, agreed=False)
     assert "Finn Grove" not in html(page)
     page.button(key="allow").click().run()
     assert_fine(page)
     assert "Finn Grove  ·  Gia Hale" in html(page)
     assert page.query_params["example"] == "4"
+    # Who reloads the page, which begins another session, is not asked again.
+    again = open_page(tmp_path, query={"model": str(model_folder), "example": "4"}, agreed=False)
+    assert "Finn Grove  ·  Gia Hale" in html(again)
+    assert "Open it" not in [button.label for button in again.button]

@@ -37,7 +37,7 @@ class Explorer:
     port: int
     pid: int
     record: RunRecord
-    patches: Path | None = None
+    patches: Path
     """Where the slow one writes down the patches of single cells that it has run."""
 
     def hold(self) -> None:
@@ -50,7 +50,6 @@ class Explorer:
 
     @property
     def _go(self) -> Path:
-        assert self.patches is not None
         return self.patches.with_name("go")
 
 
@@ -61,93 +60,110 @@ def record(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> RunRecord
 
 @pytest.fixture(scope="session")
 def servers(
-    request: pytest.FixtureRequest, record: RunRecord, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, chromium: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Server]]:
-    """Those that the tests of this session need, starting beside each other."""
-    wanted = {name for item in request.session.items for name in _fixtures(item)}
-    begun = {}
-    if "explorer" in wanted:
-        command = [sys.executable, "-m", "experiments.cli", "app", "--no-browser"]
-        begun["explorer"] = Server(command, record, _root(record), tmp_path_factory.mktemp("log"))
-    if "slow_explorer" in wanted:
-        command = [sys.executable, str(Path(__file__).with_name("slow_main.py"))]
-        folder = tmp_path_factory.mktemp("log")
-        root = folder / "runs"
-        shutil.copytree(_root(record), root, ignore=shutil.ignore_patterns("explored"))
-        patches = folder / "patches.txt"
-        begun["slow_explorer"] = Server(command, record, root, folder, patches)
+    """Those that the tests of this session need, by name, in the order in which they do; the first
+    starts while the run is made that it is to show."""
+    found: dict[str, Server] = {}
+    for item in request.session.items:
+        for name in _fixtures(item):
+            if name in _COMMANDS and name not in found:
+                found[name] = Server(_COMMANDS[name], tmp_path_factory.mktemp(name))
     try:
-        yield begun
+        next(iter(found.values())).begin()
+        yield found
     finally:
-        for server in begun.values():
-            server.child.terminate()
-        for server in begun.values():
+        for server in found.values():
+            server.terminate()
+        for server in found.values():
             server.end()
 
 
 @pytest.fixture(scope="session")
-def explorer(servers: dict[str, Server]) -> Explorer:
-    return servers["explorer"].ready()
+def explorer(servers: dict[str, Server], record: RunRecord) -> Explorer:
+    return _ready(servers, "explorer", record)
 
 
 @pytest.fixture(scope="session")
-def slow_explorer(servers: dict[str, Server]) -> Explorer:
-    """Its maps take seconds to become exact. The run is a copy: it has kept none of them yet."""
-    return servers["slow_explorer"].ready()
+def slow_explorer(servers: dict[str, Server], record: RunRecord) -> Explorer:
+    """Its maps take seconds to become exact."""
+    return _ready(servers, "slow_explorer", record)
+
+
+def _ready(servers: dict[str, Server], name: str, record: RunRecord) -> Explorer:
+    """One that answers; the others start while it is being looked at."""
+    found = servers[name].ready(record)
+    for other in servers.values():
+        other.begin()
+    return found
 
 
 def _fixtures(item: pytest.Item) -> Sequence[str]:
     return item.fixturenames if isinstance(item, pytest.Function) else ()
 
 
+_COMMANDS = {
+    "explorer": ["-m", "experiments.cli", "app", "--no-browser"],
+    "slow_explorer": [str(Path(__file__).with_name("slow_main.py"))],
+}
+
+
 class Server:
-    """An explorer that is starting.
+    """An explorer, to be started.
 
     Args:
-        root: the folder of runs.
-        folder: where it logs.
-        patches: where the slow one writes down its patches.
+        command: what Python is to run.
+        folder: where it logs, and has its folder of runs: a copy of a run, of which nothing was
+            kept yet that somebody else has asked for.
     """
 
-    def __init__(
-        self,
-        command: list[str],
-        record: RunRecord,
-        root: Path,
-        folder: Path,
-        patches: Path | None = None,
-    ) -> None:
-        self._log, self._record, self._patches = folder / "explorer.txt", record, patches
-        self._port = _free_port()
-        # Started elsewhere than in the checkout: it must not depend on the working directory.
-        with self._log.open("wb") as output:
-            self.child = subprocess.Popen(
-                [*command, "--port", str(self._port), "--root", str(root)],
-                cwd=_root(record),
-                stdout=output,
-                stderr=output,
-                env=os.environ
-                | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-                | ({} if patches is None else {"OBVERSE_PATCHES": str(patches)}),
-            )
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self._log, self._root = folder / "explorer.txt", folder / "runs"
+        self._patches = folder / "patches.txt"
+        self._command, self._port = command, _free_port()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._root.mkdir()
 
-    def ready(self) -> Explorer:
-        """It, as soon as it answers."""
-        _wait(self.child, self._port, self._log)
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Start it, unless that was done."""
+        if self._child is None:
+            where = ["--port", str(self._port), "--root", str(self._root)]
+            # Started elsewhere than in the checkout: it must not depend on the working directory.
+            with self._log.open("wb") as output:
+                self._child = subprocess.Popen(
+                    [sys.executable, *self._command, *where],
+                    cwd=self._root,
+                    stdout=output,
+                    stderr=output,
+                    env=os.environ
+                    | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+                    | {"OBVERSE_PATCHES": str(self._patches)},
+                )
+        return self._child
+
+    def ready(self, record: RunRecord) -> Explorer:
+        """It, with a run to show, as soon as it answers."""
+        child = self.begin()
+        runs = record.path.parent.parent
+        kept = shutil.ignore_patterns("explored")
+        shutil.copytree(runs, self._root, ignore=kept, dirs_exist_ok=True)
+        _wait(child, self._port, self._log)
         url = f"http://localhost:{self._port}"
-        return Explorer(url, self._port, self.child.pid, self._record, self._patches)
+        return Explorer(url, self._port, child.pid, record, self._patches)
+
+    def terminate(self) -> None:
+        if self._child is not None:
+            self._child.terminate()
 
     def end(self) -> None:
         """Wait until it is gone."""
+        if self._child is None:
+            return
         try:
-            self.child.wait(timeout=10)
+            self._child.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
-
-
-def _root(record: RunRecord) -> Path:
-    return record.path.parent.parent
+            self._child.kill()
+            self._child.wait()
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ GO = Path(os.environ["OBVERSE_PATCHES"]).with_name("go")
 def pause(stop: threading.Event, number: int) -> None:
     """After the estimate until the test has seen and clicked what it wants to; short after that."""
     if number:
-        stop.wait(0.1)
+        stop.wait(0.03)
         return
     wait_for_test(stop)
 
@@ -44,7 +44,7 @@ def patch_slowly(*given: Any, **named: Any) -> Any:
     return patch_once(*given, **named)
 
 
-live.EVERY = 2.0  # s; a page that draws itself all the time leaves little to the work
+live.EVERY = 1.0  # s; a page that draws itself all the time leaves little to the work
 jobs.Work = slowed(pause)  # type: ignore[misc]
 single.patch_once = patch_slowly
 server.main()

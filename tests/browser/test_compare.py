@@ -27,7 +27,6 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 def second(slow_explorer: Explorer) -> Iterator[str]:
     """Another run of the study, beside the one that is there, for as long as the test takes."""
-    assert slow_explorer.patches is not None
     folder = slow_explorer.patches.parent / "runs" / slow_explorer.record.study
     copy = folder / "again"
     shutil.copytree(slow_explorer.record.path, copy)

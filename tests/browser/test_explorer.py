@@ -43,6 +43,7 @@ def test_the_newest_run_is_shown_told_and_handed_out(
     _lens_cell(page)
     _patching_cells(explorer, page)
     _row_of_the_table(page)
+    _lasso(page)
     _findings(explorer, page)
 
 
@@ -140,6 +141,40 @@ def _row_of_the_table(page: Any) -> None:
     assert "sort=-subject" in page.url
 
 
+# Left, top, width and height of what lies between the axes.
+_DRAWN_IN = """plot => {
+    const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
+    return [box.x + xaxis._offset, box.y + yaxis._offset, xaxis._length, yaxis._length];
+}"""
+
+
+def _lasso(page: Any) -> None:
+    """Around several points these are chosen, and a double-click lets go of them."""
+    for chosen in (True, False):
+        plot = page.locator("[class*='st-key-figure-'] .js-plotly-plot:visible").first
+        plot.scroll_into_view_if_needed()
+        wait_until_drawn(page)
+        page.wait_for_timeout(200)
+        box = plot.evaluate(_DRAWN_IN)
+        left, top, right, bottom = (
+            box[0] + 4,
+            box[1] + 4,
+            box[0] + box[2] - 4,
+            box[1] + box[3] - 4,
+        )
+        if chosen:
+            page.mouse.move(left + 4, top + 4)
+            page.mouse.down()
+            for x, y in ((right, top + 4), (right, bottom), (left + 4, bottom)):
+                page.mouse.move(x, y, steps=3)
+            page.mouse.up()
+            page.get_by_text("were chosen in the figure").first.wait_for(timeout=60_000)
+            assert "together=" in page.url
+        else:
+            page.mouse.dblclick((left + right) / 2, (top + bottom) / 2)
+            page.wait_for_function("() => !location.search.includes('together=')", timeout=60_000)
+
+
 def _findings(explorer: Explorer, page: Any) -> None:
     findings = page.get_by_text("Findings", exact=True)
     press(page, findings, lambda: "page=study" in page.url)
@@ -192,12 +227,7 @@ def test_a_click_frames_the_cell_everywhere_and_keeps_the_zoom(open_page: OpenPa
         plot = wait_for_plot(page, key)
         plot.scroll_into_view_if_needed()
         page.wait_for_timeout(300)
-        box = plot.evaluate(
-            """plot => {
-                const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
-                return [box.x + xaxis._offset, box.y + yaxis._offset, xaxis._length, yaxis._length];
-            }"""
-        )
+        box = plot.evaluate(_DRAWN_IN)
         whole = ranges(page, key)
         page.mouse.move(box[0] + 3, box[1] + 3)
         page.mouse.down()

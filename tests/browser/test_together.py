@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 _WARM = 2
 """Rounds in which each of them clicks once, after which all that is kept has been kept once."""
-_ROUNDS = int(os.environ.get("OBVERSE_ROUNDS", "5"))
+_ROUNDS = int(os.environ.get("OBVERSE_ROUNDS", "4"))
 """Rounds after these."""
 
 # The table of the next tokens after the chosen patch: (token, probability) by row.

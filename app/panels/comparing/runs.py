@@ -193,8 +193,9 @@ def compared(found: Matched, examples: Examples) -> str:
             return f"All {said}; they are compared one by one."
         said += f" (of {n_a} in A and {n_b} in B); only these are compared, one by one."
     else:
+        shared = "one has" if found.shared == 1 else f"{found.shared or 'none'} have"
         said = (
-            f"A has {n_a} pairs and B {n_b}, of which {found.shared} have the same prompts and "
+            f"A has {n_a} pairs and B {n_b}, of which {shared} the same prompts and "
             "answers: too few to compare one by one, so means of all of them are, as those of "
             "independent samples."
         )

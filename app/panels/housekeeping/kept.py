@@ -54,7 +54,8 @@ def show(run: Run | None) -> None:
     size = show_size(sum(one.bytes for one in found))
     more = f"; the newest {_LISTED} are listed" if len(found) > _LISTED else ""
     with st.container(horizontal=True, vertical_alignment="center"):
-        parts.html(markup.hint(f"{len(found):,} results, {size} in all{more}."))
+        results = "One result" if len(found) == 1 else f"{len(found):,} results"
+        parts.html(markup.hint(f"{results}, {size} in all{more}."))
         names = tuple(one.name for one in found)
         _delete(directory, names, f"all {len(found):,}", "all")
 
