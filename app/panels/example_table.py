@@ -21,6 +21,8 @@ from experiments.explorer import Column, Examples
 
 _HEIGHT = 356
 _MISSING = "missing-example"
+_CLICKED = "clicked-figure"
+"""The figure whose last event was a click on one point."""
 
 
 def show(
@@ -133,9 +135,11 @@ def on_point(key: str) -> None:
     """A point of a figure of all examples was clicked, several lie in a lasso, or a double-click
     took the lasso away."""
     examples = lassoed(parts.event(key))
+    clicked_before = st.session_state.get(_CLICKED) == key
+    st.session_state[_CLICKED] = key if len(examples) == 1 else None
     if len(examples) == 1:
         choose(examples[0])
-    else:
+    elif examples or not clicked_before:  # a second click on a point only takes back the first
         state.change(together=tuple(sorted(set(examples)))[:MOST])
 
 

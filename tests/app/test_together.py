@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import streamlit as st
 import xarray as xr
 
 from app import state
 from app.clicks import lassoed
 from app.link import from_query, to_query
+from app.panels import example_table
 from app.screen.shown import Shown
 from app.selection import View
 from app.together import MOST, from_text, to_text
@@ -55,6 +57,26 @@ def test_a_lasso_tells_its_points() -> None:
     points = [{"customdata": [4]}, {"customdata": {"0": 2}}, {"customdata": [1, 2]}, {}]
     assert lassoed({"selection": {"points": points}}) == [4, 2]
     assert lassoed(None) == []
+
+
+def test_a_second_click_on_a_point_lets_go_of_no_lasso(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both tell that nothing is selected: a point that is clicked again, and a double-click."""
+    session, view = {}, {"together": (), "example": None}
+    monkeypatch.setattr(st, "session_state", session)
+    monkeypatch.setattr(state, "change", lambda **changed: view.update(changed))
+    monkeypatch.setattr(state, "view", lambda: View(together=view["together"]))
+
+    def told(*numbers: int) -> None:
+        points = [{"customdata": [number]} for number in numbers]
+        session["figure"] = {"selection": {"points": points}}
+        example_table.on_point("figure")
+
+    told(4, 2)
+    told(3)
+    told()
+    assert view == {"together": (2, 4), "example": 3, "cell": None}
+    told()
+    assert view["together"] == ()
 
 
 def test_one_of_two_that_ask_the_same_is_taken_alone(

@@ -149,8 +149,9 @@ def wait_until_exact(page: Any, key: str) -> Any:
     page.wait_for_function(
         """selector => {
             const seen = [...document.querySelectorAll(selector)].filter(p => p.offsetParent);
-            // A figure that is only being made has no data yet.
-            const exact = p => p.data?.length && !p.data.some(t => t.name === "estimated");
+            // A figure that is only being made has no data yet, or they are not worked on yet.
+            const exact = p => p.calcdata?.length
+                && p.data?.length && !p.data.some(t => t.name === "estimated");
             return seen.length && seen.every(exact);
         }""",
         arg=PLOT.format(key).removesuffix(":visible"),
@@ -158,3 +159,18 @@ def wait_until_exact(page: Any, key: str) -> Any:
         timeout=90_000,
     )
     return plot
+
+
+def cells_of(page: Any, key: str) -> list[list[float | None]]:
+    """The numbers of a map, row by row; those of a map that is just being drawn anew as soon as it
+    has them."""
+    found = page.wait_for_function(
+        """selector => [...document.querySelectorAll(selector)].filter(p => p.offsetParent)
+            .map(p => p.calcdata?.[0]?.[0]?.z).find(rows => rows)
+            ?.map(row => [...row].map(cell => cell ?? null))""",
+        arg=PLOT.format(key).removesuffix(":visible"),
+        polling=100,
+        timeout=60_000,
+    )
+    rows: list[list[float | None]] = found.json_value()
+    return rows

@@ -44,7 +44,7 @@ def patch_slowly(*given: Any, **named: Any) -> Any:
     return patch_once(*given, **named)
 
 
-live.EVERY = 1.0  # s; a page that draws itself all the time leaves little to the work
+live.EVERY = 2.0  # s; a page that draws itself all the time leaves little to the work
 jobs.Work = slowed(pause)  # type: ignore[misc]
 single.patch_once = patch_slowly
 server.main()

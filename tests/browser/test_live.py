@@ -15,6 +15,7 @@ from interp.patching import sweep
 from tests.browser.conftest import Explorer
 from tests.browser.looking import (
     OpenPage,
+    cells_of,
     click_cell,
     sentence,
     wait_for_plot,
@@ -80,8 +81,8 @@ def test_work_can_be_cancelled_and_that_of_others_goes_on(
     assert wait_for_plot(page, "patching-forward-mlp_out").evaluate(ESTIMATED)
     slow_explorer.go_on()
     wait_until_exact(page, "patching-reverse-mlp_out")  # the other one goes on
-    plot = wait_until_exact(other, "patching-forward-mlp_out")
-    drawn = np.array(plot.evaluate("plot => plot.calcdata[0][0].z"), np.float64)
+    wait_until_exact(other, "patching-forward-mlp_out")
+    drawn = np.array(cells_of(other, "patching-forward-mlp_out"), np.float64)
     np.testing.assert_allclose(drawn, alone(slow_explorer, 5, "mlp_out"), atol=2e-4)
     # A click is lost where the page is drawn anew at that very moment: as a person would, look
     # whether it was taken.
