@@ -121,11 +121,21 @@ def _whole(scope: Scope) -> bool:
 
 
 def _stays(given: Sequence[Message]) -> bool:
-    """Whether messages are the whole answer with a file that never changes."""
-    if not given or given[0]["type"] != "http.response.start" or given[-1].get("more_body", False):
+    """Whether messages are the whole answer with a file that never changes.
+
+    Where a browser leaves, the answer ends in the middle, or behind its headers.
+    """
+    if not given or given[0]["type"] != "http.response.start":
+        return False
+    if given[-1]["type"] != "http.response.body" or given[-1].get("more_body", False):
         return False
     headers = {name.lower(): value for name, value in given[0]["headers"]}
-    return given[0]["status"] == 200 and b"immutable" in headers.get(b"cache-control", b"")
+    length = sum(len(piece.get("body", b"")) for piece in given[1:])
+    return (
+        given[0]["status"] == 200
+        and b"immutable" in headers.get(b"cache-control", b"")
+        and headers.get(_LENGTH) == b"%d" % length
+    )
 
 
 def _in_one_piece(path: str, given: Sequence[Message]) -> tuple[Message, Message]:

@@ -28,10 +28,12 @@ class Application:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.asked += 1
-        headers = [(b"content-type", b"application/javascript"), self.header]
+        body = b"let a" + scope["path"].encode()
+        length = (b"Content-Length", b"%d" % len(body))
+        headers = [(b"content-type", b"application/javascript"), length, self.header]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"let a", "more_body": True})
-        await send({"type": "http.response.body", "body": scope["path"].encode()})
+        await send({"type": "http.response.body", "body": body[:5], "more_body": True})
+        await send({"type": "http.response.body", "body": body[5:]})
 
 
 def asked(
@@ -154,14 +156,59 @@ def test_the_module_of_figures_is_given_changed_and_its_length_is_told(
         assert lengths == [b"%d" % len(body)]
 
 
-def test_an_answer_that_breaks_off_is_not_kept() -> None:
+PIECE = {"type": "http.response.body", "body": b"let", "more_body": True}
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param([], id="behind its headers"),
+        pytest.param([PIECE], id="in the middle"),
+        pytest.param([PIECE, {"type": "http.response.body", "body": b""}], id="with an end"),
+    ],
+)
+def test_an_answer_that_breaks_off_is_not_kept(pieces: list[Any]) -> None:
     class Broken(Application):
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
             self.asked += 1
-            headers = [FOR_EVER]
+            headers = [FOR_EVER, (b"content-length", b"5")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": b"let", "more_body": True})
+            for piece in pieces:
+                await send(dict(piece))
 
     application = Broken(200, FOR_EVER)
     asked(application, [("GET", PATH)] * 2)
     assert application.asked == 2
+
+
+@pytest.mark.parametrize("turns", [0, 10, 100, 1000])
+def test_a_browser_that_leaves_spoils_no_file_for_the_next_one(tmp_path: Path, turns: int) -> None:
+    from starlette.responses import FileResponse
+
+    file = tmp_path / "a.js"
+    file.write_bytes(b"let a;" * 40_000)  # in several pieces
+    policy = {name.decode(): value.decode() for name, value in [FOR_EVER]}
+    kept = KeptFiles(FileResponse(file, headers=policy))
+    scope = {"type": "http", "method": "GET", "path": PATH, "headers": []}
+
+    async def ask(leaves: bool) -> bytes:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            for _ in range(turns):  # of the event loop, until it leaves
+                await asyncio.sleep(0)
+            if not leaves:
+                await asyncio.Event().wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await kept(scope, receive, send)
+        return b"".join(one.get("body", b"") for one in sent)
+
+    async def both() -> bytes:
+        await ask(leaves=True)
+        return await ask(leaves=False)
+
+    assert asyncio.run(both()) == file.read_bytes()

@@ -106,4 +106,4 @@ def opened(url: str, tabs: Tabs) -> Iterator[Callable[..., Any]]:
         for event, watcher in watchers.items():
             page.remove_listener(event, watcher)
         tabs.give_back(page, url, fresh)
-    assert complaints == Complaints()
+    assert complaints == Complaints(), complaints
