@@ -198,7 +198,8 @@ def click(page: Any, key: str, layer: int, column: int) -> float:
 
 
 def large(browser: Any, url: str, folder: Path) -> None:
-    """A model of GPT-2-small shape with prompts of 60 tokens, from the click that opens it on."""
+    """A model of GPT-2-small shape with prompts of 60 tokens, from the click that opens it on; with
+    another prompt, from the opening of the page: what is open is opened without a question."""
     make_large(folder)
     for number, said in enumerate(("opened for the first time", "another prompt")):
         clean = " ".join(f"w{1 + number + i}" for i in range(60))
@@ -206,9 +207,11 @@ def large(browser: Any, url: str, folder: Path) -> None:
         asked = {"model": str(folder), "page": "prompt", "clean": clean, "corrupt": corrupt}
         asked |= {"answer": "w7", "foil": "w8"}
         page = browser.new_context(viewport=_SCREEN).new_page()
-        page.goto(f"{url}/?{urllib.parse.urlencode(asked)}")
-        page.get_by_role("button", name="Open it").click(timeout=120_000)
         begun = time.monotonic()
+        page.goto(f"{url}/?{urllib.parse.urlencode(asked)}")
+        if number == 0:
+            page.get_by_role("button", name="Open it").click(timeout=120_000)
+            begun = time.monotonic()
 
         def since(script: str, page: Any = page, begun: float = begun) -> float:
             page.wait_for_function(script, timeout=300_000, polling=50)
